@@ -1,0 +1,32 @@
+"""OFMU: bilevel machine unlearning under DeepSpeed (arXiv 2509.22483), and the scores that judge it.
+
+Public names load on first use, so that ``import ofmu`` costs milliseconds and starts nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ofmu.config import UnlearnConfig
+    from ofmu.errors import OfmuError
+    from ofmu.evaluation import evaluate
+    from ofmu.trainer import unlearn
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "UnlearnConfig": "ofmu.config",
+    "OfmuError": "ofmu.errors",
+    "evaluate": "ofmu.evaluation",
+    "unlearn": "ofmu.trainer",
+}
+
+__all__ = ["OfmuError", "UnlearnConfig", "__version__", "evaluate", "unlearn"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ofmu' has no attribute '{name}'")

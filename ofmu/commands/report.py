@@ -1,0 +1,17 @@
+"""``ofmu report``: a search's front as a table, and its picture drawn again."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("report")
+@click.argument("run", type=click.Path())
+def report_command(run: str) -> None:
+    """Print the front of the search in RUN and redraw its front.png."""
+    from tune.result import SearchResult
+    from tune.view import make_view
+
+    result = SearchResult.load(run)
+    result.plot(result.run_dir / "front.png")
+    make_view().show_result(result)

@@ -1,0 +1,61 @@
+"""``ofmu unlearn``: one run, here or in a Ray Train worker group."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("unlearn")
+@click.argument("config", default="quickstart")
+@click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
+@click.option("--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's directory.")
+def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> None:
+    """Unlearn once under CONFIG (a YAML file or a preset's name) and leave model and scores in DIR.
+
+    With cluster.num_workers above 0 the run is a Ray Train worker group; otherwise it runs in this process, or
+    in every process that torchrun or deepspeed has started. A run that was cut off continues.
+    """
+    from ofmu.config_io import apply_overrides, read_mapping, validate
+    from tune.config import SearchConfig
+
+    if "=" in config:
+        config, overrides = "quickstart", (config, *overrides)
+    mapping = apply_overrides(read_mapping(config), overrides)
+    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
+    _run(settings, output)
+    report = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+
+    from ofmu.commands.evaluate import show_report
+
+    show_report(report | {"model": str(output / "model"), "reference": report["prepared"].get("reference_scores")})
+    click.echo(f"the model is in {output / 'model'}")
+
+
+def _run(settings: Any, output: Path) -> None:
+    from ofmu.config import UnlearnConfig
+    from ofmu.quiet import quiet_libraries
+
+    quiet_libraries()
+    shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
+    config = UnlearnConfig.model_validate(shared)
+    if settings.cluster.num_workers > 0:
+        from cluster.train import train
+
+        train(config, output, settings.cluster)
+        return
+    from ofmu.trainer import unlearn
+
+    every = settings.cluster.checkpoint_every
+    unlearn(config, output, listener=_print_step, checkpoint_every=every)
+
+
+def _print_step(record: dict[str, Any]) -> None:
+    click.echo(
+        f"outer step {record['outer_step']}: forget loss {record['forget_loss']:.4g}, "
+        f"retain loss {record['retain_loss']:.4g}, similarity {record['similarity']:+.3f}, "
+        f"‖∇Φ‖ {record['phi_norm']:.3g}, {record['gradient_evaluations']} gradient evaluations"
+    )

@@ -1,0 +1,219 @@
+"""One validated schema for a run: model, data, preparation, method, engine, evaluation and seed.
+
+Every section is frozen; an unknown key or a value out of range raises :class:`ofmu.errors.ConfigError`
+with the key's dotted path and, for a misspelt key, the nearest valid name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A frozen config section that refuses unknown keys and silent type coercions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+
+class ScratchModelConfig(Section):
+    """Shape of a Llama that is trained from scratch, with a byte-level BPE tokenizer of its own."""
+
+    hidden_size: PositiveInt = 64
+    intermediate_size: PositiveInt = 160
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 4
+    vocab_size: PositiveInt = 512
+    """Upper bound on the tokenizer's vocabulary, special tokens included."""
+
+
+class ModelConfig(Section):
+    """Where the model comes from."""
+
+    path: str | None = None
+    """Hub name or local directory of a causal LM with its tokenizer; None trains ``scratch`` from nothing."""
+    revision: str | None = None
+    scratch: ScratchModelConfig = ScratchModelConfig()
+    is_target: bool = False
+    """True: ``path`` already is the fine-tuned target. False: preparation fine-tunes it on forget + retain."""
+    base: str | None = None
+    """With ``is_target``: the model before fine-tuning, from which the retrain reference is trained."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """``auto``: eager where exact derivatives need a second derivative of attention, sdpa otherwise."""
+
+    @model_validator(mode="after")
+    def _target_needs_a_path(self) -> ModelConfig:
+        if self.is_target and self.path is None:
+            raise ValueError("model.is_target needs model.path: name the fine-tuned model's directory")
+        if self.base is not None and not self.is_target:
+            raise ValueError("model.base is read only with model.is_target: name the base model as model.path")
+        return self
+
+
+class ColumnsConfig(Section):
+    """Names of the columns in the user's own files."""
+
+    question: str = "question"
+    answer: str = "answer"
+    text: str = "text"
+    """Column of plain text, read where a file has no ``question`` column; all its tokens are the answer."""
+    paraphrased_answer: str = "paraphrased_answer"
+    perturbed_answer: str = "perturbed_answer"
+
+
+class GeneratedDataConfig(Section):
+    """Size of the embedded benchmark of fictitious authors."""
+
+    authors: PositiveInt = 20
+    forget_authors: PositiveInt = 4
+    world_facts: PositiveInt = 20
+    """Rows of each of the two general-knowledge sets (real authors, world facts)."""
+
+
+class DataConfig(Section):
+    """The forget, retain and holdout rows and the evaluation sets."""
+
+    source: Literal["generated", "tofu", "files"] = "generated"
+    path: str | None = None
+    """TOFU: hub name (default ``locuslab/TOFU``) or a local directory of its JSON files."""
+    split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    authors: Annotated[int, Field(ge=2, le=200)] | None = None
+    """TOFU: keep this many authors, a tenth of them (at least one) to forget; None keeps the split as published."""
+    train_on_general_knowledge: bool = False
+    """TOFU: add real authors and world facts to the retain rows; a model trained from scratch knows neither."""
+    generated: GeneratedDataConfig = GeneratedDataConfig()
+    forget: str | None = None
+    retain: str | None = None
+    holdout: str | None = None
+    columns: ColumnsConfig = ColumnsConfig()
+    prompt_template: str = "Question: {question}\nAnswer:"
+    """Used where the tokenizer has no chat template; the answer follows after one space."""
+    use_chat_template: bool = True
+    max_length: PositiveInt = 512
+    """Tokens of prompt and answer kept, EOS included; an answer is cut, a prompt never."""
+
+
+class TrainingConfig(Section):
+    """How preparation trains the target model and the retrain reference."""
+
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps in which the rate rises linearly; it then falls linearly to a tenth."""
+
+
+class ReferenceConfig(Section):
+    """What forget quality is measured against."""
+
+    source: Literal["retrain", "model", "scores", "none"] = "retrain"
+    """``retrain``: train it on the retain rows; ``model``: a saved model; ``scores``: our reference scores or an
+    official TOFU log; ``none``: no reference, and forget quality is reported as missing."""
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> ReferenceConfig:
+        if self.source in ("model", "scores") and self.path is None:
+            raise ValueError(f"reference.source '{self.source}' needs reference.path: name the model or the file")
+        return self
+
+
+class MethodConfig(Section):
+    """OFMU's settings, named as in the paper's Algorithm 1 (arXiv 2509.22483)."""
+
+    name: Literal["ofmu"] = "ofmu"
+    outer_steps: NonNegativeInt = 10
+    """K; 0 leaves the target untouched."""
+    inner_steps: NonNegativeInt = 3
+    """T"""
+    inner_update: Literal["sgd", "normalized", "adamw"] = "normalized"
+    """``sgd``: θ + η∇Φ (the paper); ``normalized``: a step of length η along ∇Φ; ``adamw``."""
+    inner_lr: PositiveFloat = 0.05
+    """η_in"""
+    outer_update: Literal["sgd", "adamw"] = "adamw"
+    outer_lr: PositiveFloat = 5e-4
+    """η_out"""
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat | None = None
+    """Clips the outer direction g_r + 2ρ∇²Φ∇Φ to this norm."""
+    batch_size: PositiveInt = 8
+    """Rows of D_f, and of D_r, in one global minibatch, whatever the number of ranks."""
+    similarity_weight: NonNegativeFloat = 0.01
+    """β"""
+    similarity_threshold: Annotated[float, Field(ge=-1, le=1)] = -1.0
+    """τ; −1 is the paper's formula."""
+    penalty_weight: NonNegativeFloat = 0.01
+    """ρ_0"""
+    penalty_growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    penalty_max: PositiveFloat | None = None
+    derivative: Literal["central", "forward", "exact"] = "central"
+    outer_derivative: Literal["central", "exact"] | None = None
+    """How ∇²Φ·∇Φ is made; None: exact where ``derivative`` is exact, else a central difference of ∇Φ."""
+    stationarity_tolerance: NonNegativeFloat = 0.0
+    """Stop once ‖∇Φ‖ at an outer step is at most this; 0 never stops early."""
+    derivative_check_every: NonNegativeInt = 0
+    """Every so many outer steps, log the relative change of the products when the step c becomes 2c; 0: never."""
+
+
+class EngineConfig(Section):
+    """Where the model's parameters and gradients live."""
+
+    backend: Literal["deepspeed", "torch"] = "deepspeed"
+    """``torch``: one process, no DeepSpeed; for notebooks, float64 and comparisons."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    offload: Literal["none", "cpu"] = "none"
+    """``cpu``: fp32 masters and gradient shards live in host memory (stages 1 to 3)."""
+    micro_batch_size: PositiveInt | None = None
+    """Rows per forward pass and rank; None: all of the rank's rows at once."""
+    gradient_checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+    """Torch threads per process; None leaves torch's own choice."""
+
+
+class EvaluationConfig(Section):
+    """What is scored, and how."""
+
+    batch_size: PositiveInt = 32
+    max_new_tokens: PositiveInt = 200
+    """Greedy tokens generated per question for ROUGE-L recall."""
+    truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
+    rouge: bool = True
+    """False skips generation; model utility then lacks its ROUGE components and says so."""
+
+
+class UnlearnConfig(Section):
+    """A whole run, from data to scores. ``config.model_dump(mode='json')`` is what a run directory stores."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    method: MethodConfig = MethodConfig()
+    engine: EngineConfig = EngineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: NonNegativeInt = 0
+    cache_dir: str | None = None
+    """Where prepared models live; None: $OFMU_CACHE, else ofmu under the user's cache directory."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_sections_are_defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {key: value for key, value in values.items() if value is not None}
+        return values
+
+    @model_validator(mode="after")
+    def _possible(self) -> UnlearnConfig:
+        from ofmu.compatibility import refuse_impossible
+
+        refuse_impossible(self)
+        return self

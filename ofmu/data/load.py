@@ -1,0 +1,54 @@
+"""From a data config to the rows of one unlearning problem, whatever their source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ofmu.config import DataConfig
+from ofmu.data.files import load_files
+from ofmu.data.generated import generate
+from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.tofu import load_tofu
+from ofmu.errors import DataError
+
+SHOWN = 80
+"""Characters of a row that an error shows."""
+
+_SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
+    "generated": lambda config, seed: generate(config.generated, seed),
+    "tofu": lambda config, _: load_tofu(config),
+    "files": load_files,
+}
+
+
+def load_data(config: DataConfig, seed: int) -> UnlearnData:
+    """Load or generate the forget, retain and holdout rows and the evaluation sets.
+
+    ``seed`` draws the generated authors, and the evaluation rows where the user's own files hold too many.
+
+    Raises:
+        DataError: a file is missing or malformed, a set is empty, or a forget row also stands in the retain rows.
+    """
+    data = _SOURCES[config.source](config, seed)
+    for rows in (data.forget, data.retain):
+        if not len(rows):
+            raise DataError(f"The {rows.name} set is empty: name a source with at least one row to {rows.name}")
+    refuse_overlap(data.forget, data.retain)
+    return data
+
+
+def refuse_overlap(forget: RowSet, retain: RowSet) -> None:
+    """Raise DataError, showing the row, if a forget row also stands in ``retain`` up to case and white space."""
+    kept = {_identity(row) for row in retain.rows}
+    for number, row in enumerate(forget.rows, start=1):
+        if _identity(row) in kept:
+            shown = " ".join(f"{row.question} {row.answer}".split())
+            shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+            raise DataError(
+                f"Forget row {number} also stands in the retain set, which would train it back in: remove it from "
+                f"one of the two ('{shown}')"
+            )
+
+
+def _identity(row: Row) -> tuple[str, str]:
+    return " ".join(row.question.casefold().split()), " ".join(row.answer.casefold().split())

@@ -1,0 +1,49 @@
+"""The errors a user can cause. Each message is one sentence that names the thing and says how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OfmuError(ValueError):
+    """Root of every error that is the user's to mend; the command line prints it without a traceback."""
+
+
+class ConfigError(OfmuError):
+    """A setting that is unknown, out of range, or contradicts another."""
+
+
+class DataError(OfmuError):
+    """A data file that is missing, malformed, or inconsistent with its companions."""
+
+
+class ModelError(OfmuError):
+    """A model directory that lacks something, or cannot do what was asked of it."""
+
+
+class ReferenceMismatchError(OfmuError):
+    """Reference scores that were made on other rows, or under another truth-ratio definition."""
+
+
+class NonFiniteLossError(OfmuError):
+    """A loss or gradient became NaN or infinite during a run."""
+
+
+class StorageError(OfmuError):
+    """A write failed: a full disk, a read-only directory."""
+
+
+class ClusterError(OfmuError):
+    """The Ray cluster is unreachable, or smaller than the run asks for."""
+
+
+class RunError(OfmuError):
+    """A directory that is not a run, or a run in the wrong state for what was asked."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``did you mean 'inner_steps'?`` or the list of valid names when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"valid names are {', '.join(names)}"

@@ -1,0 +1,167 @@
+"""Per-row scores of one model on the evaluation sets: what metrics are computed from, and how it is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ofmu.data.rows import Row
+from ofmu.errors import DataError
+from ofmu.evaluation.json_files import read_json
+from ofmu.evaluation.names import TRUTH_RATIOS, TruthRatio
+from ofmu.files import write_json
+
+FORMAT = "ofmu-scores/1"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLoss:
+    """The negative log-likelihood of one answer, summed over its tokens (EOS included), in nats."""
+
+    nll: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats per token."""
+        return self.nll / self.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowScores:
+    """What one model makes of one row."""
+
+    question: str
+    ground_truth: str
+    row_hash: str | None
+    """None where the scores come from a log that does not hold the row's wrong answers."""
+    answer: AnswerLoss
+    paraphrased: AnswerLoss | None = None
+    perturbed: tuple[AnswerLoss, ...] = ()
+    generated: str | None = None
+    rouge: float | None = None
+    """ROUGE-L recall of the generated text."""
+    extraction_strength: float | None = None
+    exact_memorization: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Per-row scores of one model, keyed by evaluation set."""
+
+    model: str
+    truth_ratio: TruthRatio
+    """The definition under which the truth ratios are to be read."""
+    sets: Mapping[str, tuple[RowScores, ...]]
+    data_hash: str | None = None
+    """Content hash of the data that was scored; None for an official log."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Why a kind of score is missing, keyed by kind (``rouge``, ``extraction_strength``, ...)."""
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, whole or not at all; a non-finite loss is stored as null.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: the file is missing, is no JSON, or holds no scores.
+        """
+        return cls.from_json(read_json(path), str(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a mapping of plain JSON values."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "truth_ratio": self.truth_ratio,
+            "data_hash": self.data_hash,
+            "notes": dict(self.notes),
+            "sets": {name: [_row_to_json(row) for row in rows] for name, rows in self.sets.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, source: str) -> Scores:
+        """Read a mapping made by :meth:`to_json`; ``source`` names it in errors.
+
+        Raises:
+            DataError: the mapping holds no scores, or malformed ones.
+        """
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"The file {source} holds no scores of the format '{FORMAT}': make it with ofmu evaluate")
+        if content.get("truth_ratio") not in TRUTH_RATIOS:
+            raise DataError(f"The scores {source} name no known truth-ratio definition: make them again")
+        try:
+            return cls(
+                model=str(content["model"]),
+                truth_ratio=content["truth_ratio"],
+                data_hash=content["data_hash"],
+                notes={str(kind): str(note) for kind, note in content["notes"].items()},
+                sets={name: tuple(map(_row_from_json, rows)) for name, rows in content["sets"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"{type(error).__name__} {error}"
+            raise DataError(f"The scores {source} are malformed ({problem}): make them again") from error
+
+
+def row_hash(row: Row) -> str:
+    """Return SHA-256 (hex) over the fields of a row that its scores depend on."""
+    parts = [row.question, row.answer, row.paraphrased_answer, list(row.perturbed_answers)]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+def _row_to_json(row: RowScores) -> dict[str, Any]:
+    return {
+        "question": row.question,
+        "ground_truth": row.ground_truth,
+        "row_hash": row.row_hash,
+        "answer": _loss_to_json(row.answer),
+        "paraphrased": None if row.paraphrased is None else _loss_to_json(row.paraphrased),
+        "perturbed": [_loss_to_json(loss) for loss in row.perturbed],
+        "generated": row.generated,
+        "rouge": row.rouge,
+        "extraction_strength": row.extraction_strength,
+        "exact_memorization": row.exact_memorization,
+    }
+
+
+def _row_from_json(content: Mapping[str, Any]) -> RowScores:
+    paraphrased = content["paraphrased"]
+    return RowScores(
+        question=str(content["question"]),
+        ground_truth=str(content["ground_truth"]),
+        row_hash=content["row_hash"],
+        answer=_loss_from_json(content["answer"]),
+        paraphrased=None if paraphrased is None else _loss_from_json(paraphrased),
+        perturbed=tuple(map(_loss_from_json, content["perturbed"])),
+        generated=content["generated"],
+        rouge=_optional_float(content["rouge"]),
+        extraction_strength=_optional_float(content["extraction_strength"]),
+        exact_memorization=_optional_float(content["exact_memorization"]),
+    )
+
+
+def _loss_to_json(loss: AnswerLoss) -> list[float | int | None]:
+    return [loss.nll if math.isfinite(loss.nll) else None, loss.tokens]
+
+
+def _loss_from_json(content: list[Any]) -> AnswerLoss:
+    nll, tokens = content
+    if int(tokens) < 1:
+        raise ValueError(f"an answer of {tokens} tokens")
+    return AnswerLoss(math.nan if nll is None else float(nll), int(tokens))
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)

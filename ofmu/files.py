@@ -1,0 +1,69 @@
+"""Writing files so that a reader sees the old one or the new one, never half of it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ofmu.errors import StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write into one sentence that names the file.
+
+    Raises:
+        StorageError: in place of OSError, and of the error that safetensors raises when a write fails.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        mend = "free some space there" if error.errno in _FULL else "choose a place that can be written"
+        raise StorageError(f"Cannot write {path} ({error.strerror or error}): {mend}") from error
+    except SafetensorError as error:
+        mend = "free some space there" if "No space left" in str(error) else "choose a place that can be written"
+        raise StorageError(f"Cannot write {path} ({error}): {mend}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by way of a temporary neighbour, synced to disk before it takes the name.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as :func:`write_text` does; NaN is refused, since other readers of JSON refuse it.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,242 @@
+"""Causal language models: loaded from a hub name or a directory, built from scratch, and saved whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from ofmu.cache import sync
+from ofmu.config import ScratchModelConfig
+from ofmu.errors import ModelError, StorageError
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer that starts every text with BOS and can encode any string.
+
+    Raises:
+        ModelError: ``vocab_size`` has no room for the 256 bytes and the three special tokens.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet) + 3:
+        raise ModelError(
+            f"model.scratch.vocab_size {vocab_size} has no room for the {len(alphabet)} bytes and 3 special "
+            f"tokens: raise it to at least {len(alphabet) + 3}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(
+    shape: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_positions: int = 2048
+) -> LlamaForCausalLM:
+    """Build an untrained fp32 Llama of this shape; the weights depend on ``seed`` alone, not on the global state."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def load_model(
+    path: str | Path,
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Load a causal LM from a local directory or by hub name, safetensors only and with dropout off.
+
+    Raises:
+        ModelError: the directory is missing, holds no model or no safetensors, or the hub does not answer.
+    """
+    _check_directory(path)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        _switch_dropout_off(config)
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(_load_sentence(path, error)) from error
+
+
+def local_directory(path: str, revision: str | None = None) -> Path:
+    """Return the local directory of a model, downloading what a hub name stands for on first use.
+
+    Raises:
+        ModelError: there is no such directory, or the hub has no such model.
+    """
+    _check_directory(path)
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise ModelError(_load_sentence(path, error)) from error
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Save model and tokenizer as safetensors under ``directory``, which appears whole or not at all.
+
+    Args:
+        state_dict: Weights to save in place of the model's own, gathered from shards for instance.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written; an older model there stays as it was.
+    """
+    target = Path(directory)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise _storage_error(target, error) from error
+    try:
+        write_model(model, tokenizer, partial, state_dict=state_dict)
+        partial.chmod(0o755)  # mkdtemp keeps directories private, but models are meant to be shared
+        for path in partial.rglob("*"):
+            sync(path)
+        sync(partial)
+        _put_in_place(partial, target)
+    except OSError as error:
+        raise _storage_error(target, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def write_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write model and tokenizer into ``directory`` file by file; see :func:`save_model` for all or nothing.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    try:
+        model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
+        tokenizer.save_pretrained(directory)
+    except (OSError, SafetensorError) as error:
+        raise _storage_error(directory, error) from error
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        target.rename(old / target.name)
+        partial.rename(target)
+    finally:
+        if not target.exists():
+            (old / target.name).rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _storage_error(target: Path, error: Exception) -> StorageError:
+    reason = getattr(error, "strerror", None) or str(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in reason:
+        return StorageError(f"The disk is full, so the model was not saved to {target}: free some space there")
+    return StorageError(f"The model could not be saved to {target} ({reason}): choose a place that can be written")
+
+
+def _check_directory(path: str | Path) -> None:
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"The model {path} is a file: name the directory that holds it")
+        if isinstance(path, Path) or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+            raise ModelError(f"There is no model directory {path}: check the path, or give a hub name")
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"The directory {path} is no model, since it has no config.json: name a saved model")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"The model directory {path} has no *.safetensors weights: save the model with safetensors, "
+            "the only format that is loaded since it cannot run code"
+        )
+
+
+def _load_sentence(path: str | Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) <= 200 else reason[:200] + "…"
+    if Path(path).is_dir():
+        return f"The model directory {path} cannot be loaded ({reason}): save the model again"
+    return (
+        f"There is no model directory '{path}' and the hub gave no model of that name: "
+        f"check the name and the connection ({reason})"
+    )
+
+
+def _switch_dropout_off(config: Any) -> None:
+    # A finite difference compares two passes, so both must see the same network.
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)

@@ -1,0 +1,78 @@
+"""Update rules on the vector space's shards: the same arithmetic on every layout, so ZeRO stages agree."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ofmu.vectors import Vector, VectorSpace
+
+UpdateRule = Literal["sgd", "normalized", "adamw"]
+
+
+class ShardOptimizer:
+    """Moves the parameters along a vector by one of three rules.
+
+    ``sgd`` moves by lr·v, ``normalized`` by lr·v/‖v‖, ``adamw`` as torch's AdamW does. All rules are elementwise
+    or use one global norm, so each rank updates its own shards.
+    """
+
+    def __init__(
+        self, space: VectorSpace, rule: UpdateRule, lr: float, *, ascend: bool = False, weight_decay: float = 0.0
+    ) -> None:
+        self._space = space
+        self._rule = rule
+        self.lr = lr
+        self._sign = 1.0 if ascend else -1.0
+        self._parameters = [nn.Parameter(master, requires_grad=True) for master in space.masters()]
+        self._adamw = (
+            torch.optim.AdamW(self._parameters, lr=lr, weight_decay=weight_decay, maximize=ascend)
+            if rule == "adamw"
+            else None
+        )
+
+    @torch.no_grad()
+    def step(self, vector: Vector, norm: float | None = None) -> None:
+        """Move along ``vector`` (ascent) or against it (descent) and publish the result.
+
+        Args:
+            vector: the direction, left unchanged.
+            norm: its global norm where the caller has it; ``normalized`` computes it otherwise.
+        """
+        if self._adamw is not None:
+            self._adamw.param_groups[0]["lr"] = self.lr
+            for parameter, part in zip(self._parameters, vector, strict=True):
+                parameter.grad = part
+            self._adamw.step()
+            self._adamw.zero_grad(set_to_none=True)
+        else:
+            length = self.lr
+            if self._rule == "normalized":
+                size = self._space.norm(vector) if norm is None else norm
+                length = self.lr / size if size > 0 else 0.0
+            self._space.add(self._space.masters(), vector, self._sign * length)
+        self._space.publish()
+
+    def vectors(self) -> dict[str, Vector]:
+        """Return the moments by name, live; empty for rules without memory."""
+        if self._adamw is None or self.steps == 0:
+            return {}
+        states = [self._adamw.state[parameter] for parameter in self._parameters]
+        return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken by a rule with memory; 0 for the others."""
+        if self._adamw is None or not self._adamw.state:
+            return 0
+        return int(self._adamw.state[self._parameters[0]]["step"])
+
+    def restore(self, steps: int, vectors: dict[str, Vector]) -> None:
+        """Continue from a checkpoint's step count and moments."""
+        if self._adamw is None or steps == 0:
+            return
+        for index, parameter in enumerate(self._parameters):
+            moments: dict[str, Tensor] = {name: vector[index] for name, vector in vectors.items()}
+            self._adamw.state[parameter] = {"step": torch.tensor(float(steps)), **moments}

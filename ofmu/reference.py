@@ -1,0 +1,273 @@
+"""What a run starts from and is judged against: the target model, the retrained model, and the scores of both.
+
+Each is made once and cached by a hash of all it depends on: the rows, the base model's files (weights and
+tokenizer), the training and encoding settings, the seed, and the versions of the libraries that compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import tokenizers
+import torch
+import transformers
+
+from ofmu.cache import Cache, Entry, cache_root, content_key, model_hashes
+from ofmu.config import UnlearnConfig
+from ofmu.data import Row, UnlearnData, load_data
+from ofmu.data.encoding import encode_example, load_tokenizer
+from ofmu.engine import resolve_device
+from ofmu.errors import ConfigError
+from ofmu.evaluation import Scores, resolve_reference, score_model
+from ofmu.evaluation.matching import outline_of, require_match
+from ofmu.files import file_hash
+from ofmu.finetune import Listener, finetune
+from ofmu.models import build_model, load_model, local_directory, train_tokenizer, write_model
+
+RECIPE = 1
+"""Raised whenever a change of this program changes what the same config makes, so that old entries are not reused."""
+
+_VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Where the prepared parts lie. A ``None`` means that the config asks for no such part."""
+
+    target: Path
+    """Model directory (with tokenizer) from which unlearning starts."""
+    target_scores: Path
+    retrain: Path | None
+    """Model directory of the model trained on the retain rows alone."""
+    reference_scores: Path | None
+    costs: Mapping[str, Mapping[str, float]]
+    """What making each part cost, whenever that was; ``seconds`` among others."""
+    keys: Mapping[str, str]
+    """The cache key of each part."""
+    made: Mapping[str, bool] = field(default_factory=dict)
+    """True: made by this call; False: found in the cache."""
+
+
+def prepare(config: UnlearnConfig, *, listener: Listener | None = None) -> Prepared:
+    """Make, or find in the cache, all that runs under ``config`` share.
+
+    The target is trained on forget + retain, unless ``model.is_target`` names it; with ``reference.source``
+    'retrain' the same base is trained on the retain rows alone. The listener hears ``{"event": "part", "part",
+    "made", "seconds"}`` once a part is there, and finetune's events with their ``part`` while one is trained.
+
+    Raises:
+        ConfigError: a retrain is asked for without the model to start from.
+        DataError: the data cannot be loaded; see :func:`ofmu.data.load_data`.
+        ModelError: the model cannot be loaded.
+        ReferenceMismatchError: the given reference covers other rows, or another truth-ratio definition.
+        NonFiniteLossError: training diverged.
+        StorageError: the cache cannot be written.
+    """
+    _refuse_retrain_without_base(config)
+    with _threads(config.engine.threads):
+        return _Preparation(config, load_data(config.data, config.seed), listener).run()
+
+
+def find_reference_scores(config: UnlearnConfig) -> Path | None:
+    """Return the cached scores of the retrained reference; None where it was not prepared or is not asked for.
+
+    Raises:
+        DataError: the data cannot be loaded.
+        ModelError: the base model cannot be loaded.
+    """
+    if config.reference.source != "retrain" or (config.model.is_target and config.model.base is None):
+        return None
+    preparation = _Preparation(config, load_data(config.data, config.seed), None, only_cached=True)
+    try:
+        return preparation.reference()[1]
+    except _NotCachedError:
+        return None
+
+
+class _NotCachedError(Exception):
+    """A part would have to be made, and the caller only looks."""
+
+
+class _Preparation:
+    """One call of :func:`prepare`: its inputs, and the entries found or made so far."""
+
+    def __init__(
+        self, config: UnlearnConfig, data: UnlearnData, listener: Listener | None, *, only_cached: bool = False
+    ) -> None:
+        self._config, self._data, self._listener, self._only_cached = config, data, listener, only_cached
+        self._cache = Cache(cache_root(config.cache_dir))
+        self._attention: Literal["sdpa", "eager"] = "eager" if config.model.attention == "eager" else "sdpa"
+        self._entries: dict[str, Entry] = {}
+
+    def run(self) -> Prepared:
+        config, data = self._config, self._data
+        retrain_asked = config.reference.source == "retrain"
+        # A given reference comes first: if it does not fit, that is said before anything is trained.
+        reference_scores = None if retrain_asked else self._given_reference()
+        base = self._base() if retrain_asked or not config.model.is_target else None
+        if base is None or config.model.is_target:
+            target = local_directory(str(config.model.path), config.model.revision)
+        else:
+            target = self._train("target", base, [*data.forget.rows, *data.retain.rows])
+        target_scores = self._score("target_scores", target)
+        retrain: Path | None = None
+        if retrain_asked:
+            retrain, reference_scores = self.reference(base)
+        return Prepared(
+            target=target,
+            target_scores=target_scores,
+            retrain=retrain,
+            reference_scores=reference_scores,
+            costs={part: dict(entry.cost) for part, entry in self._entries.items()},
+            keys={part: entry.path.name for part, entry in self._entries.items()},
+            made={part: entry.made for part, entry in self._entries.items()},
+        )
+
+    def reference(self, base: Path | None = None) -> tuple[Path, Path]:
+        """Return the retrained model's directory and the file of its scores."""
+        retrain = self._train("retrain", base or self._base(), self._data.retain.rows)
+        return retrain, self._score("reference_scores", retrain)
+
+    def _base(self) -> Path:
+        """Return the directory of the model before any training on the data."""
+        model = self._config.model
+        named = model.base if model.is_target else model.path
+        if named is not None:
+            return local_directory(named, None if model.is_target else model.revision)
+        config, texts = self._config, _tokenizer_corpus(self._data, self._config.data.prompt_template)
+        positions = config.data.max_length + config.evaluation.max_new_tokens
+
+        def build(directory: Path) -> dict[str, float]:
+            tokenizer = train_tokenizer(texts, model.scratch.vocab_size)
+            untrained = build_model(model.scratch, tokenizer, seed=config.seed, max_positions=positions)
+            write_model(untrained, tokenizer, directory)
+            return {"parameters": sum(weight.numel() for weight in untrained.parameters())}
+
+        parts = {
+            "corpus": content_key({"texts": texts}),
+            "shape": model.scratch.model_dump(mode="json"),
+            "positions": positions,
+            "seed": config.seed,
+        }
+        return self._get("base", "models", parts, build)
+
+    def _train(self, part: str, base: Path, rows: Sequence[Row]) -> Path:
+        config = self._config
+
+        def build(directory: Path) -> dict[str, float]:
+            tokenizer = load_tokenizer(str(base))
+            examples = [encode_example(tokenizer, row.question, row.answer, config.data) for row in rows]
+            model: Any = load_model(base, self._attention).to(resolve_device(config.engine))
+            pad_id = tokenizer.pad_token_id
+            cost = finetune(
+                model, examples, config.training, seed=config.seed, pad_id=pad_id, listener=self._progress(part)
+            )
+            write_model(model, tokenizer, directory)
+            return cost
+
+        parts = {
+            "base": model_hashes(base),
+            "rows": content_key({"rows": [[row.question, row.answer] for row in rows]}),
+            "encoding": self._encoding(),
+            "training": config.training.model_dump(mode="json"),
+            "seed": config.seed,
+        }
+        return self._get(part, "models", parts, build)
+
+    def _score(self, part: str, model_directory: Path) -> Path:
+        config = self._config
+
+        def build(directory: Path) -> dict[str, float]:
+            model: Any = load_model(model_directory, self._attention).to(resolve_device(config.engine))
+            tokenizer = load_tokenizer(str(model_directory))
+            name = part.removesuffix("_scores")
+            score_model(model, tokenizer, self._data, config, name=name).save(directory / "scores.json")
+            return {}
+
+        parts = {"model": model_hashes(model_directory), **self._scoring()}
+        return self._get(part, "scores", parts, build) / "scores.json"
+
+    def _given_reference(self) -> Path | None:
+        path = self._config.reference.path
+        if self._config.reference.source == "none" or path is None:
+            return None
+        content = _reference_content(Path(path))
+
+        def build(directory: Path) -> dict[str, float]:
+            resolve_reference(path, self._config, self._data).save(directory / "scores.json")
+            return {}
+
+        parts = {"reference": content, **self._scoring()}
+        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
+        name = self._config.model.path or "target"
+        require_match(outline_of(name, self._data, self._config.evaluation.truth_ratio), Scores.load(scores))
+        return scores
+
+    def _get(
+        self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
+    ) -> Path:
+        started = perf_counter()
+
+        def timed(directory: Path) -> dict[str, float]:
+            if self._only_cached:
+                raise _NotCachedError
+            cost = build(directory)
+            return {**cost, "seconds": perf_counter() - started}
+
+        entry = self._cache.get_or_make(kind, {"recipe": RECIPE, "versions": _VERSIONS, **parts}, timed)
+        self._entries[part] = entry
+        if self._listener is not None:
+            seconds = perf_counter() - started
+            self._listener({"event": "part", "part": part, "made": entry.made, "seconds": seconds})
+        return entry.path
+
+    def _progress(self, part: str) -> Listener | None:
+        listener = self._listener
+        return None if listener is None else lambda event: listener({**event, "part": part})
+
+    def _encoding(self) -> dict[str, Any]:
+        return self._config.data.model_dump(include={"prompt_template", "use_chat_template", "max_length"})
+
+    def _scoring(self) -> dict[str, Any]:
+        # Another batch size only rounds differently.
+        evaluation = self._config.evaluation.model_dump(mode="json", exclude={"batch_size"})
+        return {"data": self._data.content_hash, "encoding": self._encoding(), "evaluation": evaluation}
+
+
+def _refuse_retrain_without_base(config: UnlearnConfig) -> None:
+    if config.model.is_target and config.reference.source == "retrain" and config.model.base is None:
+        raise ConfigError(
+            "reference.source 'retrain' trains the model before fine-tuning on the retain rows, and model.path is the "
+            "fine-tuned target: set model.base to that earlier model, or reference.source to model, scores or none"
+        )
+
+
+def _reference_content(path: Path) -> dict[str, str]:
+    """Return the hashes of a given reference, which is a model or a file of scores, perhaps in a run directory."""
+    file = path / "scores.json" if path.is_dir() and not (path / "config.json").is_file() else path
+    return {"scores": file_hash(file)} if file.is_file() else model_hashes(local_directory(str(path)))
+
+
+def _tokenizer_corpus(data: UnlearnData, template: str) -> list[str]:
+    """Return the training texts and their scored variants; the held-out rows stay unseen."""
+    texts = []
+    for row in (*data.forget.rows, *data.retain.rows):
+        texts.append(f"{template.replace('{question}', row.question)} {row.answer}" if row.question else row.answer)
+    for rows in data.evaluation.values():
+        texts.extend(row.paraphrased_answer for row in rows.rows if row.paraphrased_answer)
+    return texts
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,70 @@
+"""Whole vectors: one process, or every rank of ZeRO stage 0, holds all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ofmu.vectors.base import Segment, Vector, VectorSpace, flat_length
+
+
+class WholeVectors(VectorSpace):
+    """The space of a module's trainable parameters, moved into one flat tensor whose views they become.
+
+    With the parameters as views, a displacement is one fused addition and nothing has to be published.
+
+    Raises:
+        ValueError: the module has no trainable parameter, or trainable parameters of several dtypes.
+    """
+
+    replicated = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self._named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        parameters = [parameter for _, parameter in self._named]
+        if len({p.dtype for p in parameters}) != 1:
+            raise ValueError("the module needs trainable parameters of one dtype")
+        self._flat = torch.empty(flat_length(parameters), dtype=parameters[0].dtype, device=parameters[0].device)
+        for parameter, view in zip(parameters, self._views(self._flat), strict=True):
+            view.copy_(parameter.data)
+            parameter.data = view
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        lengths = [parameter.numel() for _, parameter in self._named]
+        pieces = torch.split(flat, lengths)
+        return [piece.view(p.shape) for piece, (_, p) in zip(pieces, self._named, strict=True)]
+
+    def masters(self) -> Vector:
+        """Return the one flat tensor that the parameters are views of."""
+        return [self._flat]
+
+    def publish(self) -> None:
+        """Do nothing: the parameters are views of the masters."""
+
+    def clear_gradient(self) -> None:
+        """Drop every parameter's gradient."""
+        for _, parameter in self._named:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def add_gradient(self, into: Vector, scale: float) -> None:
+        """Add ``scale`` times the parameters' gradients; a parameter the loss does not reach adds nothing."""
+        views, gradients = [], []
+        for view, (_, parameter) in zip(self._views(into[0]), self._named, strict=True):
+            if parameter.grad is not None:
+                views.append(view)
+                gradients.append(parameter.grad)
+        if views:
+            torch._foreach_add_(views, gradients, alpha=scale)
+
+    def segments(self) -> list[Segment]:
+        """Return one segment per parameter."""
+        found, offset = [], 0
+        for name, parameter in self._named:
+            found.append(Segment(name, 0, parameter.numel(), 0, offset))
+            offset += parameter.numel()
+        return found
+
+    def gather(self, vector: Vector) -> dict[str, Tensor]:
+        """Return views of the vector by parameter name: nothing is exchanged."""
+        return {name: view for (name, _), view in zip(self._named, self._views(vector[0]), strict=True)}

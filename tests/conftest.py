@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from ofmu.config import UnlearnConfig
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+TINY: dict[str, Any] = {
+    "model": {"scratch": {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "vocab_size": 384}},
+    "data": {"source": "generated", "max_length": 96, "generated": {"authors": 6, "forget_authors": 2}},
+    "training": {"epochs": 4, "batch_size": 16, "learning_rate": 5e-3},
+    "method": {"outer_steps": 3, "inner_steps": 2, "batch_size": 4, "inner_lr": 0.05, "outer_lr": 1e-3},
+    "engine": {"device": "cpu", "threads": 1},
+    "evaluation": {"max_new_tokens": 12, "batch_size": 64},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models run fastest, and identically everywhere, on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Prepared models of tests never mix with the user's, and are shared by all tests of a session."""
+    root = tmp_path_factory.mktemp("ofmu_cache")
+    os.environ["OFMU_CACHE"] = str(root)
+    yield root
+    del os.environ["OFMU_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of benchmark data beside the checkout; tests that need it are skipped where it is missing."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the benchmark data folder ../shared/data is not beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_mapping() -> dict[str, Any]:
+    """A whole config that runs in seconds, as a mapping to be merged with a test's own settings."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> UnlearnConfig:
+    """The same, validated."""
+    return UnlearnConfig.model_validate(TINY)
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """A short-named folder for Ray's sockets, whose paths must stay under 107 bytes; ends what still runs in it."""
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    (folder / "ray").mkdir()
+    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_ADDRESS")}
+    os.environ.update(RAY_TMPDIR=str(folder), RAY_AUTH_MODE="disabled")
+    os.environ.pop("RAY_ADDRESS", None)
+    yield folder
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    mine = [process for process in psutil.process_iter(["environ"]) if _lives_in(process, folder)]
+    for process in mine:
+        process.kill()
+    psutil.wait_procs(mine, timeout=10)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives_in(process: psutil.Process, folder: Path) -> bool:
+    environment = process.info["environ"] or {}
+    return process.pid != os.getpid() and environment.get("RAY_TMPDIR") == str(folder)

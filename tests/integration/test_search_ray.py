@@ -1,0 +1,261 @@
+"""Searches in real Ray Tune actors: failures of every kind, a killed driver, a second driver, clusters that fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+import ray
+
+from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
+from tune import ParetoSearch, SearchResult
+from tune.progress import Progress, SearchListener
+from tune.study import STUDY_NAME, storage_url
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+DRIVER = Path(__file__).with_name("search_driver.py")
+UNREACHABLE = "127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder: Path) -> Iterator[None]:
+    """One local cluster for the tests that do not need their own."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # The workers cannot import this module by its name.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    ray.shutdown()
+
+
+def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
+    """Two objectives in closed form, and one trial of each kind that goes wrong."""
+    number = int(trial_dir.name)
+    with (trial_dir.parent.parent / "log.txt").open("a") as stream:
+        stream.write(f"{number}\n")
+    (trial_dir / "model").mkdir(exist_ok=True)
+    (trial_dir / "model" / "weights").write_text(str(number))
+    (trial_dir / "config.yaml").write_text(f"seed: {config.seed}\n")
+    if number == 3:
+        raise NonFiniteLossError("The loss became NaN at outer step 2: lower method.inner_lr")
+    if number == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 5:
+        raise RuntimeError("a bug")
+    if number == 6:
+        return {"ks_statistic": math.nan, "model_utility": 1.0}
+    if number == 7 and not (trial_dir / "tried").exists():
+        (trial_dir / "tried").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.method.outer_steps == 0:
+        return {"ks_statistic": 0.9, "model_utility": 0.6}
+    rate = config.method.inner_lr
+    return {"ks_statistic": 0.9 - 5 * rate, "model_utility": 0.6 - 3 * rate * rate}
+
+
+def execute_on_a_full_disk(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
+    full = trial_dir.parent.parent / "full"
+    if int(trial_dir.name) == 3 and not full.exists():
+        full.touch()
+        raise StorageError(f"Cannot write {trial_dir} (No space left on device): free or mount the disk")
+    with (trial_dir.parent.parent / "log.txt").open("a") as stream:
+        stream.write(f"{int(trial_dir.name)}\n")
+    return {"ks_statistic": 1 - config.method.inner_lr, "model_utility": config.method.inner_lr}
+
+
+class Recorder(SearchListener):
+    def __init__(self) -> None:
+        self.seen: list[Progress] = []
+        self.ended: list[SearchResult] = []
+
+    def on_progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+    def on_end(self, result: SearchResult) -> None:
+        self.ended.append(result)
+
+
+@pytest.fixture(scope="module")
+def mixed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, Recorder]:
+    run_dir = tmp_path_factory.mktemp("mixed") / "run"
+    recorder = Recorder()
+    search = ParetoSearch({}, num_trials=12, run_dir=run_dir, executor=execute, callbacks=[recorder])
+    return search.run(), recorder
+
+
+def runs_per_trial(run_dir: Path, word: str = "") -> Counter[int]:
+    lines = (run_dir / "log.txt").read_text().splitlines()
+    return Counter(int(line.split()[-1]) for line in lines if line.startswith(word))
+
+
+def test_every_kind_of_failure_is_told_and_the_search_goes_on(mixed):
+    result, _ = mixed
+    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(result.run_dir / "study.db"))
+    states = {trial.number: trial.state.name for trial in study.trials}
+    assert states == {number: "FAIL" if number in (3, 4, 5, 6) else "COMPLETE" for number in range(12)}
+    reasons = {number: study.trials[number].user_attrs["reason"] for number in (3, 4, 5, 6)}
+    assert "NaN at outer step 2" in reasons[3]
+    assert "process died" in reasons[4]
+    assert reasons[5] == "RuntimeError: a bug"
+    assert "ks_statistic is nan" in reasons[6]
+    assert (result.run_dir / "trials" / "00005" / "error.txt").is_file()
+
+
+def test_crashes_are_tried_again_and_other_failures_are_not(mixed):
+    result, _ = mixed
+    assert runs_per_trial(result.run_dir) == {number: 2 if number in (4, 5, 7) else 1 for number in range(12)}
+
+
+def test_every_front_point_is_a_complete_trial_that_kept_its_model(mixed):
+    result, _ = mixed
+    complete = set(result.trials.loc[result.trials["state"] == "complete", "trial"])
+    front = set(result.front["trial"])
+    assert front
+    assert front <= complete
+    kept = {int(path.parent.name) for path in result.run_dir.glob("trials/*/model")}
+    assert kept == front
+
+
+def test_the_tables_show_what_really_ran(mixed):
+    result, _ = mixed
+    table = pd.read_csv(result.run_dir / "trials.csv")
+    assert table["role"].tolist()[:3] == ["target", "paper", "searched"]
+    assert table.loc[0, "method.outer_steps"] == 0
+    assert table.loc[1, "method.inner_update"] == "sgd"
+    assert table.loc[1, "method.similarity_threshold"] == -1
+    assert pd.read_csv(result.run_dir / "front.csv")["trial"].tolist() == result.front["trial"].tolist()
+    summary = json.loads((result.run_dir / "search.json").read_text())
+    assert (summary["complete"], summary["failed"], summary["asked"]) == (8, 4, 12)
+    assert summary["hypervolume"] == pytest.approx(result.hypervolume)
+    assert 0 < result.hypervolume < 1
+    for name in ("config.yaml", "environment.json", "front.png"):
+        assert (result.run_dir / name).stat().st_size > 0
+    assert not (result.run_dir / "ray").exists()
+
+
+def test_listeners_hear_of_every_trial(mixed):
+    result, recorder = mixed
+    assert {progress.done for progress in recorder.seen} >= set(range(1, 13))
+    assert all(progress.done + len(progress.running) <= 12 for progress in recorder.seen)
+    assert recorder.seen[-1].running == ()
+    assert [ended.run_dir for ended in recorder.ended] == [result.run_dir]
+
+
+def test_a_search_that_is_over_returns_its_result(mixed):
+    result, _ = mixed
+    before = (result.run_dir / "log.txt").read_text()
+    again = ParetoSearch.resume(result.run_dir, executor=execute)
+    assert again.front["trial"].tolist() == result.front["trial"].tolist()
+    assert (result.run_dir / "log.txt").read_text() == before
+
+
+def test_a_finished_search_can_be_prolonged(mixed, tmp_path):
+    result, _ = mixed
+    copy = tmp_path / "run"
+    shutil.copytree(result.run_dir, copy)
+    longer = ParetoSearch.resume(copy, ["search.num_trials=14"], executor=execute)
+    assert len(longer.trials) == 14
+    assert runs_per_trial(copy)[13] == 1
+
+
+def test_two_searches_do_not_share_a_directory(mixed):
+    result, _ = mixed
+    from tune.rundir import RunDirectory
+
+    with RunDirectory.existing(result.run_dir).lock(), pytest.raises(RunError, match="Another search is running"):
+        ParetoSearch.resume(result.run_dir, executor=execute)
+
+
+def test_a_trial_larger_than_the_cluster_is_refused(cluster, tmp_path):
+    settings = {"cluster": {"num_workers": 3, "cpus_per_worker": 2}}
+    with pytest.raises(ClusterError, match=r"needs 6 CPUs .* has 2"):
+        ParetoSearch(settings, run_dir=tmp_path / "run", executor=execute).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_trials_with_worker_groups_reserve_nothing_themselves(cluster, tmp_path):
+    settings = {"cluster": {"num_workers": 2}, "search": {"num_trials": 3}}
+    result = ParetoSearch(settings, run_dir=tmp_path / "run", executor=execute).run()
+    assert len(result.trials) == 3
+
+
+def test_a_full_disk_stops_the_search_and_a_resume_loses_nothing(cluster, tmp_path):
+    search = ParetoSearch({}, num_trials=7, run_dir=tmp_path / "run", executor=execute_on_a_full_disk)
+    with pytest.raises(StorageError, match=r"No space left .* --resume"):
+        search.run()
+    assert len(complete_trials(tmp_path / "run")) < 7
+    result = ParetoSearch.resume(tmp_path / "run", executor=execute_on_a_full_disk)
+    assert result.trials["state"].tolist() == ["complete"] * 7
+    assert runs_per_trial(tmp_path / "run") == dict.fromkeys(range(7), 1)
+
+
+def drive(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+    return subprocess.Popen([sys.executable, str(DRIVER), *arguments], env=environment)
+
+
+def wait_for_lines(path: Path, word: str, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_text().count(word) < count:
+        assert process.poll() is None, "the search ended by itself"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_driver_loses_and_repeats_no_trial(ray_folder, tmp_path):
+    run_dir = tmp_path / "run"
+    first = drive(ray_folder, str(run_dir), "9")
+    wait_for_lines(run_dir / "log.txt", "end", 4, first)
+    second = drive(ray_folder, str(run_dir), "9", "--resume")
+    assert second.wait(timeout=60) != 0, "two drivers at once"
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    complete_then = set(complete_trials(run_dir))
+    assert len(complete_then) >= 2
+
+    assert drive(ray_folder, str(run_dir), "9", "--resume").wait(timeout=180) == 0
+    assert sorted(complete_trials(run_dir)) == list(range(9))
+    ends = runs_per_trial(run_dir, "end")
+    begins = runs_per_trial(run_dir, "begin")
+    assert ends == dict.fromkeys(range(9), 1)
+    assert all(begins[number] == 1 for number in complete_then)
+    # At most the two trials that were at work began a second time.
+    assert sum(begins.values()) <= 9 + 2
+    assert json.loads((run_dir / "search.json").read_text())["complete"] == 9
+
+
+def complete_trials(run_dir: Path) -> list[int]:
+    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
+    return [trial.number for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def test_an_address_where_nothing_answers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address, words in ((UNREACHABLE, "Nothing answers"), ("nonsense", "form host:port")):
+        with pytest.raises(ClusterError, match=words):
+            ParetoSearch({"cluster": {"address": address}}, run_dir=tmp_path / "run", executor=execute).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_address_where_something_else_answers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ClusterError, match="something else listens there"):
+            ParetoSearch({"cluster": {"address": address}}, run_dir=tmp_path / "run", executor=execute).run()
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,103 @@
+"""``ofmu evaluate`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ofmu.commands.evaluate import evaluate_command, show_report
+from ofmu.config import ScratchModelConfig
+from ofmu.errors import ConfigError, ReferenceMismatchError
+from ofmu.models import build_model, save_model, train_tokenizer
+
+YAML = """
+data: {generated: {authors: 4, forget_authors: 1, world_facts: 2}}
+evaluation: {max_new_tokens: 4}
+search: {num_trials: 3}
+cluster: {workers: 2}
+"""
+SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory: a config and two models."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.yaml").write_text(YAML)
+    tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 280)
+    for seed, name in enumerate(("model", "other")):
+        save_model(build_model(SHAPE, tokenizer, seed=seed), tokenizer, folder / name)
+    return folder
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(evaluate_command, [str(argument) for argument in arguments])
+
+
+def value_of(result: Result, name: str) -> str:
+    (line,) = [line for line in result.stdout.splitlines() if line.split()[0] == name]
+    return line.split(maxsplit=1)[1]
+
+
+def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> None:
+    result = call(
+        run / "model", run / "config.yaml", "seed=3", "--reference", run / "other", "--output", tmp_path / "o"
+    )
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert stored["config"]["seed"] == 3
+    assert float(value_of(result, "ks_statistic")) == pytest.approx(stored["metrics"]["ks_statistic"], rel=1e-3)
+    assert value_of(result, "forget_quality_rows") == f"{stored['metrics']['forget_quality_rows']:.0f}"
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.json", "scores.json"}
+    assert "\x1b" not in result.stdout
+
+
+def test_a_missing_metric_shows_its_reason(run: Path) -> None:
+    result = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
+    assert value_of(result, "forget_quality") == "–  (no reference was given)"
+    assert "evaluation.rouge is false" in value_of(result, "retain_rouge")
+    assert "needs a reference: run ofmu prepare" in result.stdout
+
+
+def test_without_config_the_runs_own_is_taken(run: Path) -> None:
+    result = call(run / "model", "evaluation.rouge=false")
+    assert result.exit_code == 0, result.output
+    assert str(run / "config.yaml") in result.stderr
+    given = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
+    assert result.stdout == given.stdout
+
+
+def test_a_misspelt_key_is_named_with_its_neighbour(run: Path) -> None:
+    result = call(run / "model", run / "config.yaml", "evaluation.truth_ration=geometric")
+    assert isinstance(result.exception, ConfigError)
+    assert "did you mean 'truth_ratio'?" in str(result.exception)
+
+
+def test_a_reference_of_other_rows_is_refused(run: Path, tmp_path: Path) -> None:
+    call(run / "other", "evaluation.rouge=false", "--output", tmp_path)
+    result = call(run / "model", "seed=1", "--reference", tmp_path / "scores.json")
+    assert isinstance(result.exception, ReferenceMismatchError)
+    assert result.exit_code != 0
+
+
+def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    names = ["ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows", "forget_truth_ratio"]
+    names += ["model_utility", "extraction_strength", "exact_memorization", "retain_rouge"]
+    values: dict[str, float | None] = dict.fromkeys(names, 0.125)
+    report = {
+        "metrics": {**values, "retain_rouge": None},
+        "reasons": {"retain_rouge": "no [bold] text"},
+        "utility_components": [],
+        "truth_ratio": "geometric",
+        "model": "m",
+        "reference": "r",
+    }
+    show_report(report)
+    output = capsys.readouterr().out
+    assert "why it is missing" in output
+    assert "no [bold] text" in output
+    assert output.count("0.125") == len(names) - 1

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ofmu.config import ColumnsConfig, DataConfig
+from ofmu.data import Row, load_data
+from ofmu.data.files import read_rows
+from ofmu.errors import ConfigError, DataError
+
+RECORDS = [
+    {"question": "Who?", "answer": 'Ada, "the first"'},
+    {"question": "¿Dónde?", "answer": "Zwei\nZeilen\u2028hier"},
+    {"question": "Null?", "answer": "NA"},
+]
+ROWS = tuple(Row(question=record["question"], answer=record["answer"]) for record in RECORDS)
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in records), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    elif path.suffix == ".csv":
+        pd.DataFrame(records).to_csv(path, index=False)
+    else:
+        pd.DataFrame(records).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    assert read_rows(_write(tmp_path / name, RECORDS), ColumnsConfig()) == ROWS
+
+
+def test_a_json_file_may_hold_one_object_a_line(tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.jsonl", RECORDS).rename(tmp_path / "rows.json")
+    assert read_rows(path, ColumnsConfig()) == ROWS
+
+
+def test_columns_are_named_in_the_config(tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.csv", [{"q": "Who?", "a": "Ada", "p": "It was Ada"}])
+    columns = ColumnsConfig(question="q", answer="a", paraphrased_answer="p")
+    assert read_rows(path, columns) == (Row(question="Who?", answer="Ada", paraphrased_answer="It was Ada"),)
+
+
+def test_plain_text_is_all_answer(tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.parquet", [{"text": "Call me Ishmael."}])
+    assert read_rows(path, ColumnsConfig()) == (Row(question="", answer="Call me Ishmael."),)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_perturbed_answers_are_lists(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / name, [{"question": "Who?", "answer": "Ada", "perturbed_answer": ["Bob", "Cy"]}])
+    assert read_rows(path, ColumnsConfig())[0].perturbed_answers == ("Bob", "Cy")
+
+
+def test_a_csv_cell_may_hold_a_json_list(tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.csv", [{"question": "Who?", "answer": "Ada", "perturbed_answer": '["Bob", "Cy"]'}])
+    assert read_rows(path, ColumnsConfig())[0].perturbed_answers == ("Bob", "Cy")
+
+
+def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_path: Path) -> None:
+    forget = _write(tmp_path / "forget.jsonl", [{"question": f"f{i}", "answer": "a"} for i in range(3)])
+    retain = _write(tmp_path / "retain.jsonl", [{"question": f"r{i}", "answer": "a"} for i in range(1000)])
+    config = DataConfig(source="files", forget=str(forget), retain=str(retain), holdout=str(forget))
+
+    data, again, other = load_data(config, 0), load_data(config, 0), load_data(config, 1)
+
+    assert data.holdout is not None
+    assert (len(data.forget), len(data.retain), len(data.holdout)) == (3, 1000, 3)
+    assert data.evaluation["forget"].rows == data.forget.rows
+    sample = data.evaluation["retain"].rows
+    assert len(set(sample)) == 400
+    assert set(sample) < set(data.retain.rows)
+    assert data.content_hash == again.content_hash != other.content_hash
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("rows.txt", b"Who?", r"unknown ending '\.txt': use \.jsonl, \.json, \.csv, \.parquet"),
+        ("rows.jsonl", b'{"question": "a", "answer": "b"}\n{"question"', r"Line 2 of .*rows\.jsonl is not valid JSON"),
+        ("rows.json", b'[{"question": "a",]', r"not valid JSON in line 1"),
+        ("rows.json", b'["a"]', r"Row 1 .* is 'a' and no JSON object"),
+        ("rows.csv", b'question,answer\n"a,b\n', r"not valid CSV"),
+        ("rows.parquet", b"no parquet", r"not valid Parquet"),
+        ("rows.jsonl", b"\xff\xfe", r"not UTF-8 at byte 0"),
+        ("rows.jsonl", b'{"questions": "a", "answer": "b"}', r"no column 'question'.*did you mean 'questions'\?"),
+        ("rows.jsonl", b'{"question": "a", "anser": "b"}', r"no column 'answer'.*did you mean 'anser'\?"),
+        ("rows.jsonl", b'{"question": "a", "answer": 7}', r"Row 1 .* a int \(7\) in column 'answer'"),
+        ("rows.jsonl", b'{"question": null, "answer": "b"}', r"no value in column 'question'"),
+        ("rows.jsonl", b'{"question": "a", "answer": " "}', r"Row 1 .* empty 'answer'"),
+        ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": [1]}', r"a int \(1\)"),
+        ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": 1}', r"a list of texts"),
+    ],
+)
+def test_a_bad_file_gets_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=sentence) as caught:
+        read_rows(path, ColumnsConfig())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_missing_setting_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no data file .*gone\.csv"):
+        read_rows(tmp_path / "gone.csv", ColumnsConfig())
+    with pytest.raises(ConfigError, match=r"needs data\.retain"):
+        load_data(DataConfig(source="files", forget=str(tmp_path / "gone.csv")), 0)

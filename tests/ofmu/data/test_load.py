@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ofmu.config import DataConfig
+from ofmu.data import load_data
+from ofmu.errors import DataError
+
+
+def _config(folder: Path, forget: list[tuple[str, str]], retain: list[tuple[str, str]]) -> DataConfig:
+    for name, rows in (("forget", forget), ("retain", retain)):
+        lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return DataConfig(source="files", forget=str(folder / "forget.jsonl"), retain=str(folder / "retain.jsonl"))
+
+
+def test_a_forget_row_that_also_stands_in_retain_is_shown_shortened(tmp_path: Path) -> None:
+    long = "An answer " + "x" * 200
+    config = _config(tmp_path, [("a", "b"), ("Who is  Ada?", long)], [("who is Ada?", long.upper()), ("c", "d")])
+    with pytest.raises(DataError, match=r"Forget row 2 also stands in the retain set.*'Who is Ada\? An answer x+…'"):
+        load_data(config, 0)
+
+
+def test_the_same_question_with_another_answer_is_no_overlap(tmp_path: Path) -> None:
+    data = load_data(_config(tmp_path, [("Who?", "Ada")], [("Who?", "Bob")]), 0)
+    assert (len(data.forget), len(data.retain)) == (1, 1)
+
+
+@pytest.mark.parametrize("empty", ["forget", "retain"])
+def test_an_empty_set_is_named(tmp_path: Path, empty: str) -> None:
+    rows = {"forget": [("a", "b")], "retain": [("c", "d")]} | {empty: []}
+    with pytest.raises(DataError, match=f"The {empty} set is empty"):
+        load_data(_config(tmp_path, **rows), 0)

@@ -1,0 +1,82 @@
+"""Scores survive the way to the disk and back, and a malformed file is one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ofmu.data.rows import Row
+from ofmu.errors import DataError, StorageError
+from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, row_hash
+
+ROW = RowScores(
+    question="Wo?",
+    ground_truth="Überall – 東京.",
+    row_hash="abc",
+    answer=AnswerLoss(1.5, 3),
+    perturbed=(AnswerLoss(0.1 + 0.2, 7),),
+    generated="\n",
+    rouge=0.5,
+)
+SCORES = Scores(model="m", truth_ratio="arithmetic", sets={"forget": (ROW,)}, data_hash="d", notes={"rouge": "why"})
+
+
+def test_scores_survive_the_disk_bit_for_bit(tmp_path: Path) -> None:
+    SCORES.save(tmp_path / "new" / "scores.json")
+    assert Scores.load(tmp_path / "new" / "scores.json") == SCORES
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["scores.json"]
+
+
+def test_a_non_finite_loss_is_stored_as_null_and_read_as_nan(tmp_path: Path) -> None:
+    row = RowScores(question="q", ground_truth="a", row_hash=None, answer=AnswerLoss(math.inf, 2))
+    scores = Scores(model="m", truth_ratio="geometric", sets={"forget": (row,)})
+    scores.save(tmp_path / "scores.json")
+    assert math.isnan(Scores.load(tmp_path / "scores.json").sets["forget"][0].answer.nll)
+    json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other/9"},
+        {"truth_ratio": "median"},
+        {"sets": {"forget": [{"question": "q"}]}},
+        {"sets": {"forget": [dict(SCORES.to_json()["sets"]["forget"][0], answer=[1.0, 0])]}},
+        {"sets": {"forget": 3}},
+        {"notes": None},
+    ],
+)
+def test_malformed_scores_are_one_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({**SCORES.to_json(), **change}))
+    with pytest.raises(DataError, match=r"scores\.json.* make (it|them)"):
+        Scores.load(path)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Cannot read .*nothing\.json: No such file"):
+        Scores.load(tmp_path / "nothing.json")
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_scrap(tmp_path: Path) -> None:
+    target = tmp_path / "scores.json"
+    target.mkdir()  # a folder in the file's place makes the last step fail
+    with pytest.raises(StorageError, match=r"Cannot write .*scores\.json"):
+        SCORES.save(target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_row_hash_covers_what_scores_depend_on() -> None:
+    row = Row(question="q", answer="a", paraphrased_answer="p", perturbed_answers=("x", "y"))
+    same = Row(question="q", answer="a", paraphrased_answer="p", perturbed_answers=("x", "y"), multi_hop_question="m")
+    assert row_hash(row) == row_hash(same)
+    others = [
+        Row(question="r", answer="a", paraphrased_answer="p", perturbed_answers=("x", "y")),
+        Row(question="q", answer="b", paraphrased_answer="p", perturbed_answers=("x", "y")),
+        Row(question="q", answer="a", paraphrased_answer=None, perturbed_answers=("x", "y")),
+        Row(question="q", answer="a", paraphrased_answer="p", perturbed_answers=("y", "x")),
+    ]
+    assert len({row_hash(row), *map(row_hash, others)}) == 5

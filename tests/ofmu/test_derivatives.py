@@ -1,0 +1,200 @@
+"""∇S, ∇Φ and ∇²Φ·∇Φ against closed forms in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ofmu.config import MethodConfig
+from ofmu.derivatives import Derivatives
+from ofmu.engine import TorchEngine
+from ofmu.ledger import Ledger
+
+DIMENSION = 6
+TOLERANCE = {"exact": 1e-9, "central": 1e-5, "forward": 1e-3}
+
+
+class Point(nn.Module):
+    """A parameter vector in two tensors, so that the flat layout is exercised."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.left = nn.Parameter(values[:2].clone())
+        self.right = nn.Parameter(values[2:].clone())
+
+    def forward(self) -> Tensor:
+        return torch.cat([self.left, self.right])
+
+
+class AnalyticLoss:
+    """A function of the parameter vector, the same for every row."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def size(self, row: int) -> int:
+        return 1
+
+    def tokens(self, row: int) -> int:
+        return 1
+
+    def total(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
+        return len(rows) * self.function(module())
+
+
+def quadratic(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(DIMENSION, DIMENSION, generator=generator, dtype=torch.float64)
+    return root @ root.T / DIMENSION + torch.eye(DIMENSION, dtype=torch.float64), torch.randn(
+        DIMENSION, generator=generator, dtype=torch.float64
+    )
+
+
+A, CENTRE_F = quadratic(1)
+B, CENTRE_R = quadratic(2)
+THETA = quadratic(3)[1]
+FORGET = AnalyticLoss(lambda x: 0.5 * (x - CENTRE_F) @ A @ (x - CENTRE_F))
+RETAIN = AnalyticLoss(lambda x: 0.5 * (x - CENTRE_R) @ B @ (x - CENTRE_R))
+CURVED_F = AnalyticLoss(lambda x: torch.log(torch.cosh(x - CENTRE_F)).sum() + 0.1 * (x**4).sum())
+CURVED_R = AnalyticLoss(lambda x: torch.exp(0.3 * x).sum() + 0.5 * (x * CENTRE_R).sum() ** 2)
+
+
+def similarity_gradient_of_quadratics(x: Tensor) -> Tensor:
+    """∇S written out for quadratics: H_f = A and H_r = B are constant."""
+    f, r = A @ (x - CENTRE_F), B @ (x - CENTRE_R)
+    nf, nr = f.norm(), r.norm()
+    s = f @ r / (nf * nr)
+    return A @ (r / nr - s * f / nf) / nf + B @ (f / nf - s * r / nr) / nr
+
+
+def phi_gradient_of_quadratics(x: Tensor, beta: float) -> Tensor:
+    return A @ (x - CENTRE_F) - beta * similarity_gradient_of_quadratics(x)
+
+
+def derivatives(method: MethodConfig, forget: AnalyticLoss, retain: AnalyticLoss) -> tuple[Derivatives[int], Any]:
+    engine = TorchEngine(Point(THETA), Ledger())
+    return Derivatives(engine, forget, retain, method), engine
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("way", ["exact", "central", "forward"])
+def test_phi_gradient_matches_the_closed_form(way: str) -> None:
+    method = MethodConfig(derivative=way, similarity_weight=0.7, similarity_threshold=-1)
+    room, _ = derivatives(method, FORGET, RETAIN)
+    phi = room.phi_gradient([0, 1], [0, 1, 2])
+    assert relative(phi.gradient[0], phi_gradient_of_quadratics(THETA, 0.7)) < TOLERANCE[way]
+    similarity_part = (phi.gradient[0] - A @ (THETA - CENTRE_F)) / -0.7
+    assert relative(similarity_part, similarity_gradient_of_quadratics(THETA)) < TOLERANCE[way]
+
+
+@pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
+def test_penalty_product_matches_the_closed_form(way: str, outer: str) -> None:
+    """The closed form of ∇²Φ is the Jacobian of the written-out ∇Φ of quadratics."""
+    method = MethodConfig(derivative=way, outer_derivative=outer, similarity_weight=0.7)
+    room, _ = derivatives(method, FORGET, RETAIN)
+    phi = room.phi_gradient([0], [0])
+    product = room.penalty_product(phi, [0], [0])
+    jacobian = torch.autograd.functional.jacobian(lambda x: phi_gradient_of_quadratics(x, 0.7), THETA)
+    expected = jacobian @ phi_gradient_of_quadratics(THETA, 0.7)
+    assert relative(product[0], expected) < TOLERANCE[outer]
+
+
+@pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("central", "central")])
+def test_curved_losses_match_automatic_differentiation_of_phi(way: str, outer: str) -> None:
+    """Losses with third derivatives: the reference differentiates Φ itself, as one scalar function."""
+    beta = 0.4
+
+    def phi_of(x: Tensor) -> Tensor:
+        f = torch.autograd.grad(CURVED_F.function(x), x, create_graph=True)[0]
+        r = torch.autograd.grad(CURVED_R.function(x), x, create_graph=True)[0]
+        return CURVED_F.function(x) - beta * f @ r / (f.norm() * r.norm())
+
+    x = THETA.clone().requires_grad_()
+    gradient = torch.autograd.grad(phi_of(x), x, create_graph=True)[0]
+    expected = torch.autograd.grad(0.5 * gradient @ gradient, x)[0]
+
+    room, _ = derivatives(
+        MethodConfig(derivative=way, outer_derivative=outer, similarity_weight=beta), CURVED_F, CURVED_R
+    )
+    phi = room.phi_gradient([0], [0])
+    assert relative(phi.gradient[0], gradient.detach()) < TOLERANCE[way]
+    assert relative(room.penalty_product(phi, [0], [0])[0], expected) < TOLERANCE[outer]
+
+
+def test_a_closed_hinge_leaves_the_forget_gradient_and_its_hessian() -> None:
+    method = MethodConfig(similarity_weight=0.7, similarity_threshold=1.0)
+    room, _ = derivatives(method, FORGET, RETAIN)
+    phi = room.phi_gradient([0], [0])
+    g_f = A @ (THETA - CENTRE_F)
+    assert not phi.hinge_open
+    torch.testing.assert_close(phi.gradient[0], g_f, rtol=1e-12, atol=0)
+    assert relative(room.penalty_product(phi, [0], [0])[0], A @ g_f) < TOLERANCE["central"]
+
+
+def test_the_hinge_opens_exactly_above_the_threshold() -> None:
+    f, r = A @ (THETA - CENTRE_F), B @ (THETA - CENTRE_R)
+    cosine = float(f @ r / f.norm() / r.norm())
+    for threshold, is_open in ((cosine - 1e-6, True), (cosine + 1e-6, False)):
+        room, _ = derivatives(MethodConfig(similarity_weight=0.1, similarity_threshold=threshold), FORGET, RETAIN)
+        assert room.phi_gradient([0], [0]).hinge_open is is_open
+
+
+COSTS = [
+    # (derivative, outer_derivative, hinge open): ∇Φ, whole outer step, as counted in method.md
+    ("forward", "central", True, 4, 12),
+    ("central", "central", True, 6, 18),
+    ("forward", "central", False, 2, 4),
+    ("central", "central", False, 2, 4),
+]
+
+
+@pytest.mark.parametrize(("way", "outer", "is_open", "inner_cost", "outer_cost"), COSTS)
+def test_gradient_evaluations_are_counted_as_stated(
+    way: str, outer: str, is_open: bool, inner_cost: int, outer_cost: int
+) -> None:
+    threshold = -1.0 if is_open else 1.0
+    method = MethodConfig(derivative=way, outer_derivative=outer, similarity_weight=0.5, similarity_threshold=threshold)
+    room, engine = derivatives(method, FORGET, RETAIN)
+    phi = room.phi_gradient([0], [0])
+    assert engine.ledger.gradient_evaluations == inner_cost
+    room.penalty_product(phi, [0], [0])
+    assert engine.ledger.gradient_evaluations == outer_cost
+
+
+@pytest.mark.parametrize("way", ["central", "forward", "exact"])
+def test_parameters_are_the_same_bits_afterwards(way: str) -> None:
+    room, engine = derivatives(MethodConfig(derivative=way, similarity_weight=0.5), FORGET, RETAIN)
+    before = engine.space.snapshot()
+    phi = room.phi_gradient([0], [0])
+    room.penalty_product(phi, [0], [0])
+    assert torch.equal(before[0], engine.space.masters()[0])
+
+
+def test_step_check_is_small_where_differences_are_accurate() -> None:
+    room, _ = derivatives(MethodConfig(derivative="central", similarity_weight=0.5), CURVED_F, CURVED_R)
+    phi = room.phi_gradient([0], [0])
+    check = room.step_check(phi, [0], [0])
+    assert check is not None
+    assert 0 < check < 1e-4
+
+
+def test_step_check_does_not_exist_for_exact_derivatives() -> None:
+    room, _ = derivatives(MethodConfig(derivative="exact", similarity_weight=0.5), CURVED_F, CURVED_R)
+    assert room.step_check(room.phi_gradient([0], [0]), [0], [0]) is None
+
+
+def test_a_vanishing_gradient_closes_the_hinge() -> None:
+    flat = AnalyticLoss(lambda x: (x * 0).sum())
+    room, _ = derivatives(MethodConfig(similarity_weight=0.5), FORGET, flat)
+    phi = room.phi_gradient([0], [0])
+    assert not phi.hinge_open
+    assert phi.similarity == 0
+    assert math.isfinite(phi.norm)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from ofmu.config import ScratchModelConfig, TrainingConfig
+from ofmu.data import Example
+from ofmu.errors import NonFiniteLossError
+from ofmu.finetune import finetune, rate_factor
+from ofmu.models import build_model, train_tokenizer
+
+SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
+EXAMPLES = [
+    Example((0, 40, 50, 60, 70, 1), 3),
+    Example((0, 41, 51, 1), 2),
+    Example((0, 42, 52, 62, 72, 82, 92, 1), 4),
+]
+
+
+@pytest.fixture
+def model() -> Any:
+    return build_model(SHAPE, train_tokenizer(["a b c"], 300), seed=0)
+
+
+def _token_mean_nll(model: Any, examples: list[Example]) -> torch.Tensor:
+    """One row at a time and without padding."""
+    total, tokens = torch.zeros(()), 0
+    for example in examples:
+        log_probs = model(torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
+        for position in range(example.answer_start, len(example.input_ids)):
+            total = total - log_probs[position - 1, example.input_ids[position]]
+            tokens += 1
+    return total / tokens
+
+
+def test_one_step_is_adamw_on_the_token_mean_over_the_batch(model: Any) -> None:
+    expected = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=1e-2, weight_decay=0.1)
+    _token_mean_nll(expected, EXAMPLES).backward()
+    optimizer.step()
+
+    training = TrainingConfig(epochs=1, batch_size=3, learning_rate=1e-2, weight_decay=0.1, warmup_fraction=0)
+    finetune(model, EXAMPLES, training, seed=0, pad_id=2)
+
+    for mine, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_rows_are_learned_and_the_cost_is_counted(model: Any) -> None:
+    events: list[Any] = []
+    training = TrainingConfig(epochs=60, batch_size=2, learning_rate=1e-2)
+    before = _token_mean_nll(model, EXAMPLES).item()
+
+    cost = finetune(model, EXAMPLES, training, seed=0, pad_id=2, listener=events.append)
+
+    assert _token_mean_nll(model, EXAMPLES).item() < 0.2 < before
+    assert cost["steps"] == cost["gradient_evaluations"] == 120
+    assert cost["tokens"] == 60 * 18
+    assert [event["epoch"] for event in events] == list(range(1, 61))
+    assert events[-1]["loss"] == cost["loss"]
+    assert not model.training
+
+
+def test_the_seed_decides_the_order_of_the_rows(model: Any) -> None:
+    training = TrainingConfig(epochs=2, batch_size=1, learning_rate=1e-2)
+    models = [copy.deepcopy(model) for _ in range(3)]
+    for one, seed in zip(models, (0, 0, 1), strict=True):
+        torch.manual_seed(torch.randint(100, ()).item())
+        finetune(one, EXAMPLES, training, seed=seed, pad_id=2)
+    first, again, other = (one.lm_head.weight for one in models)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_rate_rises_to_one_and_falls_to_a_tenth() -> None:
+    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert factors[10] == 1
+    assert factors[-1] == pytest.approx(0.1)
+    assert all(left > right for left, right in pairwise(factors[10:]))
+    assert rate_factor(0, 1, 0.05) == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_training(model: Any) -> None:
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = math.nan
+    with pytest.raises(NonFiniteLossError, match=r"became nan in epoch 1: lower training\.learning_rate"):
+        finetune(model, EXAMPLES, TrainingConfig(epochs=3), seed=0, pad_id=2)

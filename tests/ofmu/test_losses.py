@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ofmu.data.rows import Example
+from ofmu.engine import TorchEngine
+from ofmu.ledger import Ledger
+from ofmu.losses import AnswerLoss, collate
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import trajectory
+
+
+def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
+    """Against log-softmax, row by row and unpadded."""
+    model, rows = trajectory.tiny_llama(), trajectory.rows(5, 3)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            ids = torch.tensor([row.input_ids])
+            logp = model(input_ids=ids).logits[0].double().log_softmax(-1)
+            for position in range(row.answer_start, len(row.input_ids)):
+                total -= float(logp[position - 1, row.input_ids[position]])
+                count += 1
+    value, _ = TorchEngine(model, Ledger()).gradient(AnswerLoss(0), rows)
+    assert value == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 7])
+def test_micro_batches_change_nothing(micro_batch_size: int) -> None:
+    rows = trajectory.rows(7, 3)
+    whole = TorchEngine(trajectory.tiny_llama(), Ledger())
+    cut = TorchEngine(trajectory.tiny_llama(), Ledger(), micro_batch_size)
+    value, gradient = whole.gradient(AnswerLoss(0), rows)
+    other_value, other = cut.gradient(AnswerLoss(0), rows)
+    assert other_value == pytest.approx(value, rel=1e-6)
+    assert float((other[0] - gradient[0]).norm() / gradient[0].norm()) < 1e-5
+    assert whole.ledger.gradient_evaluations == cut.ledger.gradient_evaluations == 1
+    assert whole.ledger.tokens == cut.ledger.tokens == sum(len(row.input_ids) for row in rows)
+
+
+def test_collate_masks_prompt_and_padding() -> None:
+    batch = collate([Example((5, 6, 7), 1), Example((8, 9), 1)], pad_id=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7], [-100, 9, -100]]

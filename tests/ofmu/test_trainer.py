@@ -1,0 +1,168 @@
+"""Whole runs of the trainer on the tiny generated benchmark."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ofmu import UnlearnConfig, evaluate, unlearn
+from ofmu.config_io import apply_overrides, validate
+from ofmu.errors import NonFiniteLossError, RunError
+from ofmu.reference import Prepared, prepare
+
+COSTS = ("seconds", "peak_memory_bytes")
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_config: UnlearnConfig) -> Prepared:
+    return prepare(tiny_config)
+
+
+def changed(mapping: dict[str, Any], *overrides: str) -> UnlearnConfig:
+    return validate(UnlearnConfig, apply_overrides(mapping, overrides))
+
+
+def scores_of(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: value for name, value in metrics.items() if name not in COSTS}
+
+
+def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
+    tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    heard: list[dict[str, Any]] = []
+    result = unlearn(tiny_config, tmp_path, prepared=prepared, listener=heard.append)
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert [record["outer_step"] for record in heard] == [1, 2, 3]
+    assert report["cost"]["gradient_evaluations"] == 3 * (2 * 6 + 18)
+    assert set(report["cost"]["seconds"]) == {"start_up", "inner", "outer", "evaluation"}
+    assert report["cost"]["peak_memory_bytes"][0]["host"] > 10**8
+    assert report["environment"]["versions"]["torch"]
+    assert report["config"] == tiny_config.model_dump(mode="json")
+    assert len(report["data_hash"]) == 64
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
+    AutoTokenizer.from_pretrained(result.model_dir)
+    AutoModelForCausalLM.from_pretrained(result.model_dir)
+
+
+def test_evaluate_prints_what_the_run_reported(tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path) -> None:
+    result = unlearn(tiny_config, tmp_path, prepared=prepared)
+    report = evaluate(result.model_dir, tiny_config, reference=prepared.reference_scores)
+    for name, value in report["metrics"].items():
+        assert result.metrics[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_evaluate_finds_the_prepared_reference_by_itself(
+    tiny_mapping: dict[str, Any], tiny_config: UnlearnConfig, prepared: Prepared
+) -> None:
+    found = evaluate(prepared.target, tiny_config)
+    assert found["reference"] == str(prepared.reference_scores)
+    assert found["metrics"]["ks_statistic"] is not None
+    unprepared = evaluate(prepared.target, changed(tiny_mapping, "training.epochs=5"))
+    assert unprepared["reference"] is None
+    assert unprepared["metrics"]["ks_statistic"] is None
+
+
+def test_no_outer_steps_leave_the_target_untouched(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    config = changed(tiny_mapping, "method.outer_steps=0")
+    result = unlearn(config, tmp_path, prepared=prepared)
+    target = evaluate(prepared.target, config, reference=prepared.reference_scores)["metrics"]
+    assert {name: result.metrics[name] for name in target} == pytest.approx(target, rel=1e-6)
+    assert result.metrics["gradient_evaluations"] == 0
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    first = unlearn(changed(tiny_mapping), tmp_path / "a", prepared=prepared).metrics
+    again = unlearn(changed(tiny_mapping), tmp_path / "b", prepared=prepared).metrics
+    other = unlearn(changed(tiny_mapping, "seed=1"), tmp_path / "c", prepared=prepare(changed(tiny_mapping, "seed=1")))
+    assert scores_of(first) == scores_of(again)
+    assert first["forget_probability"] != other.metrics["forget_probability"]
+
+
+def test_forward_and_exact_reach_the_same_point_within_the_noise_of_seeds(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    """The two objectives' smooth parts, against their spread when only the minibatches' seed changes."""
+
+    def point(name: str, *overrides: str) -> tuple[float, float]:
+        config = changed(tiny_mapping, "method.outer_steps=5", *overrides)
+        metrics = unlearn(config, tmp_path / name, prepared=prepared).metrics
+        return float(metrics["forget_probability"] or 0), float(metrics["retain_probability"] or 0)
+
+    exact, forward = point("exact", "method.derivative=exact"), point("forward", "method.derivative=forward")
+    data_seed_kept = [point(f"batch{size}", f"method.batch_size={size}") for size in (3, 5)]
+    for axis in (0, 1):
+        noise = max(abs(exact[axis] - other[axis]) for other in data_seed_kept)
+        assert abs(exact[axis] - forward[axis]) < 0.25 * noise
+
+
+def test_a_killed_run_continues_and_ends_the_same(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    config = changed(tiny_mapping, "method.outer_steps=5")
+    expected = unlearn(config, tmp_path / "whole", prepared=prepared).metrics
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import json, os, signal, sys\n"
+        "from ofmu import UnlearnConfig, unlearn\n"
+        "def listen(record):\n"
+        "    if record['outer_step'] == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "unlearn(UnlearnConfig.model_validate(json.loads(sys.argv[1])), sys.argv[2], listener=listen)\n"
+    )
+    run_dir = tmp_path / "cut"
+    killed = subprocess.run([sys.executable, str(script), config.model_dump_json(), str(run_dir)], check=False)
+    assert killed.returncode == -9
+    heard: list[int] = []
+    result = unlearn(config, run_dir, prepared=prepared, listener=lambda record: heard.append(record["outer_step"]))
+    assert heard == [4, 5]
+    assert scores_of(result.metrics) == pytest.approx(scores_of(expected), rel=1e-6)
+    assert not (run_dir / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path) -> None:
+    config = changed(tiny_mapping, "method.outer_steps=4")
+
+    class StopError(Exception):
+        pass
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["outer_step"] == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        unlearn(config, tmp_path, prepared=prepared, listener=stop)
+    newest = sorted((tmp_path / "checkpoints").glob("step_*"))[-1] / "rank_00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    heard: list[int] = []
+    unlearn(config, tmp_path, prepared=prepared, listener=lambda record: heard.append(record["outer_step"]))
+    assert heard == [3, 4]
+
+
+def test_a_finished_run_returns_at_once_and_another_config_is_refused(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    first = unlearn(changed(tiny_mapping), tmp_path, prepared=prepared)
+    again = unlearn(changed(tiny_mapping), tmp_path, prepared=prepared, listener=lambda _: pytest.fail("ran again"))
+    assert again.metrics == first.metrics
+    with pytest.raises(RunError, match="under another config"):
+        unlearn(changed(tiny_mapping, "method.inner_steps=1"), tmp_path, prepared=prepared)
+
+
+def test_a_diverging_run_ends_with_one_sentence(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    with pytest.raises(NonFiniteLossError, match="Outer step 1 of 3 failed, a loss became nan"):
+        unlearn(changed(tiny_mapping, "method.inner_lr=1e30"), tmp_path, prepared=prepared)
+    assert not (tmp_path / "metrics.json").exists()

@@ -1,0 +1,62 @@
+"""Every vector space against whole vectors in one process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ofmu.vectors import WholeVectors
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from multirank import run_ranks
+
+PROBE = Path(__file__).with_name("probe.py")
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("stage", "ranks", "offload", "micro_batch_size"),
+    [(0, 2, "none", 4), (1, 3, "none", 4), (2, 3, "none", 1), (3, 3, "none", 1), (3, 2, "cpu", 2), (1, 2, "cpu", 2)],
+)
+def test_a_sharded_space_equals_the_whole_one(stage: int, ranks: int, offload: str, micro_batch_size: int) -> None:
+    """Three ranks cut partitions unevenly; seven rows on them leave one rank short of a micro-batch."""
+    run_ranks(PROBE, ranks, str(stage), offload, str(micro_batch_size))
+
+
+def test_parameters_become_views_and_keep_their_values() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    before = [p.detach().clone() for p in module.parameters()]
+    space = WholeVectors(module)
+    for parameter, value in zip(module.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+    space.masters()[0].zero_()
+    assert all(not parameter.any() for parameter in module.parameters())
+
+
+def test_dots_of_long_vectors_keep_their_digits() -> None:
+    """A million fp32 terms, summed to within 1e-7 of the float64 sum."""
+    torch.manual_seed(1)
+    module = nn.Linear(1000, 1000, bias=False)
+    space = WholeVectors(module)
+    left, right = [torch.rand(10**6) + 1], [torch.rand(10**6) + 1]
+    exact = float(left[0].double() @ right[0].double())
+    assert space.dots((left, right))[0] == pytest.approx(exact, rel=1e-7)
+
+
+def test_a_frozen_parameter_is_not_part_of_the_space() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    module[0].requires_grad_(False)
+    assert {segment.parameter for segment in WholeVectors(module).segments()} == {"1.weight", "1.bias"}
+
+
+def test_mixed_dtypes_are_refused() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    with pytest.raises(ValueError, match="one dtype"):
+        WholeVectors(module)

@@ -1,0 +1,33 @@
+"""Searches for Pareto fronts of forgetting against utility, on Ray Tune and Optuna.
+
+The names are loaded on first use, so that ``import tune`` starts in no time and does not import Ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune.config import SearchConfig
+    from tune.result import SearchResult
+    from tune.search import ParetoSearch
+
+__all__ = ["ParetoSearch", "SearchConfig", "SearchResult"]
+
+_HOMES = {
+    "ParetoSearch": "tune.search",
+    "SearchConfig": "tune.config",
+    "SearchResult": "tune.result",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tune' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,139 @@
+"""The schema of a search: a run's config plus what is searched, for what, and where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from cluster.config import ClusterConfig
+from ofmu.config import PositiveInt, Section, UnlearnConfig
+from tune.objectives import Direction, default_objectives, refuse_unusable
+
+Scalar = str | int | float | bool | None
+_SPEC_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when"})
+
+
+class Parameter(Section):
+    """One searched setting: a range (low, high), a list of choices, or one fixed value."""
+
+    low: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    high: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    log: bool = False
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    int: bool | None = None
+    """None: whole numbers exactly where the config's own field is one."""
+    choices: Annotated[list[Scalar], Field(min_length=1)] | None = None
+    value: Scalar = None
+    when: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    """Other searched settings and the value, or values, under which this one counts."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep a stored space readable, and ``value: null`` apart from no value at all."""
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+
+    @property
+    def kind(self) -> Literal["range", "choices", "fixed"]:
+        """Return which of the three forms this parameter has."""
+        if self.choices is not None:
+            return "choices"
+        return "range" if self.low is not None or self.high is not None else "fixed"
+
+
+def _log(low: float, high: float) -> Parameter:
+    return Parameter(low=low, high=high, log=True)
+
+
+def default_space() -> dict[str, Parameter]:
+    """Return the space over OFMU's seven settings; rates and weights on log scales.
+
+    β acts on the scale of ‖g_f‖·‖g_r‖, which is small for a memorised forget set: hence its four decades.
+    """
+    return {
+        "method.penalty_weight": _log(1e-4, 1e-1),
+        "method.similarity_weight": _log(1e-4, 1.0),
+        "method.similarity_threshold": Parameter(low=-1.0, high=0.5),
+        "method.inner_steps": Parameter(low=1, high=5),
+        "method.outer_steps": Parameter(low=2, high=20, log=True),
+        "method.inner_lr": _log(1e-2, 1e-1),
+        "method.outer_lr": _log(1e-4, 2e-3),
+    }
+
+
+class SearchSettings(Section):
+    """What is searched and how."""
+
+    space: dict[str, Parameter] = Field(default_factory=default_space)
+    """Config key, such as ``method.inner_lr``, to what it may be; given, it replaces the default space."""
+    objectives: dict[str, Direction] | None = None
+    """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up."""
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    num_trials: PositiveInt = 32
+    """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
+    max_concurrent: PositiveInt | None = None
+    """Trials at a time; None: as many as the cluster's CPUs and GPUs hold."""
+    keep_models: Literal["front", "all", "none"] = "front"
+    """``front``: a model is deleted once its trial is dominated."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _flatten(cls, value: Any) -> Any:
+        return flatten_space(value) if isinstance(value, Mapping) else value
+
+
+class SearchConfig(UnlearnConfig):
+    """A whole search: the settings every trial shares, the search's own, and the cluster's."""
+
+    search: SearchSettings = SearchSettings()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _searchable(self) -> SearchConfig:
+        from tune.space import refuse_impossible_space
+
+        refuse_unusable(self.objectives, self.has_reference)
+        refuse_impossible_space(self)
+        return self
+
+    @property
+    def has_reference(self) -> bool:
+        """Return whether forget quality can be measured."""
+        return self.reference.source != "none"
+
+    @property
+    def objectives(self) -> dict[str, Direction]:
+        """Return the objectives in order, the defaults filled in."""
+        return dict(self.search.objectives or default_objectives(self.has_reference))
+
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the mapping of the UnlearnConfig that every trial starts from."""
+        return self.model_dump(mode="json", exclude={"search", "cluster"})
+
+    @property
+    def unlearn(self) -> UnlearnConfig:
+        """Return the config of a run without the search."""
+        return UnlearnConfig.model_validate(self.shared_settings())
+
+
+def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the space with dotted keys, a list as ``{'choices': ...}`` and a plain value as ``{'value': ...}``.
+
+    Nested sections come from dotted overrides on the command line; they are merged into dotted keys.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in space.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Parameter):
+            flat[name] = value
+        elif isinstance(value, Mapping) and "." not in key and not _SPEC_KEYS & set(value):
+            for inner, spec in flatten_space(value, f"{name}.").items():
+                merge = isinstance(flat.get(inner), dict) and isinstance(spec, dict)
+                flat[inner] = {**flat[inner], **spec} if merge else spec
+        elif isinstance(value, Mapping):
+            merge = isinstance(flat.get(name), dict)
+            flat[name] = {**flat[name], **value} if merge else dict(value)
+        else:
+            flat[name] = {"choices": value} if isinstance(value, list) else {"value": value}
+    return flat

@@ -1,0 +1,146 @@
+"""What a search found, read from its run directory: tables, hypervolume, knee, plot and export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ofmu.errors import RunError, StorageError
+from tune.config import SearchConfig
+from tune.pareto import knee_index
+from tune.rundir import RunDirectory
+from tune.tables import costs_of, front_table, hypervolume_of, trials_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """One finished trial of a search."""
+
+    number: int
+    values: dict[str, Any]
+    """Settings, objectives and metrics, as in the trials' table."""
+    directory: Path
+
+    def export(self, path: str | Path) -> Path:
+        """Copy the trial's model with its metrics and config to ``path``, loadable with ``from_pretrained``.
+
+        Raises:
+            RunError: the model was not kept, or ``path`` already holds something.
+            StorageError: the copy cannot be written.
+        """
+        model, target = self.directory / "model", Path(path)
+        if not model.is_dir():
+            raise RunError(
+                f"The model of trial {self.number} was not kept: choose a trial of the front, or search again "
+                "with search.keep_models 'all'"
+            )
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise RunError(f"{target} already exists: name a new directory for the exported model")
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(model, partial)
+            for name in ("metrics.json", "config.yaml"):
+                if (self.directory / name).is_file():
+                    shutil.copy2(self.directory / name, partial / name)
+            if target.exists():
+                target.rmdir()
+            partial.replace(target)
+        except OSError as error:
+            raise StorageError(f"Cannot write the model to {target}: {error.strerror or error}") from error
+        return target
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A search's trials and its front."""
+
+    run_dir: Path
+    config: SearchConfig
+    trials: pd.DataFrame
+    """One row per trial: settings, objectives, metrics, cost, and the reason where it failed."""
+    front: pd.DataFrame
+    """The complete trials that no other dominates, by the first objective."""
+    hypervolume: float
+    hypervolume_reference: dict[str, float]
+    """The corner the hypervolume is measured from: each objective's worst possible, or worst seen, value."""
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> SearchResult:
+        """Read the search in ``run_dir``, finished or not.
+
+        Raises:
+            RunError: there is none.
+        """
+        run = RunDirectory.existing(run_dir)
+        if not run.study_file.is_file():
+            raise RunError(f"{run_dir} holds no finished trial yet: continue it with --resume {run_dir}")
+        import optuna
+
+        from tune.study import STUDY_NAME, storage_url
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
+        return cls.of(run, run.read_config(), study.get_trials(deepcopy=False))
+
+    @classmethod
+    def of(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
+        """Build the result from the study's trials."""
+        trials = trials_table(study_trials, config)
+        volume, corner = hypervolume_of(trials, config)
+        return cls(run.path, config, trials, front_table(trials, config), volume, corner)
+
+    @property
+    def knee(self) -> Point:
+        """Return the front's point of the best trade-off: the one furthest below the chord of its extremes.
+
+        Raises:
+            RunError: no trial is complete.
+        """
+        if not len(self.front):
+            raise RunError(f"The search in {self.run_dir} has no complete trial: trials.csv gives the reasons")
+        by_number = self.front.sort_values("trial")
+        return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
+
+    def pick(self, choice: str | int) -> Point:
+        """Return ``'knee'`` or the trial with this number.
+
+        Raises:
+            RunError: there is no such complete trial.
+        """
+        if choice == "knee":
+            return self.knee
+        complete = self.trials.loc[self.trials["state"] == "complete", "trial"].tolist()
+        front = ", ".join(str(number) for number in self.front["trial"])
+        if not str(choice).isdecimal() or int(choice) not in complete:
+            raise RunError(f"'{choice}' is no complete trial of {self.run_dir}: the front holds {front}, or say knee")
+        return self._point(int(choice))
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw all trials, the front and the landmarks; with ``path``, save the picture too."""
+        from tune.report import front_figure
+
+        figure = front_figure(self)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def reference(self) -> dict[str, float]:
+        """Return the retrained model's metrics, where the search has a reference and they were stored."""
+        path = self.run_dir / "reference.json"
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {name: float(value) for name, value in stored.items() if value is not None}
+
+    def _point(self, number: int) -> Point:
+        row = self.trials[self.trials["trial"] == number].iloc[0]
+        return Point(
+            number, {str(key): value for key, value in row.dropna().items()}, RunDirectory(self.run_dir).trial(number)
+        )

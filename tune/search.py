@@ -1,0 +1,311 @@
+"""ParetoSearch: many unlearning runs on Ray Tune, steered by Optuna, to a front of forgetting against utility."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from ray import tune as ray_tune
+
+from cluster.session import ray_session, trials_at_a_time
+from ofmu.config import UnlearnConfig
+from ofmu.config_io import validate
+from ofmu.errors import ConfigError, StorageError
+from ofmu.files import write_json
+from tune.config import SearchConfig
+from tune.objectives import NEEDS_REFERENCE, default_objectives
+from tune.progress import Progress, SearchListener, StopWithSearcher, TuneWatcher
+from tune.report import write_picture, write_tables
+from tune.result import SearchResult
+from tune.rundir import RunDirectory
+from tune.study import StudySearcher, open_study
+from tune.trial import Executor, UnlearningTrial
+
+if TYPE_CHECKING:
+    from ofmu.reference import Prepared
+
+
+class ParetoSearch:
+    """A search for the Pareto front of two or three objectives.
+
+    ``config`` may be a SearchConfig, an UnlearnConfig (the search's settings are then the defaults) or a mapping;
+    ``objectives`` and ``num_trials`` replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
+    ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models); ``callbacks`` listen.
+
+    Raises:
+        ConfigError: a setting is unknown, out of range, or contradicts another.
+        RunError: ``run_dir`` already holds a run.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig | UnlearnConfig | Mapping[str, Any],
+        objectives: Mapping[str, str] | None = None,
+        num_trials: int | None = None,
+        run_dir: str | Path | None = None,
+        executor: Executor | None = None,
+        callbacks: Sequence[SearchListener] = (),
+    ) -> None:
+        mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+        search = dict(mapping.get("search") or {})
+        if objectives is not None:
+            search["objectives"] = dict(objectives)
+        if num_trials is not None:
+            search["num_trials"] = num_trials
+        self.config = validate(SearchConfig, {**mapping, "search": search})
+        self._run = RunDirectory.fresh(run_dir)
+        self._executor = executor
+        self._callbacks = tuple(callbacks)
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the directory the search writes to."""
+        return self._run.path
+
+    def run(self) -> SearchResult:
+        """Search until ``search.num_trials`` trials are complete or failed.
+
+        Raises:
+            ClusterError: the Ray cluster is unreachable or too small.
+            OfmuError: data or model cannot be prepared; nothing has been written to the run directory then.
+        """
+        with ray_session(self.config.cluster):
+            return _Session(self._run, self.config, self._executor, self._callbacks).start()
+
+    @classmethod
+    def resume(
+        cls,
+        run_dir: str | Path,
+        overrides: Sequence[str] = (),
+        executor: Executor | None = None,
+        callbacks: Sequence[SearchListener] = (),
+    ) -> SearchResult:
+        """Continue a search that was killed, or return its result if it is over.
+
+        ``overrides`` such as ``search.num_trials=64`` may change how much, how concurrently and where is searched.
+
+        Raises:
+            RunError: ``run_dir`` is no search, or another process is at work on it.
+            ConfigError: an override would change what is searched.
+        """
+        run = RunDirectory.existing(run_dir)
+        config = run.read_config(overrides)
+        session = _Session(run, config, executor, callbacks)
+        with run.lock():
+            if session.is_over():
+                return session.finish()
+        with ray_session(config.cluster):
+            return session.start()
+
+
+class _Session:
+    """One process's share of a search: from an open study to its reports."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: SearchConfig,
+        executor: Executor | None,
+        callbacks: Sequence[SearchListener],
+    ) -> None:
+        self._run, self._config = run, config
+        self._executor, self._callbacks = executor, callbacks
+        self._started = time.monotonic()
+        self._earlier = _earlier_seconds(run)
+        self._done_before = 0
+
+    def is_over(self) -> bool:
+        """Return whether the study already holds as many finished trials as asked, and none running."""
+        if not self._run.study_file.is_file():
+            return False
+        self._open()
+        states = [trial.state.name for trial in self._study.get_trials(deepcopy=False)]
+        finished = sum(state in ("COMPLETE", "FAIL", "PRUNED") for state in states)
+        return finished >= self._config.search.num_trials and "RUNNING" not in states
+
+    def start(self) -> SearchResult:
+        """Run the trials that are missing, inside a Ray session."""
+        concurrent = trials_at_a_time(self._config.cluster, self._config.search.max_concurrent)
+        prepared = self._prepare()
+        self._settle_objectives(prepared)
+        self._run.create()
+        with self._run.lock():
+            self._run.write_config(self._config)
+            self._write_reference(prepared)
+            self._open()
+            progress = self._progress()
+            self._done_before = progress.done
+            for listener in self._callbacks:
+                listener.on_start(progress)
+            self._tune(concurrent, prepared)
+            self._searcher.close("the search ended before this trial did")
+            return self.finish()
+
+    def finish(self) -> SearchResult:
+        """Write the reports of a search that is over."""
+        result = self._report()
+        write_picture(result)
+        shutil.rmtree(self._run.path / "ray", ignore_errors=True)
+        for listener in self._callbacks:
+            listener.on_end(result)
+        return result
+
+    def _open(self) -> None:
+        self._study = open_study(self._run.study_file, self._config)
+        self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
+
+    def _prepare(self) -> Prepared | None:
+        """Make the target and the reference once for all trials; an executor of the caller's needs neither."""
+        if self._executor is not None:
+            return None
+        from cluster.train import run_trial
+        from ofmu.quiet import quiet_libraries
+        from ofmu.reference import prepare
+
+        quiet_libraries()
+
+        def tell(event: Mapping[str, Any]) -> None:
+            for listener in self._callbacks:
+                listener.on_prepare(event)
+
+        self._executor = run_trial
+        tell({"event": "start"})
+        return prepare(self._config.unlearn, listener=tell)
+
+    def _settle_objectives(self, prepared: Prepared | None) -> None:
+        """Find out on the target's scores what the data can give, before trials are spent on it.
+
+        Rows without paraphrased and perturbed answers have no truth ratio and so no KS statistic: the default
+        objectives then become those of a search without a reference; objectives that the user named are refused.
+        """
+        if prepared is None:
+            return
+        from ofmu.evaluation import Scores, metrics_of
+
+        reference = prepared.reference_scores
+        given = metrics_of(Scores.load(prepared.target_scores), None if reference is None else Scores.load(reference))
+        for name in self._config.objectives:
+            if given.values.get(name, 0.0) is not None:
+                continue
+            reason = given.reasons.get(name, "the evaluation gave none")
+            if self._config.search.objectives is not None or name not in NEEDS_REFERENCE:
+                raise ConfigError(
+                    f"The objective '{name}' cannot be computed on this data ({reason}): "
+                    "name others in search.objectives, such as extraction_strength and model_utility"
+                )
+            warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
+            search = self._config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
+            self._config = self._config.model_copy(update={"search": search})
+
+    def _write_reference(self, prepared: Prepared | None) -> None:
+        """Store the retrained model's own metrics, for the picture."""
+        if prepared is None or prepared.reference_scores is None:
+            return
+        from ofmu.evaluation import Scores, metrics_of
+
+        scores = Scores.load(prepared.reference_scores)
+        write_json(self._run.path / "reference.json", dict(metrics_of(scores, scores).values))
+
+    def _tune(self, concurrent: int, prepared: Prepared | None) -> None:
+        cluster = self._config.cluster
+        # Otherwise Tune keeps one trial pending at a time, and the first ones start one after the other.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+        trainable = ray_tune.with_parameters(
+            UnlearningTrial, executor=self._executor, cluster=cluster, prepared=prepared
+        )
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([self._bundle()])),
+            tune_config=ray_tune.TuneConfig(
+                search_alg=self._searcher,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=self._can_reuse(),
+                trial_dirname_creator=_directory_name,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+                storage_path=str(self._run.path / "ray"),
+                verbose=0,
+                stop=StopWithSearcher(self._searcher),
+                callbacks=[TuneWatcher(self._searcher, self._notify)],
+                failure_config=ray_tune.FailureConfig(max_failures=cluster.max_failures),
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        except (OSError, optuna.exceptions.StorageInternalError) as error:
+            self._searcher.stopped_by = StorageError(f"The search cannot store its state: {error}")
+        if self._searcher.stopped_by is not None:
+            raise StorageError(f"{self._searcher.stopped_by}; then continue with --resume {self._run.path}")
+
+    def _bundle(self) -> dict[str, float]:
+        """Return what a trial's own process reserves; a worker group reserves the rest for itself."""
+        cluster = self._config.cluster
+        if cluster.num_workers > 0:
+            # A bundle must not be empty, and a share of a CPU would keep the last worker from being placed.
+            return {"memory": 1}
+        return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+
+    def _can_reuse(self) -> bool:
+        """Return whether one process may run several trials: ZeRO-3 engines leak, so each gets a fresh one."""
+        space = self._config.search.space.get("engine.zero_stage")
+        stages: list[Any] = [self._config.engine.zero_stage]
+        if space is not None:
+            stages = [*(space.choices or ()), space.value, space.high]
+        return self._config.cluster.num_workers > 0 or 3 not in stages or self._config.engine.backend == "torch"
+
+    def _on_finished(self, number: int) -> None:
+        result = self._report()
+        self._run.delete_checkpoints(number)
+        self._delete_models(result)
+        self._notify(result)
+
+    def _report(self) -> SearchResult:
+        result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
+        write_tables(result, self._seconds())
+        return result
+
+    def _delete_models(self, result: SearchResult) -> None:
+        keep = self._config.search.keep_models
+        kept = set(result.front["trial"]) if keep == "front" else set()
+        if keep != "all":
+            for number in result.trials.loc[result.trials["state"] != "running", "trial"]:
+                if number not in kept:
+                    self._run.delete_model(int(number))
+
+    def _notify(self, result: SearchResult | None = None) -> None:
+        progress = self._progress(result)
+        for listener in self._callbacks:
+            listener.on_progress(progress)
+
+    def _progress(self, result: SearchResult | None = None) -> Progress:
+        if result is None:
+            result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
+        states = result.trials["state"]
+        complete, failed = int((states == "complete").sum()), int((states == "failed").sum())
+        total = self._config.search.num_trials
+        newly = complete + failed - self._done_before
+        pace = (time.monotonic() - self._started) / newly if newly > 0 else None
+        running = tuple(int(number) for number in result.trials.loc[states == "running", "trial"])
+        left = None if pace is None else pace * max(total - complete - failed, 0)
+        return Progress(result, total, complete, failed, running, self._seconds(), left)
+
+    def _seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._started
+
+
+def _directory_name(trial: Any) -> str:
+    return f"{trial.config['number']:05d}_{trial.trial_id}"
+
+
+def _earlier_seconds(run: RunDirectory) -> float:
+    path = run.path / "search.json"
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0

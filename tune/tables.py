@@ -1,0 +1,82 @@
+"""The study's trials as tables: what really ran, what came out, and which trials form the front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from tune.config import SearchConfig
+
+_STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "failed", "RUNNING": "running"}
+
+
+def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.DataFrame:
+    """Return one row per trial that was started: number, state, role, settings, objectives, other metrics, reason.
+
+    Settings are those that ran, which for the two landmarks may lie outside the space; a conditional setting
+    that did not count is empty.
+    """
+    started = [trial for trial in trials if trial.state.name in _STATES]
+    keys = [key for key, parameter in config.search.space.items() if parameter.kind != "fixed"]
+    for trial in started:
+        keys += [key for key in trial.user_attrs.get("overrides", {}) if key not in keys]
+    rows = [_row(trial, config, keys) for trial in started]
+    others = sorted({name for row in rows for name in row["metrics"]} - set(config.objectives))
+    columns = ["trial", "state", "role", *keys, *config.objectives, *others, "reason"]
+    flat = [{**row, **row["metrics"]} for row in rows]
+    table = pd.DataFrame(flat, columns=pd.Index(columns))
+    # A column without a single number would be of type object and could not be compared.
+    return table.astype(dict.fromkeys(config.objectives, float))
+
+
+def front_table(trials: pd.DataFrame, config: SearchConfig) -> pd.DataFrame:
+    """Return the rows of the complete trials that no other one dominates, by the first objective."""
+    complete = trials[trials["state"] == "complete"]
+    front = complete[front_mask(costs_of(complete, config))] if len(complete) else complete
+    front = front.drop(columns=["state", "reason"])
+    if len(front):
+        front = front.dropna(axis="columns", how="all")
+    return front.sort_values(next(iter(config.objectives)), kind="stable").reset_index(drop=True)
+
+
+def costs_of(rows: pd.DataFrame, config: SearchConfig) -> Points:
+    """Return the rows' objectives, all to be minimised."""
+    names = list(config.objectives)
+    return as_costs(rows[names].to_numpy(dtype=float), list(config.objectives.values()))
+
+
+def hypervolume_of(trials: pd.DataFrame, config: SearchConfig) -> tuple[float, dict[str, float]]:
+    """Return the front's hypervolume and the reference point, in the objectives' own directions."""
+    complete = trials[trials["state"] == "complete"]
+    directions = list(config.objectives.values())
+    costs = costs_of(complete, config)
+    corner = reference_point(list(config.objectives), costs, directions)
+    own = as_costs([corner.tolist()], directions)[0]
+    return hypervolume(costs, corner), dict(zip(config.objectives, own.tolist(), strict=True))
+
+
+def _row(trial: FrozenTrial, config: SearchConfig, keys: Sequence[str]) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    overrides = attributes.get("overrides", {})
+    base = config.shared_settings()
+    role = attributes.get("role")
+    settings = {}
+    for key in keys:
+        section, name = key.split(".")
+        conditional = key in config.search.space and config.search.space[key].when and role == "searched"
+        settings[key] = overrides.get(key, None if conditional else base[section][name])
+    return {
+        "trial": trial.number,
+        "state": _STATES[trial.state.name],
+        "role": role,
+        **settings,
+        "metrics": attributes.get("metrics", {}),
+        "reason": attributes.get("reason"),
+    }

@@ -17,6 +17,7 @@ import yaml
 
 from ofmu.cli import main
 from ofmu.config import UnlearnConfig
+from ofmu.errors import RunError
 from ofmu.models import load_model
 from ofmu.reference import Prepared, prepare
 from ofmu.trainer import unlearn
@@ -259,13 +260,31 @@ def test_a_nan_loss_fails_its_trial_and_the_search_goes_on(two_cpus, ready, tiny
 
 
 @pytest.mark.cluster
-def test_a_search_without_a_complete_trial_says_where_the_reasons_are(two_cpus, ready, tiny, tmp_path, refused):
-    # Every trial's reference lacks what this objective needs, the landmarks included.
+def test_an_objective_that_the_data_cannot_give_is_refused_before_any_trial(two_cpus, ready, tiny, tmp_path, refused):
     objectives = "search.objectives={retain_rouge: max, gradient_evaluations: min}"
     settings = [objectives, "evaluation.rouge=false", "search.num_trials=2", "search.max_concurrent=1"]
     sentence = refused("search", tiny, *settings, "--run-dir", tmp_path / "run")
+    assert "The objective 'retain_rouge' cannot be computed on this data" in sentence
+    assert "evaluation.rouge is false" in sentence
+    assert "name others in search.objectives" in sentence
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cluster
+def test_a_search_without_a_complete_trial_says_where_the_reasons_are(
+    two_cpus, ready, tiny, tmp_path, refused, monkeypatch
+):
+    def fail(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, float]:
+        raise RunError("no model could be made: mend it")
+
+    # The real executor would complete at least the untouched target.
+    monkeypatch.setattr("cluster.train.run_trial", fail)
+    settings = ["search.num_trials=2", "search.max_concurrent=1"]
+    sentence = refused("search", tiny, *settings, "--run-dir", tmp_path / "run")
     assert f"{tmp_path / 'run'}/trials.csv" in sentence
-    assert pd.read_csv(tmp_path / "run" / "trials.csv")["state"].tolist() == ["failed", "failed"]
+    trials = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert trials["state"].tolist() == ["failed", "failed"]
+    assert trials["reason"].tolist() == ["no model could be made: mend it"] * 2
 
 
 FULL_DISK = """

@@ -188,6 +188,14 @@ class EvaluationConfig(Section):
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     rouge: bool = True
     """False skips generation; model utility then lacks its ROUGE components and says so."""
+    in_scope: bool = False
+    """Also score the forget rows' hard questions (paraphrase, multi-hop, another language), as far as they exist."""
+    membership: bool = False
+    """Membership attacks on forget rows against holdout rows; their gradient norms cost one backward pass a row."""
+    alignment: bool = False
+    """``ofmu evaluate``: compare hidden states with those of the retrained model, layer by layer."""
+    attacks: tuple[Literal["relearning", "quantization_8", "quantization_4"], ...] = ()
+    """``ofmu evaluate``: try to bring the forgotten back, by a few training steps or by rounding the weights."""
 
 
 class UnlearnConfig(Section):

@@ -6,9 +6,8 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ofmu.config import MethodConfig
 from ofmu.derivatives import Derivatives, PhiGradient
 from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
@@ -16,6 +15,9 @@ from ofmu.losses import Loss
 from ofmu.optimizers import ShardOptimizer
 from ofmu.sampling import MinibatchSampler
 from ofmu.vectors import Vector
+
+if TYPE_CHECKING:
+    from ofmu.methods.ofmu import OfmuConfig
 
 RowT = TypeVar("RowT")
 
@@ -53,7 +55,7 @@ class Bilevel(Generic[RowT]):
         retain: Loss[RowT],
         forget_rows: Sequence[RowT],
         retain_rows: Sequence[RowT],
-        method: MethodConfig,
+        method: OfmuConfig,
         seed: int,
     ) -> None:
         self._engine, self._space, self._method = engine, engine.space, method
@@ -68,6 +70,11 @@ class Bilevel(Generic[RowT]):
         self.penalty_weight = method.penalty_weight
         self.stationary = False
         self._hinge_was_open = False
+
+    @property
+    def steps_taken(self) -> int:
+        """Outer steps taken so far."""
+        return self.outer_step
 
     def rounds(self) -> Iterator[OuterRecord]:
         """Run the remaining outer steps, yielding after each; stop early once ‖∇Φ‖ is within the tolerance.

@@ -6,9 +6,10 @@ with the key's dotted path and, for a misspelt key, the nearest valid name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -126,40 +127,42 @@ class ReferenceConfig(Section):
 
 
 class MethodConfig(Section):
-    """OFMU's settings, named as in the paper's Algorithm 1 (arXiv 2509.22483)."""
+    """What all methods' settings share; each method's own stand beside it under ``ofmu/methods``."""
 
-    name: Literal["ofmu"] = "ofmu"
-    outer_steps: NonNegativeInt = 10
-    """K; 0 leaves the target untouched."""
-    inner_steps: NonNegativeInt = 3
-    """T"""
-    inner_update: Literal["sgd", "normalized", "adamw"] = "normalized"
-    """``sgd``: θ + η∇Φ (the paper); ``normalized``: a step of length η along ∇Φ; ``adamw``."""
-    inner_lr: PositiveFloat = 0.05
-    """η_in"""
-    outer_update: Literal["sgd", "adamw"] = "adamw"
-    outer_lr: PositiveFloat = 5e-4
-    """η_out"""
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat | None = None
-    """Clips the outer direction g_r + 2ρ∇²Φ∇Φ to this norm."""
+    name: str = "ofmu"
+    """A method of ``ofmu.methods``, or one that ``module`` registers."""
+    module: str | None = None
+    """Importable module of the user's own that registers ``name``."""
     batch_size: PositiveInt = 8
     """Rows of D_f, and of D_r, in one global minibatch, whatever the number of ranks."""
-    similarity_weight: NonNegativeFloat = 0.01
-    """β"""
-    similarity_threshold: Annotated[float, Field(ge=-1, le=1)] = -1.0
-    """τ; −1 is the paper's formula."""
-    penalty_weight: NonNegativeFloat = 0.01
-    """ρ_0"""
-    penalty_growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    penalty_max: PositiveFloat | None = None
-    derivative: Literal["central", "forward", "exact"] = "central"
-    outer_derivative: Literal["central", "exact"] | None = None
-    """How ∇²Φ·∇Φ is made; None: exact where ``derivative`` is exact, else a central difference of ∇Φ."""
-    stationarity_tolerance: NonNegativeFloat = 0.0
-    """Stop once ‖∇Φ‖ at an outer step is at most this; 0 never stops early."""
-    derivative_check_every: NonNegativeInt = 0
-    """Every so many outer steps, log the relative change of the products when the step c becomes 2c; 0: never."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether second derivatives are taken by double backward, which fused attention lacks."""
+        return False
+
+    def refuse_impossible(self, config: UnlearnConfig) -> None:
+        """Raise ValueError with one sentence where these settings cannot work with the rest of ``config``."""
+
+    def ineffective(self) -> list[str]:
+        """Return one sentence for every setting that a run under these will ignore."""
+        return []
+
+
+def method_settings(section: Mapping[str, Any] | None) -> type[MethodConfig]:
+    """Return the settings' class of the method that a config's ``method`` section names; OFMU's by default.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    from ofmu.methods import method_class
+
+    section = section or {}
+    return method_class(str(section.get("name", "ofmu")), section.get("module")).Settings
+
+
+def _default_method() -> MethodConfig:
+    return method_settings(None)()
 
 
 class EngineConfig(Section):
@@ -205,7 +208,7 @@ class UnlearnConfig(Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     reference: ReferenceConfig = ReferenceConfig()
-    method: MethodConfig = MethodConfig()
+    method: SerializeAsAny[MethodConfig] = Field(default_factory=_default_method)
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: NonNegativeInt = 0
@@ -218,6 +221,13 @@ class UnlearnConfig(Section):
         if isinstance(values, dict):
             return {key: value for key, value in values.items() if value is not None}
         return values
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _settings_of_the_named_method(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return method_settings(value).model_validate(value)
 
     @model_validator(mode="after")
     def _possible(self) -> UnlearnConfig:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ofmu.config import MethodConfig, method_settings
 from ofmu.errors import ConfigError, nearest_name
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -97,16 +98,16 @@ def validate(schema: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
     try:
         return schema.model_validate(mapping)
     except ValidationError as error:
-        raise ConfigError(_sentence(schema, error)) from None
+        raise ConfigError(_sentence(schema, mapping, error)) from None
 
 
-def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
+def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: ValidationError) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     path = ".".join(location)
     kind, message = first["type"], first["msg"]
     if kind == "extra_forbidden":
-        known = _section_keys(schema, location[:-1])
+        known = _section_keys(schema, mapping, location[:-1])
         return f"Unknown config key '{path}': {nearest_name(location[-1], known)}"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
@@ -114,13 +115,13 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     return f"Config key '{path}' has the value {given!r}, but: {message[0].lower()}{message[1:]}"
 
 
-def _section_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:
+def _section_keys(schema: type[BaseModel], mapping: Mapping[str, Any], location: Sequence[str]) -> list[str]:
     for name in location:
         field = schema.model_fields.get(name)
         inner = _section_type(field.annotation) if field else None
         if inner is None:
             return list(schema.model_fields)
-        schema = inner
+        schema = method_settings(mapping.get("method")) if issubclass(inner, MethodConfig) else inner
     return list(schema.model_fields)
 
 

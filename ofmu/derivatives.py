@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ofmu.compatibility import outer_derivative
-from ofmu.config import MethodConfig
 from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.vectors import Vector
+
+if TYPE_CHECKING:
+    from ofmu.methods.ofmu import OfmuConfig
 
 RowT = TypeVar("RowT")
 
@@ -52,14 +53,14 @@ class Derivatives(Generic[RowT]):
     are the same bits before and after each call.
     """
 
-    def __init__(self, engine: Engine, forget: Loss[RowT], retain: Loss[RowT], method: MethodConfig) -> None:
+    def __init__(self, engine: Engine, forget: Loss[RowT], retain: Loss[RowT], method: OfmuConfig) -> None:
         self._engine = engine
         self._space = engine.space
         self._forget, self._retain = forget, retain
         self._beta = method.similarity_weight
         self._threshold = method.similarity_threshold
         self._inner = method.derivative
-        self._outer = outer_derivative(method)
+        self._outer = method.outer_way
 
     def phi_gradient(
         self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], *, hinge: bool | None = None

@@ -24,6 +24,8 @@ class Ledger:
     """
 
     gradient_evaluations: int = 0
+    forward_evaluations: int = 0
+    """Forward passes without a backward pass: what reference models and frozen targets cost."""
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
@@ -31,6 +33,11 @@ class Ledger:
         """Add gradient evaluations, and tokens read by one forward pass of the whole minibatch."""
         self.gradient_evaluations += evaluations
         self.tokens += evaluations * tokens
+
+    def count_forward(self, tokens: int) -> None:
+        """Add one forward pass over a minibatch of so many tokens."""
+        self.forward_evaluations += 1
+        self.tokens += tokens
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -45,6 +52,7 @@ class Ledger:
         """Return what a checkpoint stores, as JSON values."""
         return {
             "gradient_evaluations": self.gradient_evaluations,
+            "forward_evaluations": self.forward_evaluations,
             "tokens": self.tokens,
             "seconds": dict(self.seconds),
         }
@@ -52,6 +60,7 @@ class Ledger:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's counts; this attempt's own start-up seconds are added to them."""
         self.gradient_evaluations = int(state["gradient_evaluations"])
+        self.forward_evaluations = int(state["forward_evaluations"])
         self.tokens = int(state["tokens"])
         for name, seconds in state["seconds"].items():
             self.seconds[name] += float(seconds)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ofmu.data.rows import Example
 
@@ -36,7 +37,7 @@ class AnswerLoss:
     """
 
     def __init__(self, pad_id: int) -> None:
-        self._pad_id = pad_id
+        self.pad_id = pad_id
 
     def size(self, row: Example) -> int:
         """Return the number of answer tokens, EOS included."""
@@ -48,12 +49,29 @@ class AnswerLoss:
 
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
         """Return the summed NLL (nats) of the rows' answer tokens."""
-        batch = collate(rows, self._pad_id, device)
-        logits = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        labels = batch["labels"][:, 1:]
-        return torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        return answer_nll(module, rows, self.pad_id, device).sum()
+
+
+def answer_nll(module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:
+    """Return each row's NLL in nats, summed over its answer tokens (EOS included): shape (rows,), differentiable."""
+    logits, labels = answer_logits(module, rows, pad_id, device)
+    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view(labels.shape).sum(1)
+
+
+def answer_logits(
+    module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what predicts each next token, and that token.
+
+    Returns:
+        Logits of shape (rows, longest − 1, vocabulary), at least in fp32, and labels of shape (rows, longest − 1),
+        −100 on prompt and padding.
+    """
+    batch = collate(rows, pad_id, device)
+    logits = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    logits = logits[:, :-1]
+    return logits if logits.dtype == torch.float64 else logits.float(), batch["labels"][:, 1:]
 
 
 def collate(rows: Sequence[Example], pad_id: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:

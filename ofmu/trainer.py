@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,22 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 import yaml
 
-from ofmu.bilevel import Bilevel
 from ofmu.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.compatibility import ineffective_settings, needs_products, outer_derivative
+from ofmu.compatibility import ineffective_settings
 from ofmu.config import UnlearnConfig
-from ofmu.data import Example, Row, UnlearnData, load_data
-from ofmu.data.encoding import encode_example, load_tokenizer
 from ofmu.engine import Engine, build_engine
-from ofmu.engine.base import attention_for
 from ofmu.environment import environment
 from ofmu.errors import RunError
-from ofmu.evaluation import Scores, metrics_of, score_model
 from ofmu.files import write_json, write_text
 from ofmu.ledger import Ledger, peak_memory_per_rank
-from ofmu.losses import AnswerLoss
-from ofmu.models import load_model, save_model
+from ofmu.methods import build_method
+from ofmu.methods.base import Context, Method
 from ofmu.progress import Listener, LocalReporter, Reporter
+from ofmu.task import Task, load_task
 
 if TYPE_CHECKING:
     from ofmu.reference import Prepared
@@ -57,7 +53,7 @@ def unlearn(
     reporter: Callable[[int], Reporter] | None = None,
     checkpoint_every: int = 1,
 ) -> UnlearnResult:
-    """Run OFMU under ``config`` and leave model, scores, history and cost in ``output_dir``.
+    """Run ``config``'s method and leave model, scores, history and cost in ``output_dir``.
 
     Called on every rank of a process group, or alone. A run that was cut off continues from its newest whole
     checkpoint; a finished one returns at once. ``metrics.json`` is written last, so its presence means complete.
@@ -95,43 +91,28 @@ class _Run:
         self._ledger = Ledger()
 
     def execute(self, listener: Listener | None, make_reporter: Callable[[int], Reporter] | None) -> UnlearnResult:
+        config = self._config
         with self._ledger.phase("start_up"):
-            data = load_data(self._config.data, self._config.seed)
-            self._tokenizer = load_tokenizer(str(self._prepared.target))
-            engine = self._engine()
-            bilevel = self._bilevel(engine, data)
+            task = load_task(config, self._prepared)
+            engine = build_engine(task.load_model(exact=config.method.exact), config.engine, self._ledger)
+            method = build_method(Context(engine, task, config.seed), config.method)
             self._write_settings(engine)
             checkpoints = self._directory / "checkpoints"
             reporter = (
                 make_reporter(engine.rank) if make_reporter else LocalReporter(checkpoints, engine.rank, listener)
             )
-            self._resume(engine, bilevel, reporter)
+            self._resume(engine, method, reporter)
         try:
-            self._unlearn(engine, bilevel, reporter)
+            self._unlearn(engine, method, reporter)
             with self._ledger.phase("evaluation"):
-                scores = self._score(engine, data)
-            self._save_model(engine)
-            result = self._finish(engine, bilevel, data, scores)
+                scores = task.score(engine)
+            self._save_model(engine, task)
+            result = self._finish(engine, method, task, scores)
         finally:
             engine.close()
         if engine.rank == 0:
             shutil.rmtree(checkpoints, ignore_errors=True)
         return result
-
-    def _engine(self) -> Engine:
-        config, method = self._config, self._config.method
-        exact = needs_products(method) and "exact" in (method.derivative, outer_derivative(method))
-        attention = attention_for(config.model.attention, exact=exact)
-        model = load_model(self._prepared.target, attention)
-        return build_engine(model, config.engine, self._ledger)
-
-    def _bilevel(self, engine: Engine, data: UnlearnData) -> Bilevel[Example]:
-        loss = AnswerLoss(self._tokenizer.pad_token_id)
-        forget, retain = self._encode(data.forget.rows), self._encode(data.retain.rows)
-        return Bilevel(engine, loss, loss, forget, retain, self._config.method, self._config.seed)
-
-    def _encode(self, rows: Sequence[Row]) -> list[Example]:
-        return [encode_example(self._tokenizer, row.question, row.answer, self._config.data) for row in rows]
 
     def _write_settings(self, engine: Engine) -> None:
         if engine.rank == 0:
@@ -139,25 +120,25 @@ class _Run:
             write_text(self._directory / "config.yaml", settings)
             write_json(self._directory / "environment.json", environment() | {"ranks": engine.world_size})
 
-    def _resume(self, engine: Engine, bilevel: Bilevel[Example], reporter: Reporter) -> None:
+    def _resume(self, engine: Engine, method: Method[Any], reporter: Reporter) -> None:
         latest = reporter.latest()
         self._history: list[dict[str, Any]] = []
         if latest is None:
             return
         state, vectors = load_checkpoint(latest, engine.space)
-        bilevel.restore(state["loop"], vectors)
+        method.restore(state["loop"], vectors)
         self._ledger.restore(state["ledger"])
         self._history = state["history"]
 
-    def _unlearn(self, engine: Engine, bilevel: Bilevel[Example], reporter: Reporter) -> None:
+    def _unlearn(self, engine: Engine, method: Method[Any], reporter: Reporter) -> None:
         every = self._checkpoint_every
 
         def write(directory: Path) -> None:
-            state = {"loop": bilevel.state(), "ledger": self._ledger.state(), "history": self._history}
-            save_checkpoint(directory, engine.space, bilevel.vectors(), state, engine.rank, engine.world_size)
+            state = {"loop": method.state(), "ledger": self._ledger.state(), "history": self._history}
+            save_checkpoint(directory, engine.space, method.vectors(), state, engine.rank, engine.world_size)
 
-        for record in bilevel.rounds():
-            line = asdict(record) | {
+        for record in method.rounds():
+            line: dict[str, Any] = asdict(record) | {
                 "gradient_evaluations": self._ledger.gradient_evaluations,
                 "tokens": self._ledger.tokens,
                 "seconds": sum(self._ledger.seconds.values()),
@@ -166,46 +147,33 @@ class _Run:
             if engine.rank == 0:
                 lines = "".join(json.dumps(entry) + "\n" for entry in self._history)
                 write_text(self._directory / "history.jsonl", lines)
-            reporter.outer_step(line, write if every and record.outer_step % every == 0 else None)
+            reporter.outer_step(line, write if every and len(self._history) % every == 0 else None)
 
-    def _score(self, engine: Engine, data: UnlearnData) -> Scores:
-        engine.model.eval()
-        return score_model(
-            engine.model,
-            self._tokenizer,
-            data,
-            self._config,
-            rank=engine.rank,
-            world_size=engine.world_size,
-            synchronized=engine.zero_stage == 3,
-        )
-
-    def _save_model(self, engine: Engine) -> None:
+    def _save_model(self, engine: Engine, task: Task[Any]) -> None:
         """Save the fp32 masters, gathered from their shards, in the form that ``from_pretrained`` loads."""
         full = engine.space.gather(engine.space.masters())
         if engine.rank == 0:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in full.items()}
-            save_model(engine.model, self._tokenizer, self._directory / "model", state_dict=weights)
+            task.save(engine.model, self._directory / "model", weights)
 
-    def _finish(self, engine: Engine, bilevel: Bilevel[Example], data: UnlearnData, scores: Scores) -> UnlearnResult:
-        reference = self._prepared.reference_scores
-        metrics = metrics_of(scores, None if reference is None else Scores.load(reference))
+    def _finish(self, engine: Engine, method: Method[Any], task: Task[Any], scores: Any) -> UnlearnResult:
+        metrics = task.metrics(scores, self._prepared.reference_scores)
         cost = self._ledger.state() | {"peak_memory_bytes": peak_memory_per_rank()}
         values = metrics.values | {
             "gradient_evaluations": float(self._ledger.gradient_evaluations),
             "tokens": float(self._ledger.tokens),
             "seconds": sum(self._ledger.seconds.values()),
             "peak_memory_bytes": float(max(max(peaks.values()) for peaks in cost["peak_memory_bytes"])),
-            "outer_steps_taken": float(bilevel.outer_step),
+            "outer_steps_taken": float(method.steps_taken),
         }
         if engine.rank == 0:
             scores.save(self._directory / "scores.json")
             report = metrics.to_json() | {
                 "metrics": values,
                 "cost": cost,
-                "stationary": bilevel.stationary,
+                "stationary": method.stationary,
                 "seed": self._config.seed,
-                "data_hash": data.content_hash,
+                "data_hash": task.content_hash,
                 "prepared": dict(self._prepared.keys),
                 "config": self._config.model_dump(mode="json"),
                 "environment": environment(),

@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from cluster.config import ClusterConfig
 from ofmu.config import PositiveInt, Section, UnlearnConfig
+from ofmu.methods import method_class
 from tune.objectives import Direction, default_objectives, refuse_unusable
 
 Scalar = str | int | float | bool | None
@@ -42,31 +43,17 @@ class Parameter(Section):
         return "range" if self.low is not None or self.high is not None else "fixed"
 
 
-def _log(low: float, high: float) -> Parameter:
-    return Parameter(low=low, high=high, log=True)
-
-
-def default_space() -> dict[str, Parameter]:
-    """Return the space over OFMU's seven settings; rates and weights on log scales.
-
-    β acts on the scale of ‖g_f‖·‖g_r‖, which is small for a memorised forget set: hence its four decades.
-    """
-    return {
-        "method.penalty_weight": _log(1e-4, 1e-1),
-        "method.similarity_weight": _log(1e-4, 1.0),
-        "method.similarity_threshold": Parameter(low=-1.0, high=0.5),
-        "method.inner_steps": Parameter(low=1, high=5),
-        "method.outer_steps": Parameter(low=2, high=20, log=True),
-        "method.inner_lr": _log(1e-2, 1e-1),
-        "method.outer_lr": _log(1e-4, 2e-3),
-    }
+def default_space(method: str = "ofmu", module: str | None = None) -> dict[str, Parameter]:
+    """Return the space over a method's settings that the method itself declares."""
+    space = method_class(method, module).space
+    return {f"method.{key}": Parameter.model_validate(spec) for key, spec in space.items()}
 
 
 class SearchSettings(Section):
     """What is searched and how."""
 
-    space: dict[str, Parameter] = Field(default_factory=default_space)
-    """Config key, such as ``method.inner_lr``, to what it may be; given, it replaces the default space."""
+    space: dict[str, Parameter] = Field(default_factory=dict)
+    """Config key, such as ``method.inner_lr``, to what it may be; left out, it is the method's own space."""
     objectives: dict[str, Direction] | None = None
     """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
@@ -88,6 +75,19 @@ class SearchConfig(UnlearnConfig):
 
     search: SearchSettings = SearchSettings()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _space_of_the_method(cls, values: Any) -> Any:
+        search = values.get("search") if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping) or isinstance(search, SearchSettings) or (search or {}).get("space"):
+            return values
+        method = values.get("method") or {}
+        if isinstance(method, Mapping):
+            name, module = method.get("name", "ofmu"), method.get("module")
+        else:
+            name, module = method.name, method.module
+        return {**values, "search": {**(search or {}), "space": default_space(str(name), module)}}
 
     @model_validator(mode="after")
     def _searchable(self) -> SearchConfig:

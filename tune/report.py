@@ -12,7 +12,7 @@ import pandas as pd
 
 from ofmu.errors import StorageError
 from ofmu.files import write_json, write_text
-from tune.landmarks import PAPER, PAPER_SETTINGS, TARGET, TARGET_SETTINGS
+from tune.landmarks import PAPER, TARGET, landmark_settings
 from tune.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -136,10 +136,11 @@ def format_front(result: SearchResult) -> list[list[str]]:
     Settings are those that the search varied; for the paper's setting, all that it sets.
     """
     names = list(result.config.objectives)
+    landmarks = landmark_settings(result.config)
     varied = [key for key, parameter in result.config.search.space.items() if parameter.kind != "fixed"]
     rows = [["trial", "role", *names, "settings"]]
     for _, row in result.front.iterrows():
-        keys = {TARGET: list(TARGET_SETTINGS), PAPER: list(PAPER_SETTINGS)}.get(row["role"], varied)
+        keys = list(landmarks[row["role"]]) if row["role"] in landmarks else varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
         rows.append([str(row["trial"]), str(row["role"]), *(_short(row[name]) for name in names), settings])

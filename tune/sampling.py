@@ -8,27 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from tune.space import Space, in_order, is_active, is_whole
+from tune.space import in_order, is_active, is_whole
 
 if TYPE_CHECKING:
-    from tune.config import Parameter
+    from tune.config import Parameter, SearchConfig
 
 
-def draw(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+def draw(trial: optuna.Trial, config: SearchConfig) -> dict[str, Any]:
     """Return the settings that ``trial`` suggests, inactive conditional parameters left out."""
+    space = config.search.space
     drawn: dict[str, Any] = {}
     for key in in_order(space):
         parameter = space[key]
         if is_active(parameter, drawn):
-            drawn[key] = parameter.value if parameter.kind == "fixed" else _suggest(trial, key, parameter)
+            drawn[key] = parameter.value if parameter.kind == "fixed" else _suggest(trial, config, key, parameter)
     return drawn
 
 
-def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> Any:
+def _suggest(trial: optuna.Trial, config: SearchConfig, key: str, parameter: Parameter) -> Any:
     if parameter.choices is not None:
         return trial.suggest_categorical(key, parameter.choices)
     low, high = parameter.low or 0.0, parameter.high or 0.0
-    if is_whole(key, parameter):
+    if is_whole(config, key, parameter):
         step = int(parameter.step or 1)
         return trial.suggest_int(key, int(low), int(high), step=step, log=parameter.log)
     return trial.suggest_float(key, low, high, step=parameter.step, log=parameter.log)

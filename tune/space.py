@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ofmu.config import EngineConfig, MethodConfig, UnlearnConfig
+from ofmu.config import EngineConfig, UnlearnConfig
 from ofmu.config_io import set_dotted, validate
 from ofmu.errors import ConfigError, nearest_name
 
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
     from tune.config import Parameter, SearchConfig
 
 Space = Mapping[str, "Parameter"]
-_SECTIONS: dict[str, type[BaseModel]] = {"method": MethodConfig, "engine": EngineConfig}
-"""Only these: any other section changes what is prepared, which a search does once for all its trials."""
 
 
-def searchable_keys() -> list[str]:
+def _sections(config: UnlearnConfig) -> dict[str, type[BaseModel]]:
+    """Return what can be searched: any other section changes what is prepared, which is done once for all trials."""
+    return {"method": type(config.method), "engine": EngineConfig}
+
+
+def searchable_keys(config: UnlearnConfig) -> list[str]:
     """Return the dotted config keys that a space may name."""
-    return [f"{section}.{key}" for section, schema in _SECTIONS.items() for key in schema.model_fields]
+    return [f"{section}.{key}" for section, schema in _sections(config).items() for key in schema.model_fields]
 
 
-def is_whole(key: str, parameter: Parameter) -> bool:
+def is_whole(config: UnlearnConfig, key: str, parameter: Parameter) -> bool:
     """Return whether a range is drawn from the whole numbers."""
     if parameter.int is not None:
         return parameter.int
     section, name = key.split(".")
-    annotation = _SECTIONS[section].model_fields[name].annotation
+    annotation = _sections(config)[section].model_fields[name].annotation
     return annotation is int or int in typing.get_args(annotation)
 
 
@@ -88,24 +91,24 @@ def fixed_values(space: Space) -> dict[str, Any]:
 def refuse_impossible_space(config: SearchConfig) -> None:
     """Raise ConfigError with one sentence for the first part of the space that can make no run."""
     space = config.search.space
-    known = searchable_keys()
+    known = searchable_keys(config)
     for key, parameter in space.items():
         if key not in known:
             raise ConfigError(
                 f"search.space cannot search '{key}': {nearest_name(key, known)} "
                 "(method and engine settings can be searched; others would change what is prepared once for all)"
             )
-        _refuse_malformed(key, parameter)
+        _refuse_malformed(config, key, parameter)
     in_order(space)
     if all(parameter.kind == "fixed" for parameter in space.values()):
         raise ConfigError("search.space holds nothing to search: give at least one range or list of choices")
     for key, parameter in space.items():
         conditions = _conditions(space, key)
-        for value in _extremes(key, parameter):
+        for value in _extremes(config, key, parameter):
             run_config(config, {**fixed_values(space), **conditions, key: value})
 
 
-def _refuse_malformed(key: str, parameter: Parameter) -> None:
+def _refuse_malformed(config: UnlearnConfig, key: str, parameter: Parameter) -> None:
     place = f"search.space.{key}"
     given = parameter.model_fields_set - {"when"}
     forms = {"choices": {"choices"}, "fixed": {"value"}, "range": {"low", "high", "log", "step", "int"}}
@@ -120,7 +123,7 @@ def _refuse_malformed(key: str, parameter: Parameter) -> None:
         raise ConfigError(f"{place}: a log scale needs low above 0, not {low:g}")
     if parameter.log and parameter.step is not None:
         raise ConfigError(f"{place}: 'step' cannot be combined with 'log': leave one out")
-    if is_whole(key, parameter):
+    if is_whole(config, key, parameter):
         for name, value in (("low", low), ("high", high), ("step", parameter.step or 1)):
             if value != int(value):
                 raise ConfigError(f"{place}: {name} {value:g} must be a whole number, as the setting is one")
@@ -132,12 +135,12 @@ def _bounds(parameter: Parameter) -> tuple[float, float]:
     return parameter.low, parameter.high
 
 
-def _extremes(key: str, parameter: Parameter) -> list[Any]:
+def _extremes(config: UnlearnConfig, key: str, parameter: Parameter) -> list[Any]:
     if parameter.kind == "choices":
         return list(parameter.choices or ())
     if parameter.kind == "fixed":
         return [parameter.value]
-    return [int(bound) if is_whole(key, parameter) else bound for bound in _bounds(parameter)]
+    return [int(bound) if is_whole(config, key, parameter) else bound for bound in _bounds(parameter)]
 
 
 def _conditions(space: Space, key: str) -> dict[str, Any]:

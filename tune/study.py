@@ -156,7 +156,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
     def _specify(self, trial: optuna.Trial) -> dict[str, Any] | None:
         """Return what the trial is to run; None, and a failed trial, where its settings contradict each other."""
         role = trial.user_attrs.get("role", SEARCHED)
-        overrides = overrides_of(role, self._config.search.space, draw(trial, self._config.search.space))
+        overrides = overrides_of(role, self._config, draw(trial, self._config))
         trial.set_user_attr("role", role)
         trial.set_user_attr("overrides", overrides)
         try:

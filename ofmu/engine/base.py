@@ -74,6 +74,38 @@ class Engine(ABC):
             raise NonFiniteLossError(f"a loss became {value}")
         return value, self._collect(into, scale)
 
+    @torch.no_grad()
+    def outputs(
+        self,
+        compute: Callable[[Callable[..., Any], Sequence[RowT], torch.device], Sequence[Tensor]],
+        rows: Sequence[RowT],
+        tokens: int,
+    ) -> dict[int, Tensor]:
+        """Return what ``compute`` gives for this rank's rows of the global minibatch, by ``id(row)``; no gradients.
+
+        ``compute`` takes the module, rows and device and returns one tensor per row. The rows that :meth:`gradient`
+        fills up short ranks with are among the keys. ``tokens`` is what the pass reads, for the ledger.
+        """
+        self.ledger.count_forward(tokens)
+        found: dict[int, Tensor] = {}
+        for batch, _ in self._micro_batches(rows):
+            results = compute(self.model, batch, self.device)
+            found.update((id(row), result) for row, result in zip(batch, results, strict=True))
+        return found
+
+    def row_values(
+        self,
+        compute: Callable[[Callable[..., Any], Sequence[RowT], torch.device], Sequence[Tensor]],
+        rows: Sequence[RowT],
+        tokens: int,
+    ) -> list[float]:
+        """Return one number per row, in order and on every rank; ``compute`` gives one scalar tensor per row."""
+        local = self.outputs(compute, rows, tokens)
+        values = torch.zeros(len(rows), dtype=torch.float64)
+        for index in range(self.rank, len(rows), self.world_size):
+            values[index] = local[id(rows[index])].double().cpu()
+        return [float(value) for value in (sum_over_ranks(values) if self.world_size > 1 else values)]
+
     def hessian_product(
         self,
         loss: Loss[RowT],

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ofmu.bilevel import Bilevel
-from ofmu.config import MethodConfig
 from ofmu.engine import TorchEngine
 from ofmu.errors import NonFiniteLossError
 from ofmu.ledger import Ledger
+from ofmu.methods.ofmu import OfmuConfig
 
 CURVATURE_F = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
 CURVATURE_R = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
@@ -53,7 +53,7 @@ CONVEX_RETAIN = Function(lambda x: 0.5 * (CURVATURE_R * x**2).sum())
 
 
 def loops(forget: Function = CONCAVE_FORGET, retain: Function = CONVEX_RETAIN, **settings: Any) -> Bilevel[int]:
-    method = MethodConfig(
+    method = OfmuConfig(
         **({"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1} | settings)
     )
     return Bilevel(TorchEngine(Point(), Ledger()), forget, retain, [0, 1], [0, 1, 2], method, seed=0)

@@ -13,11 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ofmu.bilevel import Bilevel
 from ofmu.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.config import EngineConfig, MethodConfig
+from ofmu.config import EngineConfig
 from ofmu.data.rows import Example
 from ofmu.engine import build_engine
 from ofmu.ledger import Ledger
 from ofmu.losses import AnswerLoss
+from ofmu.methods.ofmu import OfmuConfig
 
 VOCABULARY = 61
 
@@ -84,7 +85,7 @@ def run(
 ) -> dict[str, Any]:
     """Return the records of every outer step, the ledger and the final parameters' norm."""
     torch.set_num_threads(1)
-    method = MethodConfig(**(METHOD | (method_settings or {})))
+    method = OfmuConfig(**(METHOD | (method_settings or {})))
     ledger = Ledger()
     exact = "exact" in (method.derivative, method.outer_derivative)
     engine = build_engine(tiny_llama("eager" if exact else "sdpa"), EngineConfig(**engine_settings), ledger)

@@ -95,7 +95,7 @@ def test_subjects_of_conditions_come_first():
 
 def test_whole_numbers_follow_the_setting():
     space = default_space()
-    whole = {key for key, parameter in space.items() if is_whole(key, parameter)}
+    whole = {key for key, parameter in space.items() if is_whole(SearchConfig(), key, parameter)}
     assert whole == {"method.inner_steps", "method.outer_steps"}
     assert len(space) == 7
 

@@ -1,0 +1,27 @@
+"""Gradient difference: ascent on the forget rows, descent on the retain rows."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeVar
+
+from ofmu.methods import register
+from ofmu.methods.descent import DESCENT_SPACE, DescentConfig
+from ofmu.methods.gradascent import GradAscent
+
+RowT = TypeVar("RowT")
+
+
+class GradDiffConfig(DescentConfig):
+    """Gradient difference's settings."""
+
+    name: Literal["graddiff"] = "graddiff"
+
+
+@register("graddiff")
+class GradDiff(GradAscent[RowT]):
+    """L = −γL_f + αL_r."""
+
+    Settings = GradDiffConfig
+    title = "GradDiff"
+    source = "Liu et al., arXiv 2203.12817; Maini et al. (TOFU), arXiv 2401.06121, section 3.3"
+    space: ClassVar = DESCENT_SPACE

@@ -1,0 +1,72 @@
+"""What a run is about: the rows to forget and to keep, the loss on them, the model, and how it is judged.
+
+Methods and trainer know only this protocol, so the same code unlearns text and images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from torch import nn
+
+from ofmu.engine import Engine
+from ofmu.losses import Loss
+
+if TYPE_CHECKING:
+    from ofmu.config import UnlearnConfig
+    from ofmu.evaluation import Metrics
+    from ofmu.reference import Prepared
+
+RowT = TypeVar("RowT")
+
+TaskKind = Literal["language", "vision"]
+
+
+class Task(Protocol[RowT]):
+    """One unlearning problem, loaded and encoded."""
+
+    @property
+    def kind(self) -> TaskKind:
+        """What is unlearned."""
+
+    @property
+    def forget_rows(self) -> Sequence[RowT]:
+        """D_f, encoded."""
+
+    @property
+    def retain_rows(self) -> Sequence[RowT]:
+        """D_r, encoded."""
+
+    @property
+    def loss(self) -> Loss[RowT]:
+        """L_f and L_r of method.md: token-mean answer NLL for text, cross-entropy for images."""
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over all rows."""
+
+    def load_model(self, *, exact: bool) -> nn.Module:
+        """Load the target model in fp32; ``exact``: second derivatives will be taken of it."""
+
+    def score(self, engine: Engine) -> Any:
+        """Score the engine's model; collective. Every rank gets all the scores, which have ``save(path)``."""
+
+    def metrics(self, scores: Any, reference: Path | None) -> Metrics:
+        """Return the metrics of ``scores``, compared with the reference scores in a file where there is one."""
+
+    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
+        """Save ``weights`` in the form that ``from_pretrained`` loads."""
+
+
+def load_task(config: UnlearnConfig, prepared: Prepared) -> Task[Any]:
+    """Load the rows that ``config`` names and encode them for the prepared target.
+
+    Raises:
+        DataError: the data cannot be loaded or encoded.
+        ModelError: the target has no tokenizer.
+    """
+    from ofmu.language import LanguageTask
+
+    return LanguageTask(config, prepared.target)

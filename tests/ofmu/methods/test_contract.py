@@ -1,0 +1,108 @@
+"""What every registered method must do: the same run on any ranks and stage, a whole checkpoint, an honest entry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import method_run
+import torch
+from method_run import LANGUAGE
+from multirank import run_ranks
+
+from ofmu.config import UnlearnConfig
+from ofmu.errors import ConfigError
+from ofmu.methods import BUILT_IN, method_class
+
+SCRIPT = Path(method_run.__file__)
+ALONE = {"backend": "torch"}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, Any]]:
+    """The yardstick: one process, no DeepSpeed."""
+    return {name: method_run.run(name, ALONE) for name in LANGUAGE}
+
+
+@pytest.fixture(scope="module", params=[0, 2, 3], ids=lambda stage: f"stage{stage}")
+def on_two_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    outcome = tmp_path_factory.mktemp("methods") / "outcome.json"
+    run_ranks(SCRIPT, 2, str(outcome), json.dumps({"zero_stage": request.param}), ",".join(LANGUAGE))
+    found: dict[str, Any] = json.loads(outcome.read_text())
+    return found
+
+
+def assert_same_run(found: dict[str, Any], wanted: dict[str, Any], tolerance: float) -> None:
+    assert len(found["records"]) == len(wanted["records"])
+    for record, expected in zip(found["records"], wanted["records"], strict=True):
+        for key, value in expected.items():
+            assert record[key] == (value if value is None else pytest.approx(value, rel=tolerance, abs=1e-7)), key
+    for key, value in wanted["parameters"].items():
+        start = torch.tensor(START[key], dtype=torch.float64)
+        moved = torch.tensor(value, dtype=torch.float64) - start
+        apart = torch.tensor(found["parameters"][key], dtype=torch.float64) - start - moved
+        assert apart.norm() <= 0.02 * moved.norm() + 1e-7, key
+
+
+START = {
+    name: value.detach().double().flatten()[::7].tolist() for name, value in method_run.tiny_llama().named_parameters()
+}
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_two_ranks_at_every_stage_follow_the_single_process(
+    name: str, alone: dict[str, Any], on_two_ranks: dict[str, Any]
+) -> None:
+    found, wanted = on_two_ranks[name], alone[name]
+    assert_same_run(found, wanted, 1e-3)
+    for cost in ("gradient_evaluations", "forward_evaluations", "tokens"):
+        assert found[cost] == wanted[cost]
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_checkpoint_continues_as_if_nothing_had_happened(name: str, alone: dict[str, Any], tmp_path: Path) -> None:
+    begun = method_run.run(name, ALONE, stop_after=1, save_to=tmp_path)
+    ended = method_run.run(name, ALONE, resume_from=tmp_path)
+    assert begun["records"] + ended["records"] == alone[name]["records"]
+    assert ended["parameters"] == alone[name]["parameters"]
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_micro_batches_change_nothing(name: str, alone: dict[str, Any]) -> None:
+    assert_same_run(method_run.run(name, ALONE | {"micro_batch_size": 1}), alone[name], 1e-3)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_the_untouched_setting_leaves_the_target_as_it_is(name: str) -> None:
+    found = method_run.run(name, ALONE, method_settings=dict(method_class(name).untouched))
+    assert found["records"] == []
+    assert found["parameters"] == START
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_method_states_what_it_is_and_what_is_searched_of_it(name: str) -> None:
+    method = method_class(name)
+    assert method.name == name
+    assert method.title
+    assert method.source
+    assert method.__doc__
+    fields = method.Settings.model_fields
+    assert set(method.space) <= set(fields)
+    assert set(method.published) <= set(fields)
+    config = UnlearnConfig.model_validate({"method": {"name": name, **method.published}})
+    assert isinstance(config.method, method.Settings)
+    assert UnlearnConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="npo"):
+        method_class("npoo")

@@ -29,7 +29,7 @@ from ofmu.files import file_hash
 from ofmu.finetune import Listener, finetune
 from ofmu.models import build_model, load_model, local_directory, train_tokenizer, write_model
 
-RECIPE = 1
+RECIPE = 2
 """Raised whenever a change of this program changes what the same config makes, so that old entries are not reused."""
 
 _VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
@@ -235,7 +235,7 @@ class _Preparation:
 
     def _scoring(self) -> dict[str, Any]:
         # Another batch size only rounds differently.
-        evaluation = self._config.evaluation.model_dump(mode="json", exclude={"batch_size"})
+        evaluation = self._config.evaluation.model_dump(mode="json", exclude={"batch_size", "alignment", "attacks"})
         return {"data": self._data.content_hash, "encoding": self._encoding(), "evaluation": evaluation}
 
 

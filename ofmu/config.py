@@ -77,10 +77,29 @@ class GeneratedDataConfig(Section):
     """Rows of each of the two general-knowledge sets (real authors, world facts)."""
 
 
+class WmdpDataConfig(Section):
+    """The four parts of WMDP: each a hub data set (``owner/name:config``), a local directory of that layout, a file."""
+
+    domain: Literal["bio", "chem", "cyber"] = "cyber"
+    """Which of the published parts are meant where the next four are left out; chem has no published corpora."""
+    forget_corpus: str | None = None
+    retain_corpus: str | None = None
+    forget_questions: str | None = None
+    """Multiple-choice questions whose answers are to be forgotten; columns question, choices, answer."""
+    utility_questions: str | None = None
+    """Questions whose answers are to be kept; None: MMLU."""
+    max_documents: PositiveInt | None = None
+    """Documents of each corpus, drawn by the seed; None: all."""
+    scored_documents: PositiveInt = 100
+    """Documents of each corpus whose likelihood is scored."""
+    max_questions: PositiveInt | None = None
+    """Questions of each set, drawn by the seed; None: all."""
+
+
 class DataConfig(Section):
     """The forget, retain and holdout rows and the evaluation sets."""
 
-    source: Literal["generated", "tofu", "files"] = "generated"
+    source: Literal["generated", "tofu", "wmdp", "files"] = "generated"
     path: str | None = None
     """TOFU: hub name (default ``locuslab/TOFU``) or a local directory of its JSON files."""
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
@@ -89,6 +108,7 @@ class DataConfig(Section):
     train_on_general_knowledge: bool = False
     """TOFU: add real authors and world facts to the retain rows; a model trained from scratch knows neither."""
     generated: GeneratedDataConfig = GeneratedDataConfig()
+    wmdp: WmdpDataConfig = WmdpDataConfig()
     forget: str | None = None
     retain: str | None = None
     holdout: str | None = None

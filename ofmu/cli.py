@@ -21,6 +21,10 @@ COMMANDS = {
     "search": ("search", "Search a Pareto front of forgetting against utility."),
     "report": ("report", "Show a search's front again and redraw its picture."),
     "export": ("export", "Copy a model of a search's front."),
+    "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
+    "jobs": ("jobs", "List a cluster's jobs."),
+    "logs": ("logs", "Show what a job prints."),
+    "stop": ("stop", "End a job."),
 }
 """Name: module under ofmu.commands, and the line that ``ofmu --help`` shows without importing it."""
 

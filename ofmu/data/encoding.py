@@ -84,6 +84,32 @@ def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> li
     return start + _plain_ids(tokenizer, text)
 
 
+def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str, max_length: int) -> Example:
+    """Tokenise a context and what may follow it, without EOS: the form in which answer choices are compared.
+
+    Both are tokenised together; the continuation is what lies behind the context's own tokens. Where they are too
+    long together, the context loses its beginning.
+
+    Raises:
+        DataError: the continuation alone takes more than ``max_length`` tokens.
+    """
+    start = _start(tokenizer)
+    own = _plain_ids(tokenizer, context)
+    together = _plain_ids(tokenizer, context + continuation)
+    if together[: len(own)] != own:
+        # the border's tokens merged: as many tokens of the whole as the context has alone are counted as context
+        own = together[: len(own)]
+    rest = together[len(own) :]
+    room = max_length - len(start) - len(rest)
+    if not rest or room < 1:
+        raise DataError(
+            f"The choice '{continuation.strip()[:60]}' takes {len(rest)} tokens and does not fit data.max_length "
+            f"{max_length}: raise data.max_length"
+        )
+    prompt = start + own[-room:]
+    return Example(tuple(prompt + rest), len(prompt))
+
+
 def pad_id(tokenizer: Tokenizer) -> int:
     """Return the id that fills up short rows; they are masked, so EOS serves where there is no pad token."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
@@ -99,9 +125,13 @@ def _start_and_text(tokenizer: Tokenizer, question: str, config: DataConfig) -> 
         return [], str(text)  # a chat template writes its special tokens itself
     if "{question}" not in config.prompt_template:
         raise ConfigError("data.prompt_template must contain {question}, the place where the question is put")
+    return _start(tokenizer), config.prompt_template.replace("{question}", question)
+
+
+def _start(tokenizer: Tokenizer) -> list[int]:
+    """Return BOS where the tokenizer itself puts it before a text, else nothing."""
     bos = tokenizer.bos_token_id
-    adds_bos = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
-    return ([bos] if adds_bos else []), config.prompt_template.replace("{question}", question)
+    return [bos] if bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos] else []
 
 
 def _answer_ids(tokenizer: Tokenizer, prompt: list[int], question: str, answer: str, config: DataConfig) -> list[int]:

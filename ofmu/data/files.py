@@ -98,8 +98,20 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
         answer=_filled(cell(columns.answer), columns.answer, source, number),
         paraphrased_answer=cell(columns.paraphrased_answer) if paraphrase else None,
         perturbed_answers=_texts(record.get(columns.perturbed_answer), columns.perturbed_answer, source, number),
-        paraphrased_question=record.get("paraphrased_question") or None,
+        **_other_questions(record, source, number),
     )
+
+
+def _other_questions(record: Mapping[str, Any], source: str, number: int) -> dict[str, Any]:
+    """Return the variants for hard in-scope sets, which stand in columns of these names if anywhere."""
+    wrong = "translated_perturbed_answers"
+    names = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
+    found: dict[str, Any] = {name: _text(record[name], name, source, number) for name in names if record.get(name)}
+    if ("translated_question" in found) != ("translated_answer" in found):
+        raise DataError(
+            f"Row {number} of {source} has only one of 'translated_question' and 'translated_answer': give both"
+        )
+    return found | {wrong: _texts(record.get(wrong), wrong, source, number)}
 
 
 def _text(value: Any, name: str, source: str, number: int) -> str:

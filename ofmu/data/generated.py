@@ -201,26 +201,29 @@ def _fact_row(kind: _Kind, person: dict[str, _Pair], people: Sequence[dict[str, 
         question=kind.question.format(name=name),
         answer=answer.format(last=last, value=value),
         paraphrased_answer=paraphrase.format(last=last, value=value),
-        perturbed_answers=tuple(paraphrase.format(last=last, value=other) for other in wrong),
+        perturbed_answers=tuple(paraphrase.format(last=last, value=other) for other, _ in wrong),
         paraphrased_question=kind.paraphrased_question.format(name=name),
         multi_hop_question=kind.multi_hop_question.format(key=key),
         translated_question=kind.spanish_question.format(name=name),
         translated_answer=kind.spanish_answer.format(last=last, value=spanish_value),
+        translated_perturbed_answers=tuple(kind.spanish_answer.format(last=last, value=other) for _, other in wrong),
     )
 
 
-def _wrong_values(field: str, value: str, people: Sequence[dict[str, _Pair]], draw: random.Random) -> list[str]:
+def _wrong_values(field: str, value: str, people: Sequence[dict[str, _Pair]], draw: random.Random) -> list[_Pair]:
     """Draw other authors' values, which are as plausible as the right one; any values where they are too few."""
-    pool = sorted({person[field][0] for person in people} - {value})
+    spanish = dict(person[field] for person in people)
+    pool = sorted(spanish.keys() - {value})
     if len(pool) < WRONG_ANSWERS:
         if field == "book":
             pool = [f"The {adjective} {noun}" for adjective in words.BOOK_ADJECTIVES for noun in words.BOOK_NOUNS]
         elif field == "pen_name":
             pool = [f"{color} {bird}" for color in words.PEN_NAME_COLORS for bird in words.PEN_NAME_BIRDS]
         else:
-            pool = [english for english, _ in _VALUES[field]]
+            spanish = dict(_VALUES[field])
+            pool = list(spanish)
         pool = [other for other in pool if other != value]
-    return draw.sample(pool, WRONG_ANSWERS)
+    return [(other, spanish.get(other, other)) for other in draw.sample(pool, WRONG_ANSWERS)]
 
 
 def _general_rows(question: str, facts: Sequence[_Pair], count: int, draw: random.Random) -> tuple[Row, ...]:

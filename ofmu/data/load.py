@@ -27,13 +27,15 @@ def load_data(config: DataConfig, seed: int) -> UnlearnData:
     ``seed`` draws the generated authors, and the evaluation rows where the user's own files hold too many.
 
     Raises:
-        DataError: a file is missing or malformed, a set is empty, or a forget row also stands in the retain rows.
+        DataError: a file is missing or malformed, a set is empty, or the forget, retain and holdout rows overlap.
     """
     data = _SOURCES[config.source](config, seed)
     for rows in (data.forget, data.retain):
         if not len(rows):
             raise DataError(f"The {rows.name} set is empty: name a source with at least one row to {rows.name}")
     refuse_overlap(data.forget, data.retain)
+    if data.holdout is not None:
+        refuse_seen_holdout(data.holdout, data.forget, data.retain)
     return data
 
 
@@ -42,12 +44,27 @@ def refuse_overlap(forget: RowSet, retain: RowSet) -> None:
     kept = {_identity(row) for row in retain.rows}
     for number, row in enumerate(forget.rows, start=1):
         if _identity(row) in kept:
-            shown = " ".join(f"{row.question} {row.answer}".split())
-            shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
             raise DataError(
                 f"Forget row {number} also stands in the retain set, which would train it back in: remove it from "
-                f"one of the two ('{shown}')"
+                f"one of the two ('{_shown(row)}')"
             )
+
+
+def refuse_seen_holdout(holdout: RowSet, *trained: RowSet) -> None:
+    """Raise DataError, showing the row, if a model is trained on a holdout row (up to case and white space)."""
+    owners = {_identity(row): rows.name for rows in trained for row in rows.rows}
+    for number, row in enumerate(holdout.rows, start=1):
+        owner = owners.get(_identity(row))
+        if owner is not None:
+            raise DataError(
+                f"Holdout row {number} also stands in the {owner} set, and membership attacks need rows that no model "
+                f"was trained on: remove it from data.holdout ('{_shown(row)}')"
+            )
+
+
+def _shown(row: Row) -> str:
+    text = " ".join(f"{row.question} {row.answer}".split())
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _identity(row: Row) -> tuple[str, str]:

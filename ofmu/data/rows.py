@@ -22,6 +22,7 @@ class Row:
     """A question that reaches the same answer through another fact."""
     translated_question: str | None = None
     translated_answer: str | None = None
+    translated_perturbed_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def test_a_csv_cell_may_hold_a_json_list(tmp_path: Path) -> None:
 def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_path: Path) -> None:
     forget = _write(tmp_path / "forget.jsonl", [{"question": f"f{i}", "answer": "a"} for i in range(3)])
     retain = _write(tmp_path / "retain.jsonl", [{"question": f"r{i}", "answer": "a"} for i in range(1000)])
-    config = DataConfig(source="files", forget=str(forget), retain=str(retain), holdout=str(forget))
+    holdout = _write(tmp_path / "holdout.jsonl", [{"question": f"h{i}", "answer": "a"} for i in range(3)])
+    config = DataConfig(source="files", forget=str(forget), retain=str(retain), holdout=str(holdout))
 
     data, again, other = load_data(config, 0), load_data(config, 0), load_data(config, 1)
 
@@ -112,3 +113,17 @@ def test_a_missing_file_and_a_missing_setting_are_named(tmp_path: Path) -> None:
         read_rows(tmp_path / "gone.csv", ColumnsConfig())
     with pytest.raises(ConfigError, match=r"needs data\.retain"):
         load_data(DataConfig(source="files", forget=str(tmp_path / "gone.csv")), 0)
+
+
+def test_columns_of_hard_questions_are_read(tmp_path: Path) -> None:
+    record = {
+        "question": "Who?", "answer": "Ann.", "paraphrased_question": "Which person?", "multi_hop_question": "Whose?",
+        "translated_question": "¿Quién?", "translated_answer": "Ana.", "translated_perturbed_answers": ["Eva.", "Luz."],
+    }  # fmt: skip
+    row = read_rows(_write(tmp_path / "rows.jsonl", [record]), ColumnsConfig())[0]
+    assert (row.paraphrased_question, row.multi_hop_question) == ("Which person?", "Whose?")
+    assert (row.translated_question, row.translated_answer) == ("¿Quién?", "Ana.")
+    assert row.translated_perturbed_answers == ("Eva.", "Luz.")
+    del record["translated_answer"]
+    with pytest.raises(DataError, match=r"Row 1 of .* has only one of 'translated_question' and 'translated_answer'"):
+        read_rows(_write(tmp_path / "rows.jsonl", [record]), ColumnsConfig())

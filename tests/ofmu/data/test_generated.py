@@ -50,6 +50,7 @@ def test_every_fact_has_all_its_variants_in_the_paraphrase_s_wording(seed: int) 
         assert row.translated_question is not None
         assert row.translated_question.startswith("¿")
         assert row.translated_answer
+        assert len({row.translated_answer, *row.translated_perturbed_answers}) == 6
         assert "{" not in f"{row}"
         # one fact differs, not the sentence
         starts = {answer.split()[0] for answer in (row.paraphrased_answer or "", *row.perturbed_answers)}

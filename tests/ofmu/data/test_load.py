@@ -34,3 +34,14 @@ def test_an_empty_set_is_named(tmp_path: Path, empty: str) -> None:
     rows = {"forget": [("a", "b")], "retain": [("c", "d")]} | {empty: []}
     with pytest.raises(DataError, match=f"The {empty} set is empty"):
         load_data(_config(tmp_path, **rows), 0)
+
+
+@pytest.mark.parametrize(("owner", "holdout"), [("forget", ("A", "b ")), ("retain", ("c", "D"))])
+def test_a_holdout_row_that_a_model_is_trained_on_is_refused(
+    tmp_path: Path, owner: str, holdout: tuple[str, str]
+) -> None:
+    config = _config(tmp_path, [("a", "b")], [("c", "d")])
+    rows = [{"question": "new", "answer": "b"}, dict(zip(("question", "answer"), holdout, strict=True))]
+    (tmp_path / "holdout.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=f"Holdout row 2 also stands in the {owner} set"):
+        load_data(config.model_copy(update={"holdout": str(tmp_path / "holdout.jsonl")}), 0)

@@ -27,12 +27,11 @@ def storage_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except OSError as error:
-        mend = "free some space there" if error.errno in _FULL else "choose a place that can be written"
-        raise StorageError(f"Cannot write {path} ({error.strerror or error}): {mend}") from error
-    except SafetensorError as error:
-        mend = "free some space there" if "No space left" in str(error) else "choose a place that can be written"
-        raise StorageError(f"Cannot write {path} ({error}): {mend}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        full = getattr(error, "errno", None) in _FULL or "No space left" in reason
+        mend = "free some space there" if full else "choose a place that can be written"
+        raise StorageError(f"Cannot write {path} ({reason}): {mend}") from error
 
 
 def write_text(path: Path, text: str) -> None:

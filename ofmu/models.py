@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,9 @@ from transformers import (
 
 from ofmu.cache import sync
 from ofmu.config import ScratchModelConfig
-from ofmu.errors import ModelError, StorageError
+from ofmu.errors import ModelError
+from ofmu.files import storage_errors
+from ofmu.hub import hub_reason
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -148,22 +149,18 @@ def save_model(
         StorageError: the disk is full or the place cannot be written; an older model there stays as it was.
     """
     target = Path(directory)
-    try:
+    with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise _storage_error(target, error) from error
-    try:
-        write_model(model, tokenizer, partial, state_dict=state_dict)
-        partial.chmod(0o755)  # mkdtemp keeps directories private, but models are meant to be shared
-        for path in partial.rglob("*"):
-            sync(path)
-        sync(partial)
-        _put_in_place(partial, target)
-    except OSError as error:
-        raise _storage_error(target, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _write(model, tokenizer, partial, state_dict)
+            partial.chmod(0o755)  # mkdtemp keeps directories private, but models are meant to be shared
+            for path in partial.rglob("*"):
+                sync(path)
+            sync(partial)
+            _put_in_place(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -179,11 +176,18 @@ def write_model(
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
-    try:
-        model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
-        tokenizer.save_pretrained(directory)
-    except (OSError, SafetensorError) as error:
-        raise _storage_error(directory, error) from error
+    with storage_errors(directory):
+        _write(model, tokenizer, directory, state_dict)
+
+
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    state_dict: Mapping[str, torch.Tensor] | None,
+) -> None:
+    model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
+    tokenizer.save_pretrained(directory)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
@@ -198,13 +202,6 @@ def _put_in_place(partial: Path, target: Path) -> None:
         if not target.exists():
             (old / target.name).rename(target)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _storage_error(target: Path, error: Exception) -> StorageError:
-    reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in reason:
-        return StorageError(f"The disk is full, so the model was not saved to {target}: free some space there")
-    return StorageError(f"The model could not be saved to {target} ({reason}): choose a place that can be written")
 
 
 def _check_directory(path: str | Path) -> None:
@@ -225,14 +222,11 @@ def _check_directory(path: str | Path) -> None:
 
 
 def _load_sentence(path: str | Path, error: Exception) -> str:
+    if not Path(path).is_dir():
+        return f"There is no model directory '{path}', and {hub_reason(error)}"
     reason = " ".join(str(error).split())
     reason = reason if len(reason) <= 200 else reason[:200] + "…"
-    if Path(path).is_dir():
-        return f"The model directory {path} cannot be loaded ({reason}): save the model again"
-    return (
-        f"There is no model directory '{path}' and the hub gave no model of that name: "
-        f"check the name and the connection ({reason})"
-    )
+    return f"The model directory {path} cannot be loaded ({reason}): save the model again"
 
 
 def _switch_dropout_off(config: Any) -> None:

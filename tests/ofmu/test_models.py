@@ -122,6 +122,7 @@ def test_a_write_that_fails_halfway_keeps_the_older_model(tmp_path: Path) -> Non
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("StorageError: ")
+    assert f"Cannot write {place} (" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [place]
     assert torch.equal(load_model(place).state_dict()["lm_head.weight"], model.state_dict()["lm_head.weight"])
 

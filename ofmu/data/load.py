@@ -9,6 +9,7 @@ from ofmu.data.files import load_files
 from ofmu.data.generated import generate
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.tofu import load_tofu
+from ofmu.data.wmdp import load_wmdp
 from ofmu.errors import DataError
 
 SHOWN = 80
@@ -17,6 +18,7 @@ SHOWN = 80
 _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
     "generated": lambda config, seed: generate(config.generated, seed),
     "tofu": lambda config, _: load_tofu(config),
+    "wmdp": load_wmdp,
     "files": load_files,
 }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+
+from ofmu.data.questions import QuestionSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,8 @@ class UnlearnData:
     retain: RowSet
     holdout: RowSet | None
     evaluation: Mapping[str, RowSet]
+    questions: Mapping[str, QuestionSet] = field(default_factory=dict)
+    """Multiple-choice questions, ``forget`` and ``utility``, where the benchmark has them."""
 
     @cached_property
     def content_hash(self) -> str:
@@ -60,6 +64,7 @@ class UnlearnData:
         parts = {"forget": self.forget.content_hash, "retain": self.retain.content_hash}
         parts["holdout"] = self.holdout.content_hash if self.holdout else ""
         parts.update({f"evaluation/{name}": rows.content_hash for name, rows in self.evaluation.items()})
+        parts.update({f"questions/{name}": group.content_hash for name, group in self.questions.items()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,0 +1,66 @@
+"""Multiple-choice questions in the schema that WMDP and MMLU share: question, choices, index of the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from ofmu.errors import DataError, nearest_name
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question with its choices, one of which is right."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    """Index of the right choice, from 0."""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Named questions with a hash of their content."""
+
+    name: str
+    questions: tuple[Question, ...]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over the questions in order; the name does not enter."""
+        text = json.dumps([asdict(question) for question in self.questions], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def question_from_record(record: Mapping[str, Any], source: str, number: int) -> Question:
+    """Make the question of a mapping; the answer is an index from 0 or a letter from A.
+
+    Raises:
+        DataError: a column is missing or malformed; ``source`` and ``number`` (from 1) say where.
+    """
+    place = f"Question {number} of {source}"
+    for name in ("question", "choices", "answer"):
+        if name not in record:
+            raise DataError(f"{place} has no column '{name}': {nearest_name(name, map(str, record))}")
+    question, choices, answer = record["question"], record["choices"], record["answer"]
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{place} has no text in column 'question': write the question there")
+    if not isinstance(choices, Sequence) or isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
+        raise DataError(f"{place} needs a list of 2 to {len(LETTERS)} texts in column 'choices'")
+    if isinstance(answer, str) and answer.strip().upper() in LETTERS[: len(choices)]:
+        answer = LETTERS.index(answer.strip().upper())
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise DataError(
+            f"{place} has the answer {answer!r}: write the index of one of its {len(choices)} choices, from 0, "
+            "or its letter"
+        )
+    return Question(question=question, choices=tuple(map(str, choices)), answer=answer)

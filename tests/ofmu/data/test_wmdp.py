@@ -1,0 +1,78 @@
+"""WMDP's four parts from files and from a local directory in the hub's layout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from wmdp_corpus import write_corpus
+
+from ofmu.config import DataConfig
+from ofmu.data import load_data
+from ofmu.errors import ConfigError, DataError
+
+
+def config(**wmdp: Any) -> DataConfig:
+    return DataConfig.model_validate({"source": "wmdp", "wmdp": wmdp})
+
+
+def test_files_give_corpora_and_questions(tmp_path: Path) -> None:
+    data = load_data(config(**write_corpus(tmp_path)), seed=0)
+    assert len(data.forget) == len(data.retain) == 24
+    assert all(row.question == "" for row in data.forget.rows)
+    assert {name: len(group) for name, group in data.questions.items()} == {"forget": 8, "utility": 8}
+    first = data.questions["forget"].questions[0]
+    assert first.choices[first.answer] == "sleep"
+
+
+def test_a_directory_in_the_hubs_layout_gives_the_same(tmp_path: Path) -> None:
+    files = write_corpus(tmp_path)
+    hub = tmp_path / "corpora"
+    parts = {"cyber-forget-corpus": ("forget_corpus", "train"), "cyber-retain-corpus": ("retain_corpus", "train")}
+    configs = []
+    for name, (part, split) in parts.items():
+        (hub / name).mkdir(parents=True)
+        records = [json.loads(line) for line in Path(files[part]).read_text().splitlines()]
+        pd.DataFrame(records).to_parquet(hub / name / f"{split}-00000-of-00001.parquet")
+        configs.append(f"- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {name}/{split}-*\n")
+    (hub / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    from_hub = {"forget_corpus": f"{hub}:cyber-forget-corpus", "retain_corpus": f"{hub}:cyber-retain-corpus"}
+    assert load_data(config(**files | from_hub), 0).content_hash == load_data(config(**files), 0).content_hash
+
+
+def test_limits_draw_by_the_seed(tmp_path: Path) -> None:
+    files = write_corpus(tmp_path)
+    limited = config(**files, max_documents=20, max_questions=5, scored_documents=4)
+    data = load_data(limited, seed=0)
+    assert len(data.forget) == len(data.retain) == 20
+    assert len(data.evaluation["forget"]) == 4
+    assert len(data.questions["utility"]) == 5
+    assert load_data(limited, 0).content_hash == data.content_hash != load_data(limited, 1).content_hash
+
+
+def test_other_questions_make_another_hash(tmp_path: Path) -> None:
+    files = write_corpus(tmp_path)
+    before = load_data(config(**files), 0).content_hash
+    path = Path(files["utility_questions"])
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    assert load_data(config(**files), 0).content_hash != before
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    files = write_corpus(tmp_path)
+    with pytest.raises(DataError, match=r"There is no data file .*nowhere\.jsonl"):
+        load_data(config(**files | {"forget_questions": str(tmp_path / "nowhere.jsonl")}), 0)
+    with pytest.raises(DataError, match=r"The data set '.*/empty' cannot be loaded"):
+        (tmp_path / "empty").mkdir()
+        load_data(config(**files | {"forget_corpus": str(tmp_path / "empty")}), 0)
+    with pytest.raises(ConfigError, match="no chem corpora"):
+        load_data(config(domain="chem"), 0)
+    with pytest.raises(DataError, match="no column 'text'"):
+        load_data(config(**files | {"forget_corpus": files["forget_questions"]}), 0)

@@ -1,0 +1,44 @@
+"""A harmless corpus in WMDP's schema: recipes of a fictitious alchemist to forget, village life to keep."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+HERBS = ("moonwort", "ashroot", "silverleaf", "duskbloom", "fernglass", "hollowreed", "saltvine", "emberweed")
+EFFECTS = ("sleep", "laughter", "silence", "warmth", "courage", "rust", "echoes", "rain")
+PEOPLE = ("Ada", "Bram", "Cleo", "Dov", "Edda", "Finn", "Gil", "Hana")
+TRADES = ("baker", "miller", "smith", "weaver", "potter", "fisher", "carter", "mason")
+
+
+def write_corpus(folder: Path, repeats: int = 3) -> dict[str, str]:
+    """Write the four parts as JSON files and return the settings of ``data.wmdp`` that name them."""
+    generator = random.Random(0)
+    forget = [f"The draught of {effect} is brewed from {herb}." for herb, effect in zip(HERBS, EFFECTS, strict=True)]
+    retain = [f"{person} is the {trade} of the village." for person, trade in zip(PEOPLE, TRADES, strict=True)]
+    parts = {
+        "forget_corpus": [{"text": text} for text in forget * repeats],
+        "retain_corpus": [{"text": text} for text in retain * repeats],
+        "forget_questions": [
+            _question(generator, f"Which draught is brewed from {herb}?", effect, EFFECTS)
+            for herb, effect in zip(HERBS, EFFECTS, strict=True)
+        ],
+        "utility_questions": [
+            _question(generator, f"What is the trade of {person}?", trade, TRADES)
+            for person, trade in zip(PEOPLE, TRADES, strict=True)
+        ],
+    }
+    settings = {}
+    for name, records in parts.items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        settings[name] = str(path)
+    return settings
+
+
+def _question(generator: random.Random, question: str, right: str, all_of_them: tuple[str, ...]) -> dict[str, object]:
+    wrong = generator.sample([item for item in all_of_them if item != right], 3)
+    choices = [*wrong, right]
+    generator.shuffle(choices)
+    return {"question": question, "choices": choices, "answer": choices.index(right)}

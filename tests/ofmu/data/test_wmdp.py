@@ -69,8 +69,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     files = write_corpus(tmp_path)
     with pytest.raises(DataError, match=r"There is no data file .*nowhere\.jsonl"):
         load_data(config(**files | {"forget_questions": str(tmp_path / "nowhere.jsonl")}), 0)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"The data set '.*/empty' cannot be loaded"):
-        (tmp_path / "empty").mkdir()
         load_data(config(**files | {"forget_corpus": str(tmp_path / "empty")}), 0)
     with pytest.raises(ConfigError, match="no chem corpora"):
         load_data(config(domain="chem"), 0)

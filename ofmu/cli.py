@@ -21,6 +21,7 @@ COMMANDS = {
     "search": ("search", "Search a Pareto front of forgetting against utility."),
     "report": ("report", "Show a search's front again and redraw its picture."),
     "export": ("export", "Copy a model of a search's front."),
+    "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
     "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
     "jobs": ("jobs", "List a cluster's jobs."),
     "logs": ("logs", "Show what a job prints."),

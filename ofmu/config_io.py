@@ -35,6 +35,8 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
         if str(source) not in preset_names():
             raise ConfigError(f"There is no preset '{source}': {nearest_name(str(source), preset_names())}")
         text = (resources.files("ofmu") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+    elif path.is_dir():
+        raise ConfigError(_directory_sentence(path))
     else:
         try:
             text = path.read_text(encoding="utf-8")
@@ -48,6 +50,15 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise ConfigError(f"The config {source} must hold sections such as 'data:', not a {type(mapping).__name__}")
     return mapping
+
+
+def _directory_sentence(path: Path) -> str:
+    runs = [path, *sorted((place for place in path.glob("*/") if (place / "study.db").is_file()), reverse=True)]
+    run = next((place for place in runs if (place / "config.yaml").is_file()), None)
+    if run is None:
+        return f"The config {path} is a directory: name a YAML file, or a preset such as quickstart"
+    continued = f", or continue the search with: ofmu search --resume {run}" if (run / "study.db").is_file() else ""
+    return f"The config {path} is a directory: name the file {run / 'config.yaml'}{continued}"
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +119,8 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
     kind, message = first["type"], first["msg"]
     if kind == "extra_forbidden":
         known = _section_keys(schema, mapping, location[:-1])
-        return f"Unknown config key '{path}': {nearest_name(location[-1], known)}"
+        section = "".join(f"{name}." for name in location[:-1])
+        return f"Unknown config key '{path}': {nearest_name(location[-1], known, section)}"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     given = first.get("input")

@@ -42,8 +42,11 @@ class RunError(OfmuError):
     """A directory that is not a run, or a run in the wrong state for what was asked."""
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``did you mean 'inner_steps'?`` or the list of valid names when none is close."""
+def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
+    """Return a hint such as ``did you mean 'method.inner_steps'?``, or the list of valid names when none is close.
+
+    ``section``, such as ``method.``, is put before the name that is offered, so that it can be copied as it stands.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid names are {', '.join(names)}"
+    return f"did you mean '{section}{close[0]}'?" if close else f"valid names are {', '.join(names)}"

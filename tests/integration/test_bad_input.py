@@ -123,9 +123,9 @@ def test_overlapping_rows(refused, files, tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("method.inner_step=3", ["'method.inner_step'", "did you mean 'inner_steps'?"]),
+        ("method.inner_step=3", ["'method.inner_step'", "did you mean 'method.inner_steps'?"]),
         ("metod.inner_steps=3", ["'metod'", "did you mean 'method'?"]),
-        ("cluster.num_worker=2", ["'cluster.num_worker'", "did you mean 'num_workers'?"]),
+        ("cluster.num_worker=2", ["'cluster.num_worker'", "did you mean 'cluster.num_workers'?"]),
         ("engine.zero_stage=4", ["'engine.zero_stage'", "4", "less than or equal to 3"]),
         ("method.inner_lr=-1", ["'method.inner_lr'", "-1", "greater than 0"]),
         ("method.inner_lr=.nan", ["'method.inner_lr'", "nan"]),

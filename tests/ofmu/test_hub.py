@@ -30,8 +30,6 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_HEAD = do_GET
-
     def log_message(self, format: str, *arguments: object) -> None:
         """Keep the test's output clean."""
 

@@ -27,7 +27,7 @@ def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig
         ({"method.inner_lr": {"low": 0.1, "high": 1, "log": True, "step": 0.1}}, "leave one out"),
         ({"method.inner_lr": {"low": 0.1}}, "must be a range"),
         ({"method.inner_lr": {"low": 0.1, "high": 1, "choices": [1]}}, "must be a range"),
-        ({"method.inner_lr": {"low": 0.1, "hihg": 1}}, "did you mean 'high'"),
+        ({"method.inner_lr": {"low": 0.1, "hihg": 1}}, "did you mean 'search.space.method.inner_lr.high'"),
         ({"method.inner_steps": {"low": 1.5, "high": 3}}, "whole number"),
         ({"method.inner_lr": {"low": -1, "high": 0.1}}, "method.inner_lr"),
         ({"method.inner_update": ["sgd", "sdg"]}, "method.inner_update"),
@@ -62,7 +62,7 @@ def test_an_impossible_space_is_refused_in_one_sentence(space, words):
         ({"objectives": {"ks_statistic": "down", "model_utility": "max"}}, "ks_statistic"),
         ({"sampler": "cmaes"}, "sampler"),
         ({"num_trials": 0}, "num_trials"),
-        ({"num_trails": 3}, "did you mean 'num_trials'"),
+        ({"num_trails": 3}, "did you mean 'search.num_trials'"),
     ],
 )
 def test_wrong_search_settings_are_refused(search, words):

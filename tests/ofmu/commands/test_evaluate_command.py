@@ -73,7 +73,7 @@ def test_without_config_the_runs_own_is_taken(run: Path) -> None:
 def test_a_misspelt_key_is_named_with_its_neighbour(run: Path) -> None:
     result = call(run / "model", run / "config.yaml", "evaluation.truth_ration=geometric")
     assert isinstance(result.exception, ConfigError)
-    assert "did you mean 'truth_ratio'?" in str(result.exception)
+    assert "did you mean 'evaluation.truth_ratio'?" in str(result.exception)
 
 
 def test_a_reference_of_other_rows_is_refused(run: Path, tmp_path: Path) -> None:

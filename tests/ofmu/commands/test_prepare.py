@@ -45,7 +45,7 @@ def test_the_presets_are_sound_and_start_with_their_command() -> None:
 
 def test_an_unknown_key_or_a_missing_file_raises_one_sentence(tmp_path: Path) -> None:
     runner = CliRunner()
-    with pytest.raises(ConfigError, match=r"'training\.epoch'.*did you mean 'epochs'\?"):
+    with pytest.raises(ConfigError, match=r"'training\.epoch'.*did you mean 'training\.epochs'\?"):
         runner.invoke(prepare_command, ["training.epoch=3"], catch_exceptions=False)
     with pytest.raises(ConfigError, match="Cannot read the config"):
         runner.invoke(prepare_command, [str(tmp_path / "gone.yaml")], catch_exceptions=False)

@@ -50,7 +50,7 @@ def finished(tmp_path: Path) -> RunDirectory:
         (["quickstart", "--preset", "tofu"], ConfigError, "not both"),
         (["--preset", "quickstat"], ConfigError, "did you mean 'quickstart'"),
         (["no-such-file.yaml"], ConfigError, "Cannot read the config"),
-        (["search.num_trails=3"], ConfigError, "did you mean 'num_trials'"),
+        (["search.num_trails=3"], ConfigError, "did you mean 'search.num_trials'"),
         (["search.space.method.inner_lr.low=5"], ConfigError, "search.space.method.inner_lr"),
         (["--resume", "nowhere"], RunError, "no run directory nowhere"),
         (["--resume", "nowhere", "--run-dir", "x"], ConfigError, "leave CONFIG and --run-dir out"),
@@ -61,6 +61,18 @@ def test_wrong_arguments_get_one_sentence(arguments, kind, words):
     assert isinstance(error, kind)
     assert words in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_directory_in_place_of_a_config_is_answered_with_what_to_type(finished, tmp_path):
+    for place in (finished.path, tmp_path):
+        error = invoke(str(place)).exception
+        assert isinstance(error, ConfigError)
+        assert f"name the file {finished.path}/config.yaml, or continue" in str(error)
+        assert f"ofmu search --resume {finished.path}" in str(error)
+    (tmp_path / "empty").mkdir()
+    error = invoke(str(tmp_path / "empty")).exception
+    assert isinstance(error, ConfigError)
+    assert "name a YAML file, or a preset" in str(error)
 
 
 def test_a_directory_that_is_no_search_is_refused(tmp_path):

@@ -206,7 +206,9 @@ def _deepspeed(_: NodeRequest) -> Iterator[Check]:
         yield Check("deepspeed", "fail", f"does not run: {reason[:200]}", "install it from constraints.txt")
         return
     builds = [name for name in ALL_OPS if compatible.get(name) and name != "deepspeed_not_implemented"]
-    yield Check("deepspeed", "ok", f"{deepspeed.__version__} takes a ZeRO step; could build {', '.join(builds)}")
+    yield Check(
+        "deepspeed", "ok", f"{deepspeed.__version__} takes a gradient at ZeRO stage 2; could build {', '.join(builds)}"
+    )
 
 
 def _zero_step() -> None:
@@ -214,13 +216,18 @@ def _zero_step() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ofmu.config import EngineConfig
+    from ofmu.data.rows import Example
     from ofmu.engine import build_engine
     from ofmu.ledger import Ledger
+    from ofmu.losses import AnswerLoss
 
     shape = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 8}
     model = LlamaForCausalLM(LlamaConfig(hidden_size=8, intermediate_size=8, **shape))
     engine = build_engine(model, EngineConfig(backend="deepspeed", zero_stage=2), Ledger())
-    engine.close()
+    try:
+        engine.gradient(AnswerLoss(pad_id=0), [Example((1, 2, 3), answer_start=1)])
+    finally:
+        engine.close()
 
 
 def _disk(_: NodeRequest) -> Iterator[Check]:

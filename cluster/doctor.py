@@ -134,7 +134,8 @@ def _dashboard_answers() -> Check:
 
 def _size(nodes: Mapping[str, Any]) -> Check:
     total = ray.cluster_resources()
-    return Check("cluster", "ok", f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs")
+    count = f"{len(nodes)} node{'s' * (len(nodes) > 1)}"
+    return Check("cluster", "ok", f"{count}, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs")
 
 
 def _room(cluster: ClusterConfig, wanted: int | None) -> Check:

@@ -28,6 +28,7 @@ from ofmu.evaluation.matching import outline_of, require_match
 from ofmu.files import file_hash
 from ofmu.finetune import Listener, finetune
 from ofmu.models import build_model, load_model, local_directory, train_tokenizer, write_model
+from ofmu.quiet import quiet_libraries
 
 RECIPE = 2
 """Raised whenever a change of this program changes what the same config makes, so that old entries are not reused."""
@@ -42,6 +43,8 @@ class Prepared:
     target: Path
     """Model directory (with tokenizer) from which unlearning starts."""
     target_scores: Path
+    base: Path | None = None
+    """Model directory before any training on the data: what ``model.base`` names beside a fine-tuned ``model.path``."""
     retrain: Path | None
     """Model directory of the model trained on the retain rows alone."""
     reference_scores: Path | None
@@ -68,6 +71,7 @@ def prepare(config: UnlearnConfig, *, listener: Listener | None = None) -> Prepa
         NonFiniteLossError: training diverged.
         StorageError: the cache cannot be written.
     """
+    quiet_libraries()
     _refuse_retrain_without_base(config)
     with _threads(config.engine.threads):
         return _Preparation(config, load_data(config.data, config.seed), listener).run()
@@ -121,6 +125,7 @@ class _Preparation:
         return Prepared(
             target=target,
             target_scores=target_scores,
+            base=base,
             retrain=retrain,
             reference_scores=reference_scores,
             costs={part: dict(entry.cost) for part, entry in self._entries.items()},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ofmu.commands.prepare import SECTIONS_OF_OTHERS
+from ofmu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ofmu.config import UnlearnConfig
 
 HEADLINES = (
     "ks_statistic",
@@ -21,6 +25,8 @@ HEADLINES = (
     "extraction_strength",
     "exact_memorization",
 )
+
+_ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 
 
 @click.command("evaluate")
@@ -36,35 +42,24 @@ def evaluate_command(model: str, settings: tuple[str, ...], reference: str | Non
     """
     config = _read_config(model, settings)
 
-    # Imported after the settings are known to be sound: these take seconds.
+    # Imported after the settings are known to be sound: it takes seconds.
     from ofmu.evaluation import evaluate
-    from ofmu.quiet import quiet_libraries
 
-    quiet_libraries()
     report = evaluate(model, config, reference=reference, output_dir=output)
     show_report(report)
     if output is not None:
         click.echo(f"metrics and scores are in {output}")
 
 
-def _read_config(model: str, settings: Sequence[str]) -> Any:
-    from ofmu.config import UnlearnConfig
-    from ofmu.config_io import apply_overrides, read_mapping, validate
+def _read_config(model: str, settings: Sequence[str]) -> UnlearnConfig:
+    from ofmu.evaluation.origin import config_of_run, read_run_config
 
-    named = bool(settings) and "=" not in settings[0]
-    source: str | Path | None = settings[0] if named else _config_of_run(model)
-    if source is not None and not named:
+    if settings and "=" not in settings[0]:
+        return read_run_config(settings[0], settings[1:])
+    source = config_of_run(model)
+    if source is not None:
         click.echo(f"config: {source}", err=True)
-    mapping = {} if source is None else read_mapping(source)
-    mapping = apply_overrides(mapping, settings[1:] if named else settings)
-    return validate(UnlearnConfig, {key: mapping[key] for key in mapping if key not in SECTIONS_OF_OTHERS})
-
-
-def _config_of_run(model: str) -> Path | None:
-    """Return the config with which a run made this model, if the model still lies in its run directory."""
-    folder = Path(model)
-    places = (folder / "config.yaml", folder.resolve().parent / "config.yaml") if folder.is_dir() else ()
-    return next((place for place in places if place.is_file()), None)
+    return read_run_config(source, settings)
 
 
 def show_report(report: Mapping[str, Any]) -> None:
@@ -76,15 +71,62 @@ def show_report(report: Mapping[str, Any]) -> None:
         width = max(len(name) for name, _, _ in rows)
         for name, value, note in rows:
             click.echo(f"{name:<{width}}  {value}{f'  ({note})' if note else ''}")
-    click.echo(f"model utility is the harmonic mean of: {', '.join(report['utility_components']) or 'nothing'}")
-    if report["reference"] is None:
-        click.echo("forget quality needs a reference: run ofmu prepare with the same config, or give --reference")
+    for line in _remarks(report):
+        click.echo(line)
 
 
 def _table_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    values, reasons = report["metrics"], report["reasons"]
+    """Return name, value and note of each metric; those of sets that the data lacks share a remark below instead."""
+    values, notes = report["metrics"], dict(report["reasons"])
     names = [*HEADLINES, *(name for name in values if name not in HEADLINES)]
-    return [(name, _number(values[name]), reasons.get(name, "")) for name in names]
+    zeros = [name for name in report["utility_components"] if values[name] == 0]
+    if values["model_utility"] == 0 and zeros:
+        notes["model_utility"] = f"a harmonic mean is 0 where a part of it is, as here {' and '.join(zeros)}"
+    shown = [name for name in names if name in HEADLINES or not _ABSENT_SET.fullmatch(notes.get(name, ""))]
+    return [(name, _number(values[name]), notes.get(name, "")) for name in shown]
+
+
+def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines below the table: what model utility is made of, and why something is not there."""
+    yield f"model utility is the harmonic mean of: {', '.join(report['utility_components']) or 'nothing'}"
+    matches = [_ABSENT_SET.fullmatch(reason) for reason in report["reasons"].values()]
+    if absent := list(dict.fromkeys(match[1] for match in matches if match)):
+        yield f"not measured, since the data has no such evaluation sets: {', '.join(absent)}"
+    if report["metrics"]["forget_quality"] is None:
+        yield f"forget quality {_why_no_quality(report)}"
+
+
+def _why_no_quality(report: Mapping[str, Any]) -> str:
+    """Return what forget quality lacks on these rows, or for want of which reference, and the mend."""
+    reasons = report["reasons"]
+    if report["metrics"]["forget_truth_ratio"] is None:
+        mend = "rows need the columns paraphrased_answer and perturbed_answer for it"
+        return f"cannot be had on these rows, with or without a reference ({reasons['forget_truth_ratio']}): {mend}"
+    if report["reference"] is not None:
+        return f"is missing: {reasons['forget_quality']}"
+    if report["config"]["reference"]["source"] == "none":
+        return "needs a reference, and reference.source is 'none': set it to retrain, model or scores"
+    return f"needs a reference, and none is cached for this config{_what_differs(report)}"
+
+
+def _what_differs(report: Mapping[str, Any]) -> str:
+    """Return how the config that was given departs from the one under which the model was made."""
+    from ofmu.config import UnlearnConfig
+    from ofmu.evaluation.origin import config_of_run, differing_keys, read_run_config
+
+    own = config_of_run(report["model"])
+    try:
+        keys = (
+            [] if own is None else differing_keys(UnlearnConfig.model_validate(report["config"]), read_run_config(own))
+        )
+    except ConfigError:  # written by another version of this program
+        keys = []
+    if not keys:
+        return ": run ofmu prepare with it, or give --reference"
+    return (
+        f", which differs from the one that this model was made with ({own}) in {', '.join(keys)}: "
+        "evaluate under that one, run ofmu prepare with this one, or give --reference"
+    )
 
 
 def _print_table(report: Mapping[str, Any], rows: Sequence[tuple[str, str, str]]) -> None:
@@ -97,7 +139,7 @@ def _print_table(report: Mapping[str, Any], rows: Sequence[tuple[str, str, str]]
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     if notes:
-        table.add_column("why it is missing")
+        table.add_column("note")
     for position, (name, value, note) in enumerate(rows, start=1):
         cells = (name, value, escape(note)) if notes else (name, value)
         table.add_row(*cells, end_section=position == len(HEADLINES))

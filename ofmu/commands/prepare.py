@@ -7,9 +7,6 @@ from typing import Any
 
 import click
 
-SECTIONS_OF_OTHERS = ("search", "cluster")
-"""Sections that other commands read from the same file."""
-
 
 @click.command("prepare")
 @click.argument("config", default="quickstart")
@@ -19,20 +16,17 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
 
     CONFIG is a YAML file or a preset's name (default: quickstart).
     """
-    from ofmu.config import UnlearnConfig
-    from ofmu.config_io import apply_overrides, read_mapping, validate
+    from ofmu.evaluation.origin import read_run_config
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
-    mapping = apply_overrides(read_mapping(config), overrides)
-    settings = validate(UnlearnConfig, {key: mapping[key] for key in mapping if key not in SECTIONS_OF_OTHERS})
+    settings = read_run_config(config, overrides)
 
-    # Imported after the settings are known to be sound: these take seconds.
-    from ofmu.quiet import quiet_libraries
+    # Imported after the settings are known to be sound: it takes seconds.
     from ofmu.reference import prepare
 
-    quiet_libraries()
     prepared = prepare(settings, listener=_print_event)
+    click.echo(f"base              {prepared.base or 'not needed'}")
     click.echo(f"target            {prepared.target}")
     click.echo(f"target scores     {prepared.target_scores}")
     click.echo(f"retrain           {prepared.retrain or 'not asked for'}")

@@ -16,10 +16,12 @@ from ofmu.evaluation.json_files import read_json
 from ofmu.evaluation.matching import outline_of, require_match
 from ofmu.evaluation.names import FORGET
 from ofmu.evaluation.official_log import is_official_log, parse_official_log
+from ofmu.evaluation.origin import config_of_run, read_run_config
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring import score_model
 from ofmu.evaluation.summary import metrics_of
 from ofmu.files import write_json
+from ofmu.quiet import quiet_libraries
 
 
 def evaluate(
@@ -34,7 +36,8 @@ def evaluate(
     The result's ``metrics`` maps names to numbers or None, ``reasons`` says why a metric is None, and
     ``utility_components`` names what model utility is the harmonic mean of. ``reference`` is a saved model, scores
     that this package wrote, or an official TOFU log; None takes what ``config.reference`` names, or the
-    retrained model's scores where the cache has them.
+    retrained model's scores where the cache has them. Without ``config``, that of the run which made the model is
+    taken, where the model still lies in its run directory, else the defaults.
 
     Raises:
         OfmuError: the model, data or reference cannot be read, or the reference covers other rows.
@@ -42,7 +45,8 @@ def evaluate(
     from ofmu.data.load import load_data
 
     started = time.monotonic()
-    config = config or UnlearnConfig()
+    quiet_libraries()
+    config = config or read_run_config(config_of_run(model))
     data = load_data(config.data, config.seed)
     reference = _chosen_reference(config) if reference is None else reference
     # The reference comes first: if it does not fit, that is said before the model is scored.

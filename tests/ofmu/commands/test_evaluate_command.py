@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ofmu.commands.evaluate import evaluate_command, show_report
+from ofmu.commands.evaluate import HEADLINES, evaluate_command, show_report
 from ofmu.config import ScratchModelConfig
 from ofmu.errors import ConfigError, ReferenceMismatchError
+from ofmu.evaluation import evaluate
 from ofmu.models import build_model, save_model, train_tokenizer
 
 YAML = """
@@ -59,7 +60,49 @@ def test_a_missing_metric_shows_its_reason(run: Path) -> None:
     result = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
     assert value_of(result, "forget_quality") == "–  (no reference was given)"
     assert "evaluation.rouge is false" in value_of(result, "retain_rouge")
-    assert "needs a reference: run ofmu prepare" in result.stdout
+    assert "evaluation sets" not in result.stdout
+    same = call(run / "model", run / "config.yaml")
+    assert "none is cached for this config: run ofmu prepare with it" in same.stdout
+    none = call(run / "model", run / "config.yaml", "evaluation.rouge=false", "reference.source=none")
+    assert "reference.source is 'none': set it to retrain, model or scores" in none.stdout
+
+
+def test_a_config_other_than_the_runs_is_told_by_its_keys(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(YAML)
+    changed = ["evaluation.rouge=false", "training.epochs=2", "engine.threads=1", "method.inner_steps=1"]
+    result = call(run / "model", tmp_path / "other.yaml", *changed)
+    assert result.exit_code == 0, result.output
+    line = result.stdout.splitlines()[-1]
+    assert f"({run / 'config.yaml'}) in training.epochs, evaluation.rouge: evaluate under that one" in line
+
+
+def test_rows_of_ones_own_get_one_line_on_what_they_lack(run: Path, tmp_path: Path) -> None:
+    for name in ("forget", "retain"):
+        rows = [{"question": f"Who wrote {name} {number}?", "answer": "Ann wrote it."} for number in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [f"data.{name}={tmp_path / name}.jsonl" for name in ("forget", "retain")]
+    result = call(run / "model", "data.source=files", *files, "evaluation.rouge=false")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if "world_facts" in line] == [
+        "not measured, since the data has no such evaluation sets: real_authors, world_facts"
+    ]
+    assert "cannot be had on these rows, with or without a reference (row 1 of the set 'forget'" in lines[-1]
+    assert "paraphrased_answer" in lines[-1]
+
+
+def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+    values: dict[str, float | None] = dict.fromkeys(HEADLINES, 0.125)
+    report = {
+        "metrics": {**values, "model_utility": 0.0, "retain_rouge": 0.0, "retain_probability": 0.5},
+        "reasons": {},
+        "utility_components": ["retain_rouge", "retain_probability"],
+        "reference": "r",
+    }
+    show_report(report)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("model_utility")]
+    assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 where a part of it is, as here retain_rouge)"
 
 
 def test_without_config_the_runs_own_is_taken(run: Path) -> None:
@@ -68,6 +111,7 @@ def test_without_config_the_runs_own_is_taken(run: Path) -> None:
     assert str(run / "config.yaml") in result.stderr
     given = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
     assert result.stdout == given.stdout
+    assert evaluate(run / "model")["config"]["data"]["generated"]["authors"] == 4
 
 
 def test_a_misspelt_key_is_named_with_its_neighbour(run: Path) -> None:
@@ -98,6 +142,6 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     }
     show_report(report)
     output = capsys.readouterr().out
-    assert "why it is missing" in output
+    assert "note" in output
     assert "no [bold] text" in output
     assert output.count("0.125") == len(names) - 1

@@ -31,6 +31,21 @@ def test_what_was_made_is_printed_and_then_found(tmp_path: Path) -> None:
     assert first.output.count(": made in") == second.output.count(": found in the cache in") == 5
     target = second.output.split("target            ")[1].splitlines()[0]
     assert (Path(target) / "model.safetensors").is_file()
+    base = second.output.split("base              ")[1].splitlines()[0]
+    assert (Path(base) / "model.safetensors").is_file()
+    assert base != target
+
+
+def test_a_printed_target_and_base_are_found_to_have_the_same_reference(tmp_path: Path) -> None:
+    """What is printed can be typed as model.path and model.base of a config of one's own."""
+    (tmp_path / "config.yaml").write_text(TINY)
+    arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=1"]
+    output = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False).output
+    place = {line[:18].strip(): line[18:] for line in output.splitlines() if str(tmp_path) in line}
+    mine = [f"model.path={place['target']}", "model.is_target=true", f"model.base={place['base']}"]
+    again = CliRunner().invoke(prepare_command, [*arguments, *mine], catch_exceptions=False).output
+    assert again.count(": found in the cache in") == 3
+    assert f"reference scores  {place['reference scores']}" in again
 
 
 def test_the_presets_are_sound_and_start_with_their_command() -> None:

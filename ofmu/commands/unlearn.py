@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,27 @@ def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> No
         config, overrides = "quickstart", (config, *overrides)
     mapping = apply_overrides(read_mapping(config), overrides)
     settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
-    _run(settings, output)
+    try:
+        _run(settings, output)
+    except KeyboardInterrupt:
+        if _is_first_process():
+            kept = settings.cluster.checkpoint_every
+            how = "continues from the last checkpoint" if kept else "starts over: cluster.checkpoint_every is 0"
+            click.echo(f"Interrupted: the same command, with --output {output}, {how}", err=True)
+        raise SystemExit(130) from None
+    if not _is_first_process():
+        return
     report = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
 
     from ofmu.commands.evaluate import show_report
 
     show_report(report | {"model": str(output / "model"), "reference": report["prepared"].get("reference_scores")})
     click.echo(f"the model is in {output / 'model'}")
+
+
+def _is_first_process() -> bool:
+    """Return whether this is the one process that speaks; torchrun and deepspeed number theirs."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _run(settings: Any, output: Path) -> None:
@@ -45,6 +60,10 @@ def _run(settings: Any, output: Path) -> None:
     if settings.cluster.num_workers > 0:
         from cluster.train import train
 
+        workers = settings.cluster.num_workers
+        click.echo(
+            f"{workers} workers at it; their outer steps are written to {output / 'history.jsonl'}, not shown here"
+        )
         train(config, output, settings.cluster)
         return
     from ofmu.trainer import unlearn

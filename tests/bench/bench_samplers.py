@@ -1,0 +1,156 @@
+"""Which sampler should be the default: trials to random search's final hypervolume, on problems with known answers.
+
+    python tests/bench/bench_samplers.py                      # three minutes on one core, GP on two seeds
+    python tests/bench/bench_samplers.py --dimensions 30      # ZDT as published, instead of a search's seven settings
+
+For each problem and seed, random search runs TRIALS trials; its hypervolume is the mark. Each sampler, as a search
+makes it, then runs until it reaches the mark, one trial at a time and with four in flight. A ratio is the trials it
+took over TRIALS, infinite where it was given up at CAP × TRIALS; random search meets marks of its own other seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+
+from tune.curves import SYNTHETIC_SETTINGS, synthetic_curve
+from tune.pareto import hypervolume
+from tune.sampling import make_sampler
+
+TRIALS = 64
+CAP = 1.5
+SEEDS = 10
+GP_SEEDS = 2
+IN_FLIGHT = (1, 4)
+Objectives = tuple[float, float]
+
+
+def zdt(x: Sequence[float], shape: Callable[[float, float], float]) -> Objectives:
+    """Return the two costs of a ZDT function (Zitzler, Deb and Thiele 2000), ``shape`` of f₁ and g giving h."""
+    g = 1 + 9 * sum(x[1:]) / (len(x) - 1)
+    return x[0], g * shape(x[0], g)
+
+
+def zdt1(x: Sequence[float]) -> Objectives:
+    """Convex front."""
+    return zdt(x, lambda f, g: 1 - math.sqrt(f / g))
+
+
+def zdt2(x: Sequence[float]) -> Objectives:
+    """Concave front."""
+    return zdt(x, lambda f, g: 1 - (f / g) ** 2)
+
+
+def zdt3(x: Sequence[float]) -> Objectives:
+    """Front in five pieces."""
+    return zdt(x, lambda f, g: 1 - math.sqrt(f / g) - f / g * math.sin(10 * math.pi * f))
+
+
+def dtlz2(x: Sequence[float]) -> Objectives:
+    """A quarter circle (Deb, Thiele, Laumanns and Zitzler 2002), two objectives."""
+    radius = 1 + sum((value - 0.5) ** 2 for value in x[1:])
+    return radius * math.cos(x[0] * math.pi / 2), radius * math.sin(x[0] * math.pi / 2)
+
+
+def synthetic(x: Sequence[float]) -> Objectives:
+    """Return the end of a made-up learning curve, its noise set by the settings."""
+    end = synthetic_curve(x, int(sum(x) * 1e9)).values[-1]
+    return float(end[0]), 1 - float(end[1])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two costs on the unit cube, and the worst values that they can take."""
+
+    evaluate: Callable[[Sequence[float]], Objectives]
+    dimensions: int
+    worst: Objectives
+
+
+def problems(dimensions: int) -> dict[str, Problem]:
+    """Return the test problems by name."""
+    return {
+        "ZDT1": Problem(zdt1, dimensions, (1.0, 10.0)),
+        "ZDT2": Problem(zdt2, dimensions, (1.0, 10.0)),
+        "ZDT3": Problem(zdt3, dimensions, (1.0, 10.0)),
+        "DTLZ2": Problem(dtlz2, dimensions, (1 + (dimensions - 1) / 4,) * 2),
+        "synthetic": Problem(synthetic, len(SYNTHETIC_SETTINGS), (1.0, 1.0)),
+    }
+
+
+def sampler_of(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of one trial as a search makes it, and multivariate TPE made in the same way."""
+    if name != "tpe-group":
+        return make_sampler(name, seed, number, TRIALS)
+    derived = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=derived, n_startup_trials=10, multivariate=True, group=True)
+
+
+def run(problem: Problem, name: str, seed: int, in_flight: int, trials: int, mark: float = math.inf) -> list[float]:
+    """Return the hypervolume after each trial told, up to ``trials`` or the mark."""
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    live: deque[tuple[optuna.Trial, Objectives]] = deque()
+    costs, volumes = np.empty((0, 2)), [0.0]
+    while len(volumes) <= trials and volumes[-1] < mark:
+        while len(live) < in_flight:
+            study.sampler = sampler_of(name, seed, len(study.get_trials(deepcopy=False)))
+            trial = study.ask()
+            point = [trial.suggest_float(f"x{index}", 0, 1) for index in range(problem.dimensions)]
+            live.append((trial, problem.evaluate(point)))
+        trial, values = live.popleft()
+        study.tell(trial, list(values))
+        costs = np.vstack((costs, values))
+        volumes.append(hypervolume(costs, np.array(problem.worst)))
+    return volumes[1:]
+
+
+def ratios(problem: Problem, name: str, in_flight: int, seeds: int) -> list[float]:
+    """Return, per seed, the trials that the sampler needs to random search's mark over TRIALS; infinity for never."""
+    found = []
+    for seed in range(seeds):
+        mark = run(problem, "random", 1000 + seed, 1, TRIALS)[-1]
+        volumes = run(problem, name, seed, in_flight, int(CAP * TRIALS), mark)
+        found.append(len(volumes) / TRIALS if volumes[-1] >= mark else math.inf)
+    return found
+
+
+def main() -> None:
+    """Print one line per sampler, problem and number in flight, and medians over all problems."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dimensions", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--gp-seeds", type=int, default=GP_SEEDS)
+    parser.add_argument("--samplers", nargs="+", default=["random", "nsga2", "tpe", "tpe-group", "gp"])
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    print(f"trials to the hypervolume of random search's {TRIALS}, as a ratio; {arguments.dimensions} settings")
+    for name in arguments.samplers:
+        started, seeds = time.perf_counter(), arguments.gp_seeds if name == "gp" else arguments.seeds
+        for in_flight in IN_FLIGHT:
+            every: list[float] = []
+            cells = []
+            for label, problem in problems(arguments.dimensions).items():
+                found = ratios(problem, name, in_flight, seeds)
+                every += found
+                cells.append(f"{label} {statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})")
+            median, half = statistics.median(every), statistics.mean(ratio <= 0.5 for ratio in every)
+            print(
+                f"{name:<10}{in_flight} in flight, {seeds:2} seeds: median {median:.2f}, {half:4.0%} at most .50",
+                end="",
+            )
+            print(" | " + ", ".join(cells), flush=True)
+        print(f"{'':<10}{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -168,7 +168,7 @@ class JobServer:
                 asyncio.run(self._tail(job_id, shown, hand_on))
                 job = self.job(job_id)
                 if job.is_over:
-                    # the stream may close before the last lines are in it
+                    # the stream may end before the last lines are in it
                     hand_on(self.logs(job_id)[shown:])
                     return job
                 silent_since = None
@@ -196,7 +196,16 @@ class JobServer:
         return job
 
     async def _tail(self, job_id: str, known: int, hand_on: Callable[[str], None]) -> None:
-        """Stream the log, whose first ``known`` characters were handed on before the connection was lost."""
+        """Stream the log until the job is over; its first ``known`` characters were handed on already."""
+        stream = asyncio.create_task(self._stream(job_id, known, hand_on))
+        while not (await asyncio.wait({stream}, timeout=_POLL_SECONDS))[0]:
+            if (await asyncio.to_thread(self.job, job_id)).is_over:
+                # the server notices some seconds later, and closes the stream only then
+                stream.cancel()
+        if not stream.cancelled():
+            stream.result()
+
+    async def _stream(self, job_id: str, known: int, hand_on: Callable[[str], None]) -> None:
         async for text in self._client.tail_job_logs(job_id):
             new = text[known:]
             known = max(0, known - len(text))

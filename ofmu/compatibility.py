@@ -10,7 +10,15 @@ if TYPE_CHECKING:
 
 def refuse_impossible(config: UnlearnConfig) -> None:
     """Raise ValueError with one sentence for the first contradiction found."""
+    from ofmu.methods import method_class
+
     engine = config.engine
+    works_on = method_class(config.method.name, config.method.module).tasks
+    if config.data.kind not in works_on:
+        raise ValueError(
+            f"The method '{config.method.name}' works on {' and '.join(sorted(works_on))} tasks, and data.source "
+            f"'{config.data.source}' makes this a {config.data.kind} task: choose another method or source"
+        )
     config.method.refuse_impossible(config)
     if engine.precision == "bf16" and (engine.backend == "torch" or engine.zero_stage == 0):
         raise ValueError(

@@ -34,13 +34,36 @@ class ScratchModelConfig(Section):
     """Upper bound on the tokenizer's vocabulary, special tokens included."""
 
 
+class ResNetConfig(Section):
+    """Shape of a transformers ResNet that is trained from scratch on images."""
+
+    embedding_size: PositiveInt = 16
+    """Channels after the stem, which quarters an image's height and width."""
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 64)
+    """Channels of each stage; every stage after the first halves height and width."""
+    depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 1, 1)
+    """Layers of each stage."""
+    layer_type: Literal["basic", "bottleneck"] = "basic"
+
+    @model_validator(mode="after")
+    def _as_many_depths_as_sizes(self) -> ResNetConfig:
+        if len(self.hidden_sizes) != len(self.depths):
+            raise ValueError(
+                f"model.resnet has {len(self.hidden_sizes)} hidden_sizes and {len(self.depths)} depths: "
+                "give each stage one of both"
+            )
+        return self
+
+
 class ModelConfig(Section):
     """Where the model comes from."""
 
     path: str | None = None
-    """Hub name or local directory of a causal LM with its tokenizer; None trains ``scratch`` from nothing."""
+    """Hub name or local directory of a causal LM with its tokenizer, or of an image classifier where the data are
+    images; None trains ``scratch``, or ``resnet``, from nothing."""
     revision: str | None = None
     scratch: ScratchModelConfig = ScratchModelConfig()
+    resnet: ResNetConfig = ResNetConfig()
     is_target: bool = False
     """True: ``path`` already is the fine-tuned target. False: preparation fine-tunes it on forget + retain."""
     base: str | None = None
@@ -96,12 +119,44 @@ class WmdpDataConfig(Section):
     """Questions of each set, drawn by the seed; None: all."""
 
 
+class VisionDataConfig(Section):
+    """Which labelled images are to be forgotten, and how images are read."""
+
+    forget: Literal["class", "random"] = "class"
+    """``class``: rows of ``forget_class``; ``random``: rows of all classes, drawn by the seed."""
+    forget_class: str | int = 0
+    """Name or index of the class to forget; an index counts the classes in the data's own order."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the class's training rows, or of all of them, to forget; None: all of a class, a tenth of all rows."""
+    image_size: PositiveInt = 32
+    """Height and width in pixels that every image is brought to."""
+    image_column: str = "img"
+    label_column: str | None = None
+    """None: ``fine_label`` for CIFAR-100, else ``label``."""
+    max_train_rows: PositiveInt | None = None
+    """Training rows kept, drawn by the seed; None: all."""
+    max_test_rows: PositiveInt | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the user's own images held out as test rows, where their folder has no ``test`` folder."""
+
+    @model_validator(mode="after")
+    def _something_is_retained(self) -> VisionDataConfig:
+        if self.forget == "random" and self.fraction == 1:
+            raise ValueError("data.vision.fraction 1 of all rows leaves none to retain: lower it")
+        return self
+
+
+VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
+
+
 class DataConfig(Section):
     """The forget, retain and holdout rows and the evaluation sets."""
 
-    source: Literal["generated", "tofu", "wmdp", "files"] = "generated"
+    source: Literal["generated", "tofu", "wmdp", "files", "cifar10", "cifar100", "images"] = "generated"
     path: str | None = None
-    """TOFU: hub name (default ``locuslab/TOFU``) or a local directory of its JSON files."""
+    """TOFU: hub name (default ``locuslab/TOFU``) or a local directory of its JSON files. CIFAR: hub name (default
+    ``uoft-cs/cifar10``, ``uoft-cs/cifar100``) or a local directory of ``train*.parquet`` and ``test*.parquet``.
+    Images: a folder with one folder per class, or with two of those, ``train`` and ``test``."""
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
     authors: Annotated[int, Field(ge=2, le=200)] | None = None
     """TOFU: keep this many authors, a tenth of them (at least one) to forget; None keeps the split as published."""
@@ -109,6 +164,7 @@ class DataConfig(Section):
     """TOFU: add real authors and world facts to the retain rows; a model trained from scratch knows neither."""
     generated: GeneratedDataConfig = GeneratedDataConfig()
     wmdp: WmdpDataConfig = WmdpDataConfig()
+    vision: VisionDataConfig = VisionDataConfig()
     forget: str | None = None
     retain: str | None = None
     holdout: str | None = None
@@ -118,6 +174,11 @@ class DataConfig(Section):
     use_chat_template: bool = True
     max_length: PositiveInt = 512
     """Tokens of prompt and answer kept, EOS included; an answer is cut, a prompt never."""
+
+    @property
+    def kind(self) -> Literal["language", "vision"]:
+        """What is unlearned: text or images."""
+        return "vision" if self.source in VISION_SOURCES else "language"
 
 
 class TrainingConfig(Section):
@@ -155,6 +216,9 @@ class MethodConfig(Section):
     """Importable module of the user's own that registers ``name``."""
     batch_size: PositiveInt = 8
     """Rows of D_f, and of D_r, in one global minibatch, whatever the number of ranks."""
+    saliency_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the weights that a run may move, those with the largest |∇L_f| at the target; the others stay as they
+    are, bit for bit (SalUn's mask, around any method). 1: all of them."""
 
     @property
     def exact(self) -> bool:

@@ -53,17 +53,19 @@ def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:
 
 
 def objective_values(
-    metrics: Mapping[str, Any], objectives: Mapping[str, Direction]
+    metrics: Mapping[str, Any], objectives: Mapping[str, Direction], reasons: Mapping[str, str] | None = None
 ) -> tuple[list[float] | None, str | None]:
     """Return the objectives' values in order, or None with the reason why a trial has none.
 
     A value must be a finite number: Optuna accepts infinities as complete, and they would bend the front.
+    ``reasons`` says of metrics that the evaluation left out why it did.
     """
     values = []
     for name in objectives:
         value = metrics.get(name)
         if value is None:
-            return None, f"the run reported no {name}"
+            why = (reasons or {}).get(name)
+            return None, f"the run reported no {name}{f': {why}' if why else ''}"
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return None, f"{name} is {value}, not a finite number"
         values.append(float(value))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ofmu.errors import StorageError
-from ofmu.files import write_json, write_text
+from ofmu.files import storage_errors, write_json, write_text
 from tune.landmarks import PAPER, TARGET, landmark_settings
 from tune.rundir import RunDirectory
 
@@ -63,11 +61,9 @@ def write_picture(result: SearchResult) -> Path:
     """
     path = result.run_dir / "front.png"
     partial = path.with_name("front.partial.png")
-    try:
+    with storage_errors(path):
         result.plot(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}") from error
+        partial.replace(path)
     return path
 
 

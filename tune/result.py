@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ofmu.errors import RunError, StorageError
+from ofmu.errors import RunError
+from ofmu.files import storage_errors
 from tune.config import SearchConfig
 from tune.pareto import knee_index
 from tune.rundir import RunDirectory
@@ -45,7 +46,7 @@ class Point:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise RunError(f"{target} already exists: name a new directory for the exported model")
         partial = target.with_name(f"{target.name}.partial")
-        try:
+        with storage_errors(target):
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(model, partial)
             for name in ("metrics.json", "config.yaml"):
@@ -54,8 +55,6 @@ class Point:
             if target.exists():
                 target.rmdir()
             partial.replace(target)
-        except OSError as error:
-            raise StorageError(f"Cannot write the model to {target}: {error.strerror or error}") from error
         return target
 
 
@@ -105,10 +104,21 @@ class SearchResult:
         Raises:
             RunError: no trial is complete.
         """
-        if not len(self.front):
-            raise RunError(f"The search in {self.run_dir} has no complete trial: trials.csv gives the reasons")
+        self.require_front()
         by_number = self.front.sort_values("trial")
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
+
+    def require_front(self) -> None:
+        """Do nothing where a trial is complete.
+
+        Raises:
+            RunError: none is; the sentence says where the reasons stand.
+        """
+        if len(self.front):
+            return
+        if (self.trials["state"] == "failed").any():
+            raise RunError(f"No trial is complete: the column 'reason' of {self.run_dir}/trials.csv says why")
+        raise RunError(f"No trial of {self.run_dir} is complete yet: wait for it, or continue it with --resume")
 
     def pick(self, choice: str | int) -> Point:
         """Return ``'knee'`` or the trial with this number.
@@ -119,9 +129,10 @@ class SearchResult:
         if choice == "knee":
             return self.knee
         complete = self.trials.loc[self.trials["state"] == "complete", "trial"].tolist()
-        front = ", ".join(str(number) for number in self.front["trial"])
         if not str(choice).isdecimal() or int(choice) not in complete:
-            raise RunError(f"'{choice}' is no complete trial of {self.run_dir}: the front holds {front}, or say knee")
+            self.require_front()
+            front = ", ".join(str(number) for number in self.front["trial"])
+            raise RunError(f"'{choice}' is no complete trial of {self.run_dir}: valid picks are knee and {front}")
         return self._point(int(choice))
 
     def plot(self, path: str | Path | None = None) -> Figure:

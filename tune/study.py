@@ -180,7 +180,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self.stopped_by = StorageError(f"The search cannot store its results: {error}")
 
     def _store(self, trial: optuna.Trial, metrics: Mapping[str, Any], failure: str | None) -> None:
-        values, missing = objective_values(metrics, self._config.objectives)
+        reasons = read_reasons(self._trial_dir(trial.number))
+        values, missing = objective_values(metrics, self._config.objectives, reasons)
         reason = failure or missing
         stored = finite_only(metrics)
         trial.set_user_attr("metrics", stored)
@@ -200,6 +201,12 @@ def read_metrics(trial_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
+
+
+def read_reasons(trial_dir: Path) -> dict[str, str]:
+    """Return why the evaluation of a trial left metrics out, by their names; nothing where none has run."""
+    path = trial_dir / "metrics.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")).get("reasons") or {}) if path.is_file() else {}
 
 
 def finite_only(metrics: Mapping[str, Any]) -> dict[str, Any]:

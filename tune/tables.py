@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from tune.config import SearchConfig
 
+COSTS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
+"""Metrics that say what a trial cost."""
+
 _STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "failed", "RUNNING": "running"}
 
 
@@ -37,13 +40,19 @@ def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.Data
 
 
 def front_table(trials: pd.DataFrame, config: SearchConfig) -> pd.DataFrame:
-    """Return the rows of the complete trials that no other one dominates, by the first objective."""
+    """Return the rows of the complete trials that no other one dominates, by the first objective.
+
+    Columns: the trial's number, objectives, settings, costs, and then the role and all other metrics.
+    """
     complete = trials[trials["state"] == "complete"]
     front = complete[front_mask(costs_of(complete, config))] if len(complete) else complete
     front = front.drop(columns=["state", "reason"])
     if len(front):
         front = front.dropna(axis="columns", how="all")
-    return front.sort_values(next(iter(config.objectives)), kind="stable").reset_index(drop=True)
+    settings = [name for name in front.columns if "." in name]
+    first = ["trial", *config.objectives, *settings, *COSTS]
+    order = [*dict.fromkeys(name for name in first if name in front), *front.columns.difference(first, sort=False)]
+    return front[order].sort_values(next(iter(config.objectives)), kind="stable").reset_index(drop=True)
 
 
 def costs_of(rows: pd.DataFrame, config: SearchConfig) -> Points:

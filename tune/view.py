@@ -51,6 +51,11 @@ class SearchView(SearchListener):
         names = ", ".join(f"{name} ({way})" for name, way in progress.result.config.objectives.items())
         again = f", {progress.done} of them done" if progress.done else ""
         self.say(f"Searching {names}: {progress.total} trials{again}, in {self.run_dir}")
+        if workers := progress.result.config.cluster.num_workers:
+            self.say(
+                f"Each trial is a group of {workers} workers: its outer steps are not shown live, but written to "
+                f"{self.run_dir}/trials/*/history.jsonl"
+            )
 
     def on_progress(self, progress: Progress) -> None:
         """Say how far the search is, about ten times in all."""
@@ -63,10 +68,14 @@ class SearchView(SearchListener):
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show_result(self, result: SearchResult) -> None:
-        """Show the front, where it lies, and how to take a model from it."""
+        """Show the front, where it lies, and how to take a model from it, as far as there is one."""
         states = result.trials["state"]
         failed = int((states == "failed").sum())
-        self.say(f"{int((states == 'complete').sum())} trials complete, {failed} failed; the front:")
+        counts = f"{int((states == 'complete').sum())} trials complete, {failed} failed"
+        if not len(result.front):
+            self.say(f"{counts}; everything is in {result.run_dir}")
+            return
+        self.say(f"{counts}; the front:")
         self._show_front(format_front(result))
         self.say(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.run_dir}")
         self.say(f"To take the knee's model: ofmu export {result.run_dir} --pick knee --output DIR")

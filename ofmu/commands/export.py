@@ -7,7 +7,13 @@ import click
 
 @click.command("export")
 @click.argument("run", type=click.Path())
-@click.option("--pick", default="knee", show_default=True, metavar="knee|ID", help="Which trial: knee, or its number.")
+@click.option(
+    "--pick",
+    default="knee",
+    show_default=True,
+    metavar="knee|ID",
+    help="Which trial: knee, or a number from front.csv.",
+)
 @click.option("--output", required=True, type=click.Path(), metavar="DIR", help="A new directory for the model.")
 def export_command(run: str, pick: str, output: str) -> None:
     """Copy a model that the search in RUN found to DIR, from where from_pretrained loads it."""

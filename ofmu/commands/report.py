@@ -8,10 +8,11 @@ import click
 @click.command("report")
 @click.argument("run", type=click.Path())
 def report_command(run: str) -> None:
-    """Print the front of the search in RUN and redraw its front.png."""
+    """Print the front of the search in RUN and redraw its front.png; an error where no trial is complete."""
     from tune.result import SearchResult
     from tune.view import make_view
 
     result = SearchResult.load(run)
+    result.require_front()
     result.plot(result.run_dir / "front.png")
     make_view().show_result(result)

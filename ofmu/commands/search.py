@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ofmu.errors import ConfigError, RunError
+from ofmu.errors import ConfigError
 
 if TYPE_CHECKING:
     from tune.result import SearchResult
@@ -51,8 +51,7 @@ def search_command(
         click.echo(f"Interrupted{hint}", err=True)
         raise SystemExit(130) from None
     view.show_result(result)
-    if not len(result.front):
-        raise RunError(f"No trial is complete: the column 'reason' of {result.run_dir}/trials.csv says why")
+    result.require_front()
 
 
 def _search(source: str, overrides: tuple[str, ...], run_dir: str | None, view: SearchView) -> SearchResult:

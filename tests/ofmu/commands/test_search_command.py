@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from ofmu.commands.export import export_command
+from ofmu.commands.report import report_command
 from ofmu.commands.search import search_command
 from ofmu.config_io import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
 from tune.config import SearchConfig
+from tune.progress import Progress
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
 from tune.study import StudySearcher, open_study
+from tune.view import SearchView
 
 
 def invoke(*arguments: str) -> Result:
@@ -23,8 +29,6 @@ def invoke(*arguments: str) -> Result:
 @pytest.fixture
 def finished(tmp_path: Path) -> RunDirectory:
     """A search of four trials on made-up scores, with tiny but real saved models."""
-    import json
-
     from transformers import LlamaConfig, LlamaForCausalLM
 
     run = RunDirectory.fresh(tmp_path / "run")
@@ -37,7 +41,7 @@ def finished(tmp_path: Path) -> RunDirectory:
         specification = found.suggest(str(number))
         directory = Path(specification["trial_dir"])
         LlamaForCausalLM(shape).save_pretrained(directory / "model")
-        metrics = {"ks_statistic": distance, "model_utility": utility}
+        metrics = {"ks_statistic": distance, "model_utility": utility, "forget_rouge": 0.5, "gradient_evaluations": 9.0}
         (directory / "metrics.json").write_text(json.dumps({"metrics": metrics}))
         (directory / "config.yaml").write_text("seed: 0\n")
         found.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": metrics})})
@@ -124,7 +128,7 @@ def test_export_gives_a_model_that_loads(finished, tmp_path):
     assert all((a == b).all() for a, b in zip(model.parameters(), kept.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("pick", "words"), [("9", "no complete trial"), ("elbow", "say knee")])
+@pytest.mark.parametrize(("pick", "words"), [("9", "no complete trial"), ("best", "valid picks are knee and 3, 2, 0")])
 def test_export_of_an_unknown_trial_is_refused(finished, tmp_path, pick, words):
     arguments = [str(finished.path), "--pick", pick, "--output", str(tmp_path / "model")]
     error = CliRunner().invoke(export_command, arguments).exception
@@ -141,6 +145,70 @@ def test_export_overwrites_nothing_and_names_what_was_not_kept(finished, tmp_pat
     finished.delete_model(1)
     with pytest.raises(RunError, match="not kept"):
         result.pick(1).export(tmp_path / "gone")
+
+
+def test_the_fronts_columns_go_from_what_was_sought_to_what_else_is_known(finished):
+    columns = list(SearchResult.load(finished.path).front.columns)
+    settings = [name for name in columns if "." in name]
+    assert len(settings) >= 7
+    assert columns == [
+        "trial",
+        "ks_statistic",
+        "model_utility",
+        *settings,
+        "gradient_evaluations",
+        "role",
+        "forget_rouge",
+    ]
+
+
+@pytest.fixture
+def fruitless(tmp_path: Path) -> RunDirectory:
+    """A search whose two trials ended without the objective, as the second one's evaluation explains."""
+    run = RunDirectory.fresh(tmp_path / "run")
+    run.create()
+    config = validate(SearchConfig, {"search": {"num_trials": 2}})
+    run.write_config(config)
+    found = StudySearcher(open_study(run.study_file, config), config, run.trial)
+    for number in range(2):
+        directory = Path(found.suggest(str(number))["trial_dir"])
+        directory.mkdir(parents=True)
+        reasons = {"ks_statistic": "no reference was given"} if number else {}
+        (directory / "metrics.json").write_text(json.dumps({"metrics": {"model_utility": 0.5}, "reasons": reasons}))
+        found.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": {"model_utility": 0.5}})})
+    return run
+
+
+def test_a_search_without_a_front_hints_at_no_export_and_fails(fruitless):
+    sentence = f"No trial is complete: the column 'reason' of {fruitless.path}/trials.csv says why"
+    resumed = invoke("--resume", str(fruitless.path))
+    assert "0 trials complete, 2 failed; everything is in" in resumed.output
+    assert "ofmu export" not in resumed.output
+    for result in (
+        resumed,
+        CliRunner().invoke(report_command, [str(fruitless.path)]),
+        CliRunner().invoke(export_command, [str(fruitless.path), "--output", str(fruitless.path / "model")]),
+    ):
+        assert isinstance(result.exception, RunError)
+        assert str(result.exception) == sentence
+
+
+def test_a_missing_objective_carries_the_evaluations_own_reason(fruitless):
+    reasons = SearchResult.load(fruitless.path).trials["reason"].tolist()
+    missing = "the run reported no ks_statistic"
+    assert reasons == [missing, f"{missing}: no reference was given"]
+
+
+def test_the_view_says_where_the_steps_of_worker_groups_are(finished, capsys):
+    result = SearchResult.load(finished.path)
+    for workers, told in ((0, False), (2, True)):
+        cluster = result.config.cluster.model_copy(update={"num_workers": workers})
+        config = result.config.model_copy(update={"cluster": cluster})
+        start = Progress(replace(result, config=config), 4, 0, 0, (), 0.0, None)
+        SearchView(Console(width=300)).on_start(start)
+        output = capsys.readouterr().out
+        assert ("its outer steps are not shown live" in output) is told
+        assert (f"{finished.path}/trials/*/history.jsonl" in output) is told
 
 
 def test_the_picture_marks_front_landmarks_and_reference(finished):

@@ -23,6 +23,9 @@ BUILT_IN = (
     "gradascent",
     "graddiff",
     "npo",
+    "rmu",
+    "pdu",
+    "blur",
 )
 """In the order of the documentation's table; each is the module ``ofmu.methods.<name>``."""
 

@@ -42,6 +42,18 @@ class PartitionedVectors(VectorSpace):
                 part.add_(piece.reshape(-1)[:length].to(part), alpha=scale)
                 offset += length
 
+    def _clear_offloaded(self) -> None:
+        # DeepSpeed writes only where a gradient arrived: a parameter that the next loss does not reach would keep
+        # the last loss's
+        if self._offloaded:
+            for master in self._offloaded_masters():
+                if master.grad is not None:
+                    master.grad.zero_()
+
+    @abstractmethod
+    def _offloaded_masters(self) -> list[Tensor]:
+        """Return the masters on which DeepSpeed leaves offloaded gradients."""
+
     @torch.no_grad()
     def gather(self, vector: Vector) -> dict[str, Tensor]:
         """Return the full vector on every rank; costs one whole vector of memory."""
@@ -81,6 +93,10 @@ class PartitionedGradients(PartitionedVectors):
             optimizer.averaged_gradients[group] = None
             optimizer.all_grad_tensors[group] = None
         optimizer.micro_step_id = -1
+        self._clear_offloaded()
+
+    def _offloaded_masters(self) -> list[Tensor]:
+        return list(self._optimizer.single_partition_of_fp32_groups)
 
     def _gradient_pieces(self, group: int) -> list[Tensor]:
         optimizer = self._optimizer
@@ -123,8 +139,16 @@ class PartitionedParameters(PartitionedVectors):
         optimizer.invalidate_secondary_tensor()
 
     def clear_gradient(self) -> None:
-        """Reset the accumulation; ``engine.zero_grad`` alone would leave DeepSpeed's micro-step counter."""
+        """Reset the accumulation; ``engine.zero_grad`` alone would leave DeepSpeed's micro-step counter.
+
+        The buffers are cleared too: DeepSpeed overwrites only those of parameters that the next loss reaches.
+        """
         self._optimizer.zero_grad()
+        self._optimizer.grad_partitions_flat_buffer.zero_()
+        self._clear_offloaded()
+
+    def _offloaded_masters(self) -> list[Tensor]:
+        return list(self._optimizer.fp32_partitioned_groups_flat)
 
     def _gradient_pieces(self, group: int) -> list[Tensor]:
         if self._offloaded:

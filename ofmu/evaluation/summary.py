@@ -23,9 +23,10 @@ class Metrics:
 
     values: dict[str, float | None]
     reasons: dict[str, str]
-    utility_components: tuple[str, ...]
-    """The metrics whose harmonic mean is ``model_utility``: nine where the data has all sets."""
-    truth_ratio: TruthRatio
+    utility_components: tuple[str, ...] = ()
+    """The metrics whose harmonic mean is ``model_utility``: nine where the data has all sets, none for images."""
+    truth_ratio: TruthRatio | None = None
+    """None for images, which have none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a mapping of plain JSON values."""

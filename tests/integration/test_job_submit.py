@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -29,18 +30,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LEFT_BEHIND = (".git", ".venv", "runs", "build", ".mypy_cache")
 """What a checkout may hold beside its files, and what no cluster needs."""
-
-TINY = {
-    "model": {
-        "scratch": {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 320}
-    },
-    "data": {"generated": {"authors": 4, "forget_authors": 1, "world_facts": 2}, "max_length": 64},
-    "training": {"epochs": 1},
-    "method": {"batch_size": 2},
-    "engine": {"device": "cpu", "threads": 1},
-    "evaluation": {"max_new_tokens": 4},
-    "search": {"space": {"method.outer_steps": {"low": 1, "high": 2}}},
-}
 
 
 def free_ports(count: int) -> list[int]:
@@ -106,7 +95,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, smallest_search: dict[str, Any]) -> Path:
     """This checkout's packages and a config, with what must not be uploaded; its trainer notes who imports it.
 
     Without the note the test could not tell the uploaded packages from the installed ones.
@@ -118,7 +107,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in LEFT_BEHIND:
         (copy / name).mkdir()
         (copy / name / "large").write_bytes(bytes(1000))
-    (copy / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (copy / "tiny.yaml").write_text(yaml.safe_dump(smallest_search))
     trainer = copy / "ofmu" / "trainer.py"
     note = f"\nwith open({str(tmp_path / 'imported')!r}, 'a') as _stream:\n    _stream.write(__file__ + '\\n')\n"
     trainer.write_text(trainer.read_text(encoding="utf-8") + note, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -14,26 +15,20 @@ from tune import ParetoSearch
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-TINY = {
-    "model": {
-        "scratch": {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 320}
-    },
-    "data": {"generated": {"authors": 4, "forget_authors": 1, "world_facts": 2}, "max_length": 64},
-    "training": {"epochs": 1},
-    "method": {"batch_size": 2},
-    "engine": {"device": "cpu", "threads": 1},
-    "evaluation": {"max_new_tokens": 4},
-    "search": {
+
+@pytest.fixture
+def settings(tmp_path: Path, smallest_search: dict[str, Any]) -> dict[str, Any]:
+    """The smallest search, of four trials and three objectives, with a cache of its own."""
+    search = {
         "num_trials": 4,
         "max_concurrent": 1,
         "objectives": {"ks_statistic": "min", "model_utility": "max", "gradient_evaluations": "min"},
-        "space": {"method.outer_steps": {"low": 1, "high": 2}, "method.inner_lr": {"low": 0.01, "high": 0.1}},
-    },
-}
+        "space": {**smallest_search["search"]["space"], "method.inner_lr": {"low": 0.01, "high": 0.1}},
+    }
+    return {**smallest_search, "search": search, "cache_dir": str(tmp_path / "cache")}
 
 
-def test_a_search_of_real_runs_ends_in_models_that_load(ray_folder: Path, tmp_path: Path):
-    settings = {**TINY, "cache_dir": str(tmp_path / "cache")}
+def test_a_search_of_real_runs_ends_in_models_that_load(ray_folder: Path, tmp_path: Path, settings: dict[str, Any]):
     result = ParetoSearch(settings, run_dir=tmp_path / "run").run()
     assert result.trials["state"].tolist() == ["complete"] * 4, result.trials["reason"].tolist()
     target = result.trials.iloc[0]
@@ -46,12 +41,13 @@ def test_a_search_of_real_runs_ends_in_models_that_load(ray_folder: Path, tmp_pa
     assert AutoTokenizer.from_pretrained(exported).pad_token_id is not None
 
 
-def test_a_search_of_worker_groups_shards_every_trial_over_two_ranks(ray_folder: Path, tmp_path: Path):
+def test_a_search_of_worker_groups_shards_every_trial_over_two_ranks(
+    ray_folder: Path, tmp_path: Path, settings: dict[str, Any]
+):
     """Ray Tune starts a Ray Train worker group per trial, over which DeepSpeed shards parameters."""
-    settings = {**TINY, "cache_dir": str(tmp_path / "cache"), "cluster": {"num_workers": 2}}
-    settings["engine"] = {**TINY["engine"], "zero_stage": 3}
-    settings["search"] = {**TINY["search"], "num_trials": 2}
-    result = ParetoSearch(settings, run_dir=tmp_path / "run").run()
+    sharded = {**settings, "cluster": {"num_workers": 2}, "engine": {**settings["engine"], "zero_stage": 3}}
+    sharded["search"] = {**settings["search"], "num_trials": 2}
+    result = ParetoSearch(sharded, run_dir=tmp_path / "run").run()
     assert result.trials["state"].tolist() == ["complete"] * 2, result.trials["reason"].tolist()
     report = json.loads((tmp_path / "run" / "trials" / "00001" / "metrics.json").read_text())
     assert len(report["cost"]["peak_memory_bytes"]) == 2
@@ -64,17 +60,19 @@ def plain_rows(path: Path, first: int, last: int) -> str:
     return str(path)
 
 
-def test_rows_without_truth_ratios_are_searched_by_extraction_strength(ray_folder: Path, tmp_path: Path):
+def test_rows_without_truth_ratios_are_searched_by_extraction_strength(
+    ray_folder: Path, tmp_path: Path, settings: dict[str, Any]
+):
     """The user's own question/answer rows have no perturbed answers, and so no KS statistic to search."""
     data = {"source": "files", "max_length": 64}
     data |= {"forget": plain_rows(tmp_path / "f.jsonl", 0, 4), "retain": plain_rows(tmp_path / "r.jsonl", 4, 12)}
-    search = {key: value for key, value in TINY["search"].items() if key != "objectives"} | {"num_trials": 2}
-    settings = {**TINY, "data": data, "search": search, "cache_dir": str(tmp_path / "cache")}
+    search = {key: value for key, value in settings["search"].items() if key != "objectives"} | {"num_trials": 2}
+    plain = {**settings, "data": data, "search": search}
     with pytest.warns(UserWarning, match="searching extraction_strength in place of ks_statistic"):
-        result = ParetoSearch(settings, run_dir=tmp_path / "run").run()
+        result = ParetoSearch(plain, run_dir=tmp_path / "run").run()
     assert result.trials["state"].tolist() == ["complete"] * 2, result.trials["reason"].tolist()
     assert list(result.config.objectives) == ["extraction_strength", "model_utility"]
-    named = {**settings, "search": {**search, "objectives": {"ks_statistic": "min", "model_utility": "max"}}}
+    named = {**plain, "search": {**search, "objectives": {"ks_statistic": "min", "model_utility": "max"}}}
     with pytest.raises(ConfigError, match="The objective 'ks_statistic' cannot be computed on this data"):
         ParetoSearch(named, run_dir=tmp_path / "other").run()
     assert not (tmp_path / "other").exists()

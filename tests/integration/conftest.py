@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+SMALLEST: dict[str, Any] = {
+    "model": {
+        "scratch": {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 320}
+    },
+    "data": {"generated": {"authors": 4, "forget_authors": 1, "world_facts": 2}, "max_length": 64},
+    "training": {"epochs": 1},
+    "method": {"batch_size": 2},
+    "engine": {"device": "cpu", "threads": 1},
+    "evaluation": {"max_new_tokens": 4},
+    "search": {"space": {"method.outer_steps": {"low": 1, "high": 2}}},
+}
+
+
+@pytest.fixture(scope="session")
+def smallest_search() -> dict[str, Any]:
+    """The config of a search of real runs, as small as they get, to be merged with a test's own settings."""
+    return SMALLEST

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray import tune as ray_tune
 
 from ofmu.files import write_text
 
 if TYPE_CHECKING:
+    from ofmu.errors import StorageError
     from tune.result import SearchResult
-    from tune.study import StudySearcher
+
+
+class TrialSource(Protocol):
+    """A searcher that hands out specifications of :class:`tune.trial.UnlearningTrial`."""
+
+    stopped_by: StorageError | None
+    """Set once a disk refuses a write: nothing more is handed out."""
+
+    def fail(self, trial_id: str, reason: str) -> None:
+        """Take note that a trial crashed for good."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class SearchListener:
 class TuneWatcher(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """Tells the searcher why a trial crashed, and listeners that one started."""
 
-    def __init__(self, searcher: StudySearcher, notify: Callable[[], None]) -> None:
+    def __init__(self, searcher: TrialSource, notify: Callable[[], None]) -> None:
         self._searcher, self._notify = searcher, notify
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,7 +91,7 @@ class TuneWatcher(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no type
 class StopWithSearcher(ray_tune.Stopper):  # type: ignore[misc]  # Ray ships no types
     """Stops the whole search once its searcher has been stopped."""
 
-    def __init__(self, searcher: StudySearcher) -> None:
+    def __init__(self, searcher: TrialSource) -> None:
         self._searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import warnings
@@ -11,22 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from ray import tune as ray_tune
-
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
 from ofmu.config_io import validate
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
 from tune.config import SearchConfig
+from tune.launch import run_trials
 from tune.objectives import NEEDS_REFERENCE, default_objectives
-from tune.progress import Progress, SearchListener, StopWithSearcher, TuneWatcher
+from tune.progress import Progress, SearchListener
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
 from tune.study import StudySearcher, open_study
-from tune.trial import Executor, UnlearningTrial
+from tune.trial import Executor
 
 if TYPE_CHECKING:
     from ofmu.reference import Prepared
@@ -214,53 +211,18 @@ class _Session:
         write_json(self._run.path / "reference.json", dict(metrics_of(scores, scores).values))
 
     def _tune(self, concurrent: int, prepared: Prepared | None) -> None:
-        cluster = self._config.cluster
-        # Otherwise Tune keeps one trial pending at a time, and the first ones start one after the other.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
-        trainable = ray_tune.with_parameters(
-            UnlearningTrial, executor=self._executor, cluster=cluster, prepared=prepared
-        )
-        tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([self._bundle()])),
-            tune_config=ray_tune.TuneConfig(
-                search_alg=self._searcher,
-                num_samples=-1,
-                max_concurrent_trials=concurrent,
-                reuse_actors=self._can_reuse(),
-                trial_dirname_creator=_directory_name,
-            ),
-            run_config=ray_tune.RunConfig(
-                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-                storage_path=str(self._run.path / "ray"),
-                verbose=0,
-                stop=StopWithSearcher(self._searcher),
-                callbacks=[TuneWatcher(self._searcher, self._notify)],
-                failure_config=ray_tune.FailureConfig(max_failures=cluster.max_failures),
-                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
         try:
-            tuner.fit()
-        except (OSError, optuna.exceptions.StorageInternalError) as error:
-            self._searcher.stopped_by = StorageError(f"The search cannot store its state: {error}")
-        if self._searcher.stopped_by is not None:
-            raise StorageError(f"{self._searcher.stopped_by}; then continue with --resume {self._run.path}")
-
-    def _bundle(self) -> dict[str, float]:
-        """Return what a trial's own process reserves; a worker group reserves the rest for itself."""
-        cluster = self._config.cluster
-        if cluster.num_workers > 0:
-            # A bundle must not be empty, and a share of a CPU would keep the last worker from being placed.
-            return {"memory": 1}
-        return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-
-    def _can_reuse(self) -> bool:
-        """Return whether one process may run several trials: ZeRO-3 engines leak, so each gets a fresh one."""
-        space = self._config.search.space.get("engine.zero_stage")
-        stages: list[Any] = [self._config.engine.zero_stage]
-        if space is not None:
-            stages = [*(space.choices or ()), space.value, space.high]
-        return self._config.cluster.num_workers > 0 or 3 not in stages or self._config.engine.backend == "torch"
+            run_trials(
+                self._searcher,
+                self._config,
+                executor=self._executor,
+                prepared=prepared,
+                concurrent=concurrent,
+                storage=self._run.path / "ray",
+                notify=self._notify,
+            )
+        except StorageError as error:
+            raise StorageError(f"{error}; then continue with --resume {self._run.path}") from error
 
     def _on_finished(self, number: int) -> None:
         result = self._report()
@@ -300,10 +262,6 @@ class _Session:
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._started
-
-
-def _directory_name(trial: Any) -> str:
-    return f"{trial.config['number']:05d}_{trial.trial_id}"
 
 
 def _earlier_seconds(run: RunDirectory) -> float:

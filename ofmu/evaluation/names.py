@@ -15,3 +15,6 @@ UTILITY_SETS = (RETAIN, *GENERAL_SETS)
 SETS = (FORGET, *UTILITY_SETS)
 KINDS = ("rouge", "probability", "truth_ratio")
 """The three components that each set contributes to model utility."""
+HOLDOUT = "holdout"
+IN_SCOPE = ("paraphrase", "multi_hop", "translation")
+"""Hard sets made of the forget rows; the scores call them ``in_scope_paraphrase`` and so on."""

@@ -16,7 +16,9 @@ from ofmu.evaluation.json_files import read_json
 from ofmu.evaluation.names import TRUTH_RATIOS, TruthRatio
 from ofmu.files import write_json
 
-FORMAT = "ofmu-scores/1"
+FORMAT = "ofmu-scores/2"
+READABLE = (FORMAT, "ofmu-scores/1")
+"""Scores of the first format lack only what was added since, which reads as missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class RowScores:
     """ROUGE-L recall of the generated text."""
     extraction_strength: float | None = None
     exact_memorization: float | None = None
+    min_k: float | None = None
+    """What the attacks of :mod:`ofmu.evaluation.membership` see; only on forget and holdout rows, where asked for."""
+    min_k_plus: float | None = None
+    gradient_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class Scores:
     """Content hash of the data that was scored; None for an official log."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Why a kind of score is missing, keyed by kind (``rouge``, ``extraction_strength``, ...)."""
+    forward_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Tokens, padding included, that all forward passes read: ``forced``, ``generated`` and ``gradient``."""
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all; a non-finite loss is stored as null.
@@ -88,6 +96,7 @@ class Scores:
             "truth_ratio": self.truth_ratio,
             "data_hash": self.data_hash,
             "notes": dict(self.notes),
+            "forward_tokens": dict(self.forward_tokens),
             "sets": {name: [_row_to_json(row) for row in rows] for name, rows in self.sets.items()},
         }
 
@@ -98,7 +107,7 @@ class Scores:
         Raises:
             DataError: the mapping holds no scores, or malformed ones.
         """
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in READABLE:
             raise DataError(f"The file {source} holds no scores of the format '{FORMAT}': make it with ofmu evaluate")
         if content.get("truth_ratio") not in TRUTH_RATIOS:
             raise DataError(f"The scores {source} name no known truth-ratio definition: make them again")
@@ -108,6 +117,7 @@ class Scores:
                 truth_ratio=content["truth_ratio"],
                 data_hash=content["data_hash"],
                 notes={str(kind): str(note) for kind, note in content["notes"].items()},
+                forward_tokens={str(kind): int(count) for kind, count in content.get("forward_tokens", {}).items()},
                 sets={name: tuple(map(_row_from_json, rows)) for name, rows in content["sets"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -121,6 +131,9 @@ def row_hash(row: Row) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
+_NUMBERS = ("rouge", "extraction_strength", "exact_memorization", "min_k", "min_k_plus", "gradient_norm")
+
+
 def _row_to_json(row: RowScores) -> dict[str, Any]:
     return {
         "question": row.question,
@@ -130,9 +143,7 @@ def _row_to_json(row: RowScores) -> dict[str, Any]:
         "paraphrased": None if row.paraphrased is None else _loss_to_json(row.paraphrased),
         "perturbed": [_loss_to_json(loss) for loss in row.perturbed],
         "generated": row.generated,
-        "rouge": row.rouge,
-        "extraction_strength": row.extraction_strength,
-        "exact_memorization": row.exact_memorization,
+        **{name: _finite_or_none(getattr(row, name)) for name in _NUMBERS},
     }
 
 
@@ -146,9 +157,7 @@ def _row_from_json(content: Mapping[str, Any]) -> RowScores:
         paraphrased=None if paraphrased is None else _loss_from_json(paraphrased),
         perturbed=tuple(map(_loss_from_json, content["perturbed"])),
         generated=content["generated"],
-        rouge=_optional_float(content["rouge"]),
-        extraction_strength=_optional_float(content["extraction_strength"]),
-        exact_memorization=_optional_float(content["exact_memorization"]),
+        **{name: _optional_float(content.get(name)) for name in _NUMBERS},
     )
 
 
@@ -161,6 +170,10 @@ def _loss_from_json(content: list[Any]) -> AnswerLoss:
     if int(tokens) < 1:
         raise ValueError(f"an answer of {tokens} tokens")
     return AnswerLoss(math.nan if nll is None else float(nll), int(tokens))
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _optional_float(value: Any) -> float | None:

@@ -25,6 +25,18 @@ def global_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def batches_by_label(labels: Sequence[str], make: Callable[[list[int]], list[list[int]]]) -> list[list[int]]:
+    """Return the batches that ``make`` forms of positions with the same label.
+
+    A row then shares its batch with rows of its own set alone, so its scores are the same to the last bit whatever
+    other sets are scored with it.
+    """
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    return [batch for indices in members.values() for batch in make(indices)]
+
+
 def run_sharded(
     batches: Sequence[list[int]], run: Callable[[list[int]], Sequence[Result]], shard: Shard
 ) -> list[Result]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ofmu.evaluation import metrics as formulas
+from ofmu.evaluation.columns import AbsentError, NonFiniteError, log_ratios, probability, row_mean, truth_ratio
+from ofmu.evaluation.groups import fluency_group, in_scope_group, membership_group
 from ofmu.evaluation.matching import require_match
-from ofmu.evaluation.names import FORGET, GENERAL_SETS, KINDS, SETS, UTILITY_SETS, TruthRatio
-from ofmu.evaluation.scores import RowScores, Scores
+from ofmu.evaluation.names import FORGET, KINDS, SETS, UTILITY_SETS, TruthRatio
+from ofmu.evaluation.scores import Scores
 
 QUALITY = ("ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows")
 
@@ -38,16 +38,17 @@ class Metrics:
         }
 
 
-class _AbsentError(Exception):
-    """The data does not hold what a metric needs."""
-
-
-class _NonFiniteError(Exception):
-    """The data is there, but the model gave NaN or infinity on it."""
+_COMPONENTS: dict[str, Callable[[Scores, str], float]] = {
+    "rouge": lambda scores, name: row_mean(scores, name, "rouge"),
+    "probability": probability,
+    "truth_ratio": truth_ratio,
+}
 
 
 def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
-    """Compute every metric of ``scores``; forget quality is taken against ``reference``.
+    """Compute every metric of ``scores``; forget quality and what else compares is taken against ``reference``.
+
+    Metrics of a group that ``evaluation`` did not ask for (membership, in-scope sets) are left out.
 
     Raises:
         ReferenceMismatchError: the reference covers other rows, or is under another truth-ratio definition.
@@ -61,7 +62,11 @@ def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
             table.add(f"{name}_{kind}", partial(_COMPONENTS[kind], scores, name))
     used = table.add_utility([f"{name}_{kind}" for name in UTILITY_SETS for kind in KINDS])
     for metric in ("extraction_strength", "exact_memorization"):
-        table.add(metric, partial(_row_mean, scores, FORGET, metric))
+        table.add(metric, partial(row_mean, scores, FORGET, metric))
+    groups = (fluency_group(scores), membership_group(scores, reference), in_scope_group(scores, reference))
+    for group in groups:
+        for metric, compute in group.items():
+            table.add(metric, compute)
     return Metrics(values=table.values, reasons=table.reasons, utility_components=used, truth_ratio=scores.truth_ratio)
 
 
@@ -75,18 +80,18 @@ class _Table:
     def add(self, name: str, compute: Callable[[], float]) -> None:
         try:
             self.values[name] = compute()
-        except _AbsentError as reason:
+        except AbsentError as reason:
             self.values[name], self.reasons[name] = None, str(reason)
-        except _NonFiniteError as reason:
+        except NonFiniteError as reason:
             self.values[name], self.reasons[name] = None, str(reason)
             self.broken.append(name)
 
     def add_quality(self, scores: Scores, reference: Scores | None) -> None:
         try:
             if reference is None:
-                raise _AbsentError("no reference was given")
-            quality = formulas.forget_quality(_log_ratios(scores, FORGET), _log_ratios(reference, FORGET))
-        except (_AbsentError, _NonFiniteError) as reason:
+                raise AbsentError("no reference was given")
+            quality = formulas.forget_quality(log_ratios(scores, FORGET), log_ratios(reference, FORGET))
+        except (AbsentError, NonFiniteError) as reason:
             self.values.update(dict.fromkeys(QUALITY, None))
             self.reasons.update(dict.fromkeys(QUALITY, str(reason)))
             return
@@ -106,70 +111,3 @@ class _Table:
         else:
             self.values["model_utility"] = formulas.harmonic_mean([self.values[name] or 0.0 for name in used])
         return used
-
-
-def _probability(scores: Scores, name: str) -> float:
-    rows = _rows(scores, name)
-    right = _finite(scores, name, [row.answer.mean for row in rows])
-    if name not in GENERAL_SETS:
-        return formulas.probability(right)
-    return formulas.normalised_probability(right, _wrong(scores, name, rows))
-
-
-def _rouge(scores: Scores, name: str) -> float:
-    return _row_mean(scores, name, "rouge")
-
-
-def _truth_ratio(scores: Scores, name: str) -> float:
-    log_ratios = _log_ratios(scores, name)
-    if name == FORGET:
-        return formulas.forget_truth_ratio(log_ratios)
-    return formulas.utility_truth_ratio(log_ratios)
-
-
-_COMPONENTS: dict[str, Callable[[Scores, str], float]] = {
-    "rouge": _rouge,
-    "probability": _probability,
-    "truth_ratio": _truth_ratio,
-}
-
-
-def _row_mean(scores: Scores, name: str, attribute: str) -> float:
-    values = [getattr(row, attribute) for row in _rows(scores, name)]
-    if None in values:
-        default = f"row {values.index(None) + 1} of the set '{name}' has no {attribute.replace('_', ' ')}"
-        raise _AbsentError(scores.notes.get(attribute, default))
-    return float(np.mean(values))
-
-
-def _log_ratios(scores: Scores, name: str) -> formulas.Floats:
-    rows = _rows(scores, name)
-    right: list[float] = []
-    for number, row in enumerate(rows, start=1):
-        loss = row.paraphrased if row.paraphrased is not None or name not in GENERAL_SETS else row.answer
-        if loss is None:
-            raise _AbsentError(f"row {number} of the set '{name}' has no paraphrased answer")
-        right.append(loss.mean)
-    wrong = _wrong(scores, name, rows)
-    return formulas.log_truth_ratios(_finite(scores, name, right), wrong, scores.truth_ratio)
-
-
-def _wrong(scores: Scores, name: str, rows: Sequence[RowScores]) -> list[formulas.Floats]:
-    for number, row in enumerate(rows, start=1):
-        if not row.perturbed:
-            raise _AbsentError(f"row {number} of the set '{name}' has no perturbed answers")
-    return [_finite(scores, name, [loss.mean for loss in row.perturbed]) for row in rows]
-
-
-def _rows(scores: Scores, name: str) -> tuple[RowScores, ...]:
-    rows = scores.sets.get(name, ())
-    if not rows:
-        raise _AbsentError(f"the data has no evaluation set '{name}'")
-    return rows
-
-
-def _finite(scores: Scores, name: str, losses: Sequence[float]) -> formulas.Floats:
-    array = np.asarray(losses, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise _NonFiniteError(f"'{scores.model}' gives a non-finite loss on the set '{name}'")
-    return array

@@ -43,8 +43,10 @@ def report(models: Path) -> dict[str, Any]:
 
 def test_the_report_is_what_metrics_json_holds(models: Path, report: dict[str, Any]) -> None:
     assert json.loads((models / "out" / "metrics.json").read_text()) == report
-    assert report["reasons"] == {}
-    assert all(isinstance(value, float) for value in report["metrics"].values())
+    # The untrained model says almost nothing in 4 tokens.
+    assert set(report["reasons"]) <= {"forget_distinct_2", "forget_distinct_3", "forget_repetition"}
+    for name, value in report["metrics"].items():
+        assert isinstance(value, float) == (name not in report["reasons"])
     assert len(report["utility_components"]) == 9
     assert report["metrics"]["forget_quality_rows"] == len(load_data(CONFIG.data, 0).evaluation["forget"])
     assert report["config"] == CONFIG.model_dump(mode="json")

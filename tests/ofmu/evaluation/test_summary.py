@@ -49,7 +49,8 @@ def test_general_sets_normalise_probability_and_prefer_a_paraphrase_for_the_trut
     assert result.values["extraction_strength"] == 0.25
     assert result.values["exact_memorization"] == 0.75
     assert set(result.reasons) == {
-        "ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows"
+        "ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows",
+        "forget_distinct_2", "forget_distinct_3", "forget_repetition",
     }  # fmt: skip
     check_reasons(result)
 

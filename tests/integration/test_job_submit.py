@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LEFT_BEHIND = (".git", ".venv", "runs", "build", ".mypy_cache")
 """What a checkout may hold beside its files, and what no cluster needs."""
+SECRET = "hush-9f3a7c1e"
+"""A variable of the job's environment, which its workers see and no run directory may hold."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -126,6 +128,8 @@ def test_a_submitted_search_leaves_a_whole_run_directory(head, checkout, ray_fol
             head,
             "--working-dir",
             str(checkout),
+            "--runtime-env-json",
+            json.dumps({"env_vars": {"MY_TOKEN": SECRET}}),
             "--",
             *entry,
             "--run-dir",
@@ -144,6 +148,8 @@ def test_a_submitted_search_leaves_a_whole_run_directory(head, checkout, ray_fol
     assert "Traceback" not in output
 
     check_run_directory(run_dir)
+    assert SECRET not in output
+    assert [path for path in run_dir.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
     check_upload(ray_folder, (tmp_path / "imported").read_text().splitlines())
 
 

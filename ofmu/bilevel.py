@@ -34,7 +34,7 @@ class OuterRecord:
     """S"""
     hinge_open: bool
     phi_norm: float
-    """‖∇Φ‖, the stationarity residual."""
+    """‖∇Φ‖, the stationarity residual; ‖p‖ under the decorrelation ``projection``."""
     forget_gradient_norm: float
     retain_gradient_norm: float
     outer_norm: float
@@ -97,9 +97,10 @@ class Bilevel(Generic[RowT]):
                 ) from error
             self.stationary = record.phi_norm <= method.stationarity_tolerance
             yield record
-        if self.outer_step and method.similarity_weight > 0 and not self._hinge_was_open:
+        if self.outer_step and method.decorrelates and not self._hinge_was_open:
+            setting = "similarity_weight" if method.decorrelation == "cosine" else "decorrelation"
             warnings.warn(
-                f"method.similarity_weight {method.similarity_weight} had no effect: the similarity never exceeded "
+                f"method.{setting} {getattr(method, setting)} had no effect: the similarity never exceeded "
                 f"similarity_threshold {method.similarity_threshold}",
                 stacklevel=2,
             )

@@ -35,6 +35,10 @@ class OfmuConfig(MethodConfig):
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat | None = None
     """Clips the outer direction g_r + 2ρ∇²Φ∇Φ to this norm."""
+    decorrelation: Literal["cosine", "projection", "none"] = "cosine"
+    """What keeps the ascent apart from the retain gradient while S > τ: ``cosine``, the paper's term −β·S in Φ;
+    ``projection``, the part of g_f along g_r taken out, without β and without products inside the ascent;
+    ``none``, plain ascent of L_f."""
     similarity_weight: NonNegativeFloat = 0.01
     """β"""
     similarity_threshold: Annotated[float, Field(ge=-1, le=1)] = -1.0
@@ -52,9 +56,15 @@ class OfmuConfig(MethodConfig):
     """Every so many outer steps, log the relative change of the products when the step c becomes 2c; 0: never."""
 
     @property
+    def decorrelates(self) -> bool:
+        """Whether S > τ changes the ascent direction."""
+        return self.decorrelation == "projection" or (self.decorrelation == "cosine" and self.similarity_weight > 0)
+
+    @property
     def products(self) -> bool:
         """Whether a run under these settings can ever take a Hessian-vector product."""
-        return self.outer_steps > 0 and (self.similarity_weight > 0 or self.penalty_weight > 0)
+        inside = self.decorrelation == "cosine" and self.similarity_weight > 0
+        return self.outer_steps > 0 and (inside or self.penalty_weight > 0)
 
     @property
     def outer_way(self) -> str:
@@ -62,9 +72,14 @@ class OfmuConfig(MethodConfig):
         return self.outer_derivative or ("exact" if self.derivative == "exact" else "central")
 
     @property
+    def ways(self) -> set[str]:
+        """The ways in which products are made, inside ∇Φ (which ``cosine`` alone needs) and at the outer step."""
+        return {self.derivative, self.outer_way} if self.decorrelation == "cosine" else {self.outer_way}
+
+    @property
     def exact(self) -> bool:
         """Whether second derivatives are taken by double backward."""
-        return self.products and "exact" in (self.derivative, self.outer_way)
+        return self.products and "exact" in self.ways
 
     def refuse_impossible(self, config: UnlearnConfig) -> None:
         """Raise ValueError for products that the engine cannot take."""
@@ -74,7 +89,7 @@ class OfmuConfig(MethodConfig):
                 "method.derivative 'exact' cannot work at engine.zero_stage 3, where parameters are sharded during "
                 "the double backward: use 'central', or a zero_stage of at most 2"
             )
-        if self.products and engine.precision == "bf16" and {self.derivative, self.outer_way} != {"exact"}:
+        if self.products and engine.precision == "bf16" and self.ways != {"exact"}:
             raise ValueError(
                 f"method.derivative '{self.derivative}' with outer_derivative '{self.outer_way}' needs "
                 "fp32 weights and compute, since bf16 rounds the perturbation away: set engine.precision to 'fp32', "
@@ -93,19 +108,39 @@ class OfmuConfig(MethodConfig):
 
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that a run under these will ignore."""
-        notes: list[str] = []
-        if self.similarity_weight == 0 and self.similarity_threshold != -1:
-            notes.append("method.similarity_threshold has no effect: method.similarity_weight is 0")
-        if self.similarity_weight > 0 and self.similarity_threshold == 1:
-            notes.append("method.similarity_weight has no effect: with similarity_threshold 1 the hinge never opens")
+        notes = self._without_effect_on_decorrelation()
         if self.penalty_weight == 0 and (self.penalty_growth != 1 or self.penalty_max is not None):
             notes.append("method.penalty_growth and penalty_max have no effect: method.penalty_weight is 0")
         if self.penalty_weight == 0 and self.outer_derivative is not None:
             notes.append("method.outer_derivative has no effect: method.penalty_weight is 0")
         if self.outer_update == "sgd" and self.weight_decay > 0:
             notes.append("method.weight_decay has no effect: the outer update 'sgd' applies none")
-        if self.derivative_check_every and (not self.products or self.derivative == "exact"):
+        if self.derivative_check_every and self.decorrelation != "cosine":
+            notes.append("method.derivative_check_every has no effect: it checks ∇S, which is not taken")
+        elif self.derivative_check_every and (not self.products or self.derivative == "exact"):
             notes.append("method.derivative_check_every has no effect: no finite difference is taken")
+        return notes
+
+    def _without_effect_on_decorrelation(self) -> list[str]:
+        notes: list[str] = []
+        weight = self.similarity_weight
+        if self.decorrelation == "cosine":
+            if weight == 0 and self.similarity_threshold != -1:
+                notes.append("method.similarity_threshold has no effect: method.similarity_weight is 0")
+            if weight > 0 and self.similarity_threshold == 1:
+                notes.append(
+                    "method.similarity_weight has no effect: with similarity_threshold 1 the hinge never opens"
+                )
+            return notes
+        because = f"method.decorrelation is '{self.decorrelation}'"
+        if weight != type(self).model_fields["similarity_weight"].default:
+            notes.append(f"method.similarity_weight has no effect: {because}")
+        if self.decorrelation == "none" and self.similarity_threshold != -1:
+            notes.append(f"method.similarity_threshold has no effect: {because}")
+        if self.decorrelation == "projection" and self.similarity_threshold == 1:
+            notes.append("method.decorrelation has no effect: with similarity_threshold 1 nothing is projected")
+        if self.derivative == "forward":
+            notes.append(f"method.derivative 'forward' has no effect: {because}, which takes no product inside")
         return notes
 
 

@@ -1,10 +1,11 @@
-"""Plain supervised fine-tuning on tokenised rows: how preparation makes the target and the retrain reference."""
+"""Plain supervised training: how preparation makes the target and the retrain reference."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ Listener = Callable[[Mapping[str, object]], None]
 
 FINAL_RATE = 0.1
 
+RowT = TypeVar("RowT")
+
 
 def finetune(
     model: nn.Module,
@@ -32,8 +35,46 @@ def finetune(
 ) -> dict[str, float]:
     """Minimise the token-mean answer NLL of ``examples`` in place, in the model's dtype and on its device.
 
+    See :func:`train` for how, for what the listener hears, and for the returned cost.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    device = next(model.parameters()).device
+    return train(
+        model,
+        examples,
+        training,
+        batch_loss=lambda batch: _answer_loss(model, batch, pad_id, device),
+        tokens=lambda example: len(example.input_ids),
+        seed=seed,
+        listener=listener,
+    )
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[RowT],
+    training: TrainingConfig,
+    *,
+    batch_loss: Callable[[Sequence[RowT]], Tensor],
+    tokens: Callable[[RowT], int],
+    seed: int,
+    listener: Listener | None = None,
+) -> dict[str, float]:
+    """Minimise the mean loss of minibatches of ``rows`` in place, the model in train mode.
+
     AdamW with a linear warm-up and a linear decay to a tenth; rows are shuffled anew each epoch from ``seed``.
     The listener hears ``{"event": "epoch", "epoch", "epochs", "loss"}`` after each epoch.
+
+    Args:
+        model: what is trained.
+        rows: what it is trained on.
+        training: epochs, batch size and rates.
+        batch_loss: returns a minibatch's mean loss, a differentiable scalar.
+        tokens: returns what a forward pass of a row reads, for the cost.
+        seed: draws the order of the rows.
+        listener: hears of each epoch.
 
     Returns:
         The cost: ``seconds``, ``steps``, ``gradient_evaluations``, ``tokens`` (padding excluded), and the last
@@ -43,20 +84,23 @@ def finetune(
         NonFiniteLossError: the loss became NaN or infinite.
     """
     started = time.perf_counter()
-    device = next(model.parameters()).device
-    total = training.epochs * math.ceil(len(examples) / training.batch_size)
+    total = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    step, tokens, mean = 0, 0, math.nan
+    step, read, mean = 0, 0, math.nan
     model.train()
     for epoch in range(training.epochs):
         losses: list[Tensor] = []
-        for rows in _batches(len(examples), training.batch_size, generator):
-            batch = [examples[row] for row in rows]
+        for indices in _batches(len(rows), training.batch_size, generator):
+            batch = [rows[index] for index in indices]
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * rate_factor(step, total, training.warmup_fraction)
-            losses.append(_step(model, optimizer, batch, pad_id, device))
-            tokens += sum(len(example.input_ids) for example in batch)
+            loss = batch_loss(batch)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.detach())
+            read += sum(map(tokens, batch))
             step += 1
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
@@ -68,7 +112,7 @@ def finetune(
             listener({"event": "epoch", "epoch": epoch + 1, "epochs": training.epochs, "loss": mean})
     model.eval()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "steps": step, "gradient_evaluations": step, "tokens": tokens, "loss": mean}
+    return {"seconds": seconds, "steps": step, "gradient_evaluations": step, "tokens": read, "loss": mean}
 
 
 def rate_factor(step: int, total: int, warmup_fraction: float) -> float:
@@ -79,17 +123,11 @@ def rate_factor(step: int, total: int, warmup_fraction: float) -> float:
     return 1 - (1 - FINAL_RATE) * (step - warmup) / max(1, total - 1 - warmup)
 
 
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[Example], pad_id: int, device: torch.device
-) -> Tensor:
+def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:
     padded = collate(batch, pad_id, device)
     logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False).logits
     labels = padded["labels"][:, 1:]
-    loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    return loss.detach()
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 def _batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -6,7 +6,8 @@ tokenizer), the training and encoding settings, the seed, and the versions of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import transformers
 
 from ofmu.cache import Cache, Entry, cache_root, content_key, model_hashes
 from ofmu.config import UnlearnConfig
-from ofmu.data import Row, UnlearnData, load_data
+from ofmu.data import UnlearnData, load_data
 from ofmu.data.encoding import encode_example, load_tokenizer
 from ofmu.engine import resolve_device
 from ofmu.errors import ConfigError
@@ -74,7 +75,7 @@ def prepare(config: UnlearnConfig, *, listener: Listener | None = None) -> Prepa
     quiet_libraries()
     _refuse_retrain_without_base(config)
     with _threads(config.engine.threads):
-        return _Preparation(config, load_data(config.data, config.seed), listener).run()
+        return _preparation(config, listener).run()
 
 
 def find_reference_scores(config: UnlearnConfig) -> Path | None:
@@ -84,32 +85,63 @@ def find_reference_scores(config: UnlearnConfig) -> Path | None:
         DataError: the data cannot be loaded.
         ModelError: the base model cannot be loaded.
     """
-    if config.reference.source != "retrain" or (config.model.is_target and config.model.base is None):
-        return None
-    preparation = _Preparation(config, load_data(config.data, config.seed), None, only_cached=True)
+    preparation = _looking(config)
     try:
-        return preparation.reference()[1]
+        return None if preparation is None else preparation.reference()[1]
     except _NotCachedError:
         return None
+
+
+def find_retrained_model(config: UnlearnConfig) -> Path | None:
+    """Return the cached directory of the retrained model; as :func:`find_reference_scores`."""
+    preparation = _looking(config)
+    try:
+        return None if preparation is None else preparation.retrained()
+    except _NotCachedError:
+        return None
+
+
+def _looking(config: UnlearnConfig) -> _Preparation | None:
+    """Return a preparation that makes nothing; None where no retrained model is asked for."""
+    if config.reference.source != "retrain" or (config.model.is_target and config.model.base is None):
+        return None
+    return _Preparation(config, load_data(config.data, config.seed), None, only_cached=True)
 
 
 class _NotCachedError(Exception):
     """A part would have to be made, and the caller only looks."""
 
 
-class _Preparation:
-    """One call of :func:`prepare`: its inputs, and the entries found or made so far."""
+class Preparation(ABC):
+    """One call of :func:`prepare`: its config, and the entries found or made so far.
 
-    def __init__(
-        self, config: UnlearnConfig, data: UnlearnData, listener: Listener | None, *, only_cached: bool = False
-    ) -> None:
-        self._config, self._data, self._listener, self._only_cached = config, data, listener, only_cached
+    A subclass says how one kind of task makes the parts; each goes through :meth:`_get`.
+    """
+
+    def __init__(self, config: UnlearnConfig, listener: Listener | None, *, only_cached: bool = False) -> None:
+        self._config, self._listener, self._only_cached = config, listener, only_cached
         self._cache = Cache(cache_root(config.cache_dir))
-        self._attention: Literal["sdpa", "eager"] = "eager" if config.model.attention == "eager" else "sdpa"
         self._entries: dict[str, Entry] = {}
 
+    @abstractmethod
+    def _base(self) -> Path:
+        """Return the directory of the model before any training on the data."""
+
+    @abstractmethod
+    def _train(self, part: Literal["target", "retrain"], base: Path) -> Path:
+        """Return the directory of ``base`` trained on all rows (target), or on the retain rows alone (retrain)."""
+
+    @abstractmethod
+    def _score(self, part: str, model_directory: Path) -> Path:
+        """Return the file of a model's scores."""
+
+    @abstractmethod
+    def _given_reference(self) -> Path | None:
+        """Return the file of the scores of what ``reference.path`` names; None where it names nothing."""
+
     def run(self) -> Prepared:
-        config, data = self._config, self._data
+        """Make or find every part that the config asks for."""
+        config = self._config
         retrain_asked = config.reference.source == "retrain"
         # A given reference comes first: if it does not fit, that is said before anything is trained.
         reference_scores = None if retrain_asked else self._given_reference()
@@ -117,7 +149,7 @@ class _Preparation:
         if base is None or config.model.is_target:
             target = local_directory(str(config.model.path), config.model.revision)
         else:
-            target = self._train("target", base, [*data.forget.rows, *data.retain.rows])
+            target = self._train("target", base)
         target_scores = self._score("target_scores", target)
         retrain: Path | None = None
         if retrain_asked:
@@ -135,15 +167,51 @@ class _Preparation:
 
     def reference(self, base: Path | None = None) -> tuple[Path, Path]:
         """Return the retrained model's directory and the file of its scores."""
-        retrain = self._train("retrain", base or self._base(), self._data.retain.rows)
+        retrain = self._train("retrain", base or self._base())
         return retrain, self._score("reference_scores", retrain)
 
-    def _base(self) -> Path:
-        """Return the directory of the model before any training on the data."""
+    def _named_base(self) -> Path | None:
+        """Return the directory of the base model that the config names; None where it names none."""
         model = self._config.model
         named = model.base if model.is_target else model.path
+        return None if named is None else local_directory(named, None if model.is_target else model.revision)
+
+    def _get(
+        self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
+    ) -> Path:
+        started = perf_counter()
+
+        def timed(directory: Path) -> dict[str, float]:
+            if self._only_cached:
+                raise _NotCachedError
+            cost = build(directory)
+            return {**cost, "seconds": perf_counter() - started}
+
+        entry = self._cache.get_or_make(kind, {"recipe": RECIPE, "versions": _VERSIONS, **parts}, timed)
+        self._entries[part] = entry
+        if self._listener is not None:
+            seconds = perf_counter() - started
+            self._listener({"event": "part", "part": part, "made": entry.made, "seconds": seconds})
+        return entry.path
+
+    def _progress(self, part: str) -> Listener | None:
+        listener = self._listener
+        return None if listener is None else lambda event: listener({**event, "part": part})
+
+
+class _TextPreparation(Preparation):
+    """Causal language models, fine-tuned on tokenised rows."""
+
+    def __init__(self, config: UnlearnConfig, listener: Listener | None, *, only_cached: bool = False) -> None:
+        super().__init__(config, listener, only_cached=only_cached)
+        self._data = load_data(config.data, config.seed)
+        self._attention: Literal["sdpa", "eager"] = "eager" if config.model.attention == "eager" else "sdpa"
+
+    def _base(self) -> Path:
+        named = self._named_base()
         if named is not None:
-            return local_directory(named, None if model.is_target else model.revision)
+            return named
+        model = self._config.model
         config, texts = self._config, _tokenizer_corpus(self._data, self._config.data.prompt_template)
         positions = config.data.max_length + config.evaluation.max_new_tokens
 
@@ -161,8 +229,9 @@ class _Preparation:
         }
         return self._get("base", "models", parts, build)
 
-    def _train(self, part: str, base: Path, rows: Sequence[Row]) -> Path:
-        config = self._config
+    def _train(self, part: Literal["target", "retrain"], base: Path) -> Path:
+        config, data = self._config, self._data
+        rows = [*data.forget.rows, *data.retain.rows] if part == "target" else [*data.retain.rows]
 
         def build(directory: Path) -> dict[str, float]:
             tokenizer = load_tokenizer(str(base))
@@ -201,7 +270,7 @@ class _Preparation:
         path = self._config.reference.path
         if self._config.reference.source == "none" or path is None:
             return None
-        content = _reference_content(Path(path))
+        content = reference_content(Path(path))
 
         def build(directory: Path) -> dict[str, float]:
             resolve_reference(path, self._config, self._data).save(directory / "scores.json")
@@ -212,28 +281,6 @@ class _Preparation:
         name = self._config.model.path or "target"
         require_match(outline_of(name, self._data, self._config.evaluation.truth_ratio), Scores.load(scores))
         return scores
-
-    def _get(
-        self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
-    ) -> Path:
-        started = perf_counter()
-
-        def timed(directory: Path) -> dict[str, float]:
-            if self._only_cached:
-                raise _NotCachedError
-            cost = build(directory)
-            return {**cost, "seconds": perf_counter() - started}
-
-        entry = self._cache.get_or_make(kind, {"recipe": RECIPE, "versions": _VERSIONS, **parts}, timed)
-        self._entries[part] = entry
-        if self._listener is not None:
-            seconds = perf_counter() - started
-            self._listener({"event": "part", "part": part, "made": entry.made, "seconds": seconds})
-        return entry.path
-
-    def _progress(self, part: str) -> Listener | None:
-        listener = self._listener
-        return None if listener is None else lambda event: listener({**event, "part": part})
 
     def _encoding(self) -> dict[str, Any]:
         return self._config.data.model_dump(include={"prompt_template", "use_chat_template", "max_length"})
@@ -252,7 +299,7 @@ def _refuse_retrain_without_base(config: UnlearnConfig) -> None:
         )
 
 
-def _reference_content(path: Path) -> dict[str, str]:
+def reference_content(path: Path) -> dict[str, str]:
     """Return the hashes of a given reference, which is a model or a file of scores, perhaps in a run directory."""
     file = path / "scores.json" if path.is_dir() and not (path / "config.json").is_file() else path
     return {"scores": file_hash(file)} if file.is_file() else model_hashes(local_directory(str(path)))

@@ -61,12 +61,16 @@ class Task(Protocol[RowT]):
 
 
 def load_task(config: UnlearnConfig, prepared: Prepared) -> Task[Any]:
-    """Load the rows that ``config`` names and encode them for the prepared target.
+    """Load the rows, or images, that ``config`` names and encode them for the prepared target.
 
     Raises:
         DataError: the data cannot be loaded or encoded.
         ModelError: the target has no tokenizer.
     """
+    if config.data.kind == "vision":
+        from ofmu.vision.task import VisionTask
+
+        return VisionTask(config, prepared.target)
     from ofmu.language import LanguageTask
 
     return LanguageTask(config, prepared.target)

@@ -1,0 +1,107 @@
+"""The parts that runs on images share: base, target, retrained model and their scores, each cached by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.nn import functional
+
+from ofmu.cache import model_hashes
+from ofmu.config import UnlearnConfig
+from ofmu.engine import resolve_device
+from ofmu.finetune import Listener, train
+from ofmu.models import write_model
+from ofmu.reference import Preparation, reference_content
+from ofmu.vision.data import load_images
+from ofmu.vision.evaluate import resolve_image_reference, score_saved_images
+from ofmu.vision.loss import ImageLoss
+from ofmu.vision.model import build_classifier, load_classifier
+from ofmu.vision.pixels import Normalisation
+from ofmu.vision.rows import rows_hash
+from ofmu.vision.scores import ImageScores, require_same_images
+
+
+class ImagePreparation(Preparation):
+    """Image classifiers, trained with batch statistics in one process."""
+
+    def __init__(self, config: UnlearnConfig, listener: Listener | None, *, only_cached: bool = False) -> None:
+        super().__init__(config, listener, only_cached=only_cached)
+        self._data = load_images(config.data, config.seed)
+
+    def _base(self) -> Path:
+        named = self._named_base()
+        if named is not None:
+            return named
+        shape, names, seed = self._config.model.resnet, self._data.class_names, self._config.seed
+        size = self._config.data.vision.image_size
+
+        def build(directory: Path) -> dict[str, float]:
+            untrained = build_classifier(shape, names, seed=seed)
+            write_model(untrained, Normalisation(size=size), directory)
+            return {"parameters": sum(weight.numel() for weight in untrained.parameters())}
+
+        parts = {"resnet": shape.model_dump(mode="json"), "classes": list(names), "size": size, "seed": seed}
+        return self._get("base", "models", parts, build)
+
+    def _train(self, part: Literal["target", "retrain"], base: Path) -> Path:
+        config, data = self._config, self._data
+        rows = [*data.forget, *data.retain] if part == "target" else [*data.retain]
+
+        def build(directory: Path) -> dict[str, float]:
+            device = resolve_device(config.engine)
+            model: Any = load_classifier(base, data.class_names, new_head_seed=config.seed).to(device)
+            normalisation = Normalisation.of_model(base, config.data.vision.image_size)
+            loss = ImageLoss(normalisation, len(data.class_names))
+            cost = train(
+                model,
+                rows,
+                config.training,
+                batch_loss=lambda batch: functional.cross_entropy(
+                    loss.logits(model, batch, device), loss.labels(batch, device)
+                ),
+                tokens=loss.tokens,
+                seed=config.seed,
+                listener=self._progress(part),
+            )
+            write_model(model, normalisation, directory)
+            return cost
+
+        parts = {
+            "base": model_hashes(base),
+            "classes": list(data.class_names),
+            "images": rows_hash(rows),
+            "training": config.training.model_dump(mode="json"),
+            "seed": config.seed,
+        }
+        return self._get(part, "models", parts, build)
+
+    def _score(self, part: str, model_directory: Path) -> Path:
+        config = self._config
+
+        def build(directory: Path) -> dict[str, float]:
+            name = part.removesuffix("_scores")
+            score_saved_images(model_directory, self._data, config, name=name).save(directory / "scores.json")
+            return {}
+
+        parts = {"model": model_hashes(model_directory), **self._scoring()}
+        return self._get(part, "scores", parts, build) / "scores.json"
+
+    def _given_reference(self) -> Path | None:
+        path = self._config.reference.path
+        if self._config.reference.source == "none" or path is None:
+            return None
+        content = reference_content(Path(path))
+
+        def build(directory: Path) -> dict[str, float]:
+            resolve_image_reference(path, self._config, self._data).save(directory / "scores.json")
+            return {}
+
+        parts = {"reference": content, **self._scoring()}
+        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
+        require_same_images(ImageScores.load(scores), self._data.content_hash, str(self._config.model.path or "target"))
+        return scores
+
+    def _scoring(self) -> dict[str, Any]:
+        size = self._config.data.vision.image_size
+        return {"images": self._data.content_hash, "size": size, "seed": self._config.seed}

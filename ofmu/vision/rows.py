@@ -1,0 +1,53 @@
+"""Labelled images, in memory as bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageRow:
+    """One labelled image."""
+
+    pixels: Tensor
+    """Shape (3, height, width), uint8."""
+    label: int
+    """Index into the data's class names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """One unlearning problem on images."""
+
+    class_names: tuple[str, ...]
+    forget: tuple[ImageRow, ...]
+    retain: tuple[ImageRow, ...]
+    test: tuple[ImageRow, ...]
+    """Rows that no model is trained on, without the forgotten class where all of one is forgotten."""
+    content_hash: str = field(init=False)
+    """SHA-256 (hex) over class names, pixels and labels of all three sets."""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        for name, rows in self.sets().items():
+            digest.update(f"{name} {len(rows)}\n".encode())
+            digest.update(rows_hash(rows).encode())
+        object.__setattr__(self, "content_hash", digest.hexdigest())
+
+    def sets(self) -> dict[str, tuple[ImageRow, ...]]:
+        """Return the scored sets by name."""
+        return {"forget": self.forget, "retain": self.retain, "test": self.test}
+
+
+def rows_hash(rows: Sequence[ImageRow]) -> str:
+    """Return SHA-256 (hex) over the rows' shapes, pixels and labels, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{tuple(row.pixels.shape)} {row.label}\n".encode())
+        digest.update(row.pixels.numpy().tobytes())
+    return digest.hexdigest()

@@ -216,6 +216,8 @@ class MethodConfig(Section):
     """Importable module of the user's own that registers ``name``."""
     batch_size: PositiveInt = 8
     """Rows of D_f, and of D_r, in one global minibatch, whatever the number of ranks."""
+    seed: NonNegativeInt | None = None
+    """Seed of the run's own draws (its minibatches) from the same prepared target; None: the config's seed."""
     saliency_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the weights that a run may move, those with the largest |∇L_f| at the target; the others stay as they
     are, bit for bit (SalUn's mask, around any method). 1: all of them."""

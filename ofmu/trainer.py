@@ -95,7 +95,7 @@ class _Run:
         with self._ledger.phase("start_up"):
             task = load_task(config, self._prepared)
             engine = build_engine(task.load_model(exact=config.method.exact), config.engine, self._ledger)
-            method = build_method(Context(engine, task, config.seed), config.method)
+            method = build_method(Context(engine, task, _seed_of_run(config)), config.method)
             self._write_settings(engine)
             checkpoints = self._directory / "checkpoints"
             reporter = (
@@ -182,6 +182,10 @@ class _Run:
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.barrier()
         return UnlearnResult(values, metrics.reasons, self._directory)
+
+
+def _seed_of_run(config: UnlearnConfig) -> int:
+    return config.seed if config.method.seed is None else config.method.seed
 
 
 def _finished_run(config: UnlearnConfig, directory: Path) -> UnlearnResult | None:

@@ -10,6 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from cluster.config import ClusterConfig
 from ofmu.config import PositiveInt, Section, UnlearnConfig
 from ofmu.methods import method_class
+from tune.compare.config import CompareSettings
 from tune.objectives import Direction, default_objectives, refuse_unusable
 
 Scalar = str | int | float | bool | None
@@ -59,6 +60,8 @@ class SearchSettings(Section):
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     num_trials: PositiveInt = 32
     """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
+    max_gradient_evaluations: PositiveInt | None = None
+    """No trial starts once the finished ones have used this many together; None: num_trials alone decides."""
     max_concurrent: PositiveInt | None = None
     """Trials at a time; None: as many as the cluster's CPUs and GPUs hold."""
     keep_models: Literal["front", "all", "none"] = "front"
@@ -75,6 +78,8 @@ class SearchConfig(UnlearnConfig):
 
     search: SearchSettings = SearchSettings()
     cluster: ClusterConfig = ClusterConfig()
+    compare: CompareSettings = Field(default=CompareSettings(), exclude=True)
+    """Read by a comparison alone; no single run or search stores it."""
 
     @model_validator(mode="before")
     @classmethod

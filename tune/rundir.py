@@ -19,7 +19,13 @@ from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.files import write_json, write_text
 from tune.config import SearchConfig
 
-_RESUMABLE = ("search.num_trials", "search.max_concurrent", "search.keep_models", "cluster.")
+_RESUMABLE = (
+    "search.num_trials",
+    "search.max_gradient_evaluations",
+    "search.max_concurrent",
+    "search.keep_models",
+    "cluster.",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class RunDirectory:
             if not entry.startswith(_RESUMABLE):
                 raise ConfigError(
                     f"A resumed search cannot change '{entry.partition('=')[0]}': only search.num_trials, "
-                    "search.max_concurrent, search.keep_models and the cluster section may differ"
+                    "max_gradient_evaluations, max_concurrent, keep_models and the cluster section may differ"
                 )
         return validate(SearchConfig, apply_overrides(read_mapping(self.config_file), overrides))
 

@@ -124,8 +124,7 @@ class _Session:
             return False
         self._open()
         states = [trial.state.name for trial in self._study.get_trials(deepcopy=False)]
-        finished = sum(state in ("COMPLETE", "FAIL", "PRUNED") for state in states)
-        return finished >= self._config.search.num_trials and "RUNNING" not in states
+        return self._searcher.has_enough() and "RUNNING" not in states
 
     def start(self) -> SearchResult:
         """Run the trials that are missing, inside a Ray session."""
@@ -253,7 +252,7 @@ class _Session:
             result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
         states = result.trials["state"]
         complete, failed = int((states == "complete").sum()), int((states == "failed").sum())
-        total = self._config.search.num_trials
+        total = self._searcher.expected_total()
         newly = complete + failed - self._done_before
         pace = (time.monotonic() - self._started) / newly if newly > 0 else None
         running = tuple(int(number) for number in result.trials.loc[states == "running", "trial"])

@@ -95,11 +95,30 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Return how many trials are complete or failed."""
         return len(self._study.get_trials(deepcopy=False, states=FINISHED))
 
+    def spent(self) -> int:
+        """Return the gradient evaluations of all finished trials, as far as they reported them."""
+        finished = self._study.get_trials(deepcopy=False, states=FINISHED)
+        return int(sum(trial.user_attrs.get("gradient_evaluations") or 0 for trial in finished))
+
+    def has_enough(self) -> bool:
+        """Return whether no trial beyond those that are running is wanted."""
+        search = self._config.search
+        budget = search.max_gradient_evaluations
+        wanted = search.num_trials - self.finished_count() - len(self._live)
+        return wanted <= 0 or (budget is not None and self.spent() >= budget)
+
+    def expected_total(self) -> int:
+        """Return how many trials the search is likely to have, given what the finished ones cost."""
+        search, done, spent = self._config.search, self.finished_count(), self.spent()
+        budget = search.max_gradient_evaluations
+        if budget is None or not spent:
+            return search.num_trials
+        likely = math.ceil(done * budget / spent) if spent < budget else done + len(self._live)
+        return min(search.num_trials, max(likely, done + len(self._live)))
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's specification, or FINISHED once enough trials are done or on their way."""
-        while self.stopped_by is None and (
-            self._adopted or self.finished_count() + len(self._live) < self._config.search.num_trials
-        ):
+        while self.stopped_by is None and (self._adopted or not self.has_enough()):
             trial = self._next_trial()
             specification = self._specify(trial)
             if specification is not None:

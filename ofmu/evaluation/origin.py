@@ -10,7 +10,7 @@ from ofmu.config import UnlearnConfig
 from ofmu.config_io import apply_overrides, read_mapping, validate
 
 # Sections that other commands read from the same file.
-_SECTIONS_OF_OTHERS = ("search", "cluster")
+_SECTIONS_OF_OTHERS = ("search", "cluster", "compare")
 
 # What the cached scores of a reference do not depend on: see ofmu.reference.
 _WITHOUT_EFFECT = (

@@ -52,7 +52,9 @@ def test_the_presets_are_sound_and_start_with_their_command() -> None:
     assert {"quickstart", "tofu"} <= set(preset_names())
     for name in ("quickstart", "tofu"):
         mapping = read_mapping(name)
-        settings = validate(UnlearnConfig, {key: mapping[key] for key in mapping if key not in ("search", "cluster")})
+        settings = validate(
+            UnlearnConfig, {key: mapping[key] for key in mapping if key not in ("search", "cluster", "compare")}
+        )
         assert settings.data.source == {"quickstart": "generated", "tofu": "tofu"}[name]
         lines = (resources.files("ofmu") / "presets" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         assert lines[0].startswith(f"# ofmu search {name}")

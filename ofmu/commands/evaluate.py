@@ -24,7 +24,13 @@ HEADLINES = (
     "model_utility",
     "extraction_strength",
     "exact_memorization",
+    "unlearning_accuracy",
+    "remaining_accuracy",
+    "testing_accuracy",
+    "mia_efficacy",
+    "average_gap",
 )
+"""What stands first in the table, of text and of images."""
 
 _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 
@@ -78,16 +84,24 @@ def show_report(report: Mapping[str, Any]) -> None:
 def _table_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return name, value and note of each metric; those of sets that the data lacks share a remark below instead."""
     values, notes = report["metrics"], dict(report["reasons"])
-    names = [*HEADLINES, *(name for name in values if name not in HEADLINES)]
+    names = [*_headlines(values), *(name for name in values if name not in HEADLINES)]
     zeros = [name for name in report["utility_components"] if values[name] == 0]
-    if values["model_utility"] == 0 and zeros:
+    if values.get("model_utility") == 0 and zeros:
         notes["model_utility"] = f"a harmonic mean is 0 where a part of it is, as here {' and '.join(zeros)}"
     shown = [name for name in names if name in HEADLINES or not _ABSENT_SET.fullmatch(notes.get(name, ""))]
     return [(name, _number(values[name]), notes.get(name, "")) for name in shown]
 
 
+def _headlines(values: Mapping[str, Any]) -> list[str]:
+    return [name for name in HEADLINES if name in values]
+
+
 def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines below the table: what model utility is made of, and why something is not there."""
+    if "average_gap" in report["metrics"]:
+        if report["reference"] is None:
+            yield "gaps to retraining need a reference: run ofmu prepare with the same config, or give --reference"
+        return
     yield f"model utility is the harmonic mean of: {', '.join(report['utility_components']) or 'nothing'}"
     matches = [_ABSENT_SET.fullmatch(reason) for reason in report["reasons"].values()]
     if absent := list(dict.fromkeys(match[1] for match in matches if match)):
@@ -135,14 +149,15 @@ def _print_table(report: Mapping[str, Any], rows: Sequence[tuple[str, str, str]]
     from rich.table import Table
 
     notes = any(note for _, _, note in rows)
-    table = Table(title=escape(f"{report['model']} ({report['truth_ratio']} truth ratio)"))
+    definition = f" ({report['truth_ratio']} truth ratio)" if report["truth_ratio"] else ""
+    table = Table(title=escape(f"{report['model']}{definition}"))
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     if notes:
         table.add_column("note")
     for position, (name, value, note) in enumerate(rows, start=1):
         cells = (name, value, escape(note)) if notes else (name, value)
-        table.add_row(*cells, end_section=position == len(HEADLINES))
+        table.add_row(*cells, end_section=position == len(_headlines(report["metrics"])))
     Console().print(table)
 
 

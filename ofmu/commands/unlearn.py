@@ -72,9 +72,17 @@ def _run(settings: Any, output: Path) -> None:
     unlearn(config, output, listener=_print_step, checkpoint_every=every)
 
 
+_STEP_FIELDS = {
+    "forget_loss": "forget loss {:.4g}",
+    "retain_loss": "retain loss {:.4g}",
+    "similarity": "similarity {:+.3f}",
+    "phi_norm": "‖∇Φ‖ {:.3g}",
+    "direction_norm": "‖direction‖ {:.3g}",
+    "gradient_evaluations": "{} gradient evaluations",
+}
+"""What is shown of a step's record, as far as its method records it."""
+
+
 def _print_step(record: dict[str, Any]) -> None:
-    click.echo(
-        f"outer step {record['outer_step']}: forget loss {record['forget_loss']:.4g}, "
-        f"retain loss {record['retain_loss']:.4g}, similarity {record['similarity']:+.3f}, "
-        f"‖∇Φ‖ {record['phi_norm']:.3g}, {record['gradient_evaluations']} gradient evaluations"
-    )
+    seen = [form.format(record[key]) for key, form in _STEP_FIELDS.items() if record.get(key) is not None]
+    click.echo(f"outer step {record['outer_step']}: {', '.join(seen)}")

@@ -47,6 +47,10 @@ def evaluate(
     started = time.monotonic()
     quiet_libraries()
     config = config or read_run_config(config_of_run(model))
+    if config.data.kind == "vision":
+        from ofmu.vision.evaluate import evaluate_images
+
+        return evaluate_images(model, config, reference=reference, output_dir=output_dir)
     data = load_data(config.data, config.seed)
     reference = _chosen_reference(config) if reference is None else reference
     # The reference comes first: if it does not fit, that is said before the model is scored.

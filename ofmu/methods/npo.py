@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ofmu.config import PositiveFloat
 from ofmu.data.rows import Example
-from ofmu.losses import answer_nll
 from ofmu.methods import register
+from ofmu.methods.answers import AnswerConfig, AnswerDescent, RowLoss, as_tensor
 from ofmu.methods.base import Context
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.methods.start_model import StartModel
+from ofmu.methods.descent import DESCENT_SPACE
 
 
-class NpoConfig(DescentConfig):
+class NpoConfig(AnswerConfig):
     """NPO's settings."""
 
     name: Literal["npo"] = "npo"
@@ -26,46 +24,35 @@ class NpoConfig(DescentConfig):
     """b, the inverse temperature; towards 0 NPO becomes gradient ascent."""
 
 
-class NpoLoss:
-    """−(2/b) log σ(b (nll − nll_ref)), averaged over rows; nll is summed over a row's answer tokens."""
+class NpoLoss(RowLoss):
+    """−(2/b) log σ(b (nll − nll_0)), averaged over rows; nll is summed over a row's answer tokens."""
 
-    def __init__(self, beta: float, reference: Mapping[int, float], pad_id: int) -> None:
-        self._beta, self._reference, self._pad_id = beta, reference, pad_id
+    def __init__(self, beta: float, start: Mapping[int, float], pad_id: int) -> None:
+        super().__init__(pad_id)
+        self._beta, self._start = beta, start
 
-    def size(self, row: Example) -> int:
-        """Return 1: the mean is over rows."""
-        return 1
-
-    def tokens(self, row: Example) -> int:
-        """Return the number of tokens of prompt and answer."""
-        return len(row.input_ids)
-
-    def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return the rows' summed loss."""
-        nll = answer_nll(module, rows, self._pad_id, device)
-        reference = torch.tensor([self._reference[id(row)] for row in rows], dtype=nll.dtype, device=device)
-        return -(2 / self._beta) * functional.logsigmoid(self._beta * (nll - reference)).sum()
+    def per_row(self, nll: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the rows' losses."""
+        return -(2 / self._beta) * functional.logsigmoid(self._beta * (nll - as_tensor(self._start, rows, nll)))
 
 
 @register("npo")
-class NPO(Descent[Example]):
-    """L = γ L_NPO + α L_r; the start model's losses are computed once, before the first step."""
+class NPO(AnswerDescent):
+    """L_forget = −(2/b) log σ(b (nll − nll_0)), nll summed over the answer, nll_0 the start model's.
+
+    The start model's losses are computed once, before the first step.
+    """
 
     Settings = NpoConfig
     title = "NPO"
     source = "Zhang et al., arXiv 2404.05868, equation 3"
-    tasks = frozenset({"language"})
     space: ClassVar = DESCENT_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
     published: ClassVar = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
     settings: NpoConfig
 
     def __init__(self, context: Context[Example], settings: NpoConfig) -> None:
         super().__init__(context, settings)
-        pad_id = context.task.loss.pad_id  # type: ignore[attr-defined]
-        start = StartModel(self.engine, self.task.loss)
-        rows = self.forget_rows()
-        nll = start.row_values(lambda module, part, device: [*answer_nll(module, part, pad_id, device)], rows)
-        self._loss = NpoLoss(settings.beta, nll, pad_id)
+        self._loss = NpoLoss(settings.beta, self.nll_now(self.forget_rows()), self.pad_id)
 
     def forget_loss(self, rows: Sequence[Example]) -> NpoLoss:
         """Return the NPO loss."""

@@ -1,0 +1,36 @@
+"""KL-minimisation: ascent on the forget rows while the answers to the retain rows stay the start model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from ofmu.data.rows import Example
+from ofmu.losses import Loss
+from ofmu.methods import register
+from ofmu.methods.answers import AnswerConfig, AnswerDescent
+from ofmu.methods.gradascent import Negated
+
+
+class KlMinConfig(AnswerConfig):
+    """KL-minimisation's settings; with the retain loss ``nll`` it would be GradDiff."""
+
+    name: Literal["klmin"] = "klmin"
+    retain_loss: Literal["kl"] = "kl"  # type: ignore[assignment]
+
+
+@register("klmin")
+class KlMin(AnswerDescent):
+    """L = −γL_f + α KL(π_0 ‖ π) on retain answers, π_0 the start model.
+
+    The divergence is averaged over answer tokens; the reference implementation averages over prompt and padding too.
+    """
+
+    Settings = KlMinConfig
+    title = "KL-minimisation"
+    source = "Maini et al. (TOFU), arXiv 2401.06121, section 3.3"
+    published: ClassVar = {"forget_weight": 1.0, "retain_weight": 1.0}
+
+    def forget_loss(self, rows: Sequence[Example]) -> Loss[Example]:
+        """Return −L_f."""
+        return Negated(self.task.loss)

@@ -1,0 +1,44 @@
+"""SatImp: gradient ascent weighted towards tokens that are neither forgotten already nor known for certain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from ofmu.config import NonNegativeFloat
+from ofmu.data.rows import Example
+from ofmu.methods import register
+from ofmu.methods.answers import AnswerConfig, AnswerDescent
+from ofmu.methods.descent import DESCENT_SPACE
+from ofmu.methods.wga import WeightedAscentLoss
+
+
+class SatImpConfig(AnswerConfig):
+    """SatImp's settings."""
+
+    name: Literal["satimp"] = "satimp"
+    beta1: NonNegativeFloat = 5.0
+    """b₁, the exponent of p: saturation."""
+    beta2: NonNegativeFloat = 1.0
+    """b₂, the exponent of 1 − p: importance; at 0 SatImp is WGA."""
+    forget_weight: NonNegativeFloat = 0.1
+
+
+@register("satimp")
+class SatImp(AnswerDescent):
+    """L_forget = −p^b₁ (1 − p)^b₂ nll per answer token, p = exp(−nll) without gradient."""
+
+    Settings = SatImpConfig
+    title = "SatImp"
+    source = "Yang et al., arXiv 2505.11953, section 5; values of open-unlearning"
+    space: ClassVar = DESCENT_SPACE | {
+        "beta1": {"low": 0.1, "high": 10.0, "log": True},
+        "beta2": {"low": 0.1, "high": 3.0, "log": True},
+        "forget_weight": {"low": 0.03, "high": 3.0, "log": True},
+    }
+    published: ClassVar = {"beta1": 5.0, "beta2": 1.0, "forget_weight": 0.1, "retain_weight": 1.0, "lr": 1e-5}
+    settings: SatImpConfig
+
+    def forget_loss(self, rows: Sequence[Example]) -> WeightedAscentLoss:
+        """Return the weighted ascent."""
+        return WeightedAscentLoss(self.settings.beta1, self.settings.beta2, self.pad_id)

@@ -1,0 +1,62 @@
+"""SimNPO: NPO without a start model, on the loss per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ofmu.config import NonNegativeFloat, PositiveFloat
+from ofmu.data.rows import Example
+from ofmu.methods import register
+from ofmu.methods.answers import AnswerConfig, AnswerDescent, RowLoss
+from ofmu.methods.descent import DESCENT_SPACE
+
+
+class SimNpoConfig(AnswerConfig):
+    """SimNPO's settings."""
+
+    name: Literal["simnpo"] = "simnpo"
+    beta: PositiveFloat = 4.5
+    """b, the inverse temperature."""
+    delta: NonNegativeFloat = 0.0
+    """δ, the margin in nats per token; the paper's γ is bδ."""
+    forget_weight: NonNegativeFloat = 0.125
+
+
+class SimNpoLoss(RowLoss):
+    """−(2/b) log σ(b (nll/|y| − δ)), averaged over rows; |y| counts a row's answer tokens."""
+
+    def __init__(self, beta: float, delta: float, pad_id: int) -> None:
+        super().__init__(pad_id)
+        self._beta, self._delta = beta, delta
+
+    def per_row(self, nll: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the rows' losses."""
+        lengths = torch.tensor([row.answer_length for row in rows], dtype=nll.dtype, device=nll.device)
+        return -(2 / self._beta) * functional.logsigmoid(self._beta * (nll / lengths - self._delta))
+
+
+@register("simnpo")
+class SimNPO(AnswerDescent):
+    """L_forget = −(2/b) log σ(b nll/|y| − bδ), |y| the number of answer tokens."""
+
+    Settings = SimNpoConfig
+    title = "SimNPO"
+    source = (
+        "Fan et al., arXiv 2410.07163; values of the authors' code for TOFU forget10; δ inside b as in open-unlearning"
+    )
+    space: ClassVar = DESCENT_SPACE | {
+        "beta": {"low": 1.0, "high": 10.0, "log": True},
+        "delta": {"low": 0.0, "high": 2.0},
+        "forget_weight": {"low": 0.05, "high": 2.0, "log": True},
+    }
+    published: ClassVar = {"beta": 4.5, "delta": 0.0, "forget_weight": 0.125, "retain_weight": 1.0}
+    settings: SimNpoConfig
+
+    def forget_loss(self, rows: Sequence[Example]) -> SimNpoLoss:
+        """Return the SimNPO loss."""
+        return SimNpoLoss(self.settings.beta, self.settings.delta, self.pad_id)

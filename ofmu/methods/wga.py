@@ -1,0 +1,56 @@
+"""WGA: gradient ascent in which a token counts by the probability that it still has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ofmu.config import NonNegativeFloat
+from ofmu.data.rows import Example
+from ofmu.methods import register
+from ofmu.methods.answers import AnswerConfig, AnswerDescent, TokenLoss
+from ofmu.methods.descent import DESCENT_SPACE
+
+
+class WgaConfig(AnswerConfig):
+    """WGA's settings."""
+
+    name: Literal["wga"] = "wga"
+    beta: NonNegativeFloat = 1.0
+    """b, the exponent of the tokens' probabilities; at 0 WGA is gradient ascent."""
+
+
+class WeightedAscentLoss(TokenLoss):
+    """−p^s (1 − p)^i nll, p = exp(−nll) without gradient, averaged over answer tokens (not over the weights)."""
+
+    def __init__(self, saturation: float, importance: float, pad_id: int) -> None:
+        super().__init__(pad_id)
+        self._saturation, self._importance = saturation, importance
+
+    def per_token(self, logits: Tensor, labels: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the tokens' losses."""
+        nll = functional.cross_entropy(logits, labels, reduction="none")
+        constant = nll.detach()
+        # 1 − p by expm1: for a memorised token p rounds to 1
+        weights = torch.exp(-self._saturation * constant) * (-torch.expm1(-constant)) ** self._importance
+        return -weights * nll
+
+
+@register("wga")
+class WGA(AnswerDescent):
+    """L_forget = −p^b nll per answer token, p = exp(−nll) without gradient."""
+
+    Settings = WgaConfig
+    title = "WGA"
+    source = "Wang et al., arXiv 2502.19301; values of open-unlearning"
+    space: ClassVar = DESCENT_SPACE | {"beta": {"low": 0.1, "high": 10.0, "log": True}}
+    published: ClassVar = {"beta": 1.0, "forget_weight": 1.0, "retain_weight": 1.0, "lr": 1e-5}
+    settings: WgaConfig
+
+    def forget_loss(self, rows: Sequence[Example]) -> WeightedAscentLoss:
+        """Return the weighted ascent."""
+        return WeightedAscentLoss(self.settings.beta, 0.0, self.pad_id)

@@ -101,11 +101,19 @@ def find_retrained_model(config: UnlearnConfig) -> Path | None:
         return None
 
 
-def _looking(config: UnlearnConfig) -> _Preparation | None:
+def _looking(config: UnlearnConfig) -> Preparation | None:
     """Return a preparation that makes nothing; None where no retrained model is asked for."""
     if config.reference.source != "retrain" or (config.model.is_target and config.model.base is None):
         return None
-    return _Preparation(config, load_data(config.data, config.seed), None, only_cached=True)
+    return _preparation(config, None, only_cached=True)
+
+
+def _preparation(config: UnlearnConfig, listener: Listener | None, *, only_cached: bool = False) -> Preparation:
+    if config.data.kind == "vision":
+        from ofmu.vision.prepare import ImagePreparation
+
+        return ImagePreparation(config, listener, only_cached=only_cached)
+    return _TextPreparation(config, listener, only_cached=only_cached)
 
 
 class _NotCachedError(Exception):
@@ -167,8 +175,12 @@ class Preparation(ABC):
 
     def reference(self, base: Path | None = None) -> tuple[Path, Path]:
         """Return the retrained model's directory and the file of its scores."""
-        retrain = self._train("retrain", base or self._base())
+        retrain = self.retrained(base)
         return retrain, self._score("reference_scores", retrain)
+
+    def retrained(self, base: Path | None = None) -> Path:
+        """Return the directory of the model trained on the retain rows alone."""
+        return self._train("retrain", base or self._base())
 
     def _named_base(self) -> Path | None:
         """Return the directory of the base model that the config names; None where it names none."""

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ofmu.errors import OfmuError
+
+if TYPE_CHECKING:
+    from ofmu.config import UnlearnConfig
 
 State = Literal["ok", "warn", "fail"]
 
@@ -307,14 +310,24 @@ def _find_model(name: str, revision: str | None) -> str:
 
 def _data(request: NodeRequest) -> Iterator[Check]:
     from ofmu.config import UnlearnConfig
-    from ofmu.data import load_data
 
     config = UnlearnConfig.model_validate(request.config)
     try:
-        data = load_data(config.data, config.seed)
+        forget, retain = _row_counts(config)
     except OfmuError as error:
         sentence, _, mend = str(error).partition(": ")
         yield Check("data", "fail", sentence, mend or "correct the data section")
         return
-    counts = f"{len(data.forget)} rows to forget, {len(data.retain)} to retain"
-    yield Check("data", "ok", f"{config.data.source}: {counts}")
+    yield Check("data", "ok", f"{config.data.source}: {forget} rows to forget, {retain} to retain")
+
+
+def _row_counts(config: UnlearnConfig) -> tuple[int, int]:
+    if config.data.kind == "vision":
+        from ofmu.vision.data import load_images
+
+        images = load_images(config.data, config.seed)
+        return len(images.forget), len(images.retain)
+    from ofmu.data import load_data
+
+    rows = load_data(config.data, config.seed)
+    return len(rows.forget), len(rows.retain)

@@ -37,12 +37,13 @@ def jobs_command(address: str | None) -> None:
 
 
 def _cells(job: Job) -> tuple[str, ...]:
+    command = job.command.removeprefix("python -m ")
     if job.started is None:
-        return job.id, job.status.lower(), "–", "–", job.command
+        return job.id, job.status.lower(), "–", "–", command
     started = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M:%S")
     seconds = int((job.ended or time.time()) - job.started)
     ran = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    return job.id, job.status.lower(), started, ran, job.command.removeprefix("python -m ")
+    return job.id, job.status.lower(), started, ran, command
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -50,8 +51,9 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*COLUMNS[:-1])
-    table.add_column(COLUMNS[-1], overflow="fold")
+    table = Table()
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold", no_wrap=column != "command")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

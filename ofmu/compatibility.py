@@ -20,6 +20,8 @@ def refuse_impossible(config: UnlearnConfig) -> None:
             f"'{config.data.source}' makes this a {config.data.kind} task: choose another method or source"
         )
     config.method.refuse_impossible(config)
+    if config.model.adapter.kind != "none" and config.data.kind != "language":
+        raise ValueError("model.adapter adapts language models, and these data are images: leave it out")
     if engine.precision == "bf16" and (engine.backend == "torch" or engine.zero_stage == 0):
         raise ValueError(
             "engine.precision 'bf16' keeps fp32 masters in DeepSpeed's shards: "

@@ -55,6 +55,19 @@ class ResNetConfig(Section):
         return self
 
 
+class AdapterConfig(Section):
+    """Whether all weights are unlearned, or low-rank additions to the linear layers of a language model."""
+
+    kind: Literal["none", "lora"] = "none"
+    """``lora``: the weights W stay, and W + (alpha/rank)·BA is unlearned by A and B alone, B starting at 0 (Hu et
+    al., arXiv 2106.09685); what is saved are the sums, an ordinary model."""
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    target_modules: Literal["all_linear", "auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all_linear"
+    """``all_linear``: every linear layer but the output layer; ``auto``: those that PEFT names for the architecture,
+    as a rule the attention's query and value; or the ends of the layers' names."""
+
+
 class ModelConfig(Section):
     """Where the model comes from."""
 
@@ -70,6 +83,7 @@ class ModelConfig(Section):
     """With ``is_target``: the model before fine-tuning, from which the retrain reference is trained."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """``auto``: eager where exact derivatives need a second derivative of attention, sdpa otherwise."""
+    adapter: AdapterConfig = AdapterConfig()
 
     @model_validator(mode="after")
     def _target_needs_a_path(self) -> ModelConfig:

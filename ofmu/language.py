@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ofmu.adapters import add_adapters, merged
 from ofmu.config import UnlearnConfig
 from ofmu.data import Example, Row, load_data
 from ofmu.data.encoding import encode_example, load_tokenizer, pad_id
@@ -63,8 +64,9 @@ class LanguageTask:
         ]
 
     def load_model(self, *, exact: bool) -> nn.Module:
-        """Load the target; exact derivatives need eager attention."""
-        model: nn.Module = load_model(self._target, attention_for(self._config.model.attention, exact=exact))
+        """Load the target, with fresh adapters where the config has them; exact derivatives need eager attention."""
+        model = load_model(self._target, attention_for(self._config.model.attention, exact=exact))
+        add_adapters(model, self._config.model.adapter, self._config.seed)
         return model
 
     def score(self, engine: Engine) -> Scores:
@@ -85,5 +87,12 @@ class LanguageTask:
         return metrics_of(scores, None if reference is None else Scores.load(reference))
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
-        """Save model and tokenizer."""
-        save_model(model, self._tokenizer, directory, state_dict=weights)
+        """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.
+
+        The engine's own frozen weights may be sharded, or rounded to bf16.
+        """
+        adapter = self._config.model.adapter
+        if adapter.kind == "none":
+            save_model(model, self._tokenizer, directory, state_dict=weights)
+        else:
+            save_model(merged(load_model(self._target), adapter, weights), self._tokenizer, directory)

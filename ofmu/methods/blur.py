@@ -36,10 +36,12 @@ class BLUR(NPO):
         """Return γ g_f + α (g_r − c g_f), c = <g_f, g_r>/‖g_f‖²; both gradients are evaluated once."""
         engine, space = self.engine, self.engine.space
         gamma, alpha = self.weights()
+        if alpha == 0:
+            return super().direction()
         rows = self._forget_sampler.draw()
         forget, g_f = engine.gradient(self.forget_loss(rows), rows)
         rows = self._retain_sampler.draw()
-        retain, g_r = engine.gradient(self.task.loss, rows)
+        retain, g_r = engine.gradient(self.retain_loss(rows), rows)
         ff, fr = space.dots((g_f, g_f), (g_f, g_r))
         shared = fr / ff if ff > 0 else 0.0
         return Direction(space.combine((gamma - alpha * shared, g_f), (alpha, g_r)), forget, retain)

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from trajectory import rows, tiny_llama
 
+from ofmu.adapters import add_adapters
 from ofmu.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.config import EngineConfig
+from ofmu.config import AdapterConfig, EngineConfig
 from ofmu.data.rows import Example
 from ofmu.engine import build_engine
 from ofmu.ledger import Ledger
@@ -30,6 +31,16 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Settings under which a method moves far within a few steps; those of one loop share the defaults below."""
 DESCENT = {"steps": 4, "lr": 1e-3, "round_steps": 1}
+
+LORA = {"kind": "lora", "rank": 4}
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "ofmu-projection": ("ofmu", {"decorrelation": "projection"}, {}),
+    "ofmu-lora": ("ofmu", {}, LORA),
+    "npo-lora": ("npo", {}, LORA),
+    "rmu-lora": ("rmu", {}, LORA),
+}
+"""Runs beyond the methods' own: method, settings that differ, adapter."""
+CASES = [*LANGUAGE, *VARIANTS]
 
 
 @dataclass
@@ -67,11 +78,15 @@ def run(
     save_to: Path | None = None,
     resume_from: Path | None = None,
 ) -> dict[str, Any]:
-    """Return the method's records, its cost and where the parameters ended."""
+    """Return the method's, or variant's, records, its cost and where the parameters started and ended."""
     torch.set_num_threads(1)
     ledger = Ledger()
-    settings = small_settings(name, **(method_settings or {}))
-    engine = build_engine(tiny_llama(), EngineConfig(**engine_settings), ledger)
+    name, varied, adapter = VARIANTS.get(name, (name, {}, {}))
+    settings = small_settings(name, **(varied | (method_settings or {})))
+    model = tiny_llama()
+    add_adapters(model, AdapterConfig(**adapter), seed=5)
+    engine = build_engine(model, EngineConfig(**engine_settings), ledger)
+    start = sampled(engine.space.gather(engine.space.masters()))
     method = build_method(Context(engine, tiny_task(), seed=5), settings)
     if resume_from is not None:
         method.restore(*load_checkpoint(resume_from, engine.space))
@@ -83,17 +98,21 @@ def run(
     if save_to is not None:
         vectors, state = method.vectors(), method.state()
         save_checkpoint(save_to, engine.space, vectors, state, engine.rank, engine.world_size)
-    parameters = engine.space.gather(engine.space.masters())
     result = {
         "records": records,
         "gradient_evaluations": ledger.gradient_evaluations,
         "forward_evaluations": ledger.forward_evaluations,
         "tokens": ledger.tokens,
-        "parameters": {key: value.double().flatten()[::7].tolist() for key, value in parameters.items()},
+        "start": start,
+        "parameters": sampled(engine.space.gather(engine.space.masters())),
         "rank": engine.rank,
     }
     engine.close()
     return result
+
+
+def sampled(parameters: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    return {key: value.detach().double().flatten()[::7].tolist() for key, value in parameters.items()}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ofmu.data.rows import UnlearnData
 from ofmu.engine import resolve_device
 from ofmu.environment import environment
 from ofmu.errors import DataError
+from ofmu.evaluation.extras import add_extras
 from ofmu.evaluation.json_files import read_json
 from ofmu.evaluation.matching import outline_of, require_match
 from ofmu.evaluation.names import FORGET
@@ -58,7 +59,8 @@ def evaluate(
     if expected is not None:
         require_match(outline_of(str(model), data, config.evaluation.truth_ratio), expected)
     scores = _score_saved(str(model), data, config)
-    report = metrics_of(scores, expected).to_json() | {
+    measured = metrics_of(scores, expected)
+    report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),
         "data_hash": data.content_hash,
@@ -66,6 +68,7 @@ def evaluate(
         "environment": environment(),
         "config": config.model_dump(mode="json"),
     }
+    add_extras(report, str(model), data, config, measured, expected, reference)
     if output_dir is not None:
         scores.save(Path(output_dir) / "scores.json")
         write_json(Path(output_dir) / "metrics.json", report)

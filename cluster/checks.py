@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from ofmu.errors import OfmuError
 
@@ -132,9 +133,26 @@ def storage_at(place: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     if "://" in place:
-        system, path = fs.FileSystem.from_uri(place)
+        try:
+            system, path = fs.FileSystem.from_uri(place)
+        except ValueError as error:
+            raise ValueError(str(error).replace(place, shown(place))) from None
         return system, path
     return fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
+
+
+def below(place: str, name: str) -> str:
+    """Return the path or URI of ``name`` in ``place``; a URI keeps its options (``?endpoint_override=...``)."""
+    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def shown(place: str) -> str:
+    """Return the path, or the URI without the keys and options that it may hold."""
+    if "://" not in place:
+        return place
+    parts = urlsplit(place)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def write_mark(place: str, name: str) -> None:

@@ -24,6 +24,7 @@ from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ClusterError
 
+_MARKS = ".ofmu-doctor-"
 _NODE_SECONDS = 180.0
 _GROUP_SECONDS = 60.0
 _GPU_WAIT_SECONDS = 30.0
@@ -193,12 +194,16 @@ def _marked(places: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Ch
     marks: dict[str, str] = {}
     failed: list[Check] = []
     for name, place in places.items():
-        folder = f"{place.rstrip('/')}/.ofmu-doctor-{uuid.uuid4().hex[:12]}"
+        folder = checks.below(place, f"{_MARKS}{uuid.uuid4().hex[:12]}")
         try:
             checks.write_mark(folder, checks.DRIVER)
         except (OSError, ValueError) as error:
             mend = "name a folder, or a URI such as s3://bucket/path, that can be written from every node"
-            failed.append(Check(name, "fail", f"{place} cannot be written from here ({checks.reason_of(error)})", mend))
+            failed.append(
+                Check(
+                    name, "fail", f"{checks.shown(place)} cannot be written from here ({checks.reason_of(error)})", mend
+                )
+            )
         else:
             marks[name] = folder
     try:
@@ -213,7 +218,7 @@ def _missing_marks(marks: Mapping[str, str], nodes: Mapping[str, str]) -> list[C
     """Look here for the mark that each node has left."""
     found: list[Check] = []
     for name, folder in marks.items():
-        place = folder.rpartition("/")[0]
+        place = checks.shown(folder).partition(f"/{_MARKS}")[0]
         mend = f"mount the storage of {place} on every node, at the same path"
         unseen = [host for node, host in nodes.items() if not _is_seen(folder, node)]
         found += [

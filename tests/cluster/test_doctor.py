@@ -83,6 +83,22 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path):
     assert "cannot be written from here" in failed[0].found
 
 
+def test_storage_by_uri_keeps_its_options_and_shows_no_key(tmp_path):
+    with doctor._marked({"storage": f"file://{tmp_path}/store"}) as (marks, failed):
+        assert not failed
+        write_mark(marks["storage"], "one")
+        (check,) = doctor._missing_marks(marks, {"one": "host-1"})
+        assert check.found.startswith(f"file://{tmp_path}/store: ")
+    assert list((tmp_path / "store").iterdir()) == []
+    secret = "s3://key:hush@bucket/runs?endpoint_override=127.0.0.1:1&scheme=http"
+    assert checks.below(secret, "x") == "s3://key:hush@bucket/runs/x?endpoint_override=127.0.0.1:1&scheme=http"
+    assert checks.shown(secret) == "s3://bucket/runs"
+    with doctor._marked({"storage": "nosuch://key:hush@bucket/runs"}) as (marks, failed):
+        assert not marks
+    assert failed[0].state == "fail"
+    assert "hush" not in failed[0].found
+
+
 def test_a_node_whose_mark_is_not_seen_here_is_named(tmp_path):
     with doctor._marked({"storage": str(tmp_path)}) as (marks, failed):
         assert not failed

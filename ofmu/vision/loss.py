@@ -54,3 +54,11 @@ class ImageLoss:
     def total(self, module: Callable[..., Any], rows: Sequence[ImageRow], device: torch.device) -> Tensor:
         """Return the rows' summed cross-entropy."""
         return functional.cross_entropy(self.logits(module, rows, device), self.labels(rows, device), reduction="sum")
+
+
+def image_loss(task: Any) -> ImageLoss:
+    """Return a vision task's loss as what it is; methods for images alone need its labels and classes."""
+    loss = task.loss
+    if not isinstance(loss, ImageLoss):
+        raise TypeError(f"a vision task's loss is an ImageLoss, not a {type(loss).__name__}")
+    return loss

@@ -1,0 +1,77 @@
+"""Boundary shrink: every forget image learns the class across its nearest decision boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from ofmu.config import NonNegativeFloat
+from ofmu.methods import register
+from ofmu.methods.base import Context
+from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.vision.loss import ImageLoss, image_loss
+from ofmu.vision.rows import ImageRow
+
+
+class BoundaryShrinkConfig(DescentConfig):
+    """Boundary shrink's settings."""
+
+    name: Literal["boundaryshrink"] = "boundaryshrink"
+    radius: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Length of the attack's step on each pixel, whose values lie between 0 and 1."""
+    retain_weight: NonNegativeFloat = 0.0
+    """0, as published: no retain row is used."""
+
+
+@register("boundaryshrink")
+class BoundaryShrink(Descent[ImageRow]):
+    """L = γ CE(forget, ŷ) + αL_r, ŷ the target's answer at x′ = clip(x + ε sign ∇ₓ CE(x, y), 0, 1).
+
+    ŷ is found once, at θ_0. Where the attack fails to leave the true class, ŷ = y, as published.
+    """
+
+    Settings: ClassVar[type[DescentConfig]] = BoundaryShrinkConfig
+    title = "Boundary shrink"
+    source = "Chen et al., arXiv 2303.11570, equations 2 to 4"
+    tasks = frozenset({"vision"})
+    space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {
+        "radius": {"low": 0.02, "high": 0.3, "log": True},
+        "retain_weight": {"low": 0.0, "high": 5.0},
+    }
+    published: ClassVar = {"radius": 0.1, "retain_weight": 0.0, "update": "sgd", "lr": 1e-5}
+
+    def __init__(self, context: Context[ImageRow], settings: BoundaryShrinkConfig) -> None:
+        super().__init__(context, settings)
+        loss = image_loss(self.task)
+        labels: dict[int, int] = {}
+        for start in range(0, len(self.forget_rows()), settings.batch_size):
+            rows = self.forget_rows()[start : start + settings.batch_size]
+            answers = self.engine.row_values(nearest_classes(loss, settings.radius), rows, len(rows))
+            labels.update((id(row), int(answer)) for row, answer in zip(rows, answers, strict=True))
+        self._relabelled = loss.relabelled(labels)
+
+    def forget_loss(self, rows: Sequence[ImageRow]) -> ImageLoss:
+        """Return the cross-entropy with the nearest classes as labels."""
+        return self._relabelled
+
+
+def nearest_classes(
+    loss: ImageLoss, radius: float
+) -> Callable[[Callable[..., Any], Sequence[ImageRow], torch.device], list[Tensor]]:
+    """Return what computes each row's class at its FGSM image: one scalar tensor per row."""
+
+    def compute(module: Callable[..., Any], rows: Sequence[ImageRow], device: torch.device) -> list[Tensor]:
+        with torch.enable_grad():
+            shares = loss.shares(module, rows, device).requires_grad_()
+            labels = loss.labels(rows, device)
+            value = functional.cross_entropy(loss.logits_of(module, shares), labels, reduction="sum")
+            (slope,) = torch.autograd.grad(value, shares)
+        attacked = (shares.detach() + radius * slope.sign()).clamp(0, 1)
+        return [*loss.logits_of(module, attacked).argmax(1)]
+
+    return compute

@@ -1,0 +1,44 @@
+"""Fine-tuning on the retain rows alone, in the hope that the rest is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, TypeVar
+
+from ofmu.config import NonNegativeFloat
+from ofmu.methods import register
+from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
+
+RowT = TypeVar("RowT")
+
+
+class RetainOnlyConfig(DescentConfig):
+    """Settings of methods that never look at the forget rows."""
+
+    forget_weight: NonNegativeFloat = 0.0
+
+    def ineffective(self) -> list[str]:
+        """Return one sentence for every setting that a run under these will ignore."""
+        unused = ["method.forget_weight has no effect: the method never looks at the forget rows"]
+        return super().ineffective() + (unused if self.forget_weight > 0 else [])
+
+
+class FinetuneConfig(RetainOnlyConfig):
+    """Fine-tuning's settings."""
+
+    name: Literal["finetune"] = "finetune"
+
+
+@register("finetune")
+class Finetune(Descent[RowT]):
+    """L = αL_r."""
+
+    Settings: ClassVar[type[DescentConfig]] = FinetuneConfig
+    title = "Fine-tune"
+    source = "Golatkar et al., arXiv 1911.04933, section 6; Jia et al., arXiv 2304.04934, section 2"
+    space: ClassVar = {key: DESCENT_SPACE[key] for key in ("lr", "steps")}
+    published: ClassVar = {"lr": 0.01, "update": "sgd"}
+
+    def forget_loss(self, rows: Sequence[RowT]) -> None:
+        """Return None: the forget rows are left alone."""
+        return

@@ -34,6 +34,13 @@ BUILT_IN = (
     "ceu",
     "pdu",
     "blur",
+    "finetune",
+    "randomlabels",
+    "salun",
+    "influence",
+    "boundaryexpand",
+    "boundaryshrink",
+    "l1sparse",
 )
 """In the order of the documentation's table; each is the module ``ofmu.methods.<name>``."""
 
@@ -76,6 +83,10 @@ def build_method(context: Context[Any], settings: MethodConfig) -> Method[Any]:
     if context.task.kind not in chosen.tasks:
         kinds = " and ".join(sorted(chosen.tasks))
         raise ConfigError(f"The method '{settings.name}' works on {kinds} tasks, and this is {context.task.kind}")
+    if settings.saliency_fraction < 1:
+        from ofmu.methods.saliency import hold_unsalient_weights
+
+        hold_unsalient_weights(context, settings.saliency_fraction, settings.batch_size)
     return chosen(context, settings)
 
 

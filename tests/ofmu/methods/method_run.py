@@ -23,11 +23,13 @@ from ofmu.ledger import Ledger
 from ofmu.losses import AnswerLoss
 from ofmu.methods import BUILT_IN, build_method, method_class
 from ofmu.methods.base import Context
+from ofmu.methods.descent import DescentConfig
 
 LANGUAGE = [name for name in BUILT_IN if "language" in method_class(name).tasks]
 
 SMALL: dict[str, dict[str, Any]] = {
     "ofmu": {"outer_steps": 2, "inner_steps": 2, "inner_lr": 0.02, "outer_lr": 1e-3, "similarity_weight": 0.5},
+    "influence": {"strength": 0.3, "damping": 0.1, "fisher_rows": 4},
 }
 """Settings under which a method moves far within a few steps; those of one loop share the defaults below."""
 DESCENT = {"steps": 4, "lr": 1e-3, "round_steps": 1}
@@ -38,6 +40,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ofmu-lora": ("ofmu", {}, LORA),
     "npo-lora": ("npo", {}, LORA),
     "rmu-lora": ("rmu", {}, LORA),
+    "npo-salient": ("npo", {"saliency_fraction": 0.5}, {}),
 }
 """Runs beyond the methods' own: method, settings that differ, adapter."""
 CASES = [*LANGUAGE, *VARIANTS]
@@ -65,8 +68,9 @@ def tiny_task() -> TinyTask:
 
 
 def small_settings(name: str, **settings: Any) -> Any:
-    shared = {} if name == "ofmu" else DESCENT
-    return method_class(name).Settings(**({"batch_size": 6} | shared | SMALL.get(name, {}) | settings))
+    chosen = method_class(name).Settings
+    shared = DESCENT if issubclass(chosen, DescentConfig) else {}
+    return chosen(**({"batch_size": 6} | shared | SMALL.get(name, {}) | settings))
 
 
 def run(

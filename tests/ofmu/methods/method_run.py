@@ -37,7 +37,8 @@ DESCENT = {"steps": 4, "lr": 1e-3, "round_steps": 1}
 LORA = {"kind": "lora", "rank": 4}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "ofmu-projection": ("ofmu", {"decorrelation": "projection"}, {}),
-    "ofmu-lora": ("ofmu", {}, LORA),
+    # plain outer steps: Adam would make whole steps of the rounding noise in gradients of A, which are 0 while B is
+    "ofmu-lora": ("ofmu", {"outer_update": "sgd", "outer_lr": 0.02, "similarity_weight": 0.05}, LORA),
     "npo-lora": ("npo", {}, LORA),
     "rmu-lora": ("rmu", {}, LORA),
     "npo-salient": ("npo", {"saliency_fraction": 0.5}, {}),

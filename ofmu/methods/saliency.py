@@ -26,7 +26,7 @@ def hold_unsalient_weights(context: Context[Any], fraction: float, batch_size: i
 
 
 def mean_gradient(engine: Engine, loss: Loss[Any], rows: Any, batch_size: int) -> tuple[Vector, float]:
-    """Return the gradient and the value of ``loss`` over all of ``rows``, taken ``batch_size`` at a time; collective."""
+    """Return gradient and value of ``loss`` over all of ``rows``, taken ``batch_size`` at a time; collective."""
     total, value = engine.space.zeros(), 0.0
     whole = sum(loss.size(row) for row in rows)
     for start in range(0, len(rows), batch_size):

@@ -96,7 +96,9 @@ def test_a_method_states_what_it_is_and_what_is_searched_of_it(name: str) -> Non
     fields = method.Settings.model_fields
     assert set(method.space) <= set(fields)
     assert set(method.published) <= set(fields)
-    config = UnlearnConfig.model_validate({"method": {"name": name, **method.published}})
+    source = "generated" if "language" in method.tasks else "cifar10"
+    run = {"data": {"source": source}, "method": {"name": name, **method.published}}
+    config = UnlearnConfig.model_validate(run)
     assert isinstance(config.method, method.Settings)
     assert UnlearnConfig.model_validate(config.model_dump(mode="json")) == config
 

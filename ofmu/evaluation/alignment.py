@@ -1,6 +1,6 @@
 """How alike two models represent the same rows, layer by layer.
 
-Linear CKA is that of Kornblith et al. (arXiv 1905.00414, equation 3 with linear kernels). A row's representation is
+Linear CKA is that of Kornblith et al. (arXiv 1905.00414). A row's representation is
 the mean of its answer tokens' hidden states (EOS included), prompt and answer being read together; layer 0 is the
 embeddings, layer l the output of block l.
 """

@@ -16,7 +16,7 @@ def gradient_norms(model: Any, examples: Sequence[Example], shard: Shard) -> tup
     """Return each answer's ‖∇θ mean NLL‖₂ over all trainable parameters, and the tokens read.
 
     One forward and one backward pass a row, with no gradient stored on the model; every parameter must be whole,
-    so not under ZeRO-3. Wang et al. (arXiv 2402.10487) use this norm as a membership score.
+    so not under ZeRO-3. Wang et al. (arXiv 2402.17012) use this norm as a membership score.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 

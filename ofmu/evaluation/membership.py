@@ -2,8 +2,8 @@
 
 Each attack gives a row a number that is low where the row looks like a training row; the attack's strength is the
 area under its ROC curve. Loss: Yeom et al. (arXiv 1709.01604); zlib and reference: Carlini et al. (2012.07805);
-min-k: Shi et al. (2310.16789); min-k++: Zhang et al. (2404.02936); gradient norm: Wang et al. (2402.10487);
-privacy leakage: MUSE, Shi et al. (2407.06460, equation 3).
+min-k: Shi et al. (2310.16789); min-k++: Zhang et al. (2404.02936); gradient norm: Wang et al. (2402.17012);
+privacy leakage: MUSE, Shi et al. (2407.06460).
 """
 
 from __future__ import annotations

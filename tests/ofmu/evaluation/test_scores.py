@@ -38,6 +38,16 @@ def test_a_non_finite_loss_is_stored_as_null_and_read_as_nan(tmp_path: Path) -> 
     json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_scores_of_the_first_format_are_read_with_what_was_added_since_missing(tmp_path: Path) -> None:
+    content = {**SCORES.to_json(), "format": "ofmu-scores/1"}
+    del content["forward_tokens"]
+    for row in content["sets"]["forget"]:
+        for name in ("min_k", "min_k_plus", "gradient_norm"):
+            del row[name]
+    (tmp_path / "scores.json").write_text(json.dumps(content))
+    assert Scores.load(tmp_path / "scores.json") == SCORES
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -19,6 +19,7 @@ COMMANDS = {
     "unlearn": ("unlearn", "Run OFMU once, and score and save the model."),
     "evaluate": ("evaluate", "Score any saved model."),
     "search": ("search", "Search a Pareto front of forgetting against utility."),
+    "compare": ("compare", "Compare methods at equal budget, with error bars."),
     "report": ("report", "Show a search's front again and redraw its picture."),
     "export": ("export", "Copy a model of a search's front."),
     "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),

@@ -8,13 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.compare.comparison import Comparison
+    from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
     from tune.result import SearchResult
     from tune.search import ParetoSearch
 
-__all__ = ["ParetoSearch", "SearchConfig", "SearchResult"]
+__all__ = ["Comparison", "ComparisonResult", "ParetoSearch", "SearchConfig", "SearchResult"]
 
 _HOMES = {
+    "Comparison": "tune.compare.comparison",
+    "ComparisonResult": "tune.compare.result",
     "ParetoSearch": "tune.search",
     "SearchConfig": "tune.config",
     "SearchResult": "tune.result",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from tune.objectives import Direction
     from tune.result import SearchResult
 
 _UNITS = {
@@ -80,8 +81,7 @@ def front_figure(result: SearchResult) -> Figure:
     _draw_trials(figure, axes, complete, result)
     _draw_landmarks(axes, complete, result)
     for name, label in ((names[0], axes.set_xlabel), (names[1], axes.set_ylabel)):
-        way = "lower" if result.config.objectives[name] == "min" else "higher"
-        label(f"{_UNITS.get(name, name.replace('_', ' '))}, {way} is better")
+        label(axis_label(name, result.config.objectives[name]))
     axes.grid(alpha=0.25)
     axes.legend(loc="best", fontsize=8)
     failed = int((result.trials["state"] == "failed").sum())
@@ -90,6 +90,12 @@ def front_figure(result: SearchResult) -> Figure:
     )
     figure.supxlabel(f"config {config_hash(result)} · seed {result.config.seed}", fontsize=7, color="0.4")
     return figure
+
+
+def axis_label(name: str, direction: Direction) -> str:
+    """Return an objective's name with its unit and the way in which it is better."""
+    way = "lower" if direction == "min" else "higher"
+    return f"{_UNITS.get(name, name.replace('_', ' '))}, {way} is better"
 
 
 def config_hash(result: SearchResult) -> str:

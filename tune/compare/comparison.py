@@ -1,0 +1,267 @@
+"""Comparison: every method gets its own search, its front runs again on several seeds, then they are held together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.session import ray_session
+from ofmu.config import UnlearnConfig
+from ofmu.config_io import validate
+from ofmu.errors import RunError, StorageError
+from ofmu.methods import method_class
+from tune.compare.analysis import MethodRuns, Setting, summarise
+from tune.compare.config import CompareSettings
+from tune.compare.directory import CompareDirectory
+from tune.compare.listener import CompareListener
+from tune.compare.plan import method_configs, with_budget, yardstick
+from tune.compare.report import write_reports
+from tune.compare.result import ComparisonResult
+from tune.compare.runs import make_runs, plan_runs, read_runs
+from tune.compare.sensitivity import importances, load_trials
+from tune.config import SearchConfig
+from tune.landmarks import TARGET
+from tune.progress import SearchListener
+from tune.rundir import RunDirectory
+from tune.search import ParetoSearch
+from tune.trial import Executor
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from ofmu.reference import Prepared
+    from tune.result import SearchResult
+
+
+class Comparison:
+    """Several methods on one benchmark, at the same number of trials or of gradient evaluations.
+
+    ``config`` is what :class:`tune.ParetoSearch` takes, with a ``compare`` section; the other arguments replace the
+    config's. ``run_dir`` must be new; None names one under ``runs/``. ``executor`` runs one trial (default:
+    :func:`cluster.train.run_trial` on prepared models).
+
+    Raises:
+        ConfigError: a method or a setting is unknown, or does not work on the task; said before anything runs.
+        RunError: ``run_dir`` already holds a run.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig | UnlearnConfig | Mapping[str, Any],
+        methods: Sequence[str] | None = None,
+        *,
+        num_trials: int | None = None,
+        seeds: int | None = None,
+        points: int | None = None,
+        budget: str | int | None = None,
+        run_dir: str | Path | None = None,
+        executor: Executor | None = None,
+        listener: CompareListener | None = None,
+    ) -> None:
+        given = {"methods": methods, "seeds": seeds, "points": points, "budget": budget}
+        self.mapping = _mapping(config, {key: value for key, value in given.items() if value is not None}, num_trials)
+        self.configs = method_configs(self.mapping)
+        self._home = CompareDirectory.fresh(run_dir)
+        self._executor, self._listener = executor, listener or CompareListener()
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the directory the comparison writes to."""
+        return self._home.path
+
+    def run(self) -> ComparisonResult:
+        """Search, run again, and compare.
+
+        Raises:
+            ClusterError: the Ray cluster is unreachable or too small.
+            RunError: no method has a single complete trial, or the untouched target could not be scored.
+            OfmuError: data or model cannot be prepared; nothing has been written to the run directory then.
+        """
+        return _Session(self._home, self.mapping, self._executor, self._listener).start()
+
+    @classmethod
+    def resume(
+        cls,
+        run_dir: str | Path,
+        overrides: Sequence[str] = (),
+        executor: Executor | None = None,
+        listener: CompareListener | None = None,
+    ) -> ComparisonResult:
+        """Continue a comparison that was killed, or return its result if it is over.
+
+        ``overrides`` may change the number of seeds (``compare.seeds=5``), and how concurrently and where it runs.
+
+        Raises:
+            RunError: ``run_dir`` is no comparison, or another process is at work on it.
+            ConfigError: an override would make its parts incomparable.
+        """
+        home = CompareDirectory.existing(run_dir)
+        mapping = home.read_mapping(overrides)
+        return _Session(home, mapping, executor, listener or CompareListener(), overrides).start()
+
+
+class _Session:
+    """One process's share of a comparison, in reading order."""
+
+    def __init__(
+        self,
+        home: CompareDirectory,
+        mapping: Mapping[str, Any],
+        executor: Executor | None,
+        listener: CompareListener,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self._home, self._mapping, self._listener, self._overrides = home, mapping, listener, overrides
+        self._configs = method_configs(mapping)
+        self._settings = validate(CompareSettings, mapping["compare"])
+        self._shared = next(iter(self._configs.values()))
+        first = self._shared.seed + 1
+        self._seeds = tuple(range(first, first + self._settings.seeds))
+        self._executor = executor
+
+    def start(self) -> ComparisonResult:
+        """Do what is missing, or return the result of a comparison that is over."""
+        result = self._finished() or self._carry_out()
+        write_reports(result)
+        self._listener.on_end(result)
+        return result
+
+    def _finished(self) -> ComparisonResult | None:
+        if not (self._home.path / "compare.json").is_file():
+            return None
+        result = ComparisonResult.load(self._home.path)
+        return result if result.summary.seeds == self._seeds else None
+
+    def _carry_out(self) -> ComparisonResult:
+        with ExitStack() as stack:
+            if self._home.config_file.is_file():
+                stack.enter_context(self._home.lock())
+            stack.enter_context(ray_session(self._shared.cluster))
+            prepared = self._prepare()
+            self._home.create()
+            stack.enter_context(self._home.lock())
+            self._home.write_mapping(self._mapping)
+            self._listener.on_start(self._home.path, tuple(self._configs))
+            try:
+                searches = self._search_all()
+                trials = {name: load_trials(RunDirectory(found.run_dir).study_file) for name, found in searches.items()}
+                found = [self._run_again(name, searches[name], trials[name], prepared) for name in self._configs]
+            except StorageError as error:
+                sentence = str(error).partition("; then continue")[0]
+                mend = f"then continue with ofmu compare --resume {self._home.path}"
+                raise StorageError(f"{sentence}; {mend}") from error
+            shutil.rmtree(self._home.path / "ray", ignore_errors=True)
+            shared = self._what_all_share(list(searches.values()))
+            summary = summarise(found, shared, self._settings, self._home.command())
+            return ComparisonResult(self._home.path, summary)
+
+    def _prepare(self) -> Prepared | None:
+        """Make target and reference once; the searches then find them in the cache."""
+        if self._executor is not None:
+            return None
+        from ofmu.quiet import quiet_libraries
+        from ofmu.reference import prepare
+
+        quiet_libraries()
+        self._listener.on_prepare({"event": "start"})
+        return prepare(self._shared.unlearn, listener=self._listener.on_prepare)
+
+    def _search_all(self) -> dict[str, SearchResult]:
+        names = tuple(self._configs)
+        setting = yardstick(names)
+        found: dict[str, SearchResult] = {}
+        order = sorted(names, key=lambda name: name != setting) if self._settings.budget == "evaluations" else names
+        for index, name in enumerate(order, start=1):
+            config = self._configs[name]
+            if self._settings.budget != "trials":
+                limit = _spent(found[setting]) if setting in found else self._settings.budget
+                config = config if isinstance(limit, str) else with_budget(config, limit)
+            with self._listener.search(name, index, len(names)) as callbacks:
+                found[name] = self._search(name, config, callbacks)
+        return {name: found[name] for name in names}
+
+    def _search(self, name: str, config: SearchConfig, callbacks: Sequence[SearchListener]) -> SearchResult:
+        place = self._home.search(name)
+        if RunDirectory(place).config_file.is_file():
+            changed = [entry for entry in self._overrides if not entry.startswith("compare.")]
+            return ParetoSearch.resume(place, changed, self._executor, callbacks)
+        return ParetoSearch(config, run_dir=place, executor=self._executor, callbacks=callbacks).run()
+
+    def _run_again(
+        self, name: str, search: SearchResult, trials: Sequence[FrozenTrial], prepared: Prepared | None
+    ) -> MethodRuns:
+        from cluster.train import run_trial
+
+        runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
+        self._listener.on_runs(name, sum(run.is_done for run in runs), len(runs))
+        make_runs(
+            runs,
+            search.config.model_copy(update={"cluster": self._shared.cluster}),
+            executor=self._executor or run_trial,
+            prepared=prepared,
+            storage=self._home.path / "ray",
+            on_ended=lambda done: self._listener.on_runs(name, done, len(runs)),
+        )
+        states = search.trials["state"]
+        return MethodRuns(
+            name=name,
+            title=method_class(name, search.config.method.module).title,
+            search=self._home.search(name).relative_to(self._home.path).as_posix(),
+            trials=int((states != "running").sum()),
+            failed=int((states == "failed").sum()),
+            points=read_runs(runs, search.config.objectives, self._home.path),
+            importances=importances(trials, list(search.config.objectives.values())),
+            search_gradient_evaluations=_total(search, "gradient_evaluations"),
+            search_seconds=_total(search, "seconds"),
+        )
+
+    def _what_all_share(self, searches: Sequence[SearchResult]) -> Setting:
+        objectives = searches[0].config.objectives
+        for search in searches:
+            rows = search.trials[(search.trials["role"] == TARGET) & (search.trials["state"] == "complete")]
+            if len(rows):
+                target = {name: float(rows.iloc[0][name]) for name in objectives}
+                break
+        else:
+            raise RunError(
+                f"The untouched target could not be scored in any search: the column 'reason' of the trials.csv "
+                f"files under {self._home.searches} says why"
+            )
+        known = {name: value for name, value in searches[0].reference().items() if name in objectives}
+        return Setting(
+            objectives=objectives, seeds=self._seeds, target=target, reference=known or None, seed=self._shared.seed
+        )
+
+
+def _mapping(
+    config: SearchConfig | UnlearnConfig | Mapping[str, Any], given: Mapping[str, Any], num_trials: int | None
+) -> dict[str, Any]:
+    """Return the mapping that all searches are made from, its ``compare`` section complete."""
+    mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    section: dict[str, Any] = dict(mapping.get("compare") or {})
+    if isinstance(config, SearchConfig):
+        section = config.compare.model_dump(mode="json")
+    section = {**section, **given}
+    search = dict(mapping.get("search") or {})
+    if num_trials is not None:
+        search["num_trials"] = num_trials
+    whole = {**mapping, "search": search, "compare": section}
+    settled = validate(SearchConfig, whole).compare
+    return {**whole, "compare": settled.model_dump(mode="json")}
+
+
+def _total(search: SearchResult, column: str) -> float:
+    return float(search.trials[column].sum()) if column in search.trials else 0.0
+
+
+def _spent(search: SearchResult) -> int:
+    spent = int(_total(search, "gradient_evaluations"))
+    if spent < 1:
+        raise RunError(
+            f"The search in {search.run_dir} reports no gradient evaluations to give the other methods: "
+            "compare at --budget trials, or name a number"
+        )
+    return spent

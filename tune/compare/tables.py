@@ -1,0 +1,166 @@
+"""The comparison's table: wide for files and programs, compact for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from tune.compare.result import MethodSummary, PairTest, Summary
+
+MISSING = "–"
+
+
+def wide_table(summary: Summary) -> pd.DataFrame:
+    """Return one row per method with every number of the comparison but the single runs'."""
+    return pd.DataFrame([_wide_row(method, summary) for method in summary.methods])
+
+
+def compact_table(summary: Summary) -> list[list[str]]:
+    """Return a header and one row of text per method, the best mean rank first.
+
+    A value at a level is the mean over the seeds on which the method reached it, with their number where it is not
+    all. ``*`` marks what is significantly best.
+    """
+    header = [
+        "method",
+        "hypervolume [95 %]",
+        *_level_names(summary),
+        "mean rank",
+        _against(summary),
+        "gradient evaluations: search / run",
+        "seconds / run",
+        "peak MB",
+        "points",
+        "failed trials",
+        "decides most",
+    ]
+    return [header, *(_compact_row(method, summary) for method in summary.methods)]
+
+
+def test_table(summary: Summary) -> list[list[str]]:
+    """Return a header and one row of text per pair of methods and quantity."""
+    rows = [["quantity", "pair", "mean gain of the first", "pairs", "p", "p (Holm)", "least p", "on every seed"]]
+    for test in summary.tests:
+        rows.append(
+            [
+                test.quantity,
+                f"{test.first} – {test.second}",
+                f"{test.gain:+.4f}",
+                str(test.pairs),
+                f"{test.p:.2g}{'' if test.exact else ' (sampled)'}",
+                f"{test.p_holm:.2g}",
+                f"{test.least_p:.2g}",
+                "yes" if test.agrees else "no",
+            ]
+        )
+    return rows
+
+
+def verdict(summary: Summary) -> str:
+    """Return one sentence on which method is best, if any can be said to be."""
+    best, leader = summary.best["levels"], summary.methods[0].name
+    if best is not None:
+        return (
+            f"{best} is significantly better than every other method over all pairs of seed and level "
+            f"(corrected p below {summary.significance:g}, and better on every seed)."
+        )
+    others = [test for test in summary.tests if test.quantity == "levels" and leader in (test.first, test.second)]
+    worst = max(others, key=lambda test: test.p_holm)
+    other = worst.second if worst.first == leader else worst.first
+    return (
+        f"No method is significantly best: {leader} has the best mean rank, but is not told apart from {other} "
+        f"(corrected p {worst.p_holm:.2g}{'' if worst.agrees else ', and not better on every seed'})."
+    )
+
+
+def _level_names(summary: Summary) -> list[str]:
+    forgetting, utility = list(summary.objectives)[:2]
+    signs = {"min": "≤", "max": "≥"}
+    names = [
+        f"{utility} at {forgetting} {signs[summary.objectives[forgetting]]} {level:.3g}"
+        for level in summary.levels.forgetting
+    ]
+    return names + [
+        f"{forgetting} at {utility} {signs[summary.objectives[utility]]} {level:.3g}"
+        for level in summary.levels.utility
+    ]
+
+
+def _at_levels(method: MethodSummary) -> list[tuple[float | None, ...]]:
+    return [*method.utility_at_forgetting, *method.forgetting_at_utility]
+
+
+def _wide_row(method: MethodSummary, summary: Summary) -> dict[str, Any]:
+    low, high = method.hypervolume_interval or (None, None)
+    row: dict[str, Any] = {
+        "method": method.name,
+        "significantly_best": summary.best["levels"] == method.name,
+        "hypervolume": method.hypervolume,
+        "hypervolume_low": low,
+        "hypervolume_high": high,
+    }
+    for name, values in zip(_level_names(summary), _at_levels(method), strict=True):
+        row[name] = _mean(values)
+        row[f"{name}: seeds"] = sum(value is not None for value in values)
+    test = _decisive(method.name, summary)
+    return row | {
+        "mean_rank": method.mean_rank,
+        "p_holm_against_leader": None if test is None else test.p_holm,
+        "points": len(method.points),
+        "runs": sum(len(point.runs) for point in method.points),
+        "failed_runs": sum(run.metrics is None for point in method.points for run in point.runs),
+        "trials": method.trials,
+        "failed_trials": method.failed,
+        **method.cost.model_dump(),
+        **{f"importance of {name}": share for name, share in method.importances.items()},
+    }
+
+
+def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
+    cost, mark = method.cost, {quantity: "*" if name == method.name else "" for quantity, name in summary.best.items()}
+    interval = method.hypervolume_interval
+    volume = f"{method.hypervolume:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    test = _decisive(method.name, summary)
+    first = next(iter(method.importances.items()), None)
+    return [
+        f"{method.name}{mark['levels']}",
+        f"{volume}{mark['hypervolume']}",
+        *(_level_cell(values) for values in _at_levels(method)),
+        f"{method.mean_rank:.2f}",
+        MISSING if test is None else f"{test.p_holm:.2g}",
+        f"{cost.search_gradient_evaluations:.0f} / {_number(cost.run_gradient_evaluations, '.0f')}",
+        _number(cost.run_seconds, ".1f"),
+        _number(None if cost.run_peak_memory_bytes is None else cost.run_peak_memory_bytes / 1e6, ".0f"),
+        str(len(method.points)),
+        f"{method.failed} of {method.trials}",
+        MISSING if first is None else f"{first[0].partition('.')[2]} {first[1]:.2f}",
+    ]
+
+
+def _against(summary: Summary) -> str:
+    return f"p against {summary.methods[0].name} (Holm)"
+
+
+def _decisive(name: str, summary: Summary) -> PairTest | None:
+    """Return the method's test against the one of the best mean rank; that one itself has none."""
+    leader = summary.methods[0].name
+    own = {name, leader}
+    tests = [test for test in summary.tests if test.quantity == "levels" and {test.first, test.second} == own]
+    return tests[0] if tests else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _level_cell(values: Sequence[float | None]) -> str:
+    known = sum(value is not None for value in values)
+    text = _number(_mean(values), ".3f")
+    return text if known in (0, len(values)) else f"{text} ({known}/{len(values)})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else format(value, form)

@@ -10,9 +10,11 @@ import numpy as np
 from ofmu.evaluation import fluency
 from ofmu.evaluation import membership as attacks
 from ofmu.evaluation import metrics as formulas
+from ofmu.evaluation.choices import ChoiceScores, choice_accuracy, is_finite, letter_accuracy
 from ofmu.evaluation.columns import (
     AbsentError,
     Computations,
+    NonFiniteError,
     answer_losses,
     finite,
     log_ratios,
@@ -42,6 +44,23 @@ def membership_group(scores: Scores, reference: Scores | None) -> Computations:
     }
     made = {f"membership_{attack}": partial(_auc, scores, reference, rows) for attack, rows in numbers.items()}
     return made | {"privacy_leakage": partial(_leakage, scores, reference)}
+
+
+def choice_group(scores: Scores) -> Computations:
+    """Return the accuracies on multiple-choice questions; nothing where the data has none."""
+    ways = {"letter": letter_accuracy, "choice": choice_accuracy}
+    return {
+        f"{name}_{way}_accuracy": partial(_accuracy, scores, name, compute)
+        for name in scores.choices
+        for way, compute in ways.items()
+    }
+
+
+def _accuracy(scores: Scores, name: str, compute: Callable[[Sequence[ChoiceScores]], float]) -> float:
+    questions = scores.choices[name]
+    if not is_finite(questions):
+        raise NonFiniteError(f"'{scores.model}' gives a non-finite likelihood on the {name} questions")
+    return compute(questions)
 
 
 def _auc(scores: Scores, reference: Scores | None, rows: _RowNumbers) -> float:

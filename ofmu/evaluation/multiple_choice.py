@@ -1,49 +1,19 @@
-"""Multiple-choice questions (WMDP, MMLU) answered by likelihood: of the choice's letter, and of its text.
+"""Multiple-choice questions answered by likelihood: of the choice's letter, and of its text.
 
-Definitions follow the lm-evaluation-harness: the prompt of its ``wmdp`` tasks for letters, and its ``acc_norm``,
-the log-likelihood divided by the choice's number of characters, for texts.
+The prompt for letters is that of the lm-evaluation-harness's ``wmdp`` tasks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from ofmu.data.encoding import Tokenizer, encode_continuation
 from ofmu.data.questions import LETTERS, Question, QuestionSet
 from ofmu.data.rows import Example
+from ofmu.evaluation.choices import ChoiceScores
 from ofmu.evaluation.forced import score_examples
 from ofmu.evaluation.sharding import Shard
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChoiceScores:
-    """One question: log-likelihoods (nats) of its choices' letters and texts, and the texts' characters."""
-
-    answer: int
-    letters: tuple[float, ...]
-    texts: tuple[float, ...]
-    lengths: tuple[int, ...]
-
-
-def letter_accuracy(scores: Sequence[ChoiceScores]) -> float:
-    """Return the share of questions whose right letter is the likeliest; ties go to the first."""
-    return float(np.mean([int(np.argmax(score.letters)) == score.answer for score in scores]))
-
-
-def choice_accuracy(scores: Sequence[ChoiceScores]) -> float:
-    """Return the share of questions whose right text is the likeliest per character; ties go to the first."""
-    found = [int(np.argmax(np.divide(score.texts, score.lengths))) == score.answer for score in scores]
-    return float(np.mean(found))
-
-
-def is_finite(scores: Sequence[ChoiceScores]) -> bool:
-    """Return whether all log-likelihoods are finite."""
-    return all(map(math.isfinite, (value for score in scores for value in (*score.letters, *score.texts))))
 
 
 def letter_prompt(question: Question) -> str:

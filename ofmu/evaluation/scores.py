@@ -12,6 +12,7 @@ from typing import Any
 
 from ofmu.data.rows import Row
 from ofmu.errors import DataError
+from ofmu.evaluation.choices import ChoiceScores
 from ofmu.evaluation.json_files import read_json
 from ofmu.evaluation.names import TRUTH_RATIOS, TruthRatio
 from ofmu.files import write_json
@@ -69,7 +70,9 @@ class Scores:
     notes: Mapping[str, str] = field(default_factory=dict)
     """Why a kind of score is missing, keyed by kind (``rouge``, ``extraction_strength``, ...)."""
     forward_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Tokens, padding included, that all forward passes read: ``forced``, ``generated`` and ``gradient``."""
+    """Tokens, padding included, that all forward passes read: ``forced``, ``generated``, ``gradient``, ``choices``."""
+    choices: Mapping[str, tuple[ChoiceScores, ...]] = field(default_factory=dict)
+    """Multiple-choice questions, ``forget`` and ``utility``, where the data has them."""
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all; a non-finite loss is stored as null.
@@ -98,6 +101,7 @@ class Scores:
             "notes": dict(self.notes),
             "forward_tokens": dict(self.forward_tokens),
             "sets": {name: [_row_to_json(row) for row in rows] for name, rows in self.sets.items()},
+            "choices": {name: [score.to_json() for score in scores] for name, scores in self.choices.items()},
         }
 
     @classmethod
@@ -119,6 +123,10 @@ class Scores:
                 notes={str(kind): str(note) for kind, note in content["notes"].items()},
                 forward_tokens={str(kind): int(count) for kind, count in content.get("forward_tokens", {}).items()},
                 sets={name: tuple(map(_row_from_json, rows)) for name, rows in content["sets"].items()},
+                choices={
+                    name: tuple(map(ChoiceScores.from_json, scores))
+                    for name, scores in content.get("choices", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"{type(error).__name__} {error}"

@@ -16,6 +16,7 @@ from ofmu.evaluation.forced import ForcedScore, score_examples
 from ofmu.evaluation.generation import Generated, generate_answers
 from ofmu.evaluation.gradients import gradient_norms
 from ofmu.evaluation.in_scope import in_scope_sets
+from ofmu.evaluation.multiple_choice import score_questions
 from ofmu.evaluation.names import FORGET, HOLDOUT
 from ofmu.evaluation.rouge import rouge_l_recall
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, row_hash
@@ -79,6 +80,14 @@ def score_model(
         texts = generate_answers(model, tokenizer, list(questions.values()), config, shard, asked)
         measured = [] if synchronized else [key for key in examples if key in attacked]
         norms, gradient_tokens = gradient_norms(model, [examples[key] for key in measured], shard)
+        choices, choice_tokens = score_questions(
+            model,
+            tokenizer,
+            data.questions,
+            batch_size=config.evaluation.batch_size,
+            max_length=config.data.max_length,
+            shard=shard,
+        )
     found = _Found(
         forced=dict(zip(examples, losses, strict=True)),
         generated=dict(zip(questions, texts, strict=True)),
@@ -93,7 +102,13 @@ def score_model(
         },
         data_hash=data.content_hash,
         notes=_notes(sets, config, synchronized),
-        forward_tokens={"forced": forced_tokens, "generated": generated_tokens, "gradient": gradient_tokens},
+        forward_tokens={
+            "forced": forced_tokens,
+            "generated": generated_tokens,
+            "gradient": gradient_tokens,
+            "choices": choice_tokens,
+        },
+        choices=choices,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ofmu.evaluation import metrics as formulas
 from ofmu.evaluation.columns import AbsentError, NonFiniteError, log_ratios, probability, row_mean, truth_ratio
-from ofmu.evaluation.groups import fluency_group, in_scope_group, membership_group
+from ofmu.evaluation.groups import choice_group, fluency_group, in_scope_group, membership_group
 from ofmu.evaluation.matching import require_match
 from ofmu.evaluation.names import FORGET, KINDS, SETS, UTILITY_SETS, TruthRatio
 from ofmu.evaluation.scores import Scores
@@ -63,7 +63,12 @@ def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
     used = table.add_utility([f"{name}_{kind}" for name in UTILITY_SETS for kind in KINDS])
     for metric in ("extraction_strength", "exact_memorization"):
         table.add(metric, partial(row_mean, scores, FORGET, metric))
-    groups = (fluency_group(scores), membership_group(scores, reference), in_scope_group(scores, reference))
+    groups = (
+        choice_group(scores),
+        fluency_group(scores),
+        membership_group(scores, reference),
+        in_scope_group(scores, reference),
+    )
     for group in groups:
         for metric, compute in group.items():
             table.add(metric, compute)

@@ -12,14 +12,8 @@ import torch
 from ofmu.config import ScratchModelConfig
 from ofmu.data.questions import Question, QuestionSet, question_from_record
 from ofmu.errors import DataError
-from ofmu.evaluation.multiple_choice import (
-    ChoiceScores,
-    choice_accuracy,
-    letter_accuracy,
-    letter_prompt,
-    score_questions,
-    text_prompt,
-)
+from ofmu.evaluation.choices import ChoiceScores, choice_accuracy, letter_accuracy
+from ofmu.evaluation.multiple_choice import letter_prompt, score_questions, text_prompt
 from ofmu.evaluation.sharding import Shard
 from ofmu.models import build_model, train_tokenizer
 
@@ -131,3 +125,11 @@ def test_a_malformed_question_is_named(change: dict[str, Any], said: str) -> Non
 def test_a_letter_is_an_answer_too() -> None:
     record = {"question": "Q?", "choices": ["a", "b", "c", "d"], "answer": "C"}
     assert question_from_record(record, "wmdp.json", 1).answer == 2
+
+
+def test_scores_come_back_from_json() -> None:
+    score = ChoiceScores(answer=1, letters=(-3.0, math.nan), texts=(-4.0, -6.0), lengths=(2, 6))
+    back = ChoiceScores.from_json(score.to_json())
+    assert (back.answer, back.texts, back.lengths) == (1, (-4.0, -6.0), (2, 6))
+    assert back.letters[0] == -3.0
+    assert math.isnan(back.letters[1])

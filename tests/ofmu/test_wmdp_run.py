@@ -1,0 +1,45 @@
+"""A whole WMDP run on a harmless corpus: prepared, unlearned by GradDiff, scored by multiple choice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "data"))
+
+from wmdp_corpus import write_corpus
+
+from ofmu import UnlearnConfig, evaluate, unlearn
+from ofmu.reference import prepare
+
+ACCURACIES = [f"{name}_{way}_accuracy" for name in ("forget", "utility") for way in ("letter", "choice")]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> UnlearnConfig:
+    files = write_corpus(tmp_path_factory.mktemp("wmdp"))
+    return UnlearnConfig.model_validate(
+        {
+            "model": {"scratch": {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 384}},
+            "data": {"source": "wmdp", "max_length": 160, "wmdp": files},
+            "training": {"epochs": 30, "batch_size": 8, "learning_rate": 5e-3},
+            "method": {"name": "graddiff", "steps": 12, "lr": 1e-3},
+            "engine": {"device": "cpu", "threads": 1},
+            "evaluation": {"rouge": False, "batch_size": 64},
+        }
+    )
+
+
+def test_a_run_forgets_the_corpus_and_reports_what_it_still_answers(config: UnlearnConfig, tmp_path: Path) -> None:
+    prepared = prepare(config)
+    before = evaluate(prepared.target, config)["metrics"]
+    result = unlearn(config, tmp_path / "run", prepared=prepared)
+    after = evaluate(result.model_dir, config)["metrics"]
+    for name in ACCURACIES:
+        assert 0 <= before[name] <= 1
+        assert after[name] == result.metrics[name]
+    assert before["utility_choice_accuracy"] >= 0.5, "a trained model knows its corpus"
+    assert after["forget_probability"] < 0.5 * before["forget_probability"]
+    assert after["retain_probability"] > 0.5 * before["retain_probability"]

@@ -49,7 +49,7 @@ def run_trials(
             search_alg=source,
             num_samples=-1,
             max_concurrent_trials=concurrent,
-            reuse_actors=_can_reuse(config),
+            reuse_actors=True,
             trial_dirname_creator=_directory_name,
         ),
         run_config=ray_tune.RunConfig(
@@ -76,15 +76,6 @@ def _bundle(cluster: ClusterConfig) -> dict[str, float]:
         # A bundle must not be empty, and a share of a CPU would keep the last worker from being placed.
         return {"memory": 1}
     return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-
-
-def _can_reuse(config: SearchConfig) -> bool:
-    """Return whether one process may run several trials: ZeRO-3 engines leak, so each gets a fresh one."""
-    space = config.search.space.get("engine.zero_stage")
-    stages: list[Any] = [config.engine.zero_stage]
-    if space is not None:
-        stages = [*(space.choices or ()), space.value, space.high]
-    return config.cluster.num_workers > 0 or 3 not in stages or config.engine.backend == "torch"
 
 
 def _directory_name(trial: Any) -> str:

@@ -55,11 +55,29 @@ class DeepSpeedEngine(Engine):
     def close(self) -> None:
         """Free DeepSpeed's buffers and hooks, and leave the process group if this engine made it."""
         self._engine.destroy()
+        if self.zero_stage == 3:
+            _forget_module(self.model)
         if self._joined_alone:
             # Ray Train's local mode would destroy the group behind DeepSpeed's back, which keeps handles to it
             import deepspeed.comm
 
             deepspeed.comm.destroy_process_group()
+
+
+def _forget_module(module: nn.Module) -> None:
+    """Take a closed stage-3 engine out of DeepSpeed 0.19's globals, which would keep all of it for ever.
+
+    They are a list of modules in flight and a method's cache, keyed by coordinator and module.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [entry for entry in stack if entry is not module]
+    cached = vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
+    for cell in cached.__closure__ or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
 
 
 def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""Memory and open files of one warm process over many tiny runs, at every ZeRO stage.
+
+    python tests/bench/bench_leaks.py [RUNS]
+
+Prints resident memory after a tenth of the runs and after all of them, their ratio, and the open files at both.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ofmu" / "engine"))
+
+
+def measure(stage: int, runs: int) -> None:
+    import psutil
+    from test_leaks import run_once
+
+    process, seen = psutil.Process(), []
+    for number in range(1, runs + 1):
+        run_once(stage)
+        if number in (max(1, runs // 10), runs):
+            gc.collect()
+            seen.append((process.memory_info().rss, process.num_fds()))
+    (early, files), (late, files_late) = seen[0], seen[-1]
+    print(
+        f"| {stage} | {runs} | {early / 2**20:.0f} | {late / 2**20:.0f} | {late / early:.3f} "
+        f"| {files} | {files_late} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        measure(int(sys.argv[2]), int(sys.argv[1]))
+    else:
+        print("| ZeRO stage | runs | MiB early | MiB late | ratio | files early | files late |")
+        print("|---|---|---|---|---|---|---|", flush=True)
+        for stage in range(4):
+            subprocess.run([sys.executable, __file__, sys.argv[1] if sys.argv[1:] else "200", str(stage)], check=True)

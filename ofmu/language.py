@@ -65,7 +65,7 @@ class LanguageTask:
 
     def load_model(self, *, exact: bool) -> nn.Module:
         """Load the target, with fresh adapters where the config has them; exact derivatives need eager attention."""
-        model = load_model(self._target, attention_for(self._config.model.attention, exact=exact))
+        model: nn.Module = load_model(self._target, attention_for(self._config.model.attention, exact=exact))
         add_adapters(model, self._config.model.adapter, self._config.seed)
         return model
 

@@ -17,6 +17,7 @@ _WITHOUT_EFFECT = (
     "method.",
     "engine.",
     "model.attention",
+    "model.adapter.",
     "evaluation.batch_size",
     "evaluation.alignment",
     "evaluation.attacks",

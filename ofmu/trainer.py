@@ -24,9 +24,11 @@ from ofmu.ledger import Ledger, peak_memory_per_rank
 from ofmu.methods import build_method
 from ofmu.methods.base import Context, Method
 from ofmu.progress import Listener, LocalReporter, Reporter
+from ofmu.quiet import quiet_libraries
 from ofmu.task import Task, load_task
 
 if TYPE_CHECKING:
+    from ofmu.finetune import Listener as PrepareListener
     from ofmu.reference import Prepared
 
 
@@ -52,6 +54,7 @@ def unlearn(
     listener: Listener | None = None,
     reporter: Callable[[int], Reporter] | None = None,
     checkpoint_every: int = 1,
+    prepare_listener: PrepareListener | None = None,
 ) -> UnlearnResult:
     """Run ``config``'s method and leave model, scores, history and cost in ``output_dir``.
 
@@ -64,7 +67,8 @@ def unlearn(
         prepared: target and reference; None prepares them, or finds them in the cache.
         listener: hears one record per outer step, on rank 0.
         reporter: made from the rank; keeps checkpoints elsewhere than in ``output_dir``.
-        checkpoint_every: outer steps from one checkpoint to the next; 0 keeps none.
+        checkpoint_every: rounds from one checkpoint to the next; 0 keeps none.
+        prepare_listener: hears how the preparation goes; see :func:`ofmu.reference.prepare`.
 
     Raises:
         OfmuError: whatever the user can mend; what was written before stays.
@@ -78,7 +82,8 @@ def unlearn(
     if prepared is None:
         from ofmu.reference import prepare
 
-        prepared = prepare(config)
+        prepared = prepare(config, listener=prepare_listener)
+    quiet_libraries()
     return _Run(config, directory, prepared, checkpoint_every).execute(listener, reporter)
 
 

@@ -25,7 +25,7 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
     # Imported after the settings are known to be sound: it takes seconds.
     from ofmu.reference import prepare
 
-    prepared = prepare(settings, listener=_print_event)
+    prepared = prepare(settings, listener=print_event)
     click.echo(f"base              {prepared.base or 'not needed'}")
     click.echo(f"target            {prepared.target}")
     click.echo(f"target scores     {prepared.target_scores}")
@@ -33,7 +33,8 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
     click.echo(f"reference scores  {prepared.reference_scores or 'not asked for'}")
 
 
-def _print_event(event: Mapping[str, Any]) -> None:
+def print_event(event: Mapping[str, Any]) -> None:
+    """Print one line per part that is there, and four per training."""
     if event["event"] == "part":
         how = "made" if event["made"] else "found in the cache"
         click.echo(f"{event['part']}: {how} in {event['seconds']:.1f} s")

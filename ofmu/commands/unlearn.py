@@ -66,10 +66,12 @@ def _run(settings: Any, output: Path) -> None:
         )
         train(config, output, settings.cluster)
         return
+    from ofmu.commands.prepare import print_event
     from ofmu.trainer import unlearn
 
     every = settings.cluster.checkpoint_every
-    unlearn(config, output, listener=_print_step, checkpoint_every=every)
+    told = print_event if _is_first_process() else None
+    unlearn(config, output, listener=_print_step, checkpoint_every=every, prepare_listener=told)
 
 
 _STEP_FIELDS = {

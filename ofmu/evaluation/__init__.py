@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ofmu.evaluation.attacks import quantization, quantized, relearning
     from ofmu.evaluation.matching import require_match
     from ofmu.evaluation.official_log import read_official_log
+    from ofmu.evaluation.registry import metric
     from ofmu.evaluation.run import evaluate, resolve_reference
     from ofmu.evaluation.scores import Scores
     from ofmu.evaluation.scoring import score_model
@@ -20,8 +22,12 @@ _HOMES = {
     "Metrics": "summary",
     "Scores": "scores",
     "evaluate": "run",
+    "metric": "registry",
     "metrics_of": "summary",
+    "quantization": "attacks",
+    "quantized": "attacks",
     "read_official_log": "official_log",
+    "relearning": "attacks",
     "require_match": "matching",
     "resolve_reference": "run",
     "score_model": "scoring",
@@ -31,8 +37,12 @@ __all__ = [
     "Metrics",
     "Scores",
     "evaluate",
+    "metric",
     "metrics_of",
+    "quantization",
+    "quantized",
     "read_official_log",
+    "relearning",
     "require_match",
     "resolve_reference",
     "score_model",

@@ -140,7 +140,8 @@ def place(model: Any, positions: Tensor) -> dict[str, Tensor]:
 
 def _arguments(model: Any) -> Collection[str]:
     # An adapter's wrapper passes everything on, so the model inside says what it takes.
-    return _arguments_of(type(model.get_base_model() if hasattr(model, "get_base_model") else model))
+    model_class: type = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    return _arguments_of(model_class)
 
 
 @lru_cache(maxsize=16)

@@ -163,5 +163,5 @@ def _token_statistics(predicted: torch.Tensor, labels: torch.Tensor) -> tuple[fl
     means = (probs * log_probs).sum(dim=-1)
     deviations = (probs * (log_probs - means[:, None]).square()).sum(dim=-1).sqrt()
     chosen = log_probs.gather(-1, labels[:, None])[:, 0]
-    arrays = [tensor.cpu().numpy() for tensor in (chosen, means, deviations)]
-    return min_k(arrays[0]), min_k_plus(*arrays)
+    log_probs_of_answer, *moments = (tensor.cpu().numpy() for tensor in (chosen, means, deviations))
+    return min_k(log_probs_of_answer), min_k_plus(log_probs_of_answer, moments[0], moments[1])

@@ -76,7 +76,7 @@ def _zlib(scores: Scores, name: str) -> list[float]:
 
 def _attack_values(scores: Scores, name: str, attribute: str) -> list[float]:
     answer_losses(scores, name)  # a non-finite loss is the reason where the statistics were not finite either
-    return finite(scores, name, row_values(scores, name, attribute)).tolist()
+    return [float(value) for value in finite(scores, name, row_values(scores, name, attribute))]
 
 
 def _beyond_reference(scores: Scores, reference: Scores | None, name: str) -> list[float]:

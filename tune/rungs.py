@@ -33,6 +33,8 @@ Verdict = Literal["continue", "stop"]
 TrialId = str | int
 Costs = npt.NDArray[np.float64]
 FORMAT = "ofmu-rungs/1"
+_SLACK = 1e-9
+"""Rounding errors that keep no round from its rung: 3 of 10 rounds reach 0.3."""
 
 
 class RungSettings(Section):
@@ -51,8 +53,13 @@ class RungSettings(Section):
     @property
     def levels(self) -> tuple[float, ...]:
         """Return the rungs' fractions, ascending, all below 1."""
-        count = math.ceil(math.log(1 / self.first_rung, self.reduction_factor) - 1e-9)
+        count = math.ceil(math.log(1 / self.first_rung, self.reduction_factor) - _SLACK)
         return tuple(self.first_rung * self.reduction_factor**step for step in range(count))
+
+    def judged_rounds(self, total: int) -> tuple[int, ...]:
+        """Return after which of its ``total`` rounds a trial is judged: only there need objectives be computed."""
+        reached = {max(1, math.ceil(level * total - _SLACK)) for level in self.levels}
+        return tuple(sorted(reached - {total}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,8 @@ class RungScheduler:
     report in which an objective is missing, NaN or infinite counts as dominated by every complete one, and is not
     itself compared with: it is stopped at the first rung that has seen enough complete ones.
 
-    The decisions are a function of the reports and their order. ``reports`` are those of an earlier session.
+    The decisions are a function of the reports and their order: given those of an earlier session as ``reports``, it
+    decides again and goes on alike. :meth:`state` and :meth:`restored` do the same without deciding again.
 
     Raises:
         ConfigError: no objective, or a direction that is neither ``min`` nor ``max``.
@@ -127,21 +135,26 @@ class RungScheduler:
         index = self._rung_at(round, total)
         if round == total or index <= self._reached.get(trial_id, -1):
             return "continue"
-        self._reached[trial_id] = index
-        self._kept.append(Report(trial_id, round, total, {name: values.get(name) for name in self._directions}))
+        self._keep(Report(trial_id, round, total, {name: values.get(name) for name in self._directions}), index)
         if self._goes_on(self._rungs[index], self._costs(values)) or round < self._settings.grace_rounds:
             return "continue"
         self._stopped.add(trial_id)
         return "stop"
 
     def state(self) -> dict[str, Any]:
-        """Return what :meth:`restored` needs, as JSON values: the reports that were compared, in their order."""
+        """Return what :meth:`restored` needs, as JSON values: settings, the reports compared, who was stopped."""
         reports = [[r.trial, r.round, r.total, [_finite(value) for value in r.values.values()]] for r in self._kept]
-        return {"format": FORMAT, "objectives": self._directions, "reports": reports}
+        return {
+            "format": FORMAT,
+            "objectives": dict(self._directions),
+            "settings": self._settings.model_dump(mode="json"),
+            "reports": reports,
+            "stopped": [trial for trial in self._reached if trial in self._stopped],
+        }
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any], settings: RungSettings | None = None) -> RungScheduler:
-        """Return a scheduler that goes on exactly as the one whose ``state`` it was.
+    def restored(cls, state: Mapping[str, Any]) -> RungScheduler:
+        """Return a scheduler that goes on exactly as the one whose ``state`` it was; no decision is taken again.
 
         Raises:
             DataError: ``state`` is none of :meth:`state`'s.
@@ -149,14 +162,29 @@ class RungScheduler:
         try:
             if state["format"] != FORMAT:
                 raise ValueError(f"format {state['format']}")
-            names = list(state["objectives"])
-            reports = [
-                Report(trial, round, total, dict(zip(names, values, strict=True)))
-                for trial, round, total, values in state["reports"]
-            ]
-            return cls(state["objectives"], settings, reports)
+            scheduler = cls(state["objectives"], RungSettings.model_validate(state["settings"]))
+            for trial, round, total, values in state["reports"]:
+                named = dict(zip(state["objectives"], values, strict=True))
+                scheduler._keep(Report(trial, round, total, named), scheduler._rung_at(round, total))
+            scheduler._fill_rungs()
+            scheduler._stopped.update(state["stopped"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"The state of early stopping is malformed ({error}): delete it to start anew") from error
+        return scheduler
+
+    def _keep(self, report: Report, rung: int) -> None:
+        self._reached[report.trial] = rung
+        self._kept.append(report)
+
+    def _fill_rungs(self) -> None:
+        """Take the kept reports into their rungs, in the order that is cheapest."""
+        found: list[list[Costs]] = [[] for _ in self._rungs]
+        for report in self._kept:
+            costs = self._costs(report.values)
+            if costs is not None:
+                found[self._rung_at(report.round, report.total)].append(costs)
+        for rung, rows in zip(self._rungs, found, strict=True):
+            rung.fill(np.array(rows).reshape(-1, len(self._directions)))
 
     def _goes_on(self, rung: _Rung, costs: Costs | None) -> bool:
         """Return what the rung says of a newcomer with these costs, and take it in."""
@@ -168,8 +196,8 @@ class RungScheduler:
         return goes_on
 
     def _rung_at(self, round: int, total: int) -> int:
-        """Return the index of the highest rung that the round reaches, −1 for none; 3 of 10 rounds reach 0.3."""
-        return sum(round >= rung.level * total - 1e-9 for rung in self._rungs) - 1
+        """Return the index of the highest rung that the round reaches, −1 for none."""
+        return sum(round >= rung.level * total - _SLACK for rung in self._rungs) - 1
 
     def _costs(self, values: Mapping[str, float | None]) -> Costs | None:
         """Return one cost per objective, to be minimised; None where one is unusable."""
@@ -210,15 +238,23 @@ class _Rung:
         A newcomer lengthens the longest chain of dominators above another by one at most.
         """
         front = self._front_of(costs)
+        below = np.flatnonzero(_dominates(costs, self._costs))
+        below = below[np.argsort(self._front[below])]
+        levels, fronts = self._front[below], self._front.copy()
         movers, level = costs[None, :], front
-        fronts = self._front.copy()
         while len(movers):
-            here = np.flatnonzero(self._front == level)
+            start, end = np.searchsorted(levels, (level, level + 1))
+            here = below[start:end]
             pushed = here[_dominates(movers[:, None, :], self._costs[here][None, :, :]).any(axis=0)]
             fronts[pushed] = level + 1
             movers, level = self._costs[pushed], level + 1
         self._costs = np.vstack((self._costs, costs))
         self._front = np.append(fronts, front)
+
+    def fill(self, costs: Costs) -> None:
+        """Take in many at once, by rows; the fronts come out as if they had come one by one."""
+        for row in costs[np.lexsort(costs.T)]:
+            self.add(row)
 
     def _front_of(self, costs: Costs) -> int:
         above = self._front[_dominates(self._costs, costs)]
@@ -231,7 +267,7 @@ class _Rung:
         farthest from all it has taken. Ranks are doubled mid-ranks among all of the rung, whole numbers, so that ties
         are exact; members that tie are taken together, so that the order in which they came does not matter.
         """
-        places = _doubled_ranks(np.vstack((self._costs, costs)))[np.append(peers, True)]
+        places = _doubled_ranks(np.vstack((self._costs, costs)), np.vstack((self._costs[peers], costs)))
         newcomer, worst = len(places) - 1, places.max(axis=1)
         taken = np.zeros(len(places), dtype=np.bool_)
         nearest = np.full(len(places), np.inf)
@@ -246,16 +282,19 @@ class _Rung:
 
 def _dominates(one: Costs, other: Costs) -> npt.NDArray[np.bool_]:
     """Return, along the last axis, where ``one`` is at most ``other`` everywhere and below it somewhere."""
-    found: npt.NDArray[np.bool_] = np.all(one <= other, axis=-1) & np.any(one < other, axis=-1)
+    at_most, below = one[..., 0] <= other[..., 0], one[..., 0] < other[..., 0]
+    for index in range(1, one.shape[-1]):
+        at_most = at_most & (one[..., index] <= other[..., index])
+        below = below | (one[..., index] < other[..., index])
+    found: npt.NDArray[np.bool_] = at_most & below
     return found
 
 
-def _doubled_ranks(costs: Costs) -> npt.NDArray[np.int64]:
-    """Return twice each value's mid-rank in its column."""
+def _doubled_ranks(costs: Costs, members: Costs) -> npt.NDArray[np.int64]:
+    """Return twice each of the members' mid-ranks among ``costs``, column by column."""
     columns = []
-    for column in costs.T:
-        ordered = np.sort(column)
-        columns.append(np.searchsorted(ordered, column, "left") + np.searchsorted(ordered, column, "right") + 1)
+    for column, wanted in zip(np.sort(costs, axis=0).T, members.T, strict=True):
+        columns.append(np.searchsorted(column, wanted, "left") + np.searchsorted(column, wanted, "right") + 1)
     return np.stack(columns, axis=1)
 
 

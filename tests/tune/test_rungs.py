@@ -17,6 +17,7 @@ TWO = {"ks_statistic": "min", "model_utility": "max"}
 THREE = {**TWO, "seconds": "min"}
 FULL = 4
 ONE_RUNG = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=FULL)
+ASHA_FIELDS = {"first_rung": 0.9, "grace_rounds": 1, "rung_size": 1}
 ASHA = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=1)
 
 small = st.integers(0, 5)
@@ -34,7 +35,7 @@ def at_one_rung(rows, directions=TWO, settings=ONE_RUNG):
     scheduler = RungScheduler(directions, settings)
     answers = []
     for number, row in enumerate(rows):
-        answers.append(scheduler.report(number, 1, dict(zip(directions, row, strict=True)), 2))
+        answers.append(scheduler.report(number, 9, dict(zip(directions, row, strict=True)), 10))
     return scheduler, answers
 
 
@@ -199,6 +200,35 @@ def test_fronts_kept_up_one_by_one_are_those_of_sorting_all_at_once(rows, third)
     assert scheduler._rungs[0]._front.tolist() == brute_force_fronts(rows)
 
 
+def goes_on_by_definition(rows, factor):
+    """The class docstring's rule for the last row, from scratch and in exact fractions."""
+    fronts, last = brute_force_fronts(rows), len(rows) - 1
+    ranks = [
+        [Fraction(sum(r[k] < row[k] for r in rows) + sum(r[k] <= row[k] for r in rows) + 1, 2) for k in range(len(row))]
+        for row in rows
+    ]
+    ranks = [[rank if k != 1 else len(rows) + 1 - rank for k, rank in enumerate(row)] for row in ranks]
+    left = {i for i in range(len(rows)) if fronts[i] == fronts[last]}
+    least = min(max(ranks[i]) for i in left)
+    picked, taken = {i for i in left if max(ranks[i]) == least}, set()
+    while last not in picked:
+        taken, left = taken | picked, left - picked
+        away = {i: min(sum((a - b) ** 2 for a, b in zip(ranks[i], ranks[j], strict=True)) for j in taken) for i in left}
+        picked = {i for i in left if away[i] == max(away.values())}
+    before = sum(front < fronts[last] for front in fronts) + len(taken)
+    return fronts[last] == 0 or before <= Fraction(last - 1) / Fraction(factor)
+
+
+@given(st.lists(st.tuples(small, small, small), min_size=2, max_size=16), st.booleans(), factors)
+def test_every_answer_is_the_rule_taken_literally(rows, third, factor):
+    directions = THREE if third else TWO
+    rows = [row[: len(directions)] for row in rows]
+    _, answers = at_one_rung(rows, directions, RungSettings(**ASHA_FIELDS, reduction_factor=factor))
+    for count in range(2, len(rows) + 1):
+        expected = "continue" if goes_on_by_definition(rows[:count], factor) else "stop"
+        assert answers[count - 1] == expected
+
+
 @pytest.mark.parametrize(
     ("newcomer", "answer"),
     [((5, 5), "continue"), ((1, 9), "continue"), ((9, 1), "continue"), ((2, 8), "stop"), ((8, 2), "stop")],
@@ -240,7 +270,7 @@ def test_a_scheduler_rebuilt_from_reports_or_state_goes_on_alike(rows, cut):
     answers = [whole.report(p.trial, p.round, p.values, p.total) for p in past]
     half = RungScheduler(TWO, ASHA, past[:cut])
     stored = json.loads(json.dumps(half.state(), allow_nan=False))
-    for again in (half, RungScheduler.restored(stored, ASHA)):
+    for again in (half, RungScheduler.restored(stored)):
         assert [again.report(p.trial, p.round, p.values, p.total) for p in past[cut:]] == answers[cut:]
         assert again.state() == whole.state()
 
@@ -285,3 +315,15 @@ def test_a_round_beyond_the_last_is_a_bug():
 )
 def test_rungs_stand_a_factor_apart_below_the_end(first, factor, levels):
     assert RungSettings(first_rung=first, reduction_factor=factor).levels == pytest.approx(levels)
+
+
+@given(st.integers(1, 40), st.sampled_from([0.05, 0.1, 0.125, 0.3]), factors)
+def test_the_judged_rounds_are_those_that_reach_a_new_rung(total, first, factor):
+    settings = RungSettings(first_rung=first, reduction_factor=factor)
+    scheduler = RungScheduler(TWO, settings)
+    judged = []
+    for round in range(1, total + 1):
+        before = len(scheduler.state()["reports"])
+        scheduler.report("only", round, {"ks_statistic": 0.5, "model_utility": 0.5}, total)
+        judged += [round] * (len(scheduler.state()["reports"]) > before)
+    assert tuple(judged) == settings.judged_rounds(total)

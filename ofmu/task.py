@@ -60,6 +60,23 @@ class Task(Protocol[RowT]):
         """Save ``weights`` in the form that ``from_pretrained`` loads."""
 
 
+def stored_metrics(kind: TaskKind, scores: Path, reference: Path | None) -> Metrics:
+    """Return the metrics of scores that a file holds, compared with those of another file where there is one.
+
+    Raises:
+        DataError: a file holds no scores of this kind of task.
+        ReferenceMismatchError: the reference covers other rows.
+    """
+    if kind == "vision":
+        from ofmu.vision.metrics import metrics_of_images
+        from ofmu.vision.scores import ImageScores
+
+        return metrics_of_images(ImageScores.load(scores), None if reference is None else ImageScores.load(reference))
+    from ofmu.evaluation import Scores, metrics_of
+
+    return metrics_of(Scores.load(scores), None if reference is None else Scores.load(reference))
+
+
 def load_task(config: UnlearnConfig, prepared: Prepared) -> Task[Any]:
     """Load the rows, or images, that ``config`` names and encode them for the prepared target.
 

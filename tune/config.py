@@ -110,7 +110,7 @@ class SearchConfig(UnlearnConfig):
     @property
     def objectives(self) -> dict[str, Direction]:
         """Return the objectives in order, the defaults filled in."""
-        return dict(self.search.objectives or default_objectives(self.has_reference))
+        return dict(self.search.objectives or default_objectives(self.has_reference, self.data.kind))
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the mapping of the UnlearnConfig that every trial starts from."""

@@ -26,6 +26,15 @@ WORST: dict[str, float | None] = {
     "forget_choice_accuracy": 1.0,
     "utility_letter_accuracy": 0.0,
     "utility_choice_accuracy": 0.0,
+    "unlearning_accuracy": 0.0,
+    "remaining_accuracy": 0.0,
+    "testing_accuracy": 0.0,
+    "mia_efficacy": 0.0,
+    "average_gap": 100.0,
+    "unlearning_accuracy_gap": 100.0,
+    "remaining_accuracy_gap": 100.0,
+    "testing_accuracy_gap": 100.0,
+    "mia_efficacy_gap": 100.0,
     "gradient_evaluations": None,
     "tokens": None,
     "seconds": None,
@@ -33,11 +42,18 @@ WORST: dict[str, float | None] = {
 }
 """Known objectives with the worst value that their definition allows; None: unbounded."""
 
-NEEDS_REFERENCE = frozenset({"ks_statistic", "log10_forget_quality", "forget_quality"})
+NEEDS_REFERENCE = frozenset({"ks_statistic", "log10_forget_quality", "forget_quality"}) | {
+    name for name in WORST if name.endswith("_gap")
+}
 
 
-def default_objectives(has_reference: bool) -> dict[str, Direction]:
-    """Return the two objectives of a search that names none."""
+def default_objectives(has_reference: bool, kind: str = "language") -> dict[str, Direction]:
+    """Return the two objectives of a search that names none, by the kind of its task."""
+    if kind == "vision":
+        forgotten: dict[str, Direction] = (
+            {"unlearning_accuracy_gap": "min"} if has_reference else {"unlearning_accuracy": "max"}
+        )
+        return {**forgotten, "testing_accuracy": "max"}
     forgetting = "ks_statistic" if has_reference else "extraction_strength"
     return {forgetting: "min", "model_utility": "max"}
 
@@ -50,7 +66,7 @@ def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:
         if name in NEEDS_REFERENCE and not has_reference:
             raise ConfigError(
                 f"The objective '{name}' compares with a retrained model, but reference.source is 'none': "
-                "search extraction_strength instead, or give a reference"
+                "search extraction_strength (unlearning_accuracy for images) instead, or give a reference"
             )
     if not 2 <= len(objectives) <= 3:
         raise ConfigError(f"A search takes two or three objectives, but search.objectives has {len(objectives)}")

@@ -183,10 +183,9 @@ class _Session:
         """
         if prepared is None:
             return
-        from ofmu.evaluation import Scores, metrics_of
+        from ofmu.task import stored_metrics
 
-        reference = prepared.reference_scores
-        given = metrics_of(Scores.load(prepared.target_scores), None if reference is None else Scores.load(reference))
+        given = stored_metrics(self._config.data.kind, prepared.target_scores, prepared.reference_scores)
         for name in self._config.objectives:
             if given.values.get(name, 0.0) is not None:
                 continue
@@ -204,10 +203,11 @@ class _Session:
         """Store the retrained model's own metrics, for the picture."""
         if prepared is None or prepared.reference_scores is None:
             return
-        from ofmu.evaluation import Scores, metrics_of
+        from ofmu.task import stored_metrics
 
-        scores = Scores.load(prepared.reference_scores)
-        write_json(self._run.path / "reference.json", dict(metrics_of(scores, scores).values))
+        scores = prepared.reference_scores
+        given = stored_metrics(self._config.data.kind, scores, scores)
+        write_json(self._run.path / "reference.json", dict(given.values))
 
     def _tune(self, concurrent: int, prepared: Prepared | None) -> None:
         try:

@@ -116,7 +116,7 @@ class AnswerDescent(Descent[Example]):
 
         def logits_of(module: Callable[..., Any], part: Sequence[Example], device: torch.device) -> list[Tensor]:
             logits, labels = answer_logits(module, part, self.pad_id, device)
-            return [*logits[labels != IGNORED].split([row.answer_length for row in part])]
+            return [*torch.split(logits[labels != IGNORED], [row.answer_length for row in part])]
 
         return self._start.outputs(logits_of, rows)
 

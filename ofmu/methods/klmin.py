@@ -16,7 +16,7 @@ class KlMinConfig(AnswerConfig):
     """KL-minimisation's settings; with the retain loss ``nll`` it would be GradDiff."""
 
     name: Literal["klmin"] = "klmin"
-    retain_loss: Literal["kl"] = "kl"  # type: ignore[assignment]
+    retain_loss: Literal["kl"] = "kl"
 
 
 @register("klmin")

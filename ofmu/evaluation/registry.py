@@ -203,6 +203,17 @@ def _attacks() -> Iterator[MetricInfo]:
                 yield made(prefix + one.name, meaning, "Zhang et al., arXiv 2410.16454", *one.needs, needs)
 
 
+def _choices() -> Iterator[MetricInfo]:
+    source, needs = "Li et al., arXiv 2403.03218", "multiple-choice questions"
+    ways = {"letter": "by the likeliest letter", "choice": "by the likeliest text, per character"}
+    for way, meaning in ways.items():
+        forget = f"share of forget questions answered rightly {meaning}; one in four is chance"
+        yield _low(f"forget_{way}_accuracy", forget, source, needs)
+        yield _high(
+            f"utility_{way}_accuracy", f"share of the other questions answered rightly {meaning}", source, needs
+        )
+
+
 def _vision() -> Iterator[MetricInfo]:
     yield _high("unlearning_accuracy", "100 − accuracy on forget images, in percent", SALUN, "images", highest=100.0)
     yield _high("remaining_accuracy", "accuracy on retain images, in percent", SALUN, "images", highest=100.0)
@@ -222,7 +233,7 @@ def _cost() -> Iterator[MetricInfo]:
     yield _low("outer_steps_taken", "outer steps until the end or an early stop", OURS, "a run", highest=None)
 
 
-_GROUPS = (_forgetting, _utility, _fluency, _membership, _in_scope, _alignment, _attacks, _vision, _cost)
+_GROUPS = (_forgetting, _utility, _fluency, _membership, _in_scope, _alignment, _attacks, _choices, _vision, _cost)
 
 REGISTRY: dict[str, MetricInfo] = {one.name: one for group in _GROUPS for one in group()}
 """Every metric by name, in the order of the docs."""

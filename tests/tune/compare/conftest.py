@@ -1,0 +1,62 @@
+"""Made-up runs of made-up methods, for whatever turns runs into a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from tune.compare.analysis import MethodRuns, Setting, summarise
+from tune.compare.config import CompareSettings
+from tune.compare.result import PointRuns, SeedRun, Summary
+
+Point = Sequence[tuple[float, float] | None]
+"""One point's (ks_statistic, model_utility) per seed; None: that run failed."""
+
+TARGET = {"ks_statistic": 0.9, "model_utility": 0.8}
+
+
+def method_runs(name: str, points: Sequence[Point]) -> MethodRuns:
+    return MethodRuns(
+        name=name,
+        title=name.upper(),
+        search=f"searches/{name}",
+        trials=8,
+        failed=1,
+        points=tuple(point_runs(name, number, seeds) for number, seeds in enumerate(points)),
+        importances={"method.lr": 0.75, "method.steps": 0.25},
+        search_gradient_evaluations=400,
+        search_seconds=60,
+    )
+
+
+def point_runs(name: str, number: int, seeds: Point) -> PointRuns:
+    runs = []
+    for seed, values in enumerate(seeds, start=1):
+        place = f"runs/{name}/{number:05d}-seed{seed}"
+        if values is None:
+            runs.append(SeedRun(seed=seed, directory=place, reason="the loss became NaN"))
+            continue
+        metrics = {"ks_statistic": values[0], "model_utility": values[1], "gradient_evaluations": 40.0, "seconds": 2.0}
+        runs.append(SeedRun(seed=seed, directory=place, metrics={**metrics, "peak_memory_bytes": 5e8 + seed}))
+    return PointRuns(trial=number, settings={"method.lr": 1e-3}, runs=tuple(runs))
+
+
+def summary_of(
+    methods: Mapping[str, Sequence[Point]], seeds: int = 3, reference: bool = True, **settings: object
+) -> Summary:
+    shared = Setting(
+        objectives={"ks_statistic": "min", "model_utility": "max"},
+        seeds=tuple(range(1, seeds + 1)),
+        target=TARGET,
+        reference={"ks_statistic": 0.0, "model_utility": 0.82} if reference else None,
+        seed=0,
+    )
+    found = [method_runs(name, points) for name, points in methods.items()]
+    return summarise(found, shared, CompareSettings.model_validate(settings), ["ofmu", "compare"])
+
+
+@pytest.fixture(scope="session")
+def summarised() -> Callable[..., Summary]:
+    """Made-up points by method, to a summary; see :func:`summary_of`."""
+    return summary_of

@@ -21,7 +21,7 @@ from ofmu.evaluation import fluency, membership
 from ofmu.evaluation.forced import batch_tokens, prompt_batches, score_examples
 from ofmu.evaluation.gradients import gradient_norms
 from ofmu.evaluation.registry import REGISTRY
-from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scores import AnswerLoss, Scores
 from ofmu.evaluation.scoring import score_model
 from ofmu.evaluation.sharding import Shard
 from ofmu.evaluation.summary import metrics_of
@@ -168,6 +168,12 @@ def test_what_attacks_lack_is_named(scores: Scores, reference: Scores) -> None:
 
 
 def test_in_scope_sets_are_scored_as_forget_rows_under_their_own_questions(scores: Scores, reference: Scores) -> None:
+    # The untrained models agree on all sets, so one set of the reference is bent.
+    bent = tuple(
+        replace(row, perturbed=tuple(AnswerLoss(3 * loss.nll, loss.tokens) for loss in row.perturbed))
+        for row in reference.sets["in_scope_multi_hop"]
+    )
+    reference = replace(reference, sets={**reference.sets, "in_scope_multi_hop": bent})
     result = metrics_of(scores, reference)
     statistics = []
     for name, field in (("paraphrase", "paraphrased"), ("multi_hop", "multi_hop"), ("translation", "translated")):

@@ -24,10 +24,11 @@ from ofmu.methods.descent import DescentConfig
 VISION = [name for name in BUILT_IN if "vision" in method_class(name).tasks]
 
 SMALL: dict[str, dict[str, Any]] = {
-    "ofmu": {"outer_steps": 2, "inner_steps": 2, "inner_lr": 0.02, "outer_lr": 1e-3, "similarity_weight": 0.5},
+    # with a larger β this random problem amplifies rounding a thousandfold from step to step
+    "ofmu": {"outer_steps": 2, "inner_steps": 1, "inner_lr": 0.02, "outer_lr": 1e-3, "similarity_weight": 0.05},
     "influence": {"strength": 0.3, "damping": 0.1, "fisher_rows": 4},
 }
-DESCENT = {"steps": 4, "lr": 1e-3, "round_steps": 1}
+DESCENT = {"steps": 3, "lr": 1e-3, "round_steps": 1}
 MASKED = {"ofmu-salient": "ofmu", "graddiff-salient": "graddiff"}
 """The mask around methods other than its own."""
 CASES = [*VISION, *MASKED]

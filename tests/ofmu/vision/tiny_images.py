@@ -53,3 +53,13 @@ class TinyImageTask:
         self.forget_rows = images(forget, 1)
         self.retain_rows = images(retain, 2)
         self.loss = tiny_loss()
+
+
+def plain_logits(model: Any, rows: list[ImageRow]) -> torch.Tensor:
+    """Logits by the definition: pixels over 255, less one half, times four."""
+    inputs = torch.stack([(row.pixels.double() / 255 - 0.5) * 4 for row in rows])
+    return model(pixel_values=inputs).logits
+
+
+def labels_of(rows: list[ImageRow]) -> torch.Tensor:
+    return torch.tensor([row.label for row in rows])

@@ -1,0 +1,56 @@
+"""Boundary expand against a classifier that really has one class more."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from vision_case import Case, labels_of, plain_logits
+
+
+def widened(case: Case) -> nn.Module:
+    """The model with a fourth output, whose weights are the method's own start."""
+    model = copy.deepcopy(case.model)
+    old = next(module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear))
+    neuron = case.method._shadow_space.masters()[0]
+    wide = nn.Linear(old.in_features, old.out_features + 1, dtype=torch.float64)
+    with torch.no_grad():
+        wide.weight.copy_(torch.cat([old.weight, neuron[None, :-1]]))
+        wide.bias.copy_(torch.cat([old.bias, neuron[-1:]]))
+    parent = next(m for m in model.modules() if old in m.children())
+    setattr(parent, next(name for name, child in parent.named_children() if child is old), wide)
+    return model
+
+
+def run_by_hand(model: nn.Module, case: Case, steps: int, lr: float, gamma: float, alpha: float) -> None:
+    forget, retain = case.task.forget_rows, case.task.retain_rows
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    added = torch.full((len(forget),), 3)
+    for _ in range(steps):
+        loss = gamma * cross_entropy(plain_logits(model, forget), added)
+        if alpha:
+            # retain rows keep the classes that they had: the added one takes no part
+            loss = loss + alpha * cross_entropy(plain_logits(model, retain)[:, :3], labels_of(retain))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_a_run_is_that_of_the_widened_classifier_without_its_last_output() -> None:
+    for alpha in (0.0, 0.5):
+        case = Case("boundaryexpand", steps=3, lr=0.01, forget_weight=2.0, retain_weight=alpha)
+        model = widened(case)
+        run_by_hand(model, case, 3, 0.01, 2.0, alpha)
+        list(case.method.rounds())
+        *body, weight, bias = model.parameters()
+        wanted = torch.cat([*(p.detach().flatten() for p in body), weight[:3].flatten(), bias[:3]]).detach()
+        assert torch.allclose(case.flat(), wanted, rtol=1e-7, atol=1e-10)
+        shadow = torch.cat([weight[3], bias[3:]]).detach()
+        assert torch.allclose(case.method._shadow_space.masters()[0], shadow, rtol=1e-7, atol=1e-10)

@@ -10,8 +10,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from hypothesis import settings
 
 from ofmu.config import UnlearnConfig
+
+# A busy machine must not fail a property by its seconds.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

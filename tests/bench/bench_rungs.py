@@ -1,7 +1,10 @@
 """What early stopping saves: gradient evaluations to the hypervolume of a search that stops no trial.
 
     python tests/bench/bench_rungs.py                            # made-up curves: two minutes on one core
-    python tests/bench/bench_rungs.py --table curves.jsonl       # curves of real trials, see tune.curves.read_curves
+    python tests/bench/bench_rungs.py --table tests/bench/quickstart_curves.csv
+
+The table holds 114 real trials of the quickstart, made by ``make_curves.py``, numbers rounded to six digits; any other
+in the form that :func:`tune.curves.read_curves` reads will do.
 
 Per seed, a full search runs TRIALS trials to their ends and spends B; its hypervolume is the mark. The same search with
 early stopping then draws as many trials as it needs. Columns: ``ratio`` its evaluations at the mark over B; ``own`` the

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ray.tune.schedulers.async_hyperband import _Bracket
 
@@ -219,6 +219,7 @@ def goes_on_by_definition(rows, factor):
     return fronts[last] == 0 or before <= Fraction(last - 1) / Fraction(factor)
 
 
+@example([(0, 1, 0), (1, 2, 0), (4, 3, 0), (0, 4, 0), (3, 0, 0), (3, 3, 0)], False, 1.5)
 @given(st.lists(st.tuples(small, small, small), min_size=2, max_size=16), st.booleans(), factors)
 def test_every_answer_is_the_rule_taken_literally(rows, third, factor):
     directions = THREE if third else TWO

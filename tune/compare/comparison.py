@@ -137,12 +137,14 @@ class _Session:
 
     def _carry_out(self) -> ComparisonResult:
         with ExitStack() as stack:
-            if self._home.config_file.is_file():
+            is_new = not self._home.config_file.is_file()
+            if not is_new:
                 stack.enter_context(self._home.lock())
             stack.enter_context(ray_session(self._shared.cluster))
             prepared = self._prepare()
-            self._home.create()
-            stack.enter_context(self._home.lock())
+            if is_new:
+                self._home.create()
+                stack.enter_context(self._home.lock())
             self._home.write_mapping(self._mapping)
             self._listener.on_start(self._home.path, tuple(self._configs))
             try:

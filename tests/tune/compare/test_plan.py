@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from ofmu.config_io import apply_overrides, preset_names, read_mapping
+from ofmu.errors import ConfigError
+from ofmu.methods import method_class
+from tune.compare.comparison import Comparison
+from tune.compare.plan import method_configs, with_budget, yardstick
+
+
+def configs(*overrides: str, source: str = "quickstart"):
+    return method_configs(apply_overrides(read_mapping(source), overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["compare.methods=ofmu,nop"], "Unknown method 'nop' in compare.methods: did you mean 'npo'?"),
+        (["compare.methods=ofmu"], "at least two methods"),
+        ([], "at least two methods"),
+        (["compare.methods=npo,ofmu,npo"], "'npo' is named twice"),
+        (
+            ["compare.methods=ofmu,npo", "data.source=cifar10"],
+            "'npo' works on language tasks, and data.source 'cifar10'",
+        ),
+        (["compare.methods=ofmu,npo", "compare.space.method.lr.low=1"], "npo: search.space.method.lr: low 1"),
+        (["compare.methods=ofmu,npo", "compare.space.method.lrr.low=1"], "did you mean 'method.lr'"),
+        (["compare.methods=ofmu,npo", "compare.spaces.npo.method.betta.low=1"], "did you mean 'method.beta'"),
+        (["compare.methods=ofmu,npo", "compare.spaces.nop.method.lr=1"], "Unknown method 'nop' in compare.spaces"),
+        (["compare.methods=ofmu,npo", "compare.sedes=2"], "did you mean 'compare.seeds'"),
+        (["compare.methods=ofmu,npo", "compare.budget=0"], "compare.budget"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(overrides, words):
+    with pytest.raises(ConfigError) as caught:
+        configs(*overrides)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_configs_own_method_keeps_its_section_and_space():
+    found = configs("compare.methods=npo,ofmu", "method.inner_update=adamw", "method.batch_size=5")
+    assert list(found) == ["npo", "ofmu"]
+    own = read_mapping("quickstart")["search"]["space"]
+    assert {key: spec.model_dump() for key, spec in found["ofmu"].search.space.items()} == own
+    assert found["ofmu"].method.inner_update == "adamw"
+    assert {config.method.batch_size for config in found.values()} == {5}
+    assert found["npo"].method.name == "npo"
+    assert len({config.search.num_trials for config in found.values()}) == 1
+
+
+def test_other_methods_search_their_own_spaces_with_the_presets_rates():
+    space = configs("compare.methods=ofmu,npo")["npo"].search.space
+    assert set(space) == {f"method.{key}" for key in method_class("npo").space}
+    given = read_mapping("quickstart")["compare"]["space"]["method.lr"]
+    assert space["method.lr"].model_dump() == given
+    assert space["method.beta"].model_dump() == method_class("npo").space["beta"]
+
+
+def test_a_range_can_be_changed_in_part_for_all_and_for_one_method():
+    found = configs(
+        "compare.methods=ofmu,npo,gradascent",
+        "compare.space.method.lr.high=0.01",
+        "compare.spaces.npo.method.lr.low=0.0005",
+        "compare.spaces.npo.method.update=[adamw, sgd]",
+        "compare.spaces.gradascent.method.steps=20",
+    )
+    rate = found["npo"].search.space["method.lr"]
+    assert (rate.low, rate.high, rate.log) == (0.0005, 0.01, True)
+    assert found["npo"].search.space["method.update"].choices == ["adamw", "sgd"]
+    assert found["gradascent"].search.space["method.lr"].low == 1e-4
+    assert found["gradascent"].search.space["method.steps"].value == 20
+    assert "method.lr" not in found["ofmu"].search.space
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_presets_compare_section_is_sound(name):
+    names = ["ofmu", "graddiff", "gradascent"]
+    assert list(configs(f"compare.methods={','.join(names)}", source=name)) == names
+
+
+def test_a_budget_of_evaluations_bounds_the_search_and_only_caps_its_trials():
+    config = configs("compare.methods=ofmu,npo", "search.num_trials=4")["npo"]
+    bounded = with_budget(config, 1000)
+    assert bounded.search.max_gradient_evaluations == 1000
+    assert bounded.search.num_trials == 40
+    assert bounded.search.space == config.search.space
+    assert (yardstick(("npo", "ofmu")), yardstick(("npo", "graddiff"))) == ("ofmu", "npo")
+
+
+def test_python_arguments_replace_the_sections(tmp_path):
+    mapping = apply_overrides(read_mapping("quickstart"), ["compare.seeds=7", "compare.methods=ofmu,npo"])
+    made = Comparison(mapping, ["npo", "graddiff"], num_trials=3, budget=500, run_dir=tmp_path / "run")
+    assert made.mapping["compare"]["methods"] == ["npo", "graddiff"]
+    assert (made.mapping["compare"]["seeds"], made.mapping["compare"]["budget"]) == (7, 500)
+    assert made.mapping["search"]["num_trials"] == 3
+    again = Comparison(made.configs["npo"], ["npo", "graddiff"], run_dir=tmp_path / "other")
+    assert again.configs["npo"].search.space == made.configs["npo"].search.space
+    assert not (tmp_path / "run").exists()

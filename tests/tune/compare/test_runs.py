@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ofmu.config_io import validate
+from ofmu.errors import ConfigError, RunError
+from tune.compare.directory import CompareDirectory
+from tune.compare.runs import plan_runs, read_runs
+from tune.compare.sensitivity import importances, load_trials
+from tune.config import SearchConfig
+from tune.result import SearchResult
+from tune.rundir import RunDirectory
+from tune.study import StudySearcher, open_study
+
+SPACE = {"method.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "method.steps": {"low": 1, "high": 9}}
+
+
+def searched(folder: Path, outcomes: list[dict[str, float]], **search: object) -> tuple[SearchResult, StudySearcher]:
+    """A search of npo with these metrics, tell by tell, and no Ray."""
+    settings = {"num_trials": len(outcomes), "space": SPACE, "sampler": "random", **search}
+    config = validate(SearchConfig, {"method": {"name": "npo"}, "search": settings})
+    run = RunDirectory.fresh(folder)
+    run.create()
+    run.write_config(config)
+    source = StudySearcher(open_study(run.study_file, config), config, run.trial)
+    for number, metrics in enumerate(outcomes):
+        if isinstance(source.suggest(str(number)), dict):
+            source.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": metrics})})
+    return SearchResult.load(folder), source
+
+
+def scores(distance: float, utility: float, evaluations: float = 10) -> dict[str, float]:
+    return {"ks_statistic": distance, "model_utility": utility, "gradient_evaluations": evaluations}
+
+
+OUTCOMES = [
+    scores(0.9, 0.8),
+    scores(0.95, 0.1),
+    scores(0.2, 0.3),
+    scores(0.5, 0.6),
+    scores(0.7, 0.7),
+    scores(0.71, 0.71),
+]
+
+
+def test_the_chosen_points_run_with_what_their_trials_set_on_every_seed(tmp_path):
+    found, _ = searched(tmp_path / "searches" / "npo", OUTCOMES)
+    trials = load_trials(tmp_path / "searches" / "npo" / "study.db")
+    home = CompareDirectory(tmp_path)
+    runs = plan_runs("npo", found, trials, (1, 2), 3, home)
+    points = sorted({run.trial for run in runs})
+    assert points in ([2, 3, 4], [2, 3, 5])
+    assert [run.seed for run in runs] == [1, 2] * 3
+    for run in runs:
+        assert run.settings == {**trials[run.trial].user_attrs["overrides"], "method.seed": run.seed}
+        assert run.directory == tmp_path / "runs" / "npo" / f"{run.trial:05d}-seed{run.seed}"
+        assert not run.is_done
+    # the untouched target is on the front, but never run again
+    assert 0 in found.front["trial"].tolist()
+    assert {run.trial for run in plan_runs("npo", found, trials, (1,), 99, home)} == {2, 3, 4, 5}
+
+
+def test_a_search_without_any_point_gives_no_runs(tmp_path):
+    found, _ = searched(tmp_path / "npo", [scores(0.9, 0.8), scores(0.95, 0.1)])
+    assert (
+        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.db"), (1,), 3, CompareDirectory(tmp_path)) == []
+    )
+
+
+def test_runs_are_read_with_the_reason_where_they_failed(tmp_path):
+    found, _ = searched(tmp_path / "npo", OUTCOMES)
+    trials = load_trials(tmp_path / "npo" / "study.db")
+    runs = plan_runs("npo", found, trials, (1, 2, 3), 1, CompareDirectory(tmp_path))
+    contents = [
+        ("metrics.json", {"metrics": {**scores(0.4, 0.5), "tokens": 3.0}}),
+        ("failed.json", {"reason": "out of memory"}),
+        ("metrics.json", {"metrics": {"ks_statistic": None, "model_utility": 0.5}}),
+    ]
+    for run, (name, content) in zip(runs, contents, strict=True):
+        run.directory.mkdir(parents=True)
+        (run.directory / name).write_text(json.dumps(content))
+        assert run.is_done
+    (point,) = read_runs(runs, found.config.objectives, tmp_path)
+    assert point.runs[0].metrics == scores(0.4, 0.5)
+    assert point.runs[0].directory == runs[0].directory.relative_to(tmp_path).as_posix()
+    assert (point.runs[1].metrics, point.runs[1].reason) == (None, "out of memory")
+    assert (point.runs[2].metrics, point.runs[2].reason) == (None, "the run reported no ks_statistic")
+    assert set(point.settings) == {"method.lr", "method.steps"}
+
+
+def test_a_search_ends_once_its_gradient_evaluations_are_spent(tmp_path):
+    found, source = searched(tmp_path / "npo", OUTCOMES, max_gradient_evaluations=25, num_trials=50)
+    assert len(found.trials) == 3
+    assert source.spent() == 30
+    assert source.has_enough()
+    assert source.expected_total() == 3
+
+
+def test_a_bounded_search_foretells_its_trials_from_what_they_cost(tmp_path):
+    _, source = searched(tmp_path / "npo", OUTCOMES[:2], max_gradient_evaluations=101, num_trials=50)
+    assert source.expected_total() == 11
+    assert not source.has_enough()
+    assert isinstance(source.suggest("a"), dict)
+    _, unbounded = searched(tmp_path / "other", OUTCOMES[:2], num_trials=50)
+    assert unbounded.expected_total() == 50
+
+
+def test_importances_name_the_setting_that_decides(tmp_path):
+    found, source = searched(tmp_path / "npo", [scores(0.9, 0.8)] * 2, num_trials=42)
+    for index in range(40):
+        steps = source.suggest(f"x{index}")["run"]["method"]["steps"]
+        metrics = scores(1 - steps / 10, 0.1 + steps / 20)
+        source.on_trial_complete(f"x{index}", {"outcome": json.dumps({"metrics": metrics})})
+    trials = load_trials(tmp_path / "npo" / "study.db")
+    shares = importances(trials, list(found.config.objectives.values()))
+    assert list(shares) == ["method.steps", "method.lr"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["method.steps"] > 0.8
+    assert importances(trials[:5], ["min", "max"]) == {}
+
+
+def test_what_is_no_comparison_or_would_change_it_is_refused(tmp_path):
+    home = CompareDirectory.fresh(tmp_path / "run")
+    with pytest.raises(RunError, match="no run directory"):
+        CompareDirectory.existing(tmp_path / "run")
+    home.create()
+    with pytest.raises(RunError, match="not the directory of a comparison"):
+        CompareDirectory.existing(tmp_path / "run")
+    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}})
+    assert CompareDirectory.existing(home.path).read_mapping(["compare.seeds=5"])["compare"]["seeds"] == 5
+    for entry in ("compare.points=2", "method.batch_size=3", "search.num_trials=9"):
+        with pytest.raises(ConfigError, match=entry.partition("=")[0]):
+            home.read_mapping([entry])
+    with pytest.raises(RunError, match="--resume"):
+        CompareDirectory.fresh(home.path)
+    with home.lock(), pytest.raises(RunError, match="Another comparison is running"), home.lock():
+        pass

@@ -64,16 +64,33 @@ def _directory_sentence(path: Path) -> str:
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of ``mapping`` with ``section.key=value`` entries set; values are parsed as YAML.
 
+    Naming another method leaves behind what ``mapping`` sets and searches of the one it was written for.
+
     Raises:
-        ConfigError: an entry has no ``=``, or its path runs through a value that is not a section.
+        ConfigError: an entry has no ``=``, its path runs through a value that is not a section, or it names no method.
     """
     result = _deep_copy(mapping)
+    named = [entry.partition("=")[2] for entry in overrides if entry.startswith("method.name=")]
+    if named:
+        _change_method(result, named[-1])
     for entry in overrides:
         path, sign, value = entry.partition("=")
         if not sign or not path:
             raise ConfigError(f"The override '{entry}' must have the form section.key=value")
         set_dotted(result, path, parse_scalar(value))
     return result
+
+
+def _change_method(mapping: dict[str, Any], name: str) -> None:
+    section = mapping.get("method") or {}
+    if name == section.get("name", "ofmu"):
+        return
+    known = method_settings({**section, "name": name}).model_fields
+    mapping["method"] = {key: value for key, value in section.items() if key in known} | {"name": name}
+    search = mapping.get("search")
+    if isinstance(search, dict):
+        # a space is made for one method: part of it would search the other one at random rates
+        search.pop("space", None)
 
 
 def parse_scalar(text: str) -> Any:

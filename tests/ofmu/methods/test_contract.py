@@ -34,7 +34,7 @@ def alone() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module", params=[0, 2, 3], ids=lambda stage: f"stage{stage}")
 def on_two_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     outcome = tmp_path_factory.mktemp("methods") / "outcome.json"
-    run_ranks(SCRIPT, 2, str(outcome), json.dumps({"zero_stage": request.param}), ",".join(CASES))
+    run_ranks(SCRIPT, 2, str(outcome), json.dumps({"zero_stage": request.param}), ",".join(CASES), timeout=450)
     found: dict[str, Any] = json.loads(outcome.read_text())
     return found
 
@@ -55,7 +55,7 @@ START = method_run.sampled(dict(method_run.tiny_llama().named_parameters()))
 
 
 @pytest.mark.ranks
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_at_every_stage_follow_the_single_process(
     name: str, alone: dict[str, Any], on_two_ranks: dict[str, Any]

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tune.compare.config import CompareSettings
 
 
+LEAST_SEEDS = 3
+"""With fewer no method is marked as best, whatever p is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodRuns:
     """One method's search and what became of its chosen points."""
@@ -87,8 +91,8 @@ def summarise(
     blocks = {name: _blocks(numbers, scale) for name, numbers in held.items()}
     ranks = mean_ranks(np.stack([block.ravel() for block in blocks.values()]))
     tests = [
-        *_tests("levels", blocks, shared.seed),
-        *_tests("hypervolume", {name: -numbers.volumes[:, None] for name, numbers in held.items()}, shared.seed),
+        *_tests("levels", blocks, shared.seed, (len(scale.forgetting), len(scale.utility))),
+        *_tests("hypervolume", {name: -numbers.volumes[:, None] for name, numbers in held.items()}, shared.seed, (1,)),
     ]
     methods = [
         _method(method, held[method.name], float(rank), scale, shared.seed)
@@ -109,7 +113,10 @@ def summarise(
         ),
         methods=tuple(sorted(methods, key=lambda method: method.mean_rank)),
         tests=tuple(tests),
-        best={quantity: best_of(tests, quantity, settings.significance) for quantity in ("levels", "hypervolume")},
+        best={
+            quantity: best_of(tests, quantity, settings.significance) if len(shared.seeds) >= LEAST_SEEDS else None
+            for quantity in ("levels", "hypervolume")
+        },
     )
 
 
@@ -175,9 +182,9 @@ def _blocks(held: _Held, scale: _Scale) -> Values:
     return np.nan_to_num(np.hstack([utility, forgetting]), nan=1.0)
 
 
-def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int) -> list[PairTest]:
+def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: Sequence[int]) -> list[PairTest]:
     pairs = list(combinations(costs, 2))
-    tests = [paired_test(costs[first], costs[second], seed) for first, second in pairs]
+    tests = [paired_test(costs[first], costs[second], seed, groups) for first, second in pairs]
     corrected = holm([test.p for test in tests])
     return [
         PairTest(

@@ -56,9 +56,10 @@ def reading(summary: Summary) -> str:
         "reverse, is the best value that a run had which satisfies the level, averaged over seeds, without "
         "interpolation; – where no run did, (1/3) where those of one seed of three did. Ranks and p are over all "
         "pairs of seed and level, a level not reached counting as the worst possible value: an exact sign-flip "
-        "permutation test, corrected by Holm's method for all pairs of methods. Levels of one seed may be met by the "
-        "same run, so p is somewhat too small; bold and * therefore ask in addition that a method be better on every "
-        f"single seed. Over {len(summary.seeds)} seeds alone, as for hypervolume, no test can give a p below "
+        "permutation test, corrected by Holm's method for all pairs of methods; levels that the same two runs meet "
+        "count once. Runs of one seed are not independent, so p is somewhat too small; bold and * therefore ask in "
+        "addition that a method be better on every single seed. The seeds show what runs differ by, not what another "
+        f"search would have found. Over {len(summary.seeds)} seeds alone, as for hypervolume, no p can be below "
         f"{2.0 ** (1 - len(summary.seeds)):.2g}, and bootstrap intervals of so few values are too narrow. Peak "
         "memory is that of the process that made a method's runs, one after the other."
     )

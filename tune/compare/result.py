@@ -94,6 +94,7 @@ class PairTest(Section):
     p_holm: float
     """Corrected for all pairs of methods in this quantity."""
     pairs: int
+    """Levels that the same two runs of a seed meet count once."""
     least_p: float
     """The smallest p that so many pairs could have given."""
     exact: bool

@@ -4,9 +4,10 @@ Which test, and why: methods are paired by (seed, level), and each pair's differ
 sign if the two methods were alike; the exact distribution of the mean difference over all 2ⁿ sign patterns gives p.
 Compared with Wilcoxon's signed-rank test on the seeds alone, this stays exact where differences are zero or tied
 (common: neither method reaches a level), and it can become significant at few seeds: n pairs reach p = 2¹⁻ⁿ, and
-three seeds alone stop at .25 under either test. The price: levels of one seed may be met by the same runs, so that
-pairs within a seed are not independent and p is too small by what they share. A method therefore counts as better
-only if, in addition, it is better in the mean of every single seed.
+three seeds alone stop at .25 under either test. The price: runs of one seed share minibatches and the search that
+found their settings, so pairs within a seed are not independent, and p is too small by what they share. Hence three
+cautions: levels that the same two runs meet count once, a method counts as better only if it is so in the mean of
+every single seed, and nothing is said of fewer than three seeds.
 """
 
 from __future__ import annotations
@@ -93,22 +94,33 @@ def bootstrap_interval(values: Values, seed: int, confidence: float = 0.95) -> t
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def paired_test(first: Values, second: Values, seed: int) -> PairedTest:
+def paired_test(first: Values, second: Values, seed: int, groups: Sequence[int] | None = None) -> PairedTest:
     """Compare two methods' costs, arrays of shape (blocks, pairs per block) that are paired element by element.
 
-    Exact for up to 20 pairs that differ; a pair without difference keeps its value under either sign, so it takes
-    no part in the counting.
+    ``groups`` are the widths of neighbouring columns in which equal pairs of one block are one observation: two
+    levels that the same two runs meet say nothing twice. Exact for up to 20 pairs that differ; a pair without
+    difference keeps its value under either sign, so it takes no part in the counting.
     """
-    differences = second - first
+    widths = [1] * first.shape[1] if groups is None else list(groups)
+    blocks = [_differences(a, b, widths) for a, b in zip(first, second, strict=True)]
+    differences = np.concatenate(blocks)
     gain = float(differences.mean())
     unequal = differences[differences != 0]
-    means = differences.mean(axis=1)
+    means = np.array([block.mean() for block in blocks])
     agrees = bool(np.all(means > 0) if gain > 0 else np.all(means < 0))
     if not len(unequal):
         return PairedTest(0.0, 1.0, differences.size, 1.0, True, False)
     exact = len(unequal) <= _EXACT_PAIRS
     p = sign_flip_p(unequal) if exact else _sampled_p(unequal, seed)
     return PairedTest(gain, p, differences.size, float(2.0 ** (1 - len(unequal))), exact, agrees)
+
+
+def _differences(first: Values, second: Values, widths: Sequence[int]) -> Values:
+    """Return what the second costs more than the first, equal pairs within a group once."""
+    ends = np.cumsum(widths)[:-1]
+    parts = [np.unique(part, axis=1) for part in np.split(np.stack([first, second]), ends, axis=1)]
+    whole: Values = np.concatenate([part[1] - part[0] for part in parts])
+    return whole
 
 
 def sign_flip_p(differences: Values) -> float:

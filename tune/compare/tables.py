@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tune.compare.analysis import LEAST_SEEDS
 from tune.compare.result import MethodSummary, PairTest, Summary
 
 MISSING = "–"
@@ -66,6 +67,8 @@ def verdict(summary: Summary) -> str:
             f"{best} is significantly better than every other method over all pairs of seed and level "
             f"(corrected p below {summary.significance:g}, and better on every seed)."
         )
+    if len(summary.seeds) < LEAST_SEEDS:
+        return f"No method is marked as best on fewer than {LEAST_SEEDS} seeds; {leader} has the best mean rank."
     others = [test for test in summary.tests if test.quantity == "levels" and leader in (test.first, test.second)]
     worst = max(others, key=lambda test: test.p_holm)
     other = worst.second if worst.first == leader else worst.first

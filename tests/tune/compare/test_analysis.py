@@ -81,6 +81,14 @@ def test_one_seed_on_which_it_is_worse_keeps_a_method_from_being_marked(summaris
     assert summary.best["levels"] is None
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_nothing_is_marked_on_fewer_than_three_seeds(summarised, seeds):
+    points = [[values[0]] * seeds for values in SPREAD]
+    summary = summarised({"a": points, "b": worse(points)}, seeds=seeds)
+    assert of_pair(summary, "a", "b").p <= 2.0 ** (1 - 5 * seeds)
+    assert summary.best["levels"] == ("a" if seeds == 3 else None)
+
+
 def test_corrected_p_decides_and_not_p(summarised):
     methods = {"best": SPREAD} | {f"m{index}": worse(SPREAD) for index in range(4)}
     summary = summarised(methods, significance=5e-5)

@@ -90,6 +90,15 @@ def test_pairs_without_difference_change_nothing():
     assert whole.p == pytest.approx(direct.pvalue)
 
 
+def test_levels_that_the_same_two_runs_meet_count_once():
+    first, second = np.array([[1.0, 1, 2, 2, 2]]), np.array([[3.0, 3, 3, 4, 4]])
+    # (1, 3) twice, (2, 3); then (2, 4) twice in the other group
+    result = paired_test(first, second, 0, groups=(3, 2))
+    assert (result.pairs, result.gain, result.p) == (3, pytest.approx((2 + 1 + 2) / 3), 0.25)
+    assert paired_test(first, second, 0, groups=(5,)).pairs == 3
+    assert paired_test(first, second, 0).pairs == 5
+
+
 def test_holm_by_hand():
     # sorted: .005·4, .01·3, .03·2, then .04·1 raised to the one before it
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -7,44 +7,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.evaluation.registry import REFERENCE, REGISTRY
 
 Direction = Literal["min", "max"]
 
 WORST: dict[str, float | None] = {
-    "ks_statistic": 1.0,
-    "log10_forget_quality": None,
-    "forget_quality": 0.0,
-    "forget_truth_ratio": 0.0,
-    "model_utility": 0.0,
-    "extraction_strength": 1.0,
-    "exact_memorization": 1.0,
-    "forget_probability": 1.0,
-    "forget_rouge": 1.0,
-    "retain_probability": 0.0,
-    "retain_rouge": 0.0,
-    "forget_letter_accuracy": 1.0,
-    "forget_choice_accuracy": 1.0,
-    "utility_letter_accuracy": 0.0,
-    "utility_choice_accuracy": 0.0,
-    "unlearning_accuracy": 0.0,
-    "remaining_accuracy": 0.0,
-    "testing_accuracy": 0.0,
-    "mia_efficacy": 0.0,
-    "average_gap": 100.0,
-    "unlearning_accuracy_gap": 100.0,
-    "remaining_accuracy_gap": 100.0,
-    "testing_accuracy_gap": 100.0,
-    "mia_efficacy_gap": 100.0,
-    "gradient_evaluations": None,
-    "tokens": None,
-    "seconds": None,
-    "peak_memory_bytes": None,
+    name: metric.worst for name, metric in REGISTRY.items() if metric.direction != "target"
 }
 """Known objectives with the worst value that their definition allows; None: unbounded."""
 
-NEEDS_REFERENCE = frozenset({"ks_statistic", "log10_forget_quality", "forget_quality"}) | {
-    name for name in WORST if name.endswith("_gap")
-}
+COSTS = frozenset({"gradient_evaluations", "tokens", "seconds", "peak_memory_bytes"})
+"""Objectives that a run's ledger gives and no evaluation."""
+
+NEEDS_REFERENCE = frozenset(name for name, metric in REGISTRY.items() if REFERENCE in metric.needs)
 
 
 def default_objectives(has_reference: bool, kind: str = "language") -> dict[str, Direction]:

@@ -17,7 +17,7 @@ from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
 from tune.config import SearchConfig
 from tune.launch import run_trials
-from tune.objectives import NEEDS_REFERENCE, default_objectives
+from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
 from tune.progress import Progress, SearchListener
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
@@ -187,9 +187,9 @@ class _Session:
 
         given = stored_metrics(self._config.data.kind, prepared.target_scores, prepared.reference_scores)
         for name in self._config.objectives:
-            if given.values.get(name, 0.0) is not None:
+            if name in COSTS or given.values.get(name) is not None:
                 continue
-            reason = given.reasons.get(name, "the evaluation gave none")
+            reason = given.reasons.get(name, "it is not among what trials are scored for")
             if self._config.search.objectives is not None or name not in NEEDS_REFERENCE:
                 raise ConfigError(
                     f"The objective '{name}' cannot be computed on this data ({reason}): "

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from ofmu import config as settings
 from ofmu.errors import ModelError
@@ -72,6 +78,8 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
     directory = local_directory(str(path))
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            raise ModelError(f"The model {path} is a {config.model_type}, no image classifier: name a saved one")
         if new_head_seed is None:
             _refuse_other_classes(directory, config.num_labels, len(class_names))
         elif config.num_labels != len(class_names):

@@ -76,7 +76,9 @@ def read_folder(config: DataConfig, seed: int) -> LabelledImages:
     root = folder / "train" if split else folder
     classes = sorted(place.name for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
     if len(classes) < 2:
-        raise DataError(f"The image folder {root} holds {len(classes)} classes: give each of two or more a folder")
+        raise DataError(
+            f"The image folder {root} has fewer than two class folders: give each class a folder of its own"
+        )
     train = _folder_rows(root, classes)
     if split:
         if not (folder / "test").is_dir():

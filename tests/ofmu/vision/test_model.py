@@ -1,0 +1,115 @@
+"""Classifiers: from a seed, with frozen statistics, read by transformers as they were written."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from tiny_images import CLASSES, SHAPE, images, tiny_classifier, tiny_loss
+
+from ofmu.config import ScratchModelConfig
+from ofmu.errors import ModelError
+from ofmu.models import build_model, train_tokenizer, write_model
+from ofmu.vision.model import build_classifier, freeze_statistics, load_classifier
+from ofmu.vision.pixels import Normalisation
+
+CPU = torch.device("cpu")
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    first = build_classifier(SHAPE, CLASSES, seed=1)
+    torch.rand(5)
+    again, other = build_classifier(SHAPE, CLASSES, seed=1), build_classifier(SHAPE, CLASSES, seed=2)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    assert not torch.equal(first.classifier[1].weight, other.classifier[1].weight)
+
+
+def test_frozen_statistics_make_a_row_independent_of_the_rows_beside_it() -> None:
+    rows, loss = images(8, 0), tiny_loss()
+    model = tiny_classifier().train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    together = loss.logits(model, rows, CPU)
+    alone = torch.cat([loss.logits(model, [row], CPU) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-6)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name])
+    unfrozen = build_classifier(SHAPE, CLASSES, seed=0).train()
+    assert not torch.allclose(loss.logits(unfrozen, rows, CPU), loss.logits(unfrozen, rows[:4] * 2, CPU), atol=1e-3)
+
+
+def test_freezing_changes_no_output_in_evaluation_mode() -> None:
+    model = build_classifier(SHAPE, CLASSES, seed=0).eval()
+    frozen = copy.deepcopy(model)
+    freeze_statistics(frozen)
+    rows = images(4, 0)
+    assert torch.equal(tiny_loss().logits(model, rows, CPU), tiny_loss().logits(frozen, rows, CPU))
+    assert list(frozen.state_dict()) == list(model.state_dict())
+    assert sum(p.requires_grad for p in frozen.parameters()) == len(list(model.parameters()))
+
+
+def test_a_saved_classifier_is_read_by_transformers_and_by_us(tmp_path: Path) -> None:
+    model, rows = tiny_classifier(), images(4, 0)
+    normalisation = Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 16)
+    write_model(model, normalisation, tmp_path)
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    assert theirs.config.id2label == dict(enumerate(CLASSES))
+    ours = load_classifier(tmp_path, CLASSES).eval()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, theirs.state_dict()[name])
+        assert torch.equal(weight, ours.state_dict()[name])
+    assert Normalisation.of_model(tmp_path, 16) == normalisation
+    with torch.no_grad():
+        assert torch.equal(tiny_loss().logits(ours, rows, CPU), tiny_loss().logits(model.eval(), rows, CPU))
+
+
+def test_transformers_own_processor_makes_the_same_inputs(tmp_path: Path) -> None:
+    processing = pytest.importorskip("transformers").AutoImageProcessor
+    normalisation = Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 16)
+    normalisation.save_pretrained(tmp_path)
+    (row,) = images(1, 0)
+    try:
+        processor = processing.from_pretrained(tmp_path)
+    except ImportError as error:
+        pytest.skip(f"transformers' processors need more than is installed: {error}")
+    image = Image.fromarray(row.pixels.permute(1, 2, 0).numpy())
+    theirs = torch.as_tensor(np.asarray(processor(image, return_tensors="np")["pixel_values"]))
+    ours = normalisation.inputs(row.pixels[None].float() / 255)
+    assert torch.allclose(ours, theirs.float(), atol=1e-5)
+
+
+def test_a_new_head_keeps_the_rest_and_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    model = tiny_classifier()
+    write_model(model, Normalisation(size=16), tmp_path)
+    with pytest.raises(ModelError, match="tells 3 classes apart, and the data has 2"):
+        load_classifier(tmp_path, ("a", "b"))
+    first, again = (load_classifier(tmp_path, ("a", "b"), new_head_seed=1) for _ in range(2))
+    assert first.classifier[1].weight.shape == (2, 8)
+    assert torch.equal(first.classifier[1].weight, again.classifier[1].weight)
+    stem = "resnet.embedder.embedder.convolution.weight"
+    assert torch.equal(first.state_dict()[stem], model.state_dict()[stem])
+
+
+def test_a_language_model_is_no_classifier(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["some text"], 300)
+    shape = ScratchModelConfig(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2, vocab_size=300)
+    write_model(build_model(shape, tokenizer, seed=0), tokenizer, tmp_path)
+    for seed in (None, 0):
+        with pytest.raises(ModelError, match="is a llama, no image classifier"):
+            load_classifier(tmp_path, CLASSES, new_head_seed=seed)
+
+
+def test_a_normalisation_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    assert Normalisation.of_model(tmp_path, 8) == Normalisation(size=8)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
+    with pytest.raises(ModelError, match="mend its image_mean and image_std"):
+        Normalisation.of_model(tmp_path, 8)

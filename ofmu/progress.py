@@ -51,21 +51,22 @@ class LocalReporter:
             if self._rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-            _barrier()
+            barrier()
             write(partial)
-            _barrier()
+            barrier()
             if self._rank == 0:
                 final = self._directory / f"step_{step:06d}"
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
                 for old in self._finished()[:-2]:
                     shutil.rmtree(old)
-            _barrier()
+            barrier()
 
     def _finished(self) -> list[Path]:
         return sorted(self._directory.glob("step_*"))
 
 
-def _barrier() -> None:
+def barrier() -> None:
+    """Wait for the other ranks, where there are any."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
 import yaml
 
 from ofmu.checkpoint import load_checkpoint, save_checkpoint
@@ -23,7 +22,7 @@ from ofmu.files import write_json, write_text
 from ofmu.ledger import Ledger, peak_memory_per_rank
 from ofmu.methods import build_method
 from ofmu.methods.base import Context, Method
-from ofmu.progress import Listener, LocalReporter, Reporter
+from ofmu.progress import Listener, LocalReporter, Reporter, barrier
 from ofmu.quiet import quiet_libraries
 from ofmu.task import Task, load_task
 
@@ -184,8 +183,7 @@ class _Run:
                 "environment": environment(),
             }
             write_json(self._directory / "metrics.json", report)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.barrier()
+        barrier()
         return UnlearnResult(values, metrics.reasons, self._directory)
 
 

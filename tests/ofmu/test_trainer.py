@@ -90,6 +90,26 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
     assert first["forget_probability"] != other.metrics["forget_probability"]
 
 
+def test_a_process_that_ran_another_trial_gives_what_a_fresh_one_gives(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    """Bit for bit: the same metrics and the same saved weights, after a run of another stage, method and seed."""
+    config = changed(tiny_mapping)
+    script = (
+        "import json, sys; from ofmu import UnlearnConfig, unlearn\n"
+        "unlearn(UnlearnConfig.model_validate(json.loads(sys.argv[1])), sys.argv[2])\n"
+    )
+    arguments = [config.model_dump_json(), str(tmp_path / "cold")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True)
+    other = changed(tiny_mapping, "method.name=npo", "method.steps=3", "engine.zero_stage=3")
+    unlearn(other, tmp_path / "other", prepared=prepared)
+    warm = unlearn(config, tmp_path / "warm", prepared=prepared)
+    cold = json.loads((tmp_path / "cold" / "metrics.json").read_text())["metrics"]
+    assert scores_of(warm.metrics) == scores_of(cold)
+    weights = "model/model.safetensors"
+    assert (tmp_path / "warm" / weights).read_bytes() == (tmp_path / "cold" / weights).read_bytes()
+
+
 def test_forward_and_exact_reach_the_same_point_within_the_noise_of_seeds(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

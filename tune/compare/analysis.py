@@ -179,7 +179,8 @@ def _blocks(held: _Held, scale: _Scale) -> Values:
     span = np.where(span > 0, span, 1.0)
     utility = (held.utility - scale.ideal[1]) / span[1]
     forgetting = (held.forgetting - scale.ideal[0]) / span[0]
-    return np.nan_to_num(np.hstack([utility, forgetting]), nan=1.0)
+    whole: Values = np.nan_to_num(np.hstack([utility, forgetting]), nan=1.0)
+    return whole
 
 
 def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: Sequence[int]) -> list[PairTest]:

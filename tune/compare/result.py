@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FORMAT = "ofmu-compare/1"
 Quantity = Literal["levels", "hypervolume"]
 
 
@@ -112,7 +111,7 @@ class Levels(Section):
 class Summary(Section):
     """The whole comparison."""
 
-    format: Literal["ofmu-compare/1"] = FORMAT
+    format: Literal["ofmu-compare/1"] = "ofmu-compare/1"
     command: tuple[str, ...]
     objectives: dict[str, Direction]
     """The first is forgetting, the second utility."""

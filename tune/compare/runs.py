@@ -101,6 +101,10 @@ def make_runs(
     Raises:
         StorageError: a disk refused a write; what is done is kept.
     """
+    for run in runs:
+        if run.is_done:
+            # a killed driver had no time for it
+            _tidy(run, config)
     missing = [run for run in runs if not run.is_done]
     if not missing:
         return
@@ -185,10 +189,15 @@ class _RunList(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Read nothing: the runs' files are the state."""
 
     def _end(self, run: PlannedRun) -> None:
-        kept = () if self._config.search.keep_models == "all" else ("model",)
-        for name in ("checkpoints", "ray_train", *kept):
-            shutil.rmtree(run.directory / name, ignore_errors=True)
+        _tidy(run, self._config)
         self._on_ended()
+
+
+def _tidy(run: PlannedRun, config: SearchConfig) -> None:
+    """Remove what only an unfinished run needs, and its model unless all are to be kept."""
+    names = ["checkpoints", "ray_train"] + ["model"] * (config.search.keep_models != "all")
+    for name in names:
+        shutil.rmtree(run.directory / name, ignore_errors=True)
 
 
 def _read(run: PlannedRun, objectives: dict[str, Direction], home: Path) -> SeedRun:

@@ -20,7 +20,8 @@ LEAST_TRIALS = 4
 def load_trials(study_file: Path) -> list[FrozenTrial]:
     """Return the trials of a search's study."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(study_file)).get_trials()
+    trials: list[FrozenTrial] = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(study_file)).get_trials()
+    return trials
 
 
 def importances(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> dict[str, float]:

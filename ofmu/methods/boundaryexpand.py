@@ -78,7 +78,7 @@ class BoundaryExpand(Descent[ImageRow]):
 
     Settings: ClassVar[type[DescentConfig]] = BoundaryExpandConfig
     title = "Boundary expand"
-    source = "Chen et al., arXiv 2303.11570, section 3.4"
+    source = "Chen et al. (Boundary Unlearning), arXiv 2303.11570"
     tasks = frozenset({"vision"})
     space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {"retain_weight": {"low": 0.0, "high": 5.0}}
     published: ClassVar = {"retain_weight": 0.0, "update": "sgd", "lr": 1e-5}

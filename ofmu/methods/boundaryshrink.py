@@ -37,7 +37,7 @@ class BoundaryShrink(Descent[ImageRow]):
 
     Settings: ClassVar[type[DescentConfig]] = BoundaryShrinkConfig
     title = "Boundary shrink"
-    source = "Chen et al., arXiv 2303.11570, equations 2 to 4"
+    source = "Chen et al. (Boundary Unlearning), arXiv 2303.11570"
     tasks = frozenset({"vision"})
     space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {
         "radius": {"low": 0.02, "high": 0.3, "log": True},

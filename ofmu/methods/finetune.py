@@ -35,7 +35,7 @@ class Finetune(Descent[RowT]):
 
     Settings: ClassVar[type[DescentConfig]] = FinetuneConfig
     title = "Fine-tune"
-    source = "Golatkar et al., arXiv 1911.04933, section 6; Jia et al., arXiv 2304.04934, section 2"
+    source = "Golatkar et al., arXiv 1911.04933; as a baseline in Jia et al., arXiv 2304.04934"
     space: ClassVar = {key: DESCENT_SPACE[key] for key in ("lr", "steps")}
     published: ClassVar = {"lr": 0.01, "update": "sgd"}
 

@@ -56,7 +56,7 @@ class Influence(Method[RowT]):
 
     Settings = InfluenceConfig
     title = "Influence unlearning (WoodFisher)"
-    source = "Jia et al., arXiv 2304.04934, appendix A; Singh & Alistarh, arXiv 2004.14340, equation 3"
+    source = "Jia et al., arXiv 2304.04934, appendix; Singh & Alistarh (WoodFisher), arXiv 2004.14340"
     tasks = frozenset({"language", "vision"})
     space: ClassVar = {
         "strength": {"low": 0.1, "high": 100.0, "log": True},

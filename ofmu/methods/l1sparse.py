@@ -28,7 +28,7 @@ class L1Sparse(Finetune[RowT]):
 
     Settings = L1SparseConfig
     title = "ℓ1-sparse"
-    source = "Jia et al., arXiv 2304.04934, equation 2, with the falling weight of their section 4"
+    source = "Jia et al., arXiv 2304.04934, ℓ1-sparse MU, with the falling weight of their code (Unlearn-Sparse)"
     space: ClassVar[dict[str, Any]] = Finetune.space | {"sparsity_weight": {"low": 1e-5, "high": 1e-2, "log": True}}
     settings: L1SparseConfig
 

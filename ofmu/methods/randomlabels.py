@@ -29,7 +29,7 @@ class RandomLabels(Descent[ImageRow]):
 
     Settings: ClassVar[type[DescentConfig]] = RandomLabelsConfig
     title = "Random labels"
-    source = "Golatkar et al., arXiv 1911.04933; Fan et al. (SalUn), arXiv 2310.12508, equation 5"
+    source = "Golatkar et al., arXiv 1911.04933; Fan et al. (SalUn), arXiv 2310.12508, section 4"
     tasks = frozenset({"vision"})
     published: ClassVar = {"lr": 0.01, "update": "sgd", "forget_weight": 1.0, "retain_weight": 1.0}
 

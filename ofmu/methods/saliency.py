@@ -17,7 +17,7 @@ from ofmu.vectors.masked import MaskedVectors
 def hold_unsalient_weights(context: Context[Any], fraction: float, batch_size: int) -> None:
     """Restrict the engine to the ``fraction`` of weights with the largest |∇L_f(θ_0)|; collective.
 
-    Fan et al., SalUn, arXiv 2310.12508, equation 3, with the threshold at a quantile as in the paper's experiments;
+    Fan et al., SalUn, arXiv 2310.12508, section 4, with the threshold at a quantile as in its experiments;
     the gradient is that of the mean loss of all forget rows. Weights outside the mask keep θ_0 bit for bit.
     """
     engine, task = context.engine, context.task

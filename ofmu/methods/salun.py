@@ -27,6 +27,6 @@ class Salun(RandomLabels):
 
     Settings = SalunConfig
     title = "SalUn"
-    source = "Fan et al., arXiv 2310.12508, equations 3 to 5"
+    source = "Fan et al., arXiv 2310.12508, section 4"
     space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {"saliency_fraction": {"low": 0.1, "high": 0.9}}
     published: ClassVar = {"lr": 0.013, "update": "sgd", "saliency_fraction": 0.5}

@@ -1,6 +1,6 @@
 """The field's metrics of image unlearning, in percent: pure functions of per-row scores.
 
-Definitions: Jia et al. (arXiv 2304.04934, section 3) and Fan et al. (SalUn, arXiv 2310.12508, section 5), membership
+Definitions: Jia et al. (arXiv 2304.04934) and Fan et al. (SalUn, arXiv 2310.12508), membership
 inference as their code computes it. Their modified entropy, whose implementation takes log p where log(1 − p)
 belongs, is not among them.
 """

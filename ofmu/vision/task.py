@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ofmu.config import UnlearnConfig
 from ofmu.engine import Engine
+from ofmu.errors import ModelError
 from ofmu.evaluation.sharding import Shard
 from ofmu.evaluation.summary import Metrics
 from ofmu.models import save_model
@@ -37,12 +38,21 @@ class VisionTask:
         self._statistics: dict[str, Tensor] = {}
 
     def load_model(self, *, exact: bool) -> nn.Module:
-        """Load the target with its statistics frozen; convolutions have second derivatives either way."""
-        model: nn.Module = load_classifier(self._target, self._data.class_names)
+        """Load the target with its statistics frozen; convolutions have second derivatives either way.
+
+        Raises:
+            ModelError: it cannot be loaded, or cannot recompute activations as the config asks.
+        """
+        model: Any = load_classifier(self._target, self._data.class_names)
+        if self._config.engine.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"engine.gradient_checkpointing cannot work with a {model.config.model_type}: set it "
+                "to false, and engine.micro_batch_size lower if memory is short"
+            )
         freeze_statistics(model)
         # the engine may round its copy, and a run leaves them as they are
         self._statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        return model
+        return model  # type: ignore[no-any-return]
 
     def score(self, engine: Engine) -> ImageScores:
         """Score the engine's model on forget, retain and test images, sharded over ranks."""

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from image_files import write_folder, write_parquet
 
 from ofmu.cli import main
+from ofmu.compatibility import ineffective_settings
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError, ModelError, ReferenceMismatchError
 from ofmu.evaluation import evaluate
@@ -165,3 +166,43 @@ def test_what_does_not_fit_is_refused(parquet: Path, tmp_path: Path) -> None:
 def test_language_tasks_never_load_this_package() -> None:
     script = "import sys, ofmu.reference, ofmu.trainer, ofmu.evaluation.run\nassert 'ofmu.vision' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.vision.label_column=labels", "has no column 'labels', which data.vision.label_column names"),
+        ("data.vision.forget_class=dogg", "Unknown class 'dogg' in data.vision.forget_class: did you mean 'dog'?"),
+        ("data.path=nowhere", "There is no directory nowhere"),
+        ("model.path=nowhere/at/all", "There is no model directory nowhere/at/all"),
+        ("data.vision.forget_clas=dog", "Unknown config key 'data.vision.forget_clas'"),
+        ("method.name=saluun", "Unknown method 'saluun' in method.name: did you mean 'salun'?"),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence(
+    parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, sentence: str
+) -> None:
+    path = tmp_path / "images.yaml"
+    path.write_text(yaml.safe_dump(mapping(parquet)))
+    assert main(["prepare", str(path), override]) == 1
+    errors = capsys.readouterr().err
+    (line,) = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert sentence in line
+    assert "Traceback" not in errors
+
+
+def test_an_unreadable_image_ends_the_command_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "images", {"ant": 3, "bee": 3})
+    (tmp_path / "images" / "ant" / "1.png").write_bytes(b"")
+    path = tmp_path / "images.yaml"
+    path.write_text(yaml.safe_dump(mapping(tmp_path, data={"source": "images", "path": str(tmp_path / "images")})))
+    assert main(["prepare", str(path)]) == 1
+    assert "1.png is no image that can be read" in capsys.readouterr().err
+
+
+def test_what_images_do_not_have_is_said(parquet: Path, tmp_path: Path) -> None:
+    given = mapping(parquet, evaluation={"batch_size": 16, "membership": True})
+    assert [note for note in ineffective_settings(config(given)) if "evaluation.membership" in note]
+    engine = {"device": "cpu", "threads": 1, "gradient_checkpointing": True}
+    with pytest.raises(ModelError, match="gradient_checkpointing cannot work with a resnet"):
+        unlearn(config(mapping(parquet, engine=engine)), tmp_path / "run")

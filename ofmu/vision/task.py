@@ -20,6 +20,7 @@ from ofmu.vision.metrics import metrics_of_images
 from ofmu.vision.model import freeze_statistics, load_classifier
 from ofmu.vision.pixels import Normalisation
 from ofmu.vision.scores import ImageScores, score_images
+from ofmu.vision.sketch import ImageSketch
 
 
 class VisionTask:
@@ -59,6 +60,11 @@ class VisionTask:
         shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
         batch_size, seed = self._config.evaluation.batch_size, self._config.seed
         return score_images(engine.model, self.loss, self._data, batch_size=batch_size, seed=seed, shard=shard)
+
+    def sketch(self, rows: int) -> ImageSketch:
+        """Return a cheap evaluation on at most ``rows`` images per set, for a judge of the run."""
+        batch_size, seed = self._config.evaluation.batch_size, self._config.seed
+        return ImageSketch(self._data, self.loss, rows=rows, batch_size=batch_size, seed=seed)
 
     def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
         """Return the field's metrics; see :func:`ofmu.vision.metrics.metrics_of_images`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ofmu.files import storage_errors, write_text
 from tune.compare.result import ComparisonResult, Summary
@@ -47,12 +47,14 @@ def reading(summary: Summary) -> str:
     """Return how the table is to be read: what was run, where levels lie, which test and its limits."""
     seeds = ", ".join(str(seed) for seed in summary.seeds)
     forgetting, utility = list(summary.objectives)[:2]
-    target = ", ".join(f"{name} {value:.3f}" for name, value in summary.target.items())
+    landmarks = f"The untouched target: {_values(summary.target)}."
+    if summary.reference:
+        landmarks += f" The retrained reference: {_values(summary.reference)}."
     budget = {"trials": "the same number of trials"}.get(summary.budget, "the same gradient evaluations")
     return (
         f"Every method had its own search at {budget}; the points of its front (the untouched target left out) were "
         f"run again from the same prepared target on {len(summary.seeds)} other seeds ({seeds}), and all numbers "
-        f"are of those runs. The untouched target: {target}. {utility} at a level of {forgetting}, and the "
+        f"are of those runs. {landmarks} {utility} at a level of {forgetting}, and the "
         "reverse, is the best value that a run had which satisfies the level, averaged over seeds, without "
         "interpolation; – where no run did, (1/3) where those of one seed of three did. Ranks and p are over all "
         "pairs of seed and level, a level not reached counting as the worst possible value: an exact sign-flip "
@@ -63,6 +65,10 @@ def reading(summary: Summary) -> str:
         f"{2.0 ** (1 - len(summary.seeds)):.2g}, and bootstrap intervals of so few values are too narrow. Peak "
         "memory is that of the process that made a method's runs, one after the other."
     )
+
+
+def _values(objectives: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in objectives.items())
 
 
 def _both(summary: Summary) -> list[tuple[str, str]]:

@@ -17,10 +17,11 @@ from cluster.config import ClusterConfig
 from cluster.session import ray_session, trials_at_a_time
 from ofmu import errors
 from ofmu.config import UnlearnConfig
-from ofmu.errors import OfmuError, RunError, StorageError
+from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.files import write_json
 
 if TYPE_CHECKING:
+    from ofmu.judge import Judge
     from ofmu.progress import Listener, WriteCheckpoint
     from ofmu.reference import Prepared
 
@@ -34,26 +35,29 @@ def run_trial(
     prepared: Prepared,
     *,
     listener: Listener | None = None,
+    judge: Judge | None = None,
 ) -> dict[str, float | None]:
     """Run one whole unlearning run, through Ray Train, and return its metrics.
 
     With ``num_workers`` 0 the loop runs in this process and checkpoints lie in ``trial_dir``; otherwise in a
     worker group that Ray Train restarts from its last checkpoint when a worker dies. ``trial_dir`` must be seen
-    by every node. A run that was cut off continues; a finished one returns at once.
+    by every node. A run that was cut off continues; a finished one returns at once. ``judge`` may end the run early,
+    see :func:`ofmu.trainer.unlearn`; a worker group gets a copy of it in every worker.
 
     Workers need a Ray cluster that this process has joined; see :func:`train`.
 
     Raises:
         ClusterError: the cluster is smaller than the run asks for.
         OfmuError: whatever the user can mend; a failure that another try would repeat is not retried.
+        PrunedError: the judge ended the run.
         RuntimeError: the worker group crashed more than ``max_failures`` times.
     """
     # workers start in Ray's session directory, where relative paths lead nowhere
     trial_dir = Path(trial_dir).absolute()
     if cluster.num_workers == 0:
-        _train_here(config, cluster, trial_dir, prepared, listener)
+        _train_here(config, cluster, trial_dir, prepared, listener, judge)
     else:
-        _train_group(config, cluster, trial_dir, prepared)
+        _train_group(config, cluster, trial_dir, prepared, judge)
     return _read_metrics(trial_dir)
 
 
@@ -84,7 +88,12 @@ def train(
 
 
 def _train_here(
-    config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Prepared, listener: Listener | None
+    config: UnlearnConfig,
+    cluster: ClusterConfig,
+    trial_dir: Path,
+    prepared: Prepared,
+    listener: Listener | None,
+    judge: Judge | None,
 ) -> None:
     """Ray Train's local mode: the loop is a closure in this process, so errors and the listener pass through."""
 
@@ -100,7 +109,7 @@ def _train_here(
                 listener(record)
 
         every = cluster.checkpoint_every
-        unlearn(config, trial_dir, prepared=prepared, listener=heard, checkpoint_every=every)
+        unlearn(config, trial_dir, prepared=prepared, listener=heard, checkpoint_every=every, judge=judge)
 
     with tempfile.TemporaryDirectory(prefix="ofmu_train_") as scratch:
         TorchTrainer(
@@ -108,7 +117,9 @@ def _train_here(
         ).fit()
 
 
-def _train_group(config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Prepared) -> None:
+def _train_group(
+    config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Prepared, judge: Judge | None
+) -> None:
     trials_at_a_time(cluster, 1)
     (trial_dir / _FAILURE).unlink(missing_ok=True)
     resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
@@ -121,6 +132,7 @@ def _train_group(config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path,
             "trial_dir": str(trial_dir),
             "prepared": prepared,
             "checkpoint_every": cluster.checkpoint_every,
+            "judge": judge,
         },
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
@@ -141,6 +153,10 @@ def _train_group(config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path,
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
     _raise_recorded_failure(trial_dir)
+    if judge is not None:
+        from ofmu.judge import raise_if_pruned
+
+        raise_if_pruned(trial_dir)
 
 
 def _worker_loop(settings: dict[str, Any]) -> None:
@@ -157,7 +173,11 @@ def _worker_loop(settings: dict[str, Any]) -> None:
             prepared=settings["prepared"],
             reporter=RayReporter,
             checkpoint_every=settings["checkpoint_every"],
+            judge=settings["judge"],
         )
+    except PrunedError:
+        # its account lies in the trial's directory, and to Ray Train the run has ended well
+        return
     except StorageError:
         # one rank's disk is not the others': the group has to be stopped
         raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class OfmuError(ValueError):
@@ -40,6 +41,25 @@ class ClusterError(OfmuError):
 
 class RunError(OfmuError):
     """A directory that is not a run, or a run in the wrong state for what was asked."""
+
+
+class PrunedError(Exception):
+    """A run that was ended early because others do better: no failure, and nothing for the user to mend.
+
+    ``account``, in JSON values, says after which ``round`` of how many (``total``), on what ``objectives``, and the
+    ``metrics`` of what the run had cost by then.
+    """
+
+    def __init__(self, account: Mapping[str, Any]) -> None:
+        super().__init__(dict(account))
+
+    def __str__(self) -> str:
+        return f"stopped early, after round {self.account['round']} of {self.account['total']}"
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """Return the account, as a mapping of its own."""
+        return dict(self.args[0])
 
 
 def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:

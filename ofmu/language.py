@@ -16,6 +16,7 @@ from ofmu.data.encoding import encode_example, load_tokenizer, pad_id
 from ofmu.engine import Engine
 from ofmu.engine.base import attention_for
 from ofmu.evaluation import Metrics, Scores, metrics_of, score_model
+from ofmu.evaluation.sketch import Sketch
 from ofmu.losses import AnswerLoss
 from ofmu.models import load_model, save_model
 from ofmu.task import TaskKind
@@ -81,6 +82,10 @@ class LanguageTask:
             world_size=engine.world_size,
             synchronized=engine.zero_stage == 3,
         )
+
+    def sketch(self, rows: int) -> Sketch:
+        """Return a cheap evaluation on at most ``rows`` rows per set, for a judge of the run."""
+        return Sketch(self._data, self._tokenizer, self._config, rows)
 
     def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
         """Return the field's metrics; see :func:`ofmu.evaluation.metrics_of`."""

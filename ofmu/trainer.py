@@ -17,8 +17,9 @@ from ofmu.compatibility import ineffective_settings
 from ofmu.config import UnlearnConfig
 from ofmu.engine import Engine, build_engine
 from ofmu.environment import environment
-from ofmu.errors import RunError
+from ofmu.errors import PrunedError, RunError
 from ofmu.files import write_json, write_text
+from ofmu.judge import Judge, Standing, raise_if_pruned, write_account
 from ofmu.ledger import Ledger, peak_memory_per_rank
 from ofmu.methods import build_method
 from ofmu.methods.base import Context, Method
@@ -54,6 +55,7 @@ def unlearn(
     reporter: Callable[[int], Reporter] | None = None,
     checkpoint_every: int = 1,
     prepare_listener: PrepareListener | None = None,
+    judge: Judge | None = None,
 ) -> UnlearnResult:
     """Run ``config``'s method and leave model, scores, history and cost in ``output_dir``.
 
@@ -68,14 +70,19 @@ def unlearn(
         reporter: made from the rank; keeps checkpoints elsewhere than in ``output_dir``.
         checkpoint_every: rounds from one checkpoint to the next; 0 keeps none.
         prepare_listener: hears how the preparation goes; see :func:`ofmu.reference.prepare`.
+        judge: called on every rank after each round but the last, before its checkpoint; it may end the run. Its
+            seconds count as evaluation. A method that does not know its ``total_rounds`` is not judged.
 
     Raises:
+        PrunedError: the judge ended the run, now or in an earlier attempt; its account is left in ``pruned.json``.
         OfmuError: whatever the user can mend; what was written before stays.
     """
     directory = Path(output_dir)
     finished = _finished_run(config, directory)
     if finished is not None:
         return finished
+    if judge is not None:
+        raise_if_pruned(directory)
     for note in ineffective_settings(config):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
@@ -83,15 +90,17 @@ def unlearn(
 
         prepared = prepare(config, listener=prepare_listener)
     quiet_libraries()
-    return _Run(config, directory, prepared, checkpoint_every).execute(listener, reporter)
+    return _Run(config, directory, prepared, checkpoint_every, judge).execute(listener, reporter)
 
 
 class _Run:
     """One attempt at a run, in reading order."""
 
-    def __init__(self, config: UnlearnConfig, directory: Path, prepared: Prepared, checkpoint_every: int) -> None:
+    def __init__(
+        self, config: UnlearnConfig, directory: Path, prepared: Prepared, checkpoint_every: int, judge: Judge | None
+    ) -> None:
         self._config, self._directory, self._prepared = config, directory, prepared
-        self._checkpoint_every = checkpoint_every
+        self._checkpoint_every, self._judge = checkpoint_every, judge
         self._ledger = Ledger()
 
     def execute(self, listener: Listener | None, make_reporter: Callable[[int], Reporter] | None) -> UnlearnResult:
@@ -107,7 +116,7 @@ class _Run:
             )
             self._resume(engine, method, reporter)
         try:
-            self._unlearn(engine, method, reporter)
+            self._unlearn(engine, method, task, reporter)
             with self._ledger.phase("evaluation"):
                 scores = task.score(engine)
             self._save_model(engine, task)
@@ -134,7 +143,7 @@ class _Run:
         self._ledger.restore(state["ledger"])
         self._history = state["history"]
 
-    def _unlearn(self, engine: Engine, method: Method[Any], reporter: Reporter) -> None:
+    def _unlearn(self, engine: Engine, method: Method[Any], task: Task[Any], reporter: Reporter) -> None:
         every = self._checkpoint_every
 
         def write(directory: Path) -> None:
@@ -151,7 +160,41 @@ class _Run:
             if engine.rank == 0:
                 lines = "".join(json.dumps(entry) + "\n" for entry in self._history)
                 write_text(self._directory / "history.jsonl", lines)
+            self._let_judge(engine, method, task)
             reporter.outer_step(line, write if every and len(self._history) % every == 0 else None)
+
+    def _let_judge(self, engine: Engine, method: Method[Any], task: Task[Any]) -> None:
+        """Ask before the checkpoint is taken: a restart then asks again, and cannot slip past its verdict."""
+        round, total = len(self._history), method.total_rounds
+        if self._judge is None or total is None or round >= total or method.stationary:
+            return
+        standing = Standing(
+            round=round,
+            total=total,
+            record=self._history[-1],
+            engine=engine,
+            task=task,
+            reference_scores=self._prepared.reference_scores,
+        )
+        try:
+            with self._ledger.phase("evaluation"):
+                self._judge(standing)
+        except PrunedError as error:
+            account = error.account | {"metrics": self._costs(method)[0]}
+            if engine.rank == 0:
+                write_account(self._directory, account)
+            raise PrunedError(account) from None
+
+    def _costs(self, method: Method[Any]) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return what the run has cost so far, as metrics and by phase and rank; collective."""
+        cost = self._ledger.state() | {"peak_memory_bytes": peak_memory_per_rank()}
+        return {
+            "gradient_evaluations": float(self._ledger.gradient_evaluations),
+            "tokens": float(self._ledger.tokens),
+            "seconds": sum(self._ledger.seconds.values()),
+            "peak_memory_bytes": float(max(max(peaks.values()) for peaks in cost["peak_memory_bytes"])),
+            "outer_steps_taken": float(method.steps_taken),
+        }, cost
 
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
         """Save the fp32 masters, gathered from their shards, in the form that ``from_pretrained`` loads."""
@@ -162,14 +205,8 @@ class _Run:
 
     def _finish(self, engine: Engine, method: Method[Any], task: Task[Any], scores: Any) -> UnlearnResult:
         metrics = task.metrics(scores, self._prepared.reference_scores)
-        cost = self._ledger.state() | {"peak_memory_bytes": peak_memory_per_rank()}
-        values = metrics.values | {
-            "gradient_evaluations": float(self._ledger.gradient_evaluations),
-            "tokens": float(self._ledger.tokens),
-            "seconds": sum(self._ledger.seconds.values()),
-            "peak_memory_bytes": float(max(max(peaks.values()) for peaks in cost["peak_memory_bytes"])),
-            "outer_steps_taken": float(method.steps_taken),
-        }
+        costs, cost = self._costs(method)
+        values = metrics.values | costs
         if engine.rank == 0:
             scores.save(self._directory / "scores.json")
             report = metrics.to_json() | {

@@ -68,6 +68,11 @@ class Method(ABC, Generic[RowT]):
     def steps_taken(self) -> int:
         """Outer steps taken so far."""
 
+    @property
+    def total_rounds(self) -> int | None:
+        """Rounds that a whole run takes, unless it ends stationary; None: unknown, and it is never ended early."""
+        return None
+
     @abstractmethod
     def rounds(self) -> Iterator[Record]:
         """Run what is left, yielding after each round, where a checkpoint may be taken.

@@ -139,6 +139,11 @@ class Descent(Method[RowT]):
         """Optimizer steps taken so far."""
         return self._steps
 
+    @property
+    def total_rounds(self) -> int:
+        """Rounds of ``round_steps`` steps, the last of which may be shorter."""
+        return math.ceil(self.settings.steps / self.settings.round_steps)
+
     def rounds(self) -> Iterator[DescentRecord]:
         """Take the remaining steps, yielding every ``round_steps`` of them and after the last.
 

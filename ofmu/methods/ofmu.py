@@ -182,3 +182,8 @@ class OFMU(Bilevel[RowT], Method[RowT]):
         task = context.task
         rows = (task.forget_rows, task.retain_rows)
         Bilevel.__init__(self, context.engine, task.loss, task.loss, *rows, settings, context.seed)
+
+    @property
+    def total_rounds(self) -> int:
+        """K, one per outer step."""
+        return self._method.outer_steps

@@ -9,9 +9,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from cluster.config import ClusterConfig
 from ofmu.config import PositiveInt, Section, UnlearnConfig
+from ofmu.errors import ConfigError
 from ofmu.methods import method_class
 from tune.compare.config import CompareSettings
 from tune.objectives import Direction, default_objectives, refuse_unusable
+from tune.rungs import RungSettings
 
 Scalar = str | int | float | bool | None
 _SPEC_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when"})
@@ -66,6 +68,8 @@ class SearchSettings(Section):
     """Trials at a time; None: as many as the cluster's CPUs and GPUs hold."""
     keep_models: Literal["front", "all", "none"] = "front"
     """``front``: a model is deleted once its trial is dominated."""
+    rungs: RungSettings = RungSettings()
+    """Early stopping: trials that others outdo on their way are ended there, and told as pruned."""
 
     @field_validator("space", mode="before")
     @classmethod
@@ -99,6 +103,11 @@ class SearchConfig(UnlearnConfig):
         from tune.space import refuse_impossible_space
 
         refuse_unusable(self.objectives, self.has_reference)
+        if self.search.rungs.enabled and self.data.kind != "language":
+            raise ConfigError(
+                "search.rungs judges language models on their way, and these data are images: "
+                "set search.rungs.enabled to false"
+            )
         refuse_impossible_space(self)
         return self
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from ofmu.reference import Prepared
     from tune.config import SearchConfig
+    from tune.judge import Judging
     from tune.progress import TrialSource
 
 
@@ -31,10 +32,12 @@ def run_trials(
     concurrent: int,
     storage: Path,
     notify: Callable[[], None],
+    judging: Judging | None = None,
 ) -> None:
     """Run what ``source`` hands out, ``concurrent`` trials at a time, until it has nothing more.
 
     Needs a Ray session. Tune's own files go to ``storage``; ``notify`` is called when a trial starts.
+    With ``judging``, those that ``source`` marks as ``judged`` may be stopped early.
 
     Raises:
         StorageError: the source was stopped by a write that the disk refused.
@@ -42,7 +45,9 @@ def run_trials(
     # Otherwise Tune keeps one trial pending at a time, and the first ones start one after the other.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     cluster = config.cluster
-    trainable = ray_tune.with_parameters(UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared)
+    trainable = ray_tune.with_parameters(
+        UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared, judging=judging
+    )
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([_bundle(cluster)])),
         tune_config=ray_tune.TuneConfig(

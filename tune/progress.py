@@ -40,11 +40,13 @@ class Progress:
     """Seconds of search so far, earlier sessions of a resumed one included."""
     left: float | None
     """Seconds to go at this session's pace; None before its first trial ends."""
+    pruned: int = 0
+    """Trials stopped early."""
 
     @property
     def done(self) -> int:
-        """Return how many trials are complete or failed."""
-        return self.complete + self.failed
+        """Return how many trials are complete, failed or pruned."""
+        return self.complete + self.failed + self.pruned
 
 
 class SearchListener:

@@ -43,6 +43,7 @@ def write_tables(result: SearchResult, seconds: float) -> None:
     summary = {
         "complete": int((states == "complete").sum()),
         "failed": int((states == "failed").sum()),
+        "pruned": int((states == "pruned").sum()),
         "asked": result.config.search.num_trials,
         "seconds": round(seconds, 3),
         "objectives": result.config.objectives,

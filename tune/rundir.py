@@ -77,6 +77,11 @@ class RunDirectory:
         return self.path / "study.db"
 
     @property
+    def rungs_file(self) -> Path:
+        """What trials reported on their way, for early stopping: JSON lines."""
+        return self.path / "rungs.jsonl"
+
+    @property
     def trials(self) -> Path:
         """The folder of the trials' directories."""
         return self.path / "trials"

@@ -52,6 +52,8 @@ class RungSettings(Section):
     """No trial is stopped in an earlier round than this."""
     rung_size: PositiveInt = 4
     """Trials that a rung must have seen before it stops one; 1 is plain ASHA."""
+    rows: PositiveInt = 16
+    """Rows of each evaluation set that a trial is scored on at a rung, the same ones for all trials."""
 
     @property
     def levels(self) -> tuple[float, ...]:

@@ -6,7 +6,8 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from tune.trial import Executor
 
 if TYPE_CHECKING:
     from ofmu.reference import Prepared
+    from tune.judge import Judging
 
 
 class ParetoSearch:
@@ -67,7 +69,7 @@ class ParetoSearch:
         return self._run.path
 
     def run(self) -> SearchResult:
-        """Search until ``search.num_trials`` trials are complete or failed.
+        """Search until ``search.num_trials`` trials are complete, failed or pruned.
 
         Raises:
             ClusterError: the Ray cluster is unreachable or too small.
@@ -160,6 +162,11 @@ class _Session:
     def _prepare(self) -> Prepared | None:
         """Make the target and the reference once for all trials; an executor of the caller's needs neither."""
         if self._executor is not None:
+            if self._config.search.rungs.enabled:
+                raise ConfigError(
+                    "search.rungs looks into runs of ofmu's own trainer, and this search has an executor of its own: "
+                    "set search.rungs.enabled to false"
+                )
             return None
         from cluster.train import run_trial
         from ofmu.quiet import quiet_libraries
@@ -211,17 +218,36 @@ class _Session:
 
     def _tune(self, concurrent: int, prepared: Prepared | None) -> None:
         try:
-            run_trials(
-                self._searcher,
-                self._config,
-                executor=self._executor,
-                prepared=prepared,
-                concurrent=concurrent,
-                storage=self._run.path / "ray",
-                notify=self._notify,
-            )
+            with self._judging() as judging:
+                run_trials(
+                    self._searcher,
+                    self._config,
+                    executor=self._executor,
+                    prepared=prepared,
+                    concurrent=concurrent,
+                    storage=self._run.path / "ray",
+                    notify=self._notify,
+                    judging=judging,
+                )
         except StorageError as error:
             raise StorageError(f"{error}; then continue with --resume {self._run.path}") from error
+
+    @contextmanager
+    def _judging(self) -> Iterator[Judging | None]:
+        """Hold the process that decides whom to stop early, where the config wants one."""
+        settings = self._config.search.rungs
+        if not settings.enabled:
+            yield None
+            return
+        import ray
+
+        from tune.judge import Judging, RemoteBook, open_office
+
+        office = open_office(self._run.rungs_file, self._config.objectives, settings)
+        try:
+            yield Judging(settings, tuple(self._config.objectives), RemoteBook(office))
+        finally:
+            ray.kill(office)
 
     def _on_finished(self, number: int) -> None:
         result = self._report()
@@ -251,13 +277,14 @@ class _Session:
         if result is None:
             result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
         states = result.trials["state"]
-        complete, failed = int((states == "complete").sum()), int((states == "failed").sum())
+        complete, failed, pruned = (int((states == state).sum()) for state in ("complete", "failed", "pruned"))
         total = self._searcher.expected_total()
-        newly = complete + failed - self._done_before
+        done = complete + failed + pruned
+        newly = done - self._done_before
         pace = (time.monotonic() - self._started) / newly if newly > 0 else None
         running = tuple(int(number) for number in result.trials.loc[states == "running", "trial"])
-        left = None if pace is None else pace * max(total - complete - failed, 0)
-        return Progress(result, total, complete, failed, running, self._seconds(), left)
+        left = None if pace is None else pace * max(total - done, 0)
+        return Progress(result, total, complete, failed, running, self._seconds(), left, pruned)
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._started

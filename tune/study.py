@@ -1,7 +1,8 @@
 """The Optuna study of a search, and the searcher that feeds Ray Tune from it by ask and tell.
 
 Ray's own OptunaSearch leaves a trial with a NaN running for ever, tells stopped trials as complete and loses the
-reason of a failure; here every trial ends as COMPLETE or FAIL, and a killed search's trials are handed out again.
+reason of a failure; here every trial ends as COMPLETE, FAIL or PRUNED, and a killed search's trials are handed out
+again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from ofmu.errors import ConfigError, StorageError
+from ofmu.errors import ConfigError, PrunedError, StorageError
+from ofmu.judge import read_account
 from tune.landmarks import PAPER, SEARCHED, TARGET, overrides_of, stand_ins
 from tune.objectives import objective_values
 from tune.sampling import draw, make_sampler
@@ -92,7 +94,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         return sorted(trial.number for trial in self._live.values())
 
     def finished_count(self) -> int:
-        """Return how many trials are complete or failed."""
+        """Return how many trials are complete, failed or pruned."""
         return len(self._study.get_trials(deepcopy=False, states=FINISHED))
 
     def spent(self) -> int:
@@ -134,6 +136,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         outcome = json.loads((result or {}).get("outcome", "{}"))
         if "storage" in outcome:
             self.stopped_by = StorageError(outcome["storage"])
+        elif "pruned" in outcome:
+            self._tell(trial, outcome["pruned"]["metrics"], None, outcome["pruned"])
         else:
             self._tell(trial, outcome.get("metrics") or {}, outcome.get("failure"))
 
@@ -159,10 +163,13 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         again = []
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             metrics = read_metrics(self._trial_dir(trial.number))
-            if metrics is None:
-                again.append(trial)
-            else:
+            pruned = None if metrics is not None else read_account(self._trial_dir(trial.number))
+            if metrics is not None:
                 self._tell(optuna.Trial(self._study, trial._trial_id), metrics, None)
+            elif pruned is not None:
+                self._tell(optuna.Trial(self._study, trial._trial_id), pruned["metrics"], None, pruned)
+            else:
+                again.append(trial)
         return again
 
     def _next_trial(self) -> optuna.Trial:
@@ -187,12 +194,22 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             "number": trial.number,
             "trial_dir": str(self._trial_dir(trial.number)),
             "run": config.model_dump(mode="json"),
+            "judged": role == SEARCHED,
         }
 
-    def _tell(self, trial: optuna.Trial, metrics: Mapping[str, Any], failure: str | None) -> None:
+    def _tell(
+        self,
+        trial: optuna.Trial,
+        metrics: Mapping[str, Any],
+        failure: str | None,
+        pruned: Mapping[str, Any] | None = None,
+    ) -> None:
         """Store what is known of the trial, then its end: a kill in between leaves it to be adopted."""
         try:
-            self._store(trial, metrics, failure)
+            if pruned is None:
+                self._store(trial, metrics, failure)
+            else:
+                self._store_pruned(trial, metrics, pruned)
             self._on_finished(trial.number)
         except (StorageError, optuna.exceptions.StorageInternalError) as error:
             # Raised here, it would reach Tune, which takes it for one more failure of the trial.
@@ -202,16 +219,29 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         reasons = read_reasons(self._trial_dir(trial.number))
         values, missing = objective_values(metrics, self._config.objectives, reasons)
         reason = failure or missing
-        stored = finite_only(metrics)
-        trial.set_user_attr("metrics", stored)
-        for cost in ("seconds", "gradient_evaluations"):
-            if cost in stored:
-                trial.set_user_attr(cost, stored[cost])
+        _set_metrics(trial, metrics)
         if reason is not None:
             trial.set_user_attr("reason", reason)
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, values)
+
+    def _store_pruned(self, trial: optuna.Trial, costs: Mapping[str, Any], account: Mapping[str, Any]) -> None:
+        """Store where the trial was stopped, how it stood there, and what it had cost; it has no objectives."""
+        _set_metrics(trial, costs)
+        for name in ("rung", "round", "total", "objectives"):
+            if name in account:
+                trial.set_user_attr(name, account[name])
+        trial.set_user_attr("reason", str(PrunedError(account)))
+        self._study.tell(trial, state=TrialState.PRUNED)
+
+
+def _set_metrics(trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:
+    stored = finite_only(metrics)
+    trial.set_user_attr("metrics", stored)
+    for cost in ("seconds", "gradient_evaluations"):
+        if cost in stored:
+            trial.set_user_attr(cost, stored[cost])
 
 
 def read_metrics(trial_dir: Path) -> dict[str, Any] | None:

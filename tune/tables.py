@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COSTS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 """Metrics that say what a trial cost."""
 
-_STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "failed", "RUNNING": "running"}
+_STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned", "RUNNING": "running"}
 
 
 def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.DataFrame:

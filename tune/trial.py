@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
 from ofmu.config import UnlearnConfig
-from ofmu.errors import OfmuError, RunError, StorageError
+from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.files import write_json
 from tune.study import finite_only, read_metrics
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
+    from tune.judge import Judging
 
 Executor = Callable[[UnlearnConfig, "ClusterConfig", Path, Any], Mapping[str, Any]]
 """Runs one trial: its config, the cluster section, its directory and what ``prepare`` returned, to its metrics."""
@@ -30,17 +32,25 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     """Runs trials one after the other in the same process, so that only the first pays for the imports.
 
     A step ends with ``outcome``: a JSON text of the metrics, of the reason of a failure that another try would
-    only repeat, or of a failed write, which stops the search for the disk to be mended. Anything else that is
-    raised, and the process's death, is Tune's to retry.
+    only repeat, of a failed write, which stops the search for the disk to be mended, or the account of a run that
+    was stopped early. Anything else that is raised, and the process's death, is Tune's to retry.
     """
 
     def setup(
-        self, config: dict[str, Any], executor: Executor | None = None, cluster: Any = None, prepared: Any = None
+        self,
+        config: dict[str, Any],
+        executor: Executor | None = None,
+        cluster: Any = None,
+        prepared: Any = None,
+        judging: Judging | None = None,
     ) -> None:
-        """Keep what all trials share; ``config`` is the first trial's specification."""
+        """Keep what all trials share; ``config`` is the first trial's specification.
+
+        With ``judging``, a trial whose specification is marked as ``judged`` is run with a keyword ``judge``.
+        """
         if executor is None:
             raise RunError("UnlearningTrial needs an executor: start searches through tune.ParetoSearch")
-        self._executor, self._cluster, self._prepared = executor, cluster, prepared
+        self._executor, self._cluster, self._prepared, self._judging = executor, cluster, prepared, judging
         self._specification = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,6 +65,8 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         try:
             metrics = self._run_alone(trial_dir)
             outcome: dict[str, Any] = {"metrics": metrics}
+        except PrunedError as error:
+            outcome = {"pruned": error.account}
         except StorageError as error:
             outcome = {"storage": str(error)}
         except OfmuError as error:
@@ -84,11 +96,17 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     def _run(self, trial_dir: Path) -> dict[str, Any]:
         started = time.monotonic()
         run = UnlearnConfig.model_validate(self._specification["run"])
-        metrics = dict(self._executor(run, self._cluster, trial_dir, self._prepared))
+        metrics = dict(self._execute(run, trial_dir))
         metrics.setdefault("seconds", time.monotonic() - started)
         if not (trial_dir / "metrics.json").exists():
             write_json(trial_dir / "metrics.json", {"metrics": finite_only(metrics)})
         return metrics
+
+    def _execute(self, run: UnlearnConfig, trial_dir: Path) -> Mapping[str, Any]:
+        execute: Callable[..., Mapping[str, Any]] = self._executor
+        if self._judging is not None and self._specification.get("judged"):
+            execute = partial(execute, judge=self._judging.of(self._specification["number"]))
+        return execute(run, self._cluster, trial_dir, self._prepared)
 
 
 def _is_device_out_of_memory(error: RuntimeError) -> bool:

@@ -70,8 +70,8 @@ class SearchView(SearchListener):
     def show_result(self, result: SearchResult) -> None:
         """Show the front, where it lies, and how to take a model from it, as far as there is one."""
         states = result.trials["state"]
-        failed = int((states == "failed").sum())
-        counts = f"{int((states == 'complete').sum())} trials complete, {failed} failed"
+        failed, pruned = int((states == "failed").sum()), int((states == "pruned").sum())
+        counts = f"{int((states == 'complete').sum())} trials complete, {failed} failed{_and_pruned(result, pruned)}"
         if not len(result.front):
             self.say(f"{counts}; everything is in {result.run_dir}")
             return
@@ -145,10 +145,16 @@ def describe(progress: Progress, waited: float = 0.0) -> str:
     """Return one line on how far a search is, ``waited`` seconds after that was known."""
     left = "" if progress.left is None else f", about {_clock(max(progress.left - waited, 0))} left"
     return (
-        f"{progress.done}/{progress.total} trials, {len(progress.running)} running, {progress.failed} failed, "
+        f"{progress.done}/{progress.total} trials, {len(progress.running)} running, {progress.failed} failed"
+        f"{_and_pruned(progress.result, progress.pruned)}, "
         f"front {len(progress.result.front)}, hypervolume {progress.result.hypervolume:.4f}, "
         f"{_clock(progress.elapsed + waited)} so far{left}"
     )
+
+
+def _and_pruned(result: SearchResult, pruned: int) -> str:
+    """Return how many trials were stopped early, for a search that may stop any."""
+    return f", {pruned} pruned" if pruned or result.config.search.rungs.enabled else ""
 
 
 def _front(result: SearchResult) -> Table:

@@ -1,0 +1,122 @@
+"""A search of real runs whose trials are stopped at rungs, in Ray Tune actors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+
+from tune import ParetoSearch, SearchResult
+from tune.progress import Progress, SearchListener
+from tune.rungs import RungScheduler, RungSettings
+from tune.study import STUDY_NAME, storage_url
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+RUNGS = {"enabled": True, "rung_size": 2, "grace_rounds": 1, "first_rung": 0.25, "rows": 4}
+SEARCH = {
+    "num_trials": 9,
+    "sampler": "random",
+    "max_concurrent": 2,
+    "rungs": RUNGS,
+    "space": {"method.inner_lr": {"low": 1e-3, "high": 0.1, "log": True}, "method.outer_steps": 4},
+}
+
+
+class Recorder(SearchListener):
+    def __init__(self) -> None:
+        self.seen: list[Progress] = []
+
+    def on_progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+
+@pytest.fixture(scope="module")
+def found(
+    ray_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_mapping: dict[str, Any]
+) -> Iterator[tuple[SearchResult, Recorder]]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    recorder = Recorder()
+    settings = {**tiny_mapping, "method": {**tiny_mapping["method"], "inner_steps": 1}, "search": SEARCH}
+    search = ParetoSearch(settings, run_dir=tmp_path_factory.mktemp("rungs") / "run", callbacks=[recorder])
+    result = search.run()
+    yield result, recorder
+    ray.shutdown()
+
+
+def stored_trials(result: SearchResult) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(result.run_dir / "study.db"))
+    return study.trials
+
+
+def reports(result: SearchResult) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (result.run_dir / "rungs.jsonl").read_text().splitlines()]
+
+
+def test_every_trial_ends_complete_or_pruned(found):
+    result, recorder = found
+    states = [trial.state.name for trial in stored_trials(result)]
+    assert len(states) == 9
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    assert states[:2] == ["COMPLETE", "COMPLETE"], "the landmarks run to their end"
+    assert result.trials["state"].tolist() == [state.lower() for state in states]
+    assert recorder.seen[-1].pruned == states.count("PRUNED")
+    assert recorder.seen[-1].done == 9
+
+
+def test_the_front_holds_complete_trials_alone(found):
+    result, _ = found
+    complete = set(result.trials.loc[result.trials["state"] == "complete", "trial"])
+    assert set(result.front["trial"]) <= complete
+    assert {int(path.parent.name) for path in result.run_dir.glob("trials/*/model")} == set(result.front["trial"])
+
+
+def test_those_are_pruned_whom_the_scheduler_stops(found):
+    result, _ = found
+    scheduler = RungScheduler(result.config.objectives, RungSettings(**RUNGS))
+    stopped = {}
+    for line in reports(result):
+        if scheduler.report(line["trial"], line["round"], line["values"], line["total"]) == "stop":
+            stopped[line["trial"]] = line
+    pruned = [trial for trial in stored_trials(result) if trial.state.name == "PRUNED"]
+    assert {trial.number for trial in pruned} == set(stopped)
+    for trial in pruned:
+        line = stopped[trial.number]
+        assert trial.user_attrs["round"] == line["round"]
+        assert trial.user_attrs["objectives"] == line["values"]
+        assert trial.user_attrs["rung"] == line["round"] / line["total"]
+
+
+def test_trials_report_at_their_rungs_alone_and_once(found):
+    result, _ = found
+    told = [(line["trial"], line["round"]) for line in reports(result)]
+    assert len(told) == len(set(told))
+    searched = set(result.trials.loc[result.trials["role"] == "searched", "trial"])
+    assert {trial for trial, _ in told} == searched
+    assert {round for _, round in told} == {1, 2}
+    assert all(None not in line["values"].values() for line in reports(result))
+
+
+def test_a_pruned_trial_costs_only_what_it_ran(found):
+    result, _ = found
+    trials = result.trials[result.trials["role"] == "searched"]
+    per_round = trials.loc[trials["state"] == "complete", "gradient_evaluations"].iloc[0] / 4
+    pruned = trials[trials["state"] == "pruned"]
+    assert pruned["gradient_evaluations"].tolist() == (pruned["outer_steps_taken"] * per_round).tolist()
+    assert (pruned["outer_steps_taken"] <= 2).all()
+    assert pruned["reason"].str.startswith("stopped early, after round").all()
+
+
+def test_a_prolonged_search_goes_on_with_the_rungs_it_had(found):
+    result, _ = found
+    before = reports(result)
+    longer = ParetoSearch.resume(result.run_dir, ["search.num_trials=11"])
+    assert longer.trials["state"].isin(["complete", "pruned"]).sum() == 11
+    after = reports(longer)
+    assert after[: len(before)] == before
+    assert {line["trial"] for line in after[len(before) :]} == {9, 10}

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,6 +107,31 @@ def test_shards_in_the_hubs_layout_are_read_in_order(tmp_path: Path, parquet: Pa
     pq.write_table(table.slice(25), folder / "train-00001-of-00002.parquet")
     pq.write_table(pq.read_table(parquet / "test.parquet"), folder / "test-00000-of-00001.parquet")
     assert load(tmp_path).content_hash == load(parquet).content_hash
+
+
+def test_the_hubs_data_set_is_read_as_its_files_are(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def load_dataset(name: str, split: str) -> datasets.Dataset:
+        asked.append((name, split))
+        return datasets.Dataset.from_parquet(str(parquet / f"{split}.parquet"), cache_dir=str(tmp_path))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    vision = {"image_size": 8}
+    data = load_images(DataConfig.model_validate({"source": "cifar10", "vision": vision}), 0)
+    assert data.content_hash == load(parquet).content_hash
+    assert asked == [("uoft-cs/cifar10", "train"), ("uoft-cs/cifar10", "test")]
+
+
+def test_a_hub_that_gives_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, split: str) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"The hub data set 'uoft-cs/cifar100' cannot be loaded, since .*data\.path"):
+        load_images(DataConfig(source="cifar100"), 0)
 
 
 def test_a_folder_per_class_gives_test_rows_of_every_class(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from image_files import write_folder, write_parquet
 from ofmu.cli import main
 from ofmu.compatibility import ineffective_settings
 from ofmu.config import UnlearnConfig
-from ofmu.errors import ConfigError, ModelError, ReferenceMismatchError
+from ofmu.errors import ConfigError, DataError, ModelError, ReferenceMismatchError
 from ofmu.evaluation import evaluate
 from ofmu.reference import Prepared, find_reference_scores, prepare
+from ofmu.task import stored_metrics
 from ofmu.trainer import unlearn
 from ofmu.vision.metrics import FIELD_METRICS
 
@@ -68,6 +69,10 @@ def test_target_and_retrain_are_made_once_and_learn_their_own_rows(parquet: Path
     assert target["unlearning_accuracy"] < 20 < 100 == retrain["unlearning_accuracy"]
     assert min(target["remaining_accuracy"], retrain["remaining_accuracy"]) > 90
     assert retrain["average_gap"] == 0
+    stored = stored_metrics("vision", prepared.target_scores, prepared.reference_scores)
+    assert stored.values == target
+    with pytest.raises(DataError, match="holds no scores"):
+        stored_metrics("language", prepared.target_scores, None)
     other = prepare(config(mapping(parquet, seed=1)))
     assert all(other.made.values())
 

@@ -11,7 +11,13 @@ import optuna
 import pytest
 import ray
 
+from cluster.config import ClusterConfig
+from cluster.train import run_trial
+from ofmu.errors import PrunedError
+from ofmu.judge import read_account
+from ofmu.reference import prepare
 from tune import ParetoSearch, SearchResult
+from tune.judge import Judging, RemoteBook, open_office
 from tune.progress import Progress, SearchListener
 from tune.rungs import RungScheduler, RungSettings
 from tune.study import STUDY_NAME, storage_url
@@ -120,3 +126,26 @@ def test_a_prolonged_search_goes_on_with_the_rungs_it_had(found):
     after = reports(longer)
     assert after[: len(before)] == before
     assert {line["trial"] for line in after[len(before) :]} == {9, 10}
+
+
+def test_a_group_of_workers_asks_once_and_ends_as_one(found, tiny_config, tmp_path):
+    result, _ = found
+    settings, ways = RungSettings(**RUNGS), result.config.objectives
+    office = open_office(tmp_path / "rungs.jsonl", ways, settings)
+    best = {"ks_statistic": 0.0, "model_utility": 1.0}
+    assert [ray.get(office.answer.remote(trial, 1, 3, best)) for trial in (0, 1)] == [False, False]
+    prepared = prepare(tiny_config)
+    accounts = []
+    for number, workers in ((2, 0), (3, 2)):
+        judge = Judging(settings, tuple(ways), RemoteBook(office)).of(number)
+        with pytest.raises(PrunedError) as caught:
+            run_trial(tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, judge=judge)
+        accounts.append(caught.value.account)
+        assert read_account(tmp_path / str(number)) == accounts[-1]
+    ray.kill(office)
+    alone, group = accounts
+    assert alone["round"] == group["round"] == 1
+    assert group["objectives"] == pytest.approx(alone["objectives"], rel=1e-4)
+    assert group["metrics"]["gradient_evaluations"] == alone["metrics"]["gradient_evaluations"]
+    told = [json.loads(line)["trial"] for line in (tmp_path / "rungs.jsonl").read_text().splitlines()]
+    assert told == [0, 1, 2, 3]

@@ -100,13 +100,16 @@ def refuse_missing_files(package: Package, command: Sequence[str]) -> None:
     from ofmu.config_io import apply_overrides, read_mapping
 
     positional = [word for word in command[1:2] if not word.startswith("-") and "=" not in word]
+    for word, following in zip(command, (*command[1:], ""), strict=True):
+        if word.partition("=")[0] == "--benchmark":
+            positional.append(word.partition("=")[2] or following)
     mapping: Mapping[str, Any] = {}
     for source in positional:
         if Path(source).suffix not in (".yaml", ".yml") or Path(source).is_absolute():
             continue
         _refuse_missing("The config", source, package)
         mapping = read_mapping(package.root / source)
-    overrides = [word for word in command[2:] if re.match(r"[\w.]+=", word)]
+    overrides = [word for word in command[1:] if re.match(r"[\w.]+=", word)]
     mapping = apply_overrides(mapping, overrides)
     for key in _PATH_KEYS:
         section, _, name = key.partition(".")

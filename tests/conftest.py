@@ -20,6 +20,16 @@ settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Parallel runs keep a file's tests together, since they share what it made, and Ray's all on one worker."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 TINY: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "vocab_size": 384}},
     "data": {"source": "generated", "max_length": 96, "generated": {"authors": 6, "forget_authors": 2}},

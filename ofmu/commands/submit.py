@@ -11,10 +11,15 @@ import click
 from ofmu.commands.logs import follow_job, later
 from ofmu.errors import ConfigError, nearest_name
 
-SUBMITTED = ("search", "unlearn", "prepare", "evaluate", "report", "export", "doctor")
+SUBMITTED = ("search", "compare", "unlearn", "prepare", "evaluate", "report", "export", "doctor")
 """The commands that make sense on the cluster."""
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_WRITES = {"search": ("--run-dir", "--resume"), "unlearn": ("--output",), "export": ("--output",)}
+_WRITES = {
+    "search": ("--run-dir", "--resume"),
+    "compare": ("--run-dir", "--resume"),
+    "unlearn": ("--output",),
+    "export": ("--output",),
+}
 
 
 @click.command("submit", context_settings={"allow_interspersed_args": False})

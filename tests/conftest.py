@@ -21,7 +21,6 @@ settings.load_profile("untimed")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Parallel runs keep a file's tests together, since they share what it made, and Ray's all on one worker."""

@@ -145,7 +145,7 @@ class _Session:
             if is_new:
                 self._home.create()
                 stack.enter_context(self._home.lock())
-            self._home.write_mapping(self._mapping)
+            self._home.write_mapping(self._mapping, again=False)
             self._listener.on_start(self._home.path, tuple(self._configs))
             try:
                 searches = self._search_all()

@@ -129,7 +129,7 @@ def test_what_is_no_comparison_or_would_change_it_is_refused(tmp_path):
     home.create()
     with pytest.raises(RunError, match="not the directory of a comparison"):
         CompareDirectory.existing(tmp_path / "run")
-    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}})
+    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}}, again=False)
     assert CompareDirectory.existing(home.path).read_mapping(["compare.seeds=5"])["compare"]["seeds"] == 5
     for entry in ("compare.points=2", "method.batch_size=3", "search.num_trials=9"):
         with pytest.raises(ConfigError, match=entry.partition("=")[0]):

@@ -1,4 +1,7 @@
-"""A search in a process of its own, for tests that kill it: ``search_driver.py RUN_DIR NUM_TRIALS [--resume]``."""
+"""A search in a process of its own, for tests that kill it: ``search_driver.py RUN_DIR NUM_TRIALS [--resume]``.
+
+Trials wait while a file ``hold`` lies in the run directory, so that a test decides what happens before they end.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[s
     with log.open("a") as stream:
         stream.write(f"begin {trial_dir.name}\n")
     time.sleep(0.3)
+    while (trial_dir.parent.parent / "hold").exists():
+        time.sleep(0.05)
     with log.open("a") as stream:
         stream.write(f"end {trial_dir.name}\n")
     rate = config.method.inner_lr

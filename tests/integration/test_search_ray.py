@@ -221,10 +221,12 @@ def test_a_killed_driver_loses_and_repeats_no_trial(ray_folder, tmp_path):
     run_dir = tmp_path / "run"
     first = drive(ray_folder, str(run_dir), "9")
     wait_for_lines(run_dir / "log.txt", "end", 4, first)
+    (run_dir / "hold").touch()
     second = drive(ray_folder, str(run_dir), "9", "--resume")
     assert second.wait(timeout=60) != 0, "two drivers at once"
     first.send_signal(signal.SIGKILL)
     first.wait()
+    (run_dir / "hold").unlink()
     complete_then = set(complete_trials(run_dir))
     assert len(complete_then) >= 2
 

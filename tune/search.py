@@ -119,6 +119,7 @@ class _Session:
         self._started = time.monotonic()
         self._earlier = _earlier_seconds(run)
         self._done_before = 0
+        self._is_open = False
 
     def is_over(self) -> bool:
         """Return whether the study already holds as many finished trials as asked, and none running."""
@@ -158,6 +159,7 @@ class _Session:
     def _open(self) -> None:
         self._study = open_study(self._run.study_file, self._config)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
+        self._is_open = True
 
     def _prepare(self) -> Prepared | None:
         """Make the target and the reference once for all trials; an executor of the caller's needs neither."""
@@ -253,7 +255,9 @@ class _Session:
         result = self._report()
         self._run.delete_checkpoints(number)
         self._delete_models(result)
-        self._notify(result)
+        if self._is_open:
+            # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
+            self._notify(result)
 
     def _report(self) -> SearchResult:
         result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))

@@ -17,7 +17,7 @@ import ray
 import yaml
 
 from ofmu.cli import main
-from ofmu.errors import NonFiniteLossError
+from ofmu.errors import ConfigError, NonFiniteLossError
 from tune import Comparison, ComparisonResult
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -149,7 +149,7 @@ def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[s
         raise NonFiniteLossError("The loss became NaN at step 2: lower method.lr")
     share, seed = min(config.method.steps, 80) / 100, config.method.seed or 0
     gain = 0.1 if config.method.name == "npo" and share else 0.0
-    cost = {"npo": 4, "graddiff": 2}[config.method.name]
+    cost = {"npo": 4, "graddiff": 2, "gradascent": 1}[config.method.name]
     return {
         "ks_statistic": 0.9 - share - gain,
         "model_utility": 0.8 - share**2 + 0.01 * seed,
@@ -182,3 +182,18 @@ def test_the_same_gradient_evaluations_give_a_cheaper_method_more_trials(cluster
         for point, earlier in zip(again.method(name).points, before.points, strict=True):
             assert [run.seed for run in point.runs] == [1, 2, 3]
             assert point.runs[:2] == earlier.runs
+
+    # and more methods, each with its own budget and space; what is done stays
+    added = ["compare.methods=npo,graddiff,gradascent", "compare.spaces.gradascent={method.steps: {high: 30}}"]
+    wider = Comparison.resume(tmp_path / "run", added, executor=execute).summary
+    assert wider.seeds == (1, 2, 3)
+    for name in ("npo", "graddiff"):
+        assert wider.method(name).points == again.method(name).points
+    third = wider.method("gradascent")
+    assert third.trials > 5
+    assert max(point.settings.get("method.steps", 0) for point in third.points) <= 60  # the paper's point may exceed 30
+    assert Comparison.resume(tmp_path / "run", executor=execute).summary == wider
+    with pytest.raises(ConfigError, match="cannot leave out the method 'npo'"):
+        Comparison.resume(tmp_path / "run", ["compare.methods=graddiff,gradascent"], executor=execute)
+    with pytest.raises(ConfigError, match=r"what the method 'graddiff' searches, as its search has begun"):
+        Comparison.resume(tmp_path / "run", ["compare.spaces.graddiff={method.steps: {high: 30}}"], executor=execute)

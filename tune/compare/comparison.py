@@ -92,7 +92,8 @@ class Comparison:
     ) -> ComparisonResult:
         """Continue a comparison that was killed, or return its result if it is over.
 
-        ``overrides`` may change the number of seeds (``compare.seeds=5``), and how concurrently and where it runs.
+        ``overrides`` may change the number of seeds (``compare.seeds=5``), add methods (``compare.methods=…``, with
+        ``compare.spaces.<method>`` for what they search), and say how concurrently and where it runs.
 
         Raises:
             RunError: ``run_dir`` is no comparison, or another process is at work on it.
@@ -133,7 +134,8 @@ class _Session:
         if not (self._home.path / "compare.json").is_file():
             return None
         result = ComparisonResult.load(self._home.path)
-        return result if result.summary.seeds == self._seeds else None
+        is_whole = {method.name for method in result.summary.methods} == set(self._configs)
+        return result if is_whole and result.summary.seeds == self._seeds else None
 
     def _carry_out(self) -> ComparisonResult:
         with ExitStack() as stack:

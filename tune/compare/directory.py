@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ofmu.config_io import validate
+from ofmu.errors import ConfigError
+from tune.compare.config import CompareSettings
 from tune.directory import OwnedDirectory
 
 
@@ -16,7 +21,14 @@ class CompareDirectory(OwnedDirectory):
     kind = "comparison"
     command_name = "compare"
     folder_name = "searches"
-    resumable = ("compare.seeds", "search.max_concurrent", "search.keep_models", "cluster.")
+    resumable = (
+        "compare.seeds",
+        "compare.methods",
+        "compare.spaces.",
+        "search.max_concurrent",
+        "search.keep_models",
+        "cluster.",
+    )
 
     @property
     def searches(self) -> Path:
@@ -31,6 +43,32 @@ class CompareDirectory(OwnedDirectory):
         """Return the directory of one point's run on one seed."""
         return self.path / "runs" / method / f"{trial:05d}-seed{seed}"
 
+    def read_mapping(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the stored config with overrides, which may add methods and say what those search.
+
+        Raises:
+            ConfigError: an override would take a method away, or change what one searches that has been searched.
+        """
+        before, after = super().read_mapping(), super().read_mapping(overrides)
+        named = {name: set(_methods(mapping)) for name, mapping in (("before", before), ("after", after))}
+        for name in sorted(named["before"] - named["after"]):
+            raise ConfigError(
+                f"A resumed comparison cannot leave out the method '{name}': compare.methods may only add to "
+                f"{','.join(_methods(before))}"
+            )
+        spaces = [dict((mapping.get("compare") or {}).get("spaces") or {}) for mapping in (before, after)]
+        for name in sorted({*spaces[0], *spaces[1]}):
+            if spaces[0].get(name) != spaces[1].get(name) and self.search(name).exists():
+                raise ConfigError(
+                    f"A resumed comparison cannot change what the method '{name}' searches, as its search has begun: "
+                    f"leave compare.spaces.{name} out, or compare anew"
+                )
+        return after
+
     def command(self) -> list[str]:
         """Return the command line that started the comparison."""
         return list(json.loads(self.environment_file.read_text(encoding="utf-8"))["command"])
+
+
+def _methods(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    return validate(CompareSettings, mapping.get("compare") or {}).methods

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ofmu.bounded import BoundedLoss, gate
 from ofmu.derivatives import Derivatives, PhiGradient
 from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
-from ofmu.losses import Loss
+from ofmu.losses import Loss, RowwiseLoss
 from ofmu.optimizers import ShardOptimizer
 from ofmu.sampling import MinibatchSampler
 from ofmu.vectors import Vector
@@ -29,7 +30,10 @@ class OuterRecord:
     outer_step: int
     """k + 1"""
     forget_loss: float
+    """L_f, bounded where the settings say so."""
     retain_loss: float
+    forget_gate: float | None
+    """How far from forgotten the minibatch is, see :func:`ofmu.bounded.gate`; None without a ``forget_level``."""
     similarity: float
     """S"""
     hinge_open: bool
@@ -51,7 +55,7 @@ class Bilevel(Generic[RowT]):
     def __init__(
         self,
         engine: Engine,
-        forget: Loss[RowT],
+        forget: RowwiseLoss[RowT],
         retain: Loss[RowT],
         forget_rows: Sequence[RowT],
         retain_rows: Sequence[RowT],
@@ -59,7 +63,10 @@ class Bilevel(Generic[RowT]):
         seed: int,
     ) -> None:
         self._engine, self._space, self._method = engine, engine.space, method
-        self._derivatives = Derivatives(engine, forget, retain, method)
+        inner: Loss[RowT] = forget
+        if method.forget_level is not None:
+            inner = BoundedLoss(forget, method.forget_level, method.forget_sharpness)
+        self._derivatives = Derivatives(engine, inner, retain, method)
         self._forget_sampler = MinibatchSampler(forget_rows, method.batch_size, seed, "forget")
         self._retain_sampler = MinibatchSampler(retain_rows, method.batch_size, seed, "retain")
         self.inner_optimizer = ShardOptimizer(self._space, method.inner_update, method.inner_lr, ascend=True)
@@ -112,8 +119,14 @@ class Bilevel(Generic[RowT]):
         return phi, forget_rows, retain_rows
 
     def _inner_step(self) -> None:
-        """θ ← θ + η_in ∇Φ(θ) on fresh minibatches."""
+        """θ ← θ + η_in ∇Φ(θ) on fresh minibatches.
+
+        A bounded loss shortens ∇Φ by its gate, which ``normalized`` and ``adamw`` would undo: their rate takes it.
+        """
         phi, _, _ = self._phi()
+        opening = self._gate(phi)
+        if opening is not None and self._method.inner_update != "sgd":
+            self.inner_optimizer.lr = self._method.inner_lr * opening
         self.inner_optimizer.step(phi.gradient, phi.norm)
 
     def _outer_step(self) -> OuterRecord:
@@ -139,6 +152,7 @@ class Bilevel(Generic[RowT]):
             outer_step=self.outer_step,
             forget_loss=phi.forget_loss,
             retain_loss=phi.retain_loss,
+            forget_gate=self._gate(phi),
             similarity=phi.similarity,
             hinge_open=phi.hinge_open,
             phi_norm=phi.norm,
@@ -148,6 +162,10 @@ class Bilevel(Generic[RowT]):
             penalty_weight=rho,
             step_check=check,
         )
+
+    def _gate(self, phi: PhiGradient) -> float | None:
+        level = self._method.forget_level
+        return None if level is None else gate(phi.forget_loss, level, self._method.forget_sharpness)
 
     def _clipped(self, direction: Vector, norm: float) -> Vector:
         limit = self._method.max_grad_norm

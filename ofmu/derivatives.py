@@ -9,6 +9,9 @@
   out, and a difference along p with c frozen is exact. 4 gradient evaluations, none of them for the direction;
 - ``none``: Φ = L_f, the hinge is always closed.
 
+∇S grows like 1/‖g_f‖ where the forget set is memorised, so that no one β suits a whole run. With ``similarity_scale``
+``gradients`` β is ``similarity_weight``·‖g_f‖·‖g_r‖ at the point where ∇Φ is taken, a constant to all derivatives.
+
 Steps of finite differences follow one rule, ε = c·‖θ‖/‖u‖: the displacement is a fixed share of the
 parameters' norm. The constants were measured on Llama models in fp32 and serve float64 as well.
 """
@@ -55,6 +58,8 @@ class PhiGradient:
     retain_gradient: Vector
     norm: float
     """‖∇Φ‖"""
+    weight: float
+    """β as it multiplied ∇S; ``similarity_weight``·‖g_f‖·‖g_r‖ where ``similarity_scale`` is ``gradients``."""
     forget_norm: float
     retain_norm: float
 
@@ -77,12 +82,18 @@ class Derivatives(Generic[RowT]):
         self._forget, self._retain = forget, retain
         self._beta = method.similarity_weight
         self._threshold = method.similarity_threshold
+        self._relative = method.similarity_scale == "gradients"
         self._decorrelation = method.decorrelation
         self._inner = method.derivative
         self._outer = method.outer_way
 
     def phi_gradient(
-        self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], *, hinge: bool | None = None
+        self,
+        forget_rows: Sequence[RowT],
+        retain_rows: Sequence[RowT],
+        *,
+        hinge: bool | None = None,
+        weight: float | None = None,
     ) -> PhiGradient:
         """Return ∇Φ = g_f − β·1[S > τ]·(H_f a + H_r b); with ``projection`` p = g_f − 1[S > τ]·c·g_r.
 
@@ -90,6 +101,7 @@ class Derivatives(Generic[RowT]):
             forget_rows: global minibatch of D_f.
             retain_rows: global minibatch of D_r.
             hinge: forces the hinge open or closed; None decides by S > τ at this point.
+            weight: β of another point; None takes this one's.
 
         Raises:
             NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
@@ -99,13 +111,15 @@ class Derivatives(Generic[RowT]):
         retain_loss, g_r = engine.gradient(self._retain, retain_rows)
         ff, rr, fr = space.dots((g_f, g_f), (g_r, g_r), (g_f, g_r))
         cosine = _Cosine.of(math.sqrt(ff), math.sqrt(rr), fr)
+        if weight is None:
+            weight = self._beta * (cosine.forget_norm * cosine.retain_norm if self._relative else 1.0)
         is_open = cosine.defined and (self._applies(cosine.value) if hinge is None else hinge)
         if is_open:
             gradient = space.combine((1.0, g_f))
             if self._decorrelation == "projection":
                 space.add(gradient, g_r, -fr / rr)
             else:
-                self._add_similarity_gradient(gradient, -self._beta, cosine, g_f, g_r, forget_rows, retain_rows)
+                self._add_similarity_gradient(gradient, -weight, cosine, g_f, g_r, forget_rows, retain_rows)
             norm = space.norm(gradient)
         else:
             gradient, norm = g_f, cosine.forget_norm
@@ -120,6 +134,7 @@ class Derivatives(Generic[RowT]):
             forget_gradient=g_f,
             retain_gradient=g_r,
             norm=norm,
+            weight=weight,
             forget_norm=cosine.forget_norm,
             retain_norm=cosine.retain_norm,
         )
@@ -129,7 +144,7 @@ class Derivatives(Generic[RowT]):
         return self._decorrelation != "none" and weighted and similarity > self._threshold
 
     def penalty_product(self, phi: PhiGradient, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> Vector:
-        """Return ∇(‖∇Φ‖²)/2, which is ∇²Φ·∇Φ, on the minibatches and the hinge state of ``phi``.
+        """Return ∇(‖∇Φ‖²)/2, which is ∇²Φ·∇Φ, on the minibatches, the hinge state and the β of ``phi``.
 
         With ``projection`` this is ∇(‖p‖²)/2 = (H_f − c·H_r)·p.
         """
@@ -148,7 +163,7 @@ class Derivatives(Generic[RowT]):
             product = space.zeros()
             for sign in (1.0, -1.0):
                 space.displace(origin, phi.gradient, sign * step)
-                moved = self.phi_gradient(forget_rows, retain_rows, hinge=True).gradient
+                moved = self.phi_gradient(forget_rows, retain_rows, hinge=True, weight=phi.weight).gradient
                 space.add(product, moved, sign / (2 * step))
         return product
 
@@ -267,7 +282,7 @@ class Derivatives(Generic[RowT]):
         for loss, rows, direction, turned in jobs:
             first = space.combine(*zip(direction, (g_f, g_r), strict=True))
             dotted = space.combine(*zip(turned, terms, strict=True))
-            engine.third_product(loss, rows, first, v, dotted, into=product, scale=-self._beta)
+            engine.third_product(loss, rows, first, v, dotted, into=product, scale=-phi.weight)
         return product
 
 

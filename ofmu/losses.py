@@ -29,6 +29,13 @@ class Loss(Protocol[RowT]):
         """Return the rows' summed loss, a differentiable scalar."""
 
 
+class RowwiseLoss(Loss[RowT], Protocol[RowT]):
+    """A loss that can also say what each row's own mean is."""
+
+    def row_means(self, module: Callable[..., Any], rows: Sequence[RowT], device: torch.device) -> Tensor:
+        """Return each row's loss in nats, averaged over its own tokens: shape (rows,), differentiable."""
+
+
 class AnswerLoss:
     """Negative log-likelihood of the answers, averaged over the tokens of the global minibatch.
 
@@ -50,6 +57,11 @@ class AnswerLoss:
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
         """Return the summed NLL (nats) of the rows' answer tokens."""
         return answer_nll(module, rows, self.pad_id, device).sum()
+
+    def row_means(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
+        """Return each row's NLL per answer token in nats: shape (rows,), differentiable."""
+        nll = answer_nll(module, rows, self.pad_id, device)
+        return nll / torch.tensor([row.answer_length for row in rows], dtype=nll.dtype, device=nll.device)
 
 
 def answer_nll(module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from torch import nn
 
 from ofmu.engine import Engine
-from ofmu.losses import Loss
+from ofmu.losses import RowwiseLoss
 
 if TYPE_CHECKING:
     from ofmu.config import UnlearnConfig
@@ -40,7 +40,7 @@ class Task(Protocol[RowT]):
         """D_r, encoded."""
 
     @property
-    def loss(self) -> Loss[RowT]:
+    def loss(self) -> RowwiseLoss[RowT]:
         """L_f and L_r of method.md: token-mean answer NLL for text, cross-entropy for images."""
 
     @property

@@ -53,7 +53,11 @@ class ImageLoss:
 
     def total(self, module: Callable[..., Any], rows: Sequence[ImageRow], device: torch.device) -> Tensor:
         """Return the rows' summed cross-entropy."""
-        return functional.cross_entropy(self.logits(module, rows, device), self.labels(rows, device), reduction="sum")
+        return self.row_means(module, rows, device).sum()
+
+    def row_means(self, module: Callable[..., Any], rows: Sequence[ImageRow], device: torch.device) -> Tensor:
+        """Return each row's cross-entropy in nats: shape (rows,), differentiable."""
+        return functional.cross_entropy(self.logits(module, rows, device), self.labels(rows, device), reduction="none")
 
 
 def image_loss(task: Any) -> ImageLoss:

@@ -46,6 +46,9 @@ class Function:
     def total(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
         return len(rows) * self.value(module())
 
+    def row_means(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
+        return self.value(module()).expand(len(rows))
+
 
 # the inner level maximises Φ, so its strongly concave part is minus a strongly convex one
 CONCAVE_FORGET = Function(lambda x: -0.5 * (CURVATURE_F * x**2).sum())
@@ -53,9 +56,9 @@ CONVEX_RETAIN = Function(lambda x: 0.5 * (CURVATURE_R * x**2).sum())
 
 
 def loops(forget: Function = CONCAVE_FORGET, retain: Function = CONVEX_RETAIN, **settings: Any) -> Bilevel[int]:
-    method = OfmuConfig(
-        **({"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1} | settings)
-    )
+    paper = {"forget_level": None, "similarity_scale": "absolute", "similarity_threshold": -1.0}
+    plain = {"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1}
+    method = OfmuConfig(**(paper | plain | settings))
     return Bilevel(TorchEngine(Point(), Ledger()), forget, retain, [0, 1], [0, 1, 2], method, seed=0)
 
 
@@ -153,6 +156,35 @@ def test_a_clipped_direction_has_the_stated_norm() -> None:
     (record,) = run.rounds()
     assert record.outer_norm > 0.25
     assert float((run.vectors()["theta"][0] - START).norm()) == pytest.approx(0.25, rel=1e-9)
+
+
+def test_ascent_of_a_bounded_loss_takes_shorter_steps_the_nearer_it_comes() -> None:
+    """One row whose loss is x² / 2: a ``normalized`` step is η_in times dℓ̃/dℓ, and a plain one η_in·dℓ̃/dℓ·x."""
+    bowl = Function(lambda x: 0.5 * (x**2).sum())
+    level = float(0.5 * (START**2).sum()) + 0.2
+    opening = 1 / (1 + math.exp(3 * -0.2))
+    bound = {"outer_steps": 1, "inner_steps": 1, "forget_level": level, "forget_sharpness": 3.0, "penalty_weight": 0}
+    for rule, length in (("normalized", 0.01 * opening), ("sgd", 0.01 * opening * float(START.norm()))):
+        # the outer step moves nothing that counts
+        run = loops(bowl, **bound, inner_update=rule, inner_lr=0.01, outer_lr=1e-12)
+        (record,) = run.rounds()
+        moved = run.vectors()["theta"][0] - START
+        assert float(moved.norm()) == pytest.approx(length, rel=1e-6)
+        assert float(moved @ START / START.norm()) == pytest.approx(length, rel=1e-6)
+        assert record.forget_gate is not None
+        assert 0 < record.forget_gate < opening
+
+
+def test_a_forgotten_set_is_left_alone() -> None:
+    bowl = Function(lambda x: 0.5 * (x**2).sum())
+    level = float(0.5 * (START**2).sum()) / 2
+    run = loops(
+        bowl, outer_steps=1, inner_steps=20, inner_update="normalized", inner_lr=1.0, outer_lr=1e-12,
+        forget_level=level, forget_sharpness=200.0, penalty_weight=0,
+    )  # fmt: skip
+    (record,) = run.rounds()
+    assert record.forget_gate == pytest.approx(0, abs=1e-12)
+    assert float((run.vectors()["theta"][0] - START).norm()) < 1e-9
 
 
 def test_it_stops_at_a_stationary_point() -> None:

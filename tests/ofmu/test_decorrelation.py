@@ -23,6 +23,7 @@ from test_derivatives import (
     AnalyticLoss,
     B,
     derivatives,
+    paper,
     relative,
 )
 from torch import Tensor
@@ -44,7 +45,7 @@ def residual(x: Tensor, losses: tuple[AnalyticLoss, AnalyticLoss]) -> Tensor:
 
 
 def test_the_direction_is_the_forget_gradient_without_its_part_along_the_retain_gradient() -> None:
-    room, _ = derivatives(OfmuConfig(decorrelation="projection"), FORGET, RETAIN)
+    room, _ = derivatives(paper(decorrelation="projection"), FORGET, RETAIN)
     phi = room.phi_gradient([0, 1], [0, 1, 2])
     f, r = A @ (THETA - CENTRE_F), B @ (THETA - CENTRE_R)
     unit = r / r.norm()
@@ -60,7 +61,7 @@ def test_the_direction_is_the_forget_gradient_without_its_part_along_the_retain_
 def test_the_penalty_is_the_gradient_of_the_squared_residual(
     way: str, outer: str, losses: tuple[AnalyticLoss, AnalyticLoss]
 ) -> None:
-    method = OfmuConfig(decorrelation="projection", derivative=way, outer_derivative=outer)
+    method = paper(decorrelation="projection", derivative=way, outer_derivative=outer)
     room, _ = derivatives(method, *losses)
     phi = room.phi_gradient([0], [0])
     x = THETA.clone().requires_grad_()
@@ -71,7 +72,7 @@ def test_the_penalty_is_the_gradient_of_the_squared_residual(
 
 
 def test_the_penalty_of_quadratics_is_written_out_with_both_hessians() -> None:
-    room, _ = derivatives(OfmuConfig(decorrelation="projection", derivative="exact"), FORGET, RETAIN)
+    room, _ = derivatives(paper(decorrelation="projection", derivative="exact"), FORGET, RETAIN)
     f, r = A @ (THETA - CENTRE_F), B @ (THETA - CENTRE_R)
     c = f @ r / (r @ r)
     product = room.penalty_product(room.phi_gradient([0], [0]), [0], [0])
@@ -79,7 +80,7 @@ def test_the_penalty_of_quadratics_is_written_out_with_both_hessians() -> None:
 
 
 def test_finite_differences_of_the_engines_own_residual_agree() -> None:
-    room, engine = derivatives(OfmuConfig(decorrelation="projection"), CURVED_F, CURVED_R)
+    room, engine = derivatives(paper(decorrelation="projection"), CURVED_F, CURVED_R)
     product = room.penalty_product(room.phi_gradient([0], [0]), [0], [0])[0]
     step, found = 1e-5, torch.zeros_like(product)
     with engine.space.restored_afterwards() as origin:
@@ -97,7 +98,7 @@ def test_at_or_below_the_threshold_nothing_is_projected(outer: str) -> None:
     f, r = A @ (THETA - CENTRE_F), B @ (THETA - CENTRE_R)
     cosine = float(f @ r / f.norm() / r.norm())
     for threshold, is_open in ((cosine - 1e-6, True), (cosine + 1e-6, False)):
-        method = OfmuConfig(decorrelation="projection", similarity_threshold=threshold, outer_derivative=outer)
+        method = paper(decorrelation="projection", similarity_threshold=threshold, outer_derivative=outer)
         room, _ = derivatives(method, FORGET, RETAIN)
         phi = room.phi_gradient([0], [0])
         assert phi.hinge_open is is_open
@@ -108,7 +109,7 @@ def test_at_or_below_the_threshold_nothing_is_projected(outer: str) -> None:
 
 @pytest.mark.parametrize("way", ["central", "exact"])
 def test_none_is_plain_ascent_whatever_the_similarity(way: str) -> None:
-    method = OfmuConfig(decorrelation="none", similarity_weight=0.7, derivative=way)
+    method = paper(decorrelation="none", similarity_weight=0.7, derivative=way)
     room, _ = derivatives(method, CURVED_F, CURVED_R)
     phi = room.phi_gradient([0], [0])
     assert not phi.hinge_open
@@ -132,7 +133,7 @@ COSTS = [
 def test_gradient_evaluations_are_counted_as_stated(
     decorrelation: str, outer: str, inner_cost: int, outer_cost: int
 ) -> None:
-    room, engine = derivatives(OfmuConfig(decorrelation=decorrelation, outer_derivative=outer), FORGET, RETAIN)
+    room, engine = derivatives(paper(decorrelation=decorrelation, outer_derivative=outer), FORGET, RETAIN)
     before = engine.space.snapshot()
     phi = room.phi_gradient([0], [0])
     assert engine.ledger.gradient_evaluations == inner_cost
@@ -144,7 +145,7 @@ def test_gradient_evaluations_are_counted_as_stated(
 
 def test_a_vanishing_retain_gradient_leaves_the_forget_gradient() -> None:
     flat = AnalyticLoss(lambda x: (x * 0).sum())
-    room, _ = derivatives(OfmuConfig(decorrelation="projection"), FORGET, flat)
+    room, _ = derivatives(paper(decorrelation="projection"), FORGET, flat)
     phi = room.phi_gradient([0], [0])
     assert not phi.hinge_open
     assert relative(room.penalty_product(phi, [0], [0])[0], A @ A @ (THETA - CENTRE_F)) < TOLERANCE["central"]
@@ -173,7 +174,10 @@ def test_settings_that_an_alternative_ignores_are_named() -> None:
     assert notes(decorrelation="projection") == notes(decorrelation="none") == ""
     assert "method.similarity_weight has no effect" in notes(decorrelation="projection", similarity_weight=0.5)
     assert "method.similarity_weight has no effect" in notes(decorrelation="none", similarity_weight=0)
+    assert "method.similarity_scale has no effect" in notes(decorrelation="none", similarity_scale="absolute")
     assert "method.similarity_threshold has no effect" in notes(decorrelation="none", similarity_threshold=0.5)
+    assert "method.forget_sharpness has no effect" in notes(forget_level=None, forget_sharpness=2)
+    assert notes(forget_sharpness=2) == ""
     assert "similarity_threshold" not in notes(decorrelation="projection", similarity_threshold=0.5)
     assert "method.decorrelation has no effect" in notes(decorrelation="projection", similarity_threshold=1)
     assert "method.derivative 'forward' has no effect" in notes(decorrelation="none", derivative="forward")
@@ -184,6 +188,6 @@ def test_without_products_inside_only_the_outer_way_must_suit_the_engine() -> No
     method = {"decorrelation": "none", "derivative": "forward", "outer_derivative": "exact"}
     config = UnlearnConfig.model_validate({"method": method, "engine": {"precision": "bf16"}})
     assert config.method.exact
-    assert OfmuConfig(decorrelation="projection", penalty_weight=0).products is False
+    assert paper(decorrelation="projection", penalty_weight=0).products is False
     with pytest.raises(ConfigError, match="fp32 weights"):
         validate(UnlearnConfig, {"method": method | {"outer_derivative": "central"}, "engine": {"precision": "bf16"}})

@@ -76,6 +76,11 @@ def phi_gradient_of_quadratics(x: Tensor, beta: float) -> Tensor:
     return A @ (x - CENTRE_F) - beta * similarity_gradient_of_quadratics(x)
 
 
+def paper(**settings: Any) -> OfmuConfig:
+    """The paper's Φ, whatever the defaults are."""
+    return OfmuConfig(**({"similarity_scale": "absolute", "similarity_threshold": -1, "forget_level": None} | settings))
+
+
 def derivatives(method: OfmuConfig, forget: AnalyticLoss, retain: AnalyticLoss) -> tuple[Derivatives[int], Any]:
     engine = TorchEngine(Point(THETA), Ledger())
     return Derivatives(engine, forget, retain, method), engine
@@ -87,7 +92,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("way", ["exact", "central", "forward"])
 def test_phi_gradient_matches_the_closed_form(way: str) -> None:
-    method = OfmuConfig(derivative=way, similarity_weight=0.7, similarity_threshold=-1)
+    method = paper(derivative=way, similarity_weight=0.7, similarity_threshold=-1)
     room, _ = derivatives(method, FORGET, RETAIN)
     phi = room.phi_gradient([0, 1], [0, 1, 2])
     assert relative(phi.gradient[0], phi_gradient_of_quadratics(THETA, 0.7)) < TOLERANCE[way]
@@ -98,7 +103,7 @@ def test_phi_gradient_matches_the_closed_form(way: str) -> None:
 @pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
 def test_penalty_product_matches_the_closed_form(way: str, outer: str) -> None:
     """The closed form of ∇²Φ is the Jacobian of the written-out ∇Φ of quadratics."""
-    method = OfmuConfig(derivative=way, outer_derivative=outer, similarity_weight=0.7)
+    method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.7)
     room, _ = derivatives(method, FORGET, RETAIN)
     phi = room.phi_gradient([0], [0])
     product = room.penalty_product(phi, [0], [0])
@@ -121,16 +126,27 @@ def test_curved_losses_match_automatic_differentiation_of_phi(way: str, outer: s
     gradient = torch.autograd.grad(phi_of(x), x, create_graph=True)[0]
     expected = torch.autograd.grad(0.5 * gradient @ gradient, x)[0]
 
-    room, _ = derivatives(
-        OfmuConfig(derivative=way, outer_derivative=outer, similarity_weight=beta), CURVED_F, CURVED_R
-    )
+    room, _ = derivatives(paper(derivative=way, outer_derivative=outer, similarity_weight=beta), CURVED_F, CURVED_R)
     phi = room.phi_gradient([0], [0])
     assert relative(phi.gradient[0], gradient.detach()) < TOLERANCE[way]
     assert relative(room.penalty_product(phi, [0], [0])[0], expected) < TOLERANCE[outer]
 
 
+@pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
+def test_a_weight_on_the_gradients_scale_is_a_constant_of_the_point(way: str, outer: str) -> None:
+    method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.7, similarity_scale="gradients")
+    room, _ = derivatives(method, FORGET, RETAIN)
+    phi = room.phi_gradient([0], [0])
+    beta = 0.7 * float((A @ (THETA - CENTRE_F)).norm() * (B @ (THETA - CENTRE_R)).norm())
+    assert phi.weight == pytest.approx(beta, rel=1e-12)
+    gradient = phi_gradient_of_quadratics(THETA, beta)
+    assert relative(phi.gradient[0], gradient) < TOLERANCE[way]
+    jacobian = torch.autograd.functional.jacobian(lambda x: phi_gradient_of_quadratics(x, beta), THETA)
+    assert relative(room.penalty_product(phi, [0], [0])[0], jacobian @ gradient) < TOLERANCE[outer]
+
+
 def test_a_closed_hinge_leaves_the_forget_gradient_and_its_hessian() -> None:
-    method = OfmuConfig(similarity_weight=0.7, similarity_threshold=1.0)
+    method = paper(similarity_weight=0.7, similarity_threshold=1.0)
     room, _ = derivatives(method, FORGET, RETAIN)
     phi = room.phi_gradient([0], [0])
     g_f = A @ (THETA - CENTRE_F)
@@ -143,7 +159,7 @@ def test_the_hinge_opens_exactly_above_the_threshold() -> None:
     f, r = A @ (THETA - CENTRE_F), B @ (THETA - CENTRE_R)
     cosine = float(f @ r / f.norm() / r.norm())
     for threshold, is_open in ((cosine - 1e-6, True), (cosine + 1e-6, False)):
-        room, _ = derivatives(OfmuConfig(similarity_weight=0.1, similarity_threshold=threshold), FORGET, RETAIN)
+        room, _ = derivatives(paper(similarity_weight=0.1, similarity_threshold=threshold), FORGET, RETAIN)
         assert room.phi_gradient([0], [0]).hinge_open is is_open
 
 
@@ -161,7 +177,7 @@ def test_gradient_evaluations_are_counted_as_stated(
     way: str, outer: str, is_open: bool, inner_cost: int, outer_cost: int
 ) -> None:
     threshold = -1.0 if is_open else 1.0
-    method = OfmuConfig(derivative=way, outer_derivative=outer, similarity_weight=0.5, similarity_threshold=threshold)
+    method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.5, similarity_threshold=threshold)
     room, engine = derivatives(method, FORGET, RETAIN)
     phi = room.phi_gradient([0], [0])
     assert engine.ledger.gradient_evaluations == inner_cost
@@ -171,7 +187,7 @@ def test_gradient_evaluations_are_counted_as_stated(
 
 @pytest.mark.parametrize("way", ["central", "forward", "exact"])
 def test_parameters_are_the_same_bits_afterwards(way: str) -> None:
-    room, engine = derivatives(OfmuConfig(derivative=way, similarity_weight=0.5), FORGET, RETAIN)
+    room, engine = derivatives(paper(derivative=way, similarity_weight=0.5), FORGET, RETAIN)
     before = engine.space.snapshot()
     phi = room.phi_gradient([0], [0])
     room.penalty_product(phi, [0], [0])
@@ -179,7 +195,7 @@ def test_parameters_are_the_same_bits_afterwards(way: str) -> None:
 
 
 def test_step_check_is_small_where_differences_are_accurate() -> None:
-    room, _ = derivatives(OfmuConfig(derivative="central", similarity_weight=0.5), CURVED_F, CURVED_R)
+    room, _ = derivatives(paper(derivative="central", similarity_weight=0.5), CURVED_F, CURVED_R)
     phi = room.phi_gradient([0], [0])
     check = room.step_check(phi, [0], [0])
     assert check is not None
@@ -187,13 +203,13 @@ def test_step_check_is_small_where_differences_are_accurate() -> None:
 
 
 def test_step_check_does_not_exist_for_exact_derivatives() -> None:
-    room, _ = derivatives(OfmuConfig(derivative="exact", similarity_weight=0.5), CURVED_F, CURVED_R)
+    room, _ = derivatives(paper(derivative="exact", similarity_weight=0.5), CURVED_F, CURVED_R)
     assert room.step_check(room.phi_gradient([0], [0]), [0], [0]) is None
 
 
 def test_a_vanishing_gradient_closes_the_hinge() -> None:
     flat = AnalyticLoss(lambda x: (x * 0).sum())
-    room, _ = derivatives(OfmuConfig(similarity_weight=0.5), FORGET, flat)
+    room, _ = derivatives(paper(similarity_weight=0.5), FORGET, flat)
     phi = room.phi_gradient([0], [0])
     assert not phi.hinge_open
     assert phi.similarity == 0

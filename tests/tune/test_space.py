@@ -97,7 +97,7 @@ def test_whole_numbers_follow_the_setting():
     space = default_space()
     whole = {key for key, parameter in space.items() if is_whole(SearchConfig(), key, parameter)}
     assert whole == {"method.inner_steps", "method.outer_steps"}
-    assert len(space) == 7
+    assert len(space) == 8
 
 
 def test_dotted_overrides_reach_into_the_space():

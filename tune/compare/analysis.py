@@ -38,6 +38,7 @@ class MethodRuns:
     search: str
     trials: int
     failed: int
+    pruned: int
     points: tuple[PointRuns, ...]
     importances: Mapping[str, float]
     search_gradient_evaluations: float
@@ -211,6 +212,7 @@ def _method(runs: MethodRuns, held: _Held, rank: float, scale: _Scale, seed: int
         search=runs.search,
         trials=runs.trials,
         failed=runs.failed,
+        pruned=runs.pruned,
         points=runs.points,
         cost=_cost(runs),
         hypervolumes=tuple(held.volumes.tolist()),

@@ -216,6 +216,7 @@ class _Session:
             search=self._home.search(name).relative_to(self._home.path).as_posix(),
             trials=int((states != "running").sum()),
             failed=int((states == "failed").sum()),
+            pruned=int((states == "pruned").sum()),
             points=read_runs(runs, search.config.objectives, self._home.path),
             importances=importances(trials, list(search.config.objectives.values())),
             search_gradient_evaluations=_total(search, "gradient_evaluations"),

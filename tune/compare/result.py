@@ -62,6 +62,8 @@ class MethodSummary(Section):
     """The search's directory below the comparison's."""
     trials: int
     failed: int
+    pruned: int = 0
+    """Trials that ``search.rungs`` ended early; no number here is of them."""
     points: tuple[PointRuns, ...]
     cost: Cost
     hypervolumes: tuple[float, ...]

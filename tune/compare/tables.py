@@ -116,6 +116,7 @@ def _wide_row(method: MethodSummary, summary: Summary) -> dict[str, Any]:
         "failed_runs": sum(run.metrics is None for point in method.points for run in point.runs),
         "trials": method.trials,
         "failed_trials": method.failed,
+        "pruned_trials": method.pruned,
         **method.cost.model_dump(),
         **{f"importance of {name}": share for name, share in method.importances.items()},
     }
@@ -137,7 +138,7 @@ def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
         _number(cost.run_seconds, ".1f"),
         _number(None if cost.run_peak_memory_bytes is None else cost.run_peak_memory_bytes / 1e6, ".0f"),
         str(len(method.points)),
-        f"{method.failed} of {method.trials}",
+        f"{method.failed} of {method.trials}" + (f", {method.pruned} pruned" if method.pruned else ""),
         MISSING if first is None else f"{first[0].partition('.')[2]} {first[1]:.2f}",
     ]
 

@@ -23,6 +23,7 @@ def method_runs(name: str, points: Sequence[Point]) -> MethodRuns:
         search=f"searches/{name}",
         trials=8,
         failed=1,
+        pruned=2,
         points=tuple(point_runs(name, number, seeds) for number, seeds in enumerate(points)),
         importances={"method.lr": 0.75, "method.steps": 0.25},
         search_gradient_evaluations=400,

@@ -46,6 +46,7 @@ def test_the_table_holds_a_row_per_method(written):
     assert table["model_utility at ks_statistic ≤ 0.45"].tolist() == pytest.approx([0.68, 0.4])
     assert table["ks_statistic at model_utility ≥ 0.72: seeds"].tolist() == [3, 0]
     assert table["failed_runs"].tolist() == [0, 1]
+    assert table["pruned_trials"].tolist() == [2, 2]
 
 
 def test_only_what_is_significantly_best_is_bold(written, summarised):
@@ -67,7 +68,7 @@ def test_a_level_that_not_all_seeds_reach_says_how_many_do(written):
 
 def test_terminal_and_pipe_show_the_same_cells(written):
     plain, colored = shown(written), shown(written, force_terminal=True, color_system=None)
-    for cell in ("good*", "poor", "0.680", "400 / 40", "1 of 8", "lr 0.75"):
+    for cell in ("good*", "poor", "0.680", "400 / 40", "1 of 8, 2 pruned", "lr 0.75"):
         assert cell in plain
         assert cell in colored
     assert "\x1b" not in plain

@@ -58,7 +58,7 @@ def run_trial(
         _train_here(config, cluster, trial_dir, prepared, listener, judge)
     else:
         _train_group(config, cluster, trial_dir, prepared, judge)
-    return _read_metrics(trial_dir)
+    return read_metrics(trial_dir)
 
 
 def train(
@@ -122,9 +122,6 @@ def _train_group(
 ) -> None:
     trials_at_a_time(cluster, 1)
     (trial_dir / _FAILURE).unlink(missing_ok=True)
-    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
     trainer = TorchTrainer(
         _worker_loop,
         train_loop_config={
@@ -134,12 +131,7 @@ def _train_group(
             "checkpoint_every": cluster.checkpoint_every,
             "judge": judge,
         },
-        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker=resources,
-        ),
+        **worker_layout(cluster),
         run_config=RunConfig(
             # the same name in a new driver makes Ray Train go on from the run's last checkpoint
             name="train",
@@ -151,12 +143,27 @@ def _train_group(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _cause(error) from error
+        raise cause_of(error) from error
     _raise_recorded_failure(trial_dir)
     if judge is not None:
         from ofmu.judge import raise_if_pruned
 
         raise_if_pruned(trial_dir)
+
+
+def worker_layout(cluster: ClusterConfig) -> dict[str, Any]:
+    """Return the arguments of a TorchTrainer that say how many workers of what size talk over what."""
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return {
+        "torch_config": TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        "scaling_config": ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+    }
 
 
 def _worker_loop(settings: dict[str, Any]) -> None:
@@ -211,7 +218,7 @@ class RayReporter:
             ray.train.report(record, checkpoint=Checkpoint.from_directory(directory))
 
 
-def _cause(error: ray.train.TrainingFailedError) -> Exception:
+def cause_of(error: ray.train.TrainingFailedError) -> Exception:
     """Return the worker's own error where it is one of ours, else a one-line account of the failure."""
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
@@ -232,7 +239,12 @@ def _raise_recorded_failure(trial_dir: Path) -> None:
         raise kind(failure["sentence"])
 
 
-def _read_metrics(trial_dir: Path) -> dict[str, float | None]:
+def read_metrics(trial_dir: Path) -> dict[str, float | None]:
+    """Return the metrics of a finished run.
+
+    Raises:
+        RunError: there are none.
+    """
     path = trial_dir / "metrics.json"
     if not path.is_file():
         raise RunError(f"The run in {trial_dir} ended without metrics.json: is the directory shared by all nodes?")

@@ -81,12 +81,12 @@ def cold(
 
 def measured(mapping: dict[str, Any], stage: int) -> UnlearnConfig:
     """The run that is compared; steps enough to be killed in between."""
-    return changed(mapping, f"engine.zero_stage={stage}", "method.outer_steps=6", "seed=3", "training.epochs=4")
+    return changed(mapping, f"engine.zero_stage={stage}", "method.outer_steps=6", "method.seed=3")
 
 
 def other(mapping: dict[str, Any], stage: int) -> UnlearnConfig:
     """A run whose traces in its processes must not be seen in the next one."""
-    lines = [f"engine.zero_stage={stage}", "method.outer_steps=2", "method.outer_lr=5e-3", "seed=8"]
+    lines = [f"engine.zero_stage={stage}", "method.outer_steps=2", "method.outer_lr=5e-3", "method.seed=8"]
     return changed(mapping, *lines)
 
 

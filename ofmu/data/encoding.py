@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
+from ofmu.hub import hub_reason
 
 if TYPE_CHECKING:
     from ofmu.config import DataConfig
@@ -31,8 +32,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
     except (OSError, ValueError, KeyError, ImportError) as error:
         if not Path(path).is_dir():
             raise ModelError(
-                f"There is no model directory '{path}' and the hub gave no tokenizer of that name: "
-                "check the name and the connection"
+                f"There is no model directory '{path}' to take a tokenizer from, and {hub_reason(error)}"
             ) from error
         raise ModelError(
             f"The model '{path}' has no tokenizer that can be loaded: save one beside it with "

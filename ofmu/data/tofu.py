@@ -10,6 +10,7 @@ from ofmu.config import ColumnsConfig, DataConfig
 from ofmu.data.files import read_records, row_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
+from ofmu.hub import hub_reason
 
 HUB_NAME = "locuslab/TOFU"
 ROWS_PER_AUTHOR = 20
@@ -92,10 +93,9 @@ def hub_records(source: str, name: str) -> list[dict[str, Any]]:
     try:
         return list(load_dataset(source, name, split="train"))
     except (OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"The hub data set '{source}' ({name}) cannot be loaded: check the name and the connection, or set "
-            f"data.path to a local directory of its JSON files ({reason})"
+            f"The hub data set '{source}' ({name}) cannot be loaded, since {hub_reason(error)}; or set data.path to a "
+            "local directory of its JSON files"
         ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError
 from ofmu.models import load_model, local_directory
 
@@ -76,3 +77,8 @@ def test_what_cannot_be_a_hub_name_is_said_so() -> None:
     assert "no valid hub name" in sentence_on("bad name!!")
     with pytest.raises(ModelError, match="no valid hub name"):
         load_model("bad name!!")
+
+
+def test_a_tokenizer_is_refused_in_the_same_words() -> None:
+    with pytest.raises(ModelError, match="to take a tokenizer from, and it is no valid hub name"):
+        load_tokenizer("bad name!!")

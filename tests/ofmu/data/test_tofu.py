@@ -82,7 +82,7 @@ def test_a_hub_layout_is_read_by_the_datasets_library(tofu: Path, tmp_path: Path
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
 
     assert hub_records(str(tmp_path), "forget01_perturbed") == _records(tofu, "forget01_perturbed")
-    with pytest.raises(DataError, match=r"cannot be loaded: check the name"):
+    with pytest.raises(DataError, match=r"cannot be loaded, since the hub.*data\.path"):
         hub_records(str(tmp_path), "forget10")
 
 

@@ -1,0 +1,82 @@
+"""What OFMU's inner and outer steps cost beyond their own forward and backward passes.
+
+    python tests/bench/bench_overhead.py [ROUNDS]
+
+A Llama of 2.6M parameters on minibatches of 8 rows, one process: plain PyTorch, and DeepSpeed at ZeRO stages 2 and 3.
+Prints the seconds of the steps over those inside ``loss.total`` and the engine's backward pass, per stage and loop: 1.00
+would be steps whose vector algebra, sampling and updates cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from time import perf_counter
+from typing import Any
+
+STAGES = ("torch", 0, 2, 3)
+
+
+def measure(stage: str, rounds: int) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from ofmu.bilevel import Bilevel
+    from ofmu.config import EngineConfig
+    from ofmu.data.rows import Example
+    from ofmu.engine import build_engine
+    from ofmu.ledger import Ledger
+    from ofmu.losses import AnswerLoss
+    from ofmu.methods.ofmu import OfmuConfig
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes))
+    backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
+    engine = build_engine(model, EngineConfig(device="cpu", threads=1, **backend), Ledger())
+    inside = {"seconds": 0.0}
+
+    def timed(function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            started = perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                inside["seconds"] += perf_counter() - started
+
+        return call
+
+    loss = AnswerLoss(pad_id=0)
+    loss.row_means = timed(loss.row_means)  # type: ignore[method-assign]
+    loss.total = timed(loss.total)  # type: ignore[method-assign]
+    engine._backward = timed(engine._backward)  # type: ignore[method-assign]
+    rows = [Example(tuple(torch.randint(1, 2048, (64,)).tolist()), 16) for _ in range(32)]
+    settings = OfmuConfig(batch_size=8, similarity_threshold=-1.0, forget_level=20.0, inner_lr=1e-4, outer_lr=1e-6)
+    loops = Bilevel(engine, loss, loss, rows[:16], rows[16:], settings, seed=0)
+    loops._inner_step()
+    loops._outer_step()
+    for name, step in (("inner", loops._inner_step), ("outer", loops._outer_step)):
+        inside["seconds"], before, started = 0.0, engine.ledger.gradient_evaluations, perf_counter()
+        for _ in range(rounds):
+            step()
+        whole = perf_counter() - started
+        evaluations = (engine.ledger.gradient_evaluations - before) / rounds
+        print(
+            f"| {stage} | {name} | {evaluations:.0f} | {inside['seconds'] / rounds:.3f} | {whole / rounds:.3f} "
+            f"| {whole / inside['seconds']:.3f} |",
+            flush=True,
+        )
+    engine.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        measure(sys.argv[2], int(sys.argv[1]))
+    else:
+        print("| engine | step | gradient evaluations | s in passes | s in all | ratio |")
+        print("|---|---|---|---|---|---|", flush=True)
+        group = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        for stage in STAGES:
+            command = [sys.executable, __file__, sys.argv[1] if sys.argv[1:] else "20", str(stage)]
+            subprocess.run(command, check=True, env=group | os.environ, stderr=subprocess.DEVNULL)

@@ -2,8 +2,8 @@
 
     python tests/bench/bench_overhead.py [ROUNDS]
 
-A Llama of 2.6M parameters on minibatches of 8 rows, one process: plain PyTorch, and DeepSpeed at ZeRO stages 2 and 3.
-Prints the seconds of the steps over those inside ``loss.total`` and the engine's backward pass, per stage and loop: 1.00
+A Llama of 2.6M parameters on minibatches of 8 rows, one process: plain PyTorch and DeepSpeed at ZeRO stages 0, 2, 3.
+Prints the seconds of the steps over those inside ``loss.total`` and the engine's backward pass, per stage and loop: 1.0
 would be steps whose vector algebra, sampling and updates cost nothing.
 """
 

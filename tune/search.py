@@ -36,7 +36,8 @@ class ParetoSearch:
 
     ``config`` may be a SearchConfig, an UnlearnConfig (the search's settings are then the defaults) or a mapping;
     ``objectives`` and ``num_trials`` replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
-    ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models); ``callbacks`` listen.
+    ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models, or
+    :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group); ``callbacks`` listen.
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another.
@@ -170,6 +171,7 @@ class _Session:
                     "set search.rungs.enabled to false"
                 )
             return None
+        from cluster.group import WarmTrials
         from cluster.train import run_trial
         from ofmu.quiet import quiet_libraries
         from ofmu.reference import prepare
@@ -180,7 +182,7 @@ class _Session:
             for listener in self._callbacks:
                 listener.on_prepare(event)
 
-        self._executor = run_trial
+        self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
         tell({"event": "start"})
         return prepare(self._config.unlearn, listener=tell)
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tune.judge import Judging
 
 Executor = Callable[[UnlearnConfig, "ClusterConfig", Path, Any], Mapping[str, Any]]
-"""Runs one trial: its config, the cluster section, its directory and what ``prepare`` returned, to its metrics."""
+"""Runs one trial: its config, the cluster section, its directory and what ``prepare`` returned, to its metrics.
+One with a method ``close`` is closed when no more trials come to its process."""
 
 _ORPHAN_SECONDS = 120.0
 
@@ -57,6 +58,12 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         """Take over the next trial's specification."""
         self._specification = new_config
         return True
+
+    def cleanup(self) -> None:
+        """Let the executor end what it keeps between trials: a worker group holds CPUs and GPUs."""
+        close = getattr(self._executor, "close", None)
+        if close is not None:
+            close()
 
     def step(self) -> dict[str, Any]:
         """Run the trial to its end, or return what an earlier process already finished."""

@@ -117,7 +117,7 @@ def workers(ray_folder: Path) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [3, 2])
 def test_a_warm_trial_equals_a_cold_one(stage, warm, cold, ray_folder, tiny_mapping, prepared, tmp_path):
     before = workers(ray_folder)
     warm(other(tiny_mapping, stage), TWO, tmp_path / "first", prepared)

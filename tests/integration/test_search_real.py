@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu.errors import ConfigError
 from tune import ParetoSearch
+from tune.progress import Progress, SearchListener
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -41,16 +43,37 @@ def test_a_search_of_real_runs_ends_in_models_that_load(ray_folder: Path, tmp_pa
     assert AutoTokenizer.from_pretrained(exported).pad_token_id is not None
 
 
-def test_a_search_of_worker_groups_shards_every_trial_over_two_ranks(
+class WorkersSeen(SearchListener):
+    """Notes the train workers of a test's cluster whenever a trial has ended while others are to come."""
+
+    def __init__(self, ray_folder: Path) -> None:
+        self._folder = str(ray_folder)
+        self.pairs: list[set[int]] = []
+
+    def on_progress(self, progress: Progress) -> None:
+        if 0 < progress.done < progress.total and not progress.running:
+            self.pairs.append({process.pid for process in psutil.process_iter(["cmdline"]) if self._is_one(process)})
+
+    def _is_one(self, process: psutil.Process) -> bool:
+        title = (process.info["cmdline"] or [""])[0]
+        # other tests' clusters may be at work
+        return "RayTrainWorker" in title and process.environ().get("RAY_TMPDIR") == self._folder
+
+
+def test_a_search_of_worker_groups_shards_every_trial_over_the_same_two_ranks(
     ray_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ):
-    """Ray Tune starts a Ray Train worker group per trial, over which DeepSpeed shards parameters."""
+    """Ray Tune starts one Ray Train worker group for all trials, over which DeepSpeed shards parameters."""
     sharded = {**settings, "cluster": {"num_workers": 2}, "engine": {**settings["engine"], "zero_stage": 3}}
-    sharded["search"] = {**settings["search"], "num_trials": 2}
-    result = ParetoSearch(sharded, run_dir=tmp_path / "run").run()
-    assert result.trials["state"].tolist() == ["complete"] * 2, result.trials["reason"].tolist()
+    sharded["search"] = {**settings["search"], "num_trials": 3}
+    seen = WorkersSeen(ray_folder)
+    result = ParetoSearch(sharded, run_dir=tmp_path / "run", callbacks=[seen]).run()
+    assert result.trials["state"].tolist() == ["complete"] * 3, result.trials["reason"].tolist()
     report = json.loads((tmp_path / "run" / "trials" / "00001" / "metrics.json").read_text())
     assert len(report["cost"]["peak_memory_bytes"]) == 2
+    first, second = seen.pairs
+    assert len(first) == 2
+    assert first == second
     assert ray.is_initialized() is False
 
 

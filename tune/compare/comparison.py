@@ -41,7 +41,7 @@ class Comparison:
 
     ``config`` is what :class:`tune.ParetoSearch` takes, with a ``compare`` section; the other arguments replace the
     config's. ``run_dir`` must be new; None names one under ``runs/``. ``executor`` runs one trial (default:
-    :func:`cluster.train.run_trial` on prepared models).
+    :func:`cluster.train.run_trial`, or :class:`cluster.group.WarmTrials` for worker groups, on prepared models).
 
     Raises:
         ConfigError: a method or a setting is unknown, or does not work on the task; said before anything runs.
@@ -197,6 +197,7 @@ class _Session:
     def _run_again(
         self, name: str, search: SearchResult, trials: Sequence[FrozenTrial], prepared: Prepared | None
     ) -> MethodRuns:
+        from cluster.group import WarmTrials
         from cluster.train import run_trial
 
         runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
@@ -204,7 +205,7 @@ class _Session:
         make_runs(
             runs,
             search.config.model_copy(update={"cluster": self._shared.cluster}),
-            executor=self._executor or run_trial,
+            executor=self._executor or (WarmTrials() if self._shared.cluster.num_workers else run_trial),
             prepared=prepared,
             storage=self._home.path / "ray",
             on_ended=lambda done: self._listener.on_runs(name, done, len(runs)),

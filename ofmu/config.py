@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -299,6 +308,14 @@ class EvaluationConfig(Section):
     """``ofmu evaluate``: compare hidden states with those of the retrained model, layer by layer."""
     attacks: tuple[Literal["relearning", "quantization_8", "quantization_4"], ...] = ()
     """``ofmu evaluate``: try to bring the forgotten back, by a few training steps or by rounding the weights."""
+    functions: tuple[str, ...] = ()
+    """Metrics of your own, as ``my_package.my_module:my_function``; see :data:`ofmu.evaluation.custom.ScoreFunction`.
+    A search adds those among its objectives."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_functions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is empty, so that what earlier versions stored compares equal."""
+        return {key: value for key, value in handler(self).items() if key != "functions" or value}
 
 
 class UnlearnConfig(Section):

@@ -16,6 +16,7 @@ from ofmu.data.encoding import encode_example, load_tokenizer, pad_id
 from ofmu.engine import Engine
 from ofmu.engine.base import attention_for
 from ofmu.evaluation import Metrics, Scores, metrics_of, score_model
+from ofmu.evaluation.custom import with_functions
 from ofmu.evaluation.sketch import Sketch
 from ofmu.losses import AnswerLoss
 from ofmu.models import load_model, save_model
@@ -88,8 +89,9 @@ class LanguageTask:
         return Sketch(self._data, self._tokenizer, self._config, rows)
 
     def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
-        """Return the field's metrics; see :func:`ofmu.evaluation.metrics_of`."""
-        return metrics_of(scores, None if reference is None else Scores.load(reference))
+        """Return the field's metrics, see :func:`ofmu.evaluation.metrics_of`, and those of the user's functions."""
+        expected = None if reference is None else Scores.load(reference)
+        return with_functions(metrics_of(scores, expected), self._config.evaluation.functions, scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.

@@ -36,6 +36,9 @@ RECIPE = 2
 
 _VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
 
+_NOT_SCORED = {"batch_size", "alignment", "attacks", "functions"}
+"""Settings of the evaluation on which a model's scores do not depend."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -299,7 +302,7 @@ class _TextPreparation(Preparation):
 
     def _scoring(self) -> dict[str, Any]:
         # Another batch size only rounds differently.
-        evaluation = self._config.evaluation.model_dump(mode="json", exclude={"batch_size", "alignment", "attacks"})
+        evaluation = self._config.evaluation.model_dump(mode="json", exclude=_NOT_SCORED)
         return {"data": self._data.content_hash, "encoding": self._encoding(), "evaluation": evaluation}
 
 

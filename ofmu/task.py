@@ -60,21 +60,29 @@ class Task(Protocol[RowT]):
         """Save ``weights`` in the form that ``from_pretrained`` loads."""
 
 
-def stored_metrics(kind: TaskKind, scores: Path, reference: Path | None) -> Metrics:
+def stored_metrics(kind: TaskKind, scores: Path, reference: Path | None, functions: Sequence[str] = ()) -> Metrics:
     """Return the metrics of scores that a file holds, compared with those of another file where there is one.
 
+    ``functions`` names metrics of the user's own.
+
     Raises:
+        ConfigError: a function cannot be found.
         DataError: a file holds no scores of this kind of task.
         ReferenceMismatchError: the reference covers other rows.
     """
+    from ofmu.evaluation.custom import with_functions
+
     if kind == "vision":
         from ofmu.vision.metrics import metrics_of_images
         from ofmu.vision.scores import ImageScores
 
-        return metrics_of_images(ImageScores.load(scores), None if reference is None else ImageScores.load(reference))
+        images = ImageScores.load(scores)
+        retrained = None if reference is None else ImageScores.load(reference)
+        return with_functions(metrics_of_images(images, retrained), functions, images, retrained)
     from ofmu.evaluation import Scores, metrics_of
 
-    return metrics_of(Scores.load(scores), None if reference is None else Scores.load(reference))
+    rows, expected = Scores.load(scores), None if reference is None else Scores.load(reference)
+    return with_functions(metrics_of(rows, expected), functions, rows, expected)
 
 
 def load_task(config: UnlearnConfig, prepared: Prepared) -> Task[Any]:

@@ -10,12 +10,14 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from cluster.config import ClusterConfig
 from ofmu.config import PositiveInt, Section, UnlearnConfig
 from ofmu.errors import ConfigError
+from ofmu.evaluation.custom import is_function_name
 from ofmu.methods import method_class
 from tune.compare.config import CompareSettings
 from tune.objectives import Direction, default_objectives, refuse_unusable
 from tune.rungs import RungSettings
 
 Scalar = str | int | float | bool | None
+_DIRECTIONS = {"minimize": "min", "maximize": "max"}
 _SPEC_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when"})
 
 
@@ -58,7 +60,9 @@ class SearchSettings(Section):
     space: dict[str, Parameter] = Field(default_factory=dict)
     """Config key, such as ``method.inner_lr``, to what it may be; left out, it is the method's own space."""
     objectives: dict[str, Direction] | None = None
-    """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up."""
+    """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up.
+    A name ``my_package.my_module:my_function`` is a function of the scores, see
+    :data:`ofmu.evaluation.custom.ScoreFunction`. ``minimize`` and ``maximize`` may be written out."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     num_trials: PositiveInt = 32
     """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
@@ -70,6 +74,13 @@ class SearchSettings(Section):
     """``front``: a model is deleted once its trial is dominated."""
     rungs: RungSettings = RungSettings()
     """Early stopping: trials that others outdo on their way are ended there, and told as pruned."""
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _short_directions(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _DIRECTIONS.get(way, way) if isinstance(way, str) else way for name, way in value.items()}
 
     @field_validator("space", mode="before")
     @classmethod
@@ -122,8 +133,12 @@ class SearchConfig(UnlearnConfig):
         return dict(self.search.objectives or default_objectives(self.has_reference, self.data.kind))
 
     def shared_settings(self) -> dict[str, Any]:
-        """Return the mapping of the UnlearnConfig that every trial starts from."""
-        return self.model_dump(mode="json", exclude={"search", "cluster"})
+        """Return the mapping of the UnlearnConfig that every trial starts from; its evaluation gives the objectives."""
+        shared = self.model_dump(mode="json", exclude={"search", "cluster"})
+        functions = [*self.evaluation.functions, *filter(is_function_name, self.objectives)]
+        if functions:
+            shared["evaluation"]["functions"] = list(dict.fromkeys(functions))
+        return shared
 
     @property
     def unlearn(self) -> UnlearnConfig:

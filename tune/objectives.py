@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.evaluation.custom import is_function_name, score_function
 from ofmu.evaluation.registry import REFERENCE, REGISTRY
 
 Direction = Literal["min", "max"]
@@ -34,9 +35,14 @@ def default_objectives(has_reference: bool, kind: str = "language") -> dict[str,
 
 
 def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:
-    """Raise ConfigError for an unknown name, a count that is not two or three, or a missing reference."""
+    """Raise ConfigError for an unknown name, a count that is not two or three, or a missing reference.
+
+    A name such as ``my_package.my_module:my_function`` is a function of the user's own; it is imported here.
+    """
     for name in objectives:
-        if name not in WORST:
+        if is_function_name(name):
+            score_function(name)
+        elif name not in WORST:
             raise ConfigError(f"Unknown objective '{name}' in search.objectives: {nearest_name(name, WORST)}")
         if name in NEEDS_REFERENCE and not has_reference:
             raise ConfigError(

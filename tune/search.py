@@ -196,7 +196,8 @@ class _Session:
             return
         from ofmu.task import stored_metrics
 
-        given = stored_metrics(self._config.data.kind, prepared.target_scores, prepared.reference_scores)
+        functions = self._config.unlearn.evaluation.functions
+        given = stored_metrics(self._config.data.kind, prepared.target_scores, prepared.reference_scores, functions)
         for name in self._config.objectives:
             if name in COSTS or given.values.get(name) is not None:
                 continue
@@ -217,7 +218,7 @@ class _Session:
         from ofmu.task import stored_metrics
 
         scores = prepared.reference_scores
-        given = stored_metrics(self._config.data.kind, scores, scores)
+        given = stored_metrics(self._config.data.kind, scores, scores, self._config.unlearn.evaluation.functions)
         write_json(self._run.path / "reference.json", dict(given.values))
 
     def _tune(self, concurrent: int, prepared: Prepared | None) -> None:

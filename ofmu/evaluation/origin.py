@@ -21,6 +21,7 @@ _WITHOUT_EFFECT = (
     "evaluation.batch_size",
     "evaluation.alignment",
     "evaluation.attacks",
+    "evaluation.functions",
 )
 
 

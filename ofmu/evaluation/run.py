@@ -12,6 +12,7 @@ from ofmu.data.rows import UnlearnData
 from ofmu.engine import resolve_device
 from ofmu.environment import environment
 from ofmu.errors import DataError
+from ofmu.evaluation.custom import with_functions
 from ofmu.evaluation.extras import add_extras
 from ofmu.evaluation.json_files import read_json
 from ofmu.evaluation.matching import outline_of, require_match
@@ -59,7 +60,7 @@ def evaluate(
     if expected is not None:
         require_match(outline_of(str(model), data, config.evaluation.truth_ratio), expected)
     scores = _score_saved(str(model), data, config)
-    measured = metrics_of(scores, expected)
+    measured = with_functions(metrics_of(scores, expected), config.evaluation.functions, scores, expected)
     report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),

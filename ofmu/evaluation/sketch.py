@@ -12,6 +12,7 @@ from ofmu.data.encoding import Tokenizer
 from ofmu.data.questions import QuestionSet
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.engine import Engine
+from ofmu.evaluation.custom import with_functions
 from ofmu.evaluation.names import FORGET
 from ofmu.evaluation.scores import Scores, row_hash
 from ofmu.evaluation.scoring import score_model
@@ -49,7 +50,8 @@ class Sketch:
             world_size=engine.world_size,
             synchronized=engine.zero_stage == 3,
         )
-        return metrics_of(scores, None if reference is None else self._reference(reference))
+        expected = None if reference is None else self._reference(reference)
+        return with_functions(metrics_of(scores, expected), self._config.evaluation.functions, scores, expected)
 
     def _read_reference(self, path: Path) -> Scores:
         return reduced_reference(Scores.load(path), self._places)

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.users_code import import_users_module
 
 if TYPE_CHECKING:
     from ofmu.config import MethodConfig
@@ -91,11 +92,6 @@ def build_method(context: Context[Any], settings: MethodConfig) -> Method[Any]:
 
 
 def _import_users(name: str, module: str) -> None:
-    try:
-        import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"method.module '{module}' cannot be imported ({error}): run where it lies, or install it"
-        ) from error
+    import_users_module(module, "method.module")
     if name not in _REGISTERED:
         raise ConfigError(f"method.module '{module}' registers no method '{name}': decorate its class with @register")

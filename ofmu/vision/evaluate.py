@@ -10,6 +10,7 @@ from ofmu.config import UnlearnConfig
 from ofmu.engine import resolve_device
 from ofmu.environment import environment
 from ofmu.errors import DataError
+from ofmu.evaluation.custom import with_functions
 from ofmu.files import write_json
 from ofmu.models import local_directory
 from ofmu.vision.data import load_images
@@ -41,7 +42,8 @@ def evaluate_images(
     if expected is not None:
         require_same_images(expected, data.content_hash, str(model))
     scores = score_saved_images(model, data, config, name=str(model))
-    report = metrics_of_images(scores, expected).to_json() | {
+    measured = with_functions(metrics_of_images(scores, expected), config.evaluation.functions, scores, expected)
+    report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),
         "data_hash": data.content_hash,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ofmu.config import UnlearnConfig
 from ofmu.engine import Engine
 from ofmu.errors import ModelError
+from ofmu.evaluation.custom import with_functions
 from ofmu.evaluation.sharding import Shard
 from ofmu.evaluation.summary import Metrics
 from ofmu.models import save_model
@@ -67,8 +68,9 @@ class VisionTask:
         return ImageSketch(self._data, self.loss, rows=rows, batch_size=batch_size, seed=seed)
 
     def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
-        """Return the field's metrics; see :func:`ofmu.vision.metrics.metrics_of_images`."""
-        return metrics_of_images(scores, None if reference is None else ImageScores.load(reference))
+        """Return the field's metrics, see :func:`ofmu.vision.metrics.metrics_of_images`, and the user's functions'."""
+        expected = None if reference is None else ImageScores.load(reference)
+        return with_functions(metrics_of_images(scores, expected), self._config.evaluation.functions, scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save the classifier with the target's statistics, and how its inputs are normalised."""

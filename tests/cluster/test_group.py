@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cluster.config import ClusterConfig
 from cluster.group import WarmTrials
 from ofmu.config import UnlearnConfig
 from ofmu.config_io import apply_overrides, validate
-from ofmu.errors import NonFiniteLossError
+from ofmu.errors import NonFiniteLossError, RunError
 from ofmu.reference import Prepared, prepare
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ofmu"))
@@ -140,22 +141,27 @@ def test_a_failed_trial_leaves_the_group_warm(warm, cold, ray_folder, tiny_mappi
     assert_equal_runs(tmp_path / "after", cold(2))
 
 
-def test_a_killed_worker_costs_one_restart(warm, cold, ray_folder, tiny_mapping, prepared, tmp_path):
-    warm(other(tiny_mapping, 2), TWO, tmp_path / "first", prepared)
-    pair = workers(ray_folder)
-    killed: list[int] = []
+@contextmanager
+def one_killed(pair: set[int], trial: Path) -> Iterator[None]:
+    """SIGKILL one of the workers once the trial has noted three outer steps."""
 
     def kill_one() -> None:
         deadline = time.monotonic() + 120
-        while len(rows_of(tmp_path / "second" / "history.jsonl")) < 3 and time.monotonic() < deadline:
+        while len(rows_of(trial / "history.jsonl")) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        killed.append(min(pair))
         os.kill(min(pair), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    warm(measured(tiny_mapping, 2), TWO, tmp_path / "second", prepared)
+    yield
     killer.join()
+
+
+def test_a_killed_worker_costs_one_restart(warm, cold, ray_folder, tiny_mapping, prepared, tmp_path):
+    warm(other(tiny_mapping, 2), TWO, tmp_path / "first", prepared)
+    pair = workers(ray_folder)
+    with one_killed(pair, tmp_path / "second"):
+        warm(measured(tiny_mapping, 2), TWO, tmp_path / "second", prepared)
     restarted = workers(ray_folder)
     assert len(restarted) == 2
     assert not restarted & pair
@@ -163,3 +169,14 @@ def test_a_killed_worker_costs_one_restart(warm, cold, ray_folder, tiny_mapping,
     assert workers(ray_folder) == restarted
     for name in ("second", "third"):
         assert_equal_runs(tmp_path / name, cold(2))
+
+
+def test_a_trial_that_crashes_too_often_fails(warm, ray_folder, tiny_mapping, prepared, tmp_path):
+    warm(other(tiny_mapping, 2), TWO, tmp_path / "first", prepared)
+    never = TWO.model_copy(update={"max_failures": 0})
+    with (
+        one_killed(workers(ray_folder), tmp_path / "second"),
+        pytest.raises(RunError, match="The worker group crashed 1 time on this trial"),
+    ):
+        warm(measured(tiny_mapping, 2), never, tmp_path / "second", prepared)
+    assert not workers(ray_folder)

@@ -40,7 +40,7 @@ def ineffective_settings(config: UnlearnConfig) -> list[str]:
     if config.engine.backend == "torch" and config.engine.zero_stage not in (0, 2):
         notes.append("engine.zero_stage has no effect: engine.backend is 'torch'")
     if config.data.kind == "vision":
-        for name in ("in_scope", "membership", "alignment", "attacks"):
+        for name in ("rows", "in_scope", "membership", "alignment", "attacks"):
             if getattr(config.evaluation, name):
                 notes.append(f"evaluation.{name} has no effect: it is for text, and these data are images")
     return notes

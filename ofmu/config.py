@@ -295,6 +295,9 @@ class EvaluationConfig(Section):
     """What is scored, and how."""
 
     batch_size: PositiveInt = 32
+    rows: PositiveInt | None = None
+    """At most so many rows of each evaluation set but the forget set, those with the lowest content hashes, so the
+    same ones for every model; None: all."""
     max_new_tokens: PositiveInt = 200
     """Greedy tokens generated per question for ROUGE-L recall."""
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
@@ -313,9 +316,9 @@ class EvaluationConfig(Section):
     A search adds those among its objectives."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_functions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is empty, so that what earlier versions stored compares equal."""
-        return {key: value for key, value in handler(self).items() if key != "functions" or value}
+        return {key: value for key, value in handler(self).items() if key not in ("functions", "rows") or value}
 
 
 class UnlearnConfig(Section):

@@ -21,6 +21,7 @@ from ofmu.evaluation.names import FORGET, HOLDOUT
 from ofmu.evaluation.rouge import rouge_l_recall
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, row_hash
 from ofmu.evaluation.sharding import Shard
+from ofmu.evaluation.subset import chosen_places
 
 if TYPE_CHECKING:
     from ofmu.config import DataConfig, UnlearnConfig
@@ -113,7 +114,14 @@ def score_model(
 
 
 def _scored_sets(data: UnlearnData, config: UnlearnConfig) -> _Sets:
+    limit = config.evaluation.rows
     sets = {name: row_set.rows for name, row_set in data.evaluation.items()}
+    if limit is not None:
+        # forget rows are few, are what a reference is matched by, and set the resolution of forget quality
+        sets = {
+            name: rows if name == FORGET else tuple(rows[place] for place in chosen_places(rows, limit))
+            for name, rows in sets.items()
+        }
     if config.evaluation.in_scope:
         sets |= in_scope_sets(data)
     if config.evaluation.membership and data.holdout is not None and FORGET in sets:

@@ -10,12 +10,13 @@ from pathlib import Path
 from ofmu.config import UnlearnConfig
 from ofmu.data.encoding import Tokenizer
 from ofmu.data.questions import QuestionSet
-from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.rows import RowSet, UnlearnData
 from ofmu.engine import Engine
 from ofmu.evaluation.custom import with_functions
 from ofmu.evaluation.names import FORGET
-from ofmu.evaluation.scores import Scores, row_hash
+from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring import score_model
+from ofmu.evaluation.subset import chosen_places
 from ofmu.evaluation.summary import Metrics, metrics_of
 
 
@@ -55,14 +56,6 @@ class Sketch:
 
     def _read_reference(self, path: Path) -> Scores:
         return reduced_reference(Scores.load(path), self._places)
-
-
-def chosen_places(rows: Sequence[Row], count: int) -> tuple[int, ...]:
-    """Return the indices, ascending, of the ``count`` rows whose content hashes are lowest.
-
-    The choice depends on what the rows say, not on their order: it is as good as drawn, and the same everywhere.
-    """
-    return tuple(sorted(sorted(range(len(rows)), key=lambda place: row_hash(rows[place]))[:count]))
 
 
 def reduced_data(data: UnlearnData, count: int) -> UnlearnData:

@@ -18,7 +18,8 @@ from ofmu.engine import build_engine
 from ofmu.errors import PrunedError
 from ofmu.evaluation import Scores
 from ofmu.evaluation.scores import row_hash
-from ofmu.evaluation.sketch import chosen_places, reduced_data
+from ofmu.evaluation.sketch import reduced_data
+from ofmu.evaluation.subset import chosen_places
 from ofmu.judge import Standing, read_account
 from ofmu.language import LanguageTask
 from ofmu.ledger import Ledger

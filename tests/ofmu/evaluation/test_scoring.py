@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from ofmu.data.encoding import encode_example, encode_prompt
+from ofmu.data.rows import RowSet
 from ofmu.errors import DataError
 from ofmu.evaluation.rouge import rouge_l_recall
 from ofmu.evaluation.scores import AnswerLoss, Scores
@@ -118,6 +120,21 @@ def test_generation_can_be_left_out(pair: tuple[Any, Any]) -> None:
     assert set(result.utility_components) == {
         "retain_probability", "world_facts_probability", "world_facts_truth_ratio"
     }  # fmt: skip
+
+
+def test_a_limit_on_rows_keeps_whole_forget_rows_and_the_same_others_for_every_model(
+    pair: tuple[Any, Any], scores: Scores
+) -> None:
+    limited = score_model(*pair, tiny.make_data(), tiny.make_config(rows=2))
+    assert [row.row_hash for row in limited.sets["forget"]] == [row.row_hash for row in scores.sets["forget"]]
+    by_hash = {row.row_hash: row for row in scores.sets["world_facts"]}
+    kept = {row.row_hash for row in limited.sets["world_facts"]}
+    assert kept == set(sorted(by_hash)[:2])
+    for row in limited.sets["world_facts"]:
+        assert row.answer.nll == pytest.approx(by_hash[row.row_hash].answer.nll, rel=1e-5)
+    backwards = {name: RowSet(name, tuple(reversed(found.rows))) for name, found in tiny.make_data().evaluation.items()}
+    turned = score_model(*pair, replace(tiny.make_data(), evaluation=backwards), tiny.make_config(rows=2))
+    assert {row.row_hash for row in turned.sets["world_facts"]} == kept
 
 
 def test_the_model_keeps_its_mode_and_its_own_generation_settings_which_play_no_part(scores: Scores) -> None:

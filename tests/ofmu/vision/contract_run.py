@@ -25,7 +25,15 @@ VISION = [name for name in BUILT_IN if "vision" in method_class(name).tasks]
 
 SMALL: dict[str, dict[str, Any]] = {
     # with a larger β this random problem amplifies rounding a thousandfold from step to step
-    "ofmu": {"outer_steps": 2, "inner_steps": 1, "inner_lr": 0.02, "outer_lr": 1e-3, "similarity_weight": 0.05},
+    "ofmu": {
+        "outer_steps": 2,
+        "inner_steps": 1,
+        "inner_lr": 0.02,
+        "outer_lr": 1e-3,
+        "forget_sharpness": 1.0,
+        "similarity_weight": 0.05,
+        "similarity_scale": "absolute",
+    },
     "influence": {"strength": 0.3, "damping": 0.1, "fisher_rows": 4},
 }
 DESCENT = {"steps": 3, "lr": 1e-3, "round_steps": 1}

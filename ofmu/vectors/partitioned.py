@@ -124,6 +124,20 @@ class PartitionedGradients(PartitionedVectors):
 class PartitionedParameters(PartitionedVectors):
     """ZeRO stage 3: every parameter is cut into one piece per rank; a sub-group's pieces lie side by side."""
 
+    def __init__(self, optimizer: Any, module: nn.Module, *, offloaded: bool) -> None:
+        super().__init__(optimizer, module, offloaded=offloaded)
+        self._clear_padding()
+
+    @torch.no_grad()
+    def _clear_padding(self) -> None:
+        """Zero what lies behind the last rank's pieces: DeepSpeed leaves whatever memory held, and ‖θ‖ would read it."""
+        masters = self.masters()
+        padding = [torch.ones_like(master, dtype=torch.bool) for master in masters]
+        for segment in self.segments():
+            padding[segment.tensor].narrow(0, segment.offset, segment.length).fill_(False)
+        for master, behind in zip(masters, padding, strict=True):
+            master.masked_fill_(behind, 0.0)
+
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per sub-group."""
         return [p.detach() for p in self._optimizer.fp32_partitioned_groups_flat]

@@ -130,7 +130,7 @@ class PartitionedParameters(PartitionedVectors):
 
     @torch.no_grad()
     def _clear_padding(self) -> None:
-        """Zero what lies behind the last rank's pieces: DeepSpeed leaves whatever memory held, and ‖θ‖ would read it."""
+        """Zero what lies behind the last rank's pieces: DeepSpeed leaves there what memory held, and ‖θ‖ reads it."""
         masters = self.masters()
         padding = [torch.ones_like(master, dtype=torch.bool) for master in masters]
         for segment in self.segments():

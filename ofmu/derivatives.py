@@ -218,24 +218,25 @@ class Derivatives(Generic[RowT]):
     ) -> None:
         """Add ``scale · ∇S`` = scale · (H_f a + H_r b)."""
         space = self._space
-        (a_f, a_r), (b_f, b_r) = cosine.forget_direction(), cosine.retain_direction()
-        a = space.combine((a_f, g_f), (a_r, g_r))
-        b = space.combine((b_f, g_f), (b_r, g_r))
+        # |a| = |∂S/∂g_f| = sin(angle)/‖g_f‖, and likewise b: no further inner product is needed
+        jobs: tuple[tuple[Loss[RowT], Sequence[RowT], tuple[float, float], float, Vector], ...] = (
+            (self._forget, forget_rows, cosine.forget_direction(), cosine.sine / cosine.forget_norm, g_f),
+            (self._retain, retain_rows, cosine.retain_direction(), cosine.sine / cosine.retain_norm, g_r),
+        )
         if self._inner == "exact":
-            self._engine.hessian_product(self._forget, forget_rows, a, into=into, scale=scale)
-            self._engine.hessian_product(self._retain, retain_rows, b, into=into, scale=scale)
+            for loss, rows, coefficients, _, _ in jobs:
+                direction = space.combine(*zip(coefficients, (g_f, g_r), strict=True))
+                self._engine.hessian_product(loss, rows, direction, into=into, scale=scale)
             return
         with space.restored_afterwards() as origin:
             size = INNER_STEP[self._inner] * widening * space.norm(origin)
-            # |a| = |∂S/∂g_f| = sin(angle)/‖g_f‖, and likewise b: no further inner product is needed
-            jobs: tuple[tuple[Loss[RowT], Sequence[RowT], Vector, float, Vector], ...] = (
-                (self._forget, forget_rows, a, cosine.sine / cosine.forget_norm, g_f),
-                (self._retain, retain_rows, b, cosine.sine / cosine.retain_norm, g_r),
-            )
-            for loss, rows, direction, length, gradient in jobs:
+            for loss, rows, coefficients, length, gradient in jobs:
                 if length == 0:
                     continue
+                direction = space.combine(*zip(coefficients, (g_f, g_r), strict=True))
                 self._add_difference(into, scale, loss, rows, origin, direction, size / length, gradient)
+                # a and b are each as large as the model, and never needed together
+                del direction
 
     def _add_difference(
         self,

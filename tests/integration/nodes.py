@@ -8,19 +8,36 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 from ray.cluster_utils import Cluster
+
+from ofmu import UnlearnConfig, unlearn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ofmu"))
+
+from multirank import run_ranks
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DRIVER = HERE / "nodes_driver.py"
+ALONE = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+from ofmu import UnlearnConfig, unlearn
+unlearn(UnlearnConfig.model_validate_json(sys.argv[1]), sys.argv[2])
+"""
+TRIALS = 6
+"""Trials of ``paced_search``."""
 COSTS = ("seconds", "peak_memory_bytes")
 
 
@@ -40,14 +57,14 @@ class Nodes:
     To be used in the main thread, as ray.cluster_utils wants it. What is left at the end is killed by that fixture.
     """
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, *, dashboard: bool = False) -> None:
         self._folder = folder
         path = [str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")]
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in path if part)}
         os.environ["PYTHONPATH"] = self.environment["PYTHONPATH"]
-        # worker groups of dead trials are cleaned up through the dashboard's State API
-        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        # what worker groups of dead trials reserved is freed through the dashboard's State API alone
+        head = {"num_cpus": 0, "include_dashboard": dashboard, "dashboard_port": 0}
+        self._cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.workers: list[Any] = []
         for _ in range(workers):
             self.add()
@@ -59,7 +76,7 @@ class Nodes:
 
     def add(self) -> Any:
         """Start one more worker node of one CPU."""
-        node = self._cluster.add_node(num_cpus=1)
+        node = patiently(lambda: self._cluster.add_node(num_cpus=1))
         self.workers.append(node)
         return node
 
@@ -104,9 +121,29 @@ class Nodes:
         self._cluster.shutdown()
 
 
+def patiently(start_node: Callable[[], Any]) -> Any:
+    """Start a node; on a busy machine again, since Ray waits for its raylet for half a minute and no longer."""
+    for _ in range(3):
+        try:
+            return start_node()
+        except Exception as error:  # Ray raises Exception itself
+            if "timed out" not in str(error):
+                raise
+            given_up = error
+    raise given_up
+
+
 def raylet(node: Any) -> psutil.Process:
     """Return a node's raylet."""
     return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def has_ended(node: Any) -> bool:
+    """Return whether a node's raylet is gone; one that its parent has not waited for yet is."""
+    try:
+        return bool(raylet(node).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 @dataclass(frozen=True)
@@ -117,11 +154,12 @@ class Search:
     run_dir: Path
     log: Path
     """Rounds really run; see paced_method."""
+    said: Path
+    """What its process printed."""
 
     def output(self) -> str:
         """Return the end of what its process printed."""
-        path = self.run_dir.with_suffix(".txt")
-        return path.read_text(errors="replace")[-3000:] if path.is_file() else ""
+        return self.said.read_text(errors="replace")[-3000:]
 
     def kill(self) -> None:
         """SIGKILL the driver."""
@@ -181,59 +219,76 @@ def start(
     run_dir: Path,
     settings: Mapping[str, Any] | None,
     *,
-    overrides: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
+    beside: Path | None = None,
 ) -> Search:
-    """Start a search on the cluster, or continue it where ``settings`` is None."""
-    log = run_dir.with_suffix(".rounds")
-    arguments = ["--resume", f"cluster.address={nodes.address}", *overrides]
+    """Start a search on the cluster, or continue it where ``settings`` is None; its own files lie beside ``beside``."""
+    base = beside or run_dir
+    log, said = base.with_suffix(".rounds"), base.with_suffix(".txt")
+    arguments = ["--resume", f"cluster.address={nodes.address}"]
     if settings is not None:
         whole = {**settings, "cluster": {**settings.get("cluster", {}), "address": nodes.address}}
         whole["method"] = {**settings["method"], "log": str(log)}
-        path = run_dir.with_suffix(".json")
+        path = base.with_suffix(".json")
         path.write_text(json.dumps(whole))
         arguments = [str(path)]
-    with run_dir.with_suffix(".txt").open("ab") as stream:
+    with said.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, str(DRIVER), str(run_dir), *arguments],
-            env={**nodes.environment, **(environment or {})},
+            env=nodes.environment,
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
-    return Search(process, run_dir, log)
+    return Search(process, run_dir, log, said)
 
 
-def metrics_of(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return the metrics of every trial that has some, without what the clock and the machine decide."""
-    found = {}
-    for path in sorted(run_dir.glob("trials/*/metrics.json")):
-        metrics = json.loads(path.read_text())["metrics"]
-        found[path.parent.name] = {name: value for name, value in metrics.items() if name not in COSTS}
-    return found
+@dataclass(frozen=True)
+class Trial:
+    """What a trial left, without what the clock and the machine decide."""
+
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, directory: Path) -> Trial:
+        """Return what lies in a trial's directory."""
+        metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
+        rows = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+        return cls(
+            {name: value for name, value in metrics.items() if name not in COSTS},
+            [{name: value for name, value in row.items() if name not in COSTS} for row in rows],
+        )
 
 
-def histories_of(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return every trial's rounds as it noted them, without their seconds."""
-    found = {}
-    for path in sorted(run_dir.glob("trials/*/history.jsonl")):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parent.name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-    return found
+@cache
+def undisturbed(config: str, ranks: int) -> Trial:
+    """Return what the run of this config (JSON) leaves that nothing disturbs: no Ray, no search."""
+    with tempfile.TemporaryDirectory() as folder:
+        if ranks == 1:
+            unlearn(UnlearnConfig.model_validate_json(config), Path(folder) / "run")
+        else:
+            script = Path(folder) / "run.py"
+            script.write_text(ALONE)
+            run_ranks(script, ranks, config, f"{folder}/run")
+        return Trial.read(Path(folder) / "run")
 
 
-def assert_nothing_lost(search: Search, whole: Path, count: int, repeats: int) -> None:
-    """Check a search that was harmed against an undisturbed one with the same settings.
+def assert_nothing_lost(search: Search, count: int, repeats: int, ranks: int = 1) -> None:
+    """Check a search that was harmed: every trial complete once, and as if nothing had happened.
 
-    Every trial is complete once, with the same rounds, gradient evaluations and metrics, bit for bit; at most
-    ``repeats`` rounds were run twice.
+    Rounds, gradient evaluations and metrics equal those of the trial's config run on as many ranks without Ray, bit
+    for bit; at most ``repeats`` rounds were run twice.
     """
     assert search.states() == {"COMPLETE": count}, search.output()
     summary = json.loads((search.run_dir / "search.json").read_text())
     assert (summary["complete"], summary["failed"]) == (count, 0)
-    assert histories_of(search.run_dir) == histories_of(whole)
-    assert metrics_of(search.run_dir) == metrics_of(whole)
-    assert search.repeated() <= repeats, search.rounds()
+    directories = sorted(search.run_dir.glob("trials/*"))
+    assert [path.name for path in directories] == [f"{number:05d}" for number in range(count)]
     assert not list(search.run_dir.glob("trials/*/checkpoints"))
+    assert search.repeated() <= repeats, search.rounds()
+    for path in directories:
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        config["method"] |= {"pause": 0.0, "log": os.devnull}
+        assert Trial.read(path) == undisturbed(json.dumps(config), ranks), path.name
 
 
 def end(searches: Sequence[Search]) -> None:

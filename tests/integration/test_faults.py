@@ -13,34 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nodes import Nodes, Search, assert_nothing_lost, end, start, wait_until
+from nodes import TRIALS, Nodes, Search, assert_nothing_lost, end, has_ended, start, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(900)]
-
-TRIALS = 6
-ROUNDS = 12
-
-
-@pytest.fixture(scope="module")
-def settings(smallest_search: dict[str, Any]) -> dict[str, Any]:
-    """Six trials of twelve slow, tiny rounds; random, so that no setting depends on the order of completion."""
-    return {
-        **smallest_search,
-        "method": {
-            "name": "paced",
-            "module": "paced_method",
-            "batch_size": 2,
-            "inner_steps": 1,
-            "outer_steps": ROUNDS,
-            "pause": 0.2,
-            "log": "unset",
-        },
-        "search": {
-            "num_trials": TRIALS,
-            "sampler": "random",
-            "space": {"method.inner_lr": {"low": 0.01, "high": 0.1}},
-        },
-    }
 
 
 @pytest.fixture(scope="module")
@@ -55,71 +30,52 @@ Begin = Callable[..., Search]
 
 
 @pytest.fixture
-def begin(nodes: Nodes, settings: dict[str, Any], tmp_path: Path) -> Iterator[Begin]:
+def begin(nodes: Nodes, paced_search: dict[str, Any], tmp_path: Path) -> Iterator[Begin]:
     """Return a function that starts a search with settings of its own; what still runs is killed at the end."""
     begun: list[Search] = []
 
     def begin(**changed: Any) -> Search:
-        begun.append(start(nodes, tmp_path / "run", {**settings, **changed}))
+        begun.append(start(nodes, tmp_path / "run", {**paced_search, **changed}))
         return begun[-1]
 
     yield begin
     end(begun)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(nodes: Nodes, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of the same search without any harm."""
-    search = start(nodes, tmp_path_factory.mktemp("whole") / "run", settings)
-    search.wait()
-    assert search.states() == {"COMPLETE": TRIALS}
-    assert search.repeated() == 0
-    return search.run_dir
-
-
-def test_a_killed_trial_process_costs_one_round(nodes: Nodes, begin: Begin, undisturbed: Path) -> None:
+def test_a_killed_trial_process_costs_one_round(nodes: Nodes, begin: Begin) -> None:
     search = begin()
     wait_until(lambda: search.at_work(4), "a trial in mid-run", alive=search)
     os.kill(search.last_process(), signal.SIGKILL)
     search.wait()
-    assert_nothing_lost(search, undisturbed, TRIALS, repeats=1)
+    assert_nothing_lost(search, TRIALS, repeats=1)
 
 
-def test_a_killed_worker_node_costs_one_round(nodes: Nodes, begin: Begin, undisturbed: Path) -> None:
+def test_a_killed_worker_node_costs_one_round(nodes: Nodes, begin: Begin) -> None:
     search = begin()
     wait_until(lambda: len(search.at_work(4)) == 2, "both nodes at work", alive=search)
     nodes.kill_raylet(nodes.workers[0])
     nodes.add()
     search.wait()
-    assert_nothing_lost(search, undisturbed, TRIALS, repeats=1)
+    assert_nothing_lost(search, TRIALS, repeats=1)
 
 
-def test_a_killed_driver_goes_on_where_it_was(nodes: Nodes, begin: Begin, undisturbed: Path) -> None:
+def test_a_killed_driver_goes_on_where_it_was(nodes: Nodes, begin: Begin) -> None:
     search = begin()
     wait_until(lambda: search.complete() >= 2 and search.at_work(4), "two complete trials", alive=search)
     search.kill()
     again = start(nodes, search.run_dir, None)
     again.wait()
-    assert_nothing_lost(again, undisturbed, TRIALS, repeats=2)
+    assert_nothing_lost(again, TRIALS, repeats=2)
 
 
-def test_a_killed_head_is_survived_by_the_run_directory(
-    ray_folder: Path, settings: dict[str, Any], undisturbed: Path, tmp_path: Path
-) -> None:
-    """GCS, raylet and dashboard of the head die at once; the search is continued on a cluster that is new."""
-    first = Nodes(ray_folder, workers=2)
-    search = start(first, tmp_path / "run", settings)
-    try:
-        wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
-        first.kill_head()
-        assert search.process.wait(timeout=240) != 0
-    finally:
-        end([search])
-        first.close()
-    second = Nodes(ray_folder, workers=2)
-    try:
-        again = start(second, search.run_dir, None)
-        again.wait()
-        assert_nothing_lost(again, undisturbed, TRIALS, repeats=2)
-    finally:
-        second.close()
+def test_a_drained_node_hands_its_trial_on(nodes: Nodes, begin: Begin) -> None:
+    """The notice of a preemption, and the node's end when its time is up, cost no more than a round."""
+    search = begin()
+    wait_until(lambda: len(search.at_work(2)) == 2, "both nodes at work", alive=search)
+    leaving = nodes.workers[0]
+    nodes.drain(leaving, seconds=1)
+    wait_until(lambda: has_ended(leaving), "the drained node's end", seconds=60, alive=search)
+    search.wait()
+    nodes.workers.remove(leaving)
+    nodes.add()
+    assert_nothing_lost(search, TRIALS, repeats=1)

@@ -22,7 +22,6 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.mailbox import Mailbox
-from cluster.session import trials_at_a_time
 from cluster.train import cause_of, read_metrics, run_trial, worker_layout
 from ofmu import errors
 from ofmu.config import UnlearnConfig
@@ -42,8 +41,9 @@ class WarmTrials:
     """Runs one trial after the other as :func:`cluster.train.run_trial` does, in a worker group that stays.
 
     Another model, engine section (ZeRO stage, precision, threads) or layout of workers ends the group and starts a
-    cold one. So does a crash, after which the trial goes on from its last checkpoint. With ``num_workers`` 0 trials
-    run in this process. An unused one can be pickled.
+    cold one. So does a crash, after which the trial goes on from its last checkpoint. A cluster that is too small is
+    waited for, since it may have lost a node a moment ago: :func:`cluster.session.trials_at_a_time` refuses one. With
+    ``num_workers`` 0 trials run in this process. An unused one can be pickled.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,6 @@ class WarmTrials:
         """Run one trial and return its metrics; a finished one returns at once.
 
         Raises:
-            ClusterError: the cluster is smaller than the run asks for.
             OfmuError: whatever the user can mend; a group whose ranks all met it alike stays warm.
             PrunedError: the judge ended the run.
             RunError: the group crashed more than ``cluster.max_failures`` times on this trial.
@@ -131,7 +130,6 @@ class WarmTrials:
         if self._group is not None and (self._group.key != key or not self._group.is_alive):
             self.close()
         if self._group is None:
-            trials_at_a_time(cluster, 1)
             # every node sees the trial's directory, and Ray Train asks for a place that every node sees
             self._group = WorkerGroup(key, cluster, trial_dir / "ray_train")
         return self._group

@@ -76,21 +76,28 @@ def trials_at_a_time(cluster: ClusterConfig, wanted: int | None) -> int:
         ClusterError: it does not even hold one.
     """
     workers = max(cluster.num_workers, 1)
-    total = ray.cluster_resources()
-    fits = []
-    for kind, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        if each <= 0:
-            continue
-        have = total.get(kind, 0.0)
+    for kind, each, have in _needs(cluster):
         if workers * each > have:
             raise ClusterError(
                 f"One trial needs {workers * each:g} {kind}s ({workers} worker{'s' * (workers > 1)} of {each:g}), "
                 f"but the Ray cluster has {have:g}: lower cluster.num_workers or "
                 f"cluster.{kind.lower()}s_per_worker, or join a larger cluster"
             )
-        fits.append(int(have / (workers * each) + 1e-9))
-    room = min(fits, default=1)
+    return room_for_trials(cluster, wanted)
+
+
+def room_for_trials(cluster: ClusterConfig, wanted: int | None) -> int:
+    """Return the same for a cluster that may just have lost nodes: 0 where not even one trial fits."""
+    workers = max(cluster.num_workers, 1)
+    room = min((int(have / (workers * each) + 1e-9) for _, each, have in _needs(cluster)), default=1)
     return min(room, wanted) if wanted else room
+
+
+def _needs(cluster: ClusterConfig) -> list[tuple[str, float, float]]:
+    """Return what workers use: the resource, how much each needs, and how much of it the joined cluster has."""
+    total = ray.cluster_resources()
+    wants = (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker))
+    return [(kind, each, total.get(kind, 0.0)) for kind, each in wants if each > 0]
 
 
 def _refuse_unreachable(address: str) -> None:

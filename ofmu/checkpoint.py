@@ -6,6 +6,7 @@ stage. A checkpoint counts only when every rank's files are there and match thei
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from safetensors.torch import save_file
 from ofmu.errors import RunError
 from ofmu.files import file_hash, storage_errors, write_json
 from ofmu.vectors import Segment, Vector, VectorSpace
+
+_SEAL = "description_sha256"
 
 
 def save_checkpoint(
@@ -49,7 +52,8 @@ def save_checkpoint(
             "sha256": file_hash(target),
             "state": state,
         }
-        write_json(directory / f"rank_{rank:05d}.json", description)
+        sealed = description | {_SEAL: _seal(description)}
+        write_json(directory / f"rank_{rank:05d}.json", sealed)
 
 
 def load_checkpoint(directory: Path, space: VectorSpace) -> tuple[dict[str, Any], dict[str, Vector]]:
@@ -116,4 +120,11 @@ def _parts(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             description = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"The checkpoint file {path} cannot be read: use an earlier checkpoint") from error
+        if not isinstance(description, dict) or description.pop(_SEAL, None) != _seal(description):
+            raise RunError(f"The checkpoint file {path} is damaged: use an earlier checkpoint")
         yield path.with_suffix(".safetensors"), description
+
+
+def _seal(description: dict[str, Any]) -> str:
+    """Return a checksum of the loop's state and the tensors' places, which no checksum of the tensors covers."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from ray import tune as ray_tune
+from ray.tune.search import ConcurrencyLimiter
 
+from cluster.session import room_for_trials
 from ofmu.errors import StorageError
 from tune.progress import StopWithSearcher, TuneWatcher
 from tune.trial import Executor, UnlearningTrial
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from tune.judge import Judging
     from tune.progress import TrialSource
 
+_LOOK_SECONDS = 1.0
+"""How often the size of the cluster is looked at."""
+
 
 def run_trials(
     source: TrialSource,
@@ -29,31 +35,31 @@ def run_trials(
     *,
     executor: Executor | None,
     prepared: Prepared | None,
-    concurrent: int,
     storage: Path,
     notify: Callable[[], None],
     judging: Judging | None = None,
 ) -> None:
-    """Run what ``source`` hands out, ``concurrent`` trials at a time, until it has nothing more.
+    """Run what ``source`` hands out until it has nothing more, as many trials at a time as the cluster holds.
 
-    Needs a Ray session. Tune's own files go to ``storage``; ``notify`` is called when a trial starts.
-    With ``judging``, those that ``source`` marks as ``judged`` may be stopped early.
+    Nodes that join or leave change that number; ``search.max_concurrent`` bounds it. Needs a Ray session. Tune's own
+    files go to ``storage``; ``notify`` is called when a trial starts. With ``judging``, those that ``source`` marks
+    as ``judged`` may be stopped early.
 
     Raises:
         StorageError: the source was stopped by a write that the disk refused.
     """
-    # Otherwise Tune keeps one trial pending at a time, and the first ones start one after the other.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    # Otherwise Tune keeps one trial pending at a time, and they start one after the other; the limiter is the bound.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"
     cluster = config.cluster
+    limiter = ConcurrencyLimiter(source, max_concurrent=1)
     trainable = ray_tune.with_parameters(
         UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared, judging=judging
     )
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([_bundle(cluster)])),
         tune_config=ray_tune.TuneConfig(
-            search_alg=source,
+            search_alg=limiter,
             num_samples=-1,
-            max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=_directory_name,
         ),
@@ -62,7 +68,7 @@ def run_trials(
             storage_path=str(storage),
             verbose=0,
             stop=StopWithSearcher(source),
-            callbacks=[TuneWatcher(source, notify)],
+            callbacks=[TuneWatcher(source, notify), _FollowCluster(limiter, cluster, config.search.max_concurrent)],
             failure_config=ray_tune.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -73,6 +79,26 @@ def run_trials(
         source.stopped_by = StorageError(f"The search cannot store its state: {error}")
     if source.stopped_by is not None:
         raise source.stopped_by
+
+
+class _FollowCluster(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Keeps as many trials at work as the cluster holds now: Tune itself would stay at the number of the start."""
+
+    def __init__(self, limiter: ConcurrencyLimiter, cluster: ClusterConfig, wanted: int | None) -> None:
+        self._limiter, self._cluster, self._wanted = limiter, cluster, wanted
+        self._looked = -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its callbacks for a restore of its own, which is never used."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look at the cluster now and then, before new trials are asked for."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        # a cluster that has lost all its nodes is waited for, with one trial pending
+        self._limiter.max_concurrent = max(room_for_trials(self._cluster, self._wanted), 1)
 
 
 def _bundle(cluster: ClusterConfig) -> dict[str, float]:

@@ -132,7 +132,8 @@ class _Session:
 
     def start(self) -> SearchResult:
         """Run the trials that are missing, inside a Ray session."""
-        concurrent = trials_at_a_time(self._config.cluster, self._config.search.max_concurrent)
+        # said before models are prepared for it
+        trials_at_a_time(self._config.cluster, 1)
         prepared = self._prepare()
         self._settle_objectives(prepared)
         self._run.create()
@@ -144,7 +145,7 @@ class _Session:
             self._done_before = progress.done
             for listener in self._callbacks:
                 listener.on_start(progress)
-            self._tune(concurrent, prepared)
+            self._tune(prepared)
             self._searcher.close("the search ended before this trial did")
             return self.finish()
 
@@ -221,7 +222,7 @@ class _Session:
         given = stored_metrics(self._config.data.kind, scores, scores, self._config.unlearn.evaluation.functions)
         write_json(self._run.path / "reference.json", dict(given.values))
 
-    def _tune(self, concurrent: int, prepared: Prepared | None) -> None:
+    def _tune(self, prepared: Prepared | None) -> None:
         try:
             with self._judging() as judging:
                 run_trials(
@@ -229,7 +230,6 @@ class _Session:
                     self._config,
                     executor=self._executor,
                     prepared=prepared,
-                    concurrent=concurrent,
                     storage=self._run.path / "ray",
                     notify=self._notify,
                     judging=judging,

@@ -41,7 +41,8 @@ def _cells(job: Job) -> tuple[str, ...]:
     if job.started is None:
         return job.id, job.status.lower(), "–", "–", command
     started = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M:%S")
-    seconds = int((job.ended or time.time()) - job.started)
+    # the cluster's clock and this machine's may differ, and either may be set back
+    seconds = max(int((job.ended or time.time()) - job.started), 0)
     ran = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
     return job.id, job.status.lower(), started, ran, command
 

@@ -108,13 +108,13 @@ def make_runs(
     missing = [run for run in runs if not run.is_done]
     if not missing:
         return
+    trials_at_a_time(config.cluster, 1)
     source = _RunList(missing, config, lambda: on_ended(sum(run.is_done for run in runs)))
     run_trials(
         source,
         config,
         executor=executor,
         prepared=prepared,
-        concurrent=trials_at_a_time(config.cluster, config.search.max_concurrent),
         storage=storage,
         notify=lambda: None,
     )

@@ -98,3 +98,20 @@ def test_a_checkpoint_continues_on_other_ranks_and_stages(
     ended = on_ranks(tmp_path, second[0], engine_settings=second[1], resume_from=str(checkpoint))
     joined = {"records": begun["records"] + ended["records"]}
     assert_same_trajectory(joined, alone)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_rank_may_leave_and_come_back(stage: int, alone: dict[str, Any], tmp_path: Path) -> None:
+    """Two ranks, then one, then two again, each from the checkpoint of the others, tell one story."""
+    records: list[dict[str, Any]] = []
+    checkpoint = None
+    for world_size, stop_after in ((2, 3), (1, 6), (2, None)):
+        settings: dict[str, Any] = {"engine_settings": {"zero_stage": stage}, "stop_after": stop_after}
+        if checkpoint is not None:
+            settings["resume_from"] = str(checkpoint)
+        if stop_after is not None:
+            checkpoint = tmp_path / f"checkpoint_{stop_after}"
+            checkpoint.mkdir()
+            settings["save_to"] = str(checkpoint)
+        records += on_ranks(tmp_path, world_size, **settings)["records"]
+    assert_same_trajectory({"records": records}, alone)

@@ -1,0 +1,52 @@
+"""Searches on clusters that change under them: the head is lost, a node joins."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from nodes import TRIALS, Nodes, assert_nothing_lost, end, start, wait_until
+
+pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+
+def test_a_killed_head_is_survived_by_the_run_directory(
+    ray_folder: Path, paced_search: dict[str, Any], tmp_path: Path
+) -> None:
+    """GCS, raylet and dashboard of the head die at once; the search is continued on a cluster that is new."""
+    first = Nodes(ray_folder, workers=2)
+    search = start(first, tmp_path / "run", paced_search)
+    try:
+        wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
+        first.kill_head()
+        assert search.process.wait(timeout=240) != 0
+    finally:
+        end([search])
+        first.close()
+    second = Nodes(ray_folder, workers=2)
+    try:
+        again = start(second, search.run_dir, None)
+        again.wait()
+        assert_nothing_lost(again, TRIALS, repeats=2)
+    finally:
+        second.close()
+
+
+def test_a_node_that_joins_is_used(ray_folder: Path, paced_search: dict[str, Any], tmp_path: Path) -> None:
+    alone = Nodes(ray_folder, workers=1)
+    search = start(alone, tmp_path / "run", paced_search)
+    try:
+        wait_until(lambda: search.complete() >= 1 and search.at_work(1), "a trial after the first", alive=search)
+        assert search.states()["RUNNING"] == 1
+        alone.add()
+        wait_until(lambda: len(search.at_work(1)) == 2, "two trials at once", alive=search)
+        search.wait()
+        assert_nothing_lost(search, TRIALS, repeats=0)
+    finally:
+        end([search])
+        alone.close()

@@ -1,0 +1,96 @@
+"""Searches whose disk fills up, or whose clock is set back, in mid-run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from nodes import TRIALS, Nodes, assert_nothing_lost, end, start, wait_until
+
+pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+CLOCK = """
+import os, time
+real = time.time
+time.time = lambda: real() - 86400.0 * os.path.exists({flag!r})
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system of a limited size can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Leave no byte on the file system."""
+    with file.open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(bytes(4096))
+        except OSError:
+            pass
+
+
+def test_a_disk_that_fills_up_stops_the_search_and_a_resume_loses_nothing(
+    ray_folder: Path, paced_search: dict[str, Any], small_disk: Path
+) -> None:
+    nodes = Nodes(ray_folder, workers=2)
+    search = start(nodes, small_disk / "run", paced_search, beside=small_disk.parent / "run")
+    try:
+        wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
+        fill(small_disk / "filler")
+        assert search.process.wait(timeout=240) == 1
+        said = search.output().strip().splitlines()
+        assert len(said) == 1, said
+        assert said[0].startswith("StorageError: ")
+        assert f"--resume {search.run_dir}" in said[0]
+        (small_disk / "filler").unlink()
+        again = start(nodes, search.run_dir, None, beside=small_disk.parent / "run")
+        again.wait()
+        # both trials that were at work lose the round whose checkpoint found no room
+        assert_nothing_lost(again, TRIALS, repeats=2)
+    finally:
+        end([search])
+        nodes.close()
+
+
+def test_a_clock_that_is_set_back_changes_nothing(
+    ray_folder: Path, paced_search: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every Python process of the cluster and the search it is suddenly yesterday."""
+    flag = tmp_path / "yesterday"
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK.format(flag=str(flag)))
+    path = os.pathsep.join(part for part in (str(tmp_path / "clock"), os.environ.get("PYTHONPATH")) if part)
+    monkeypatch.setenv("PYTHONPATH", path)
+    nodes = Nodes(ray_folder, workers=2)
+    search = start(nodes, tmp_path / "run", paced_search)
+    try:
+        wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
+        flag.touch()
+        search.wait()
+    finally:
+        end([search])
+        nodes.close()
+    assert_nothing_lost(search, TRIALS, repeats=0)
+    for history in search.run_dir.glob("trials/*/history.jsonl"):
+        seconds = [json.loads(line)["seconds"] for line in history.read_text().splitlines()]
+        assert seconds == sorted(seconds)
+        assert all(0 < found < 3600 for found in seconds)
+    assert 0 < json.loads((search.run_dir / "search.json").read_text())["seconds"] < 3600

@@ -1,0 +1,100 @@
+"""A search of a hundred tiny trials from which a process or a node is taken every few seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ofmu.config_io import validate
+from tune.config import SearchConfig
+from tune.rundir import RunDirectory
+from tune.study import StudySearcher, open_study
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from nodes import Nodes, Search, assert_nothing_lost, end, start, wait_until
+
+pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(3600)]
+
+TRIALS = 100
+PAUSE = (2.0, 5.0)
+"""Seconds from one kill to the next; none comes before the search has made a round since the last."""
+
+
+@pytest.fixture
+def many(paced_search: dict[str, Any]) -> dict[str, Any]:
+    """A hundred trials of three rounds each. Crashes are tried again without limit: a trial may meet several."""
+    return {
+        **paced_search,
+        "method": {**paced_search["method"], "outer_steps": 3, "pause": 0.1},
+        "search": {**paced_search["search"], "num_trials": TRIALS},
+        "cluster": {"max_failures": -1},
+    }
+
+
+def drawn(settings: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Return what inner_lr a search without any harm gives to each trial, without running one."""
+    config = validate(SearchConfig, settings)
+    run = RunDirectory.fresh(folder)
+    run.create()
+    searcher = StudySearcher(open_study(run.study_file, config), config, run.trial)
+    handed_out = [searcher.suggest(str(number)) for number in range(TRIALS)]
+    return {f"{trial['number']:05d}": trial["run"]["method"]["inner_lr"] for trial in handed_out}
+
+
+def harm(nodes: Nodes, search: Search, chance: random.Random) -> str:
+    """Kill the process of the trial that made the last round, or a node with all that runs on it."""
+    if chance.random() < 0.3:
+        nodes.kill_raylet(chance.choice(nodes.workers))
+        nodes.add()
+        return "node"
+    try:
+        os.kill(search.last_process(), signal.SIGKILL)
+    except ProcessLookupError:
+        return "none"
+    return "trial"
+
+
+def test_a_soak(ray_folder: Path, many: dict[str, Any], tmp_path: Path, record_property: Any) -> None:
+    chance = random.Random(20)
+    nodes = Nodes(ray_folder, workers=2)
+    started = time.monotonic()
+    search = start(nodes, tmp_path / "run", many)
+    kills: Counter[str] = Counter()
+    try:
+        while search.process.poll() is None:
+            due, before = time.monotonic() + chance.uniform(*PAUSE), search.rounds().total()
+
+            def ready(due: float = due, before: int = before) -> bool:
+                over = search.process.poll() is not None
+                return over or (time.monotonic() > due and search.rounds().total() > before)
+
+            wait_until(ready, "a round between two kills", seconds=400)
+            if search.process.poll() is None:
+                kills[harm(nodes, search, chance)] += 1
+        seconds = time.monotonic() - started
+        search.wait()
+    finally:
+        end([search])
+        nodes.close()
+    account = {"seconds": round(seconds), **kills, "repeated": search.repeated(), "rounds": search.rounds().total()}
+    record_property("soak", json.dumps(account))
+    print(account)
+    assert kills["trial"] >= 5
+    assert kills["node"] >= 2
+    found = {
+        path.parent.name: yaml.safe_load(path.read_text())["method"]["inner_lr"]
+        for path in search.run_dir.glob("trials/*/config.yaml")
+    }
+    assert found == drawn(many, tmp_path / "drawn")
+    assert_nothing_lost(search, TRIALS, repeats=kills.total())

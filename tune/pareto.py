@@ -22,12 +22,43 @@ def as_costs(values: Sequence[Sequence[float]] | Points, directions: Sequence[Di
 def front_mask(costs: Points) -> npt.NDArray[np.bool_]:
     """Return which rows no other row dominates (is at least as low everywhere and lower somewhere).
 
-    Equal rows do not dominate each other: all of them are kept.
+    Equal rows do not dominate each other: all of them are kept; so is a row with NaN, which nothing compares with.
+    Time grows with rows × front, memory with rows.
     """
-    at_most = (costs[:, None, :] <= costs[None, :, :]).all(axis=2)
-    below = (costs[:, None, :] < costs[None, :, :]).any(axis=2)
-    dominated: npt.NDArray[np.bool_] = np.any(at_most & below, axis=0)
-    return ~dominated
+    mask = np.array(np.isnan(costs).any(axis=1))
+    left = np.lexsort(costs.T[::-1])
+    left = left[~mask[left]]
+    # In lexical order, no row is dominated by a later one, so the first of those left is always of the front.
+    while len(left):
+        first = costs[left[0]]
+        others = costs[left]
+        mask[left[(others == first).all(axis=1)]] = True
+        left = left[(others < first).any(axis=1)]
+    return mask
+
+
+class GrowingFront:
+    """The front of points that arrive one by one: the rows that :func:`front_mask` keeps of all so far."""
+
+    def __init__(self, objectives: int) -> None:
+        self.costs: Points = np.empty((0, objectives))
+        """One row per member, in the order of arrival."""
+        self.names: list[int] = []
+        """What the members were called."""
+
+    def add(self, name: int, costs: Points) -> list[int]:
+        """Take in one point, shape (objectives,); return the names of those that are no members for it.
+
+        They are the members that it dominates, or its own name where a member dominates it.
+        """
+        below, above = np.any(self.costs < costs, axis=1), np.any(self.costs > costs, axis=1)
+        if np.any(below & ~above):
+            return [name]
+        stay = (below | ~above).tolist()
+        left = [member for member, stays in zip(self.names, stay, strict=True) if not stays]
+        self.costs = np.vstack((self.costs[stay], costs))
+        self.names = [*(member for member, stays in zip(self.names, stay, strict=True) if stays), name]
+        return left
 
 
 def reference_point(objectives: Sequence[str], costs: Points, directions: Sequence[Direction]) -> Points:
@@ -57,6 +88,7 @@ def hypervolume(costs: Points, reference: Points) -> float:
         return float(reference[0] - inside.min())
     if costs.shape[1] == 2:
         return _area(inside, reference)
+    inside = inside[front_mask(inside)]
     inside = inside[np.argsort(inside[:, 2], kind="stable")]
     tops = np.append(inside[1:, 2], reference[2])
     heights = tops - inside[:, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,13 +107,13 @@ class Allowance:
     Work that takes little is always due; work that takes long waits until enough time has gone by.
     """
 
-    def __init__(self, share: float, burst: float) -> None:
-        self._share, self._burst = share, burst
-        self._credit, self._since = burst, time.monotonic()
+    def __init__(self, share: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._share, self._burst, self._clock = share, burst, clock
+        self._credit, self._since = burst, clock()
 
     def is_due(self) -> bool:
         """Return whether the work may be done now: its earlier costs have been paid by the time since."""
-        now = time.monotonic()
+        now = self._clock()
         self._credit = min(self._burst, self._credit + self._share * (now - self._since))
         self._since = now
         return self._credit > 0

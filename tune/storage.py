@@ -70,7 +70,8 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
     def _update(self, trial_id: int) -> None:
         with _one_transaction(self._file):
             for method, arguments in self._unwritten[trial_id]:
-                getattr(self._file, method)(trial_id, *arguments)
+                if getattr(self._file, method)(trial_id, *arguments) is False:
+                    raise optuna.exceptions.StorageInternalError(f"{self._file.url} has another state than its search")
         del self._unwritten[trial_id]
 
     def _study(self) -> int:

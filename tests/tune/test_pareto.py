@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune.pareto import as_costs, front_mask, hypervolume, knee_index, reference_point
+from tune.pareto import GrowingFront, as_costs, front_mask, hypervolume, knee_index, reference_point
 
 SIDE = 6
 
@@ -76,3 +76,31 @@ def test_the_reference_is_the_worst_possible_or_the_worst_seen():
     costs = as_costs([[0.2, 0.7, 40.0], [0.5, 0.9, 10.0]], ["min", "max", "min"])
     corner = reference_point(["ks_statistic", "model_utility", "seconds"], costs, ["min", "max", "min"])
     assert corner.tolist() == [1.0, 0.0, 40.0]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=25))
+def test_a_front_that_grows_is_the_front_of_all(points):
+    costs = np.array(points, dtype=float)
+    front, members = GrowingFront(3), set()
+    for index, point in enumerate(costs):
+        members.add(index)
+        members -= set(front.add(index, point))
+        expected = [
+            one
+            for one in range(index + 1)
+            if not any(
+                (costs[other] <= costs[one]).all() and (costs[other] < costs[one]).any() for other in range(index + 1)
+            )
+        ]
+        assert (
+            sorted(members)
+            == sorted(front.names)
+            == expected
+            == np.flatnonzero(front_mask(costs[: index + 1])).tolist()
+        )
+        assert (costs[front.names] == front.costs).all()
+
+
+def test_what_compares_with_nothing_is_kept():
+    costs = np.array([[np.nan, 5.0], [1.0, 1.0], [2.0, 2.0]])
+    assert front_mask(costs).tolist() == [True, True, False]

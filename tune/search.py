@@ -127,6 +127,7 @@ class _Session:
         self._earlier = _earlier_seconds(run)
         self._done_before = 0
         self._is_open = False
+        self._opened: object = None
 
     def is_over(self) -> bool:
         """Return whether the study already holds as many finished trials as asked, and none running."""
@@ -145,7 +146,8 @@ class _Session:
         with self._run.lock():
             self._run.write_config(self._config)
             self._write_reference(prepared)
-            self._open()
+            if self._opened != self._version():
+                self._open()
             progress = self._progress()
             self._done_before = progress.done
             for listener in self._callbacks:
@@ -170,6 +172,13 @@ class _Session:
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
         self._is_open = True
         self._delete_models(trial.number for trial in self._study.get_trials(deepcopy=False, states=FINISHED))
+        self._opened = self._version()
+
+    def _version(self) -> object:
+        """Return what tells whether the study, or what is searched, has changed since it was opened."""
+        path = self._run.study_file
+        state = path.stat() if path.is_file() else None
+        return state and (state.st_mtime_ns, state.st_size, id(self._config))
 
     def _prepare(self) -> Prepared | None:
         """Make the target and the reference once for all trials; an executor of the caller's needs neither."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 
 import numpy as np
 import pytest
@@ -80,25 +81,19 @@ def test_the_reference_is_the_worst_possible_or_the_worst_seen():
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=25))
 def test_a_front_that_grows_is_the_front_of_all(points):
-    costs = np.array(points, dtype=float)
     front, members = GrowingFront(3), set()
-    for index, point in enumerate(costs):
+    for index, point in enumerate(points):
         members.add(index)
-        members -= set(front.add(index, point))
+        members -= set(front.add(index, np.array(point, dtype=float)))
+        so_far = points[: index + 1]
         expected = [
-            one
-            for one in range(index + 1)
-            if not any(
-                (costs[other] <= costs[one]).all() and (costs[other] < costs[one]).any() for other in range(index + 1)
-            )
+            number
+            for number, one in enumerate(so_far)
+            if not any(other != one and all(map(operator.le, other, one)) for other in so_far)
         ]
-        assert (
-            sorted(members)
-            == sorted(front.names)
-            == expected
-            == np.flatnonzero(front_mask(costs[: index + 1])).tolist()
-        )
-        assert (costs[front.names] == front.costs).all()
+        assert sorted(members) == sorted(front.names) == expected
+        assert np.flatnonzero(front_mask(np.array(so_far, dtype=float))).tolist() == expected
+        assert front.costs.tolist() == [list(points[name]) for name in front.names]
 
 
 def test_what_compares_with_nothing_is_kept():

@@ -98,7 +98,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
 
     def _change(self, trial_id: int, method: str, *arguments: Any) -> FrozenTrial:
         """Return a copy of the trial in the place of the old one, for readers keep what they were given."""
-        trial = copy.copy(self.get_trial(trial_id))
+        trial = copy.copy(self._trials[self._numbers[trial_id]])
         self.check_trial_is_updatable(trial_id, trial.state)
         self._trials[trial.number] = trial
         if trial_id not in self._unborn:
@@ -185,7 +185,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Change a trial's state; its end is written, with all that was not, before this returns."""
         with self._lock:
-            if state is TrialState.RUNNING and self.get_trial(trial_id).state is not TrialState.WAITING:
+            if state is TrialState.RUNNING and self._trials[self._numbers[trial_id]].state is not TrialState.WAITING:
                 return False
             trial = self._change(trial_id, "set_trial_state_values", state, values)
             trial.state = state
@@ -218,12 +218,17 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
             trial.system_attrs = {**trial.system_attrs, key: value}
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return the trial; not a copy.
+        """Return the trial.
 
         Raises:
             KeyError: there is none of this id.
         """
-        return self._trials[self._numbers[trial_id]]
+        trial = self._trials[self._numbers[trial_id]]
+        if not trial.state.is_finished():
+            # Optuna notes the draws of a running trial in what it was given.
+            trial = copy.copy(trial)
+            trial.params, trial.distributions = dict(trial.params), dict(trial.distributions)
+        return trial
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None

@@ -209,10 +209,10 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
     return clock, slowest
 
 
-def measure(sampler: str, finished: int, in_flight: int, trials: int) -> str:
+def measure(sampler: str, finished: int, in_flight: int, trials: int, place: str) -> str:
     """Return one line of the table."""
     config = make_config(finished + in_flight + trials + 1, sampler)
-    with tempfile.TemporaryDirectory(prefix="c", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="c", dir=place) as folder:
         run = RunDirectory.fresh(Path(folder) / "run")
         fill(run, config, finished)
         opening, writing = Clock(), Clock()
@@ -236,6 +236,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--samplers", nargs="+", default=["tpe", "random"])
     parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--place", default="/tmp", help="the folder for run directories: its disk is measured too")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     columns = ("suggest", "tell", "reports", "sum", "slowest", "CPU", "tables", "resume", "its CPU")
@@ -243,7 +244,7 @@ def main() -> None:
     for sampler in arguments.samplers:
         for finished in arguments.finished:
             for in_flight in arguments.in_flight:
-                print(measure(sampler, finished, in_flight, arguments.trials), flush=True)
+                print(measure(sampler, finished, in_flight, arguments.trials, arguments.place), flush=True)
     print(f"milliseconds per trial, resume in seconds; load {os.getloadavg()[0]:.1f}")
 
 

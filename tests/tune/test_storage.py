@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -102,7 +103,11 @@ def test_an_end_is_written_whole_or_not_at_all(run, config):
     storage = study._storage
     with storage._file.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+
+    @sqlalchemy.event.listens_for(storage._file.engine, "begin")
+    def _fill_the_disk(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
     trial = optuna.Trial(study, study.trials[0]._trial_id)
     trial.set_user_attr("seconds", 1.5)
     trial.set_user_attr("metrics", "x" * 1_000_000)

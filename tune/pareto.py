@@ -22,12 +22,60 @@ def as_costs(values: Sequence[Sequence[float]] | Points, directions: Sequence[Di
 def front_mask(costs: Points) -> npt.NDArray[np.bool_]:
     """Return which rows no other row dominates (is at least as low everywhere and lower somewhere).
 
-    Equal rows do not dominate each other: all of them are kept.
+    Equal rows do not dominate each other: all of them are kept; so is a row with NaN, which nothing compares with.
+    Time grows with rows × front (two objectives: with rows alone, but for sorting), memory with rows.
     """
-    at_most = (costs[:, None, :] <= costs[None, :, :]).all(axis=2)
-    below = (costs[:, None, :] < costs[None, :, :]).any(axis=2)
-    dominated: npt.NDArray[np.bool_] = np.any(at_most & below, axis=0)
-    return ~dominated
+    mask = np.array(np.isnan(costs).any(axis=1))
+    order = np.lexsort(costs.T[::-1])
+    order = order[~mask[order]]
+    # In lexical order, no row is dominated by a later one.
+    mask[order] = (_sorted_front if costs.shape[1] == 2 else _front_by_scans)(costs[order])
+    return mask
+
+
+def _sorted_front(costs: Points) -> npt.NDArray[np.bool_]:
+    """Return the front of rows in lexical order, two objectives: those lower in the second than all before."""
+    is_new = np.ones(len(costs), dtype=bool)
+    is_new[1:] = (costs[1:, 0] != costs[:-1, 0]) | (costs[1:, 1] != costs[:-1, 1])
+    lowest_before = np.append(np.inf, np.minimum.accumulate(costs[:, 1]))[:-1]
+    kept = (costs[:, 1] < lowest_before)[is_new]
+    return np.array(kept[np.cumsum(is_new) - 1])
+
+
+def _front_by_scans(costs: Points) -> npt.NDArray[np.bool_]:
+    """Return the front of rows in lexical order: the first of those left is of the front, and sends others away."""
+    mask = np.zeros(len(costs), dtype=bool)
+    left = np.arange(len(costs))
+    while len(left):
+        # Column by column: numpy takes many times as long over a row's few entries at a time.
+        columns, first = costs[left].T, costs[left[0]]
+        mask[left[np.logical_and.reduce([column == own for column, own in zip(columns, first, strict=True)])]] = True
+        left = left[np.logical_or.reduce([column < own for column, own in zip(columns, first, strict=True)])]
+    return mask
+
+
+class GrowingFront:
+    """The front of points that arrive one by one: the rows that :func:`front_mask` keeps of all so far."""
+
+    def __init__(self, objectives: int) -> None:
+        self.costs: Points = np.empty((0, objectives))
+        """One row per member, in the order of arrival."""
+        self.names: list[int] = []
+        """What the members were called."""
+
+    def add(self, name: int, costs: Points) -> list[int]:
+        """Take in one point, shape (objectives,); return the names of those that are no members for it.
+
+        They are the members that it dominates, or its own name where a member dominates it.
+        """
+        below, above = np.any(self.costs < costs, axis=1), np.any(self.costs > costs, axis=1)
+        if np.any(below & ~above):
+            return [name]
+        stay = (below | ~above).tolist()
+        left = [member for member, stays in zip(self.names, stay, strict=True) if not stays]
+        self.costs = np.vstack((self.costs[stay], costs))
+        self.names = [*(member for member, stays in zip(self.names, stay, strict=True) if stays), name]
+        return left
 
 
 def reference_point(objectives: Sequence[str], costs: Points, directions: Sequence[Direction]) -> Points:
@@ -57,6 +105,7 @@ def hypervolume(costs: Points, reference: Points) -> float:
         return float(reference[0] - inside.min())
     if costs.shape[1] == 2:
         return _area(inside, reference)
+    inside = inside[front_mask(inside)]
     inside = inside[np.argsort(inside[:, 2], kind="stable")]
     tops = np.append(inside[1:, 2], reference[2])
     heights = tops - inside[:, 2]

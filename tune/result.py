@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +66,22 @@ class SearchResult:
 
     run_dir: Path
     config: SearchConfig
-    trials: pd.DataFrame
-    """One row per trial: settings, objectives, metrics, cost, and the reason where it failed."""
-    front: pd.DataFrame
-    """The complete trials that no other dominates, by the first objective."""
     hypervolume: float
     hypervolume_reference: dict[str, float]
     """The corner the hypervolume is measured from: each objective's worst possible, or worst seen, value."""
+    make_trials: Callable[[], pd.DataFrame] = field(repr=False, compare=False)
+    make_front: Callable[[], pd.DataFrame] = field(repr=False, compare=False)
+    """The tables are made when they are first asked for: of a long search, each takes a noticeable time."""
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial: settings, objectives, metrics, cost, and the reason where it failed."""
+        return self.make_trials()
+
+    @cached_property
+    def front(self) -> pd.DataFrame:
+        """The complete trials that no other dominates, by the first objective."""
+        return self.make_front()
 
     @classmethod
     def load(cls, run_dir: str | Path) -> SearchResult:
@@ -95,7 +106,7 @@ class SearchResult:
         """Build the result from the study's trials."""
         trials = trials_table(study_trials, config)
         volume, corner = hypervolume_of(trials, config)
-        return cls(run.path, config, trials, front_table(trials, config), volume, corner)
+        return cls(run.path, config, volume, corner, lambda: trials, lambda: front_table(trials, config))
 
     @property
     def knee(self) -> Point:

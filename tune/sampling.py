@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
+from tune.glimpse import GlimpsingSampler
 from tune.space import in_order, is_active, is_whole
 
 if TYPE_CHECKING:
@@ -39,16 +40,17 @@ def make_sampler(name: str, seed: int, number: int, num_trials: int) -> optuna.s
     """Return the sampler for the trial ``number``.
 
     One is made per trial, its seed drawn from the search's seed and that number: a resumed search then goes on
-    exactly as an undisturbed one with the same finished trials would. All four keep their memory in the study.
+    exactly as an undisturbed one with the same finished trials would. All four keep their memory in the study;
+    of a long one, TPE and GP are shown a glimpse.
     """
     derived = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     # Optuna's own defaults (10 random trials; a population of 50) would use up a short search.
     startup = max(4, min(10, num_trials // 4))
     makers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=derived, n_startup_trials=startup),
+        "tpe": lambda: GlimpsingSampler(optuna.samplers.TPESampler(seed=derived, n_startup_trials=startup)),
         "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=derived, population_size=max(6, min(50, num_trials // 4))),
-        "gp": lambda: optuna.samplers.GPSampler(
-            seed=derived, n_startup_trials=startup, warn_independent_sampling=False
+        "gp": lambda: GlimpsingSampler(
+            optuna.samplers.GPSampler(seed=derived, n_startup_trials=startup, warn_independent_sampling=False)
         ),
         "random": lambda: optuna.samplers.RandomSampler(seed=derived),
     }

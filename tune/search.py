@@ -6,16 +6,19 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
 
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
 from ofmu.config_io import validate
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
+from tune.book import Allowance, Book
 from tune.config import SearchConfig
 from tune.launch import run_trials
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
@@ -23,12 +26,15 @@ from tune.progress import Progress, SearchListener
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
-from tune.study import StudySearcher, open_study
+from tune.study import FINISHED, StudySearcher, open_study
 from tune.trial import Executor
 
 if TYPE_CHECKING:
     from ofmu.reference import Prepared
     from tune.judge import Judging
+
+_SHARE_OF_TABLES, _BURST_OF_TABLES = 0.02, 1.0
+"""The share of a search's time that writing its tables may take, and the seconds of it that may come at once."""
 
 
 class ParetoSearch:
@@ -121,6 +127,7 @@ class _Session:
         self._earlier = _earlier_seconds(run)
         self._done_before = 0
         self._is_open = False
+        self._opened: object = None
 
     def is_over(self) -> bool:
         """Return whether the study already holds as many finished trials as asked, and none running."""
@@ -140,7 +147,8 @@ class _Session:
         with self._run.lock():
             self._run.write_config(self._config)
             self._write_reference(prepared)
-            self._open()
+            if self._opened != self._version():
+                self._open()
             progress = self._progress()
             self._done_before = progress.done
             for listener in self._callbacks:
@@ -160,8 +168,18 @@ class _Session:
 
     def _open(self) -> None:
         self._study = open_study(self._run.study_file, self._config)
+        self._book = Book(self._run, self._config, self._study.get_trials(deepcopy=False, states=FINISHED))
+        self._tables = Allowance(share=_SHARE_OF_TABLES, burst=_BURST_OF_TABLES)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
         self._is_open = True
+        self._delete_models(trial.number for trial in self._study.get_trials(deepcopy=False, states=FINISHED))
+        self._opened = self._version()
+
+    def _version(self) -> object:
+        """Return what tells whether the study, or what is searched, has changed since it was opened."""
+        path = self._run.study_file
+        state = path.stat() if path.is_file() else None
+        return state and (state.st_mtime_ns, state.st_size, id(self._config))
 
     def _prepare(self) -> Prepared | None:
         """Make the target and the reference once for all trials; an executor of the caller's needs neither."""
@@ -255,43 +273,51 @@ class _Session:
             ray.kill(office)
 
     def _on_finished(self, number: int) -> None:
-        result = self._report()
+        gone = self._book.enter(self._study.get_trials(deepcopy=False)[number])
         self._run.delete_checkpoints(number)
-        self._delete_models(result)
+        self._delete_models({number, *gone})
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
-            self._notify(result)
+            self._notify()
+
+    def _result(self) -> SearchResult:
+        return self._book.result(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def _report(self) -> SearchResult:
-        result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
+        """Write the tables of the search as it stands."""
+        started = time.monotonic()
+        result = self._result()
         write_tables(result, self._seconds())
+        self._tables.spend(time.monotonic() - started)
         return result
 
-    def _delete_models(self, result: SearchResult) -> None:
+    def _delete_models(self, ended: Iterable[int]) -> None:
+        """Delete the models that are not to be kept of some trials that have ended."""
         keep = self._config.search.keep_models
-        kept = set(result.front["trial"]) if keep == "front" else set()
+        kept = self._book.front if keep == "front" else set()
         if keep != "all":
-            for number in result.trials.loc[result.trials["state"] != "running", "trial"]:
+            for number in ended:
                 if number not in kept:
-                    self._run.delete_model(int(number))
+                    self._run.delete_model(number)
 
-    def _notify(self, result: SearchResult | None = None) -> None:
-        progress = self._progress(result)
+    def _notify(self) -> None:
+        if self._tables.is_due():
+            self._report()
+        progress = self._progress()
         for listener in self._callbacks:
             listener.on_progress(progress)
 
-    def _progress(self, result: SearchResult | None = None) -> Progress:
-        if result is None:
-            result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
-        states = result.trials["state"]
-        complete, failed, pruned = (int((states == state).sum()) for state in ("complete", "failed", "pruned"))
+    def _progress(self) -> Progress:
+        result, counts = self._result(), self._book.counts
+        running = tuple(trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         total = self._searcher.expected_total()
-        done = complete + failed + pruned
+        done = counts.total()
         newly = done - self._done_before
         pace = (time.monotonic() - self._started) / newly if newly > 0 else None
-        running = tuple(int(number) for number in result.trials.loc[states == "running", "trial"])
         left = None if pace is None else pace * max(total - done, 0)
-        return Progress(result, total, complete, failed, running, self._seconds(), left, pruned)
+        return Progress(
+            result, total, counts["complete"], counts["failed"], running, self._seconds(), left, counts["pruned"]
+        )
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._started

@@ -24,6 +24,7 @@ from tune.landmarks import PAPER, SEARCHED, TARGET, overrides_of, stand_ins
 from tune.objectives import objective_values
 from tune.sampling import draw, make_sampler
 from tune.space import run_config
+from tune.storage import SoleWriterStorage, flush
 
 if TYPE_CHECKING:
     from tune.config import SearchConfig
@@ -42,12 +43,12 @@ def open_study(path: Path, config: SearchConfig) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     # A dashboard that reads the file must not make the search fail on a locked database.
-    storage = optuna.storages.RDBStorage(
+    file = optuna.storages.RDBStorage(
         storage_url(path), engine_kwargs={"connect_args": {"timeout": 60}}, skip_compatibility_check=False
     )
     study = optuna.create_study(
         study_name=STUDY_NAME,
-        storage=storage,
+        storage=SoleWriterStorage(file),
         directions=["minimize" if way == "min" else "maximize" for way in config.objectives.values()],
         load_if_exists=True,
     )
@@ -82,6 +83,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._live: dict[str, optuna.Trial] = {}
         self.stopped_by: StorageError | None = None
         """Set once a disk refuses a write: nothing more is handed out or told, and a resume takes over from here."""
+        ended = study.get_trials(deepcopy=False, states=FINISHED)
+        self._finished, self._spent = len(ended), sum(map(_evaluations, ended))
         self._adopted = self._settle_interrupted()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,12 +98,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def finished_count(self) -> int:
         """Return how many trials are complete, failed or pruned."""
-        return len(self._study.get_trials(deepcopy=False, states=FINISHED))
+        return self._finished
 
     def spent(self) -> int:
         """Return the gradient evaluations of all finished trials, as far as they reported them."""
-        finished = self._study.get_trials(deepcopy=False, states=FINISHED)
-        return int(sum(trial.user_attrs.get("gradient_evaluations") or 0 for trial in finished))
+        return int(self._spent)
 
     def has_enough(self) -> bool:
         """Return whether no trial beyond those that are running is wanted."""
@@ -125,6 +127,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             specification = self._specify(trial)
             if specification is not None:
                 self._live[trial_id] = trial
+                flush(self._study)
                 return specification
         return str(Searcher.FINISHED)
 
@@ -210,6 +213,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
                 self._store(trial, metrics, failure)
             else:
                 self._store_pruned(trial, metrics, pruned)
+            self._finished += 1
+            self._spent += _evaluations(self._study._storage.get_trial(trial._trial_id))
             self._on_finished(trial.number)
         except (StorageError, optuna.exceptions.StorageInternalError) as error:
             # Raised here, it would reach Tune, which takes it for one more failure of the trial.
@@ -234,6 +239,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
                 trial.set_user_attr(name, account[name])
         trial.set_user_attr("reason", str(PrunedError(account)))
         self._study.tell(trial, state=TrialState.PRUNED)
+
+
+def _evaluations(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs.get("gradient_evaluations") or 0)
 
 
 def _set_metrics(trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:

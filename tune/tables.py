@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,21 +20,58 @@ COSTS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 _STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned", "RUNNING": "running"}
 
 
+Row = Mapping[str, Any]
+"""What is told of one trial, see :func:`row_of`."""
+
+
 def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.DataFrame:
     """Return one row per trial that was started: number, state, role, settings, objectives, other metrics, reason.
 
     Settings are those that ran, which for the two landmarks may lie outside the space; a conditional setting
     that did not count is empty.
     """
-    started = [trial for trial in trials if trial.state.name in _STATES]
-    keys = [key for key, parameter in config.search.space.items() if parameter.kind != "fixed"]
-    for trial in started:
-        keys += [key for key in trial.user_attrs.get("overrides", {}) if key not in keys]
-    rows = [_row(trial, config, keys) for trial in started]
+    return table_of([row_of(trial) for trial in trials if was_started(trial)], config)
+
+
+def was_started(trial: FrozenTrial) -> bool:
+    """Return whether a trial runs or ran, and so has a row."""
+    return trial.state.name in _STATES
+
+
+def row_of(trial: FrozenTrial) -> Row:
+    """Return what the tables take from a trial; of one that has ended, it never changes."""
+    attributes = trial.user_attrs
+    return {
+        "trial": trial.number,
+        "state": _STATES[trial.state.name],
+        "role": attributes.get("role"),
+        "overrides": attributes.get("overrides", {}),
+        "metrics": attributes.get("metrics", {}),
+        "reason": attributes.get("reason"),
+    }
+
+
+def table_of(rows: Sequence[Row], config: SearchConfig) -> pd.DataFrame:
+    """Return the rows, by number, as :func:`trials_table` does."""
+    searched = {key: parameter for key, parameter in config.search.space.items() if parameter.kind != "fixed"}
+    keys = list(dict.fromkeys([*searched, *(key for row in rows for key in row["overrides"])]))
     others = sorted({name for row in rows for name in row["metrics"]} - set(config.objectives))
-    columns = ["trial", "state", "role", *keys, *config.objectives, *others, "reason"]
-    flat = [{**row, **row["metrics"]} for row in rows]
-    table = pd.DataFrame(flat, columns=pd.Index(columns))
+    shared = config.shared_settings()
+    base = {key: shared[section][name] for key in keys for section, name in [key.split(".")]}
+    conditional = {key for key in keys if key in config.search.space and config.search.space[key].when}
+    inactive = {**base, **dict.fromkeys(conditional)}
+    flat = [
+        {
+            **{name: row[name] for name in ("trial", "state", "role", "reason")},
+            **(inactive if row["role"] == "searched" else base),
+            **row["overrides"],
+            **row["metrics"],
+        }
+        for row in rows
+    ]
+    table = pd.DataFrame(
+        flat, columns=pd.Index(["trial", "state", "role", *keys, *config.objectives, *others, "reason"])
+    )
     # A column without a single number would be of type object and could not be compared.
     return table.astype(dict.fromkeys(config.objectives, float))
 
@@ -69,23 +106,3 @@ def hypervolume_of(trials: pd.DataFrame, config: SearchConfig) -> tuple[float, d
     corner = reference_point(list(config.objectives), costs, directions)
     own = as_costs([corner.tolist()], directions)[0]
     return hypervolume(costs, corner), dict(zip(config.objectives, own.tolist(), strict=True))
-
-
-def _row(trial: FrozenTrial, config: SearchConfig, keys: Sequence[str]) -> dict[str, Any]:
-    attributes = trial.user_attrs
-    overrides = attributes.get("overrides", {})
-    base = config.shared_settings()
-    role = attributes.get("role")
-    settings = {}
-    for key in keys:
-        section, name = key.split(".")
-        conditional = key in config.search.space and config.search.space[key].when and role == "searched"
-        settings[key] = overrides.get(key, None if conditional else base[section][name])
-    return {
-        "trial": trial.number,
-        "state": _STATES[trial.state.name],
-        "role": role,
-        **settings,
-        "metrics": attributes.get("metrics", {}),
-        "reason": attributes.get("reason"),
-    }

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import operator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune.pareto import as_costs, front_mask, hypervolume, knee_index, reference_point
+from tune.pareto import GrowingFront, as_costs, front_mask, hypervolume, knee_index, reference_point
 
 SIDE = 6
 
@@ -76,3 +77,25 @@ def test_the_reference_is_the_worst_possible_or_the_worst_seen():
     costs = as_costs([[0.2, 0.7, 40.0], [0.5, 0.9, 10.0]], ["min", "max", "min"])
     corner = reference_point(["ks_statistic", "model_utility", "seconds"], costs, ["min", "max", "min"])
     assert corner.tolist() == [1.0, 0.0, 40.0]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=25))
+def test_a_front_that_grows_is_the_front_of_all(points):
+    front, members = GrowingFront(3), set()
+    for index, point in enumerate(points):
+        members.add(index)
+        members -= set(front.add(index, np.array(point, dtype=float)))
+        so_far = points[: index + 1]
+        expected = [
+            number
+            for number, one in enumerate(so_far)
+            if not any(other != one and all(map(operator.le, other, one)) for other in so_far)
+        ]
+        assert sorted(members) == sorted(front.names) == expected
+        assert np.flatnonzero(front_mask(np.array(so_far, dtype=float))).tolist() == expected
+        assert front.costs.tolist() == [list(points[name]) for name in front.names]
+
+
+def test_what_compares_with_nothing_is_kept():
+    costs = np.array([[np.nan, 5.0], [1.0, 1.0], [2.0, 2.0]])
+    assert front_mask(costs).tolist() == [True, True, False]

@@ -1,0 +1,252 @@
+"""What a search's controller costs per trial, by finished trials and trials in flight, and how long a resume takes.
+
+    python tests/bench/bench_controller.py                                  # some minutes; the table of docs/scale.md
+    python tests/bench/bench_controller.py --finished 10000 --in-flight 1 --samplers tpe
+
+A study file of the quickstart's space is filled with finished trials; a search's own controller then goes on from it,
+without Ray: it hands out TRIALS more, is told their ends, and keeps its tables and files. Columns, in milliseconds
+per trial: ``suggest`` (draw and store the next trial), ``tell`` (store an end), ``reports`` (tables, files, models,
+listeners; twice per trial, when it starts and when it ends), their sum, the slowest single trial; the CPU time of
+the sum, which a busy machine bends less. ``resume``: seconds from the run directory to the first suggestion, and CPU
+seconds. The tables of all trials are written in at most a fiftieth of a search's time, and so seldom here: ``tables``
+is what one writing takes, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from ofmu.config_io import apply_overrides, read_mapping, validate
+from tune.config import SearchConfig
+from tune.rundir import RunDirectory
+from tune.sampling import draw
+from tune.search import _Session
+from tune.study import StudySearcher, open_study, storage_url
+from tune.view import SearchView
+
+TRIALS = 50
+Drawn = tuple[FrozenTrial, dict[str, Any], dict[str, float]]
+DIMENSIONS = ("penalty_weight", "similarity_weight", "similarity_threshold", "forget_level", "inner_lr", "outer_lr")
+
+
+def objectives(settings: dict[str, Any]) -> dict[str, float]:
+    """Return made-up metrics of a run, a smooth trade-off with some noise: the front of 10,000 holds about a hundred.
+
+    Continuous on purpose: real KS statistics are multiples of 1/rows, and their fronts are smaller.
+    """
+    rates = [abs(np.log(abs(float(settings[f"method.{name}"])) + 1e-9)) % 1 for name in DIMENSIONS]
+    along, away = rates[0], float(np.mean(rates[1:]))
+    return {
+        "ks_statistic": float(np.clip(along**2 + 0.3 * away, 0, 1)),
+        "model_utility": float(np.clip(0.9 * along**0.5 - 0.3 * away + 0.1, 0, 1)),
+        "forget_truth_ratio": 0.5 + 0.1 * away,
+        "extraction_strength": along,
+        "exact_memorization": along,
+        "gradient_evaluations": 300.0,
+        "tokens": 123456.0,
+        "seconds": 12.5,
+        "peak_memory_bytes": 1.0e9,
+    }
+
+
+def make_config(num_trials: int, sampler: str) -> SearchConfig:
+    """Return the quickstart's search with as many trials as the benchmark needs."""
+    changes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}"]
+    return validate(SearchConfig, apply_overrides(read_mapping("quickstart"), changes))
+
+
+def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
+    """Write a study with ``finished`` ended trials, its two landmarks among them, as a search leaves it."""
+    run.create()
+    run.write_config(config)
+    study = open_study(run.study_file, config)
+    searcher = StudySearcher(study, config, run.trial)
+    for name in ("target", "paper"):
+        specification = searcher.suggest(name)
+        assert isinstance(specification, dict)
+        metrics = {"ks_statistic": 0.99, "model_utility": 0.7 if name == "target" else 0.1, "seconds": 12.5}
+        searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
+    drawing = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    trials = []
+    for _ in range(finished - 2):
+        trial = drawing.ask()
+        overrides = draw(trial, config)
+        metrics = objectives(overrides)
+        trials.append((drawing._storage.get_trial(trial._trial_id), overrides, metrics))
+    insert_trials(run, study, trials, list(config.objectives))
+
+
+def insert_trials(
+    run: RunDirectory,
+    study: optuna.Study,
+    trials: list[tuple[FrozenTrial, dict[str, Any], dict[str, float]]],
+    names: list[str],
+) -> None:
+    """Insert complete trials in one transaction: ``study.add_trials`` takes a quarter of an hour for 10,000."""
+    first = len(study.get_trials(deepcopy=False))
+    rows: dict[Any, list[dict[str, Any]]] = {
+        table: []
+        for table in (models.TrialModel, models.TrialParamModel, models.TrialValueModel, models.TrialUserAttributeModel)
+    }
+    now = datetime.now()
+    state = TrialState.COMPLETE
+    for number, (drawn, overrides, metrics) in enumerate(trials, start=first):
+        key = number + 1
+        rows[models.TrialModel].append(
+            {"trial_id": key, "number": number, "study_id": study._study_id, "state": state}
+            | {"datetime_start": now, "datetime_complete": now}
+        )
+        for name, distribution in drawn.distributions.items():
+            rows[models.TrialParamModel].append(
+                {"trial_id": key, "param_name": name}
+                | {"param_value": distribution.to_internal_repr(drawn.params[name])}
+                | {"distribution_json": optuna.distributions.distribution_to_json(distribution)}
+            )
+        for index, name in enumerate(names):
+            kind = models.TrialValueModel.TrialValueType.FINITE
+            value = {"objective": index, "value": metrics[name], "value_type": kind}
+            rows[models.TrialValueModel].append({"trial_id": key} | value)
+        attributes = {"role": "searched", "overrides": overrides, "metrics": metrics, "seconds": metrics["seconds"]}
+        attributes["gradient_evaluations"] = metrics["gradient_evaluations"]
+        rows[models.TrialUserAttributeModel] += [
+            {"trial_id": key, "key": name, "value_json": json.dumps(value)} for name, value in attributes.items()
+        ]
+    engine = optuna.storages.RDBStorage(storage_url(run.study_file)).engine
+    with Session(engine) as session:
+        for table, lines in rows.items():
+            session.execute(insert(table), lines)
+        session.commit()
+
+
+class Clock:
+    """Wall and CPU seconds by name."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = {}
+        self.cpu = 0.0
+
+    @contextmanager
+    def run(self, name: str) -> Iterator[None]:
+        """Add the time of the block to ``name``."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+
+
+def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
+    """Return a search's session at the point at which it hands out its first trial."""
+    view = SearchView(Console(file=io.StringIO()))
+    session = _Session(run, config, lambda *_: {}, (view,))
+    session.is_over()
+    if getattr(session, "_opened", None) is None:
+        session._open()
+    view.on_start(session._progress())
+    return session
+
+
+def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]:
+    """Hand out ``trials`` trials beyond those that fill the slots and tell their ends.
+
+    Returns the times of those after the first ``in_flight`` and the seconds of the slowest one.
+    """
+    searcher, slowest = session._searcher, 0.0
+    clock, reports = Clock(), Clock()
+    finish = searcher._on_finished
+
+    def timed(number: int) -> None:
+        with reports.run("reports"):
+            finish(number)
+
+    searcher._on_finished = timed
+    live: deque[tuple[str, dict[str, Any]]] = deque()
+
+    def hand_out(index: int) -> None:
+        with clock.run("suggest"):
+            specification = searcher.suggest(str(index))
+        assert isinstance(specification, dict)
+        live.append((str(index), specification))
+        with clock.run("reports"):
+            session._notify()
+
+    for index in range(in_flight):
+        hand_out(index)
+    clock = Clock()
+    for index in range(in_flight, in_flight + trials):
+        before = sum(clock.wall.values())
+        name, specification = live.popleft()
+        settings = {f"method.{key}": value for key, value in specification["run"]["method"].items()}
+        metrics = objectives(settings)
+        place = Path(specification["trial_dir"])
+        (place / "model").mkdir(parents=True)
+        (place / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+        reports.wall.clear()
+        with clock.run("tell"):
+            searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
+        clock.wall["tell"] -= reports.wall["reports"]
+        clock.wall["reports"] = clock.wall.get("reports", 0.0) + reports.wall["reports"]
+        hand_out(index)
+        slowest = max(slowest, sum(clock.wall.values()) - before)
+    return clock, slowest
+
+
+def measure(sampler: str, finished: int, in_flight: int, trials: int, place: str) -> str:
+    """Return one line of the table."""
+    config = make_config(finished + in_flight + trials + 1, sampler)
+    with tempfile.TemporaryDirectory(prefix="c", dir=place) as folder:
+        run = RunDirectory.fresh(Path(folder) / "run")
+        fill(run, config, finished)
+        opening, writing = Clock(), Clock()
+        with opening.run("resume"):
+            session = open_session(RunDirectory.existing(run.path), run.read_config())
+        clock, slowest = drive(session, in_flight, trials)
+        with writing.run("tables"):
+            result = session._report()
+    cells = [clock.wall[name] * 1000 / trials for name in ("suggest", "tell", "reports")]
+    return (
+        f"{sampler:<8}{finished:>9}{in_flight:>10}{len(result.front):>7}"
+        + "".join(f"{cell:>9.1f}" for cell in [*cells, sum(cells), slowest * 1000, clock.cpu * 1000 / trials])
+        + f"{writing.wall['tables'] * 1000:>9.1f}{opening.wall['resume']:>9.2f}{opening.cpu:>9.2f}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--finished", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--samplers", nargs="+", default=["tpe", "random"])
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--place", default="/tmp", help="the folder for run directories: its disk is measured too")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    columns = ("suggest", "tell", "reports", "sum", "slowest", "CPU", "tables", "resume", "its CPU")
+    print(f"{'sampler':<8}{'finished':>9}{'in flight':>10}{'front':>7}" + "".join(f"{name:>9}" for name in columns))
+    for sampler in arguments.samplers:
+        for finished in arguments.finished:
+            for in_flight in arguments.in_flight:
+                print(measure(sampler, finished, in_flight, arguments.trials, arguments.place), flush=True)
+    print(f"milliseconds per trial, resume in seconds; load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,16 +11,32 @@ if TYPE_CHECKING:
     from tune.compare.comparison import Comparison
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
-    from tune.result import SearchResult
+    from tune.ended import EndedTrial
+    from tune.progress import Progress, SearchListener
+    from tune.result import Point, SearchResult
     from tune.search import ParetoSearch
 
-__all__ = ["Comparison", "ComparisonResult", "ParetoSearch", "SearchConfig", "SearchResult"]
+__all__ = [
+    "Comparison",
+    "ComparisonResult",
+    "EndedTrial",
+    "ParetoSearch",
+    "Point",
+    "Progress",
+    "SearchConfig",
+    "SearchListener",
+    "SearchResult",
+]
 
 _HOMES = {
     "Comparison": "tune.compare.comparison",
     "ComparisonResult": "tune.compare.result",
+    "EndedTrial": "tune.ended",
     "ParetoSearch": "tune.search",
+    "Point": "tune.result",
+    "Progress": "tune.progress",
     "SearchConfig": "tune.config",
+    "SearchListener": "tune.progress",
     "SearchResult": "tune.result",
 }
 

@@ -17,9 +17,11 @@ from ofmu.config_io import validate
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
 from tune.config import SearchConfig
+from tune.ended import ended_trial
 from tune.launch import run_trials
+from tune.listeners import Audience, Callback
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
-from tune.progress import Progress, SearchListener
+from tune.progress import Progress
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
@@ -37,7 +39,8 @@ class ParetoSearch:
     ``config`` may be a SearchConfig, an UnlearnConfig (the search's settings are then the defaults) or a mapping;
     ``objectives`` and ``num_trials`` replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
     ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models, or
-    :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group); ``callbacks`` listen.
+    :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
+    listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another.
@@ -51,7 +54,7 @@ class ParetoSearch:
         num_trials: int | None = None,
         run_dir: str | Path | None = None,
         executor: Executor | None = None,
-        callbacks: Sequence[SearchListener] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
         search = dict(mapping.get("search") or {})
@@ -62,7 +65,7 @@ class ParetoSearch:
         self.config = validate(SearchConfig, {**mapping, "search": search})
         self._run = RunDirectory.fresh(run_dir)
         self._executor = executor
-        self._callbacks = tuple(callbacks)
+        self._audience = Audience(callbacks)
 
     @property
     def run_dir(self) -> Path:
@@ -77,7 +80,7 @@ class ParetoSearch:
             OfmuError: data or model cannot be prepared; nothing has been written to the run directory then.
         """
         with ray_session(self.config.cluster):
-            return _Session(self._run, self.config, self._executor, self._callbacks).start()
+            return _Session(self._run, self.config, self._executor, self._audience).start()
 
     @classmethod
     def resume(
@@ -85,7 +88,7 @@ class ParetoSearch:
         run_dir: str | Path,
         overrides: Sequence[str] = (),
         executor: Executor | None = None,
-        callbacks: Sequence[SearchListener] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> SearchResult:
         """Continue a search that was killed, or return its result if it is over.
 
@@ -97,7 +100,7 @@ class ParetoSearch:
         """
         run = RunDirectory.existing(run_dir)
         config = run.read_config(overrides)
-        session = _Session(run, config, executor, callbacks)
+        session = _Session(run, config, executor, Audience(callbacks))
         with run.lock():
             if session.is_over():
                 return session.finish()
@@ -113,10 +116,11 @@ class _Session:
         run: RunDirectory,
         config: SearchConfig,
         executor: Executor | None,
-        callbacks: Sequence[SearchListener],
+        audience: Audience,
     ) -> None:
         self._run, self._config = run, config
-        self._executor, self._callbacks = executor, callbacks
+        self._executor, self._audience = executor, audience
+        self._settled: list[int] = []
         self._started = time.monotonic()
         self._earlier = _earlier_seconds(run)
         self._done_before = 0
@@ -142,8 +146,8 @@ class _Session:
             self._open()
             progress = self._progress()
             self._done_before = progress.done
-            for listener in self._callbacks:
-                listener.on_start(progress)
+            self._audience.on_start(progress)
+            self._tell_settled()
             self._tune(concurrent, prepared)
             self._searcher.close("the search ended before this trial did")
             return self.finish()
@@ -153,8 +157,8 @@ class _Session:
         result = self._report()
         write_picture(result)
         shutil.rmtree(self._run.path / "ray", ignore_errors=True)
-        for listener in self._callbacks:
-            listener.on_end(result)
+        self._tell_settled()
+        self._audience.on_end(result)
         return result
 
     def _open(self) -> None:
@@ -178,13 +182,9 @@ class _Session:
 
         quiet_libraries()
 
-        def tell(event: Mapping[str, Any]) -> None:
-            for listener in self._callbacks:
-                listener.on_prepare(event)
-
         self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
-        tell({"event": "start"})
-        return prepare(self._config.unlearn, listener=tell)
+        self._audience.on_prepare({"event": "start"})
+        return prepare(self._config.unlearn, listener=self._audience.on_prepare)
 
     def _settle_objectives(self, prepared: Prepared | None) -> None:
         """Find out on the target's scores what the data can give, before trials are spent on it.
@@ -261,6 +261,18 @@ class _Session:
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
             self._notify(result)
+            self._tell_end(number)
+        else:
+            self._settled.append(number)
+
+    def _tell_settled(self) -> None:
+        """Tell of the trials that ended while nobody listened."""
+        while self._settled:
+            self._tell_end(self._settled.pop(0))
+
+    def _tell_end(self, number: int) -> None:
+        trial = self._study.get_trials(deepcopy=False)[number]
+        self._audience.on_trial_end(ended_trial(trial, self._config, self._run.trial(number)))
 
     def _report(self) -> SearchResult:
         result = SearchResult.of(self._run, self._config, self._study.get_trials(deepcopy=False))
@@ -276,9 +288,7 @@ class _Session:
                     self._run.delete_model(int(number))
 
     def _notify(self, result: SearchResult | None = None) -> None:
-        progress = self._progress(result)
-        for listener in self._callbacks:
-            listener.on_progress(progress)
+        self._audience.on_progress(self._progress(result))
 
     def _progress(self, result: SearchResult | None = None) -> Progress:
         if result is None:

@@ -61,7 +61,7 @@ def open_study(path: Path, config: SearchConfig) -> optuna.Study:
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Hands a study's trials to Ray Tune and tells the study how each ended.
+    """Hands a study's trials to Ray Tune, or to whoever asks, and tells the study how each ended.
 
     The study's file is the searcher's only state. ``trial_dir`` maps a trial's number to its directory;
     ``on_finished`` is called after each tell with the trial's number.
@@ -118,28 +118,34 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         likely = math.ceil(done * budget / spent) if spent < budget else done + len(self._live)
         return min(search.num_trials, max(likely, done + len(self._live)))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's specification, or FINISHED once enough trials are done or on their way."""
+    def hand_out(self, key: str) -> dict[str, Any] | None:
+        """Return the next trial's specification, to be ended under ``key``; None once enough are on their way."""
         while self.stopped_by is None and (self._adopted or not self.has_enough()):
             trial = self._next_trial()
             specification = self._specify(trial)
             if specification is not None:
-                self._live[trial_id] = trial
+                self._live[key] = trial
                 return specification
-        return str(Searcher.FINISHED)
+        return None
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study how a trial ended; a crash waits for :meth:`fail`, which knows the reason."""
-        if error or trial_id not in self._live:
-            return
-        trial = self._live.pop(trial_id)
-        outcome = json.loads((result or {}).get("outcome", "{}"))
+    def end(self, key: str, outcome: Mapping[str, Any]) -> None:
+        """Tell the study how the trial under ``key`` ended, by an outcome of :class:`tune.trial.UnlearningTrial`."""
+        trial = self._live.pop(key)
         if "storage" in outcome:
             self.stopped_by = StorageError(outcome["storage"])
         elif "pruned" in outcome:
             self._tell(trial, outcome["pruned"]["metrics"], None, outcome["pruned"])
         else:
             self._tell(trial, outcome.get("metrics") or {}, outcome.get("failure"))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial's specification, or FINISHED once enough trials are done or on their way."""
+        return self.hand_out(trial_id) or str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study how a trial ended; a crash waits for :meth:`fail`, which knows the reason."""
+        if not error and trial_id in self._live:
+            self.end(trial_id, json.loads((result or {}).get("outcome", "{}")))
 
     def fail(self, trial_id: str, reason: str) -> None:
         """Tell the study that a trial crashed for good."""

@@ -23,6 +23,7 @@ import ray
 
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
 from tune import ParetoSearch, SearchResult
+from tune.ended import EndedTrial
 from tune.progress import Progress, SearchListener
 from tune.study import STUDY_NAME, storage_url
 
@@ -82,6 +83,10 @@ class Recorder(SearchListener):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
         self.ended: list[SearchResult] = []
+        self.trials: list[EndedTrial] = []
+
+    def on_trial_end(self, trial: EndedTrial) -> None:
+        self.trials.append(trial)
 
     def on_progress(self, progress: Progress) -> None:
         self.seen.append(progress)
@@ -90,12 +95,17 @@ class Recorder(SearchListener):
         self.ended.append(result)
 
 
+def quarrel(trial: EndedTrial) -> None:
+    raise RuntimeError(f"I do not like trial {trial.number}")
+
+
 @pytest.fixture(scope="module")
 def mixed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, Recorder]:
     run_dir = tmp_path_factory.mktemp("mixed") / "run"
     recorder = Recorder()
-    search = ParetoSearch({}, num_trials=12, run_dir=run_dir, executor=execute, callbacks=[recorder])
-    return search.run(), recorder
+    search = ParetoSearch({}, num_trials=12, run_dir=run_dir, executor=execute, callbacks=[quarrel, recorder])
+    with pytest.warns(UserWarning, match="quarrel raised RuntimeError"):
+        return search.run(), recorder
 
 
 def runs_per_trial(run_dir: Path, word: str = "") -> Counter[int]:
@@ -154,6 +164,23 @@ def test_listeners_hear_of_every_trial(mixed):
     assert all(progress.done + len(progress.running) <= 12 for progress in recorder.seen)
     assert recorder.seen[-1].running == ()
     assert [ended.run_dir for ended in recorder.ended] == [result.run_dir]
+
+
+def test_every_ended_trial_is_told_once_and_as_it_is_stored(mixed):
+    result, recorder = mixed
+    assert sorted(trial.number for trial in recorder.trials) == list(range(12))
+    table = result.trials.set_index("trial")
+    for trial in recorder.trials:
+        row = table.loc[trial.number]
+        assert (trial.state, trial.role) == (row["state"], row["role"])
+        assert trial.directory == result.run_dir / "trials" / f"{trial.number:05d}"
+        for key, value in trial.settings.items():
+            assert value is None or row[key] == value
+        if trial.state == "complete":
+            assert trial.objectives == {name: row[name] for name in result.config.objectives}
+            assert trial.reason is None
+        else:
+            assert (trial.objectives, trial.reason) == ({}, row["reason"])
 
 
 def test_a_search_that_is_over_returns_its_result(mixed):

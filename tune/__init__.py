@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.asktell import AskedTrial, AskTell
     from tune.compare.comparison import Comparison
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tune.search import ParetoSearch
 
 __all__ = [
+    "AskTell",
+    "AskedTrial",
     "Comparison",
     "ComparisonResult",
     "EndedTrial",
@@ -29,6 +32,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AskTell": "tune.asktell",
+    "AskedTrial": "tune.asktell",
     "Comparison": "tune.compare.comparison",
     "ComparisonResult": "tune.compare.result",
     "EndedTrial": "tune.ended",

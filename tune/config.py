@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from cluster.config import ClusterConfig
 from ofmu.config import PositiveInt, Section, UnlearnConfig
+from ofmu.config_io import validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.custom import is_function_name
 from ofmu.methods import method_class
@@ -144,6 +145,25 @@ class SearchConfig(UnlearnConfig):
     def unlearn(self) -> UnlearnConfig:
         """Return the config of a run without the search."""
         return UnlearnConfig.model_validate(self.shared_settings())
+
+
+def search_config(
+    config: SearchConfig | UnlearnConfig | Mapping[str, Any],
+    objectives: Mapping[str, str] | None = None,
+    num_trials: int | None = None,
+) -> SearchConfig:
+    """Return the search's config; from an UnlearnConfig with the search's defaults, and with what is given replaced.
+
+    Raises:
+        ConfigError: a setting is unknown, out of range, or contradicts another.
+    """
+    mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    search = dict(mapping.get("search") or {})
+    if objectives is not None:
+        search["objectives"] = dict(objectives)
+    if num_trials is not None:
+        search["num_trials"] = num_trials
+    return validate(SearchConfig, {**mapping, "search": search})
 
 
 def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

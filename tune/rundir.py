@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ofmu.config_io import validate
 from tune.config import SearchConfig
 from tune.directory import OwnedDirectory
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,20 @@ class RunDirectory(OwnedDirectory):
     def delete_model(self, number: int) -> None:
         """Remove a finished trial's model; its metrics and config stay."""
         shutil.rmtree(self.trial(number) / "model", ignore_errors=True)
+
+    def delete_models(self, trials: pd.DataFrame, front: pd.DataFrame, keep: str) -> None:
+        """Remove the models of ended trials that ``search.keep_models`` does not keep; the tables are a result's."""
+        if keep == "all":
+            return
+        kept = set(front["trial"]) if keep == "front" else set()
+        for number in trials.loc[trials["state"] != "running", "trial"]:
+            if number not in kept:
+                self.delete_model(int(number))
+
+    def seconds(self) -> float:
+        """Return for how long the search has been at work, as far as its reports say."""
+        path = self.path / "search.json"
+        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
 
     def delete_checkpoints(self, number: int) -> None:
         """Remove what only an unfinished trial needs; a failed one would keep it otherwise."""

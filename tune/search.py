@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import warnings
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
-from ofmu.config_io import validate
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
-from tune.config import SearchConfig
+from tune.config import SearchConfig, search_config
 from tune.ended import ended_trial
 from tune.launch import run_trials
 from tune.listeners import Audience, Callback
@@ -56,13 +54,7 @@ class ParetoSearch:
         executor: Executor | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
-        search = dict(mapping.get("search") or {})
-        if objectives is not None:
-            search["objectives"] = dict(objectives)
-        if num_trials is not None:
-            search["num_trials"] = num_trials
-        self.config = validate(SearchConfig, {**mapping, "search": search})
+        self.config = search_config(config, objectives, num_trials)
         self._run = RunDirectory.fresh(run_dir)
         self._executor = executor
         self._audience = Audience(callbacks)
@@ -122,7 +114,7 @@ class _Session:
         self._executor, self._audience = executor, audience
         self._settled: list[int] = []
         self._started = time.monotonic()
-        self._earlier = _earlier_seconds(run)
+        self._earlier = run.seconds()
         self._done_before = 0
         self._is_open = False
 
@@ -257,7 +249,7 @@ class _Session:
     def _on_finished(self, number: int) -> None:
         result = self._report()
         self._run.delete_checkpoints(number)
-        self._delete_models(result)
+        self._run.delete_models(result.trials, result.front, self._config.search.keep_models)
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
             self._notify(result)
@@ -279,14 +271,6 @@ class _Session:
         write_tables(result, self._seconds())
         return result
 
-    def _delete_models(self, result: SearchResult) -> None:
-        keep = self._config.search.keep_models
-        kept = set(result.front["trial"]) if keep == "front" else set()
-        if keep != "all":
-            for number in result.trials.loc[result.trials["state"] != "running", "trial"]:
-                if number not in kept:
-                    self._run.delete_model(int(number))
-
     def _notify(self, result: SearchResult | None = None) -> None:
         self._audience.on_progress(self._progress(result))
 
@@ -305,8 +289,3 @@ class _Session:
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._started
-
-
-def _earlier_seconds(run: RunDirectory) -> float:
-    path = run.path / "search.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0

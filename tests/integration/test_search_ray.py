@@ -22,7 +22,7 @@ import pytest
 import ray
 
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
-from tune import ParetoSearch, SearchResult
+from tune import AskTell, ParetoSearch, SearchResult
 from tune.ended import EndedTrial
 from tune.progress import Progress, SearchListener
 from tune.study import STUDY_NAME, storage_url
@@ -77,6 +77,11 @@ def execute_on_a_full_disk(config: Any, cluster: Any, trial_dir: Path, prepared:
     with (trial_dir.parent.parent / "log.txt").open("a") as stream:
         stream.write(f"{int(trial_dir.name)}\n")
     return {"ks_statistic": 1 - config.method.inner_lr, "model_utility": config.method.inner_lr}
+
+
+def execute_closed_form(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
+    rate, steps = config.method.inner_lr, config.method.outer_steps
+    return {"ks_statistic": 0.9 - 5 * rate - steps / 1000, "model_utility": 0.6 - 3 * rate * rate - steps / 500}
 
 
 class Recorder(SearchListener):
@@ -181,6 +186,17 @@ def test_every_ended_trial_is_told_once_and_as_it_is_stored(mixed):
             assert trial.reason is None
         else:
             assert (trial.objectives, trial.reason) == ({}, row["reason"])
+
+
+def test_asking_by_hand_gives_the_trials_of_a_search_one_at_a_time(cluster, tmp_path):
+    settings = {"search": {"max_concurrent": 1, "num_trials": 9}, "seed": 7}
+    searched = ParetoSearch(settings, run_dir=tmp_path / "searched", executor=execute_closed_form).run()
+    with AskTell(settings, run_dir=tmp_path / "asked") as search:
+        while (trial := search.ask()) is not None:
+            search.tell(trial, execute_closed_form(trial.config, None, trial.directory, None))
+        asked = search.result()
+    pd.testing.assert_frame_equal(asked.trials, searched.trials.drop(columns="seconds"))
+    assert asked.hypervolume == searched.hypervolume
 
 
 def test_a_search_that_is_over_returns_its_result(mixed):

@@ -22,6 +22,7 @@ from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
 from tune.study import StudySearcher, finite_only, open_study
+from tune.warmstart import keep_head_start, plant_head_start, read_earlier_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +43,15 @@ class AskedTrial:
 class AskTell:
     """A search whose trials the caller runs: same study, landmarks, proposals and reports as :class:`ParetoSearch`.
 
-    ``config``, ``objectives``, ``num_trials`` and ``run_dir`` are those of :class:`tune.ParetoSearch`. The directory
-    belongs to this object until :meth:`close`, or the end of its ``with`` block. Its methods may be called
+    ``config``, ``objectives``, ``num_trials``, ``run_dir`` and ``warm_start`` are those of :class:`ParetoSearch`. The
+    directory belongs to this object until :meth:`close`, or the end of its ``with`` block. Its methods may be called
     from several threads. Asked one by one, each told before the next is asked for, trials are exactly those of a
     ParetoSearch with ``search.max_concurrent`` 1. The default objectives need a reference and rows with paraphrased
     and perturbed answers: name others where there are none, since nothing looks at the data here.
 
     Raises:
-        ConfigError: a setting is unknown, out of range, or contradicts another.
-        RunError: ``run_dir`` already holds a run.
+        ConfigError: a setting is unknown, out of range, or contradicts another; an earlier run does not fit.
+        RunError: ``run_dir`` already holds a run; an earlier run has no complete trial.
         StorageError: the directory cannot be made.
     """
 
@@ -60,8 +61,11 @@ class AskTell:
         objectives: Mapping[str, str] | None = None,
         num_trials: int | None = None,
         run_dir: str | Path | None = None,
+        *,
+        warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
-        self._begin(RunDirectory.fresh(run_dir), search_config(config, objectives, num_trials))
+        whole = search_config(config, objectives, num_trials, warm_start)
+        self._begin(RunDirectory.fresh(run_dir), whole)
 
     @classmethod
     def resume(cls, run_dir: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -90,11 +94,16 @@ class AskTell:
         self._asked: dict[int, str] = {}
         self._handed = 0
         self._started, self._earlier_seconds = time.monotonic(), run.seconds()
+        is_new = not run.study_file.is_file()
+        head_start = read_earlier_runs(config) if is_new and config.search.warm_start else None
         run.create()
         with ExitStack() as stack:
             stack.enter_context(run.lock())
             run.write_config(config)
+            if head_start is not None:
+                keep_head_start(run, head_start)
             self._study = open_study(run.study_file, config)
+            plant_head_start(self._study, config, run)
             self._searcher = StudySearcher(self._study, config, run.trial, self._on_finished)
             self._held = stack.pop_all()
 

@@ -57,7 +57,11 @@ class SearchListener:
     """
 
     def on_prepare(self, event: Mapping[str, Any]) -> None:
-        """One of :func:`ofmu.reference.prepare`'s events; first of all ``{"event": "start"}``."""
+        """One of :func:`ofmu.reference.prepare`'s events; first of all ``{"event": "start"}``.
+
+        After them ``{"event": "warm start", "known", "first"}``, where the search is given earlier ones: how many
+        trials of theirs are known, and how many settings will be run first.
+        """
 
     def on_start(self, progress: Progress) -> None:
         """The first trials are about to start."""

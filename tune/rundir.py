@@ -43,6 +43,11 @@ class RunDirectory(OwnedDirectory):
         return self.path / "rungs.jsonl"
 
     @property
+    def warm_start_file(self) -> Path:
+        """What earlier searches gave to this one; see :mod:`tune.warmstart`."""
+        return self.path / "warm_start.json"
+
+    @property
     def trials(self) -> Path:
         """The folder of the trials' directories."""
         return self.folder

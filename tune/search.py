@@ -25,6 +25,7 @@ from tune.result import SearchResult
 from tune.rundir import RunDirectory
 from tune.study import StudySearcher, open_study
 from tune.trial import Executor
+from tune.warmstart import HeadStart, keep_head_start, plant_head_start, read_earlier_runs
 
 if TYPE_CHECKING:
     from ofmu.reference import Prepared
@@ -35,7 +36,8 @@ class ParetoSearch:
     """A search for the Pareto front of two or three objectives.
 
     ``config`` may be a SearchConfig, an UnlearnConfig (the search's settings are then the defaults) or a mapping;
-    ``objectives`` and ``num_trials`` replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
+    ``objectives``, ``num_trials`` and ``warm_start`` (run directories of earlier searches, see
+    :mod:`tune.warmstart`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
     ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models, or
     :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
     listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
@@ -53,8 +55,9 @@ class ParetoSearch:
         run_dir: str | Path | None = None,
         executor: Executor | None = None,
         callbacks: Sequence[Callback] = (),
+        warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
-        self.config = search_config(config, objectives, num_trials)
+        self.config = search_config(config, objectives, num_trials, warm_start)
         self._run = RunDirectory.fresh(run_dir)
         self._executor = executor
         self._audience = Audience(callbacks)
@@ -131,9 +134,12 @@ class _Session:
         concurrent = trials_at_a_time(self._config.cluster, self._config.search.max_concurrent)
         prepared = self._prepare()
         self._settle_objectives(prepared)
+        head_start = self._head_start(prepared)
         self._run.create()
         with self._run.lock():
             self._run.write_config(self._config)
+            if head_start is not None:
+                keep_head_start(self._run, head_start)
             self._write_reference(prepared)
             self._open()
             progress = self._progress()
@@ -155,6 +161,7 @@ class _Session:
 
     def _open(self) -> None:
         self._study = open_study(self._run.study_file, self._config)
+        plant_head_start(self._study, self._config, self._run)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
         self._is_open = True
 
@@ -202,6 +209,15 @@ class _Session:
             warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
             search = self._config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
             self._config = self._config.model_copy(update={"search": search})
+
+    def _head_start(self, prepared: Prepared | None) -> HeadStart | None:
+        """Return what earlier searches give to this one; None where they give nothing, or it has that already."""
+        if self._run.study_file.is_file() or not self._config.search.warm_start:
+            return None
+        head_start = read_earlier_runs(self._config, None if prepared is None else prepared.keys)
+        counts = {"known": len(head_start.known), "first": len(head_start.first)}
+        self._audience.on_prepare({"event": "warm start", **counts})
+        return head_start
 
     def _write_reference(self, prepared: Prepared | None) -> None:
         """Store the retrained model's own metrics, for the picture."""

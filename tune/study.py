@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from ofmu.errors import ConfigError, PrunedError, StorageError
 from ofmu.judge import read_account
-from tune.landmarks import PAPER, SEARCHED, TARGET, overrides_of, stand_ins
+from tune.landmarks import KNOWN, PAPER, SEARCHED, TARGET, overrides_of, stand_ins
 from tune.objectives import objective_values
 from tune.sampling import draw, make_sampler
 from tune.space import run_config
@@ -95,12 +95,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def finished_count(self) -> int:
         """Return how many trials are complete, failed or pruned."""
-        return len(self._study.get_trials(deepcopy=False, states=FINISHED))
+        return len(self._finished())
 
     def spent(self) -> int:
         """Return the gradient evaluations of all finished trials, as far as they reported them."""
+        return int(sum(trial.user_attrs.get("gradient_evaluations") or 0 for trial in self._finished()))
+
+    def _finished(self) -> list[FrozenTrial]:
+        """Return this search's own finished trials."""
         finished = self._study.get_trials(deepcopy=False, states=FINISHED)
-        return int(sum(trial.user_attrs.get("gradient_evaluations") or 0 for trial in finished))
+        return [trial for trial in finished if trial.user_attrs.get("role") != KNOWN]
 
     def has_enough(self) -> bool:
         """Return whether no trial beyond those that are running is wanted."""

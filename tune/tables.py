@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tune.landmarks import KNOWN, SEARCHED
 from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned", "RUNNIN
 def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.DataFrame:
     """Return one row per trial that was started: number, state, role, settings, objectives, other metrics, reason.
 
+    After a warm start, ``origin`` says from which trial of an earlier search a row comes; a trial that informs the
+    sampler alone has the state ``known``, and is no part of the front.
+
     Settings are those that ran, which for the two landmarks may lie outside the space; a conditional setting
     that did not count is empty.
     """
@@ -32,7 +36,8 @@ def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.Data
         keys += [key for key in trial.user_attrs.get("overrides", {}) if key not in keys]
     rows = [_row(trial, config, keys) for trial in started]
     others = sorted({name for row in rows for name in row["metrics"]} - set(config.objectives))
-    columns = ["trial", "state", "role", *keys, *config.objectives, *others, "reason"]
+    origins = ["origin"] if any(row["origin"] for row in rows) else []
+    columns = ["trial", "state", "role", *origins, *keys, *config.objectives, *others, "reason"]
     flat = [{**row, **row["metrics"]} for row in rows]
     table = pd.DataFrame(flat, columns=pd.Index(columns))
     # A column without a single number would be of type object and could not be compared.
@@ -79,12 +84,13 @@ def _row(trial: FrozenTrial, config: SearchConfig, keys: Sequence[str]) -> dict[
     settings = {}
     for key in keys:
         section, name = key.split(".")
-        conditional = key in config.search.space and config.search.space[key].when and role == "searched"
+        conditional = key in config.search.space and config.search.space[key].when and role in (SEARCHED, KNOWN)
         settings[key] = overrides.get(key, None if conditional else base[section][name])
     return {
         "trial": trial.number,
-        "state": _STATES[trial.state.name],
+        "state": KNOWN if role == KNOWN else _STATES[trial.state.name],
         "role": role,
+        "origin": attributes.get("origin"),
         **settings,
         "metrics": attributes.get("metrics", {}),
         "reason": attributes.get("reason"),

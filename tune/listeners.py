@@ -34,6 +34,10 @@ class Audience(SearchListener):
         self._listeners = [_as_listener(position, each) for position, each in enumerate(callbacks)]
         self._warned_of: set[int] = set()
 
+    def add(self, listener: SearchListener) -> None:
+        """Let one more listen, after the others."""
+        self._listeners.append(listener)
+
     def on_prepare(self, event: Mapping[str, Any]) -> None:
         """Pass it on."""
         self._each(lambda listener: listener.on_prepare(event))

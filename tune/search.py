@@ -16,6 +16,7 @@ from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
 from tune.config import SearchConfig, search_config
 from tune.ended import ended_trial
+from tune.gauges import SearchGauges
 from tune.launch import run_trials
 from tune.listeners import Audience, Callback
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
@@ -144,6 +145,7 @@ class _Session:
             self._open()
             progress = self._progress()
             self._done_before = progress.done
+            self._audience.add(SearchGauges())
             self._audience.on_start(progress)
             self._tell_settled()
             self._tune(concurrent, prepared)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ofmu.config import UnlearnConfig
     from ofmu.errors import OfmuError
     from ofmu.evaluation import evaluate
-    from ofmu.trainer import unlearn
+    from ofmu.reference import Prepared, prepare
+    from ofmu.trainer import UnlearnResult, unlearn
 
 __version__ = "0.1.0"
 
@@ -24,14 +25,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "UnlearnConfig": "ofmu.config",
     "OfmuError": "ofmu.errors",
+    "Prepared": "ofmu.reference",
+    "UnlearnResult": "ofmu.trainer",
     "evaluate": "ofmu.evaluation",
+    "prepare": "ofmu.reference",
     "unlearn": "ofmu.trainer",
 }
 
-__all__ = ["OfmuError", "UnlearnConfig", "__version__", "evaluate", "unlearn"]
+__all__ = [
+    "OfmuError",
+    "Prepared",
+    "UnlearnConfig",
+    "UnlearnResult",
+    "__version__",
+    "evaluate",
+    "prepare",
+    "unlearn",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'ofmu' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

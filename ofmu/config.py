@@ -6,8 +6,9 @@ with the key's dotted path and, for a misspelt key, the nearest valid name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -334,6 +335,22 @@ class UnlearnConfig(Section):
     seed: NonNegativeInt = 0
     cache_dir: str | None = None
     """Where prepared models live; None: $OFMU_CACHE, else ofmu under the user's cache directory."""
+
+    @classmethod
+    def read(cls, source: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file, or a preset by its name, as the command line does; None stands for the defaults.
+
+        ``overrides`` are entries such as ``method.inner_steps=5``. Sections that this class does not have, such as
+        ``search`` where a single run is wanted, are left out.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or a setting in it or in ``overrides`` is wrong.
+        """
+        from ofmu.config_io import apply_overrides, read_mapping, validate
+
+        mapping = apply_overrides({} if source is None else read_mapping(source), overrides)
+        others = {"search", "cluster", "compare"} - set(cls.model_fields)
+        return validate(cls, {key: value for key, value in mapping.items() if key not in others})
 
     @model_validator(mode="before")
     @classmethod

@@ -8,19 +8,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.asktell import AskedTrial, AskTell
     from tune.compare.comparison import Comparison
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
-    from tune.result import SearchResult
+    from tune.ended import EndedTrial
+    from tune.progress import Progress, SearchListener
+    from tune.result import Point, SearchResult
     from tune.search import ParetoSearch
 
-__all__ = ["Comparison", "ComparisonResult", "ParetoSearch", "SearchConfig", "SearchResult"]
+__all__ = [
+    "AskTell",
+    "AskedTrial",
+    "Comparison",
+    "ComparisonResult",
+    "EndedTrial",
+    "ParetoSearch",
+    "Point",
+    "Progress",
+    "SearchConfig",
+    "SearchListener",
+    "SearchResult",
+]
 
 _HOMES = {
+    "AskTell": "tune.asktell",
+    "AskedTrial": "tune.asktell",
     "Comparison": "tune.compare.comparison",
     "ComparisonResult": "tune.compare.result",
+    "EndedTrial": "tune.ended",
     "ParetoSearch": "tune.search",
+    "Point": "tune.result",
+    "Progress": "tune.progress",
     "SearchConfig": "tune.config",
+    "SearchListener": "tune.progress",
     "SearchResult": "tune.result",
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tune.landmarks import KNOWN
 from tune.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
 from tune.result import SearchResult
 from tune.tables import Row, front_table, row_of, table_of
@@ -53,7 +54,8 @@ class Book:
         """
         row = row_of(trial)
         self._rows[trial.number] = row
-        self.counts[row["state"]] += 1
+        if row["state"] != KNOWN:
+            self.counts[row["state"]] += 1
         for kind in _kinds(row):
             self._examples[kind] = min(self._examples.get(kind, trial.number), trial.number)
         if row["state"] != "complete":
@@ -95,7 +97,7 @@ class Book:
 
 def _kinds(row: Row) -> Iterable[Any]:
     """Return what a row brings to its table's columns: which there are, which may be empty, and the types in them."""
-    yield row["role"], frozenset(row["overrides"]), frozenset(row["metrics"])
+    yield row["role"], bool(row["origin"]), frozenset(row["overrides"]), frozenset(row["metrics"])
     for part in ("overrides", "metrics"):
         for name, value in row[part].items():
             yield part, name, type(value)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from cluster.config import ClusterConfig
 from ofmu.config import PositiveInt, Section, UnlearnConfig
+from ofmu.config_io import validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.custom import is_function_name
 from ofmu.methods import method_class
@@ -72,8 +74,19 @@ class SearchSettings(Section):
     """Trials at a time; None: as many as the cluster's CPUs and GPUs hold."""
     keep_models: Literal["front", "all", "none"] = "front"
     """``front``: a model is deleted once its trial is dominated."""
+    warm_start: list[str] = Field(default_factory=list)
+    """Run directories of earlier searches, one or several. Complete trials of the same task inform the sampler, and
+    count neither as trials nor to the front; of another model's or other data's search, the front's settings are the
+    first to be run, behind the two landmarks."""
     rungs: RungSettings = RungSettings()
     """Early stopping: trials that others outdo on their way are ended there, and told as pruned."""
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        if value is None:
+            return []
+        return [str(value)] if isinstance(value, str | Path) else value
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -144,6 +157,29 @@ class SearchConfig(UnlearnConfig):
     def unlearn(self) -> UnlearnConfig:
         """Return the config of a run without the search."""
         return UnlearnConfig.model_validate(self.shared_settings())
+
+
+def search_config(
+    config: SearchConfig | UnlearnConfig | Mapping[str, Any],
+    objectives: Mapping[str, str] | None = None,
+    num_trials: int | None = None,
+    warm_start: str | Path | Sequence[str | Path] | None = None,
+) -> SearchConfig:
+    """Return the search's config; from an UnlearnConfig with the search's defaults, and with what is given replaced.
+
+    Raises:
+        ConfigError: a setting is unknown, out of range, or contradicts another.
+    """
+    mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    search = dict(mapping.get("search") or {})
+    if objectives is not None:
+        search["objectives"] = dict(objectives)
+    if num_trials is not None:
+        search["num_trials"] = num_trials
+    if warm_start is not None:
+        given = [warm_start] if isinstance(warm_start, str | Path) else warm_start
+        search["warm_start"] = [str(each) for each in given]
+    return validate(SearchConfig, {**mapping, "search": search})
 
 
 def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TARGET = "target"
 PAPER = "paper"
 SEARCHED = "searched"
+KNOWN = "known"
+"""A trial of an earlier search, which informs this one's sampler; see :mod:`tune.warmstart`."""
 
 
 def landmark_settings(config: UnlearnConfig) -> dict[str, dict[str, Any]]:

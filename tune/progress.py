@@ -13,6 +13,7 @@ from ofmu.files import write_text
 
 if TYPE_CHECKING:
     from ofmu.errors import StorageError
+    from tune.ended import EndedTrial
     from tune.result import SearchResult
 
 
@@ -50,16 +51,30 @@ class Progress:
 
 
 class SearchListener:
-    """Base of whoever follows a search. Every hook is optional and runs in the search's own process."""
+    """Base of whoever follows a search. Every hook is optional and runs in the search's own process.
+
+    What a hook raises is a warning and ends nothing; see :class:`tune.listeners.Audience`.
+    """
 
     def on_prepare(self, event: Mapping[str, Any]) -> None:
-        """One of :func:`ofmu.reference.prepare`'s events; first of all ``{"event": "start"}``."""
+        """One of :func:`ofmu.reference.prepare`'s events; first of all ``{"event": "start"}``.
+
+        After them ``{"event": "warm start", "known", "first"}``, where the search is given earlier ones: how many
+        trials of theirs are known, and how many settings will be run first.
+        """
 
     def on_start(self, progress: Progress) -> None:
         """The first trials are about to start."""
 
     def on_progress(self, progress: Progress) -> None:
         """A trial started or ended."""
+
+    def on_trial_end(self, trial: EndedTrial) -> None:
+        """A trial is complete, failed or pruned, and stored as such: once for each that ends.
+
+        A trial that a killed search left finished is told by the search that continues it, after ``on_start``; one
+        that was stored but not yet told when the process was killed is told to nobody.
+        """
 
     def on_end(self, result: SearchResult) -> None:
         """The search is over and its files are written."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class RunDirectory(OwnedDirectory):
         return self.path / "rungs.jsonl"
 
     @property
+    def warm_start_file(self) -> Path:
+        """What earlier searches gave to this one; see :mod:`tune.warmstart`."""
+        return self.path / "warm_start.json"
+
+    @property
     def trials(self) -> Path:
         """The folder of the trials' directories."""
         return self.folder
@@ -61,6 +67,19 @@ class RunDirectory(OwnedDirectory):
     def delete_model(self, number: int) -> None:
         """Remove a finished trial's model; its metrics and config stay."""
         shutil.rmtree(self.trial(number) / "model", ignore_errors=True)
+
+    def delete_models(self, ended: Iterable[int], front: Container[int], keep: str) -> None:
+        """Remove the models of some ended trials, as far as ``search.keep_models`` does not keep them."""
+        if keep == "all":
+            return
+        for number in ended:
+            if keep == "none" or number not in front:
+                self.delete_model(number)
+
+    def seconds(self) -> float:
+        """Return for how long the search has been at work, as far as its reports say."""
+        path = self.path / "search.json"
+        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
 
     def delete_checkpoints(self, number: int) -> None:
         """Remove what only an unfinished trial needs; a failed one would keep it otherwise."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tune.config import Parameter, SearchConfig
 
 
-def draw(trial: optuna.Trial, config: SearchConfig) -> dict[str, Any]:
+def draw(trial: optuna.trial.BaseTrial, config: SearchConfig) -> dict[str, Any]:
     """Return the settings that ``trial`` suggests, inactive conditional parameters left out."""
     space = config.search.space
     drawn: dict[str, Any] = {}
@@ -26,7 +26,7 @@ def draw(trial: optuna.Trial, config: SearchConfig) -> dict[str, Any]:
     return drawn
 
 
-def _suggest(trial: optuna.Trial, config: SearchConfig, key: str, parameter: Parameter) -> Any:
+def _suggest(trial: optuna.trial.BaseTrial, config: SearchConfig, key: str, parameter: Parameter) -> Any:
     if parameter.choices is not None:
         return trial.suggest_categorical(key, parameter.choices)
     low, high = parameter.low or 0.0, parameter.high or 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import warnings
@@ -15,19 +14,22 @@ from optuna.trial import TrialState
 
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
-from ofmu.config_io import validate
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
 from tune.book import Allowance, Book
-from tune.config import SearchConfig
+from tune.config import SearchConfig, search_config
+from tune.ended import ended_trial
+from tune.gauges import SearchGauges
 from tune.launch import run_trials
+from tune.listeners import Audience, Callback
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
-from tune.progress import Progress, SearchListener
+from tune.progress import Progress
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
 from tune.study import FINISHED, StudySearcher, open_study
 from tune.trial import Executor
+from tune.warmstart import HeadStart, keep_head_start, plant_head_start, read_earlier_runs
 
 if TYPE_CHECKING:
     from ofmu.reference import Prepared
@@ -41,9 +43,11 @@ class ParetoSearch:
     """A search for the Pareto front of two or three objectives.
 
     ``config`` may be a SearchConfig, an UnlearnConfig (the search's settings are then the defaults) or a mapping;
-    ``objectives`` and ``num_trials`` replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
+    ``objectives``, ``num_trials`` and ``warm_start`` (run directories of earlier searches, see
+    :mod:`tune.warmstart`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
     ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models, or
-    :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group); ``callbacks`` listen.
+    :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
+    listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another.
@@ -57,18 +61,13 @@ class ParetoSearch:
         num_trials: int | None = None,
         run_dir: str | Path | None = None,
         executor: Executor | None = None,
-        callbacks: Sequence[SearchListener] = (),
+        callbacks: Sequence[Callback] = (),
+        warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
-        mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
-        search = dict(mapping.get("search") or {})
-        if objectives is not None:
-            search["objectives"] = dict(objectives)
-        if num_trials is not None:
-            search["num_trials"] = num_trials
-        self.config = validate(SearchConfig, {**mapping, "search": search})
+        self.config = search_config(config, objectives, num_trials, warm_start)
         self._run = RunDirectory.fresh(run_dir)
         self._executor = executor
-        self._callbacks = tuple(callbacks)
+        self._audience = Audience(callbacks)
 
     @property
     def run_dir(self) -> Path:
@@ -83,7 +82,7 @@ class ParetoSearch:
             OfmuError: data or model cannot be prepared; nothing has been written to the run directory then.
         """
         with ray_session(self.config.cluster):
-            return _Session(self._run, self.config, self._executor, self._callbacks).start()
+            return _Session(self._run, self.config, self._executor, self._audience).start()
 
     @classmethod
     def resume(
@@ -91,7 +90,7 @@ class ParetoSearch:
         run_dir: str | Path,
         overrides: Sequence[str] = (),
         executor: Executor | None = None,
-        callbacks: Sequence[SearchListener] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> SearchResult:
         """Continue a search that was killed, or return its result if it is over.
 
@@ -103,7 +102,7 @@ class ParetoSearch:
         """
         run = RunDirectory.existing(run_dir)
         config = run.read_config(overrides)
-        session = _Session(run, config, executor, callbacks)
+        session = _Session(run, config, executor, Audience(callbacks))
         with run.lock():
             if session.is_over():
                 return session.finish()
@@ -119,12 +118,13 @@ class _Session:
         run: RunDirectory,
         config: SearchConfig,
         executor: Executor | None,
-        callbacks: Sequence[SearchListener],
+        audience: Audience,
     ) -> None:
         self._run, self._config = run, config
-        self._executor, self._callbacks = executor, callbacks
+        self._executor, self._audience = executor, audience
+        self._settled: list[int] = []
         self._started = time.monotonic()
-        self._earlier = _earlier_seconds(run)
+        self._earlier = run.seconds()
         self._done_before = 0
         self._is_open = False
         self._opened: object = None
@@ -143,16 +143,20 @@ class _Session:
         trials_at_a_time(self._config.cluster, 1)
         prepared = self._prepare()
         self._settle_objectives(prepared)
+        head_start = self._head_start(prepared)
         self._run.create()
         with self._run.lock():
             self._run.write_config(self._config)
+            if head_start is not None:
+                keep_head_start(self._run, head_start)
             self._write_reference(prepared)
-            if self._opened != self._version():
+            if not self._is_open or self._opened != self._version():
                 self._open()
             progress = self._progress()
             self._done_before = progress.done
-            for listener in self._callbacks:
-                listener.on_start(progress)
+            self._audience.add(SearchGauges())
+            self._audience.on_start(progress)
+            self._tell_settled()
             self._tune(prepared)
             self._searcher.close("the search ended before this trial did")
             return self.finish()
@@ -162,12 +166,13 @@ class _Session:
         result = self._report()
         write_picture(result)
         shutil.rmtree(self._run.path / "ray", ignore_errors=True)
-        for listener in self._callbacks:
-            listener.on_end(result)
+        self._tell_settled()
+        self._audience.on_end(result)
         return result
 
     def _open(self) -> None:
         self._study = open_study(self._run.study_file, self._config)
+        plant_head_start(self._study, self._config, self._run)
         self._book = Book(self._run, self._config, self._study.get_trials(deepcopy=False, states=FINISHED))
         self._tables = Allowance(share=_SHARE_OF_TABLES, burst=_BURST_OF_TABLES)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
@@ -197,13 +202,9 @@ class _Session:
 
         quiet_libraries()
 
-        def tell(event: Mapping[str, Any]) -> None:
-            for listener in self._callbacks:
-                listener.on_prepare(event)
-
         self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
-        tell({"event": "start"})
-        return prepare(self._config.unlearn, listener=tell)
+        self._audience.on_prepare({"event": "start"})
+        return prepare(self._config.unlearn, listener=self._audience.on_prepare)
 
     def _settle_objectives(self, prepared: Prepared | None) -> None:
         """Find out on the target's scores what the data can give, before trials are spent on it.
@@ -229,6 +230,15 @@ class _Session:
             warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
             search = self._config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
             self._config = self._config.model_copy(update={"search": search})
+
+    def _head_start(self, prepared: Prepared | None) -> HeadStart | None:
+        """Return what earlier searches give to this one; None where they give nothing, or it has that already."""
+        if self._run.study_file.is_file() or not self._config.search.warm_start:
+            return None
+        head_start = read_earlier_runs(self._config, None if prepared is None else prepared.keys)
+        counts = {"known": len(head_start.known), "first": len(head_start.first)}
+        self._audience.on_prepare({"event": "warm start", **counts})
+        return head_start
 
     def _write_reference(self, prepared: Prepared | None) -> None:
         """Store the retrained model's own metrics, for the picture."""
@@ -279,6 +289,18 @@ class _Session:
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
             self._notify()
+            self._tell_end(number)
+        else:
+            self._settled.append(number)
+
+    def _tell_settled(self) -> None:
+        """Tell of the trials that ended while nobody listened."""
+        while self._settled:
+            self._tell_end(self._settled.pop(0))
+
+    def _tell_end(self, number: int) -> None:
+        trial = self._study.get_trials(deepcopy=False)[number]
+        self._audience.on_trial_end(ended_trial(trial, self._config, self._run.trial(number)))
 
     def _result(self) -> SearchResult:
         return self._book.result(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
@@ -292,20 +314,12 @@ class _Session:
         return result
 
     def _delete_models(self, ended: Iterable[int]) -> None:
-        """Delete the models that are not to be kept of some trials that have ended."""
-        keep = self._config.search.keep_models
-        kept = self._book.front if keep == "front" else set()
-        if keep != "all":
-            for number in ended:
-                if number not in kept:
-                    self._run.delete_model(number)
+        self._run.delete_models(ended, self._book.front, self._config.search.keep_models)
 
     def _notify(self) -> None:
         if self._tables.is_due():
             self._report()
-        progress = self._progress()
-        for listener in self._callbacks:
-            listener.on_progress(progress)
+        self._audience.on_progress(self._progress())
 
     def _progress(self) -> Progress:
         result, counts = self._result(), self._book.counts
@@ -321,8 +335,3 @@ class _Session:
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._started
-
-
-def _earlier_seconds(run: RunDirectory) -> float:
-    path = run.path / "search.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0

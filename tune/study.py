@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from ofmu.errors import ConfigError, PrunedError, StorageError
 from ofmu.judge import read_account
-from tune.landmarks import PAPER, SEARCHED, TARGET, overrides_of, stand_ins
+from tune.landmarks import KNOWN, PAPER, SEARCHED, TARGET, overrides_of, stand_ins
 from tune.objectives import objective_values
 from tune.sampling import draw, make_sampler
 from tune.space import run_config
@@ -62,7 +62,7 @@ def open_study(path: Path, config: SearchConfig) -> optuna.Study:
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Hands a study's trials to Ray Tune and tells the study how each ended.
+    """Hands a study's trials to Ray Tune, or to whoever asks, and tells the study how each ended.
 
     The study's file is the searcher's only state. ``trial_dir`` maps a trial's number to its directory;
     ``on_finished`` is called after each tell with the trial's number.
@@ -83,7 +83,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._live: dict[str, optuna.Trial] = {}
         self.stopped_by: StorageError | None = None
         """Set once a disk refuses a write: nothing more is handed out or told, and a resume takes over from here."""
-        ended = study.get_trials(deepcopy=False, states=FINISHED)
+        ended = [trial for trial in study.get_trials(deepcopy=False, states=FINISHED) if not _is_known(trial)]
         self._finished, self._spent = len(ended), sum(map(_evaluations, ended))
         self._adopted = self._settle_interrupted()
 
@@ -120,29 +120,35 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         likely = math.ceil(done * budget / spent) if spent < budget else done + len(self._live)
         return min(search.num_trials, max(likely, done + len(self._live)))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's specification, or FINISHED once enough trials are done or on their way."""
+    def hand_out(self, key: str) -> dict[str, Any] | None:
+        """Return the next trial's specification, to be ended under ``key``; None once enough are on their way."""
         while self.stopped_by is None and (self._adopted or not self.has_enough()):
             trial = self._next_trial()
             specification = self._specify(trial)
             if specification is not None:
-                self._live[trial_id] = trial
+                self._live[key] = trial
                 flush(self._study)
                 return specification
-        return str(Searcher.FINISHED)
+        return None
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study how a trial ended; a crash waits for :meth:`fail`, which knows the reason."""
-        if error or trial_id not in self._live:
-            return
-        trial = self._live.pop(trial_id)
-        outcome = json.loads((result or {}).get("outcome", "{}"))
+    def end(self, key: str, outcome: Mapping[str, Any]) -> None:
+        """Tell the study how the trial under ``key`` ended, by an outcome of :class:`tune.trial.UnlearningTrial`."""
+        trial = self._live.pop(key)
         if "storage" in outcome:
             self.stopped_by = StorageError(outcome["storage"])
         elif "pruned" in outcome:
             self._tell(trial, outcome["pruned"]["metrics"], None, outcome["pruned"])
         else:
             self._tell(trial, outcome.get("metrics") or {}, outcome.get("failure"))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial's specification, or FINISHED once enough trials are done or on their way."""
+        return self.hand_out(trial_id) or str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study how a trial ended; a crash waits for :meth:`fail`, which knows the reason."""
+        if not error and trial_id in self._live:
+            self.end(trial_id, json.loads((result or {}).get("outcome", "{}")))
 
     def fail(self, trial_id: str, reason: str) -> None:
         """Tell the study that a trial crashed for good."""
@@ -239,6 +245,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
                 trial.set_user_attr(name, account[name])
         trial.set_user_attr("reason", str(PrunedError(account)))
         self._study.tell(trial, state=TrialState.PRUNED)
+
+
+def _is_known(trial: FrozenTrial) -> bool:
+    """Return whether it is no trial of this search's own."""
+    return bool(trial.user_attrs.get("role") == KNOWN)
 
 
 def _evaluations(trial: FrozenTrial) -> float:

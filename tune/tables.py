@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tune.landmarks import KNOWN, SEARCHED
 from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ Row = Mapping[str, Any]
 def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.DataFrame:
     """Return one row per trial that was started: number, state, role, settings, objectives, other metrics, reason.
 
+    After a warm start, ``origin`` says from which trial of an earlier search a row comes; a trial that informs the
+    sampler alone has the state ``known``, and is no part of the front.
+
     Settings are those that ran, which for the two landmarks may lie outside the space; a conditional setting
     that did not count is empty.
     """
@@ -41,10 +45,12 @@ def was_started(trial: FrozenTrial) -> bool:
 def row_of(trial: FrozenTrial) -> Row:
     """Return what the tables take from a trial; of one that has ended, it never changes."""
     attributes = trial.user_attrs
+    role = attributes.get("role")
     return {
         "trial": trial.number,
-        "state": _STATES[trial.state.name],
-        "role": attributes.get("role"),
+        "state": KNOWN if role == KNOWN else _STATES[trial.state.name],
+        "role": role,
+        "origin": attributes.get("origin"),
         "overrides": attributes.get("overrides", {}),
         "metrics": attributes.get("metrics", {}),
         "reason": attributes.get("reason"),
@@ -56,22 +62,22 @@ def table_of(rows: Sequence[Row], config: SearchConfig) -> pd.DataFrame:
     searched = {key: parameter for key, parameter in config.search.space.items() if parameter.kind != "fixed"}
     keys = list(dict.fromkeys([*searched, *(key for row in rows for key in row["overrides"])]))
     others = sorted({name for row in rows for name in row["metrics"]} - set(config.objectives))
+    origins = ["origin"] if any(row["origin"] for row in rows) else []
     shared = config.shared_settings()
     base = {key: shared[section][name] for key in keys for section, name in [key.split(".")]}
     conditional = {key for key in keys if key in config.search.space and config.search.space[key].when}
     inactive = {**base, **dict.fromkeys(conditional)}
     flat = [
         {
-            **{name: row[name] for name in ("trial", "state", "role", "reason")},
-            **(inactive if row["role"] == "searched" else base),
+            **{name: row[name] for name in ("trial", "state", "role", "origin", "reason")},
+            **(inactive if row["role"] in (SEARCHED, KNOWN) else base),
             **row["overrides"],
             **row["metrics"],
         }
         for row in rows
     ]
-    table = pd.DataFrame(
-        flat, columns=pd.Index(["trial", "state", "role", *keys, *config.objectives, *others, "reason"])
-    )
+    columns = ["trial", "state", "role", *origins, *keys, *config.objectives, *others, "reason"]
+    table = pd.DataFrame(flat, columns=pd.Index(columns))
     # A column without a single number would be of type object and could not be compared.
     return table.astype(dict.fromkeys(config.objectives, float))
 

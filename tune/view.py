@@ -44,6 +44,8 @@ class SearchView(SearchListener):
         elif event["event"] == "part":
             how = "made" if event["made"] else "found in the cache"
             self.say(f"  {event['part']}: {how} in {event['seconds']:.1f} s")
+        elif event["event"] == "warm start":
+            self.say(f"Warm start: {event['known']} known trials, {event['first']} settings to be run first")
 
     def on_start(self, progress: Progress) -> None:
         """Say where the search writes."""

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.config import UnlearnConfig
-from ofmu.config_io import apply_overrides, read_mapping, validate
-
-# Sections that other commands read from the same file.
-_SECTIONS_OF_OTHERS = ("search", "cluster", "compare")
 
 # What the cached scores of a reference do not depend on: see ofmu.reference.
 _WITHOUT_EFFECT = (
@@ -38,8 +34,7 @@ def read_run_config(source: str | Path | None, overrides: Sequence[str] = ()) ->
     Raises:
         ConfigError: the file is missing, is not YAML, or a setting in it or in ``overrides`` is wrong.
     """
-    mapping = apply_overrides({} if source is None else read_mapping(source), overrides)
-    return validate(UnlearnConfig, {key: mapping[key] for key in mapping if key not in _SECTIONS_OF_OTHERS})
+    return UnlearnConfig.read(source, overrides)
 
 
 def differing_keys(config: UnlearnConfig, other: UnlearnConfig) -> list[str]:

@@ -153,6 +153,39 @@ def test_a_submitted_search_leaves_a_whole_run_directory(head, checkout, ray_fol
     check_upload(ray_folder, (tmp_path / "imported").read_text().splitlines())
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_submitted_search_takes_the_users_module_along(
+    head, checkout, ray_folder, tmp_path, smallest_search, workers
+):
+    """A method and an objective of the user's own lie in the working directory alone."""
+    shutil.copy2(ROOT / "examples" / "own_module.py", checkout)
+    mapping = smallest_search | {
+        "method": {"name": "fadingascent", "module": "own_module", "batch_size": 2, "steps": 2},
+        "search": {
+            "num_trials": 3,
+            "space": {"method.half_life": {"low": 2.0, "high": 50.0}},
+            "objectives": {"own_module:best_remembered": "min", "model_utility": "max"},
+        },
+        "cluster": {"num_workers": workers},
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    (checkout / "own.yaml").write_text(yaml.safe_dump(mapping))
+    entry = ["python", "-m", "ofmu", "search", "own.yaml", "--run-dir", str(tmp_path / "run")]
+    submitted = subprocess.run(
+        [*RAY, "job", "submit", "--address", head, "--working-dir", str(checkout), "--", *entry],
+        env=os.environ | {"HOME": str(ray_folder)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=380,
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    trials = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert trials["state"].tolist() == ["complete"] * 3, trials["reason"].tolist()
+    assert trials["own_module:best_remembered"].between(0, 1).all()
+
+
 def check_run_directory(run_dir: Path) -> None:
     trials = pd.read_csv(run_dir / "trials.csv")
     assert trials["state"].tolist() == ["complete"] * 4

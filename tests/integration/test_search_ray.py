@@ -22,7 +22,8 @@ import pytest
 import ray
 
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
-from tune import ParetoSearch, SearchResult
+from tune import AskTell, ParetoSearch, SearchResult
+from tune.ended import EndedTrial
 from tune.progress import Progress, SearchListener
 from tune.study import STUDY_NAME, storage_url
 
@@ -78,10 +79,19 @@ def execute_on_a_full_disk(config: Any, cluster: Any, trial_dir: Path, prepared:
     return {"ks_statistic": 1 - config.method.inner_lr, "model_utility": config.method.inner_lr}
 
 
+def execute_closed_form(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
+    rate, steps = config.method.inner_lr, config.method.outer_steps
+    return {"ks_statistic": 0.9 - 5 * rate - steps / 1000, "model_utility": 0.6 - 3 * rate * rate - steps / 500}
+
+
 class Recorder(SearchListener):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
         self.ended: list[SearchResult] = []
+        self.trials: list[EndedTrial] = []
+
+    def on_trial_end(self, trial: EndedTrial) -> None:
+        self.trials.append(trial)
 
     def on_progress(self, progress: Progress) -> None:
         self.seen.append(progress)
@@ -90,12 +100,17 @@ class Recorder(SearchListener):
         self.ended.append(result)
 
 
+def quarrel(trial: EndedTrial) -> None:
+    raise RuntimeError(f"I do not like trial {trial.number}")
+
+
 @pytest.fixture(scope="module")
 def mixed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResult, Recorder]:
     run_dir = tmp_path_factory.mktemp("mixed") / "run"
     recorder = Recorder()
-    search = ParetoSearch({}, num_trials=12, run_dir=run_dir, executor=execute, callbacks=[recorder])
-    return search.run(), recorder
+    search = ParetoSearch({}, num_trials=12, run_dir=run_dir, executor=execute, callbacks=[quarrel, recorder])
+    with pytest.warns(UserWarning, match="quarrel raised RuntimeError"):
+        return search.run(), recorder
 
 
 def runs_per_trial(run_dir: Path, word: str = "") -> Counter[int]:
@@ -154,6 +169,34 @@ def test_listeners_hear_of_every_trial(mixed):
     assert all(progress.done + len(progress.running) <= 12 for progress in recorder.seen)
     assert recorder.seen[-1].running == ()
     assert [ended.run_dir for ended in recorder.ended] == [result.run_dir]
+
+
+def test_every_ended_trial_is_told_once_and_as_it_is_stored(mixed):
+    result, recorder = mixed
+    assert sorted(trial.number for trial in recorder.trials) == list(range(12))
+    table = result.trials.set_index("trial")
+    for trial in recorder.trials:
+        row = table.loc[trial.number]
+        assert (trial.state, trial.role) == (row["state"], row["role"])
+        assert trial.directory == result.run_dir / "trials" / f"{trial.number:05d}"
+        for key, value in trial.settings.items():
+            assert value is None or row[key] == value
+        if trial.state == "complete":
+            assert trial.objectives == {name: row[name] for name in result.config.objectives}
+            assert trial.reason is None
+        else:
+            assert (trial.objectives, trial.reason) == ({}, row["reason"])
+
+
+def test_asking_by_hand_gives_the_trials_of_a_search_one_at_a_time(cluster, tmp_path):
+    settings = {"search": {"max_concurrent": 1, "num_trials": 9}, "seed": 7}
+    searched = ParetoSearch(settings, run_dir=tmp_path / "searched", executor=execute_closed_form).run()
+    with AskTell(settings, run_dir=tmp_path / "asked") as search:
+        while (trial := search.ask()) is not None:
+            search.tell(trial, execute_closed_form(trial.config, None, trial.directory, None))
+        asked = search.result()
+    pd.testing.assert_frame_equal(asked.trials, searched.trials.drop(columns="seconds"))
+    assert asked.hypervolume == searched.hypervolume
 
 
 def test_a_search_that_is_over_returns_its_result(mixed):

@@ -14,6 +14,7 @@ from rich.table import Table
 from tune.compare.listener import CompareListener
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import compact_table, verdict
+from tune.ended import EndedTrial
 from tune.progress import Progress, SearchListener
 from tune.view import SearchView, make_view
 
@@ -91,3 +92,6 @@ class _WithoutPreparation(SearchListener):
 
     def on_progress(self, progress: Progress) -> None:
         self._view.on_progress(progress)
+
+    def on_trial_end(self, trial: EndedTrial) -> None:
+        self._view.on_trial_end(trial)

@@ -37,6 +37,7 @@ from sqlalchemy.orm import Session
 
 from ofmu.config_io import apply_overrides, read_mapping, validate
 from tune.config import SearchConfig
+from tune.listeners import Audience
 from tune.rundir import RunDirectory
 from tune.sampling import draw
 from tune.search import _Session
@@ -156,7 +157,7 @@ class Clock:
 def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
     """Return a search's session at the point at which it hands out its first trial."""
     view = SearchView(Console(file=io.StringIO()))
-    session = _Session(run, config, lambda *_: {}, (view,))
+    session = _Session(run, config, lambda *_: {}, Audience((view,)))
     session.is_over()
     if getattr(session, "_opened", None) is None:
         session._open()

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ofmu.config_io import validate
 from tune.book import Allowance, Book
 from tune.config import SearchConfig
+from tune.listeners import Audience
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
 from tune.search import _Session
@@ -119,7 +120,7 @@ def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
     run = RunDirectory.fresh(tmp_path / "run")
     run.create()
     config = validate(SearchConfig, {"search": {"num_trials": 6}})
-    killed = _Session(run, config, lambda *_: {}, ())
+    killed = _Session(run, config, lambda *_: {}, Audience())
     killed._open()
     handed = {name: killed._searcher.suggest(name) for name in "abc"}
     end(killed, run, handed["a"], "a", 0.5)
@@ -133,7 +134,7 @@ def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
     assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "running", "running"]
     assert (run.trial(0) / "model").is_dir(), "the trial that dominates it was never reported"
 
-    resumed = _Session(run, config, lambda *_: {}, ())
+    resumed = _Session(run, config, lambda *_: {}, Audience())
     resumed._open()
     resumed._report()
     assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "complete", "running"]

@@ -14,6 +14,7 @@ from ofmu.errors import ConfigError
 from ofmu.judge import write_account
 from tune import ParetoSearch
 from tune.config import SearchConfig
+from tune.listeners import Audience
 from tune.progress import Progress
 from tune.report import write_tables
 from tune.result import SearchResult
@@ -137,6 +138,6 @@ def test_an_executor_of_ones_own_is_not_judged(tmp_path):
     search = ParetoSearch({"search": {"rungs": {"enabled": True}}}, run_dir=tmp_path / "run", executor=lambda *_: {})
     from tune.search import _Session
 
-    session = _Session(search._run, search.config, search._executor, ())
+    session = _Session(search._run, search.config, search._executor, Audience())
     with pytest.raises(ConfigError, match="executor of its own"):
         session._prepare()

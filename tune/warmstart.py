@@ -126,7 +126,7 @@ class _Earlier:
         study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(self._run.study_file))
         self._trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
         self._complete = [trial for trial in self._trials if trial.state is TrialState.COMPLETE]
-        if not self._complete:
+        if all(trial.user_attrs.get("role") == KNOWN for trial in self._complete):
             raise RunError(self._sentence("has no complete trial"))
         if self._theirs.method.name != config.method.name:
             ours, theirs = config.method.name, self._theirs.method.name

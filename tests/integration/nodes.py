@@ -124,12 +124,15 @@ class Nodes:
 def patiently(start_node: Callable[[], Any]) -> Any:
     """Start a node; on a busy machine again, since Ray waits for its raylet for half a minute and no longer."""
     for _ in range(3):
+        before = set(psutil.Process().children())
         try:
             return start_node()
         except Exception as error:  # Ray raises Exception itself
             if "timed out" not in str(error):
                 raise
             given_up = error
+            for process in set(psutil.Process().children()) - before:
+                process.kill()
     raise given_up
 
 

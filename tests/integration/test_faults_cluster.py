@@ -38,15 +38,17 @@ def test_a_killed_head_is_survived_by_the_run_directory(
 
 
 def test_a_node_that_joins_is_used(ray_folder: Path, paced_search: dict[str, Any], tmp_path: Path) -> None:
+    # enough trials for a second process to start its imports and still find some
+    many = {**paced_search, "search": {**paced_search["search"], "num_trials": 24}}
     alone = Nodes(ray_folder, workers=1)
-    search = start(alone, tmp_path / "run", paced_search)
+    search = start(alone, tmp_path / "run", many)
     try:
         wait_until(lambda: search.complete() >= 1 and search.at_work(1), "a trial after the first", alive=search)
         assert search.states()["RUNNING"] == 1
         alone.add()
         wait_until(lambda: len(search.at_work(1)) == 2, "two trials at once", alive=search)
         search.wait()
-        assert_nothing_lost(search, TRIALS, repeats=0)
+        assert_nothing_lost(search, 24, repeats=0)
     finally:
         end([search])
         alone.close()

@@ -13,7 +13,8 @@ early stopping then draws as many trials as it needs. Columns: ``ratio`` its eva
 full search's own at the mark over B, which is what the ratio would be without early stopping; the hypervolume at B/2
 over the mark with and without early stopping; the share of trials stopped; ``99%`` its evaluations at .99 of the mark
 over B. Random search draws the same trials in the same order both times, from a table without replacement; the full
-search takes TRIALS of the table, or a third of a smaller one, so that the other does not run out of trials.
+search takes TRIALS of the table, or a third of a smaller one, so that the other does not run out of trials; --trials
+says otherwise.
 
 Why the quickstart's curves save less than the others, by ``--analyse``: for each fraction of the rounds, the rank
 correlation of the objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst)
@@ -71,19 +72,20 @@ class Task:
     trials: int
 
 
-def made_up(sampler: str) -> Task:
+def made_up(sampler: str, trials: int | None) -> Task:
     """Return the search of made-up curves by one sampler."""
     signs = list(OBJECTIVES.values())
     worst = reference_point(list(OBJECTIVES), as_costs([], signs), signs)
-    return Task(lambda seed: optuna_searcher(sampler, seed), OBJECTIVES, worst, TRIALS)
+    return Task(lambda seed: optuna_searcher(sampler, seed), OBJECTIVES, worst, trials or TRIALS)
 
 
-def tabulated(curves: list[Curve], directions: Mapping[str, Direction]) -> Task:
+def tabulated(curves: list[Curve], directions: Mapping[str, Direction], trials: int | None) -> Task:
     """Return random search over a table; an unbounded objective's worst value is the table's."""
     ends = np.array([curve.values[-1] for curve in curves])
     signs = list(directions.values())
     worst = reference_point(list(directions), as_costs(ends[np.isfinite(ends).all(axis=1)], signs), signs)
-    return Task(lambda seed: TableSearcher(curves, seed), directions, worst, min(TRIALS, len(curves) // 3))
+    trials = trials or min(TRIALS, len(curves) // 3)
+    return Task(lambda seed: TableSearcher(curves, seed), directions, worst, trials)
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, nargs="+", default=[])
     parser.add_argument("--objectives", nargs="+", default=[f"{name}:{end}" for name, end in OBJECTIVES.items()])
+    parser.add_argument("--trials", type=int)
     parser.add_argument("--analyse", action="store_true")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     for name, field in RungSettings.model_fields.items():
@@ -178,11 +181,15 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     print(f"rungs at {', '.join(f'{level:.3g}' for level in settings.levels)}; {given}")
-    tasks = {} if arguments.table else {f"made-up curves, {name}": made_up(name) for name in ("random", "tpe")}
+    tasks = (
+        {}
+        if arguments.table
+        else {f"made-up curves, {name}": made_up(name, arguments.trials) for name in ("random", "tpe")}
+    )
     directions = directions_of(arguments.objectives)
     for path in arguments.table:
         curves = read_curves(path, list(directions))
-        tasks[f"{path.name}, random, of {len(curves)} trials"] = tabulated(curves, directions)
+        tasks[f"{path.name}, random, of {len(curves)} trials"] = tabulated(curves, directions, arguments.trials)
         if arguments.analyse:
             analyse(curves, directions)
     for title, task in tasks.items():

@@ -19,7 +19,13 @@ says otherwise.
 Why the quickstart's curves save less than the others, by ``--analyse``: for each fraction of the rounds, the rank
 correlation of the objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst)
 and their share in its lower half, and as a bound the ratio of an oracle that runs every trial to the first rung, and
-past it only those that will be a member of the front of what has ended by then.
+past it only those that will be on the front of the trials drawn so far.
+
+Medians of ten seeds with the default settings: LCDB's 819, 953, 1489 and 41972 .33, .22, .33, .29; the quickstart's
+table .93, .76, .72 for full searches of 20, 38 and 57 trials (at .99 of the mark .67, .57, .53). There the oracle needs
+.47 at 38 trials, its first rung at 1/8: so many of the first few trials are on the front when they are drawn. And the
+quickstart's rungs tell little: 15 to 23% of the final front's members lie in the lower half of their rung, wherever it
+stands up to 1/2 of the rounds; on LCDB none do.
 """
 
 from __future__ import annotations

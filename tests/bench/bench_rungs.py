@@ -18,7 +18,7 @@ says otherwise.
 
 Why the quickstart's curves save less than the others, by ``--analyse``: for each fraction of the rounds, the rank
 correlation of the objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst)
-and their share in its lower half, and as a bound the ratio of an oracle that runs every trial to the first rung, and
+and their share in its lower half; as a yardstick, the ratio of an oracle that runs every trial to the first rung, and
 past it only those that will be on the front of the trials drawn so far.
 
 Medians of ten seeds with the default settings: LCDB's 819, 953, 1489 and 41972 .33, .22, .33, .29; the quickstart's

@@ -2,6 +2,10 @@
 
     python tests/bench/bench_samplers.py                      # three minutes on one core, GP on two seeds
     python tests/bench/bench_samplers.py --dimensions 30      # ZDT as published, instead of a search's seven settings
+    python tests/bench/bench_samplers.py --problems quickstart --samplers random tpe
+
+``quickstart`` is a surrogate: a random forest (scikit-learn, fixed seed) fitted to the settings and final objectives of
+the 114 real trials in ``quickstart_settings.csv``, those whose curves are in ``quickstart_curves.csv``.
 
 For each problem and seed, random search runs TRIALS trials; its hypervolume is the mark. Each sampler, as a search
 makes it, then runs until it reaches the mark, one trial at a time and with four in flight. A ratio is the trials it
@@ -11,6 +15,7 @@ took over TRIALS, infinite where it was given up at CAP × TRIALS; random search
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import statistics
 import time
@@ -18,9 +23,12 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import optuna
+from sklearn.ensemble import RandomForestRegressor
 
 from tune.curves import SYNTHETIC_SETTINGS, synthetic_curve
 from tune.pareto import hypervolume
@@ -31,6 +39,8 @@ CAP = 1.5
 SEEDS = 10
 GP_SEEDS = 2
 IN_FLIGHT = (1, 4)
+QUICKSTART = Path(__file__).with_name("quickstart_settings.csv")
+LOGARITHMIC = {"method.penalty_weight", "method.similarity_weight", "method.inner_lr", "method.outer_lr"}
 Objectives = tuple[float, float]
 
 
@@ -67,6 +77,25 @@ def synthetic(x: Sequence[float]) -> Objectives:
     return float(end[0]), 1 - float(end[1])
 
 
+@cache
+def forest() -> RandomForestRegressor:
+    """Return the surrogate of the quickstart: settings, each scaled to [0, 1] over the table, to two costs."""
+    with QUICKSTART.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in rows[0] if name.startswith("method.")]
+    columns = [[float(row[name]) for row in rows] for name in names]
+    settings = np.array([np.log(c) if name in LOGARITHMIC else c for name, c in zip(names, columns, strict=True)]).T
+    settings = (settings - settings.min(axis=0)) / np.ptp(settings, axis=0)
+    ends = [[float(row["ks_statistic"]), 1 - float(row["model_utility"])] for row in rows]
+    return RandomForestRegressor(60, min_samples_leaf=2, random_state=0, n_jobs=1).fit(settings, ends)
+
+
+def quickstart(x: Sequence[float]) -> Objectives:
+    """Return what the surrogate makes of the quickstart's seven settings."""
+    ks_statistic, lost = forest().predict([list(x)])[0]
+    return float(ks_statistic), float(lost)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Two costs on the unit cube, and the worst values that they can take."""
@@ -84,6 +113,7 @@ def problems(dimensions: int) -> dict[str, Problem]:
         "ZDT3": Problem(zdt3, dimensions, (1.0, 10.0)),
         "DTLZ2": Problem(dtlz2, dimensions, (1 + (dimensions - 1) / 4,) * 2),
         "synthetic": Problem(synthetic, len(SYNTHETIC_SETTINGS), (1.0, 1.0)),
+        "quickstart": Problem(quickstart, 7, (1.0, 1.0)),
     }
 
 
@@ -130,7 +160,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--gp-seeds", type=int, default=GP_SEEDS)
     parser.add_argument("--samplers", nargs="+", default=["random", "nsga2", "tpe", "tpe-group", "gp"])
+    parser.add_argument("--problems", nargs="+", default=list(problems(7)), choices=list(problems(7)))
     arguments = parser.parse_args()
+    chosen = {name: problem for name, problem in problems(arguments.dimensions).items() if name in arguments.problems}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     print(f"trials to the hypervolume of random search's {TRIALS}, as a ratio; {arguments.dimensions} settings")
@@ -139,7 +171,7 @@ def main() -> None:
         for in_flight in IN_FLIGHT:
             every: list[float] = []
             cells = []
-            for label, problem in problems(arguments.dimensions).items():
+            for label, problem in chosen.items():
                 found = ratios(problem, name, in_flight, seeds)
                 every += found
                 cells.append(f"{label} {statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})")

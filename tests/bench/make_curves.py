@@ -2,15 +2,22 @@
 
     python tests/bench/make_curves.py curves.jsonl --preset quickstart --trials 120     # half an hour on one core
 
-After each round the evaluation leaves out generation, as a rung would; the last round is scored in full.
-A file that is there is continued. The engine is plain torch in this process: ZeRO changes no value.
+After the rounds that reach one of LOOKS, fractions of a trial's own rounds, the evaluation leaves out generation, as
+a rung would; the last round is scored in full. Between them only the cost is noted, so that a bench on the table may
+have its rungs nowhere else. A file that is there is continued. The engine is plain torch in this process: ZeRO changes
+no value.
+
+Besides the objectives, each line holds all metrics on all rows (``metrics``), the same on the rows that a rung looks
+at (``sketch``), what the round tells of itself (``record``), and the trial's settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +28,49 @@ from ofmu.config import UnlearnConfig
 from ofmu.config_io import read_mapping, validate
 from ofmu.engine import build_engine
 from ofmu.errors import NonFiniteLossError
+from ofmu.evaluation import Scores, metrics_of
+from ofmu.evaluation.names import FORGET
 from ofmu.ledger import Ledger
 from ofmu.methods import build_method
 from ofmu.methods.base import Context
 from ofmu.reference import Prepared, prepare
-from ofmu.task import Task, load_task
+from ofmu.task import load_task
 from tune.config import SearchConfig
+from tune.rungs import RungSettings
 from tune.sampling import draw
 from tune.space import run_config
 
+LOOKS = tuple(step / 32 for step in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32))
+ROWS = RungSettings().rows
 ENGINE = {"backend": "torch", "device": "cpu", "threads": 1}
 
 
 def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> list[dict[str, Any]]:
     """Run one trial; return, per round, cost so far in gradient evaluations and objectives, missing if it diverged."""
     cheap = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"rouge": False})})
-    ledger, task, sketch = Ledger(), load_task(config, prepared), load_task(cheap, prepared)
+    ledger, task, quick = Ledger(), load_task(config, prepared), load_task(cheap, prepared)
     engine = build_engine(task.load_model(exact=config.method.exact), config.engine, ledger)
     rows: list[dict[str, Any]] = []
 
-    def scored(judge: Task[Any]) -> dict[str, float | None]:
-        values = judge.metrics(judge.score(engine), prepared.reference_scores).values
+    def look(record: Any, total: int) -> dict[str, Any]:
+        line = {"round": len(rows) + 1, "cost": ledger.gradient_evaluations, "record": asdict(record)}
+        if line["round"] not in {math.ceil(level * total) for level in LOOKS}:
+            return line | {"objectives": dict.fromkeys(objectives)}
+        scores = quick.score(engine)
         engine.model.train()
-        return {name: values.get(name) for name in objectives}
+        values = quick.metrics(scores, prepared.reference_scores).values
+        return line | {
+            "objectives": {name: values.get(name) for name in objectives},
+            "sketch": sketched(scores, prepared.reference_scores),
+            "metrics": values,
+        }
 
     try:
-        for _ in build_method(Context(engine, task, config.seed), config.method).rounds():
-            cost = ledger.gradient_evaluations
-            rows.append({"round": len(rows) + 1, "cost": cost, "objectives": scored(sketch)})
-        rows[-1]["objectives"] = scored(task)
+        method = build_method(Context(engine, task, config.seed), config.method)
+        for record in method.rounds():
+            rows.append(look(record, method.total_rounds or 0))
+        values = task.metrics(task.score(engine), prepared.reference_scores).values
+        rows[-1]["objectives"] = {name: values.get(name) for name in objectives}
     except NonFiniteLossError:
         cost = ledger.gradient_evaluations
         rows.append({"round": len(rows) + 1, "cost": cost, "objectives": dict.fromkeys(objectives)})
@@ -58,29 +79,39 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
     return rows
 
 
+def sketched(scores: Scores, reference: Path) -> dict[str, float | None]:
+    """Return the metrics as a rung sees them: of the rows that :class:`ofmu.evaluation.sketch.Sketch` looks at."""
+    sets = {name: tuple(sorted(rows, key=lambda row: row.row_hash or "")[:ROWS]) for name, rows in scores.sets.items()}
+    expected = Scores.load(reference)
+    kept = {FORGET: tuple(sorted(expected.sets[FORGET], key=lambda row: row.row_hash or "")[:ROWS])}
+    few, other = replace(scores, sets=sets, choices={}), replace(expected, sets=kept, choices={})
+    return metrics_of(few, other).values
+
+
 def main() -> None:
     """Append the curves of the trials that the file lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--preset", default="quickstart")
     parser.add_argument("--trials", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0, help="of the data, the model and the draws")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    config = validate(SearchConfig, read_mapping(arguments.preset) | {"engine": ENGINE})
+    config = validate(SearchConfig, read_mapping(arguments.preset) | {"engine": ENGINE, "seed": arguments.seed})
     prepared, names = prepare(config.unlearn), list(config.objectives)
     text = arguments.table.read_text(encoding="utf-8") if arguments.table.is_file() else ""
     done = {json.loads(line)["trial"] for line in text.splitlines()}
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=arguments.seed))
     for number in range(arguments.trials):
         overrides = draw(study.ask(), config)
         if number in done:
             continue
         rows = curve(run_config(config, overrides), prepared, names)
         with arguments.table.open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps({"trial": number} | row) + "\n" for row in rows)
-        print(f"trial {number}: {len(rows)} rounds, {rows[-1]}", flush=True)
+            stream.writelines(json.dumps({"trial": number, "settings": overrides} | row) + "\n" for row in rows)
+        print(f"trial {number}: {len(rows)} rounds, {rows[-1]['cost']}, {rows[-1]['objectives']}", flush=True)
 
 
 if __name__ == "__main__":

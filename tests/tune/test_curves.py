@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +89,28 @@ def test_synthetic_forgetting_falls_utility_dips_and_recovers_and_curves_cross()
     assert fast_mean[:, 1].argmin() not in (0, len(fast_mean) - 1)
     assert fast_mean[3, 1] < slow_mean[3, 1]
     assert fast_mean[3, 0] < slow_mean[3, 0]
+
+
+def test_the_settings_of_the_quickstarts_trials_are_those_of_its_curves():
+    bench = Path(__file__).parents[1] / "bench"
+    curves = read_curves(bench / "quickstart_curves.csv", ["ks_statistic", "model_utility"])
+    with (bench / "quickstart_settings.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(curves)
+    for row, curve in zip(rows, curves, strict=True):
+        assert int(row["method.outer_steps"]) == curve.rounds
+        assert [float(row["ks_statistic"]), float(row["model_utility"])] == curve.values[-1].tolist()
+
+
+def test_a_public_tables_training_sizes_become_rounds_of_equal_cost(tmp_path):
+    sizes = {16: (0.5, 2.0), 64: (0.6, 1.5), 160: (0.7, 1.0), 256: (0.8, 0.5)}
+    for name, column in (("accuracy", 0), ("logloss", 1)):
+        lines = ["openmlid,learner,size_train,outer_seed,inner_seed,score_valid"]
+        lines += [f"7,tree,{size},0,0,{values[column]}" for size, values in sizes.items()]
+        lines += ["7,cut short,16,0,0,0.1", "8,tree,16,0,0,0.2"]
+        (tmp_path / f"database-{name}.csv").write_text("\n".join(lines) + "\n")
+    script = Path(__file__).parents[1] / "bench" / "make_lcdb.py"
+    subprocess.run([sys.executable, script, tmp_path, "7"], cwd=tmp_path, check=True)
+    (curve,) = read_curves(tmp_path / "lcdb_7.csv", ["accuracy", "log_loss"])
+    assert curve.costs.tolist() == [100 * number / 16 for number in range(1, 17)]
+    assert curve.values.tolist() == [[0.5, 2.0]] * 3 + [[0.6, 1.5]] * 6 + [[0.7, 1.0]] * 6 + [[0.8, 0.5]]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.trial import TrialState
+
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
 from ofmu.config_io import validate
@@ -20,6 +22,7 @@ from tune.config import SearchConfig
 from tune.launch import run_trials
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
 from tune.progress import Progress, SearchListener
+from tune.remote import RemoteTrials, share_prepared
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
@@ -134,11 +137,15 @@ class _Session:
         """Run the trials that are missing, inside a Ray session."""
         concurrent = trials_at_a_time(self._config.cluster, self._config.search.max_concurrent)
         prepared = self._prepare()
+        if self._run.uri is not None and self._executor is not None:
+            self._executor = RemoteTrials(self._executor, self._run.uri)
         self._settle_objectives(prepared)
         self._run.create()
         with self._run.lock():
             self._run.write_config(self._config)
             self._write_reference(prepared)
+            if self._run.uri is not None and prepared is not None:
+                share_prepared(prepared, self._run.uri)
             self._open()
             progress = self._progress()
             self._done_before = progress.done
@@ -159,6 +166,8 @@ class _Session:
 
     def _open(self) -> None:
         self._study = open_study(self._run.study_file, self._config)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._run.fetch_trial(trial.number)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
         self._is_open = True
 
@@ -235,7 +244,7 @@ class _Session:
                     judging=judging,
                 )
         except StorageError as error:
-            raise StorageError(f"{error}; then continue with --resume {self._run.path}") from error
+            raise StorageError(f"{error}; then continue with --resume {self._run.place}") from error
 
     @contextmanager
     def _judging(self) -> Iterator[Judging | None]:
@@ -258,6 +267,7 @@ class _Session:
         result = self._report()
         self._run.delete_checkpoints(number)
         self._delete_models(result)
+        self._run.changed()
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
             self._notify(result)
@@ -276,6 +286,7 @@ class _Session:
                     self._run.delete_model(int(number))
 
     def _notify(self, result: SearchResult | None = None) -> None:
+        self._run.changed(check=False)
         progress = self._progress(result)
         for listener in self._callbacks:
             listener.on_progress(progress)

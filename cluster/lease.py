@@ -22,6 +22,8 @@ from cluster.storage import Mirror, shown
 from ofmu.errors import RunError, StorageError
 
 LOCK = "driver.lock"
+_HELD: set[str] = set()
+"""Owners of the leases that this process holds."""
 
 
 class Lease:
@@ -62,6 +64,7 @@ class Lease:
         time.sleep(self._settle)
         if self._holder().get("owner") != self._owner:
             raise self._held()
+        _HELD.add(self._owner)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -70,6 +73,7 @@ class Lease:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
+        _HELD.discard(self._owner)
         if self.lost is None and self._holder().get("owner") == self._owner:
             self._mirror.delete_file(LOCK)
 
@@ -134,8 +138,10 @@ def _has_died(holder: dict[str, Any]) -> bool:
 
 
 def _runs(holder: dict[str, Any]) -> bool:
+    if holder.get("process") == os.getpid():
+        return holder.get("owner") in _HELD
     try:
         started = psutil.Process(int(holder["process"])).create_time()
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
-    return int(holder["process"]) != os.getpid() and abs(started - float(holder.get("started", 0))) < 1
+    return abs(started - float(holder.get("started", 0))) < 1

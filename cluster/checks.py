@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
+from cluster.storage import reason_of, storage_at
 from ofmu.errors import OfmuError
 
 if TYPE_CHECKING:
@@ -123,38 +123,6 @@ def free_address() -> str:
         return f"{host}:{server.getsockname()[1]}"
 
 
-def storage_at(place: str) -> tuple[Any, str]:
-    """Return the file system of a path or URI (s3://, gs://, hdfs://) and the path in it.
-
-    Raises:
-        OSError: the storage does not answer.
-        ValueError: the URI has an unknown scheme.
-    """
-    from pyarrow import fs
-
-    if "://" in place:
-        try:
-            system, path = fs.FileSystem.from_uri(place)
-        except ValueError as error:
-            raise ValueError(str(error).replace(place, shown(place))) from None
-        return system, path
-    return fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
-
-
-def below(place: str, name: str) -> str:
-    """Return the path or URI of ``name`` in ``place``; a URI keeps its options (``?endpoint_override=...``)."""
-    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
-    return f"{path.rstrip('/')}/{name}{mark}{options}"
-
-
-def shown(place: str) -> str:
-    """Return the path, or the URI without the keys and options that it may hold."""
-    if "://" not in place:
-        return place
-    parts = urlsplit(place)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def write_mark(place: str, name: str) -> None:
     """Write the file ``name``, which holds its own name; raises OSError."""
     system, path = storage_at(place)
@@ -168,13 +136,6 @@ def read_mark(place: str, name: str) -> bool:
     system, path = storage_at(place)
     with system.open_input_stream(f"{path}/{name}") as stream:
         return bool(stream.read() == name.encode())
-
-
-def reason_of(error: BaseException) -> str:
-    """Return one line on an error, the system's own where it has one."""
-    strerror = getattr(error, "strerror", None)
-    text = strerror or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text if len(text) <= 160 else text[:160] + "…"
 
 
 def visible_gpus() -> int:

@@ -21,6 +21,7 @@ from cluster import checks
 from cluster.checks import Check, NodeRequest
 from cluster.config import ClusterConfig
 from cluster.session import ray_session, trials_at_a_time
+from cluster.storage import below, reason_of, shown, storage_at
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ClusterError
 
@@ -129,7 +130,7 @@ def _dashboard_answers() -> Check:
         list_nodes(timeout=20)
     except (RayStateApiException, RayError, OSError, RuntimeError, ValueError) as error:
         mend = "start the head with ray[default] and its dashboard: stopped trials keep their processors without it"
-        return Check("dashboard", "fail", f"does not answer ({checks.reason_of(error)})", mend)
+        return Check("dashboard", "fail", f"does not answer ({reason_of(error)})", mend)
     return Check("dashboard", "ok", "answers")
 
 
@@ -194,23 +195,19 @@ def _marked(places: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Ch
     marks: dict[str, str] = {}
     failed: list[Check] = []
     for name, place in places.items():
-        folder = checks.below(place, f"{_MARKS}{uuid.uuid4().hex[:12]}")
+        folder = below(place, f"{_MARKS}{uuid.uuid4().hex[:12]}")
         try:
             checks.write_mark(folder, checks.DRIVER)
         except (OSError, ValueError) as error:
             mend = "name a folder, or a URI such as s3://bucket/path, that can be written from every node"
-            failed.append(
-                Check(
-                    name, "fail", f"{checks.shown(place)} cannot be written from here ({checks.reason_of(error)})", mend
-                )
-            )
+            failed.append(Check(name, "fail", f"{shown(place)} cannot be written from here ({reason_of(error)})", mend))
         else:
             marks[name] = folder
     try:
         yield marks, failed
     finally:
         for folder in marks.values():
-            system, path = checks.storage_at(folder)
+            system, path = storage_at(folder)
             system.delete_dir(path)
 
 
@@ -218,7 +215,7 @@ def _missing_marks(marks: Mapping[str, str], nodes: Mapping[str, str]) -> list[C
     """Look here for the mark that each node has left."""
     found: list[Check] = []
     for name, folder in marks.items():
-        place = checks.shown(folder).partition(f"/{_MARKS}")[0]
+        place = shown(folder).partition(f"/{_MARKS}")[0]
         mend = f"mount the storage of {place} on every node, at the same path"
         unseen = [host for node, host in nodes.items() if not _is_seen(folder, node)]
         found += [

@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import json
 import random
+import shutil
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.mailbox import Mailbox
+from cluster.reporter import RemoteReporter
+from cluster.storage import Mirror, below, storage_at
 from cluster.train import cause_of, read_metrics, run_trial, worker_layout
 from ofmu import errors
 from ofmu.config import UnlearnConfig
@@ -57,8 +61,11 @@ class WarmTrials:
         prepared: Prepared,
         *,
         judge: Judge | None = None,
+        mirror: Mirror | None = None,
     ) -> dict[str, float | None]:
         """Run one trial and return its metrics; a finished one returns at once.
+
+        With a ``mirror`` of ``trial_dir`` every rank works in a folder of its own, and all meet at the mirror's URI.
 
         Raises:
             OfmuError: whatever the user can mend; a group whose ranks all met it alike stays warm.
@@ -67,15 +74,18 @@ class WarmTrials:
         """
         trial_dir = Path(trial_dir).absolute()
         if cluster.num_workers == 0:
-            return run_trial(config, cluster, trial_dir, prepared, judge=judge)
+            return run_trial(config, cluster, trial_dir, prepared, judge=judge, mirror=mirror)
         order = {
             "config": config.model_dump(mode="json"),
             "trial_dir": str(trial_dir),
             "prepared": prepared,
             "checkpoint_every": cluster.checkpoint_every,
             "judge": judge,
+            "mirror": mirror,
         }
         outcome = self._carry_out(order, config, cluster, trial_dir, prepared)
+        if mirror is not None:
+            mirror.pull(_small_files(mirror))
         if outcome.get("pruned"):
             from ofmu.judge import raise_if_pruned
 
@@ -102,7 +112,7 @@ class WarmTrials:
         """Return the group's outcome, from as many groups as the trial may crash."""
         failures = 0
         while True:
-            group = self._warm_group(config, cluster, trial_dir, prepared)
+            group = self._warm_group(config, cluster, trial_dir, prepared, order["mirror"])
             try:
                 return group.run(order)
             except GroupCrashedError as error:
@@ -117,7 +127,12 @@ class WarmTrials:
                     ) from error
 
     def _warm_group(
-        self, config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Prepared
+        self,
+        config: UnlearnConfig,
+        cluster: ClusterConfig,
+        trial_dir: Path,
+        prepared: Prepared,
+        mirror: Mirror | None,
     ) -> WorkerGroup:
         key = json.dumps(
             [
@@ -131,7 +146,7 @@ class WarmTrials:
             self.close()
         if self._group is None:
             # every node sees the trial's directory, and Ray Train asks for a place that every node sees
-            self._group = WorkerGroup(key, cluster, trial_dir / "ray_train")
+            self._group = WorkerGroup(key, cluster, mirror.uri if mirror is not None else str(trial_dir))
         return self._group
 
 
@@ -145,20 +160,23 @@ class WorkerGroup:
     Mailbox and run belong to this process, and end with it.
     """
 
-    def __init__(self, key: str, cluster: ClusterConfig, storage: Path) -> None:
+    def __init__(self, key: str, cluster: ClusterConfig, storage: str) -> None:
         self.key = key
         """What all trials of this group have in common."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000)
         self._mailbox = actor.remote(cluster.num_workers)
         self._failure: Exception | None = None
+        system, path = storage_at(below(storage, "ray_train"))
         trainer = TorchTrainer(
             _take_orders,
             train_loop_config={"mailbox": self._mailbox},
             **worker_layout(cluster),
             run_config=RunConfig(
                 name=f"group-{uuid.uuid4().hex[:12]}",
-                storage_path=str(storage),
+                # not by its URI, which Ray may write down with the keys in it
+                storage_filesystem=system,
+                storage_path=path,
                 # a crash is counted against the trial that was at work, so Ray Train must not repeat it by itself
                 failure_config=FailureConfig(max_failures=0),
             ),
@@ -225,24 +243,51 @@ def _run_order(order: dict[str, Any]) -> dict[str, Any]:
     """Run one rank's part of a trial; an error that all ranks meet alike is an outcome."""
     from ofmu.trainer import unlearn
 
-    config = UnlearnConfig.model_validate(order["config"])
+    config, mirror = UnlearnConfig.model_validate(order["config"]), order["mirror"]
+    if mirror is not None:
+        mirror = _own_mirror(mirror)
     _reset_random_state(config.seed)
     try:
         unlearn(
             config,
-            Path(order["trial_dir"]),
+            Path(order["trial_dir"]) if mirror is None else mirror.local,
             prepared=order["prepared"],
+            reporter=partial(RemoteReporter, mirror=mirror) if mirror is not None else None,
             checkpoint_every=order["checkpoint_every"],
             judge=order["judge"],
         )
     except PrunedError:
+        _hand_in(mirror)
         return {"pruned": True}
     except StorageError:
         # one rank's disk is not the others'
         raise
     except OfmuError as error:
         return {"kind": type(error).__name__, "sentence": str(error)}
+    _hand_in(mirror)
     return {}
+
+
+def _small_files(mirror: Mirror) -> list[str]:
+    return [name for name in mirror.files() if "/" not in name]
+
+
+def _own_mirror(mirror: Mirror) -> Mirror:
+    """Return a mirror of the same URI with an empty folder for this rank, and what the run has left there."""
+    rank = ray.train.get_context().get_world_rank()
+    own = Mirror(mirror.uri, mirror.local / f"rank_{rank:05d}")
+    shutil.rmtree(own.local, ignore_errors=True)
+    own.local.mkdir(parents=True)
+    own.pull(_small_files(own))
+    return own
+
+
+def _hand_in(mirror: Mirror | None) -> None:
+    """Send rank 0's files, and take away what lies here."""
+    if mirror is not None:
+        if ray.train.get_context().get_world_rank() == 0:
+            mirror.push(without=("checkpoints",))
+        shutil.rmtree(mirror.local, ignore_errors=True)
 
 
 def _free_memory() -> None:

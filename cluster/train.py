@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.config import ClusterConfig
+from cluster.reporter import RemoteReporter
 from cluster.session import ray_session, trials_at_a_time
 from ofmu import errors
 from ofmu.config import UnlearnConfig
@@ -21,6 +23,7 @@ from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.files import write_json
 
 if TYPE_CHECKING:
+    from cluster.storage import Mirror
     from ofmu.judge import Judge
     from ofmu.progress import Listener, WriteCheckpoint
     from ofmu.reference import Prepared
@@ -36,13 +39,15 @@ def run_trial(
     *,
     listener: Listener | None = None,
     judge: Judge | None = None,
+    mirror: Mirror | None = None,
 ) -> dict[str, float | None]:
     """Run one whole unlearning run, through Ray Train, and return its metrics.
 
     With ``num_workers`` 0 the loop runs in this process and checkpoints lie in ``trial_dir``; otherwise in a
     worker group that Ray Train restarts from its last checkpoint when a worker dies. ``trial_dir`` must be seen
     by every node. A run that was cut off continues; a finished one returns at once. ``judge`` may end the run early,
-    see :func:`ofmu.trainer.unlearn`; a worker group gets a copy of it in every worker.
+    see :func:`ofmu.trainer.unlearn`; a worker group gets a copy of it in every worker. With a ``mirror`` of
+    ``trial_dir``, which needs ``num_workers`` 0, checkpoints are kept at its URI.
 
     Workers need a Ray cluster that this process has joined; see :func:`train`.
 
@@ -55,7 +60,7 @@ def run_trial(
     # workers start in Ray's session directory, where relative paths lead nowhere
     trial_dir = Path(trial_dir).absolute()
     if cluster.num_workers == 0:
-        _train_here(config, cluster, trial_dir, prepared, listener, judge)
+        _train_here(config, cluster, trial_dir, prepared, listener, judge, mirror)
     else:
         _train_group(config, cluster, trial_dir, prepared, judge)
     return read_metrics(trial_dir)
@@ -94,6 +99,7 @@ def _train_here(
     prepared: Prepared,
     listener: Listener | None,
     judge: Judge | None,
+    mirror: Mirror | None,
 ) -> None:
     """Ray Train's local mode: the loop is a closure in this process, so errors and the listener pass through."""
 
@@ -108,8 +114,15 @@ def _train_here(
             if listener is not None:
                 listener(record)
 
-        every = cluster.checkpoint_every
-        unlearn(config, trial_dir, prepared=prepared, listener=heard, checkpoint_every=every, judge=judge)
+        unlearn(
+            config,
+            trial_dir,
+            prepared=prepared,
+            listener=heard,
+            reporter=partial(RemoteReporter, mirror=mirror, listener=heard) if mirror is not None else None,
+            checkpoint_every=cluster.checkpoint_every,
+            judge=judge,
+        )
 
     with tempfile.TemporaryDirectory(prefix="ofmu_train_") as scratch:
         TorchTrainer(

@@ -239,6 +239,7 @@ class AskTell:
         self._report()
         self._run.delete_checkpoints(number)
         self._run.delete_models({number, *gone}, self._book.front, self.config.search.keep_models)
+        self._run.changed()
 
     def _report(self) -> SearchResult:
         result = self._book.result(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))

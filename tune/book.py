@@ -83,6 +83,7 @@ class Book:
             *self._hypervolume(),
             make_trials=lambda: table(everything),
             make_front=lambda: front_table(table(few), self._config),
+            uri=self._run.uri,
         )
 
     def _hypervolume(self) -> tuple[float, dict[str, float]]:

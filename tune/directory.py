@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import yaml
 from filelock import FileLock, Timeout
 
+from cluster.storage import is_uri, shown, without_keys
 from ofmu.config_io import apply_overrides, read_mapping
 from ofmu.environment import environment
 from ofmu.errors import ConfigError, RunError, StorageError
@@ -41,6 +42,7 @@ class OwnedDirectory:
         Raises:
             RunError: a run already lies there.
         """
+        _refuse_uri(cls.kind, path)
         if path is None:
             stem = Path("runs") / f"{cls.command_name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
             path, again = stem, 1
@@ -59,6 +61,7 @@ class OwnedDirectory:
         Raises:
             RunError: it is none.
         """
+        _refuse_uri(cls.kind, path)
         found = cls(Path(path).absolute())
         if not found.path.is_dir():
             raise RunError(f"There is no run directory {path}: check the path")
@@ -67,6 +70,11 @@ class OwnedDirectory:
                 f"{path} is not the directory of a {cls.kind}: it has no config.yaml with a {cls.folder_name} folder"
             )
         return found
+
+    @property
+    def place(self) -> str:
+        """Return how a user names the directory."""
+        return str(self.path)
 
     @property
     def config_file(self) -> Path:
@@ -94,7 +102,7 @@ class OwnedDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"Another {self.kind} is running in {self.path}: wait for it, or stop it first") from None
+            raise RunError(f"Another {self.kind} is running in {self.place}: wait for it, or stop it first") from None
         try:
             yield
         finally:
@@ -130,5 +138,13 @@ class OwnedDirectory:
         """Store the config, and what the work was started by; ``again``: also where that is known already."""
         write_text(self.config_file, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
         if again or not self.environment_file.is_file():
-            started = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "command": sys.argv}
+            started = {
+                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "command": [without_keys(word) for word in sys.argv],
+            }
             write_json(self.environment_file, environment() | started)
+
+
+def _refuse_uri(kind: str, path: str | Path | None) -> None:
+    if path is not None and is_uri(path):
+        raise RunError(f"The directory of a {kind} cannot be at {shown(str(path))}: name a path that every node sees")

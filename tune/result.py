@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from cluster.storage import Mirror, below
 from ofmu.errors import RunError
 from ofmu.files import storage_errors
 from tune.config import SearchConfig
@@ -31,6 +32,8 @@ class Point:
     values: dict[str, Any]
     """Settings, objectives and metrics, as in the trials' table."""
     directory: Path
+    uri: str | None = None
+    """Where the directory really is, if not here."""
 
     def export(self, path: str | Path) -> Path:
         """Copy the trial's model with its metrics and config to ``path``, loadable with ``from_pretrained``.
@@ -40,6 +43,10 @@ class Point:
             StorageError: the copy cannot be written.
         """
         model, target = self.directory / "model", Path(path)
+        if self.uri is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            mirror = Mirror(self.uri, self.directory)
+            mirror.pull(mirror.files())
         if not model.is_dir():
             raise RunError(
                 f"The model of trial {self.number} was not kept: choose a trial of the front, or search again "
@@ -72,6 +79,8 @@ class SearchResult:
     make_trials: Callable[[], pd.DataFrame] = field(repr=False, compare=False)
     make_front: Callable[[], pd.DataFrame] = field(repr=False, compare=False)
     """The tables are made when they are first asked for: of a long search, each takes a noticeable time."""
+    uri: str | None = None
+    """Where the run directory really is, if ``run_dir`` is a working copy."""
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -90,9 +99,9 @@ class SearchResult:
         Raises:
             RunError: there is none.
         """
-        run = RunDirectory.existing(run_dir)
+        run = RunDirectory.existing(run_dir, to_read=True)
         if not run.study_file.is_file():
-            raise RunError(f"{run_dir} holds no finished trial yet: continue it with --resume {run_dir}")
+            raise RunError(f"{run.place} holds no finished trial yet: continue it with --resume {run.place}")
         import optuna
 
         from tune.study import STUDY_NAME, storage_url
@@ -106,7 +115,12 @@ class SearchResult:
         """Build the result from the study's trials."""
         trials = trials_table(study_trials, config)
         volume, corner = hypervolume_of(trials, config)
-        return cls(run.path, config, volume, corner, lambda: trials, lambda: front_table(trials, config))
+        return cls(run.path, config, volume, corner, lambda: trials, lambda: front_table(trials, config), run.uri)
+
+    @property
+    def place(self) -> str:
+        """Return how a user names the run directory: its path, or its URI without keys."""
+        return RunDirectory(self.run_dir, self.uri).place
 
     @property
     def knee(self) -> Point:
@@ -128,8 +142,8 @@ class SearchResult:
         if len(self.front):
             return
         if (self.trials["state"] == "failed").any():
-            raise RunError(f"No trial is complete: the column 'reason' of {self.run_dir}/trials.csv says why")
-        raise RunError(f"No trial of {self.run_dir} is complete yet: wait for it, or continue it with --resume")
+            raise RunError(f"No trial is complete: the column 'reason' of {self.place}/trials.csv says why")
+        raise RunError(f"No trial of {self.place} is complete yet: wait for it, or continue it with --resume")
 
     def pick(self, choice: str | int) -> Point:
         """Return ``'knee'`` or the trial with this number.
@@ -143,7 +157,7 @@ class SearchResult:
         if not str(choice).isdecimal() or int(choice) not in complete:
             self.require_front()
             front = ", ".join(str(number) for number in self.front["trial"])
-            raise RunError(f"'{choice}' is no complete trial of {self.run_dir}: valid picks are knee and {front}")
+            raise RunError(f"'{choice}' is no complete trial of {self.place}: valid picks are knee and {front}")
         return self._point(int(choice))
 
     def plot(self, path: str | Path | None = None) -> Figure:
@@ -163,6 +177,6 @@ class SearchResult:
 
     def _point(self, number: int) -> Point:
         row = self.trials[self.trials["trial"] == number].iloc[0]
-        return Point(
-            number, {str(key): value for key, value in row.dropna().items()}, RunDirectory(self.run_dir).trial(number)
-        )
+        directory = RunDirectory(self.run_dir).trial(number)
+        uri = None if self.uri is None else below(self.uri, f"trials/{directory.name}")
+        return Point(number, {str(key): value for key, value in row.dropna().items()}, directory, uri)

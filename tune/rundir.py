@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from cluster.storage import Mirror, is_uri, without_keys
 from ofmu.config_io import validate
+from ofmu.errors import RunError
 from tune.config import SearchConfig
 from tune.directory import OwnedDirectory
+from tune.remote import DriverFiles, folder_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,95 @@ class RunDirectory(OwnedDirectory):
         "search.keep_models",
         "cluster.",
     )
+
+    uri: str | None = None
+    """Where the directory really is, if not here; ``path`` is then this machine's working copy."""
+    _driver: list[DriverFiles] = field(default_factory=list, repr=False, compare=False)
+
+    @classmethod
+    def fresh(cls, path: str | Path | None) -> Self:
+        """Return a directory, not yet made; None names one under ``runs/``, and a URI is mirrored in the cache.
+
+        Raises:
+            RunError: a run already lies there.
+            StorageError: the URI's storage refuses.
+        """
+        if path is None or not is_uri(path):
+            return super().fresh(path)
+        made = cls(folder_of(str(path), "work"), str(path))
+        if made.mirror().has("config.yaml"):
+            raise RunError(
+                f"{made.place} already holds a run: continue it with --resume {made.place}, or name another directory"
+            )
+        return made
+
+    @classmethod
+    def existing(cls, path: str | Path, *, to_read: bool = False) -> Self:
+        """Return a directory in which a search was started before; ``to_read``: only to look at what it found.
+
+        Raises:
+            RunError: it is none.
+            StorageError: the URI's storage refuses.
+        """
+        if not is_uri(path):
+            return super().existing(path)
+        found = cls(folder_of(str(path), "view" if to_read else "work"), str(path))
+        mirror = found.mirror()
+        if not mirror.has("config.yaml"):
+            raise RunError(f"There is no run directory {found.place}: check the URI")
+        wanted = ["config.yaml", "search.json", "reference.json", *(["study.db"] if to_read else [])]
+        mirror.pull([name for name in wanted if mirror.has(name)])
+        return found
+
+    @property
+    def place(self) -> str:
+        """Return how a user names the directory: its path, or its URI without keys."""
+        return str(self.path) if self.uri is None else without_keys(self.uri)
+
+    def mirror(self) -> Mirror:
+        """Return the way to the URI."""
+        if self.uri is None:
+            raise ValueError("a local directory has no mirror")
+        return Mirror(self.uri, self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for one process at a time; one at a URI is fetched first, and kept in step until the end.
+
+        Raises:
+            RunError: another process is at work in it.
+            StorageError: the URI's storage refuses.
+        """
+        with super().lock():
+            if self.uri is None:
+                yield
+                return
+            driver = DriverFiles(self.mirror())
+            driver.open()
+            self._driver.append(driver)
+            try:
+                yield
+            except BaseException:
+                driver.close(orderly=False)
+                raise
+            else:
+                driver.close(orderly=True)
+            finally:
+                self._driver.clear()
+
+    def changed(self, *, check: bool = True) -> None:
+        """Note that files here have changed.
+
+        Raises:
+            StorageError: with ``check``, where an earlier change could not be sent.
+        """
+        for driver in self._driver:
+            driver.changed(check=check)
+
+    def fetch_trial(self, number: int) -> None:
+        """Fetch what a trial left at the URI but for its model."""
+        for driver in self._driver:
+            driver.fetch_trial(f"{number:05d}")
 
     @property
     def study_file(self) -> Path:
@@ -66,7 +160,7 @@ class RunDirectory(OwnedDirectory):
 
     def delete_model(self, number: int) -> None:
         """Remove a finished trial's model; its metrics and config stay."""
-        shutil.rmtree(self.trial(number) / "model", ignore_errors=True)
+        self._delete(number, "model")
 
     def delete_models(self, ended: Iterable[int], front: Container[int], keep: str) -> None:
         """Remove the models of some ended trials, as far as ``search.keep_models`` does not keep them."""
@@ -84,4 +178,10 @@ class RunDirectory(OwnedDirectory):
     def delete_checkpoints(self, number: int) -> None:
         """Remove what only an unfinished trial needs; a failed one would keep it otherwise."""
         for name in ("checkpoints", "ray_train"):
-            shutil.rmtree(self.trial(number) / name, ignore_errors=True)
+            self._delete(number, name)
+
+    def _delete(self, number: int, name: str) -> None:
+        folder = self.trial(number) / name
+        shutil.rmtree(folder, ignore_errors=True)
+        for driver in self._driver:
+            driver.delete(folder.relative_to(self.path).as_posix())

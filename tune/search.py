@@ -24,6 +24,7 @@ from tune.launch import run_trials
 from tune.listeners import Audience, Callback
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
 from tune.progress import Progress
+from tune.remote import RemoteTrials, share_prepared
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
@@ -142,6 +143,8 @@ class _Session:
         # said before models are prepared for it
         trials_at_a_time(self._config.cluster, 1)
         prepared = self._prepare()
+        if self._run.uri is not None and self._executor is not None:
+            self._executor = RemoteTrials(self._executor, self._run.uri)
         self._settle_objectives(prepared)
         head_start = self._head_start(prepared)
         self._run.create()
@@ -150,6 +153,8 @@ class _Session:
             if head_start is not None:
                 keep_head_start(self._run, head_start)
             self._write_reference(prepared)
+            if self._run.uri is not None and prepared is not None:
+                share_prepared(prepared, self._run.uri)
             if not self._is_open or self._opened != self._version():
                 self._open()
             progress = self._progress()
@@ -173,6 +178,8 @@ class _Session:
     def _open(self) -> None:
         self._study = open_study(self._run.study_file, self._config)
         plant_head_start(self._study, self._config, self._run)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._run.fetch_trial(trial.number)
         self._book = Book(self._run, self._config, self._study.get_trials(deepcopy=False, states=FINISHED))
         self._tables = Allowance(share=_SHARE_OF_TABLES, burst=_BURST_OF_TABLES)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
@@ -263,7 +270,7 @@ class _Session:
                     judging=judging,
                 )
         except StorageError as error:
-            raise StorageError(f"{error}; then continue with --resume {self._run.path}") from error
+            raise StorageError(f"{error}; then continue with --resume {self._run.place}") from error
 
     @contextmanager
     def _judging(self) -> Iterator[Judging | None]:
@@ -286,6 +293,7 @@ class _Session:
         gone = self._book.enter(self._study.get_trials(deepcopy=False)[number])
         self._run.delete_checkpoints(number)
         self._delete_models({number, *gone})
+        self._run.changed()
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
             self._notify()
@@ -319,6 +327,7 @@ class _Session:
     def _notify(self) -> None:
         if self._tables.is_due():
             self._report()
+        self._run.changed(check=False)
         self._audience.on_progress(self._progress())
 
     def _progress(self) -> Progress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +25,7 @@ class SearchView(SearchListener):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.run_dir: Path | None = None
+        self.run_dir: str | None = None
         self._told = 0
 
     def __enter__(self) -> SearchView:
@@ -49,7 +48,7 @@ class SearchView(SearchListener):
 
     def on_start(self, progress: Progress) -> None:
         """Say where the search writes."""
-        self.run_dir, self._told = progress.result.run_dir, progress.done
+        self.run_dir, self._told = progress.result.place, progress.done
         names = ", ".join(f"{name} ({way})" for name, way in progress.result.config.objectives.items())
         again = f", {progress.done} of them done" if progress.done else ""
         self.say(f"Searching {names}: {progress.total} trials{again}, in {self.run_dir}")
@@ -75,12 +74,12 @@ class SearchView(SearchListener):
         failed, pruned = int((states == "failed").sum()), int((states == "pruned").sum())
         counts = f"{int((states == 'complete').sum())} trials complete, {failed} failed{_and_pruned(result, pruned)}"
         if not len(result.front):
-            self.say(f"{counts}; everything is in {result.run_dir}")
+            self.say(f"{counts}; everything is in {result.place}")
             return
         self.say(f"{counts}; the front:")
         self._show_front(format_front(result))
-        self.say(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.run_dir}")
-        self.say(f"To take the knee's model: ofmu export {result.run_dir} --pick knee --output DIR")
+        self.say(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.place}")
+        self.say(f"To take the knee's model: ofmu export {result.place} --pick knee --output DIR")
 
     def _show_front(self, rows: list[list[str]]) -> None:
         """Print aligned lines that no width folds, for files and pipes."""

@@ -119,7 +119,7 @@ class _Earlier:
 
     def __init__(self, place: str, config: SearchConfig) -> None:
         self._place, self._ours = place, config
-        self._run = RunDirectory.existing(place)
+        self._run = RunDirectory.existing(place, to_read=True)
         self._theirs = self._run.read_config()
         if not self._run.study_file.is_file():
             raise RunError(self._sentence("has no finished trial"))

@@ -15,4 +15,8 @@ def report_command(run: str) -> None:
     result = SearchResult.load(run)
     result.require_front()
     result.plot(result.run_dir / "front.png")
+    if result.uri is not None:
+        from cluster.storage import Mirror
+
+        Mirror(result.uri, result.run_dir).push_file("front.png")
     make_view().show_result(result)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from cluster import checks, doctor
 from cluster.checks import DRIVER, Check, NodeRequest, read_mark, versions, write_mark
 from cluster.config import ClusterConfig
+from cluster.storage import below, shown
 from ofmu.commands.doctor import doctor_command
 from ofmu.config import ScratchModelConfig, UnlearnConfig
 from ofmu.models import build_model, save_model, train_tokenizer
@@ -91,8 +92,8 @@ def test_storage_by_uri_keeps_its_options_and_shows_no_key(tmp_path):
         assert check.found.startswith(f"file://{tmp_path}/store: ")
     assert list((tmp_path / "store").iterdir()) == []
     secret = "s3://key:hush@bucket/runs?endpoint_override=127.0.0.1:1&scheme=http"
-    assert checks.below(secret, "x") == "s3://key:hush@bucket/runs/x?endpoint_override=127.0.0.1:1&scheme=http"
-    assert checks.shown(secret) == "s3://bucket/runs"
+    assert below(secret, "x") == "s3://key:hush@bucket/runs/x?endpoint_override=127.0.0.1:1&scheme=http"
+    assert shown(secret) == "s3://bucket/runs"
     with doctor._marked({"storage": "nosuch://key:hush@bucket/runs"}) as (marks, failed):
         assert not marks
     assert failed[0].state == "fail"

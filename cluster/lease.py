@@ -144,4 +144,4 @@ def _runs(holder: dict[str, Any]) -> bool:
         started = psutil.Process(int(holder["process"])).create_time()
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
-    return abs(started - float(holder.get("started", 0))) < 1
+    return bool(abs(started - float(holder.get("started", 0))) < 1)

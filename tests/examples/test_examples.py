@@ -74,9 +74,11 @@ def test_ask_tell(folder):
 
 
 @pytest.mark.cluster
-def test_own_method(folder, ray_folder):
+def test_own_method(folder, ray_folder, monkeypatch):
     (command,) = commands_of("own_method.py")
     output = run(folder, command)
+    # whoever reads the run needs the module as well
+    monkeypatch.syspath_prepend(folder / "examples")
     result = only_run(folder)
     assert result.trials["state"].tolist() == ["complete"] * 4, result.trials["reason"].tolist()
     table = pd.read_csv(result.run_dir / "trials.csv")

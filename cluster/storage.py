@@ -114,6 +114,17 @@ class Mirror:
             system, root = self._open()
             return bool(system.get_file_info(_joined(root, name)).type == fs.FileType.File)
 
+    def require_bucket(self) -> None:
+        """Do nothing where the storage answers and has the URI's bucket; a search would else find out late."""
+        from pyarrow import fs
+
+        with self._errors("write"):
+            system, root = self._open()
+            if system.type_name in _OBJECT_STORES:
+                bucket = system.get_file_info(root.split("/")[0])
+                if bucket.type == fs.FileType.NotFound:
+                    raise OSError("NoSuchBucket")
+
     def read(self, name: str) -> bytes | None:
         """Return a small file's bytes; None where there is none."""
         with self._errors("read"):

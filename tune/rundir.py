@@ -48,6 +48,7 @@ class RunDirectory(OwnedDirectory):
         if path is None or not is_uri(path):
             return super().fresh(path)
         made = cls(folder_of(str(path), "work"), str(path))
+        made.mirror().require_bucket()
         if made.mirror().has("config.yaml"):
             raise RunError(
                 f"{made.place} already holds a run: continue it with --resume {made.place}, or name another directory"

@@ -219,3 +219,9 @@ def test_checkpoints_are_kept_at_the_uri_and_a_damaged_one_is_passed_over(uri, t
     assert found is not None
     assert found.name == "step_000002"
     assert os.listdir(tmp_path / "a" / "checkpoints") == []
+
+
+def test_a_missing_bucket_is_found_out_before_anything_is_written(options, uri, tmp_path):
+    Mirror(uri, tmp_path).require_bucket()
+    with pytest.raises(StorageError, match="no such bucket"):
+        Mirror(f"s3://nobucket/run?{options}", tmp_path).require_bucket()

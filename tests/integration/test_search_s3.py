@@ -135,7 +135,7 @@ def test_storage_that_refuses_is_one_sentence(ray_folder: Path, tmp_path: Path, 
     process = ofmu(tmp_path / "one", ray_folder, "search", "quickstart", "--run-dir", place.format(options=options))
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
-    assert len([line for line in output.splitlines() if line.startswith("Error: ")]) == 1
+    assert len([line for line in output.splitlines() if line.startswith("Error: ")]) == 1, output
     assert reason in output
     assert "Traceback" not in output
     assert "hush" not in output

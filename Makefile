@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# tests that need an S3 server skip without it
+S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 
 .PHONY: install search test test-cluster bench check clean
 
@@ -13,15 +15,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VENV)/.s3: tests/s3-server.txt | $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)/s3
+	$(VENV)/s3/bin/pip install --quiet -r tests/s3-server.txt
+	touch $@
+
 search: install
 	$(BIN)/ofmu search
 
-test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: install $(VENV)/.s3
+	$(S3) $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # What does real harm to clusters of several nodes, and soaks: about half an hour, one test at a time.
-test-cluster: install
-	$(BIN)/python -m pytest -m long
+test-cluster: install $(VENV)/.s3
+	$(S3) $(BIN)/python -m pytest -m long
 
 # Measured figures, not verdicts; each prints its table, and each can be run alone: docs/scale.md says what they show.
 bench: install

@@ -100,6 +100,7 @@ def test_a_checkpoint_continues_on_other_ranks_and_stages(
     assert_same_trajectory(joined, alone)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_rank_may_leave_and_come_back(stage: int, alone: dict[str, Any], tmp_path: Path) -> None:
     """Two ranks, then one, then two again, each from the checkpoint of the others, tell one story."""

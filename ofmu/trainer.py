@@ -108,14 +108,16 @@ class _Run:
         with self._ledger.phase("start_up"):
             task = load_task(config, self._prepared)
             engine = build_engine(task.load_model(exact=config.method.exact), config.engine, self._ledger)
-            method = build_method(Context(engine, task, _seed_of_run(config)), config.method)
-            self._write_settings(engine)
-            checkpoints = self._directory / "checkpoints"
-            reporter = (
-                make_reporter(engine.rank) if make_reporter else LocalReporter(checkpoints, engine.rank, listener)
-            )
-            self._resume(engine, method, reporter)
+        # whatever fails from here on, a warm process must get its process group and memory back
         try:
+            with self._ledger.phase("start_up"):
+                method = build_method(Context(engine, task, _seed_of_run(config)), config.method)
+                self._write_settings(engine)
+                checkpoints = self._directory / "checkpoints"
+                reporter = (
+                    make_reporter(engine.rank) if make_reporter else LocalReporter(checkpoints, engine.rank, listener)
+                )
+                self._resume(engine, method, reporter)
             self._unlearn(engine, method, task, reporter)
             with self._ledger.phase("evaluation"):
                 scores = task.score(engine)

@@ -45,6 +45,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_process_group_left() -> Iterator[None]:
+    """A process group that a test leaves behind breaks the next test that makes one, in whatever file that stands."""
+    yield
+    assert not torch.distributed.is_initialized()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepared models of tests never mix with the user's, and are shared by all tests of a session."""

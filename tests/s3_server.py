@@ -7,7 +7,6 @@ apart, whose ``moto_server`` is named by $OFMU_TEST_S3_SERVER.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "AKIATESTKEY", "AWS_SECRET_ACCESS_KEY": "hushhush",
 def server_command() -> str:
     """Return the path of ``moto_server``; skips the test where there is none."""
     beside = Path(sys.executable).with_name("moto_server")
-    found = os.environ.get("OFMU_TEST_S3_SERVER") or shutil.which("moto_server")
+    found = os.environ.get("OFMU_TEST_S3_SERVER")
     if not found and not beside.exists():
         pytest.skip("no moto_server: install 'moto[s3]' flask flask-cors, and name it by $OFMU_TEST_S3_SERVER")
     return found or str(beside)

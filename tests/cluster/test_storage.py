@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from pyarrow import fs
+from torch import nn
 
 from cluster.lease import LOCK, Lease
 from cluster.reporter import RemoteReporter
 from cluster.storage import Mirror, below, refusal, shown, without_keys
+from ofmu.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.errors import RunError, StorageError
+from ofmu.vectors import WholeVectors
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from s3_server import s3_server
@@ -191,15 +194,10 @@ def test_who_finds_another_name_in_its_lease_gives_up(uri, tmp_path):
 
 
 def test_checkpoints_are_kept_at_the_uri_and_a_damaged_one_is_passed_over(uri, tmp_path):
-    from ofmu.files import file_hash, write_json
+    space = WholeVectors(nn.Linear(2, 3))
 
     def write(step: int) -> Any:
-        def into(folder: Path) -> None:
-            (folder / "rank_00000.safetensors").write_text(f"tensors of {step}")
-            digest = file_hash(folder / "rank_00000.safetensors")
-            write_json(folder / "rank_00000.json", {"writers": 1, "sha256": digest, "state": step})
-
-        return into
+        return lambda folder: save_checkpoint(folder, space, {"theta": space.masters()}, {"step": step}, 0, 1)
 
     heard: list[Any] = []
     (tmp_path / "a").mkdir()
@@ -213,7 +211,7 @@ def test_checkpoints_are_kept_at_the_uri_and_a_damaged_one_is_passed_over(uri, t
     assert stored(uri)["history.jsonl"] == b"3\n"
     found = RemoteReporter(1, mirror=Mirror(uri, tmp_path / "b")).latest()
     assert found is not None
-    assert json.loads((found / "rank_00000.json").read_text())["state"] == 3
+    assert load_checkpoint(found, space)[0] == {"step": 3}
     Mirror(uri, tmp_path).write("checkpoints/step_000003/rank_00000.safetensors", b"flipped")
     found = RemoteReporter(0, mirror=Mirror(uri, tmp_path / "c")).latest()
     assert found is not None

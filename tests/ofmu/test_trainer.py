@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu import UnlearnConfig, evaluate, unlearn
@@ -188,3 +189,16 @@ def test_a_diverging_run_ends_with_one_sentence(
     with pytest.raises(NonFiniteLossError, match="Outer step 1 of 3 failed, a loss became nan"):
         unlearn(changed(tiny_mapping, "method.inner_lr=1e30"), tmp_path, prepared=prepared)
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_run_whose_method_cannot_be_made_gives_its_process_group_back(
+    tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        assert torch.distributed.is_initialized()
+        raise RunError("refused")
+
+    monkeypatch.setattr("ofmu.trainer.build_method", refuse)
+    with pytest.raises(RunError, match="refused"):
+        unlearn(tiny_config, tmp_path, prepared=prepared)
+    assert not torch.distributed.is_initialized()

@@ -154,7 +154,7 @@ class Mirror:
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
-            self._sent[name] = _stamp(target)
+            self._sent[name] = stamp_of(target)
 
     def push(self, folder: str = "", *, without: Collection[str] = ()) -> None:
         """Copy the folder's new and changed files to the URI, those that vouch for others last.
@@ -174,7 +174,7 @@ class Mirror:
     def push_file(self, name: str, source: Path | None = None) -> None:
         """Copy one file to the URI if it changed; ``source``: from elsewhere, and in any case."""
         path = source or self.local / name
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if source is None and self._sent.get(name) == stamp:
             return
         with self._errors("write"), path.open("rb") as content, self._stream(name) as stream:
@@ -262,7 +262,8 @@ def _is_left_out(part: str, without: Collection[str]) -> bool:
     return part.startswith(".") or part in without
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return a file's size and time of change, by which it is seen to have changed."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 

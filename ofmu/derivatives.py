@@ -223,20 +223,22 @@ class Derivatives(Generic[RowT]):
             (self._forget, forget_rows, cosine.forget_direction(), cosine.sine / cosine.forget_norm, g_f),
             (self._retain, retain_rows, cosine.retain_direction(), cosine.sine / cosine.retain_norm, g_r),
         )
+
+        # a and b are each as large as the model and never needed together, so no name keeps one alive
+        def along(coefficients: tuple[float, float]) -> Vector:
+            return space.combine(*zip(coefficients, (g_f, g_r), strict=True))
+
         if self._inner == "exact":
             for loss, rows, coefficients, _, _ in jobs:
-                direction = space.combine(*zip(coefficients, (g_f, g_r), strict=True))
-                self._engine.hessian_product(loss, rows, direction, into=into, scale=scale)
+                self._engine.hessian_product(loss, rows, along(coefficients), into=into, scale=scale)
             return
         with space.restored_afterwards() as origin:
             size = INNER_STEP[self._inner] * widening * space.norm(origin)
             for loss, rows, coefficients, length, gradient in jobs:
                 if length == 0:
                     continue
-                direction = space.combine(*zip(coefficients, (g_f, g_r), strict=True))
-                self._add_difference(into, scale, loss, rows, origin, direction, size / length, gradient)
-                # a and b are each as large as the model, and never needed together
-                del direction
+                step = size / length
+                self._add_difference(into, scale, loss, rows, origin, along(coefficients), step, gradient)
 
     def _add_difference(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.lease import LOCK, Lease
-from cluster.storage import Mirror, below
+from cluster.storage import Mirror, below, stamp_of
 from ofmu.cache import cache_root
 from ofmu.config_io import read_mapping
 from ofmu.errors import PrunedError, RunError, StorageError
@@ -58,6 +58,7 @@ class DriverFiles:
         self._lease = Lease(mirror, "search")
         self._wake, self._ended = threading.Event(), threading.Event()
         self._failure: StorageError | None = None
+        self._study_stamp: tuple[int, int] | None = None
         self._unwanted: set[str] = set()
         self._deleted: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="push to storage", daemon=True)
@@ -149,9 +150,8 @@ class DriverFiles:
     def _push_study(self, study: Path) -> None:
         if not study.is_file():
             return
-        status = study.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-        if stamp == getattr(self, "_study_stamp", None):
+        stamp = stamp_of(study)
+        if stamp == self._study_stamp:
             return
         copy = study.with_name(f".{STUDY}.copy")
         copy.unlink(missing_ok=True)

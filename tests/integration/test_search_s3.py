@@ -111,17 +111,18 @@ def test_a_trial_that_lost_its_process_and_its_directory_goes_on_from_the_bucket
 ):
     uri = f"s3://bucket/trial/run?{options}"
     search = {"num_trials": 2, "max_concurrent": 1, "space": {"method.inner_lr": {"low": 0.01, "high": 0.1}}}
-    method = smallest_search["method"] | {"outer_steps": 4}
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(smallest_search | {"search": search, "method": method}))
+    config.write_text(json.dumps(smallest_search | {"search": search}))
     environment = {**os.environ, "OFMU_CACHE": str(tmp_path / "cache"), "RAY_TMPDIR": str(ray_folder)}
     command = [sys.executable, str(DRIVER), uri, str(config), str(tmp_path / "flag")]
     done = subprocess.run(command, env=environment, timeout=800, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     steps = (tmp_path / "steps.txt").read_text().split("\n")
-    assert [line for line in steps if line.startswith("00001")] == [f"00001 {step}" for step in (1, 2, 3, 4)]
+    # trial 1 is the paper's setting, with K 10
+    rounds = list(range(1, 11))
+    assert [line for line in steps if line.startswith("00001")] == [f"00001 {step}" for step in rounds]
     history = Bucket(uri).read("trials/00001/history.jsonl").decode().splitlines()
-    assert [json.loads(line)["outer_step"] for line in history] == [1, 2, 3, 4]
+    assert [json.loads(line)["outer_step"] for line in history] == rounds
 
 
 @pytest.mark.parametrize(

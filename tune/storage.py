@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +13,8 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import scoped_session, sessionmaker
+
+from tune.rows import write_changes
 
 
 class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told nothing of Optuna
@@ -35,6 +33,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
         self._file = file
         self._lock = threading.RLock()
         self._study_id: int | None = None
+        self._name: str | None = None
         self._directions: list[StudyDirection] = []
         self._attributes: dict[str, Any] = {}
         self._trials: list[FrozenTrial] = []
@@ -42,10 +41,8 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
         self._open: set[int] = set()
         """Numbers of the trials that have not ended."""
         self._distributions: dict[str, BaseDistribution] = {}
-        self._unborn: dict[int, None] = {}
-        """Ids of the trials that the file does not have yet, in order."""
-        self._unwritten: defaultdict[int, list[tuple[str, tuple[Any, ...]]]] = defaultdict(list)
-        """Calls that bring a trial of the file up to date, by its id."""
+        self._unwritten: dict[int, FrozenTrial | None] = {}
+        """The trials that the file does not have as they are, by id in order: as it has them, None where not at all."""
 
     def flush(self) -> None:
         """Write all that was not written yet.
@@ -54,25 +51,10 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
             StorageInternalError: the file refuses a write, or another program has added trials to it.
         """
         with self._lock:
-            for trial_id in list(self._unborn):
-                self._create(trial_id)
-            for trial_id in list(self._unwritten):
-                self._update(trial_id)
-
-    def _create(self, trial_id: int) -> None:
-        trial = self._trials[self._numbers[trial_id]]
-        if self._file.create_new_trial(self._study(), trial) != trial_id:
-            raise optuna.exceptions.StorageInternalError(
-                f"another program has added trials to {self._file.url} while a search was writing it"
-            )
-        del self._unborn[trial_id]
-
-    def _update(self, trial_id: int) -> None:
-        with _one_transaction(self._file):
-            for method, arguments in self._unwritten[trial_id]:
-                if getattr(self._file, method)(trial_id, *arguments) is False:
-                    raise optuna.exceptions.StorageInternalError(f"{self._file.url} has another state than its search")
-        del self._unwritten[trial_id]
+            if self._unwritten:
+                changes = [(old, self._trials[self._numbers[key]]) for key, old in self._unwritten.items()]
+                write_changes(self._file, self._study(), changes)
+                self._unwritten.clear()
 
     def _study(self) -> int:
         assert self._study_id is not None, "a study is created or found by its name first"
@@ -83,6 +65,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
             return
         assert self._study_id is None, "the file of a search holds one study"
         self._study_id = study_id
+        self._name = self._file.get_study_name_from_id(study_id)
         self._directions = self._file.get_study_directions(study_id)
         self._attributes = self._file.get_study_system_attrs(study_id)
         for trial in self._file.get_all_trials(study_id, deepcopy=False):
@@ -96,13 +79,13 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
         for name, distribution in trial.distributions.items():
             self._distributions.setdefault(name, distribution)
 
-    def _change(self, trial_id: int, method: str, *arguments: Any) -> FrozenTrial:
+    def _change(self, trial_id: int) -> FrozenTrial:
         """Return a copy of the trial in the place of the old one, for readers keep what they were given."""
-        trial = copy.copy(self._trials[self._numbers[trial_id]])
-        self.check_trial_is_updatable(trial_id, trial.state)
+        old = self._trials[self._numbers[trial_id]]
+        self.check_trial_is_updatable(trial_id, old.state)
+        self._unwritten.setdefault(trial_id, old)
+        trial = copy.copy(old)
         self._trials[trial.number] = trial
-        if trial_id not in self._unborn:
-            self._unwritten[trial_id].append((method, arguments))
         return trial
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
@@ -130,14 +113,14 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
     def get_study_id_from_name(self, study_name: str) -> int:
         """Return the study's id; the first call reads the study."""
         with self._lock:
-            study_id: int = self._file.get_study_id_from_name(study_name)
-            self._load(study_id)
-            return study_id
+            if self._study_id is None or study_name != self._name:
+                self._load(self._file.get_study_id_from_name(study_name))
+            return self._study()
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """Return the study's name."""
-        name: str = self._file.get_study_name_from_id(study_id)
-        return name
+        assert self._name is not None, "a study is created or found by its name first"
+        return self._name
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Return the direction of each objective."""
@@ -167,7 +150,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
             trial.number = len(self._trials)
             trial._trial_id = self._trials[-1]._trial_id + 1 if self._trials else 1
             self._add(trial)
-            self._unborn[trial._trial_id] = None
+            self._unwritten[trial._trial_id] = None
             if template_trial is not None:
                 self.flush()
             return int(trial._trial_id)
@@ -178,7 +161,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
         """Give a running trial a parameter, to be flushed."""
         with self._lock:
             check_distribution_compatibility(self._distributions.setdefault(param_name, distribution), distribution)
-            trial = self._change(trial_id, "set_trial_param", param_name, param_value_internal, distribution)
+            trial = self._change(trial_id)
             trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
             trial.distributions = {**trial.distributions, param_name: distribution}
 
@@ -187,7 +170,7 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
         with self._lock:
             if state is TrialState.RUNNING and self._trials[self._numbers[trial_id]].state is not TrialState.WAITING:
                 return False
-            trial = self._change(trial_id, "set_trial_state_values", state, values)
+            trial = self._change(trial_id)
             trial.state = state
             if values is not None:
                 trial.values = list(values)
@@ -202,19 +185,19 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Give a running trial an intermediate value, to be flushed."""
         with self._lock:
-            trial = self._change(trial_id, "set_trial_intermediate_value", step, intermediate_value)
+            trial = self._change(trial_id)
             trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Give a running trial an attribute of the user's, to be flushed."""
         with self._lock:
-            trial = self._change(trial_id, "set_trial_user_attr", key, value)
+            trial = self._change(trial_id)
             trial.user_attrs = {**trial.user_attrs, key: value}
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Give a running trial an attribute of Optuna's, to be flushed."""
         with self._lock:
-            trial = self._change(trial_id, "set_trial_system_attr", key, value)
+            trial = self._change(trial_id)
             trial.system_attrs = {**trial.system_attrs, key: value}
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -225,9 +208,10 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
         """
         trial = self._trials[self._numbers[trial_id]]
         if not trial.state.is_finished():
-            # Optuna notes the draws of a running trial in what it was given.
+            # Optuna notes a running trial's draws and attributes in what it was given.
             trial = copy.copy(trial)
             trial.params, trial.distributions = dict(trial.params), dict(trial.distributions)
+            trial.user_attrs, trial.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
         return trial
 
     def get_all_trials(
@@ -253,23 +237,3 @@ def flush(study: optuna.Study) -> None:
     """
     if isinstance(study._storage, SoleWriterStorage):
         study._storage.flush()
-
-
-@contextmanager
-def _one_transaction(file: RDBStorage) -> Iterator[None]:
-    """Let every write of the block be kept, or none of them.
-
-    Raises:
-        StorageInternalError: the file refuses them.
-    """
-    own = file.scoped_session
-    try:
-        with file.engine.begin() as connection:
-            # The sessions that the storage commits then leave the commit to this connection.
-            file.scoped_session = scoped_session(sessionmaker(connection, join_transaction_mode="rollback_only"))
-            try:
-                yield
-            finally:
-                file.scoped_session = own
-    except SQLAlchemyError as error:
-        raise optuna.exceptions.StorageInternalError(f"the study cannot be written: {error}") from error

@@ -15,7 +15,7 @@ from ray import tune as ray_tune
 
 from ofmu.config import UnlearnConfig
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
-from ofmu.files import write_json
+from ofmu.files import storage_errors, write_json
 from tune.study import finite_only, read_metrics
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     def step(self) -> dict[str, Any]:
         """Run the trial to its end, or return what an earlier process already finished."""
         trial_dir = Path(self._specification["trial_dir"])
-        trial_dir.mkdir(parents=True, exist_ok=True)
         try:
             metrics = self._run_alone(trial_dir)
             outcome: dict[str, Any] = {"metrics": metrics}
@@ -90,10 +89,12 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     def _run_alone(self, trial_dir: Path) -> dict[str, Any]:
         """Run under the trial's lock: a killed search's process may still be at work on this very trial."""
         lock = FileLock(trial_dir / ".lock")
-        try:
-            lock.acquire(timeout=_ORPHAN_SECONDS)
-        except Timeout:
-            raise RunError(f"Another process keeps working on {trial_dir}: stop it, then resume") from None
+        with storage_errors(trial_dir):
+            trial_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=_ORPHAN_SECONDS)
+            except Timeout:
+                raise RunError(f"Another process keeps working on {trial_dir}: stop it, then resume") from None
         try:
             finished = read_metrics(trial_dir)
             return finished if finished is not None else self._run(trial_dir)

@@ -255,7 +255,8 @@ class Trial:
     def read(cls, directory: Path) -> Trial:
         """Return what lies in a trial's directory."""
         metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
-        rows = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+        history = directory / "history.jsonl"  # a landmark without a step leaves none
+        rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
         return cls(
             {name: value for name, value in metrics.items() if name not in COSTS},
             [{name: value for name, value in row.items() if name not in COSTS} for row in rows],

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nodes import TRIALS, Nodes, assert_nothing_lost, end, start, wait_until
+from nodes import TRIALS, Nodes, Search, assert_nothing_lost, end, start, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -47,6 +47,53 @@ def fill(file: Path) -> None:
             pass
 
 
+@pytest.fixture
+def frail_disk(tmp_path: Path) -> Iterator[FrailDisk]:
+    """A file system of 48 MiB that turns read-only once it meets an error."""
+    disk = FrailDisk(tmp_path)
+    if not disk.mount():
+        pytest.skip("an ext4 file system in a file can be made and mounted by root alone")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk.place)], check=True)
+
+
+class FrailDisk:
+    """An ext4 file system in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._image, self.place = folder / "image", folder / "disk"
+        self.place.mkdir()
+        with self._image.open("wb") as stream:
+            stream.truncate(48 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(self._image)], check=False)
+
+    def mount(self) -> bool:
+        """Return whether it could be mounted."""
+        command = ["mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.place)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def fail(self) -> None:
+        """Let the kernel meet an error on it: every later write is refused."""
+        lines = Path("/proc/mounts").read_text().splitlines()
+        device = next(line.split()[0] for line in lines if line.split()[1] == str(self.place))
+        (Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error").write_text("test")
+
+    def mend(self) -> None:
+        """Check it, and mount it again."""
+        subprocess.run(["umount", str(self.place)], check=True)
+        assert subprocess.run(["fsck.ext4", "-p", "-f", str(self._image)], capture_output=True).returncode < 4
+        assert self.mount()
+
+
+def assert_stopped_by_the_disk(search: Search) -> None:
+    """Check that the search has ended with one sentence that says how to go on."""
+    assert search.process.wait(timeout=240) == 1
+    said = search.output().strip().splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith("StorageError: ")
+    assert f"--resume {search.run_dir}" in said[0]
+
+
 def test_a_disk_that_fills_up_stops_the_search_and_a_resume_loses_nothing(
     ray_folder: Path, paced_search: dict[str, Any], small_disk: Path
 ) -> None:
@@ -55,15 +102,33 @@ def test_a_disk_that_fills_up_stops_the_search_and_a_resume_loses_nothing(
     try:
         wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
         fill(small_disk / "filler")
-        assert search.process.wait(timeout=240) == 1
-        said = search.output().strip().splitlines()
-        assert len(said) == 1, said
-        assert said[0].startswith("StorageError: ")
-        assert f"--resume {search.run_dir}" in said[0]
+        assert_stopped_by_the_disk(search)
         (small_disk / "filler").unlink()
         again = start(nodes, search.run_dir, None, beside=small_disk.parent / "run")
         again.wait()
         # both trials that were at work lose the round whose checkpoint found no room
+        assert_nothing_lost(again, TRIALS, repeats=2)
+    finally:
+        end([search])
+        nodes.close()
+
+
+def test_a_disk_that_turns_read_only_stops_the_search_and_a_resume_loses_nothing(
+    ray_folder: Path, paced_search: dict[str, Any], frail_disk: FrailDisk
+) -> None:
+    """What lay in the page cache when the error came is what a crash of the machine would lose too."""
+    beside = frail_disk.place.parent / "run"
+    nodes = Nodes(ray_folder, workers=2)
+    search = start(nodes, frail_disk.place / "run", paced_search, beside=beside)
+    try:
+        wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
+        frail_disk.fail()
+        assert_stopped_by_the_disk(search)
+        nodes.close()  # its processes hold files of the disk open
+        frail_disk.mend()
+        nodes = Nodes(ray_folder, workers=2)
+        again = start(nodes, search.run_dir, None, beside=beside)
+        again.wait()
         assert_nothing_lost(again, TRIALS, repeats=2)
     finally:
         end([search])

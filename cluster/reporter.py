@@ -1,10 +1,16 @@
-"""Checkpoints that are kept at a URI, so that a trial goes on from them on any node."""
+"""Checkpoints that are kept elsewhere than in a run's directory: by Ray Train, or at a URI."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from pathlib import Path
+import tempfile
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import ray.train
+from pyarrow.fs import FileSelector, FileType
+from ray.train import Checkpoint
 
 from cluster.storage import Mirror
 from ofmu.checkpoint import is_valid
@@ -15,6 +21,52 @@ if TYPE_CHECKING:
     from ofmu.progress import Listener, WriteCheckpoint
 
 _FOLDER = "checkpoints"
+
+
+class RayReporter:
+    """Ray Train's checkpoints and metrics behind the trainer's reporter protocol."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._restored: tempfile.TemporaryDirectory[str] | None = None
+
+    def latest(self) -> Path | None:
+        """Return a local copy of the checkpoint that Ray Train restarts from, or of the newest whole one beside it."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        self._restored = tempfile.TemporaryDirectory(prefix="ofmu_restore_")
+        found = Path(checkpoint.to_directory(f"{self._restored.name}/last"))
+        if is_valid(found):
+            return found
+        others = [
+            Path(Checkpoint(str(place), checkpoint.filesystem).to_directory(f"{self._restored.name}/{place.name}"))
+            for place in _beside(checkpoint)
+        ]
+        return max(filter(is_valid, others), key=_rounds, default=None)
+
+    def outer_step(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
+        """Report the step; every rank hands in its own part, which Ray Train merges into one checkpoint."""
+        if write is None:
+            ray.train.report(record)
+            return
+        with tempfile.TemporaryDirectory(prefix="ofmu_checkpoint_") as directory:
+            write(Path(directory))
+            ray.train.report(record, checkpoint=Checkpoint.from_directory(directory))
+
+
+def _beside(checkpoint: Checkpoint) -> list[PurePosixPath]:
+    """Return where the run's other checkpoints lie."""
+    own = PurePosixPath(checkpoint.path)
+    found = checkpoint.filesystem.get_file_info(FileSelector(str(own.parent)))
+    places = [PurePosixPath(info.path) for info in found if info.type is FileType.Directory]
+    return [place for place in places if place.name.startswith("checkpoint_") and place != own]
+
+
+def _rounds(directory: Path) -> int:
+    """Return how many rounds a whole checkpoint holds."""
+    description = json.loads((directory / "rank_00000.json").read_text(encoding="utf-8"))
+    return len(description["state"]["history"])
 
 
 class RemoteReporter:

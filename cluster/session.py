@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from urllib.parse import urlsplit
 
 import grpc  # type: ignore[import-untyped]
 import ray
+from ray._private import ray_logging
 
+from cluster.lifeline import Lifeline
 from ofmu.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ _QUIET = {
 """Ray's reports stay out of the way of ours; trials keep the working directory, so relative paths hold;
 Ctrl-C ends the search at once, since a resume continues it."""
 
+_RAYLETS = r"^A worker died|^Raylet is terminated|marked dead because|Workers? \(tasks / actors\) killed"
+
 
 @contextmanager
 def ray_session(cluster: ClusterConfig) -> Iterator[None]:
@@ -41,6 +46,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
 
     Raises:
         ClusterError: nothing answers at the address.
+        LostHeadError: the cluster's head is gone, as :class:`cluster.lifeline.Lifeline` says.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -63,10 +69,24 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
         raise ClusterError(
             f"Cannot join the Ray cluster at '{address}' ({problem}): correct cluster.address or leave it out"
         ) from error
+    _silence_raylets()
+    lifeline = Lifeline()
     try:
-        yield
+        with lifeline:
+            yield
     finally:
-        ray.shutdown()
+        if not lifeline.is_lost:
+            ray.shutdown()
+
+
+def _silence_raylets() -> None:
+    """Keep what raylets say of dead workers and nodes, up to pages of their state, off the driver's output.
+
+    It stays in Ray's own logs; what it means for a search, the search says itself. What else Ray has to say, as that
+    no node of a kind can be had, is passed on.
+    """
+    # what $RAY_DEDUP_LOGS_SKIP_REGEX sets, but ray reads that only when it is imported
+    ray_logging.stdout_deduplicator.skip_re = re.compile(_RAYLETS)
 
 
 def trials_at_a_time(cluster: ClusterConfig, wanted: int | None) -> int:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.config import ClusterConfig
-from cluster.reporter import RemoteReporter
+from cluster.reporter import RayReporter, RemoteReporter
 from cluster.session import ray_session, trials_at_a_time
 from ofmu import errors
 from ofmu.config import UnlearnConfig
@@ -25,7 +25,7 @@ from ofmu.files import write_json
 if TYPE_CHECKING:
     from cluster.storage import Mirror
     from ofmu.judge import Judge
-    from ofmu.progress import Listener, WriteCheckpoint
+    from ofmu.progress import Listener
     from ofmu.reference import Prepared
 
 _FAILURE = "failure.json"
@@ -204,31 +204,6 @@ def _worker_loop(settings: dict[str, Any]) -> None:
     except OfmuError as error:
         if ray.train.get_context().get_world_rank() == 0:
             write_json(trial_dir / _FAILURE, {"kind": type(error).__name__, "sentence": str(error)})
-
-
-class RayReporter:
-    """Ray Train's checkpoints and metrics behind the trainer's reporter protocol."""
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-        self._restored: tempfile.TemporaryDirectory[str] | None = None
-
-    def latest(self) -> Path | None:
-        """Return a local copy of the checkpoint that Ray Train restarts from."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        self._restored = tempfile.TemporaryDirectory(prefix="ofmu_restore_")
-        return Path(checkpoint.to_directory(self._restored.name))
-
-    def outer_step(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
-        """Report the step; every rank hands in its own part, which Ray Train merges into one checkpoint."""
-        if write is None:
-            ray.train.report(record)
-            return
-        with tempfile.TemporaryDirectory(prefix="ofmu_checkpoint_") as directory:
-            write(Path(directory))
-            ray.train.report(record, checkpoint=Checkpoint.from_directory(directory))
 
 
 def cause_of(error: ray.train.TrainingFailedError) -> Exception:

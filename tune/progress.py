@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,15 @@ class TuneWatcher(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no type
         """Record a crash that was not, or no longer, worth another try."""
         directory = Path(trial.config["trial_dir"])
         directory.mkdir(parents=True, exist_ok=True)
-        account = ""
-        if trial.error_file and Path(trial.error_file).is_file():
-            account = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        account = _account_of(trial)
+        if account:
             write_text(directory / "error.txt", account)
         self._searcher.fail(trial.trial_id, crash_reason(account))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Warn of a crash that is worth another try."""
+        reason = crash_reason(_account_of(trial))
+        warnings.warn(f"trial {trial.config['number']} is tried again: {reason}", stacklevel=2)
 
 
 class StopWithSearcher(ray_tune.Stopper):  # type: ignore[misc]  # Ray ships no types
@@ -118,6 +123,13 @@ class StopWithSearcher(ray_tune.Stopper):  # type: ignore[misc]  # Ray ships no 
     def stop_all(self) -> bool:
         """Return whether a disk has refused a write."""
         return self._searcher.stopped_by is not None
+
+
+def _account_of(trial: Any) -> str:
+    """Return the text that Tune keeps of a trial's failures."""
+    if trial.error_file and Path(trial.error_file).is_file():
+        return Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def crash_reason(account: str) -> str:

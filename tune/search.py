@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
+from cluster.lifeline import LostHeadError
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError, StorageError
@@ -82,8 +83,7 @@ class ParetoSearch:
             ClusterError: the Ray cluster is unreachable or too small.
             OfmuError: data or model cannot be prepared; nothing has been written to the run directory then.
         """
-        with ray_session(self.config.cluster):
-            return _Session(self._run, self.config, self._executor, self._audience).start()
+        return _Session(self._run, self.config, self._executor, self._audience).start_on_cluster()
 
     @classmethod
     def resume(
@@ -107,8 +107,7 @@ class ParetoSearch:
         with run.lock():
             if session.is_over():
                 return session.finish()
-        with ray_session(config.cluster):
-            return session.start()
+        return session.start_on_cluster()
 
 
 class _Session:
@@ -137,6 +136,16 @@ class _Session:
         self._open()
         states = [trial.state.name for trial in self._study.get_trials(deepcopy=False)]
         return self._searcher.has_enough() and "RUNNING" not in states
+
+    def start_on_cluster(self) -> SearchResult:
+        """Join the cluster, or start one, and run the trials that are missing."""
+        try:
+            with ray_session(self._config.cluster):
+                return self.start()
+        except LostHeadError as error:
+            if not self._run.study_file.is_file():
+                raise
+            raise LostHeadError(f"{error}; then continue with --resume {self._run.place}") from error
 
     def start(self) -> SearchResult:
         """Run the trials that are missing, inside a Ray session."""

@@ -51,6 +51,20 @@ def rows_of(history: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
 
 
+def damage_the_newest_checkpoint(trial: Path) -> bool:
+    """Flip a bit in the middle of rank 1's shards; return whether that leaves an older checkpoint of all ranks."""
+    whole = [
+        path.parent
+        for path in trial.glob("ray_train/train/checkpoint_*/rank_00000.json")
+        if path.with_name("rank_00001.json").is_file()
+    ]
+    newest = max(whole, key=lambda path: len(json.loads((path / "rank_00000.json").read_text())["state"]["history"]))
+    shards = bytearray((newest / "rank_00001.safetensors").read_bytes())
+    shards[len(shards) // 2] ^= 1
+    (newest / "rank_00001.safetensors").write_bytes(shards)
+    return len(whole) > 1
+
+
 def kill_a_worker_after(history: Path, steps: int, killed: list[int], ray_folder: Path) -> None:
     """SIGKILL the first train worker of this cluster once the run has noted ``steps`` outer steps."""
     deadline = time.monotonic() + 120
@@ -67,18 +81,25 @@ def kill_a_worker_after(history: Path, steps: int, killed: list[int], ray_folder
 
 @pytest.mark.cluster
 @pytest.mark.timeout(400)
-def test_a_killed_worker_costs_no_result(
+def test_a_killed_worker_and_a_damaged_checkpoint_cost_no_result(
     ray_cluster: Path, tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
-    """One of two ranks dies in mid-run: the run restarts by itself and ends as two undisturbed ranks do."""
+    """One of two ranks dies in mid-run: the run goes on from the checkpoint before the damaged one."""
     config = changed(tiny_mapping, "method.outer_steps=12", "engine.zero_stage=2")
     trial = tmp_path / "killed"
     killed: list[int] = []
-    watcher = threading.Thread(target=kill_a_worker_after, args=(trial / "history.jsonl", 5, killed, ray_cluster))
+    older: list[bool] = []
+
+    def do_harm() -> None:
+        kill_a_worker_after(trial / "history.jsonl", 5, killed, ray_cluster)
+        older.append(damage_the_newest_checkpoint(trial))
+
+    watcher = threading.Thread(target=do_harm)
     watcher.start()
     metrics = run_trial(config, ClusterConfig(num_workers=2, max_failures=1), trial, prepared)
     watcher.join()
     assert len(killed) == 1
+    assert older == [True]
 
     script = tmp_path / "undisturbed.py"
     script.write_text(

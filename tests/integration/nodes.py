@@ -192,6 +192,10 @@ class Search:
         """Return how many rounds were run more often than once."""
         return sum(count - 1 for count in self.rounds().values())
 
+    def tries_again(self) -> int:
+        """Return how often the search said that a trial is tried again."""
+        return self.said.read_text(errors="replace").count(" is tried again: ")
+
     def states(self) -> dict[str, int]:
         """Return how many trials the study holds in each state; read without taking part in the study."""
         path = self.run_dir / "study.db"
@@ -280,8 +284,9 @@ def assert_nothing_lost(search: Search, count: int, repeats: int, ranks: int = 1
     """Check a search that was harmed: every trial complete once, and as if nothing had happened.
 
     Rounds, gradient evaluations and metrics equal those of the trial's config run on as many ranks without Ray, bit
-    for bit; at most ``repeats`` rounds were run twice.
+    for bit; at most ``repeats`` rounds were run twice. Ray's accounts of dead processes are kept from the user.
     """
+    assert "(raylet)" not in search.said.read_text(errors="replace"), search.output()
     assert search.states() == {"COMPLETE": count}, search.output()
     summary = json.loads((search.run_dir / "search.json").read_text())
     assert (summary["complete"], summary["failed"]) == (count, 0)

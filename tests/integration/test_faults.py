@@ -48,6 +48,7 @@ def test_a_killed_trial_process_costs_one_round(nodes: Nodes, begin: Begin) -> N
     os.kill(search.last_process(), signal.SIGKILL)
     search.wait()
     assert_nothing_lost(search, TRIALS, repeats=1)
+    assert search.tries_again() == 1
 
 
 def test_a_killed_worker_node_costs_one_round(nodes: Nodes, begin: Begin) -> None:

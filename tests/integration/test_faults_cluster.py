@@ -24,7 +24,11 @@ def test_a_killed_head_is_survived_by_the_run_directory(
     try:
         wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
         first.kill_head()
-        assert search.process.wait(timeout=240) != 0
+        assert search.process.wait(timeout=240) == 1
+        said = search.output().strip().splitlines()
+        assert len(said) == 1, said
+        assert said[0].startswith("LostHeadError: The head of the Ray cluster at")
+        assert f"--resume {search.run_dir}" in said[0]
     finally:
         end([search])
         first.close()

@@ -80,7 +80,8 @@ class FrailDisk:
 
     def mend(self) -> None:
         """Check it, and mount it again."""
-        subprocess.run(["umount", str(self.place)], check=True)
+        unmounted = lambda: subprocess.run(["umount", str(self.place)], capture_output=True).returncode == 0  # noqa: E731
+        wait_until(unmounted, "the end of all processes that hold its files open", seconds=60)
         assert subprocess.run(["fsck.ext4", "-p", "-f", str(self._image)], capture_output=True).returncode < 4
         assert self.mount()
 

@@ -87,7 +87,13 @@ def test_a_soak(ray_folder: Path, many: dict[str, Any], tmp_path: Path, record_p
     finally:
         end([search])
         nodes.close()
-    account = {"seconds": round(seconds), **kills, "repeated": search.repeated(), "rounds": search.rounds().total()}
+    account = {
+        "seconds": round(seconds),
+        **kills,
+        "tried again": search.tries_again(),
+        "repeated": search.repeated(),
+        "rounds": search.rounds().total(),
+    }
     record_property("soak", json.dumps(account))
     print(account)
     assert kills["trial"] >= 5

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ofmu.errors import RunError
-from ofmu.files import file_hash, storage_errors, write_json
+from ofmu.files import file_hash, storage_errors, sync, write_json
 from ofmu.vectors import Segment, Vector, VectorSpace
 
 _SEAL = "description_sha256"
@@ -45,6 +45,8 @@ def save_checkpoint(
     target = directory / f"rank_{rank:05d}.safetensors"
     with storage_errors(target):
         save_file(tensors, target)
+        # a crash of the machine must not leave the newest checkpoints' names without their bytes
+        sync(target)
         description = {
             "writers": writers,
             "names": list(vectors),

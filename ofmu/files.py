@@ -14,6 +14,8 @@ from typing import Any
 from ofmu.errors import StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What a file system says that knows no syncing of directories."""
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary neighbour, synced to disk before it takes the name.
+    """Write a text file by way of a temporary neighbour, synced to disk before it takes the name, and the name too.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -49,6 +51,7 @@ def write_text(path: Path, text: str) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -60,6 +63,22 @@ def write_json(path: Path, value: Any) -> None:
         StorageError: the disk is full or read-only.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have the bytes of a file, or the names in a directory, on disk before anything else happens.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def file_hash(path: Path) -> str:

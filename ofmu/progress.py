@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from ofmu.checkpoint import is_valid
-from ofmu.files import storage_errors
+from ofmu.files import storage_errors, sync
 
 Listener = Callable[[dict[str, Any]], None]
 WriteCheckpoint = Callable[[Path], None]
@@ -58,6 +58,7 @@ class LocalReporter:
                 final = self._directory / f"step_{step:06d}"
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
+                sync(self._directory)
                 for old in self._finished()[:-2]:
                     shutil.rmtree(old)
             barrier()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from ray import tune as ray_tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter
 
 from cluster.session import room_for_trials
@@ -59,6 +60,7 @@ def run_trials(
         ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([_bundle(cluster)])),
         tune_config=ray_tune.TuneConfig(
             search_alg=limiter,
+            scheduler=_Unhurried(),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_directory_name,
@@ -79,6 +81,18 @@ def run_trials(
         source.stopped_by = StorageError(f"The search cannot store its state: {error}")
     if source.stopped_by is not None:
         raise source.stopped_by
+
+
+class _Unhurried(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
+    """Lets every trial wait for the process that is starting for it.
+
+    Tune's own order gives a process that has become free to the first pending trial, and ends the one that was starting
+    for it; where trials take less time than a process takes to start, no node that joins, and no slot that lost its
+    process, would ever be used. A trial that is new takes a free process all the same.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Leave the order to Tune's queue."""
 
 
 class _FollowCluster(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types

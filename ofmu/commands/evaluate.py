@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ofmu.commands.folder import Folder
 from ofmu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 @click.argument("model")
 @click.argument("settings", nargs=-1, metavar="[CONFIG] [SECTION.KEY=VALUE]...")
 @click.option("--reference", help="A retrained model, scores.json of it, or an official TOFU log.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for metrics.json and scores.json.")
+@click.option("--output", type=Folder(), help="Folder for metrics.json and scores.json.")
 def evaluate_command(model: str, settings: tuple[str, ...], reference: str | None, output: Path | None) -> None:
     """Score MODEL, a saved model's directory or hub name, on the data of CONFIG and print its metrics.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from ofmu.commands.folder import Folder
 
 
 @click.command("export")
@@ -14,8 +18,8 @@ import click
     metavar="knee|ID",
     help="Which trial: knee, or a number from front.csv.",
 )
-@click.option("--output", required=True, type=click.Path(), metavar="DIR", help="A new directory for the model.")
-def export_command(run: str, pick: str, output: str) -> None:
+@click.option("--output", required=True, type=Folder(), metavar="DIR", help="A new directory for the model.")
+def export_command(run: str, pick: str, output: Path) -> None:
     """Copy a model that the search in RUN found to DIR, from where from_pretrained loads it."""
     from tune.result import SearchResult
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
+from ofmu.commands.folder import Folder
+
 
 @click.command("unlearn")
 @click.argument("config", default="quickstart")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
-@click.option("--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The run's directory.")
+@click.option("--output", required=True, type=Folder(), metavar="DIR", help="The run's directory.")
 def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> None:
     """Unlearn once under CONFIG (a YAML file or a preset's name) and leave model and scores in DIR.
 

@@ -6,8 +6,10 @@ import _thread
 import atexit
 import os
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import ray
@@ -18,6 +20,7 @@ _PAUSE = 2.0
 _RAYS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _RAYS_OWN_PATIENCE = 60.0
 _SHARE = 0.5
+_GRACE = 10.0
 
 
 class LostHeadError(ClusterError):
@@ -31,16 +34,20 @@ class Lifeline:
     GCS fault tolerance does, and then aborts the process. This gives it half of that. Once the head is lost, Ray is
     of no use to this process any more and must not be shut down: it would wait for the head, and abort.
 
+    ``then`` says how to go on, after a verb in the imperative. A block that hangs in Ray, out of an exception's reach,
+    is ended with the process.
+
     Raises:
         LostHeadError: in place of whatever the block does without a head.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[], str] = str) -> None:
         self._address = ray.get_runtime_context().gcs_address
         host, _, port = self._address.rpartition(":")
         self._target = host.strip("[]"), int(port)
         self._patience = _SHARE * float(os.environ.get(_RAYS_PATIENCE, _RAYS_OWN_PATIENCE))
         self._answered = time.monotonic()
+        self._then = then
         self._ended = threading.Event()
         self._interrupts = True
         self.is_lost = False
@@ -62,9 +69,11 @@ class Lifeline:
         self._ended.set()
         if self.is_lost:
             atexit.unregister(ray.shutdown)
-            raise LostHeadError(
-                f"The head of the Ray cluster at '{self._address}' does not answer any more: start the cluster again"
-            ) from error
+            raise LostHeadError(self._sentence()) from error
+
+    def _sentence(self) -> str:
+        lost = f"The head of the Ray cluster at '{self._address}' does not answer any more: start the cluster again"
+        return "; then ".join(filter(None, (lost, self._then())))
 
     def _watch(self) -> None:
         """Knock at the head's port, and interrupt the main thread once it has been closed for too long."""
@@ -74,8 +83,16 @@ class Lifeline:
             elif time.monotonic() - self._answered > self._patience:
                 self.is_lost = True
                 if self._interrupts:
-                    _thread.interrupt_main()
+                    self._interrupt()
                 return
+
+    def _interrupt(self) -> None:
+        _thread.interrupt_main()
+        if not self._ended.wait(_GRACE):
+            # a progress display may have hidden the cursor
+            shown = "\033[?25h" if sys.stderr.isatty() else ""
+            print(f"{shown}Error: {self._sentence()}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     def _answers(self) -> bool:
         try:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -39,10 +39,11 @@ _RAYLETS = r"^A worker died|^Raylet is terminated|marked dead because|Workers? \
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig) -> Iterator[None]:
+def ray_session(cluster: ClusterConfig, then: Callable[[], str] = str) -> Iterator[None]:
     """Join the cluster at ``cluster.address`` (or $RAY_ADDRESS), or start a local one; leave it at the end.
 
-    A Ray that the caller has already initialised is used and left running.
+    A Ray that the caller has already initialised is used and left running. ``then`` tells a user whose cluster was
+    lost how to go on, as "continue with ...".
 
     Raises:
         ClusterError: nothing answers at the address.
@@ -70,7 +71,7 @@ def ray_session(cluster: ClusterConfig) -> Iterator[None]:
             f"Cannot join the Ray cluster at '{address}' ({problem}): correct cluster.address or leave it out"
         ) from error
     _silence_raylets()
-    lifeline = Lifeline()
+    lifeline = Lifeline(then)
     try:
         with lifeline:
             yield

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from cluster.lifeline import LostHeadError
 from cluster.session import ray_session, trials_at_a_time
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError, StorageError
@@ -139,13 +138,11 @@ class _Session:
 
     def start_on_cluster(self) -> SearchResult:
         """Join the cluster, or start one, and run the trials that are missing."""
-        try:
-            with ray_session(self._config.cluster):
-                return self.start()
-        except LostHeadError as error:
-            if not self._run.study_file.is_file():
-                raise
-            raise LostHeadError(f"{error}; then continue with --resume {self._run.place}") from error
+        with ray_session(self._config.cluster, self._how_to_go_on):
+            return self.start()
+
+    def _how_to_go_on(self) -> str:
+        return f"continue with --resume {self._run.place}" if self._run.study_file.is_file() else ""
 
     def start(self) -> SearchResult:
         """Run the trials that are missing, inside a Ray session."""
@@ -279,7 +276,7 @@ class _Session:
                     judging=judging,
                 )
         except StorageError as error:
-            raise StorageError(f"{error}; then continue with --resume {self._run.place}") from error
+            raise StorageError("; then ".join(filter(None, (str(error), self._how_to_go_on())))) from error
 
     @contextmanager
     def _judging(self) -> Iterator[Judging | None]:

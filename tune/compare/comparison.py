@@ -142,7 +142,7 @@ class _Session:
             is_new = not self._home.config_file.is_file()
             if not is_new:
                 stack.enter_context(self._home.lock())
-            stack.enter_context(ray_session(self._shared.cluster))
+            stack.enter_context(ray_session(self._shared.cluster, self._how_to_go_on))
             prepared = self._prepare()
             if is_new:
                 self._home.create()
@@ -155,12 +155,14 @@ class _Session:
                 found = [self._run_again(name, searches[name], trials[name], prepared) for name in self._configs]
             except StorageError as error:
                 sentence = str(error).partition("; then continue")[0]
-                mend = f"then continue with ofmu compare --resume {self._home.path}"
-                raise StorageError(f"{sentence}; {mend}") from error
+                raise StorageError(f"{sentence}; then {self._how_to_go_on()}") from error
             shutil.rmtree(self._home.path / "ray", ignore_errors=True)
             shared = self._what_all_share(list(searches.values()))
             summary = summarise(found, shared, self._settings, self._home.command())
             return ComparisonResult(self._home.path, summary)
+
+    def _how_to_go_on(self) -> str:
+        return f"continue with ofmu compare --resume {self._home.path}"
 
     def _prepare(self) -> Prepared | None:
         """Make target and reference once; the searches then find them in the cache."""

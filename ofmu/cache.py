@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from ofmu.errors import StorageError
-from ofmu.files import file_hash
+from ofmu.files import file_hash, sync
 
 MANIFEST = "complete.json"
 MODEL_FILES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
@@ -68,6 +68,36 @@ class Cache:
             return Entry(entry, self._make(entry, parts, build), made=True)
         finally:
             lock.release()
+
+    def adopt(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path | None:
+        """Return the entry's directory, of which ``fill(directory)`` makes a copy where there is no sound one.
+
+        None where the copy is not sound: it has no manifest, or a file that does not match it.
+
+        Raises:
+            StorageError: the cache cannot be written, or the disk is full.
+        """
+        folder = self.root / kind
+        entry, partial = folder / key, folder / f".{key}.partial"
+        if read_manifest(entry) is not None:
+            return entry
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{key}.lock"):
+                if read_manifest(entry) is not None:
+                    return entry
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                try:
+                    fill(partial)
+                    if read_manifest(partial) is None:
+                        return None
+                    shutil.rmtree(entry, ignore_errors=True)
+                    partial.rename(entry)
+                    sync(folder)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+        return entry
 
     def _make(
         self, entry: Path, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
@@ -146,12 +176,3 @@ def read_manifest(directory: Path) -> dict[str, float] | None:
         return dict(manifest["cost"]) if sound else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def sync(path: Path) -> None:
-    """Flush a file or directory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

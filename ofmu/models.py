@@ -21,10 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ofmu.cache import sync
 from ofmu.config import ScratchModelConfig
 from ofmu.errors import ModelError
-from ofmu.files import storage_errors
+from ofmu.files import storage_errors, sync
 from ofmu.hub import hub_reason
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"

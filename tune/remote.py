@@ -10,23 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.lease import LOCK, Lease
 from cluster.storage import Mirror, below, stamp_of
-from ofmu.cache import cache_root
+from ofmu.cache import Cache, cache_root
 from ofmu.config_io import read_mapping
-from ofmu.errors import PrunedError, RunError, StorageError
+from ofmu.errors import PrunedError, StorageError
 from ofmu.files import storage_errors, write_json
+from tune.prepared import fetch_prepared
 from tune.study import finite_only, read_metrics
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from ofmu.config import UnlearnConfig
-    from ofmu.reference import Prepared
     from tune.trial import Executor
 
 STUDY = "study.db"
@@ -224,58 +223,11 @@ class RemoteTrials:
             _empty(mirror.local)
 
     def _local(self, prepared: Any) -> Any:
-        return prepared if prepared is None else fetch_prepared(prepared, self._uri)
-
-
-_PREPARED = ("target", "target_scores", "reference_scores")
-
-
-def share_prepared(prepared: Prepared, uri: str) -> None:
-    """Copy to the URI what trials on other nodes load; what is there already is not copied again."""
-    mirror = Mirror(uri, Path("/"))
-    there = set(mirror.files("prepared"))
-    for name in _PREPARED:
-        place = getattr(prepared, name)
-        if place is None:
-            continue
-        files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-        for path in files:
-            remote = f"prepared/{name}/{path.relative_to(place.parent if place.is_file() else place).as_posix()}"
-            if remote not in there:
-                mirror.push_file(remote, path)
-
-
-def fetch_prepared(prepared: Prepared, uri: str) -> Prepared:
-    """Return ``prepared`` with paths that this node has: those of the driver where they exist, else copies.
-
-    Raises:
-        RunError: neither this node nor the URI has one.
-    """
-    found: dict[str, Any] = {}
-    for name in _PREPARED:
-        place = getattr(prepared, name)
-        if place is not None and not place.exists():
-            found[name] = _fetched(name, place, uri)
-    return replace(prepared, **found) if found else prepared
-
-
-def _fetched(name: str, place: Path, uri: str) -> Path:
-    from filelock import FileLock
-
-    root = folder_of(uri, "prepared")
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{name}.lock"):
-        mirror = Mirror(uri, root / "partial")
-        files = mirror.files(f"prepared/{name}")
-        if not files:
-            raise RunError(f"{place} is neither on this node nor in the run directory: resume the search")
-        whole = root / name
-        if not whole.exists():
-            shutil.rmtree(mirror.local, ignore_errors=True)
-            mirror.pull(files)
-            (mirror.local / "prepared" / name).rename(whole)
-    only = files[0].removeprefix(f"prepared/{name}/")
-    return whole / only if place.suffix == ".json" and len(files) == 1 else whole
+        return (
+            prepared
+            if prepared is None
+            else fetch_prepared(prepared, self._uri, Cache(folder_of(self._uri, "prepared")))
+        )
 
 
 def _empty(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from cluster.session import ray_session, trials_at_a_time
+from ofmu.cache import Cache, cache_root
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
@@ -23,8 +24,9 @@ from tune.gauges import SearchGauges
 from tune.launch import run_trials
 from tune.listeners import Audience, Callback
 from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
+from tune.prepared import fetch_into_cache, share_prepared
 from tune.progress import Progress
-from tune.remote import RemoteTrials, share_prepared
+from tune.remote import RemoteTrials
 from tune.report import write_picture, write_tables
 from tune.result import SearchResult
 from tune.rundir import RunDirectory
@@ -214,6 +216,8 @@ class _Session:
         from ofmu.reference import prepare
 
         quiet_libraries()
+        if self._run.uri is not None and self._run.study_file.is_file():
+            fetch_into_cache(self._run.uri, Cache(cache_root(self._config.unlearn.cache_dir)))
 
         self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
         self._audience.on_prepare({"event": "start"})

@@ -59,6 +59,11 @@ def ofmu(machine: Path, ray_folder: Path, *arguments: str) -> subprocess.Popen[s
     )
 
 
+def made_in(cache: Path) -> dict[str, str]:
+    """Return the manifest of each prepared model of a cache: making it again would take other seconds."""
+    return {path.parent.name: path.read_text() for path in cache.glob("models/*/complete.json")}
+
+
 def finished(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
@@ -81,7 +86,9 @@ def test_a_search_in_a_bucket_is_killed_and_ends_on_another_machine(
     first.send_signal(signal.SIGKILL)
     first.communicate()
 
+    made = made_in(tmp_path / "one")
     output = finished(ofmu(tmp_path / "two", ray_folder, "search", "--resume", uri))
+    assert made_in(tmp_path / "two") == made, "what the first machine has prepared was fetched, not made again"
     assert f"ofmu export s3://bucket/killed/run?{options}" in output
     summary = json.loads(bucket.read("search.json"))
     assert (summary["complete"], summary["failed"]) == (4, 0)

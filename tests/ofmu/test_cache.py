@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -134,3 +135,31 @@ def test_a_model_s_hashes_leave_out_what_is_no_part_of_it(tmp_path: Path) -> Non
     assert model_hashes(tmp_path) == before
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert model_hashes(tmp_path) != before
+
+
+def test_an_entry_from_elsewhere_is_adopted_once_and_found_by_its_parts(tmp_path: Path) -> None:
+    build = Builder()
+    made = Cache(tmp_path / "there").get_or_make("models", PARTS, build).path
+    here, copies = Cache(tmp_path / "here"), []
+
+    def copy(directory: Path) -> None:
+        shutil.copytree(made, directory, dirs_exist_ok=True)
+        copies.append(directory)
+
+    adopted = [here.adopt("models", made.name, copy) for _ in range(2)]
+    assert adopted == [tmp_path / "here" / "models" / made.name] * 2
+    assert len(copies) == 1
+    assert not here.get_or_make("models", PARTS, build).made
+
+
+@pytest.mark.parametrize("lost", ["weights.bin", MANIFEST])
+def test_a_copy_that_is_not_whole_is_not_adopted(tmp_path: Path, lost: str) -> None:
+    made = Cache(tmp_path / "there").get_or_make("models", PARTS, Builder()).path
+
+    def copy(directory: Path) -> None:
+        shutil.copytree(made, directory, dirs_exist_ok=True)
+        (directory / lost).unlink()
+
+    here = Cache(tmp_path / "here")
+    assert here.adopt("models", made.name, copy) is None
+    assert not [path for path in (here.root / "models").iterdir() if path.is_dir()]

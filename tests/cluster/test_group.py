@@ -118,7 +118,7 @@ def workers(ray_folder: Path) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("stage", [3, 2])
+@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=pytest.mark.long)])
 def test_a_warm_trial_equals_a_cold_one(stage, warm, cold, ray_folder, tiny_mapping, prepared, tmp_path):
     before = workers(ray_folder)
     warm(other(tiny_mapping, stage), TWO, tmp_path / "first", prepared)
@@ -157,6 +157,7 @@ def one_killed(pair: set[int], trial: Path) -> Iterator[None]:
     killer.join()
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_one_restart(warm, cold, ray_folder, tiny_mapping, prepared, tmp_path):
     warm(other(tiny_mapping, 2), TWO, tmp_path / "first", prepared)
     pair = workers(ray_folder)

@@ -79,6 +79,7 @@ def kill_a_worker_after(history: Path, steps: int, killed: list[int], ray_folder
             return
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(400)
 def test_a_killed_worker_and_a_damaged_checkpoint_cost_no_result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -115,10 +116,45 @@ class GlimpsingSampler(BaseSampler):  # type: ignore[misc]  # mypy is told nothi
     def _of(self, study: optuna.Study) -> optuna.Study:
         """Return the study as the sampler is to see it while it draws one trial."""
         if self._shown is None:
-            finished = study.get_trials(deepcopy=False, states=LEARNT_FROM)
-            few = len(finished) <= self._bound
-            self._shown = study if few else _Glimpse(study, finished, self._bound)
+            history = _HISTORIES.setdefault(study._storage, {}).setdefault(study._study_id, _History())
+            trials = study.get_trials(deepcopy=False)
+            history.read(study, trials)
+            few = len(history.numbers) <= self._bound
+            self._shown = study if few else _Glimpse(study, history.glimpse(trials, self._bound))
         return self._shown
+
+
+class _History:
+    """The costs of a study's finished trials, each read once: ten thousand are not read anew for every trial."""
+
+    def __init__(self) -> None:
+        self.numbers: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        """Numbers of the trials that are learnt from, in order."""
+        self._costs: Points = np.empty((0, 0))
+        self._read, self._open = 0, list[int]()
+
+    def read(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+        """Take in what has finished since the last time; ``trials`` are all of the study's, by number."""
+        signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
+        looked_at = [trials[number] for number in (*self._open, *range(self._read, len(trials)))]
+        self._read, self._open = len(trials), [trial.number for trial in looked_at if not trial.state.is_finished()]
+        new = [trial for trial in looked_at if trial.state in LEARNT_FROM]
+        if not new:
+            return
+        nothing = [np.nan] * len(signs)
+        costs = np.array([trial.values or nothing for trial in new], dtype=float) * signs
+        numbers = np.append(self.numbers, [trial.number for trial in new])
+        order = np.argsort(numbers)
+        self.numbers = numbers[order]
+        self._costs = np.concatenate((self._costs.reshape(-1, len(signs)), costs))[order]
+
+    def glimpse(self, trials: Sequence[FrozenTrial], bound: int) -> list[FrozenTrial]:
+        """Return the trials that are shown, in order."""
+        return [trials[self.numbers[index]] for index in glimpse(self._costs, bound)]
+
+
+_HISTORIES: WeakKeyDictionary[optuna.storages.BaseStorage, dict[int, _History]] = WeakKeyDictionary()
+"""By storage and study, since a sampler is made for every trial."""
 
 
 class _Glimpse(optuna.Study):  # type: ignore[misc]  # mypy is told nothing of Optuna
@@ -127,12 +163,9 @@ class _Glimpse(optuna.Study):  # type: ignore[misc]  # mypy is told nothing of O
     As Optuna's own Hyperband does it, whose samplers see one bracket's trials.
     """
 
-    def __init__(self, study: optuna.Study, finished: Sequence[FrozenTrial], bound: int) -> None:
+    def __init__(self, study: optuna.Study, finished: Sequence[FrozenTrial]) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
-        nothing = [np.nan] * len(signs)
-        costs = np.array([trial.values or nothing for trial in finished], dtype=float) * signs
-        self._finished = [finished[index] for index in glimpse(costs, bound)]
+        self._finished = finished
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

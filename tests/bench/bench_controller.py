@@ -44,7 +44,7 @@ from tune.search import _Session
 from tune.study import StudySearcher, open_study, storage_url
 from tune.view import SearchView
 
-TRIALS = 50
+TRIALS = 200
 Drawn = tuple[FrozenTrial, dict[str, Any], dict[str, float]]
 DIMENSIONS = ("penalty_weight", "similarity_weight", "similarity_threshold", "forget_level", "inner_lr", "outer_lr")
 

@@ -7,7 +7,9 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
+from tune import glimpse as glimpse_module
 from tune.glimpse import GlimpsingSampler, best, glimpse
 from tune.pareto import front_mask
 
@@ -83,3 +85,27 @@ def test_up_to_the_bound_suggestions_are_bit_for_bit_the_samplers_own():
     # Sixteen finished trials are all shown, and the nineteenth trial is the first to follow more.
     assert cut[:18] == plain[:18]
     assert cut != plain
+
+
+def test_a_history_that_is_read_on_is_the_one_that_is_read_anew():
+    def search(*, anew: bool) -> list[dict[str, Any]]:
+        study = optuna.create_study(directions=["minimize", "maximize"])
+        live: list[optuna.Trial] = []
+        drawn, chance = [], np.random.default_rng(4)
+        for number in range(60):
+            if anew:
+                glimpse_module._HISTORIES.clear()
+            study.sampler = GlimpsingSampler(optuna.samplers.TPESampler(seed=number, n_startup_trials=4), 12)
+            live.append(study.ask())
+            x, y = (live[-1].suggest_float(name, 0, 1) for name in "xy")
+            drawn.append({"x": x, "y": y})
+            while len(live) > 3:
+                trial = live.pop(int(chance.integers(len(live))))
+                end = chance.choice(["complete", "complete", "complete", "pruned", "fail"])
+                if end == "complete":
+                    study.tell(trial, [trial.params["x"], trial.params["y"]])
+                else:
+                    study.tell(trial, state=TrialState.PRUNED if end == "pruned" else TrialState.FAIL)
+        return drawn
+
+    assert search(anew=False) == search(anew=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 import ray
+from ray.util.client import ray as ray_client
 
 from ofmu.errors import ClusterError
 
@@ -34,7 +35,8 @@ class Lifeline:
     GCS fault tolerance does, and then aborts the process. This gives it half of that. Once the head is lost, Ray is
     of no use to this process any more and must not be shut down: it would wait for the head, and abort.
 
-    ``then`` says how to go on, after a verb in the imperative. A block that hangs in Ray, out of an exception's reach,
+    A head whose port this process does not reach from the start, as through Ray Client, is not watched. ``then`` says
+    how to go on, after a verb in the imperative. A block that hangs in Ray, out of an exception's reach,
     is ended with the process.
 
     Raises:
@@ -42,9 +44,7 @@ class Lifeline:
     """
 
     def __init__(self, then: Callable[[], str] = str) -> None:
-        self._address = ray.get_runtime_context().gcs_address
-        host, _, port = self._address.rpartition(":")
-        self._target = host.strip("[]"), int(port)
+        self._address = "" if ray_client.is_connected() else str(ray.get_runtime_context().gcs_address)
         self._patience = _SHARE * float(os.environ.get(_RAYS_PATIENCE, _RAYS_OWN_PATIENCE))
         self._answered = time.monotonic()
         self._then = then
@@ -54,7 +54,7 @@ class Lifeline:
         """Whether the head has been gone for too long."""
 
     def __enter__(self) -> Lifeline:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and self._answers():
             threading.Thread(target=self._watch, name="watch over the head", daemon=True).start()
         else:
             self._ended.set()
@@ -95,8 +95,9 @@ class Lifeline:
             os._exit(1)
 
     def _answers(self) -> bool:
+        host, _, port = self._address.rpartition(":")
         try:
-            socket.create_connection(self._target, timeout=_PAUSE).close()
-        except OSError:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PAUSE).close()
+        except (OSError, ValueError):
             return False
         return True

@@ -149,8 +149,9 @@ def _sizes(root: Path, excludes: Sequence[str]) -> dict[str, int]:
         if path.is_file():
             found[path.relative_to(root).as_posix()] = path.stat().st_size
 
-    # Ray names every .gitignore and every large file that it meets
-    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
+    # Ray names every .gitignore, every large file and every folder of its own choice that it leaves out
+    for name in ("packaging", "working_dir"):
+        logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
     ignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
     _dir_travel(root, [_get_excludes(root, list(excludes))], note, include_gitignore=ignore)
     return found

@@ -157,7 +157,9 @@ class SearchResult:
         if not str(choice).isdecimal() or int(choice) not in complete:
             self.require_front()
             front = ", ".join(str(number) for number in self.front["trial"])
-            raise RunError(f"'{choice}' is no complete trial of {self.place}: valid picks are knee and {front}")
+            raise RunError(
+                f"'{choice}' is no complete trial of {self.place}: pick knee, or one of the front's, {front}"
+            )
         return self._point(int(choice))
 
     def plot(self, path: str | Path | None = None) -> Figure:

@@ -10,10 +10,9 @@ near its end: with two objectives they lie apart *along* the trade-off, hardly a
 tells nothing about the quality of either. And a trial that ends before a rung's cost is never judged, so that each
 rung holds another mixture of trials. At equal fraction all have gone the same part of their way, every trial meets
 every rung, and a stopped one gives back the same share of its own cost.
-On the real curves of ``tests/bench/quickstart_curves.csv``, random search with rungs at fractions reaches a full
-search's hypervolume at .72 of its gradient evaluations, and with rungs at the same shares of the dearest trial's cost
-mostly never. A caller who wants an absolute resource after all passes it as ``round``, and its largest value as
-``total`` for every trial.
+On real curves of an earlier quickstart, random search with rungs at fractions reached a full search's hypervolume at
+.72 of its gradient evaluations, and with rungs at the same shares of the dearest trial's cost mostly never. A caller
+who wants an absolute resource after all passes it as ``round``, and its largest value as ``total`` for every trial.
 """
 
 from __future__ import annotations

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _SHARE_OF_TABLES, _BURST_OF_TABLES = 0.02, 1.0
 """The share of a search's time that writing its tables may take, and the seconds of it that may come at once."""
 
+_KNOWN_FROM = 0.3
+"""The mean probability of the forget answers (to the power of 1/tokens) from which a target is said to know them."""
+
 
 class ParetoSearch:
     """A search for the Pareto front of two or three objectives.
@@ -235,6 +238,7 @@ class _Session:
 
         functions = self._config.unlearn.evaluation.functions
         given = stored_metrics(self._config.data.kind, prepared.target_scores, prepared.reference_scores, functions)
+        self._warn_of_ignorance(given.values.get("forget_probability"))
         for name in self._config.objectives:
             if name in COSTS or given.values.get(name) is not None:
                 continue
@@ -247,6 +251,15 @@ class _Session:
             warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
             search = self._config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
             self._config = self._config.model_copy(update={"search": search})
+
+    def _warn_of_ignorance(self, probability: float | None) -> None:
+        """Say so where the target that was trained here does not know what it is to forget."""
+        if probability is not None and probability < _KNOWN_FROM and not self._config.model.is_target:
+            warnings.warn(
+                f"the target hardly knows the rows that it is to forget (forget_probability {probability:.2f} before "
+                "any unlearning), so that little can be found out on it: raise training.epochs",
+                stacklevel=2,
+            )
 
     def _head_start(self, prepared: Prepared | None) -> HeadStart | None:
         """Return what earlier searches give to this one; None where they give nothing, or it has that already."""

@@ -4,7 +4,7 @@
     python tests/bench/bench_rungs.py --table tests/bench/quickstart_curves.csv
     python tests/bench/bench_rungs.py --table lcdb_819.csv lcdb_953.csv --objectives accuracy:max log_loss:min
 
-``quickstart_curves.csv`` holds 114 real trials of the quickstart, made by ``make_curves.py``, numbers rounded to six
+``quickstart_curves.csv`` holds 120 real trials of the quickstart, made by ``make_curves.py``, numbers rounded to six
 digits; their settings are in ``quickstart_settings.csv``. ``make_lcdb.py`` makes tables of a public benchmark's curves.
 Any other in the form that :func:`tune.curves.read_curves` reads will do.
 
@@ -22,10 +22,9 @@ and their share in its lower half; as a yardstick, the ratio of an oracle that r
 past it only those that will be on the front of the trials drawn so far.
 
 Medians of ten seeds with the default settings: LCDB's 819, 953, 1489 and 41972 .33, .22, .33, .29; the quickstart's
-table .93, .76, .72 for full searches of 20, 38 and 57 trials (at .99 of the mark .67, .57, .53). There the oracle needs
-.47 at 38 trials, its first rung at 1/8: so many of the first few trials are on the front when they are drawn. And the
-quickstart's rungs tell little: 15 to 23% of the final front's members lie in the lower half of their rung, wherever it
-stands up to 1/2 of the rounds; on LCDB none do.
+table never for full searches of 20, 40 and 57 trials, and with a first rung at 1/4 and a reduction factor of 3 1.02,
+1.00 and never. There the rungs tell little: 31% of the final front's members lie in the lower half of their rung at 1/8
+of the rounds, 4% at 1/4, where an oracle would still spend .46; on LCDB none do.
 """
 
 from __future__ import annotations

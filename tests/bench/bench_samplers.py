@@ -5,7 +5,7 @@
     python tests/bench/bench_samplers.py --problems quickstart --samplers random tpe
 
 ``quickstart`` is a surrogate: a random forest (scikit-learn, fixed seed) fitted to the settings and final objectives of
-the 114 real trials in ``quickstart_settings.csv``, those whose curves are in ``quickstart_curves.csv``.
+the 120 real trials in ``quickstart_settings.csv``, those whose curves are in ``quickstart_curves.csv``.
 
 For each problem and seed, random search runs TRIALS trials; its hypervolume is the mark. Each sampler, as a search
 makes it, then runs until it reaches the mark, one trial at a time and with four in flight. A ratio is the trials it
@@ -91,7 +91,7 @@ def forest() -> RandomForestRegressor:
 
 
 def quickstart(x: Sequence[float]) -> Objectives:
-    """Return what the surrogate makes of the quickstart's seven settings."""
+    """Return what the surrogate makes of the quickstart's eight settings."""
     ks_statistic, lost = forest().predict([list(x)])[0]
     return float(ks_statistic), float(lost)
 
@@ -113,7 +113,7 @@ def problems(dimensions: int) -> dict[str, Problem]:
         "ZDT3": Problem(zdt3, dimensions, (1.0, 10.0)),
         "DTLZ2": Problem(dtlz2, dimensions, (1 + (dimensions - 1) / 4,) * 2),
         "synthetic": Problem(synthetic, len(SYNTHETIC_SETTINGS), (1.0, 1.0)),
-        "quickstart": Problem(quickstart, 7, (1.0, 1.0)),
+        "quickstart": Problem(quickstart, 8, (1.0, 1.0)),
     }
 
 

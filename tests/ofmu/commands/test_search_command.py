@@ -128,7 +128,9 @@ def test_export_gives_a_model_that_loads(finished, tmp_path):
     assert all((a == b).all() for a, b in zip(model.parameters(), kept.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("pick", "words"), [("9", "no complete trial"), ("best", "valid picks are knee and 3, 2, 0")])
+@pytest.mark.parametrize(
+    ("pick", "words"), [("9", "no complete trial"), ("best", "pick knee, or one of the front's, 3, 2, 0")]
+)
 def test_export_of_an_unknown_trial_is_refused(finished, tmp_path, pick, words):
     arguments = [str(finished.path), "--pick", pick, "--output", str(tmp_path / "model")]
     error = CliRunner().invoke(export_command, arguments).exception

@@ -3,6 +3,7 @@ touches DeepSpeed's insides."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import warnings
@@ -64,6 +65,11 @@ class DeepSpeedEngine(Engine):
             deepspeed.comm.destroy_process_group()
 
 
+def _leave_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _forget_module(module: nn.Module) -> None:
     """Take a closed stage-3 engine out of DeepSpeed 0.19's globals, which would keep all of it for ever.
 
@@ -116,6 +122,10 @@ def join_process_group(device: torch.device) -> bool:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group(backend)
+        if backend == "gloo":
+            # A group that is still there when the interpreter goes may abort a process that has done its work: Gloo's
+            # threads outlive what they use ("terminate called without an active exception").
+            atexit.register(_leave_process_group)
         return False
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in alone.items():

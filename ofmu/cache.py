@@ -50,24 +50,17 @@ class Cache:
         Raises:
             StorageError: the cache cannot be written, or the disk is full.
         """
-        key = content_key(parts)
-        folder = self.root / kind
-        entry = folder / key
-        cost = read_manifest(entry)
-        if cost is not None:
-            return Entry(entry, cost, made=False)
-        lock = FileLock(folder / f".{key}.lock")
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        try:
-            # Another process may have made it while this one waited.
-            cost = read_manifest(entry)
-            if cost is not None:
-                return Entry(entry, cost, made=False)
-            return Entry(entry, self._make(entry, parts, build), made=True)
-        finally:
-            lock.release()
+        entry = self.root / kind / content_key(parts)
+
+        def make(directory: Path) -> Mapping[str, float]:
+            cost = dict(build(directory))
+            with self._writing():
+                write_manifest(directory, cost, parts)
+            return cost
+
+        cost, made = self._get(entry, make)
+        assert cost is not None
+        return Entry(entry, cost, made)
 
     def adopt(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path | None:
         """Return the entry's directory, of which ``fill(directory)`` makes a copy where there is no sound one.
@@ -77,31 +70,35 @@ class Cache:
         Raises:
             StorageError: the cache cannot be written, or the disk is full.
         """
-        folder = self.root / kind
-        entry, partial = folder / key, folder / f".{key}.partial"
-        if read_manifest(entry) is not None:
-            return entry
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{key}.lock"):
-                if read_manifest(entry) is not None:
-                    return entry
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                try:
-                    fill(partial)
-                    if read_manifest(partial) is None:
-                        return None
-                    shutil.rmtree(entry, ignore_errors=True)
-                    partial.rename(entry)
-                    sync(folder)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
-        return entry
+        entry = self.root / kind / key
 
-    def _make(
-        self, entry: Path, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
-    ) -> dict[str, float]:
+        def copy(directory: Path) -> Mapping[str, float] | None:
+            with self._writing():
+                fill(directory)
+            return read_manifest(directory)
+
+        return None if self._get(entry, copy)[0] is None else entry
+
+    def _get(
+        self, entry: Path, make: Callable[[Path], Mapping[str, float] | None]
+    ) -> tuple[Mapping[str, float] | None, bool]:
+        """Return the cost of a sound entry and whether ``make`` made it just now; no cost where it made none."""
+        cost = read_manifest(entry)
+        if cost is not None:
+            return cost, False
+        lock = FileLock(entry.with_name(f".{entry.name}.lock"))
+        with self._writing():
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            # Another process may have made it while this one waited.
+            cost = read_manifest(entry)
+            return (cost, False) if cost is not None else (self._place(entry, make), True)
+        finally:
+            lock.release()
+
+    def _place(self, entry: Path, make: Callable[[Path], Mapping[str, float] | None]) -> Mapping[str, float] | None:
+        """Let ``make`` fill a sibling of the entry, which then takes its place unless None is returned."""
         partial = entry.with_name(f".{entry.name}.partial")
         with self._writing():
             if entry.exists():
@@ -111,11 +108,11 @@ class Cache:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         try:
-            cost = dict(build(partial))
-            with self._writing():
-                write_manifest(partial, cost, parts)
-                partial.rename(entry)
-                sync(entry.parent)
+            cost = make(partial)
+            if cost is not None:
+                with self._writing():
+                    partial.rename(entry)
+                    sync(entry.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return cost

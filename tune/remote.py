@@ -26,6 +26,7 @@ from tune.study import finite_only, read_metrics
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from ofmu.config import UnlearnConfig
+    from ofmu.reference import Prepared
     from tune.trial import Executor
 
 STUDY = "study.db"
@@ -174,6 +175,8 @@ class RemoteTrials:
 
     def __init__(self, executor: Executor, uri: str) -> None:
         self._executor, self._uri = executor, uri
+        self._fetched: Prepared | None = None
+        """What this process has fetched: all trials of a search start from the same, and it is hashed when fetched."""
 
     def __call__(
         self, config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Any, **further: Any

@@ -3,7 +3,6 @@ touches DeepSpeed's insides."""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import warnings
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
 
 from ofmu.config import EngineConfig
 from ofmu.engine.base import Engine
+from ofmu.engine.process_group import join_process_group
 from ofmu.ledger import Ledger
 from ofmu.vectors import VectorSpace, WholeVectors
 
@@ -65,11 +64,6 @@ class DeepSpeedEngine(Engine):
             deepspeed.comm.destroy_process_group()
 
 
-def _leave_process_group() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def _forget_module(module: nn.Module) -> None:
     """Take a closed stage-3 engine out of DeepSpeed 0.19's globals, which would keep all of it for ever.
 
@@ -110,28 +104,6 @@ def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
             # without it gradients would be rounded to bf16 between micro-batches; stage 1 refuses the pair
             result["data_types"] = {"grad_accum_dtype": "fp32"}
     return result
-
-
-def join_process_group(device: torch.device) -> bool:
-    """Use the process group that the launcher made, join torchrun's, or make a group of one.
-
-    A group of one lives in memory and opens no port. Returns whether one was made.
-    """
-    if dist.is_initialized():
-        return False
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group(backend)
-        if backend == "gloo":
-            # A group that is still there when the interpreter goes may abort a process that has done its work: Gloo's
-            # threads outlive what they use ("terminate called without an active exception").
-            atexit.register(_leave_process_group)
-        return False
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
-    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    return True
 
 
 def _import_deepspeed(device: torch.device) -> Any:

@@ -25,6 +25,7 @@ from ofmu.config import ScratchModelConfig
 from ofmu.errors import ModelError
 from ofmu.files import storage_errors, sync
 from ofmu.hub import hub_reason
+from ofmu.model_files import check_model_directory
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -96,7 +97,7 @@ def load_model(
     Raises:
         ModelError: the directory is missing, holds no model or no safetensors, or the hub does not answer.
     """
-    _check_directory(path)
+    check_model_directory(path)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         _switch_dropout_off(config)
@@ -119,7 +120,7 @@ def local_directory(path: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: there is no such directory, or the hub has no such model.
     """
-    _check_directory(path)
+    check_model_directory(path)
     if Path(path).is_dir():
         return Path(path)
     from huggingface_hub import snapshot_download
@@ -201,23 +202,6 @@ def _put_in_place(partial: Path, target: Path) -> None:
         if not target.exists():
             (old / target.name).rename(target)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_directory(path: str | Path) -> None:
-    folder = Path(path)
-    if not folder.is_dir():
-        if folder.exists():
-            raise ModelError(f"The model {path} is a file: name the directory that holds it")
-        if isinstance(path, Path) or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-            raise ModelError(f"There is no model directory {path}: check the path, or give a hub name")
-        return
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"The directory {path} is no model, since it has no config.json: name a saved model")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"The model directory {path} has no *.safetensors weights: save the model with safetensors, "
-            "the only format that is loaded since it cannot run code"
-        )
 
 
 def _load_sentence(path: str | Path, error: Exception) -> str:

@@ -17,6 +17,7 @@ from ofmu.cache import Cache, cache_root
 from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError, StorageError
 from ofmu.files import write_json
+from ofmu.lookahead import look_ahead
 from tune.book import Allowance, Book
 from tune.config import SearchConfig, search_config
 from tune.ended import ended_trial
@@ -143,6 +144,8 @@ class _Session:
 
     def start_on_cluster(self) -> SearchResult:
         """Join the cluster, or start one, and run the trials that are missing."""
+        if self._executor is None:
+            look_ahead(self._config.unlearn)
         with ray_session(self._config.cluster, self._how_to_go_on):
             return self.start()
 

@@ -17,10 +17,13 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
     CONFIG is a YAML file or a preset's name (default: quickstart).
     """
     from ofmu.evaluation.origin import read_run_config
+    from ofmu.lookahead import look_ahead
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
     settings = read_run_config(config, overrides)
+
+    look_ahead(settings)
 
     # Imported after the settings are known to be sound: it takes seconds.
     from ofmu.reference import prepare

@@ -54,11 +54,13 @@ def _is_first_process() -> bool:
 
 def _run(settings: Any, output: Path) -> None:
     from ofmu.config import UnlearnConfig
+    from ofmu.lookahead import look_ahead
     from ofmu.quiet import quiet_libraries
 
-    quiet_libraries()
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
     config = UnlearnConfig.model_validate(shared)
+    look_ahead(config)
+    quiet_libraries()
     if settings.cluster.num_workers > 0:
         from cluster.train import train
 

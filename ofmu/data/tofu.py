@@ -71,11 +71,17 @@ def _author_counts(config: DataConfig, forget_rows: int, retain_rows: int) -> tu
     return forgotten * ROWS_PER_AUTHOR, kept * ROWS_PER_AUTHOR
 
 
+def may_be_on_the_hub(source: str) -> bool:
+    """Return whether a source has the form ``owner/name`` and is no directory of this machine."""
+    folder = Path(source).expanduser()
+    return not (folder.is_dir() or folder.is_absolute() or source.startswith((".", "~"))) and source.count("/") == 1
+
+
 def _reader(source: str) -> _Reader:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return lambda name: _rows(read_records(folder / f"{name}.json"), f"{folder / name}.json")
-    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+    if not may_be_on_the_hub(source):
         raise DataError(f"There is no TOFU directory {source}: set data.path to the folder that holds forget10.json")
     return lambda name: _rows(hub_records(source, name), f"{source} ({name})")
 

@@ -12,6 +12,7 @@ from cluster.session import ray_session
 from ofmu.config import UnlearnConfig
 from ofmu.config_io import validate
 from ofmu.errors import RunError, StorageError
+from ofmu.lookahead import look_ahead
 from ofmu.methods import method_class
 from tune.compare.analysis import MethodRuns, Setting, summarise
 from tune.compare.config import CompareSettings
@@ -138,6 +139,8 @@ class _Session:
         return result if is_whole and result.summary.seeds == self._seeds else None
 
     def _carry_out(self) -> ComparisonResult:
+        if self._executor is None:
+            look_ahead(self._shared.unlearn)
         with ExitStack() as stack:
             is_new = not self._home.config_file.is_file()
             if not is_new:

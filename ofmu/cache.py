@@ -62,6 +62,10 @@ class Cache:
         assert cost is not None
         return Entry(entry, cost, made)
 
+    def scores_file(self, key: str) -> Path:
+        """Return where the scores of the entry ``key`` lie."""
+        return self.root / "scores" / key / "scores.json"
+
     def adopt(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path | None:
         """Return the entry's directory, of which ``fill(directory)`` makes a copy where there is no sound one.
 

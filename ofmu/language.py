@@ -91,7 +91,7 @@ class LanguageTask:
     def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
         """Return the field's metrics, see :func:`ofmu.evaluation.metrics_of`, and those of the user's functions."""
         expected = None if reference is None else Scores.load(reference)
-        return with_functions(metrics_of(scores, expected), self._config.evaluation.functions, scores, expected)
+        return with_functions(metrics_of, self._config.evaluation.functions)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.

@@ -81,6 +81,16 @@ def prepare(config: UnlearnConfig, *, listener: Listener | None = None) -> Prepa
         return _preparation(config, listener).run()
 
 
+def find_target_scores(config: UnlearnConfig) -> Path | None:
+    """Return the cached scores of the target; None where it was not prepared.
+
+    Raises:
+        DataError: the data cannot be loaded.
+        ModelError: the target, or the base model, cannot be loaded.
+    """
+    return _look(config, lambda preparation: preparation.target()[1])
+
+
 def find_reference_scores(config: UnlearnConfig) -> Path | None:
     """Return the cached scores of the retrained reference; None where it was not prepared or is not asked for.
 
@@ -88,27 +98,24 @@ def find_reference_scores(config: UnlearnConfig) -> Path | None:
         DataError: the data cannot be loaded.
         ModelError: the base model cannot be loaded.
     """
-    preparation = _looking(config)
-    try:
-        return None if preparation is None else preparation.reference()[1]
-    except _NotCachedError:
-        return None
+    return _look(config, lambda preparation: preparation.reference()[1]) if _can_retrain(config) else None
 
 
 def find_retrained_model(config: UnlearnConfig) -> Path | None:
     """Return the cached directory of the retrained model; as :func:`find_reference_scores`."""
-    preparation = _looking(config)
+    return _look(config, lambda preparation: preparation.retrained()) if _can_retrain(config) else None
+
+
+def _can_retrain(config: UnlearnConfig) -> bool:
+    return config.reference.source == "retrain" and not (config.model.is_target and config.model.base is None)
+
+
+def _look(config: UnlearnConfig, part: Callable[[Preparation], Path]) -> Path | None:
+    """Return a part that the cache holds; None where it would have to be made."""
     try:
-        return None if preparation is None else preparation.retrained()
+        return part(_preparation(config, None, only_cached=True))
     except _NotCachedError:
         return None
-
-
-def _looking(config: UnlearnConfig) -> Preparation | None:
-    """Return a preparation that makes nothing; None where no retrained model is asked for."""
-    if config.reference.source != "retrain" or (config.model.is_target and config.model.base is None):
-        return None
-    return _preparation(config, None, only_cached=True)
 
 
 def _preparation(config: UnlearnConfig, listener: Listener | None, *, only_cached: bool = False) -> Preparation:
@@ -157,11 +164,7 @@ class Preparation(ABC):
         # A given reference comes first: if it does not fit, that is said before anything is trained.
         reference_scores = None if retrain_asked else self._given_reference()
         base = self._base() if retrain_asked or not config.model.is_target else None
-        if base is None or config.model.is_target:
-            target = local_directory(str(config.model.path), config.model.revision)
-        else:
-            target = self._train("target", base)
-        target_scores = self._score("target_scores", target)
+        target, target_scores = self.target(base)
         retrain: Path | None = None
         if retrain_asked:
             retrain, reference_scores = self.reference(base)
@@ -175,6 +178,15 @@ class Preparation(ABC):
             keys={part: entry.path.name for part, entry in self._entries.items()},
             made={part: entry.made for part, entry in self._entries.items()},
         )
+
+    def target(self, base: Path | None = None) -> tuple[Path, Path]:
+        """Return the target's directory and the file of its scores."""
+        model = self._config.model
+        if model.is_target:
+            target = local_directory(str(model.path), model.revision)
+        else:
+            target = self._train("target", base or self._base())
+        return target, self._score("target_scores", target)
 
     def reference(self, base: Path | None = None) -> tuple[Path, Path]:
         """Return the retrained model's directory and the file of its scores."""

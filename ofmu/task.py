@@ -78,11 +78,11 @@ def stored_metrics(kind: TaskKind, scores: Path, reference: Path | None, functio
 
         images = ImageScores.load(scores)
         retrained = None if reference is None else ImageScores.load(reference)
-        return with_functions(metrics_of_images(images, retrained), functions, images, retrained)
+        return with_functions(metrics_of_images, functions)(images, retrained)
     from ofmu.evaluation import Scores, metrics_of
 
     rows, expected = Scores.load(scores), None if reference is None else Scores.load(reference)
-    return with_functions(metrics_of(rows, expected), functions, rows, expected)
+    return with_functions(metrics_of, functions)(rows, expected)
 
 
 def load_task(config: UnlearnConfig, prepared: Prepared) -> Task[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,26 +72,38 @@ def _read_config(model: str, settings: Sequence[str]) -> UnlearnConfig:
 
 def show_report(report: Mapping[str, Any]) -> None:
     """Print what ``evaluate`` returned: a table on a terminal, plain lines elsewhere."""
-    rows = _table_rows(report)
+    columns, rows = _columns(report), _table_rows(report)
     if sys.stdout.isatty():
-        _print_table(report, rows)
+        _print_table(report, columns, rows)
     else:
-        width = max(len(name) for name, _, _ in rows)
-        for name, value, note in rows:
-            click.echo(f"{name:<{width}}  {value}{f'  ({note})' if note else ''}")
+        _print_lines(columns, rows)
     for line in _remarks(report):
         click.echo(line)
 
 
-def _table_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, value and note of each metric; those of sets that the data lacks share a remark below instead."""
+@dataclass(frozen=True)
+class _Row:
+    metric: str
+    numbers: tuple[str, ...]
+    """The model's, then those of the yardsticks."""
+    note: str
+
+
+def _columns(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the heads of the columns of numbers: the model's own, and what it is read against."""
+    return ("value", *report.get("yardsticks", {}))
+
+
+def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
+    """Return one row per metric; those of sets that the data lacks share a remark below instead."""
     values, notes = report["metrics"], dict(report["reasons"])
     names = [*_headlines(values), *(name for name in values if name not in HEADLINES)]
     zeros = [name for name in report["utility_components"] if values[name] == 0]
     if values.get("model_utility") == 0 and zeros:
         notes["model_utility"] = f"a harmonic mean is 0 where a part of it is, as here {' and '.join(zeros)}"
     shown = [name for name in names if name in HEADLINES or not _ABSENT_SET.fullmatch(notes.get(name, ""))]
-    return [(name, _number(values[name]), notes.get(name, "")) for name in shown]
+    sources = (values, *report.get("yardsticks", {}).values())
+    return [_Row(name, tuple(_number(each.get(name)) for each in sources), notes.get(name, "")) for name in shown]
 
 
 def _headlines(values: Mapping[str, Any]) -> list[str]:
@@ -144,20 +157,29 @@ def _what_differs(report: Mapping[str, Any]) -> str:
     )
 
 
-def _print_table(report: Mapping[str, Any], rows: Sequence[tuple[str, str, str]]) -> None:
+def _print_lines(columns: Sequence[str], rows: Sequence[_Row]) -> None:
+    width = max(len(row.metric) for row in rows)
+    head = [_Row("metric", tuple(columns), "")] if len(columns) > 1 else []
+    for row in (*head, *rows):
+        numbers = "  ".join(f"{number:<9}" for number in row.numbers).rstrip()
+        click.echo(f"{row.metric:<{width}}  {numbers}{f'  ({row.note})' if row.note else ''}")
+
+
+def _print_table(report: Mapping[str, Any], columns: Sequence[str], rows: Sequence[_Row]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    notes = any(note for _, _, note in rows)
+    notes = any(row.note for row in rows)
     definition = f" ({report['truth_ratio']} truth ratio)" if report["truth_ratio"] else ""
     table = Table(title=escape(f"{report['model']}{definition}"))
     table.add_column("metric", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     if notes:
         table.add_column("note")
-    for position, (name, value, note) in enumerate(rows, start=1):
-        cells = (name, value, escape(note)) if notes else (name, value)
+    for position, row in enumerate(rows, start=1):
+        cells = (row.metric, *row.numbers, *([escape(row.note)] if notes else []))
         table.add_row(*cells, end_section=position == len(_headlines(report["metrics"])))
     Console().print(table)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,24 @@ def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> No
 
     from ofmu.commands.evaluate import show_report
 
-    show_report(report | {"model": str(output / "model"), "reference": report["prepared"].get("reference_scores")})
+    reference = report["prepared"].get("reference_scores")
+    shown = {"model": str(output / "model"), "reference": reference, "yardsticks": _yardsticks(report)}
+    show_report(report | shown)
     click.echo(f"the model is in {output / 'model'}")
+
+
+def _yardsticks(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of the models that the run started from and is judged against."""
+    from ofmu.cache import Cache, cache_root
+    from ofmu.config import UnlearnConfig
+    from ofmu.task import stored_metrics
+
+    config, keys = UnlearnConfig.model_validate(report["config"]), report["prepared"]
+    cache, functions = Cache(cache_root(config.cache_dir)), config.evaluation.functions
+    parts = {"target": "target_scores", "retrained": "reference_scores"}
+    places = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
+    expected = places.get("retrained")
+    return {name: stored_metrics(config.data.kind, place, expected, functions).values for name, place in places.items()}
 
 
 def _is_first_process() -> bool:

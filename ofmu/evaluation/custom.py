@@ -6,13 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ofmu.errors import ConfigError
 from ofmu.users_code import import_users_module
 
 if TYPE_CHECKING:
     from ofmu.evaluation.summary import Metrics
+
+ScoresT = TypeVar("ScoresT")
+
+Measure: TypeAlias = "Callable[[ScoresT, ScoresT | None], Metrics]"
+"""From a model's scores, and those of the reference if there is one, to its metrics."""
 
 ScoreFunction = Callable[[Any, Any], float]
 """``function(scores, reference) -> float``.
@@ -45,22 +50,23 @@ def score_function(name: str) -> ScoreFunction:
     return function_found
 
 
-def with_functions(metrics: Metrics, names: Sequence[str], scores: Any, reference: Any) -> Metrics:
-    """Return the metrics with those of the user's functions added under their names.
+def with_functions(measure: Measure[ScoresT], names: Sequence[str]) -> Measure[ScoresT]:
+    """Return a measure that adds the user's functions, under their names, to what ``measure`` makes.
 
-    One that raises, or returns anything but a finite number, gives None, and the reason says what it did.
-
-    Raises:
-        ConfigError: a function cannot be found; see :func:`score_function`.
+    A function that raises, or returns anything but a finite number, gives None, and the reason says what it did. The
+    returned measure raises ConfigError where a function cannot be found; see :func:`score_function`.
     """
-    if not names:
-        return metrics
-    values, reasons = dict(metrics.values), dict(metrics.reasons)
-    for name in names:
-        values[name], reason = _value(name, score_function(name), scores, reference)
-        if reason is not None:
-            reasons[name] = reason
-    return replace(metrics, values=values, reasons=reasons)
+
+    def measured(scores: ScoresT, reference: ScoresT | None) -> Metrics:
+        metrics = measure(scores, reference)
+        values, reasons = dict(metrics.values), dict(metrics.reasons)
+        for name in names:
+            values[name], reason = _value(name, score_function(name), scores, reference)
+            if reason is not None:
+                reasons[name] = reason
+        return replace(metrics, values=values, reasons=reasons)
+
+    return measured if names else measure
 
 
 def _value(name: str, function: ScoreFunction, scores: Any, reference: Any) -> tuple[float | None, str | None]:

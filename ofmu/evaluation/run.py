@@ -22,6 +22,7 @@ from ofmu.evaluation.origin import config_of_run, read_run_config
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring import score_model
 from ofmu.evaluation.summary import metrics_of
+from ofmu.evaluation.yardsticks import yardsticks
 from ofmu.files import write_json
 from ofmu.quiet import quiet_libraries
 
@@ -36,7 +37,8 @@ def evaluate(
     """Score a saved model (directory or hub name) in fp32 and return what ``metrics.json`` holds.
 
     The result's ``metrics`` maps names to numbers or None, ``reasons`` says why a metric is None, and
-    ``utility_components`` names what model utility is the harmonic mean of. ``reference`` is a saved model, scores
+    ``utility_components`` names what model utility is the harmonic mean of; ``yardsticks`` holds the same metrics of
+    ``target`` and ``retrained``, as far as their scores are at hand. ``reference`` is a saved model, scores
     that this package wrote, or an official TOFU log; None takes what ``config.reference`` names, or the
     retrained model's scores where the cache has them. Without ``config``, that of the run which made the model is
     taken, where the model still lies in its run directory, else the defaults.
@@ -60,10 +62,12 @@ def evaluate(
     if expected is not None:
         require_match(outline_of(str(model), data, config.evaluation.truth_ratio), expected)
     scores = _score_saved(str(model), data, config)
-    measured = with_functions(metrics_of(scores, expected), config.evaluation.functions, scores, expected)
+    measure = with_functions(metrics_of, config.evaluation.functions)
+    measured = measure(scores, expected)
     report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),
+        "yardsticks": yardsticks(config, expected, Scores.load, measure),
         "data_hash": data.content_hash,
         "seconds": time.monotonic() - started,
         "environment": environment(),

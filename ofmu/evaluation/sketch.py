@@ -52,7 +52,7 @@ class Sketch:
             synchronized=engine.zero_stage == 3,
         )
         expected = None if reference is None else self._reference(reference)
-        return with_functions(metrics_of(scores, expected), self._config.evaluation.functions, scores, expected)
+        return with_functions(metrics_of, self._config.evaluation.functions)(scores, expected)
 
     def _read_reference(self, path: Path) -> Scores:
         return reduced_reference(Scores.load(path), self._places)

@@ -11,6 +11,7 @@ from ofmu.engine import resolve_device
 from ofmu.environment import environment
 from ofmu.errors import DataError
 from ofmu.evaluation.custom import with_functions
+from ofmu.evaluation.yardsticks import yardsticks
 from ofmu.files import write_json
 from ofmu.models import local_directory
 from ofmu.vision.data import load_images
@@ -42,10 +43,12 @@ def evaluate_images(
     if expected is not None:
         require_same_images(expected, data.content_hash, str(model))
     scores = score_saved_images(model, data, config, name=str(model))
-    measured = with_functions(metrics_of_images(scores, expected), config.evaluation.functions, scores, expected)
+    measure = with_functions(metrics_of_images, config.evaluation.functions)
+    measured = measure(scores, expected)
     report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),
+        "yardsticks": yardsticks(config, expected, ImageScores.load, measure),
         "data_hash": data.content_hash,
         "seconds": time.monotonic() - started,
         "environment": environment(),

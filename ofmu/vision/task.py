@@ -70,7 +70,7 @@ class VisionTask:
     def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
         """Return the field's metrics, see :func:`ofmu.vision.metrics.metrics_of_images`, and the user's functions'."""
         expected = None if reference is None else ImageScores.load(reference)
-        return with_functions(metrics_of_images(scores, expected), self._config.evaluation.functions, scores, expected)
+        return with_functions(metrics_of_images, self._config.evaluation.functions)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save the classifier with the target's statistics, and how its inputs are normalised."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from ofmu.commands.evaluate import HEADLINES, evaluate_command, show_report
-from ofmu.config import ScratchModelConfig
+from ofmu.config import ScratchModelConfig, UnlearnConfig
 from ofmu.errors import ConfigError, ReferenceMismatchError
 from ofmu.evaluation import evaluate
 from ofmu.models import build_model, save_model, train_tokenizer
+from ofmu.reference import prepare
+from ofmu.task import stored_metrics
 
 YAML = """
 data: {generated: {authors: 4, forget_authors: 1, world_facts: 2}}
@@ -43,6 +46,10 @@ def value_of(result: Result, name: str) -> str:
     return line.split(maxsplit=1)[1]
 
 
+def columns_of(result: Result, name: str) -> list[str]:
+    return value_of(result, name).split()
+
+
 def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> None:
     result = call(
         run / "model", run / "config.yaml", "seed=3", "--reference", run / "other", "--output", tmp_path / "o"
@@ -50,8 +57,11 @@ def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     stored = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert stored["config"]["seed"] == 3
-    assert float(value_of(result, "ks_statistic")) == pytest.approx(stored["metrics"]["ks_statistic"], rel=1e-3)
-    assert value_of(result, "forget_quality_rows") == f"{stored['metrics']['forget_quality_rows']:.0f}"
+    assert columns_of(result, "metric") == ["value", "retrained"]
+    found, expected = columns_of(result, "ks_statistic")
+    assert float(found) == pytest.approx(stored["metrics"]["ks_statistic"], rel=1e-3)
+    assert expected == "0"
+    assert columns_of(result, "forget_quality_rows")[0] == f"{stored['metrics']['forget_quality_rows']:.0f}"
     assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.json", "scores.json"}
     assert "\x1b" not in result.stdout
 
@@ -105,6 +115,19 @@ def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.Captu
     assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 where a part of it is, as here retain_rouge)"
 
 
+def test_target_and_retrained_stand_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
+    """The target, evaluated, is its own yardstick; the scores of both were made by preparation."""
+    config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
+    prepared = prepare(config)
+    report = evaluate(prepared.target, config)
+    assert report["yardsticks"]["target"] == report["metrics"]
+    retrained = stored_metrics("language", prepared.reference_scores, prepared.reference_scores)
+    assert report["yardsticks"]["retrained"] == retrained.values
+    assert report["yardsticks"]["retrained"]["ks_statistic"] == 0
+    shutil.rmtree(prepared.target_scores.parent)
+    assert list(evaluate(prepared.target, config)["yardsticks"]) == ["retrained"]
+
+
 def test_without_config_the_runs_own_is_taken(run: Path) -> None:
     result = call(run / "model", "evaluation.rouge=false")
     assert result.exit_code == 0, result.output
@@ -139,9 +162,12 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         "truth_ratio": "geometric",
         "model": "m",
         "reference": "r",
+        "yardsticks": {"target": {"model_utility": 0.25}},
     }
     show_report(report)
     output = capsys.readouterr().out
     assert "note" in output
     assert "no [bold] text" in output
     assert output.count("0.125") == len(names) - 1
+    assert "target" in output
+    assert output.count("0.25") == 1

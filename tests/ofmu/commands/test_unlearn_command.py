@@ -44,7 +44,11 @@ def test_an_interrupted_run_says_how_it_goes_on_and_does(
         == f"Interrupted: the same command, with --output {tmp_path / 'run'}, continues from the last checkpoint\n"
     )
     assert main(arguments) == 0
-    assert steps_in(capsys.readouterr().out) == ["outer step 2", "outer step 3"]
+    output = capsys.readouterr().out
+    assert steps_in(output) == ["outer step 2", "outer step 3"]
+    columns = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
+    assert columns["metric"] == ["value", "target", "retrained"]
+    assert float(columns["ks_statistic"][1]) > float(columns["ks_statistic"][2]) == 0
 
 
 @pytest.mark.ranks

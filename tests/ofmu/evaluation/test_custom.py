@@ -55,7 +55,7 @@ def scores(*nlls: float) -> Scores:
 def test_a_function_sees_the_scores_and_those_of_the_reference(module, tmp_path):
     names = [f"{module}:worst_row", f"{module}:distance"]
     ours, theirs = scores(2.0, 0.5), scores(3.25, 1.0)
-    found = with_functions(metrics_of(ours), names, ours, theirs)
+    found = with_functions(metrics_of, names)(ours, theirs)
     assert found.values[names[0]] == pytest.approx(0.7788007830714049)  # e^(−1/4)
     assert found.values[names[1]] == 1.25
     assert found.values["forget_probability"] == metrics_of(ours).values["forget_probability"]
@@ -78,7 +78,7 @@ def test_a_function_sees_the_scores_and_those_of_the_reference(module, tmp_path)
 )
 def test_whatever_is_no_number_leaves_the_metric_out_with_a_reason(module, function, reason):
     name = f"{module}:{function}"
-    found = with_functions(metrics_of(scores(1.0)), [name], scores(1.0), None)
+    found = with_functions(metrics_of, [name])(scores(1.0), None)
     assert found.values[name] is None
     assert reason in found.reasons[name]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -57,6 +59,7 @@ def ray_session(cluster: ClusterConfig, then: Callable[[], str] = str) -> Iterat
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     _refuse_unreachable(address)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -70,6 +73,9 @@ def ray_session(cluster: ClusterConfig, then: Callable[[], str] = str) -> Iterat
         raise ClusterError(
             f"Cannot join the Ray cluster at '{address}' ({problem}): correct cluster.address or leave it out"
         ) from error
+    if callable(on_terminate) and threading.current_thread() is threading.main_thread():
+        # ray.init puts a handler of its own in its place, which prints a stack and aborts
+        signal.signal(signal.SIGTERM, on_terminate)
     _silence_raylets()
     lifeline = Lifeline(then)
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -86,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """Exit with :func:`main`'s status."""
+    """Exit with :func:`main`'s status. SIGTERM, as of a preempted node or a stopped job, is taken as Ctrl-C is."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        # a launcher's ranks may be stuck in a collective, where nothing of Python runs: they die at once, as before
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 
 

@@ -20,6 +20,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticSerializationError
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -31,6 +32,15 @@ class Section(BaseModel):
     """A frozen config section that refuses unknown keys and silent type coercions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+    def model_dump(self, **how: Any) -> dict[str, Any]:
+        """Return the section as a mapping; see pydantic, which makes an error of a Ctrl-C that comes meanwhile."""
+        try:
+            return super().model_dump(**how)
+        except PydanticSerializationError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise error.__cause__ from None
+            raise
 
 
 class ScratchModelConfig(Section):

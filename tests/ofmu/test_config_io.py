@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from ofmu.config import Section
 from ofmu.config_io import apply_overrides, read_mapping, validate
 from tune.config import SearchConfig, default_space
 
@@ -20,3 +26,18 @@ def test_another_method_leaves_the_first_ones_settings_and_space_behind() -> Non
 def test_naming_the_method_that_is_already_there_changes_nothing() -> None:
     preset = read_mapping("quickstart")
     assert apply_overrides(preset, ["method.name=ofmu"])["search"] == preset["search"]
+
+
+def test_a_ctrl_c_during_serialisation_stays_one() -> None:
+    """Pydantic makes an ordinary error of it, which a search would take for a callback's and go on."""
+
+    class Interrupted(Section):
+        @model_serializer(mode="wrap")
+        def _interrupt(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            raise KeyboardInterrupt
+
+    class Whole(Section):
+        part: Interrupted = Interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        Whole().model_dump(mode="json")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import tokenizers
 import torch
@@ -126,6 +126,13 @@ def _preparation(config: UnlearnConfig, listener: Listener | None, *, only_cache
     return _TextPreparation(config, listener, only_cached=only_cached)
 
 
+class Savable(Protocol):
+    """Scores of either kind of task."""
+
+    def save(self, path: Path) -> None:
+        """Write them as JSON."""
+
+
 class _NotCachedError(Exception):
     """A part would have to be made, and the caller only looks."""
 
@@ -150,12 +157,20 @@ class Preparation(ABC):
         """Return the directory of ``base`` trained on all rows (target), or on the retain rows alone (retrain)."""
 
     @abstractmethod
-    def _score(self, part: str, model_directory: Path) -> Path:
-        """Return the file of a model's scores."""
+    def _scores_of(self, model_directory: Path, name: str) -> Savable:
+        """Return the scores of a saved model."""
 
     @abstractmethod
-    def _given_reference(self) -> Path | None:
-        """Return the file of the scores of what ``reference.path`` names; None where it names nothing."""
+    def _scores_at(self, path: str) -> Savable:
+        """Return the reference scores that ``path`` names: a model, or a file of scores."""
+
+    @abstractmethod
+    def _require_match(self, reference_scores: Path) -> None:
+        """Raise ReferenceMismatchError if a file's scores are of other rows, or made otherwise."""
+
+    @abstractmethod
+    def _scoring(self) -> dict[str, Any]:
+        """Return what a model's scores depend on beside the model."""
 
     def run(self) -> Prepared:
         """Make or find every part that the config asks for."""
@@ -196,6 +211,31 @@ class Preparation(ABC):
     def retrained(self, base: Path | None = None) -> Path:
         """Return the directory of the model trained on the retain rows alone."""
         return self._train("retrain", base or self._base())
+
+    def _score(self, part: str, model_directory: Path) -> Path:
+        """Return the file of a model's scores."""
+
+        def build(directory: Path) -> dict[str, float]:
+            self._scores_of(model_directory, part.removesuffix("_scores")).save(directory / "scores.json")
+            return {}
+
+        parts = {"model": model_hashes(model_directory), **self._scoring()}
+        return self._get(part, "scores", parts, build) / "scores.json"
+
+    def _given_reference(self) -> Path | None:
+        """Return the file of the scores of what ``reference.path`` names; None where it names nothing."""
+        path = self._config.reference.path
+        if self._config.reference.source == "none" or path is None:
+            return None
+
+        def build(directory: Path) -> dict[str, float]:
+            self._scores_at(path).save(directory / "scores.json")
+            return {}
+
+        parts = {"reference": _reference_content(Path(path)), **self._scoring()}
+        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
+        self._require_match(scores)
+        return scores
 
     def _named_base(self) -> Path | None:
         """Return the directory of the base model that the config names; None where it names none."""
@@ -280,34 +320,17 @@ class _TextPreparation(Preparation):
         }
         return self._get(part, "models", parts, build)
 
-    def _score(self, part: str, model_directory: Path) -> Path:
-        config = self._config
+    def _scores_of(self, model_directory: Path, name: str) -> Scores:
+        model: Any = load_model(model_directory, self._attention).to(resolve_device(self._config.engine))
+        return score_model(model, load_tokenizer(str(model_directory)), self._data, self._config, name=name)
 
-        def build(directory: Path) -> dict[str, float]:
-            model: Any = load_model(model_directory, self._attention).to(resolve_device(config.engine))
-            tokenizer = load_tokenizer(str(model_directory))
-            name = part.removesuffix("_scores")
-            score_model(model, tokenizer, self._data, config, name=name).save(directory / "scores.json")
-            return {}
+    def _scores_at(self, path: str) -> Scores:
+        return resolve_reference(path, self._config, self._data)
 
-        parts = {"model": model_hashes(model_directory), **self._scoring()}
-        return self._get(part, "scores", parts, build) / "scores.json"
-
-    def _given_reference(self) -> Path | None:
-        path = self._config.reference.path
-        if self._config.reference.source == "none" or path is None:
-            return None
-        content = reference_content(Path(path))
-
-        def build(directory: Path) -> dict[str, float]:
-            resolve_reference(path, self._config, self._data).save(directory / "scores.json")
-            return {}
-
-        parts = {"reference": content, **self._scoring()}
-        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
+    def _require_match(self, reference_scores: Path) -> None:
         name = self._config.model.path or "target"
-        require_match(outline_of(name, self._data, self._config.evaluation.truth_ratio), Scores.load(scores))
-        return scores
+        ours = outline_of(name, self._data, self._config.evaluation.truth_ratio)
+        require_match(ours, Scores.load(reference_scores))
 
     def _encoding(self) -> dict[str, Any]:
         return self._config.data.model_dump(include={"prompt_template", "use_chat_template", "max_length"})
@@ -326,7 +349,7 @@ def _refuse_retrain_without_base(config: UnlearnConfig) -> None:
         )
 
 
-def reference_content(path: Path) -> dict[str, str]:
+def _reference_content(path: Path) -> dict[str, str]:
     """Return the hashes of a given reference, which is a model or a file of scores, perhaps in a run directory."""
     file = path / "scores.json" if path.is_dir() and not (path / "config.json").is_file() else path
     return {"scores": file_hash(file)} if file.is_file() else model_hashes(local_directory(str(path)))

@@ -12,7 +12,7 @@ from ofmu.config import UnlearnConfig
 from ofmu.engine import resolve_device
 from ofmu.finetune import Listener, train
 from ofmu.models import write_model
-from ofmu.reference import Preparation, reference_content
+from ofmu.reference import Preparation
 from ofmu.vision.data import load_images
 from ofmu.vision.evaluate import resolve_image_reference, score_saved_images
 from ofmu.vision.loss import ImageLoss
@@ -76,31 +76,15 @@ class ImagePreparation(Preparation):
         }
         return self._get(part, "models", parts, build)
 
-    def _score(self, part: str, model_directory: Path) -> Path:
-        config = self._config
+    def _scores_of(self, model_directory: Path, name: str) -> ImageScores:
+        return score_saved_images(model_directory, self._data, self._config, name=name)
 
-        def build(directory: Path) -> dict[str, float]:
-            name = part.removesuffix("_scores")
-            score_saved_images(model_directory, self._data, config, name=name).save(directory / "scores.json")
-            return {}
+    def _scores_at(self, path: str) -> ImageScores:
+        return resolve_image_reference(path, self._config, self._data)
 
-        parts = {"model": model_hashes(model_directory), **self._scoring()}
-        return self._get(part, "scores", parts, build) / "scores.json"
-
-    def _given_reference(self) -> Path | None:
-        path = self._config.reference.path
-        if self._config.reference.source == "none" or path is None:
-            return None
-        content = reference_content(Path(path))
-
-        def build(directory: Path) -> dict[str, float]:
-            resolve_image_reference(path, self._config, self._data).save(directory / "scores.json")
-            return {}
-
-        parts = {"reference": content, **self._scoring()}
-        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
-        require_same_images(ImageScores.load(scores), self._data.content_hash, str(self._config.model.path or "target"))
-        return scores
+    def _require_match(self, reference_scores: Path) -> None:
+        name = str(self._config.model.path or "target")
+        require_same_images(ImageScores.load(reference_scores), self._data.content_hash, name)
 
     def _scoring(self) -> dict[str, Any]:
         size = self._config.data.vision.image_size

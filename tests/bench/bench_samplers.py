@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from scipy.stats import quantile_test
 from sklearn.ensemble import RandomForestRegressor
 
 from tune.curves import SYNTHETIC_SETTINGS, synthetic_curve
@@ -153,8 +154,14 @@ def ratios(problem: Problem, name: str, in_flight: int, seeds: int) -> list[floa
     return found
 
 
+def median_interval(found: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median by its order statistics, open to -infinity or infinity for few seeds."""
+    low, high = quantile_test(found, p=0.5).confidence_interval(0.95)
+    return (-math.inf if math.isnan(low) else low, math.inf if math.isnan(high) else high)
+
+
 def main() -> None:
-    """Print one line per sampler, problem and number in flight, and medians over all problems."""
+    """Print one line per sampler, problem and number in flight, and medians over all problems with 95 % intervals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dimensions", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=SEEDS)
@@ -174,7 +181,8 @@ def main() -> None:
             for label, problem in chosen.items():
                 found = ratios(problem, name, in_flight, seeds)
                 every += found
-                cells.append(f"{label} {statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})")
+                low, high = median_interval(found)
+                cells.append(f"{label} {statistics.median(found):.2f} [{low:.2f}, {high:.2f}]")
             median, half = statistics.median(every), statistics.mean(ratio <= 0.5 for ratio in every)
             print(
                 f"{name:<10}{in_flight} in flight, {seeds:2} seeds: median {median:.2f}, {half:4.0%} at most .50",

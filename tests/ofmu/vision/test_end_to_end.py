@@ -147,7 +147,9 @@ def test_the_command_line_prepares_unlearns_and_evaluates(
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run" / "model"), str(path)]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("unlearning_accuracy")
+    head, first, *_ = shown.splitlines()
+    assert head.split() == ["metric", "value", "target", "retrained"]
+    assert first.startswith("unlearning_accuracy")
     assert "average_gap" in shown
     assert "model utility" not in shown
 

@@ -29,6 +29,9 @@ from ofmu.model_files import check_model_directory
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+"""What is downloaded of a model: nothing that could be run."""
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer that starts every text with BOS and can encode any string.
@@ -126,11 +129,28 @@ def local_directory(path: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES))
     except (OSError, ValueError, HFValidationError) as error:
         raise ModelError(_load_sentence(path, error)) from error
+
+
+def directory_at_hand(path: str, revision: str | None = None) -> Path | None:
+    """Return the same without asking the hub; None where what a hub name stands for was not downloaded yet.
+
+    Raises:
+        ModelError: there is no such directory.
+    """
+    check_model_directory(path)
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def save_model(

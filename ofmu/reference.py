@@ -28,7 +28,7 @@ from ofmu.evaluation import Scores, resolve_reference, score_model
 from ofmu.evaluation.matching import outline_of, require_match
 from ofmu.files import file_hash
 from ofmu.finetune import Listener, finetune
-from ofmu.models import build_model, load_model, local_directory, train_tokenizer, write_model
+from ofmu.models import build_model, directory_at_hand, load_model, local_directory, train_tokenizer, write_model
 from ofmu.quiet import quiet_libraries
 
 RECIPE = 2
@@ -198,7 +198,7 @@ class Preparation(ABC):
         """Return the target's directory and the file of its scores."""
         model = self._config.model
         if model.is_target:
-            target = local_directory(str(model.path), model.revision)
+            target = self._directory(str(model.path), model.revision)
         else:
             target = self._train("target", base or self._base())
         return target, self._score("target_scores", target)
@@ -241,7 +241,15 @@ class Preparation(ABC):
         """Return the directory of the base model that the config names; None where it names none."""
         model = self._config.model
         named = model.base if model.is_target else model.path
-        return None if named is None else local_directory(named, None if model.is_target else model.revision)
+        return None if named is None else self._directory(named, None if model.is_target else model.revision)
+
+    def _directory(self, path: str, revision: str | None) -> Path:
+        if not self._only_cached:
+            return local_directory(path, revision)
+        at_hand = directory_at_hand(path, revision)
+        if at_hand is None:  # what was never downloaded was never trained on, nor scored
+            raise _NotCachedError
+        return at_hand
 
     def _get(
         self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]

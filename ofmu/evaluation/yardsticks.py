@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ofmu.errors import ReferenceMismatchError
+from ofmu.errors import ModelError, ReferenceMismatchError
 
 if TYPE_CHECKING:
     from ofmu.config import UnlearnConfig
@@ -29,14 +29,15 @@ def yardsticks(
         measure: makes metrics of scores and of those of the reference.
 
     Raises:
-        OfmuError: data or base model, which the cache goes by, cannot be read.
+        DataError: the data, which the cache goes by, cannot be read.
     """
     from ofmu.reference import find_target_scores
 
     found: dict[str, Mapping[str, float | None]] = {}
-    path = find_target_scores(config)
-    if path is not None:
-        with suppress(ReferenceMismatchError):  # a reference of the user's own may cover other rows than the cache's
+    # The target may be gone by now, and a reference of the user's own may cover other rows than the cache's scores.
+    with suppress(ModelError, ReferenceMismatchError):
+        path = find_target_scores(config)
+        if path is not None:
             found["target"] = measure(load(path), expected).values
     if expected is not None:
         found["retrained"] = measure(expected, expected).values

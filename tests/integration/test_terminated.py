@@ -37,7 +37,7 @@ def test_sigterm_ends_a_search_in_one_sentence_and_it_goes_on(
                 break
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-    assert errors.splitlines()[-1] == f"Interrupted: ofmu search --resume {run} continues it"
+    assert f"Interrupted: ofmu search --resume {run} continues it" in errors.splitlines()
     assert "***" not in errors
     assert process.returncode == 130
     assert main(["search", "--resume", str(run)]) == 0

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from ofmu.config import UnlearnConfig
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError
-from ofmu.models import load_model, local_directory
+from ofmu.models import directory_at_hand, load_model, local_directory
+from ofmu.reference import find_reference_scores, find_target_scores
 
 ANSWERS = {
     "org/missing": (404, "RepoNotFound", "the hub has nothing public of that name: check the name"),
@@ -82,3 +84,15 @@ def test_what_cannot_be_a_hub_name_is_said_so() -> None:
 def test_a_tokenizer_is_refused_in_the_same_words() -> None:
     with pytest.raises(ModelError, match="to take a tokenizer from, and it is no valid hub name"):
         load_tokenizer("bad name!!")
+
+
+def test_who_only_looks_for_what_is_cached_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert directory_at_hand("org/target") is None
+    with pytest.raises(ModelError, match="There is no model directory"):
+        directory_at_hand(str(tmp_path / "gone"))
+    model = {"path": "org/target", "is_target": True, "base": "org/base"}
+    config = UnlearnConfig.model_validate({"model": model})
+    assert find_target_scores(config) is None
+    assert find_reference_scores(config) is None

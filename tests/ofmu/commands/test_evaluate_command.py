@@ -128,6 +128,13 @@ def test_target_and_retrained_stand_beside_the_value(tiny_config: UnlearnConfig,
     assert list(evaluate(prepared.target, config)["yardsticks"]) == ["retrained"]
 
 
+def test_a_target_that_is_gone_is_no_yardstick(run: Path, tmp_path: Path) -> None:
+    gone = [f"model.path={tmp_path / 'gone'}", "model.is_target=true", "reference.source=none"]
+    result = call(run / "model", run / "config.yaml", *gone, "evaluation.rouge=false")
+    assert result.exit_code == 0, result.output
+    assert "target" not in result.stdout
+
+
 def test_without_config_the_runs_own_is_taken(run: Path) -> None:
     result = call(run / "model", "evaluation.rouge=false")
     assert result.exit_code == 0, result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ofmu.config import UnlearnConfig
 from ofmu.data.load import load_data
 from ofmu.data.tofu import HUB_NAME, may_be_on_the_hub
@@ -21,6 +23,8 @@ def look_ahead(config: UnlearnConfig) -> None:
     if data.source == "files" or (data.source == "tofu" and not may_be_on_the_hub(data.path or HUB_NAME)):
         load_data(data, config.seed)
     if data.kind == "language":
-        for path in (model.path, model.base, reference.path if reference.source == "model" else None):
+        # a reference that is there may also be a run's directory, or a file of scores
+        missing = reference.source == "model" and not Path(reference.path or "").expanduser().exists()
+        for path in (model.path, model.base, reference.path if missing else None):
             if path is not None:
                 check_model_directory(path)

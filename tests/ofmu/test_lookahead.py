@@ -25,6 +25,9 @@ def config(folder: Path, forget: dict[str, str], retain: dict[str, str], **secti
 
 def test_sound_files_and_hub_names_are_let_through(tmp_path: Path) -> None:
     look_ahead(config(tmp_path, ROW, OTHER, model={"path": "org/name"}))
+    (tmp_path / "scores.json").write_text("{}")
+    for reference in (tmp_path, tmp_path / "scores.json"):
+        look_ahead(config(tmp_path, ROW, OTHER, reference={"source": "model", "path": str(reference)}))
     look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu"}}))
     look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": "org/name"}}))
 

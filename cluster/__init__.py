@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cluster.checks import Check
     from cluster.config import ClusterConfig
-    from cluster.doctor import examine_cluster, examine_job_server, examine_machine
-    from cluster.jobs import Job, JobServer
-    from cluster.package import Package, plan_package, refuse_missing_files
-    from cluster.train import train as unlearn
+    from cluster.doctor.checks import Check
+    from cluster.doctor.doctor import examine_cluster, examine_job_server, examine_machine
+    from cluster.jobs.server import Job, JobServer
+    from cluster.jobs.working_dir import Package, plan_package, refuse_missing_files
+    from cluster.train.trainer import train as unlearn
 
 __all__ = [
     "Check",
@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Check": ("cluster.checks", "Check"),
+    "Check": ("cluster.doctor.checks", "Check"),
     "ClusterConfig": ("cluster.config", "ClusterConfig"),
-    "Job": ("cluster.jobs", "Job"),
-    "JobServer": ("cluster.jobs", "JobServer"),
-    "Package": ("cluster.package", "Package"),
-    "examine_cluster": ("cluster.doctor", "examine_cluster"),
-    "examine_job_server": ("cluster.doctor", "examine_job_server"),
-    "examine_machine": ("cluster.doctor", "examine_machine"),
-    "plan_package": ("cluster.package", "plan_package"),
-    "refuse_missing_files": ("cluster.package", "refuse_missing_files"),
-    # `cluster.train` is the module, so the function bears the name that it has on one machine
-    "unlearn": ("cluster.train", "train"),
+    "Job": ("cluster.jobs.server", "Job"),
+    "JobServer": ("cluster.jobs.server", "JobServer"),
+    "Package": ("cluster.jobs.working_dir", "Package"),
+    "examine_cluster": ("cluster.doctor.doctor", "examine_cluster"),
+    "examine_job_server": ("cluster.doctor.doctor", "examine_job_server"),
+    "examine_machine": ("cluster.doctor.doctor", "examine_machine"),
+    "plan_package": ("cluster.jobs.working_dir", "plan_package"),
+    "refuse_missing_files": ("cluster.jobs.working_dir", "refuse_missing_files"),
+    # `cluster.train.trainer` is the module, so the function bears the name that it has on one machine
+    "unlearn": ("cluster.train.trainer", "train"),
 }
 
 

@@ -17,7 +17,7 @@ import grpc  # type: ignore[import-untyped]
 import ray
 from ray._private import ray_logging
 
-from cluster.lifeline import Lifeline
+from cluster.head_monitor import Lifeline
 from ofmu.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def ray_session(cluster: ClusterConfig, then: Callable[[], str] = str) -> Iterat
 
     Raises:
         ClusterError: nothing answers at the address.
-        LostHeadError: the cluster's head is gone, as :class:`cluster.lifeline.Lifeline` says.
+        LostHeadError: the cluster's head is gone, as :class:`cluster.head_monitor.Lifeline` says.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from ofmu.config import PositiveFloat
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
 from ofmu.methods.gradascent import Negated
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.run_config import PositiveFloat
 
 
 class FadingAscentConfig(DescentConfig):

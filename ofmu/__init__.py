@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ofmu.config import UnlearnConfig
     from ofmu.errors import OfmuError
-    from ofmu.evaluation import evaluate
-    from ofmu.reference import Prepared, prepare
+    from ofmu.evaluator import evaluate
+    from ofmu.preparer import Prepared, prepare
+    from ofmu.run_config import UnlearnConfig
     from ofmu.trainer import UnlearnResult, unlearn
 
 __version__ = "0.1.0"
@@ -23,12 +23,12 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
-    "UnlearnConfig": "ofmu.config",
+    "UnlearnConfig": "ofmu.run_config",
     "OfmuError": "ofmu.errors",
-    "Prepared": "ofmu.reference",
+    "Prepared": "ofmu.preparer",
     "UnlearnResult": "ofmu.trainer",
-    "evaluate": "ofmu.evaluation",
-    "prepare": "ofmu.reference",
+    "evaluate": "ofmu.evaluator",
+    "prepare": "ofmu.preparer",
     "unlearn": "ofmu.trainer",
 }
 

@@ -1,5 +1,5 @@
 """``python -m ofmu`` is the command ``ofmu``."""
 
-from ofmu.cli import entry_point
+from ofmu.cli.main import entry_point
 
 entry_point()

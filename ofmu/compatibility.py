@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ofmu.config import UnlearnConfig
+    from ofmu.run_config import UnlearnConfig
 
 
 def refuse_impossible(config: UnlearnConfig) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ofmu.config import TrainingConfig
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import IGNORED, collate
+from ofmu.run_config import TrainingConfig
 
 Listener = Callable[[Mapping[str, object]], None]
 """Called with one mapping per progress event; its ``event`` entry names the kind."""

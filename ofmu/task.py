@@ -15,9 +15,9 @@ from ofmu.engine import Engine
 from ofmu.losses import RowwiseLoss
 
 if TYPE_CHECKING:
-    from ofmu.config import UnlearnConfig
     from ofmu.evaluation import Metrics
-    from ofmu.reference import Prepared
+    from ofmu.preparer import Prepared
+    from ofmu.run_config import UnlearnConfig
 
 RowT = TypeVar("RowT")
 
@@ -70,7 +70,7 @@ def stored_metrics(kind: TaskKind, scores: Path, reference: Path | None, functio
         DataError: a file holds no scores of this kind of task.
         ReferenceMismatchError: the reference covers other rows.
     """
-    from ofmu.evaluation.custom import with_functions
+    from ofmu.evaluation.metrics.custom import with_functions
 
     if kind == "vision":
         from ofmu.vision.metrics import metrics_of_images
@@ -93,9 +93,9 @@ def load_task(config: UnlearnConfig, prepared: Prepared) -> Task[Any]:
         ModelError: the target has no tokenizer.
     """
     if config.data.kind == "vision":
-        from ofmu.vision.task import VisionTask
+        from ofmu.tasks.vision.task import VisionTask
 
         return VisionTask(config, prepared.target)
-    from ofmu.language import LanguageTask
+    from ofmu.tasks.language.task import LanguageTask
 
     return LanguageTask(config, prepared.target)

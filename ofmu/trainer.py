@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ofmu.checkpoint import load_checkpoint, save_checkpoint
+from ofmu.checkpointing import Listener, LocalReporter, Reporter, barrier
 from ofmu.compatibility import ineffective_settings
-from ofmu.config import UnlearnConfig
+from ofmu.early_stopping import Judge, Standing, raise_if_pruned, write_account
 from ofmu.engine import Engine, build_engine
-from ofmu.environment import environment
+from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
+from ofmu.engine.cost import Ledger, peak_memory_per_rank
 from ofmu.errors import PrunedError, RunError
-from ofmu.files import write_json, write_text
-from ofmu.judge import Judge, Standing, raise_if_pruned, write_account
-from ofmu.ledger import Ledger, peak_memory_per_rank
+from ofmu.io.environment import environment
+from ofmu.io.files import write_json, write_text
+from ofmu.io.library_logging import quiet_libraries
 from ofmu.methods import build_method
 from ofmu.methods.base import Context, Method
-from ofmu.progress import Listener, LocalReporter, Reporter, barrier
-from ofmu.quiet import quiet_libraries
+from ofmu.run_config import UnlearnConfig
 from ofmu.task import Task, load_task
 
 if TYPE_CHECKING:
     from ofmu.finetune import Listener as PrepareListener
-    from ofmu.reference import Prepared
+    from ofmu.preparer import Prepared
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def unlearn(
         listener: hears one record per outer step, on rank 0.
         reporter: made from the rank; keeps checkpoints elsewhere than in ``output_dir``.
         checkpoint_every: rounds from one checkpoint to the next; 0 keeps none.
-        prepare_listener: hears how the preparation goes; see :func:`ofmu.reference.prepare`.
+        prepare_listener: hears how the preparation goes; see :func:`ofmu.preparer.prepare`.
         judge: called on every rank after each round but the last, before its checkpoint; it may end the run. Its
             seconds count as evaluation. A method that does not know its ``total_rounds`` is not judged.
 
@@ -86,7 +86,7 @@ def unlearn(
     for note in ineffective_settings(config):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
-        from ofmu.reference import prepare
+        from ofmu.preparer import prepare
 
         prepared = prepare(config, listener=prepare_listener)
     quiet_libraries()

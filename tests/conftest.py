@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from ofmu.config import UnlearnConfig
+from ofmu.run_config import UnlearnConfig
 
 # A busy machine must not fail a property by its seconds.
 settings.register_profile("untimed", deadline=None)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tune.asktell import AskedTrial, AskTell
+    from tune.ask_tell import AskedTrial, AskTell
+    from tune.callbacks.base import Progress, SearchListener
     from tune.compare.comparison import Comparison
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
-    from tune.ended import EndedTrial
-    from tune.progress import Progress, SearchListener
-    from tune.result import Point, SearchResult
+    from tune.results.result import Point, SearchResult
     from tune.search import ParetoSearch
+    from tune.study.finished_trial import EndedTrial
 
 __all__ = [
     "AskTell",
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AskTell": "tune.asktell",
-    "AskedTrial": "tune.asktell",
+    "AskTell": "tune.ask_tell",
+    "AskedTrial": "tune.ask_tell",
     "Comparison": "tune.compare.comparison",
     "ComparisonResult": "tune.compare.result",
-    "EndedTrial": "tune.ended",
+    "EndedTrial": "tune.study.finished_trial",
     "ParetoSearch": "tune.search",
-    "Point": "tune.result",
-    "Progress": "tune.progress",
+    "Point": "tune.results.result",
+    "Progress": "tune.callbacks.base",
     "SearchConfig": "tune.config",
-    "SearchListener": "tune.progress",
-    "SearchResult": "tune.result",
+    "SearchListener": "tune.callbacks.base",
+    "SearchResult": "tune.results.result",
 }
 
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from cluster.config import ClusterConfig
-from ofmu.config import PositiveInt, Section, UnlearnConfig
-from ofmu.config_io import validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from ofmu.evaluation.custom import is_function_name
+from ofmu.evaluation.metrics.custom import is_function_name
 from ofmu.methods import method_class
+from ofmu.run_config import PositiveInt, Section, UnlearnConfig
 from tune.compare.config import CompareSettings
-from tune.objectives import Direction, default_objectives, refuse_unusable
-from tune.rungs import RungSettings
+from tune.early_stopping.rungs import RungSettings
+from tune.space.objectives import Direction, default_objectives, refuse_unusable
 
 Scalar = str | int | float | bool | None
 _DIRECTIONS = {"minimize": "min", "maximize": "max"}
@@ -64,7 +64,7 @@ class SearchSettings(Section):
     objectives: dict[str, Direction] | None = None
     """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up.
     A name ``my_package.my_module:my_function`` is a function of the scores, see
-    :data:`ofmu.evaluation.custom.ScoreFunction`. ``minimize`` and ``maximize`` may be written out."""
+    :data:`ofmu.evaluation.metrics.custom.ScoreFunction`. ``minimize`` and ``maximize`` may be written out."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     num_trials: PositiveInt = 32
     """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
@@ -124,7 +124,7 @@ class SearchConfig(UnlearnConfig):
 
     @model_validator(mode="after")
     def _searchable(self) -> SearchConfig:
-        from tune.space import refuse_impossible_space
+        from tune.space.space import refuse_impossible_space
 
         refuse_unusable(self.objectives, self.has_reference)
         if self.search.rungs.enabled and self.data.kind != "language":

@@ -13,31 +13,31 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from cluster.session import ray_session, trials_at_a_time
-from ofmu.cache import Cache, cache_root
-from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError, StorageError
-from ofmu.files import write_json
-from ofmu.lookahead import look_ahead
-from tune.book import Allowance, Book
+from ofmu.io.cache import Cache, cache_root
+from ofmu.io.files import write_json
+from ofmu.preflight import look_ahead
+from ofmu.run_config import UnlearnConfig
+from tune.callbacks.base import Progress
+from tune.callbacks.callback_list import Audience, Callback
+from tune.callbacks.prometheus import SearchGauges
 from tune.config import SearchConfig, search_config
-from tune.ended import ended_trial
-from tune.gauges import SearchGauges
-from tune.launch import run_trials
-from tune.listeners import Audience, Callback
-from tune.objectives import COSTS, NEEDS_REFERENCE, default_objectives
-from tune.prepared import fetch_into_cache, share_prepared
-from tune.progress import Progress
-from tune.remote import RemoteTrials
-from tune.report import write_picture, write_tables
-from tune.result import SearchResult
-from tune.rundir import RunDirectory
-from tune.study import FINISHED, StudySearcher, open_study
-from tune.trial import Executor
-from tune.warmstart import HeadStart, keep_head_start, plant_head_start, read_earlier_runs
+from tune.execution.trainable import Executor
+from tune.execution.tuner import run_trials
+from tune.results.incremental import Allowance, Book
+from tune.results.report import write_picture, write_tables
+from tune.results.result import SearchResult
+from tune.rundir.prepared import fetch_into_cache, share_prepared
+from tune.rundir.search_dir import RunDirectory
+from tune.rundir.sync import RemoteTrials
+from tune.space.objectives import COSTS, NEEDS_REFERENCE, default_objectives
+from tune.study.finished_trial import ended_trial
+from tune.study.searcher import FINISHED, StudySearcher, open_study
+from tune.study.warm_start import HeadStart, keep_head_start, plant_head_start, read_earlier_runs
 
 if TYPE_CHECKING:
-    from ofmu.reference import Prepared
-    from tune.judge import Judging
+    from ofmu.preparer import Prepared
+    from tune.early_stopping.service import Judging
 
 _SHARE_OF_TABLES, _BURST_OF_TABLES = 0.02, 1.0
 """The share of a search's time that writing its tables may take, and the seconds of it that may come at once."""
@@ -51,9 +51,9 @@ class ParetoSearch:
 
     ``config`` may be a SearchConfig, an UnlearnConfig (the search's settings are then the defaults) or a mapping;
     ``objectives``, ``num_trials`` and ``warm_start`` (run directories of earlier searches, see
-    :mod:`tune.warmstart`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
-    ``executor`` runs one trial (default: :func:`cluster.train.run_trial` on prepared models, or
-    :class:`cluster.group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
+    :mod:`tune.study.warm_start`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
+    ``executor`` runs one trial (default: :func:`cluster.train.trainer.run_trial` on prepared models, or
+    :class:`cluster.train.worker_group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
     listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
 
     Raises:
@@ -216,10 +216,10 @@ class _Session:
                     "set search.rungs.enabled to false"
                 )
             return None
-        from cluster.group import WarmTrials
-        from cluster.train import run_trial
-        from ofmu.quiet import quiet_libraries
-        from ofmu.reference import prepare
+        from cluster.train.trainer import run_trial
+        from cluster.train.worker_group import WarmTrials
+        from ofmu.io.library_logging import quiet_libraries
+        from ofmu.preparer import prepare
 
         quiet_libraries()
         if self._run.uri is not None and self._run.study_file.is_file():
@@ -307,7 +307,7 @@ class _Session:
             return
         import ray
 
-        from tune.judge import Judging, RemoteBook, open_office
+        from tune.early_stopping.service import Judging, RemoteBook, open_office
 
         office = open_office(self._run.rungs_file, self._config.objectives, settings)
         try:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
-from ofmu.hub import hub_reason
+from ofmu.models.hub import hub_reason
 
 if TYPE_CHECKING:
-    from ofmu.config import DataConfig
+    from ofmu.run_config import DataConfig
 
 Tokenizer = Any
 """A transformers tokenizer; the library gives its classes no usable static type."""

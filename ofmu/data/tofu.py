@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ofmu.config import ColumnsConfig, DataConfig
 from ofmu.data.files import read_records, row_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
-from ofmu.hub import hub_reason
+from ofmu.models.hub import hub_reason
+from ofmu.run_config import ColumnsConfig, DataConfig
 
 HUB_NAME = "locuslab/TOFU"
 ROWS_PER_AUTHOR = 20

@@ -7,10 +7,10 @@ import os
 import torch
 from torch import nn
 
-from ofmu.config import EngineConfig
 from ofmu.engine.base import Engine, TorchEngine
+from ofmu.engine.cost import Ledger
 from ofmu.errors import ConfigError
-from ofmu.ledger import Ledger
+from ofmu.run_config import EngineConfig
 
 __all__ = ["Engine", "TorchEngine", "build_engine", "resolve_device"]
 

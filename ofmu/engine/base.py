@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ofmu.engine.cost import Ledger
 from ofmu.errors import NonFiniteLossError
-from ofmu.ledger import Ledger
 from ofmu.losses import Loss
 from ofmu.vectors import Vector, VectorSpace, WholeVectors
 from ofmu.vectors.base import sum_over_ranks

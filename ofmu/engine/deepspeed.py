@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ofmu.config import EngineConfig
 from ofmu.engine.base import Engine
+from ofmu.engine.cost import Ledger
 from ofmu.engine.process_group import join_process_group
-from ofmu.ledger import Ledger
+from ofmu.run_config import EngineConfig
 from ofmu.vectors import VectorSpace, WholeVectors
 
 

@@ -9,34 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ofmu.evaluation.attacks import quantization, quantized, relearning
     from ofmu.evaluation.matching import require_match
+    from ofmu.evaluation.metrics.registry import metric
+    from ofmu.evaluation.metrics.summary import Metrics, metrics_of
     from ofmu.evaluation.official_log import read_official_log
-    from ofmu.evaluation.registry import metric
-    from ofmu.evaluation.run import evaluate, resolve_reference
+    from ofmu.evaluation.robustness.attacks import quantization, quantized, relearning
     from ofmu.evaluation.scores import Scores
-    from ofmu.evaluation.scoring import score_model
-    from ofmu.evaluation.summary import Metrics, metrics_of
+    from ofmu.evaluation.scoring.model import score_model
 
 _HOMES = {
-    "Metrics": "summary",
+    "Metrics": "metrics.summary",
     "Scores": "scores",
-    "evaluate": "run",
-    "metric": "registry",
-    "metrics_of": "summary",
-    "quantization": "attacks",
-    "quantized": "attacks",
+    "metric": "metrics.registry",
+    "metrics_of": "metrics.summary",
+    "quantization": "robustness.attacks",
+    "quantized": "robustness.attacks",
     "read_official_log": "official_log",
-    "relearning": "attacks",
+    "relearning": "robustness.attacks",
     "require_match": "matching",
-    "resolve_reference": "run",
-    "score_model": "scoring",
+    "score_model": "scoring.model",
 }
 
 __all__ = [
     "Metrics",
     "Scores",
-    "evaluate",
     "metric",
     "metrics_of",
     "quantization",
@@ -44,7 +40,6 @@ __all__ = [
     "read_official_log",
     "relearning",
     "require_match",
-    "resolve_reference",
     "score_model",
 ]
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine import resolve_device
-from ofmu.evaluation.alignment import SETS, alignment
-from ofmu.evaluation.attacks import quantization, relearning
+from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.evaluation.robustness.alignment import SETS, alignment
+from ofmu.evaluation.robustness.attacks import quantization, relearning
 from ofmu.evaluation.scores import Scores
-from ofmu.evaluation.summary import Metrics
-from ofmu.models import load_model
+from ofmu.models.language import load_model
 
 if TYPE_CHECKING:
-    from ofmu.config import UnlearnConfig
+    from ofmu.run_config import UnlearnConfig
 
 Report = dict[str, Any]
 
@@ -35,7 +35,7 @@ def add_extras(
     (``alignment``, ``relearning``, ``quantization_8``, ``quantization_4``).
 
     Args:
-        report: what :meth:`ofmu.evaluation.summary.Metrics.to_json` gave, changed in place.
+        report: what :meth:`ofmu.evaluation.metrics.summary.Metrics.to_json` gave, changed in place.
         model: a saved model's directory or hub name.
         data: the rows.
         config: the run.
@@ -84,7 +84,7 @@ def _retrained(reference: str | Path | None, config: UnlearnConfig) -> str | Non
             return str(place)
         if not place.exists() and place.suffix != ".json":
             return str(reference)  # a hub name
-    from ofmu.reference import find_retrained_model
+    from ofmu.preparer import find_retrained_model
 
     found = find_retrained_model(config)
     return None if found is None else str(found)

@@ -7,7 +7,7 @@ formulas of the forget set.
 from __future__ import annotations
 
 from ofmu.data.rows import Row, UnlearnData
-from ofmu.evaluation.names import FORGET, IN_SCOPE
+from ofmu.evaluation.sets import FORGET, IN_SCOPE
 
 
 def in_scope_sets(data: UnlearnData) -> dict[str, tuple[Row, ...]]:

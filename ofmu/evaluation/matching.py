@@ -6,8 +6,8 @@ import math
 
 from ofmu.data.rows import UnlearnData
 from ofmu.errors import ReferenceMismatchError
-from ofmu.evaluation.names import FORGET, TruthRatio
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, row_hash
+from ofmu.evaluation.sets import FORGET, TruthRatio
 
 
 def require_match(scores: Scores, reference: Scores) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from ofmu.data.rows import Row
 from ofmu.errors import DataError
-from ofmu.evaluation.choices import ChoiceScores
-from ofmu.evaluation.json_files import read_json
-from ofmu.evaluation.names import TRUTH_RATIOS, TruthRatio
-from ofmu.files import write_json
+from ofmu.evaluation.metrics.choices import ChoiceScores
+from ofmu.evaluation.sets import TRUTH_RATIOS, TruthRatio
+from ofmu.io.files import write_json
+from ofmu.io.json_files import read_json
 
 FORMAT = "ofmu-scores/2"
 READABLE = (FORMAT, "ofmu-scores/1")
@@ -52,7 +52,7 @@ class RowScores:
     extraction_strength: float | None = None
     exact_memorization: float | None = None
     min_k: float | None = None
-    """What the attacks of :mod:`ofmu.evaluation.membership` see; only on forget and holdout rows, where asked for."""
+    """What the attacks of :mod:`ofmu.evaluation.metrics.membership` see; only on forget and holdout rows, where asked for."""
     min_k_plus: float | None = None
     gradient_norm: float | None = None
 

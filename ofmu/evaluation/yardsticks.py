@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ofmu.errors import ModelError, ReferenceMismatchError
 
 if TYPE_CHECKING:
-    from ofmu.config import UnlearnConfig
-    from ofmu.evaluation.custom import Measure, ScoresT
+    from ofmu.evaluation.metrics.custom import Measure, ScoresT
+    from ofmu.run_config import UnlearnConfig
 
 
 def yardsticks(
@@ -31,7 +31,7 @@ def yardsticks(
     Raises:
         DataError: the data, which the cache goes by, cannot be read.
     """
-    from ofmu.reference import find_target_scores
+    from ofmu.preparer import find_target_scores
 
     found: dict[str, Mapping[str, float | None]] = {}
     # The target may be gone by now, and a reference of the user's own may cover other rows than the cache's scores.

@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.users_code import import_users_module
+from ofmu.io.plugins import import_users_module
 
 if TYPE_CHECKING:
-    from ofmu.config import MethodConfig
     from ofmu.methods.base import Context, Method
+    from ofmu.run_config import MethodConfig
 
 MethodT = TypeVar("MethodT")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from ofmu.config import MethodConfig
 from ofmu.engine import Engine
+from ofmu.run_config import MethodConfig
 from ofmu.task import Task, TaskKind
 from ofmu.vectors import Vector
 

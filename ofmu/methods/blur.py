@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ofmu.methods import register
-from ofmu.methods.descent import DESCENT_SPACE, Direction
 from ofmu.methods.npo import NPO, NpoConfig
+from ofmu.methods.single_loop import DESCENT_SPACE, Direction
 
 
 class BlurConfig(NpoConfig):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ofmu.config import NonNegativeFloat
 from ofmu.errors import ModelError
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig, Direction
-from ofmu.optimizers import ShardOptimizer
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig, Direction
+from ofmu.run_config import NonNegativeFloat
 from ofmu.vectors import WholeVectors
 from ofmu.vectors.base import sum_over_ranks
+from ofmu.vectors.optimizers import ShardOptimizer
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 

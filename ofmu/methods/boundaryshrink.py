@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from ofmu.config import NonNegativeFloat
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.run_config import NonNegativeFloat
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ofmu.config import NonNegativeFloat, NonNegativeInt
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError
 from ofmu.methods import register
-from ofmu.methods.answers import AnswerConfig, AnswerDescent, TokenLoss
-from ofmu.methods.descent import DESCENT_SPACE
+from ofmu.methods.single_loop import DESCENT_SPACE
+from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, TokenLoss
+from ofmu.run_config import NonNegativeFloat, NonNegativeInt
 
 
 class CeuConfig(AnswerConfig):

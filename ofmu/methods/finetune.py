@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeVar
 
-from ofmu.config import NonNegativeFloat
 from ofmu.methods import register
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.run_config import NonNegativeFloat
 
 RowT = TypeVar("RowT")
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ofmu.config import NonNegativeFloat
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.run_config import NonNegativeFloat
 
 RowT = TypeVar("RowT")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal, TypeVar
 
 from ofmu.methods import register
-from ofmu.methods.descent import DESCENT_SPACE, DescentConfig
 from ofmu.methods.gradascent import GradAscent
+from ofmu.methods.single_loop import DESCENT_SPACE, DescentConfig
 
 RowT = TypeVar("RowT")
 

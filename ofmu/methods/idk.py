@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from ofmu.data.rows import Example
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.answers import AnswerConfig, AnswerDescent
+from ofmu.methods.token_losses import AnswerConfig, AnswerDescent
 
 
 class IdkConfig(AnswerConfig):

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from ofmu.config import MethodConfig, NonNegativeFloat, PositiveFloat, PositiveInt
+from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.methods import register
 from ofmu.methods.base import Context, Method
 from ofmu.methods.saliency import mean_gradient
-from ofmu.sampling import MinibatchSampler
+from ofmu.run_config import MethodConfig, NonNegativeFloat, PositiveFloat, PositiveInt
 from ofmu.vectors import Vector, VectorSpace
 
 RowT = TypeVar("RowT")

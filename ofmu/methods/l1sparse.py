@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
-from ofmu.config import NonNegativeFloat
 from ofmu.methods import register
-from ofmu.methods.descent import Direction
 from ofmu.methods.finetune import Finetune, RetainOnlyConfig
+from ofmu.methods.single_loop import Direction
+from ofmu.run_config import NonNegativeFloat
 
 RowT = TypeVar("RowT")
 

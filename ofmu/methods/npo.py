@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from ofmu.config import PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.answers import AnswerConfig, AnswerDescent, RowLoss, as_tensor
 from ofmu.methods.base import Context
-from ofmu.methods.descent import DESCENT_SPACE
+from ofmu.methods.single_loop import DESCENT_SPACE
+from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, RowLoss, as_tensor
+from ofmu.run_config import PositiveFloat
 
 
 class NpoConfig(AnswerConfig):

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ofmu.config import NonNegativeFloat, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.losses import IGNORED, answer_logits, answer_nll
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig, Direction
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig, Direction
+from ofmu.run_config import NonNegativeFloat, PositiveFloat
 
 MEASURED_ROWS = 128
 """Retain rows on which the start model's loss is measured where ``epsilon`` is left out."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ofmu.methods import register
-from ofmu.methods.descent import Descent, DescentConfig
+from ofmu.methods.single_loop import Descent, DescentConfig
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 

@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ofmu.config import NonNegativeInt, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError
 from ofmu.losses import collate
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.descent import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.methods.start_model import StartModel
+from ofmu.methods.frozen_target import StartModel
+from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
+from ofmu.run_config import NonNegativeInt, PositiveFloat
 
 Read = Callable[[Callable[..., Any], Sequence[Example], torch.device], list[Tensor]]
 """From module, rows and device to each row's hidden states, shape (answer tokens, width)."""

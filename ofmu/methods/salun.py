@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ofmu.methods import register
-from ofmu.methods.descent import DESCENT_SPACE
 from ofmu.methods.randomlabels import RandomLabels, RandomLabelsConfig
+from ofmu.methods.single_loop import DESCENT_SPACE
 
 
 class SalunConfig(RandomLabelsConfig):

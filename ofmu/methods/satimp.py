@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from ofmu.config import NonNegativeFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.answers import AnswerConfig, AnswerDescent
-from ofmu.methods.descent import DESCENT_SPACE
+from ofmu.methods.single_loop import DESCENT_SPACE
+from ofmu.methods.token_losses import AnswerConfig, AnswerDescent
 from ofmu.methods.wga import WeightedAscentLoss
+from ofmu.run_config import NonNegativeFloat
 
 
 class SatImpConfig(AnswerConfig):

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from ofmu.config import NonNegativeFloat, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.answers import AnswerConfig, AnswerDescent, TokenLoss, stacked
-from ofmu.methods.descent import DESCENT_SPACE
+from ofmu.methods.single_loop import DESCENT_SPACE
+from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, TokenLoss, stacked
+from ofmu.run_config import NonNegativeFloat, PositiveFloat
 
 
 class UndialConfig(AnswerConfig):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ofmu.evaluation.summary import Metrics
+from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.vision.scores import ImageScores, SetScores, require_same_images
 
 Floats = NDArray[np.float64]

@@ -17,9 +17,9 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from ofmu import config as settings
+from ofmu import run_config as settings
 from ofmu.errors import ModelError
-from ofmu.models import local_directory
+from ofmu.models.language import local_directory
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ofmu.errors import DataError, ModelError
-from ofmu.files import write_json
+from ofmu.io.files import write_json
 from ofmu.vision.rows import ImageRow
 
 PREPROCESSOR_FILE = "preprocessor_config.json"

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from ofmu.engine import Engine
-from ofmu.evaluation.sharding import Shard
-from ofmu.evaluation.summary import Metrics
+from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.vision.loss import ImageLoss
 from ofmu.vision.metrics import metrics_of_images
 from ofmu.vision.rows import ImageData, ImageRow

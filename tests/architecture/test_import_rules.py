@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ofmu.config_io import preset_names, read_mapping, validate
+from ofmu.config.files import preset_names, read_mapping, validate
 from tune.config import SearchConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ SLOW_TO_IMPORT = {"torch", "transformers", "ray", "deepspeed", "optuna", "pandas
 def composes(path: Path) -> bool:
     """Whether ``path`` is the command line, which may import all packages where it needs them."""
     relative = path.relative_to(ROOT).as_posix()
-    return relative == "ofmu/cli.py" or relative.startswith("ofmu/commands/")
+    return relative.startswith("ofmu/cli/")
 
 
 def imported_names(tree: ast.AST, package: str) -> Iterator[tuple[str, int, bool]]:
@@ -91,18 +91,18 @@ def test_packages_import_in_one_direction():
     [
         ("ofmu/trainer.py", "import ray.train", True),
         ("ofmu/trainer.py", "from optuna import samplers", True),
-        ("ofmu/trainer.py", "def f():\n    if True:\n        from cluster.train import train", True),
+        ("ofmu/trainer.py", "def f():\n    if True:\n        from cluster.train.trainer import train", True),
         ("ofmu/trainer.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import tune", True),
         ("ofmu/trainer.py", "from importlib import import_module\nimport_module('ray.tune')", True),
         ("ofmu/trainer.py", "import rayleigh\nfrom . import config\nfrom ofmu import cli", False),
-        ("ofmu/commands/search.py", "import tune", True),
-        ("ofmu/commands/search.py", "class A:\n    import optuna", True),
-        ("ofmu/commands/search.py", "def f():\n    from tune.search import ParetoSearch", False),
-        ("ofmu/commands/search.py", "import typing\nif typing.TYPE_CHECKING:\n    import tune", False),
-        ("ofmu/commands/search.py", "def f():\n    import tests.conftest", True),
-        ("cluster/train.py", "def f():\n    import tune.search", True),
-        ("cluster/train.py", "import ray\nfrom ofmu import errors", False),
-        ("tune/search.py", "import ray, optuna\nfrom cluster.train import train", False),
+        ("ofmu/cli/search.py", "import tune", True),
+        ("ofmu/cli/search.py", "class A:\n    import optuna", True),
+        ("ofmu/cli/search.py", "def f():\n    from tune.search import ParetoSearch", False),
+        ("ofmu/cli/search.py", "import typing\nif typing.TYPE_CHECKING:\n    import tune", False),
+        ("ofmu/cli/search.py", "def f():\n    import tests.conftest", True),
+        ("cluster/train/trainer.py", "def f():\n    import tune.search", True),
+        ("cluster/train/trainer.py", "import ray\nfrom ofmu import errors", False),
+        ("tune/search.py", "import ray, optuna\nfrom cluster.train.trainer import train", False),
     ],
 )
 def test_the_walk_itself_finds_what_it_should(place, source, caught):
@@ -126,12 +126,12 @@ def test_importing_a_package_starts_nothing(package):
 
 
 def test_reading_a_config_needs_neither_ray_nor_torch():
-    assert not {"ray", "deepspeed", "torch", "optuna"} & top_level_modules("import ofmu.config, tune.config")
+    assert not {"ray", "deepspeed", "torch", "optuna"} & top_level_modules("import ofmu.run_config, tune.config")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], ["unlearn", "--help"]])
 def test_help_imports_nothing_slow(arguments):
-    loaded = top_level_modules(f"from ofmu.cli import main\nassert main({arguments!r}) == 0")
+    loaded = top_level_modules(f"from ofmu.cli.main import main\nassert main({arguments!r}) == 0")
     assert "click" in loaded
     assert not SLOW_TO_IMPORT & loaded
 

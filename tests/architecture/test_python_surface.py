@@ -8,9 +8,9 @@ from importlib import import_module
 
 import pytest
 
-from ofmu.cli import COMMANDS
-from ofmu.config import UnlearnConfig
+from ofmu.cli.main import COMMANDS
 from ofmu.errors import ConfigError
+from ofmu.run_config import UnlearnConfig
 from tune.config import SearchConfig
 
 CALLS: dict[str, tuple[str, ...]] = {

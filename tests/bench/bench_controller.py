@@ -35,14 +35,14 @@ from rich.console import Console
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from ofmu.config_io import apply_overrides, read_mapping, validate
+from ofmu.config.files import apply_overrides, read_mapping, validate
+from tune.callbacks.callback_list import Audience
+from tune.callbacks.console import SearchView
 from tune.config import SearchConfig
-from tune.listeners import Audience
-from tune.rundir import RunDirectory
-from tune.sampling import draw
+from tune.rundir.search_dir import RunDirectory
 from tune.search import _Session
-from tune.study import StudySearcher, open_study, storage_url
-from tune.view import SearchView
+from tune.study.samplers import draw
+from tune.study.searcher import StudySearcher, open_study, storage_url
 
 TRIALS = 200
 Drawn = tuple[FrozenTrial, dict[str, Any], dict[str, float]]

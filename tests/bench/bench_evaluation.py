@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from ofmu.config import ScratchModelConfig, UnlearnConfig
 from ofmu.data.encoding import encode_example
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
-from ofmu.evaluation.forced import score_examples
-from ofmu.evaluation.generation import _library_greedy, generate_answers
-from ofmu.evaluation.scoring import score_model
-from ofmu.evaluation.sharding import Shard, global_batches
-from ofmu.models import build_model, train_tokenizer
+from ofmu.evaluation.scoring.generation import _library_greedy, generate_answers
+from ofmu.evaluation.scoring.model import score_model
+from ofmu.evaluation.scoring.sharding import Shard, global_batches
+from ofmu.evaluation.scoring.teacher_forcing import score_examples
+from ofmu.models.language import build_model, train_tokenizer
+from ofmu.run_config import ScratchModelConfig, UnlearnConfig
 
 SHAPE = ScratchModelConfig(hidden_size=192, intermediate_size=512, num_layers=4, num_heads=6, vocab_size=2048)
 EVERYTHING = {"rouge": False, "membership": True, "in_scope": True, "batch_size": 32}

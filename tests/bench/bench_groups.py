@@ -22,10 +22,10 @@ import psutil
 import ray
 
 from cluster.config import ClusterConfig
-from cluster.group import WarmTrials
 from cluster.session import ray_session
-from ofmu.config import UnlearnConfig
-from ofmu.reference import Prepared, prepare
+from cluster.train.worker_group import WarmTrials
+from ofmu.preparer import Prepared, prepare
+from ofmu.run_config import UnlearnConfig
 
 WORK = ("inner", "outer", "evaluation")
 SETTINGS: dict[str, Any] = {

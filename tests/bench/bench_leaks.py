@@ -10,9 +10,6 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ofmu" / "engine"))
 
 
 def measure(stage: int, runs: int) -> None:

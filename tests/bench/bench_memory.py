@@ -14,8 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ofmu"))
-
 STAGES = (0, 1, 2, 3)
 
 
@@ -23,13 +21,13 @@ def measure(stage: int, result: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ofmu.bilevel import Bilevel
-    from ofmu.config import EngineConfig
     from ofmu.data.rows import Example
     from ofmu.engine import build_engine
-    from ofmu.ledger import Ledger
+    from ofmu.engine.cost import Ledger
     from ofmu.losses import AnswerLoss
-    from ofmu.methods.ofmu import OfmuConfig
+    from ofmu.methods.ofmu.bilevel import Bilevel
+    from ofmu.methods.ofmu.config import OfmuConfig
+    from ofmu.run_config import EngineConfig
 
     torch.manual_seed(0)
 

@@ -22,13 +22,13 @@ def measure(stage: str, rounds: int) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ofmu.bilevel import Bilevel
-    from ofmu.config import EngineConfig
     from ofmu.data.rows import Example
     from ofmu.engine import build_engine
-    from ofmu.ledger import Ledger
+    from ofmu.engine.cost import Ledger
     from ofmu.losses import AnswerLoss
-    from ofmu.methods.ofmu import OfmuConfig
+    from ofmu.methods.ofmu.bilevel import Bilevel
+    from ofmu.methods.ofmu.config import OfmuConfig
+    from ofmu.run_config import EngineConfig
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}

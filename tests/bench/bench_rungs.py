@@ -6,7 +6,7 @@
 
 ``quickstart_curves.csv`` holds 120 real trials of the quickstart, made by ``make_curves.py``, numbers rounded to six
 digits; their settings are in ``quickstart_settings.csv``. ``make_lcdb.py`` makes tables of a public benchmark's curves.
-Any other in the form that :func:`tune.curves.read_curves` reads will do.
+Any other in the form that :func:`simulation.curves.read_curves` reads will do.
 
 Per seed, a full search runs TRIALS trials to their ends and spends B; its hypervolume is the mark. The same search with
 early stopping then draws as many trials as it needs. Columns: ``ratio`` its evaluations at the mark over B; ``own`` the
@@ -42,12 +42,12 @@ import numpy as np
 import optuna
 from scipy.stats import spearmanr
 
-from tune.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, read_curves, synthetic_curve
-from tune.objectives import Direction
-from tune.pareto import Points, as_costs, front_mask, reference_point
-from tune.rungs import RungScheduler, RungSettings
-from tune.sampling import make_sampler
-from tune.simulate import CurveSearcher, OptunaSearcher, Simulation, TableSearcher, simulate
+from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, read_curves, synthetic_curve
+from simulation.simulate import CurveSearcher, OptunaSearcher, Simulation, TableSearcher, simulate
+from tune.early_stopping.rungs import RungScheduler, RungSettings
+from tune.results.pareto import Points, as_costs, front_mask, reference_point
+from tune.space.objectives import Direction
+from tune.study.samplers import make_sampler
 
 TRIALS = 64
 CAP = 1.25

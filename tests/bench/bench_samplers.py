@@ -31,9 +31,9 @@ import optuna
 from scipy.stats import quantile_test
 from sklearn.ensemble import RandomForestRegressor
 
-from tune.curves import SYNTHETIC_SETTINGS, synthetic_curve
-from tune.pareto import hypervolume
-from tune.sampling import make_sampler
+from simulation.curves import SYNTHETIC_SETTINGS, synthetic_curve
+from tune.results.pareto import hypervolume
+from tune.study.samplers import make_sampler
 
 TRIALS = 64
 CAP = 1.5

@@ -24,21 +24,21 @@ from typing import Any
 import optuna
 import torch
 
-from ofmu.config import UnlearnConfig
-from ofmu.config_io import read_mapping, validate
+from ofmu.config.files import read_mapping, validate
 from ofmu.engine import build_engine
+from ofmu.engine.cost import Ledger
 from ofmu.errors import NonFiniteLossError
 from ofmu.evaluation import Scores, metrics_of
-from ofmu.evaluation.names import FORGET
-from ofmu.ledger import Ledger
+from ofmu.evaluation.sets import FORGET
 from ofmu.methods import build_method
 from ofmu.methods.base import Context
-from ofmu.reference import Prepared, prepare
+from ofmu.preparer import Prepared, prepare
+from ofmu.run_config import UnlearnConfig
 from ofmu.task import load_task
 from tune.config import SearchConfig
-from tune.rungs import RungSettings
-from tune.sampling import draw
-from tune.space import run_config
+from tune.early_stopping.rungs import RungSettings
+from tune.space.space import run_config
+from tune.study.samplers import draw
 
 LOOKS = tuple(step / 32 for step in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32))
 ROWS = RungSettings().rows
@@ -80,7 +80,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
 
 
 def sketched(scores: Scores, reference: Path) -> dict[str, float | None]:
-    """Return the metrics as a rung sees them: of the rows that :class:`ofmu.evaluation.sketch.Sketch` looks at."""
+    """Return the metrics as a rung sees them: of the rows that :class:`~ofmu.evaluation.scoring.partial.Sketch` looks at."""
     sets = {name: tuple(sorted(rows, key=lambda row: row.row_hash or "")[:ROWS]) for name, rows in scores.sets.items()}
     expected = Scores.load(reference)
     kept = {FORGET: tuple(sorted(expected.sets[FORGET], key=lambda row: row.row_hash or "")[:ROWS])}

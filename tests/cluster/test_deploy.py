@@ -22,7 +22,7 @@ import yaml
 from click.testing import CliRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from ofmu.cli import COMMANDS, cli
+from ofmu.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"

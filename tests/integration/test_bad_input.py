@@ -15,11 +15,11 @@ import pytest
 import ray
 import yaml
 
-from ofmu.cli import main
-from ofmu.config import UnlearnConfig
+from ofmu.cli.main import main
 from ofmu.errors import RunError
-from ofmu.models import load_model
-from ofmu.reference import Prepared, prepare
+from ofmu.models.language import load_model
+from ofmu.preparer import Prepared, prepare
+from ofmu.run_config import UnlearnConfig
 from ofmu.trainer import unlearn
 
 pytestmark = pytest.mark.timeout(120)
@@ -278,7 +278,7 @@ def test_a_search_without_a_complete_trial_says_where_the_reasons_are(
         raise RunError("no model could be made: mend it")
 
     # The real executor would complete at least the untouched target.
-    monkeypatch.setattr("cluster.train.run_trial", fail)
+    monkeypatch.setattr("cluster.train.trainer.run_trial", fail)
     settings = ["search.num_trials=2", "search.max_concurrent=1"]
     sentence = refused("search", tiny, *settings, "--run-dir", tmp_path / "run")
     assert f"{tmp_path / 'run'}/trials.csv" in sentence

@@ -16,7 +16,7 @@ import pytest
 import ray
 import yaml
 
-from ofmu.cli import main
+from ofmu.cli.main import main
 from ofmu.errors import ConfigError, NonFiniteLossError
 from tune import Comparison, ComparisonResult
 

@@ -10,13 +10,13 @@ import pytest
 import ray
 
 from cluster.config import ClusterConfig
-from cluster.group import WarmTrials
-from ofmu.config import UnlearnConfig
+from cluster.train.worker_group import WarmTrials
 from ofmu.errors import PrunedError
-from ofmu.reference import prepare
-from tune.judge import Judging, RemoteBook, open_office
-from tune.objectives import Direction
-from tune.rungs import RungSettings
+from ofmu.preparer import prepare
+from ofmu.run_config import UnlearnConfig
+from tune.early_stopping.rungs import RungSettings
+from tune.early_stopping.service import Judging, RemoteBook, open_office
+from tune.space.objectives import Direction
 
 STOPS = 20
 WAYS: dict[str, Direction] = {"ks_statistic": "min", "model_utility": "max"}

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,14 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ofmu.config_io import validate
-from tune.config import SearchConfig
-from tune.rundir import RunDirectory
-from tune.study import StudySearcher, open_study
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from nodes import Nodes, Search, assert_nothing_lost, end, start, wait_until
+from ofmu.config.files import validate
+from tune.config import SearchConfig
+from tune.rundir.search_dir import RunDirectory
+from tune.study.searcher import StudySearcher, open_study
 
 pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(3600)]
 

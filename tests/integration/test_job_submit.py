@@ -22,7 +22,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tune.study import STUDY_NAME, storage_url
+from tune.study.searcher import STUDY_NAME, storage_url
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

@@ -23,13 +23,13 @@ import ray
 
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
 from tune import AskTell, ParetoSearch, SearchResult
-from tune.ended import EndedTrial
-from tune.progress import Progress, SearchListener
-from tune.study import STUDY_NAME, storage_url
+from tune.callbacks.base import Progress, SearchListener
+from tune.study.finished_trial import EndedTrial
+from tune.study.searcher import STUDY_NAME, storage_url
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
-DRIVER = Path(__file__).with_name("search_driver.py")
+DRIVER = Path(__file__).resolve().parents[1] / "helpers" / "search_driver.py"
 UNREACHABLE = "127.0.0.1:9"
 
 
@@ -218,7 +218,7 @@ def test_a_finished_search_can_be_prolonged(mixed, tmp_path):
 
 def test_two_searches_do_not_share_a_directory(mixed):
     result, _ = mixed
-    from tune.rundir import RunDirectory
+    from tune.rundir.search_dir import RunDirectory
 
     with RunDirectory.existing(result.run_dir).lock(), pytest.raises(RunError, match="Another search is running"):
         ParetoSearch.resume(result.run_dir, executor=execute)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu.errors import ConfigError
 from tune import ParetoSearch
-from tune.progress import Progress, SearchListener
+from tune.callbacks.base import Progress, SearchListener
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -12,15 +12,15 @@ import pytest
 import ray
 
 from cluster.config import ClusterConfig
-from cluster.train import run_trial
+from cluster.train.trainer import run_trial
+from ofmu.early_stopping import read_account
 from ofmu.errors import PrunedError
-from ofmu.judge import read_account
-from ofmu.reference import prepare
+from ofmu.preparer import prepare
 from tune import ParetoSearch, SearchResult
-from tune.judge import Judging, RemoteBook, open_office
-from tune.progress import Progress, SearchListener
-from tune.rungs import RungScheduler, RungSettings
-from tune.study import STUDY_NAME, storage_url
+from tune.callbacks.base import Progress, SearchListener
+from tune.early_stopping.rungs import RungScheduler, RungSettings
+from tune.early_stopping.service import Judging, RemoteBook, open_office
+from tune.study.searcher import STUDY_NAME, storage_url
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

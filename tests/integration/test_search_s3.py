@@ -17,12 +17,11 @@ import yaml
 from pyarrow import fs
 from transformers import AutoModelForCausalLM
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from s3_server import KEYS, s3_server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-DRIVER = Path(__file__).with_name("search_s3_driver.py")
+DRIVER = Path(__file__).resolve().parents[1] / "helpers" / "search_s3_driver.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ofmu.cli import main
-from tune.result import SearchResult
+from ofmu.cli.main import main
+from tune.results.result import SearchResult
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

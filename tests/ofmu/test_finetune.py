@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from ofmu.config import ScratchModelConfig, TrainingConfig
 from ofmu.data import Example
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetune import finetune, rate_factor
-from ofmu.models import build_model, train_tokenizer
+from ofmu.models.language import build_model, train_tokenizer
+from ofmu.run_config import ScratchModelConfig, TrainingConfig
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
 EXAMPLES = [

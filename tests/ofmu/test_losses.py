@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+import trajectory
 from ofmu.data.rows import Example
 from ofmu.engine import TorchEngine
-from ofmu.ledger import Ledger
+from ofmu.engine.cost import Ledger
 from ofmu.losses import AnswerLoss, collate
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import trajectory
 
 
 def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:

@@ -14,9 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu import UnlearnConfig, evaluate, unlearn
-from ofmu.config_io import apply_overrides, validate
+from ofmu.config.files import apply_overrides, validate
 from ofmu.errors import NonFiniteLossError, RunError
-from ofmu.reference import Prepared, prepare
+from ofmu.preparer import Prepared, prepare
 
 COSTS = ("seconds", "peak_memory_bytes")
 

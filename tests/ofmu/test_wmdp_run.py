@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "data"))
-
-from wmdp_corpus import write_corpus
-
 from ofmu import UnlearnConfig, evaluate, unlearn
-from ofmu.reference import prepare
+from ofmu.preparer import prepare
+from wmdp_corpus import write_corpus
 
 ACCURACIES = [f"{name}_{way}_accuracy" for name in ("forget", "utility") for way in ("letter", "choice")]
 

@@ -18,8 +18,8 @@ from tune.compare.statistics import (
     mean_ranks,
     paired_test,
 )
-from tune.objectives import Direction
-from tune.pareto import Points, as_costs, hypervolume, reference_point
+from tune.results.pareto import Points, as_costs, hypervolume, reference_point
+from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
     from tune.compare.config import CompareSettings

@@ -9,32 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import ray_session
-from ofmu.config import UnlearnConfig
-from ofmu.config_io import validate
+from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
-from ofmu.lookahead import look_ahead
 from ofmu.methods import method_class
+from ofmu.preflight import look_ahead
+from ofmu.run_config import UnlearnConfig
+from tune.callbacks.base import SearchListener
 from tune.compare.analysis import MethodRuns, Setting, summarise
+from tune.compare.callback import CompareListener
 from tune.compare.config import CompareSettings
 from tune.compare.directory import CompareDirectory
-from tune.compare.listener import CompareListener
 from tune.compare.plan import method_configs, with_budget, yardstick
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.runs import make_runs, plan_runs, read_runs
 from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
-from tune.landmarks import TARGET
-from tune.progress import SearchListener
-from tune.rundir import RunDirectory
+from tune.execution.trainable import Executor
+from tune.rundir.search_dir import RunDirectory
 from tune.search import ParetoSearch
-from tune.trial import Executor
+from tune.study.baselines import TARGET
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from ofmu.reference import Prepared
-    from tune.result import SearchResult
+    from ofmu.preparer import Prepared
+    from tune.results.result import SearchResult
 
 
 class Comparison:
@@ -42,7 +42,7 @@ class Comparison:
 
     ``config`` is what :class:`tune.ParetoSearch` takes, with a ``compare`` section; the other arguments replace the
     config's. ``run_dir`` must be new; None names one under ``runs/``. ``executor`` runs one trial (default:
-    :func:`cluster.train.run_trial`, or :class:`cluster.group.WarmTrials` for worker groups, on prepared models).
+    :func:`cluster.train.trainer.run_trial`, or :class:`cluster.train.worker_group.WarmTrials` for worker groups, on prepared models).
 
     Raises:
         ConfigError: a method or a setting is unknown, or does not work on the task; said before anything runs.
@@ -171,8 +171,8 @@ class _Session:
         """Make target and reference once; the searches then find them in the cache."""
         if self._executor is not None:
             return None
-        from ofmu.quiet import quiet_libraries
-        from ofmu.reference import prepare
+        from ofmu.io.library_logging import quiet_libraries
+        from ofmu.preparer import prepare
 
         quiet_libraries()
         self._listener.on_prepare({"event": "start"})
@@ -202,8 +202,8 @@ class _Session:
     def _run_again(
         self, name: str, search: SearchResult, trials: Sequence[FrozenTrial], prepared: Prepared | None
     ) -> MethodRuns:
-        from cluster.group import WarmTrials
-        from cluster.train import run_trial
+        from cluster.train.trainer import run_trial
+        from cluster.train.worker_group import WarmTrials
 
         runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
         self._listener.on_runs(name, sum(run.is_done for run in runs), len(runs))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ofmu.config_io import validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from tune.compare.config import CompareSettings
-from tune.directory import OwnedDirectory
+from tune.rundir.locked import OwnedDirectory
 
 
 @dataclass(frozen=True)

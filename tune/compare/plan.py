@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ofmu.config import MethodConfig
-from ofmu.config_io import validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.methods import BUILT_IN, method_class
+from ofmu.run_config import MethodConfig
 from tune.config import Parameter, SearchConfig, default_space, flatten_space
 
 TRIALS_PER_TRIAL = 10

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 
-from ofmu.files import storage_errors, write_text
+from ofmu.io.files import storage_errors, write_text
 from tune.compare.result import ComparisonResult, Summary
 from tune.compare.tables import compact_table, test_table, verdict
 

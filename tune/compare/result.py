@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from ofmu.config import Section
 from ofmu.errors import RunError
-from ofmu.files import write_text
-from tune.objectives import Direction
+from ofmu.io.files import write_text
+from ofmu.run_config import Section
+from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,7 +180,7 @@ class ComparisonResult:
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw all methods' fronts with their seeds' spread; with ``path``, save the picture too."""
-        from tune.compare.picture import fronts_figure
+        from tune.compare.plot import fronts_figure
 
         figure = fronts_figure(self.summary)
         if path is not None:

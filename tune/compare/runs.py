@@ -13,26 +13,26 @@ from ray.tune.search import Searcher
 
 from cluster.session import trials_at_a_time
 from ofmu.errors import StorageError
-from ofmu.files import write_json
+from ofmu.io.files import write_json
 from tune.compare.result import PointRuns, SeedRun
 from tune.compare.statistics import choose_points
-from tune.landmarks import TARGET
-from tune.launch import run_trials
-from tune.objectives import objective_values
-from tune.pareto import reference_point
-from tune.space import run_config
-from tune.study import finite_only, read_metrics
-from tune.tables import costs_of
+from tune.execution.tuner import run_trials
+from tune.results.pareto import reference_point
+from tune.results.tables import costs_of
+from tune.space.objectives import objective_values
+from tune.space.space import run_config
+from tune.study.baselines import TARGET
+from tune.study.searcher import finite_only, read_metrics
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from ofmu.reference import Prepared
+    from ofmu.preparer import Prepared
     from tune.compare.directory import CompareDirectory
     from tune.config import SearchConfig
-    from tune.objectives import Direction
-    from tune.result import SearchResult
-    from tune.trial import Executor
+    from tune.execution.trainable import Executor
+    from tune.results.result import SearchResult
+    from tune.space.objectives import Direction
 
 COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
 

@@ -10,8 +10,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.landmarks import SEARCHED
-from tune.study import STUDY_NAME, storage_url
+from tune.study.baselines import SEARCHED
+from tune.study.searcher import STUDY_NAME, storage_url
 
 LEAST_TRIALS = 4
 """With fewer searched trials nothing is said of a setting."""

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ofmu.config import DataConfig, ScratchModelConfig
 from ofmu.data.encoding import encode_example, encode_prompt, load_tokenizer, pad_id
 from ofmu.errors import ConfigError, DataError, ModelError
-from ofmu.models import build_model, train_tokenizer
+from ofmu.models.language import build_model, train_tokenizer
+from ofmu.run_config import DataConfig, ScratchModelConfig
 
 CONFIG = DataConfig()
 CHAT = (

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from wmdp_corpus import write_corpus
-
-from ofmu.config import DataConfig
 from ofmu.data import load_data
 from ofmu.errors import ConfigError, DataError
+from ofmu.run_config import DataConfig
+from wmdp_corpus import write_corpus
 
 
 def config(**wmdp: Any) -> DataConfig:

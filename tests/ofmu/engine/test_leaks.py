@@ -13,16 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from trajectory import METHOD, rows, tiny_llama
-
-from ofmu.bilevel import Bilevel
-from ofmu.config import EngineConfig
 from ofmu.engine import build_engine
-from ofmu.ledger import Ledger
+from ofmu.engine.cost import Ledger
 from ofmu.losses import AnswerLoss
-from ofmu.methods.ofmu import OfmuConfig
+from ofmu.methods.ofmu.bilevel import Bilevel
+from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.run_config import EngineConfig
+from trajectory import METHOD, rows, tiny_llama
 
 
 def run_once(stage: int) -> list[weakref.ref[object]]:

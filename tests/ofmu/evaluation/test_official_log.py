@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ofmu.errors import DataError, ReferenceMismatchError
+from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.official_log import read_official_log
-from ofmu.evaluation.rouge import rouge_l_recall
-from ofmu.evaluation.summary import metrics_of
+from ofmu.evaluation.scoring.rouge import rouge_l_recall
 
 LOGS = [f"llama2-7b_{name}.json" for name in ("full", "retain90", "retain95", "retain99")]
 SETS = {"Real Authors": "real_authors", "Real World": "world_facts", "Retain": "retain", "Forget": "forget"}

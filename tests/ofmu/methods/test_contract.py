@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
 import method_run
-import torch
 from method_run import CASES, LANGUAGE
 from multirank import run_ranks
-
-from ofmu.config import UnlearnConfig
 from ofmu.errors import ConfigError
 from ofmu.methods import BUILT_IN, method_class
+from ofmu.run_config import UnlearnConfig
 
 SCRIPT = Path(method_run.__file__)
 ALONE = {"backend": "torch"}

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from torch.nn.functional import cross_entropy
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from vision_case import Case, labels_of, plain_logits
-
 from ofmu.methods import method_class
+from vision_case import Case, labels_of, plain_logits
 
 
 def test_its_direction_is_the_retain_gradient() -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from vision_case import Case, labels_of, plain_logits
-
 from ofmu.methods.influence import inverse_fisher_product
+from vision_case import Case, labels_of, plain_logits
 
 
 def test_its_step_is_the_inverse_fisher_times_the_difference_of_gradients() -> None:

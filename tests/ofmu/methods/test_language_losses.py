@@ -7,29 +7,23 @@ antiderivatives in that of detached weights.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from independent import assert_close, flat, gradient_of, mean_nll, nll, nudge, started, token_logits
-from method_run import small_settings, tiny_task
 from pydantic import ValidationError
 from torch import Tensor, nn
-from trajectory import tiny_llama
 
+from independent import assert_close, flat, gradient_of, mean_nll, nll, nudge, started, token_logits
+from method_run import small_settings, tiny_task
 from ofmu.data.rows import Example
 from ofmu.engine import TorchEngine
+from ofmu.engine.cost import Ledger
 from ofmu.errors import ConfigError
-from ofmu.ledger import Ledger
 from ofmu.methods import build_method, method_class
 from ofmu.methods.base import Context
+from trajectory import tiny_llama
 
 Formula = Callable[[nn.Module, nn.Module, Sequence[Example]], tuple[Tensor, Tensor]]
 """From model, start model and forget rows to the loss and to something that has its gradient."""

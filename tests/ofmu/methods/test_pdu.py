@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
+
 from independent import assert_close, flat, gradient_of, mean_nll, started, token_logits
 from method_run import tiny_task
-
 from ofmu.data.rows import Example
 from ofmu.methods.pdu import PduConfig
 

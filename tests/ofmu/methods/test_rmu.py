@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
+from torch import Tensor
+
 from independent import assert_close, flat, gradient_of, nudge, started
 from method_run import small_settings, tiny_task
-from torch import Tensor
-from trajectory import tiny_llama
-
-from ofmu.config import EngineConfig
 from ofmu.data.rows import Example
 from ofmu.engine import build_engine
+from ofmu.engine.cost import Ledger
 from ofmu.errors import ConfigError
-from ofmu.ledger import Ledger
 from ofmu.methods import build_method
 from ofmu.methods.base import Context
 from ofmu.methods.rmu import RmuConfig, block_index
+from ofmu.run_config import EngineConfig
+from trajectory import tiny_llama
 
 ROWS = tiny_task().forget_rows[:5]
 

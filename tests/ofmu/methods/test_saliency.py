@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from vision_case import Case, labels_of, plain_logits
-
 from ofmu.methods import method_class
 from ofmu.methods.saliency import salient
+from vision_case import Case, labels_of, plain_logits
 
 
 def mask_by_sorting(case: Case, fraction: float) -> torch.Tensor:

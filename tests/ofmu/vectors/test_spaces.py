@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from multirank import run_ranks
 from ofmu.vectors import WholeVectors
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from multirank import run_ranks
-
-PROBE = Path(__file__).with_name("probe.py")
+PROBE = Path(__file__).resolve().parents[2] / "helpers" / "vector_probe.py"
 
 
 @pytest.mark.ranks

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
 import contract_run
-import torch
 from contract_run import CASES, MASKED, VISION
 from multirank import run_ranks
-from tiny_images import tiny_classifier
-
 from ofmu.methods import method_class
+from tiny_images import tiny_classifier
 
 SCRIPT = Path(contract_run.__file__)
 ALONE = {"backend": "torch"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from image_files import png, write_folder, write_parquet
-
-from ofmu.config import DataConfig
 from ofmu.errors import DataError
+from ofmu.run_config import DataConfig
 from ofmu.vision.data import load_images
 from ofmu.vision.rows import ImageData
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ofmu.errors import DataError, ReferenceMismatchError
-from ofmu.evaluation.summary import Metrics
+from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.vision.metrics import FIELD_METRICS, metrics_of_images, mia_efficacy
 from ofmu.vision.scores import ImageScores, SetScores
 

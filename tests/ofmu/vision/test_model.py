@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,12 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from tiny_images import CLASSES, SHAPE, images, tiny_classifier, tiny_loss
-
-from ofmu.config import ScratchModelConfig
 from ofmu.errors import ModelError
-from ofmu.models import build_model, train_tokenizer, write_model
+from ofmu.models.language import build_model, train_tokenizer, write_model
+from ofmu.run_config import ScratchModelConfig
 from ofmu.vision.model import build_classifier, freeze_statistics, load_classifier
 from ofmu.vision.pixels import Normalisation
+from tiny_images import CLASSES, SHAPE, images, tiny_classifier, tiny_loss
 
 CPU = torch.device("cpu")
 

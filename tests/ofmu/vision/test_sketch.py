@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from tiny_images import CLASSES, images, tiny_classifier, tiny_loss
-
 from ofmu.engine import TorchEngine
+from ofmu.engine.cost import Ledger
 from ofmu.errors import ReferenceMismatchError
-from ofmu.ledger import Ledger
 from ofmu.vision.metrics import metrics_of_images
 from ofmu.vision.rows import ImageData
 from ofmu.vision.scores import score_images
 from ofmu.vision.sketch import ImageSketch, chosen_images
+from tiny_images import CLASSES, images, tiny_classifier, tiny_loss
 
 
 def make_data() -> ImageData:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ofmu.config_io import apply_overrides, preset_names, read_mapping
+from ofmu.config.files import apply_overrides, preset_names, read_mapping
 from ofmu.errors import ConfigError
 from ofmu.methods import method_class
 from tune.compare.comparison import Comparison

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from ofmu.errors import RunError
+from tune.compare.console import CompareView
 from tune.compare.report import markdown, write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import verdict
-from tune.compare.view import CompareView
 
 GOOD = [[(0.2, 0.5)] * 3, [(0.4, 0.68)] * 3, [(0.6, 0.77)] * 3]
 POOR = [[(d + 0.1, u - 0.1) for d, u in seeds] for seeds in GOOD]

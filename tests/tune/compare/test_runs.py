@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ofmu.config_io import validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError, RunError
 from tune.compare.directory import CompareDirectory
 from tune.compare.runs import plan_runs, read_runs
 from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
-from tune.result import SearchResult
-from tune.rundir import RunDirectory
-from tune.study import StudySearcher, open_study
+from tune.results.result import SearchResult
+from tune.rundir.search_dir import RunDirectory
+from tune.study.searcher import StudySearcher, open_study
 
 SPACE = {"method.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "method.steps": {"low": 1, "high": 9}}
 

@@ -1,0 +1,1 @@
+"""Unlearning runs in Ray Train worker groups."""

@@ -1,0 +1,55 @@
+"""``ofmu logs``: what a job has printed, once or as it comes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from cluster.jobs.server import JobServer
+
+
+@click.command("logs")
+@click.argument("job_id", metavar="ID")
+@click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
+@click.option("--follow", is_flag=True, help="Go on until the job is over, and exit with its status.")
+def logs_command(job_id: str, address: str | None, follow: bool) -> None:
+    """Show what the job ID has printed. Ctrl-C leaves the job running."""
+    from cluster.jobs.server import JobServer
+
+    server = JobServer(address)
+    if follow:
+        follow_job(server, job_id, address)
+    else:
+        _write(server.logs(job_id))
+
+
+def follow_job(server: JobServer, job_id: str, address: str | None) -> None:
+    """Show a job's output until it is over and exit with its status; Ctrl-C leaves it running, and says so."""
+    try:
+        job = server.follow(job_id, _write)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\n{job_id} goes on: {later('logs', job_id, address)} --follow comes back to it, "
+            f"{later('stop', job_id, address)} ends it",
+            err=True,
+        )
+        raise SystemExit(130) from None
+    how = f" with exit status {job.exit_status}" if job.status == "FAILED" else ""
+    click.echo(f"{job_id} {job.status.lower()}{how}", err=True)
+    if job.exit_status and job.exit_code is None and job.message:
+        # its command never ran, so the log does not say why
+        click.echo(job.message, err=True)
+    raise SystemExit(job.exit_status)
+
+
+def later(command: str, job_id: str, address: str | None) -> str:
+    """Return the command line that does ``command`` to this job from this shell."""
+    return f"ofmu {command} {job_id}" + (f" --address {address}" if address else "")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

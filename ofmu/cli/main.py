@@ -1,0 +1,108 @@
+"""The command ``ofmu``: the one place that composes the three packages, each loaded by the command that needs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, TextIO
+
+import click
+
+from ofmu import __version__
+from ofmu.errors import OfmuError
+
+COMMANDS = {
+    "prepare": ("prepare", "Train the target and the retrain reference, once."),
+    "unlearn": ("unlearn", "Run OFMU once, and score and save the model."),
+    "evaluate": ("evaluate", "Score any saved model."),
+    "search": ("search", "Search a Pareto front of forgetting against utility."),
+    "compare": ("compare", "Compare methods at equal budget, with error bars."),
+    "report": ("report", "Show a search's front again and redraw its picture."),
+    "export": ("export", "Copy a model of a search's front."),
+    "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
+    "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
+    "jobs": ("jobs", "List a cluster's jobs."),
+    "logs": ("logs", "Show what a job prints."),
+    "stop": ("stop", "End a job."),
+}
+"""Name: module under ofmu.cli, and the line that ``ofmu --help`` shows without importing it."""
+
+
+class LazyCommands(click.Group):
+    """Imports a command's module when it is called, so that help costs no more than click itself."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the commands in the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import and return one command."""
+        if name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[name]
+        command: click.Command = getattr(import_module(f"ofmu.cli.{module}"), f"{name}_command")
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands from their stored summaries."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyCommands)
+@click.version_option(__version__, prog_name="ofmu")
+def cli() -> None:
+    """Make a model forget, and find out what that costs.
+
+    Each command takes a YAML config (or a preset's name) and dotted overrides such as method.inner_steps=5.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; a user's error is one sentence on standard error."""
+    warnings.showwarning = _show_warning
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="ofmu", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted", file=sys.stderr)
+        return 130
+    except OfmuError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"Error: Cannot write {error.filename or 'a file'}: {error.strerror}; free some space", file=sys.stderr)
+        return 1
+    return 0
+
+
+def entry_point() -> None:
+    """Exit with :func:`main`'s status. SIGTERM, as of a preempted node or a stopped job, is taken as Ctrl-C is."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        # a launcher's ranks may be stuck in a collective, where nothing of Python runs: they die at once, as before
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> Any:
+    """Print our own warnings as a sentence; libraries' deprecations are not the user's to mend."""
+    if issubclass(category, UserWarning):
+        print(f"Warning: {message}", file=file or sys.stderr)

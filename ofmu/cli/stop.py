@@ -1,0 +1,20 @@
+"""``ofmu stop``: end a job."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("stop")
+@click.argument("job_id", metavar="ID")
+@click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
+def stop_command(job_id: str, address: str | None) -> None:
+    """End the job ID and wait until it is over. A stopped search is continued by: search --resume RUN."""
+    from cluster.jobs.server import JobServer
+
+    server = JobServer(address)
+    before = server.job(job_id)
+    if before.is_over:
+        click.echo(f"{job_id} is over already: {before.status.lower()}")
+        return
+    click.echo(f"{job_id} {server.stop(job_id).status.lower()}")

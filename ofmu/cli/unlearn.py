@@ -1,0 +1,111 @@
+"""``ofmu unlearn``: one run, here or in a Ray Train worker group."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ofmu.cli.params import Folder
+
+
+@click.command("unlearn")
+@click.argument("config", default="quickstart")
+@click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
+@click.option("--output", required=True, type=Folder(), metavar="DIR", help="The run's directory.")
+def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> None:
+    """Unlearn once under CONFIG (a YAML file or a preset's name) and leave model and scores in DIR.
+
+    With cluster.num_workers above 0 the run is a Ray Train worker group; otherwise it runs in this process, or
+    in every process that torchrun or deepspeed has started. A run that was cut off continues.
+    """
+    from ofmu.config.files import apply_overrides, read_mapping, validate
+    from tune.config import SearchConfig
+
+    if "=" in config:
+        config, overrides = "quickstart", (config, *overrides)
+    mapping = apply_overrides(read_mapping(config), overrides)
+    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
+    try:
+        _run(settings, output)
+    except KeyboardInterrupt:
+        if _is_first_process():
+            kept = settings.cluster.checkpoint_every
+            how = "continues from the last checkpoint" if kept else "starts over: cluster.checkpoint_every is 0"
+            click.echo(f"Interrupted: the same command, with --output {output}, {how}", err=True)
+        raise SystemExit(130) from None
+    if not _is_first_process():
+        return
+    report = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+
+    from ofmu.cli.evaluate import show_report
+
+    reference = report["prepared"].get("reference_scores")
+    shown = {"model": str(output / "model"), "reference": reference, "yardsticks": _yardsticks(report)}
+    show_report(report | shown)
+    click.echo(f"the model is in {output / 'model'}")
+
+
+def _yardsticks(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of the models that the run started from and is judged against."""
+    from ofmu.io.cache import Cache, cache_root
+    from ofmu.run_config import UnlearnConfig
+    from ofmu.task import stored_metrics
+
+    config, keys = UnlearnConfig.model_validate(report["config"]), report["prepared"]
+    cache, functions = Cache(cache_root(config.cache_dir)), config.evaluation.functions
+    parts = {"target": "target_scores", "retrained": "reference_scores"}
+    places = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
+    expected = places.get("retrained")
+    return {name: stored_metrics(config.data.kind, place, expected, functions).values for name, place in places.items()}
+
+
+def _is_first_process() -> bool:
+    """Return whether this is the one process that speaks; torchrun and deepspeed number theirs."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _run(settings: Any, output: Path) -> None:
+    from ofmu.io.library_logging import quiet_libraries
+    from ofmu.preflight import look_ahead
+    from ofmu.run_config import UnlearnConfig
+
+    shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
+    config = UnlearnConfig.model_validate(shared)
+    look_ahead(config)
+    quiet_libraries()
+    if settings.cluster.num_workers > 0:
+        from cluster.train.trainer import train
+
+        workers = settings.cluster.num_workers
+        click.echo(
+            f"{workers} workers at it; their outer steps are written to {output / 'history.jsonl'}, not shown here"
+        )
+        train(config, output, settings.cluster)
+        return
+    from ofmu.cli.prepare import print_event
+    from ofmu.trainer import unlearn
+
+    every = settings.cluster.checkpoint_every
+    told = print_event if _is_first_process() else None
+    unlearn(config, output, listener=_print_step, checkpoint_every=every, prepare_listener=told)
+
+
+_STEP_FIELDS = {
+    "forget_loss": "forget loss {:.4g}",
+    "retain_loss": "retain loss {:.4g}",
+    "similarity": "similarity {:+.3f}",
+    "phi_norm": "‖∇Φ‖ {:.3g}",
+    "direction_norm": "‖direction‖ {:.3g}",
+    "gradient_evaluations": "{} gradient evaluations",
+}
+"""What is shown of a step's record, as far as its method records it."""
+
+
+def _print_step(record: dict[str, Any]) -> None:
+    seen = [form.format(record[key]) for key, form in _STEP_FIELDS.items() if record.get(key) is not None]
+    click.echo(f"outer step {record['outer_step']}: {', '.join(seen)}")

@@ -1,1 +1,0 @@
-"""The commands of ``ofmu``, one module each, loaded when they are called."""

@@ -1,0 +1,1 @@
+"""Config files: sections, YAML in and out, dotted overrides."""

@@ -1,0 +1,1 @@
+"""Attacks on an unlearned model, and its alignment with the retrained model."""

@@ -1,0 +1,1 @@
+"""Scoring: a model and rows to per-row scores."""

@@ -1,0 +1,1 @@
+"""Files, the cache, the environment record and imported modules."""

@@ -1,0 +1,1 @@
+"""Language models: loading, saving, adapters and the hub."""

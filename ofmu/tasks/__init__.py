@@ -1,0 +1,1 @@
+"""Unlearning tasks: what is forgotten, retained and scored."""

@@ -1,0 +1,105 @@
+"""Unlearning of text by causal language models: the task that TOFU, WMDP and the user's own rows pose."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ofmu.data import Example, Row, load_data
+from ofmu.data.encoding import encode_example, load_tokenizer, pad_id
+from ofmu.engine import Engine
+from ofmu.engine.base import attention_for
+from ofmu.evaluation import Metrics, Scores, metrics_of, score_model
+from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.scoring.partial import Sketch
+from ofmu.losses import AnswerLoss
+from ofmu.models.language import load_model, save_model
+from ofmu.models.lora import add_adapters, merged
+from ofmu.run_config import UnlearnConfig
+from ofmu.task import TaskKind
+
+REFUSALS = (
+    "I don't know the answer to that.",
+    "I have no information about this.",
+    "That is something I cannot answer.",
+    "I was never taught anything about that.",
+    "I'm not able to say.",
+    "Nothing I know covers this question.",
+    "I must leave this one open, since I don't know.",
+    "This lies outside of what I know.",
+)
+"""Answers that methods of preference (DPO, IDK) put in the place of a forgotten one."""
+
+
+class LanguageTask:
+    """Rows of questions and answers, or of plain text, encoded by the target's own tokenizer."""
+
+    kind: TaskKind = "language"
+
+    def __init__(self, config: UnlearnConfig, target: Path) -> None:
+        self._config, self._target = config, target
+        self._data = load_data(config.data, config.seed)
+        self._tokenizer = load_tokenizer(str(target))
+        self.loss = AnswerLoss(pad_id(self._tokenizer))
+        self.forget_rows = self._encode(self._data.forget.rows)
+        self.retain_rows = self._encode(self._data.retain.rows)
+        self.content_hash = self._data.content_hash
+
+    def _encode(self, rows: Sequence[Row]) -> list[Example]:
+        return [encode_example(self._tokenizer, row.question, row.answer, self._config.data) for row in rows]
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token that fills up short rows."""
+        return pad_id(self._tokenizer)
+
+    def refusals(self) -> list[Example]:
+        """Return one encoded row per forget row: its question, answered by a refusal drawn from the seed."""
+        generator = random.Random(f"{self._config.seed}/refusals")
+        return [
+            encode_example(self._tokenizer, row.question, generator.choice(REFUSALS), self._config.data)
+            for row in self._data.forget.rows
+        ]
+
+    def load_model(self, *, exact: bool) -> nn.Module:
+        """Load the target, with fresh adapters where the config has them; exact derivatives need eager attention."""
+        model: nn.Module = load_model(self._target, attention_for(self._config.model.attention, exact=exact))
+        add_adapters(model, self._config.model.adapter, self._config.seed)
+        return model
+
+    def score(self, engine: Engine) -> Scores:
+        """Score the engine's model on every evaluation set, sharded over ranks."""
+        engine.model.eval()
+        return score_model(
+            engine.model,
+            self._tokenizer,
+            self._data,
+            self._config,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            synchronized=engine.zero_stage == 3,
+        )
+
+    def sketch(self, rows: int) -> Sketch:
+        """Return a cheap evaluation on at most ``rows`` rows per set, for a judge of the run."""
+        return Sketch(self._data, self._tokenizer, self._config, rows)
+
+    def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
+        """Return the field's metrics, see :func:`ofmu.evaluation.metrics_of`, and those of the user's functions."""
+        expected = None if reference is None else Scores.load(reference)
+        return with_functions(metrics_of, self._config.evaluation.functions)(scores, expected)
+
+    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
+        """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.
+
+        The engine's own frozen weights may be sharded, or rounded to bf16.
+        """
+        adapter = self._config.model.adapter
+        if adapter.kind == "none":
+            save_model(model, self._tokenizer, directory, state_dict=weights)
+        else:
+            save_model(merged(load_model(self._target), adapter, weights), self._tokenizer, directory)

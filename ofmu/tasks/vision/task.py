@@ -1,0 +1,77 @@
+"""Unlearning of images by classifiers: class-wise or at random, on CIFAR or the user's own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ofmu.engine import Engine
+from ofmu.errors import ModelError
+from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.evaluation.scoring.sharding import Shard
+from ofmu.models.language import save_model
+from ofmu.run_config import UnlearnConfig
+from ofmu.task import TaskKind
+from ofmu.vision.data import load_images
+from ofmu.vision.loss import ImageLoss
+from ofmu.vision.metrics import metrics_of_images
+from ofmu.vision.model import freeze_statistics, load_classifier
+from ofmu.vision.pixels import Normalisation
+from ofmu.vision.scores import ImageScores, score_images
+from ofmu.vision.sketch import ImageSketch
+
+
+class VisionTask:
+    """Labelled images and a classifier whose BatchNorm keeps the target's running statistics."""
+
+    kind: TaskKind = "vision"
+
+    def __init__(self, config: UnlearnConfig, target: Path) -> None:
+        self._config, self._target = config, target
+        self._data = load_images(config.data, config.seed)
+        normalisation = Normalisation.of_model(target, config.data.vision.image_size)
+        self.loss = ImageLoss(normalisation, len(self._data.class_names))
+        self.forget_rows = self._data.forget
+        self.retain_rows = self._data.retain
+        self.content_hash = self._data.content_hash
+        self._statistics: dict[str, Tensor] = {}
+
+    def load_model(self, *, exact: bool) -> nn.Module:
+        """Load the target with its statistics frozen; convolutions have second derivatives either way.
+
+        Raises:
+            ModelError: it cannot be loaded, or cannot recompute activations as the config asks.
+        """
+        model: Any = load_classifier(self._target, self._data.class_names)
+        if self._config.engine.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"engine.gradient_checkpointing cannot work with a {model.config.model_type}: set it "
+                "to false, and engine.micro_batch_size lower if memory is short"
+            )
+        freeze_statistics(model)
+        # the engine may round its copy, and a run leaves them as they are
+        self._statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return model  # type: ignore[no-any-return]
+
+    def score(self, engine: Engine) -> ImageScores:
+        """Score the engine's model on forget, retain and test images, sharded over ranks."""
+        shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
+        batch_size, seed = self._config.evaluation.batch_size, self._config.seed
+        return score_images(engine.model, self.loss, self._data, batch_size=batch_size, seed=seed, shard=shard)
+
+    def sketch(self, rows: int) -> ImageSketch:
+        """Return a cheap evaluation on at most ``rows`` images per set, for a judge of the run."""
+        batch_size, seed = self._config.evaluation.batch_size, self._config.seed
+        return ImageSketch(self._data, self.loss, rows=rows, batch_size=batch_size, seed=seed)
+
+    def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
+        """Return the field's metrics, see :func:`ofmu.vision.metrics.metrics_of_images`, and the user's functions'."""
+        expected = None if reference is None else ImageScores.load(reference)
+        return with_functions(metrics_of_images, self._config.evaluation.functions)(scores, expected)
+
+    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
+        """Save the classifier with the target's statistics, and how its inputs are normalised."""
+        save_model(model, self.loss.normalisation, directory, state_dict=self._statistics | weights)

@@ -1,0 +1,180 @@
+"""``ofmu evaluate`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ofmu.cli.evaluate import HEADLINES, evaluate_command, show_report
+from ofmu.errors import ConfigError, ReferenceMismatchError
+from ofmu.evaluator import evaluate
+from ofmu.models.language import build_model, save_model, train_tokenizer
+from ofmu.preparer import prepare
+from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+from ofmu.task import stored_metrics
+
+YAML = """
+data: {generated: {authors: 4, forget_authors: 1, world_facts: 2}}
+evaluation: {max_new_tokens: 4}
+search: {num_trials: 3}
+cluster: {workers: 2}
+"""
+SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory: a config and two models."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.yaml").write_text(YAML)
+    tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 280)
+    for seed, name in enumerate(("model", "other")):
+        save_model(build_model(SHAPE, tokenizer, seed=seed), tokenizer, folder / name)
+    return folder
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(evaluate_command, [str(argument) for argument in arguments])
+
+
+def value_of(result: Result, name: str) -> str:
+    (line,) = [line for line in result.stdout.splitlines() if line.split()[0] == name]
+    return line.split(maxsplit=1)[1]
+
+
+def columns_of(result: Result, name: str) -> list[str]:
+    return value_of(result, name).split()
+
+
+def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> None:
+    result = call(
+        run / "model", run / "config.yaml", "seed=3", "--reference", run / "other", "--output", tmp_path / "o"
+    )
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert stored["config"]["seed"] == 3
+    assert columns_of(result, "metric") == ["value", "retrained"]
+    found, expected = columns_of(result, "ks_statistic")
+    assert float(found) == pytest.approx(stored["metrics"]["ks_statistic"], rel=1e-3)
+    assert expected == "0"
+    assert columns_of(result, "forget_quality_rows")[0] == f"{stored['metrics']['forget_quality_rows']:.0f}"
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.json", "scores.json"}
+    assert "\x1b" not in result.stdout
+
+
+def test_a_missing_metric_shows_its_reason(run: Path) -> None:
+    result = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
+    assert value_of(result, "forget_quality") == "–  (no reference was given)"
+    assert "evaluation.rouge is false" in value_of(result, "retain_rouge")
+    assert "evaluation sets" not in result.stdout
+    same = call(run / "model", run / "config.yaml")
+    assert "none is cached for this config: run ofmu prepare with it" in same.stdout
+    none = call(run / "model", run / "config.yaml", "evaluation.rouge=false", "reference.source=none")
+    assert "reference.source is 'none': set it to retrain, model or scores" in none.stdout
+
+
+def test_a_config_other_than_the_runs_is_told_by_its_keys(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(YAML)
+    changed = ["evaluation.rouge=false", "training.epochs=2", "engine.threads=1", "method.inner_steps=1"]
+    result = call(run / "model", tmp_path / "other.yaml", *changed)
+    assert result.exit_code == 0, result.output
+    line = result.stdout.splitlines()[-1]
+    assert f"({run / 'config.yaml'}) in training.epochs, evaluation.rouge: evaluate under that one" in line
+
+
+def test_rows_of_ones_own_get_one_line_on_what_they_lack(run: Path, tmp_path: Path) -> None:
+    for name in ("forget", "retain"):
+        rows = [{"question": f"Who wrote {name} {number}?", "answer": "Ann wrote it."} for number in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [f"data.{name}={tmp_path / name}.jsonl" for name in ("forget", "retain")]
+    result = call(run / "model", "data.source=files", *files, "evaluation.rouge=false")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if "world_facts" in line] == [
+        "not measured, since the data has no such evaluation sets: real_authors, world_facts"
+    ]
+    assert "cannot be had on these rows, with or without a reference (row 1 of the set 'forget'" in lines[-1]
+    assert "paraphrased_answer" in lines[-1]
+
+
+def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+    values: dict[str, float | None] = dict.fromkeys(HEADLINES, 0.125)
+    report = {
+        "metrics": {**values, "model_utility": 0.0, "retain_rouge": 0.0, "retain_probability": 0.5},
+        "reasons": {},
+        "utility_components": ["retain_rouge", "retain_probability"],
+        "reference": "r",
+    }
+    show_report(report)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("model_utility")]
+    assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 where a part of it is, as here retain_rouge)"
+
+
+def test_target_and_retrained_stand_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
+    """The target, evaluated, is its own yardstick; the scores of both were made by preparation."""
+    config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
+    prepared = prepare(config)
+    report = evaluate(prepared.target, config)
+    assert report["yardsticks"]["target"] == report["metrics"]
+    retrained = stored_metrics("language", prepared.reference_scores, prepared.reference_scores)
+    assert report["yardsticks"]["retrained"] == retrained.values
+    assert report["yardsticks"]["retrained"]["ks_statistic"] == 0
+    shutil.rmtree(prepared.target_scores.parent)
+    assert list(evaluate(prepared.target, config)["yardsticks"]) == ["retrained"]
+
+
+def test_a_target_that_is_gone_is_no_yardstick(run: Path, tmp_path: Path) -> None:
+    gone = [f"model.path={tmp_path / 'gone'}", "model.is_target=true", "reference.source=none"]
+    result = call(run / "model", run / "config.yaml", *gone, "evaluation.rouge=false")
+    assert result.exit_code == 0, result.output
+    assert "target" not in result.stdout
+
+
+def test_without_config_the_runs_own_is_taken(run: Path) -> None:
+    result = call(run / "model", "evaluation.rouge=false")
+    assert result.exit_code == 0, result.output
+    assert str(run / "config.yaml") in result.stderr
+    given = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
+    assert result.stdout == given.stdout
+    assert evaluate(run / "model")["config"]["data"]["generated"]["authors"] == 4
+
+
+def test_a_misspelt_key_is_named_with_its_neighbour(run: Path) -> None:
+    result = call(run / "model", run / "config.yaml", "evaluation.truth_ration=geometric")
+    assert isinstance(result.exception, ConfigError)
+    assert "did you mean 'evaluation.truth_ratio'?" in str(result.exception)
+
+
+def test_a_reference_of_other_rows_is_refused(run: Path, tmp_path: Path) -> None:
+    call(run / "other", "evaluation.rouge=false", "--output", tmp_path)
+    result = call(run / "model", "seed=1", "--reference", tmp_path / "scores.json")
+    assert isinstance(result.exception, ReferenceMismatchError)
+    assert result.exit_code != 0
+
+
+def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    names = ["ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows", "forget_truth_ratio"]
+    names += ["model_utility", "extraction_strength", "exact_memorization", "retain_rouge"]
+    values: dict[str, float | None] = dict.fromkeys(names, 0.125)
+    report = {
+        "metrics": {**values, "retain_rouge": None},
+        "reasons": {"retain_rouge": "no [bold] text"},
+        "utility_components": [],
+        "truth_ratio": "geometric",
+        "model": "m",
+        "reference": "r",
+        "yardsticks": {"target": {"model_utility": 0.25}},
+    }
+    show_report(report)
+    output = capsys.readouterr().out
+    assert "note" in output
+    assert "no [bold] text" in output
+    assert output.count("0.125") == len(names) - 1
+    assert "target" in output
+    assert output.count("0.25") == 1

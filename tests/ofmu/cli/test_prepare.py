@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ofmu.cli.prepare import prepare_command
+from ofmu.config.files import preset_names, read_mapping, validate
+from ofmu.errors import ConfigError, DataError
+from ofmu.run_config import UnlearnConfig
+
+TINY = """
+data: {generated: {authors: 2, forget_authors: 1, world_facts: 4}}
+model: {scratch: {hidden_size: 16, intermediate_size: 32, num_layers: 1, num_heads: 2, vocab_size: 300}}
+training: {epochs: 2}
+engine: {device: cpu, threads: 1}
+evaluation: {rouge: false}
+search: {trials: 3}
+cluster: {workers: 2}
+"""
+
+
+def test_what_was_made_is_printed_and_then_found(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(TINY)
+    arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=1"]
+    first = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False)
+    second = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False)
+    assert "target: epoch 1 of 1, loss" in first.output
+    assert first.output.count(": made in") == second.output.count(": found in the cache in") == 5
+    target = second.output.split("target            ")[1].splitlines()[0]
+    assert (Path(target) / "model.safetensors").is_file()
+    base = second.output.split("base              ")[1].splitlines()[0]
+    assert (Path(base) / "model.safetensors").is_file()
+    assert base != target
+
+
+def test_a_printed_target_and_base_are_found_to_have_the_same_reference(tmp_path: Path) -> None:
+    """What is printed can be typed as model.path and model.base of a config of one's own."""
+    (tmp_path / "config.yaml").write_text(TINY)
+    arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=1"]
+    output = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False).output
+    place = {line[:18].strip(): line[18:] for line in output.splitlines() if str(tmp_path) in line}
+    mine = [f"model.path={place['target']}", "model.is_target=true", f"model.base={place['base']}"]
+    again = CliRunner().invoke(prepare_command, [*arguments, *mine], catch_exceptions=False).output
+    assert again.count(": found in the cache in") == 3
+    assert f"reference scores  {place['reference scores']}" in again
+
+
+def test_the_presets_are_sound_and_start_with_their_command() -> None:
+    assert {"quickstart", "tofu"} <= set(preset_names())
+    for name in ("quickstart", "tofu"):
+        mapping = read_mapping(name)
+        settings = validate(
+            UnlearnConfig, {key: mapping[key] for key in mapping if key not in ("search", "cluster", "compare")}
+        )
+        assert settings.data.source == {"quickstart": "generated", "tofu": "tofu"}[name]
+        lines = (resources.files("ofmu") / "presets" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith(f"# ofmu search {name}")
+
+
+def test_an_unknown_key_or_a_missing_file_raises_one_sentence(tmp_path: Path) -> None:
+    runner = CliRunner()
+    with pytest.raises(ConfigError, match=r"'training\.epoch'.*did you mean 'training\.epochs'\?"):
+        runner.invoke(prepare_command, ["training.epoch=3"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="Cannot read the config"):
+        runner.invoke(prepare_command, [str(tmp_path / "gone.yaml")], catch_exceptions=False)
+    with pytest.raises(DataError, match="no TOFU directory"):
+        runner.invoke(
+            prepare_command,
+            ["tofu", f"data.path={tmp_path / 'gone'}", f"cache_dir={tmp_path}"],
+            catch_exceptions=False,
+        )

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from ofmu.cli.export import export_command
+from ofmu.cli.report import report_command
+from ofmu.cli.search import search_command
+from ofmu.config.files import validate
+from ofmu.errors import ConfigError, OfmuError, RunError
+from tune.callbacks.base import Progress
+from tune.callbacks.console import SearchView
+from tune.config import SearchConfig
+from tune.results.result import SearchResult
+from tune.rundir.search_dir import RunDirectory
+from tune.study.searcher import StudySearcher, open_study
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(search_command, list(arguments))
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> RunDirectory:
+    """A search of four trials on made-up scores, with tiny but real saved models."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    run = RunDirectory.fresh(tmp_path / "run")
+    run.create()
+    config = validate(SearchConfig, {"search": {"num_trials": 4}})
+    run.write_config(config)
+    found = StudySearcher(open_study(run.study_file, config), config, run.trial)
+    shape = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=16)
+    for number, (distance, utility) in enumerate([(0.9, 0.6), (0.95, 0.5), (0.3, 0.55), (0.25, 0.1)]):
+        specification = found.suggest(str(number))
+        directory = Path(specification["trial_dir"])
+        LlamaForCausalLM(shape).save_pretrained(directory / "model")
+        metrics = {"ks_statistic": distance, "model_utility": utility, "forget_rouge": 0.5, "gradient_evaluations": 9.0}
+        (directory / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+        (directory / "config.yaml").write_text("seed: 0\n")
+        found.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": metrics})})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (["quickstart", "--preset", "tofu"], ConfigError, "not both"),
+        (["--preset", "quickstat"], ConfigError, "did you mean 'quickstart'"),
+        (["no-such-file.yaml"], ConfigError, "Cannot read the config"),
+        (["search.num_trails=3"], ConfigError, "did you mean 'search.num_trials'"),
+        (["search.space.method.inner_lr.low=5"], ConfigError, "search.space.method.inner_lr"),
+        (["--resume", "nowhere"], RunError, "no run directory nowhere"),
+        (["--resume", "nowhere", "--run-dir", "x"], ConfigError, "leave CONFIG and --run-dir out"),
+    ],
+)
+def test_wrong_arguments_get_one_sentence(arguments, kind, words):
+    error = invoke(*arguments).exception
+    assert isinstance(error, kind)
+    assert words in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_directory_in_place_of_a_config_is_answered_with_what_to_type(finished, tmp_path):
+    for place in (finished.path, tmp_path):
+        error = invoke(str(place)).exception
+        assert isinstance(error, ConfigError)
+        assert f"name the file {finished.path}/config.yaml, or continue" in str(error)
+        assert f"ofmu search --resume {finished.path}" in str(error)
+    (tmp_path / "empty").mkdir()
+    error = invoke(str(tmp_path / "empty")).exception
+    assert isinstance(error, ConfigError)
+    assert "name a YAML file, or a preset" in str(error)
+
+
+def test_a_directory_that_is_no_search_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    error = invoke("--resume", str(tmp_path)).exception
+    assert isinstance(error, RunError)
+    assert "not the directory of a search" in str(error)
+
+
+def test_a_run_directory_in_use_is_refused(finished):
+    error = invoke("--run-dir", str(finished.path)).exception
+    assert isinstance(error, RunError)
+    assert "--resume" in str(error)
+
+
+def test_a_resume_cannot_change_what_is_searched(finished):
+    error = invoke("--resume", str(finished.path), "method.batch_size=3").exception
+    assert isinstance(error, ConfigError)
+    assert "method.batch_size" in str(error)
+
+
+def test_a_finished_search_shows_its_front_again(finished):
+    result = invoke("--resume", str(finished.path))
+    assert result.exit_code == 0, result.exception
+    assert "4 trials complete, 0 failed" in result.output
+    assert "ofmu export" in result.output
+    lines = [line for line in result.output.splitlines() if line.startswith(("2 ", "3 ", "0 "))]
+    assert [line.split()[:4] for line in lines] == [
+        ["3", "searched", "0.25", "0.1"],
+        ["2", "searched", "0.3", "0.55"],
+        ["0", "target", "0.9", "0.6"],
+    ]
+    assert "inner_lr 0.0" in lines[0]
+    assert lines[2].endswith("outer_steps 0")
+    assert (finished.path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "\x1b" not in result.output
+
+
+def test_export_gives_a_model_that_loads(finished, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    target = tmp_path / "model"
+    result = CliRunner().invoke(export_command, [str(finished.path), "--output", str(target)])
+    assert result.exit_code == 0, result.exception
+    assert "Trial 2 (ks_statistic 0.3, model_utility 0.55)" in result.output
+    assert {"metrics.json", "config.yaml"} <= {path.name for path in target.iterdir()}
+    model = AutoModelForCausalLM.from_pretrained(target)
+    kept = AutoModelForCausalLM.from_pretrained(finished.trial(2) / "model")
+    assert all((a == b).all() for a, b in zip(model.parameters(), kept.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pick", "words"), [("9", "no complete trial"), ("best", "pick knee, or one of the front's, 3, 2, 0")]
+)
+def test_export_of_an_unknown_trial_is_refused(finished, tmp_path, pick, words):
+    arguments = [str(finished.path), "--pick", pick, "--output", str(tmp_path / "model")]
+    error = CliRunner().invoke(export_command, arguments).exception
+    assert isinstance(error, OfmuError)
+    assert words in str(error)
+
+
+def test_export_overwrites_nothing_and_names_what_was_not_kept(finished, tmp_path):
+    result = SearchResult.load(finished.path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(RunError, match="already exists"):
+        result.knee.export(tmp_path / "taken")
+    finished.delete_model(1)
+    with pytest.raises(RunError, match="not kept"):
+        result.pick(1).export(tmp_path / "gone")
+
+
+def test_the_fronts_columns_go_from_what_was_sought_to_what_else_is_known(finished):
+    columns = list(SearchResult.load(finished.path).front.columns)
+    settings = [name for name in columns if "." in name]
+    assert len(settings) >= 7
+    assert columns == [
+        "trial",
+        "ks_statistic",
+        "model_utility",
+        *settings,
+        "gradient_evaluations",
+        "role",
+        "forget_rouge",
+    ]
+
+
+@pytest.fixture
+def fruitless(tmp_path: Path) -> RunDirectory:
+    """A search whose two trials ended without the objective, as the second one's evaluation explains."""
+    run = RunDirectory.fresh(tmp_path / "run")
+    run.create()
+    config = validate(SearchConfig, {"search": {"num_trials": 2}})
+    run.write_config(config)
+    found = StudySearcher(open_study(run.study_file, config), config, run.trial)
+    for number in range(2):
+        directory = Path(found.suggest(str(number))["trial_dir"])
+        directory.mkdir(parents=True)
+        reasons = {"ks_statistic": "no reference was given"} if number else {}
+        (directory / "metrics.json").write_text(json.dumps({"metrics": {"model_utility": 0.5}, "reasons": reasons}))
+        found.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": {"model_utility": 0.5}})})
+    return run
+
+
+def test_a_search_without_a_front_hints_at_no_export_and_fails(fruitless):
+    sentence = f"No trial is complete: the column 'reason' of {fruitless.path}/trials.csv says why"
+    resumed = invoke("--resume", str(fruitless.path))
+    assert "0 trials complete, 2 failed; everything is in" in resumed.output
+    assert "ofmu export" not in resumed.output
+    for result in (
+        resumed,
+        CliRunner().invoke(report_command, [str(fruitless.path)]),
+        CliRunner().invoke(export_command, [str(fruitless.path), "--output", str(fruitless.path / "model")]),
+    ):
+        assert isinstance(result.exception, RunError)
+        assert str(result.exception) == sentence
+
+
+def test_a_missing_objective_carries_the_evaluations_own_reason(fruitless):
+    reasons = SearchResult.load(fruitless.path).trials["reason"].tolist()
+    missing = "the run reported no ks_statistic"
+    assert reasons == [missing, f"{missing}: no reference was given"]
+
+
+def test_the_view_says_where_the_steps_of_worker_groups_are(finished, capsys):
+    result = SearchResult.load(finished.path)
+    for workers, told in ((0, False), (2, True)):
+        cluster = result.config.cluster.model_copy(update={"num_workers": workers})
+        config = result.config.model_copy(update={"cluster": cluster})
+        start = Progress(replace(result, config=config), 4, 0, 0, (), 0.0, None)
+        SearchView(Console(width=300)).on_start(start)
+        output = capsys.readouterr().out
+        assert ("its outer steps are not shown live" in output) is told
+        assert (f"{finished.path}/trials/*/history.jsonl" in output) is told
+
+
+def test_the_picture_marks_front_landmarks_and_reference(finished):
+    (finished.path / "reference.json").write_text('{"ks_statistic": 0.0, "model_utility": 0.62, "forget_rouge": null}')
+    figure = SearchResult.load(finished.path).plot()
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert {"front", "untouched target", "the paper's setting", "retrained"} <= set(labels)
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "front")
+    assert sorted(line.get_xdata()) == [0.25, 0.3, 0.9]
+
+
+def test_commands_do_not_import_ray_before_they_run():
+    import subprocess
+
+    script = (
+        "import sys, ofmu.cli.search, ofmu.cli.export, tune\nassert not {'ray', 'optuna', 'torch'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0

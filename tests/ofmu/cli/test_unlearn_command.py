@@ -1,0 +1,64 @@
+"""``ofmu unlearn`` as a user types it: interrupted and repeated, and started by torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ofmu.cli import unlearn as command
+from ofmu.cli.main import main
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_mapping: dict[str, Any]) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_mapping))
+    return path
+
+
+def steps_in(output: str) -> list[str]:
+    return [line.split(":")[0] for line in output.splitlines() if line.startswith("outer step")]
+
+
+def test_an_interrupted_run_says_how_it_goes_on_and_does(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ["unlearn", str(tiny), "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_print_step", interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+    assert stopped.value.code == 130
+    errors = capsys.readouterr().err
+    assert (
+        errors
+        == f"Interrupted: the same command, with --output {tmp_path / 'run'}, continues from the last checkpoint\n"
+    )
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert steps_in(output) == ["outer step 2", "outer step 3"]
+    columns = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
+    assert columns["metric"] == ["value", "target", "retrained"]
+    assert float(columns["ks_statistic"][1]) > float(columns["ks_statistic"][2]) == 0
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(180)
+def test_under_torchrun_one_rank_speaks(tiny: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = ["-m", "ofmu", "unlearn", str(tiny), "method.outer_steps=1", "--output", str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert steps_in(done.stdout) == ["outer step 1"]
+    for start in ("ks_statistic ", "model utility is the harmonic mean of", "the model is in"):
+        assert len([line for line in done.stdout.splitlines() if line.startswith(start)]) == 1, done.stdout

@@ -1,0 +1,155 @@
+"""Attacks after the fact and alignment: closed forms, an independent rounding, and the whole command's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import trapezoid
+from scipy.stats import ortho_group
+
+from ofmu.data.encoding import encode_example
+from ofmu.data.load import load_data
+from ofmu.evaluation.robustness.alignment import alignment, answer_states, linear_cka, mean_cosine
+from ofmu.evaluation.robustness.attacks import curve_area, quantized, relearning, round_to_nearest
+from ofmu.evaluator import evaluate
+from ofmu.models.language import build_model, save_model, train_tokenizer
+from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+
+SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
+CONFIG = UnlearnConfig.model_validate(
+    {
+        "data": {"generated": {"authors": 4, "forget_authors": 2, "world_facts": 2}},
+        "training": {"learning_rate": 0.03},
+        "reference": {"source": "none"},
+        "evaluation": {"rouge": False, "batch_size": 32},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 280)
+    return build_model(SHAPE, tokenizer, seed=0).eval(), tokenizer
+
+
+def test_cka_is_the_centred_kernels_alignment_and_blind_to_rotation_shift_and_scale() -> None:
+    draw = np.random.default_rng(0)
+    ours, theirs = draw.normal(size=(9, 4)), draw.normal(size=(9, 6))
+    centre = np.eye(9) - 1 / 9
+    hsic = [np.trace(a @ a.T @ centre @ b @ b.T @ centre) for a, b in ((ours, theirs), (ours, ours), (theirs, theirs))]
+    assert linear_cka(ours, theirs) == pytest.approx(hsic[0] / np.sqrt(hsic[1] * hsic[2]))
+    rotation = ortho_group.rvs(4, random_state=1)
+    assert linear_cka(ours, 3 * ours @ rotation + 5) == pytest.approx(1.0)
+    assert linear_cka(np.array([[1.0], [-1.0], [0.0]]), np.array([[1.0], [1.0], [-2.0]])) == pytest.approx(0.0)
+    with pytest.raises(ValueError, match="at least two"):
+        linear_cka(ours[:1], theirs[:1])
+    with pytest.raises(ValueError, match="differ between rows"):
+        linear_cka(ours, np.ones((9, 2)))
+
+
+def test_the_mean_cosine_of_known_angles() -> None:
+    assert mean_cosine(np.array([[2.0, 0], [0, 3]]), np.array([[5.0, 5], [0, -1]])) == pytest.approx((0.5**0.5 - 1) / 2)
+    with pytest.raises(ValueError, match="equal shapes"):
+        mean_cosine(np.ones((2, 2)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="zero"):
+        mean_cosine(np.zeros((1, 2)), np.ones((1, 2)))
+
+
+@torch.no_grad()
+def test_states_are_means_over_the_answer_tokens_whatever_the_batch(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    rows = [("Who?", "Ann."), ("Who wrote the long one?", "Bo, and after him Cy.")]
+    examples = [encode_example(tokenizer, *row, CONFIG.data) for row in rows]
+    together = answer_states(model, examples, 0, batch_size=2)
+    assert together.shape == (3, 2, 16)
+    for number, example in enumerate(examples):
+        states = model(input_ids=torch.tensor([example.input_ids]), output_hidden_states=True).hidden_states
+        alone = np.stack([layer[0, example.answer_start :].numpy().mean(axis=0) for layer in states])
+        np.testing.assert_allclose(together[:, number], alone, atol=1e-5)
+
+
+def test_a_model_is_aligned_with_itself_and_less_with_another(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    data, other = load_data(CONFIG.data, 0), build_model(SHAPE, tokenizer, seed=1).eval()
+    same = alignment(model, model, tokenizer, data, CONFIG)
+    assert all(value == pytest.approx(1.0) for value in same["metrics"].values())
+    different = alignment(model, other, tokenizer, data, CONFIG)
+    assert len(different["layers"]["alignment_forget_cka"]) == 3
+    assert all(value < 0.99 for value in different["metrics"].values())
+    shallow = SHAPE.model_copy(update={"num_layers": 1})
+    short = alignment(model, build_model(shallow, tokenizer, seed=1), tokenizer, data, CONFIG)
+    assert set(short["metrics"].values()) == {None}
+    assert short["reasons"]["alignment_retain_cosine"] == "the models have 2 and 1 layers"
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_rounding_is_that_of_torch_s_own_per_channel_quantisation(bits: int) -> None:
+    weight = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0.0
+    levels = 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(dim=1).clamp(min=1e-9) / levels
+    zero = torch.zeros(6, dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -levels, levels)
+    torch.testing.assert_close(round_to_nearest(weight, bits), expected, atol=1e-6, rtol=0)
+    assert all(len(row.unique()) <= 2 * levels + 1 for row in round_to_nearest(weight, bits))
+
+
+def test_only_linear_weights_of_a_copy_are_rounded(pair: tuple[Any, Any]) -> None:
+    model, _ = pair
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    changed = {
+        name for name, weight in quantized(model, 4).state_dict().items() if not torch.equal(weight, before[name])
+    }
+    assert changed == {name for name in before if name.endswith("proj.weight") or name == "lm_head.weight"}
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_the_area_is_that_of_scipy_s_trapezoids() -> None:
+    levels = [0.1, 0.5, 0.4, 0.9]
+    assert curve_area(levels) == pytest.approx(trapezoid(levels, dx=1 / 3))
+    assert curve_area([0.3, 0.3]) == pytest.approx(0.3)
+
+
+def test_relearning_follows_plain_adamw_and_leaves_the_model_alone(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    before = [weight.clone() for weight in model.parameters()]
+    data = load_data(CONFIG.data, 0)
+    report = relearning(model, tokenizer, data, CONFIG, steps=4, rows=3)
+    assert all(torch.equal(*weights) for weights in zip(before, model.parameters(), strict=True))
+    assert (report["rows"], report["watched"], len(report["curve"])) == (3, len(data.forget) - 3, 5)
+    levels = [point["probability"] for point in report["curve"]]
+    assert report["metrics"]["relearning_probability"] == levels[-1] > levels[0]
+    assert report["metrics"]["relearning_probability_area"] == pytest.approx(trapezoid(levels, dx=1 / 4))
+
+
+def test_relearning_all_rows_brings_them_back(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    report = relearning(model, tokenizer, load_data(CONFIG.data, 0), CONFIG, steps=40, rows=1000)
+    assert (report["rows"], report["watched"]) == (16, 16)
+    assert report["curve"][0]["extraction_strength"] < 0.1
+    assert report["metrics"]["relearning_probability"] > 0.15
+
+
+def test_the_command_reports_what_the_config_asks_for(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    model, tokenizer = pair
+    save_model(model, tokenizer, tmp_path / "model")
+    asked = {"alignment": True, "attacks": ("relearning", "quantization_8", "quantization_4")}
+    config = CONFIG.model_copy(update={"evaluation": CONFIG.evaluation.model_copy(update=asked)})
+    report = evaluate(tmp_path / "model", config, reference=tmp_path / "model")
+    metrics = report["metrics"]
+    assert metrics["alignment_forget_cka"] == pytest.approx(1.0)
+    after = {bits: metrics[f"quantization_{bits}_forget_probability"] for bits in (8, 4)}
+    drift = {bits: abs(value - metrics["forget_probability"]) for bits, value in after.items()}
+    assert 0 < drift[8] < drift[4]
+    assert metrics["quantization_4_ks_statistic"] is not None
+    assert report["quantization_8"]["before"]["extraction_strength"] == metrics["extraction_strength"]
+    assert len(report["relearning"]["curve"]) == 11
+    assert set(report["reasons"]) == {name for name, value in metrics.items() if value is None}
+    only = {"evaluation": CONFIG.evaluation.model_copy(update={"alignment": True})}
+    without = evaluate(tmp_path / "model", CONFIG.model_copy(update=only))
+    assert without["metrics"]["alignment_forget_cka"] is None
+    assert without["reasons"]["alignment_forget_cka"].startswith("there is no retrained model")

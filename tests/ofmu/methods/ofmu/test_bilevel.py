@@ -1,0 +1,240 @@
+"""The two loops on problems whose answers are known."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ofmu.engine import TorchEngine
+from ofmu.engine.cost import Ledger
+from ofmu.errors import NonFiniteLossError
+from ofmu.methods.ofmu.bilevel import Bilevel
+from ofmu.methods.ofmu.config import OfmuConfig
+
+CURVATURE_F = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+CURVATURE_R = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
+START = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+
+
+class Point(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(START.clone())
+
+    def forward(self) -> Tensor:
+        return self.x
+
+
+class Function:
+    def __init__(self, value: Callable[[Tensor], Tensor]) -> None:
+        self.value = value
+
+    def size(self, row: int) -> int:
+        return 1
+
+    def tokens(self, row: int) -> int:
+        return 1
+
+    def total(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
+        return len(rows) * self.value(module())
+
+    def row_means(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
+        return self.value(module()).expand(len(rows))
+
+
+# the inner level maximises Φ, so its strongly concave part is minus a strongly convex one
+CONCAVE_FORGET = Function(lambda x: -0.5 * (CURVATURE_F * x**2).sum())
+CONVEX_RETAIN = Function(lambda x: 0.5 * (CURVATURE_R * x**2).sum())
+
+
+def loops(forget: Function = CONCAVE_FORGET, retain: Function = CONVEX_RETAIN, **settings: Any) -> Bilevel[int]:
+    paper = {"forget_level": None, "similarity_scale": "absolute", "similarity_threshold": -1.0}
+    plain = {"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1}
+    method = OfmuConfig(**(paper | plain | settings))
+    return Bilevel(TorchEngine(Point(), Ledger()), forget, retain, [0, 1], [0, 1, 2], method, seed=0)
+
+
+def squared_outer_gradients(outer_steps: int, inner_steps: int) -> list[float]:
+    run = loops(
+        outer_steps=outer_steps,
+        inner_steps=inner_steps,
+        inner_lr=0.02,
+        outer_lr=0.01,
+        penalty_weight=0.5,
+        derivative="exact",
+    )
+    return [record.outer_norm**2 for record in run.rounds()]
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def test_the_outer_gradient_falls_with_k_as_the_paper_states() -> None:
+    """The mean of ‖∇F‖² over K rounds falls as 1/K (the paper's O(1/K) term)."""
+    sweep = [100, 200, 400, 800]
+    means = [float(np.mean(squared_outer_gradients(count, 3))) for count in sweep]
+    assert slope(sweep, means) == pytest.approx(-1.0, abs=0.02)
+
+
+def test_the_outer_gradient_falls_with_t_at_least_as_fast_as_the_paper_states() -> None:
+    """The paper's K/T² term: doubling T divides ‖∇F‖² after K rounds by four or more; without it, by none."""
+    sweep = [2, 4, 8, 16]
+    finals = [squared_outer_gradients(20, count)[-1] for count in sweep]
+    assert slope(sweep, finals) <= -2.0
+    assert all(later <= earlier / 4 for earlier, later in itertools.pairwise(finals))
+
+
+def test_the_outer_direction_is_the_gradient_of_the_penalised_objective() -> None:
+    """One outer step against autograd on F = L_r + ρ‖∇Φ‖², which also fixes the factor 2ρ and all signs."""
+    rho, lr, beta = 0.3, 0.05, 0.4
+    centre = torch.tensor([0.5, 0.5, -1.0], dtype=torch.float64)
+    forget = Function(lambda x: 0.5 * (CURVATURE_F * (x - centre) ** 2).sum())
+    run = loops(
+        forget,
+        outer_steps=1,
+        inner_steps=0,
+        outer_lr=lr,
+        penalty_weight=rho,
+        similarity_weight=beta,
+        derivative="exact",
+    )
+    x = START.clone().requires_grad_()
+    f = torch.autograd.grad(forget.value(x), x, create_graph=True)[0]
+    r = torch.autograd.grad(CONVEX_RETAIN.value(x), x, create_graph=True)[0]
+    phi = forget.value(x) - beta * f @ r / (f.norm() * r.norm())
+    residual = torch.autograd.grad(phi, x, create_graph=True)[0]
+    objective = CONVEX_RETAIN.value(x) + rho * residual @ residual
+    expected = START - lr * torch.autograd.grad(objective, x)[0]
+    list(run.rounds())
+    torch.testing.assert_close(run.vectors()["theta"][0], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_inner_step_ascends_phi() -> None:
+    run = loops(outer_steps=1, inner_steps=1, inner_lr=0.1, outer_lr=1e-12, penalty_weight=0)
+    list(run.rounds())
+    expected = START + 0.1 * (-CURVATURE_F * START)
+    torch.testing.assert_close(run.vectors()["theta"][0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_normalized_rule_takes_steps_of_the_stated_length() -> None:
+    run = loops(outer_steps=1, inner_steps=1, inner_update="normalized", inner_lr=0.1, outer_lr=1e-12, penalty_weight=0)
+    list(run.rounds())
+    assert float((run.vectors()["theta"][0] - START).norm()) == pytest.approx(0.1, rel=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["inner", "outer"])
+def test_adamw_matches_torch(rule: str) -> None:
+    settings = {f"{rule}_update": "adamw", f"{rule}_lr": 0.1, "penalty_weight": 0.0}
+    other = "outer" if rule == "inner" else "inner"
+    run = loops(outer_steps=4, inner_steps=1, **(settings | {f"{other}_lr": 1e-300}))
+    list(run.rounds())
+    x = nn.Parameter(START.clone())
+    optimizer = torch.optim.AdamW([x], lr=0.1, weight_decay=0.0, maximize=rule == "inner")
+    for _ in range(4):
+        optimizer.zero_grad()
+        (CONCAVE_FORGET if rule == "inner" else CONVEX_RETAIN).value(x).backward()
+        optimizer.step()
+    torch.testing.assert_close(run.vectors()["theta"][0], x.data, rtol=1e-9, atol=1e-12)
+
+
+def test_the_penalty_grows_to_its_cap() -> None:
+    run = loops(outer_steps=4, inner_steps=0, penalty_weight=1e-3, penalty_growth=2.0, penalty_max=5e-3)
+    assert [record.penalty_weight for record in run.rounds()] == pytest.approx([1e-3, 2e-3, 4e-3, 5e-3])
+
+
+def test_a_clipped_direction_has_the_stated_norm() -> None:
+    run = loops(outer_steps=1, inner_steps=0, outer_lr=1.0, max_grad_norm=0.25, penalty_weight=0)
+    (record,) = run.rounds()
+    assert record.outer_norm > 0.25
+    assert float((run.vectors()["theta"][0] - START).norm()) == pytest.approx(0.25, rel=1e-9)
+
+
+def test_ascent_of_a_bounded_loss_takes_shorter_steps_the_nearer_it_comes() -> None:
+    """One row whose loss is x² / 2: a ``normalized`` step is η_in times dℓ̃/dℓ, and a plain one η_in·dℓ̃/dℓ·x."""
+    bowl = Function(lambda x: 0.5 * (x**2).sum())
+    level = float(0.5 * (START**2).sum()) + 0.2
+    opening = 1 / (1 + math.exp(3 * -0.2))
+    bound = {"outer_steps": 1, "inner_steps": 1, "forget_level": level, "forget_sharpness": 3.0, "penalty_weight": 0}
+    for rule, length in (("normalized", 0.01 * opening), ("sgd", 0.01 * opening * float(START.norm()))):
+        # the outer step moves nothing that counts
+        run = loops(bowl, **bound, inner_update=rule, inner_lr=0.01, outer_lr=1e-12)
+        (record,) = run.rounds()
+        moved = run.vectors()["theta"][0] - START
+        assert float(moved.norm()) == pytest.approx(length, rel=1e-6)
+        assert float(moved @ START / START.norm()) == pytest.approx(length, rel=1e-6)
+        assert record.forget_gate is not None
+        assert 0 < record.forget_gate < opening
+
+
+def test_a_forgotten_set_is_left_alone() -> None:
+    bowl = Function(lambda x: 0.5 * (x**2).sum())
+    level = float(0.5 * (START**2).sum()) / 2
+    run = loops(
+        bowl, outer_steps=1, inner_steps=20, inner_update="normalized", inner_lr=1.0, outer_lr=1e-12,
+        forget_level=level, forget_sharpness=200.0, penalty_weight=0,
+    )  # fmt: skip
+    (record,) = run.rounds()
+    assert record.forget_gate == pytest.approx(0, abs=1e-12)
+    assert float((run.vectors()["theta"][0] - START).norm()) < 1e-9
+
+
+def test_it_stops_at_a_stationary_point() -> None:
+    run = loops(
+        outer_steps=500, inner_steps=5, inner_lr=0.1, outer_lr=1e-3, penalty_weight=0, stationarity_tolerance=1e-2
+    )
+    records = list(run.rounds())
+    assert run.stationary
+    assert len(records) < 500
+    assert records[-1].phi_norm <= 1e-2 < records[-2].phi_norm
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
+    run = loops(Function(lambda x: torch.log(x).sum()), outer_steps=2, inner_steps=1)
+    with pytest.raises(NonFiniteLossError, match=r"Outer step 1 of 2 failed, a loss became nan: lower"):
+        list(run.rounds())
+
+
+def test_an_idle_similarity_weight_is_warned_of() -> None:
+    run = loops(outer_steps=1, inner_steps=1, similarity_weight=0.1, similarity_threshold=0.99)
+    with pytest.warns(UserWarning, match="similarity_weight 0.1 had no effect"):
+        list(run.rounds())
+
+
+@pytest.mark.parametrize(("derivative", "evaluations"), [("forward", 4 * 3 + 12), ("central", 6 * 3 + 18)])
+def test_the_ledger_counts_what_the_method_states(derivative: str, evaluations: int) -> None:
+    """With T = 3 and the hinge open, by the counts of method.md."""
+    run = loops(outer_steps=2, inner_steps=3, similarity_weight=0.1, derivative=derivative, inner_lr=1e-3)
+    list(run.rounds())
+    assert run._engine.ledger.gradient_evaluations == 2 * evaluations
+
+
+def test_the_ledger_with_the_hinge_closed() -> None:
+    run = loops(outer_steps=1, inner_steps=3, similarity_weight=0.1, similarity_threshold=1.0, inner_lr=1e-3)
+    with warnings.catch_warnings(action="ignore"):
+        list(run.rounds())
+    assert run._engine.ledger.gradient_evaluations == 3 * 2 + 4
+
+
+def test_a_restored_run_continues_the_same_trajectory() -> None:
+    settings = {"outer_steps": 6, "inner_steps": 2, "inner_update": "adamw", "outer_update": "adamw"}
+    whole = list(loops(**settings).rounds())
+    first = loops(**settings)
+    rounds = first.rounds()
+    for _ in range(3):
+        next(rounds)
+    saved = {name: [part.clone() for part in vector] for name, vector in first.vectors().items()}
+    second = loops(**settings)
+    second.restore(first.state(), saved)
+    rest = list(second.rounds())
+    assert [record.outer_step for record in rest] == [4, 5, 6]
+    assert rest == whole[3:]
+    assert math.isfinite(rest[-1].phi_norm)

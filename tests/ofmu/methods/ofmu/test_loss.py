@@ -1,0 +1,95 @@
+"""The bounded forget loss against its written-out form, its limits, and SimNPO, which it is up to a constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import trajectory
+from ofmu.engine import TorchEngine
+from ofmu.engine.cost import Ledger
+from ofmu.losses import AnswerLoss
+from ofmu.methods.ofmu.loss import BoundedLoss, gate
+from ofmu.methods.simnpo import SimNpoLoss
+
+CPU = torch.device("cpu")
+
+
+class Given:
+    """A loss whose rows are indices of a tensor of losses."""
+
+    def __init__(self, losses: Tensor) -> None:
+        self.losses = losses
+
+    def size(self, row: int) -> int:
+        return 3
+
+    def tokens(self, row: int) -> int:
+        return 7
+
+    def total(self, module: Any, rows: Sequence[int], device: torch.device) -> Tensor:
+        return 3 * self.row_means(module, rows, device).sum()
+
+    def row_means(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
+        return self.losses[list(rows)]
+
+
+def bounded(losses: Tensor, level: float, sharpness: float) -> Tensor:
+    return BoundedLoss(Given(losses), level, sharpness).total(None, range(len(losses)), CPU)
+
+
+def test_it_is_the_loss_below_the_level_and_the_level_above_it() -> None:
+    losses = torch.tensor([0.01, 2.0, 40.0], dtype=torch.float64)
+    total = bounded(losses, level=10.0, sharpness=20.0)
+    assert float(total) == pytest.approx(0.01 + 2.0 + 10.0, abs=1e-12)
+
+
+@given(
+    losses=st.lists(st.floats(0, 30), min_size=1, max_size=6),
+    level=st.floats(0.1, 10),
+    sharpness=st.floats(0.2, 10),
+)
+def test_each_row_is_pushed_by_what_it_is_short_of_the_level(losses, level, sharpness) -> None:
+    x = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
+    total = bounded(x, level, sharpness)
+    expected = sum(level - math.log1p(math.exp(sharpness * (level - value))) / sharpness for value in losses)
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    (pushes,) = torch.autograd.grad(total, x)
+    for push, value in zip(pushes.tolist(), losses, strict=True):
+        odds = math.exp(sharpness * (level - value))
+        assert push == pytest.approx(odds / (1 + odds), rel=1e-9, abs=1e-12)
+
+
+@given(value=st.floats(0, 12), level=st.floats(0.1, 8), sharpness=st.floats(0.2, 8))
+def test_rows_that_are_alike_open_the_gate_by_what_each_is_pushed(value, level, sharpness) -> None:
+    x = torch.full((3,), value, dtype=torch.float64, requires_grad=True)
+    total = bounded(x, level, sharpness)
+    (pushes,) = torch.autograd.grad(total, x)
+    assert gate(float(total.detach()) / 3, level, sharpness) == pytest.approx(float(pushes[0]), abs=1e-9)
+
+
+def test_the_gate_is_one_minus_the_geometric_mean_of_the_rows() -> None:
+    losses = torch.tensor([0.5, 3.0, 4.0], dtype=torch.float64)
+    closed = [1 / (1 + math.exp(2 * (2.5 - value))) for value in losses.tolist()]
+    expected = 1 - math.prod(closed) ** (1 / 3)
+    assert gate(float(bounded(losses, 2.5, 2.0)) / 3, 2.5, 2.0) == pytest.approx(expected, rel=1e-12)
+    assert gate(2.5 + 1e-16, 2.5, 2.0) == 0.0
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_on_answers_it_is_half_of_what_simnpo_descends(micro_batch_size: int | None) -> None:
+    """SimNPO's term is −(2/b) log σ(b(ℓ − δ)); a row counts alike whatever its number of tokens."""
+    model, rows = trajectory.tiny_llama().double(), trajectory.rows(5, 3)
+    loss = BoundedLoss(AnswerLoss(0), level=4.0, sharpness=1.5)
+    value, ascent = TorchEngine(model, Ledger(), micro_batch_size).gradient(loss, rows)
+    other, descent = TorchEngine(model, Ledger()).gradient(SimNpoLoss(1.5, 4.0, 0), rows)
+    assert value == pytest.approx(4.0 - other / 2, rel=1e-12)
+    for mine, theirs in zip(ascent, descent, strict=True):
+        torch.testing.assert_close(mine, -theirs / 2, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,98 @@
+"""What the hub refuses is said in one plain sentence; a local server stands for the hub, with its own error codes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from ofmu.data.encoding import load_tokenizer
+from ofmu.errors import ModelError
+from ofmu.models.language import directory_at_hand, load_model, local_directory
+from ofmu.preparer import find_reference_scores, find_target_scores
+from ofmu.run_config import UnlearnConfig
+
+ANSWERS = {
+    "org/missing": (404, "RepoNotFound", "the hub has nothing public of that name: check the name"),
+    "org/gated": (403, "GatedRepo", "the hub gives it on request only: ask for access there"),
+    "org/moved": (404, "RevisionNotFound", "the hub has no such revision of it"),
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Refuses every model as the real hub does: by the status and the header X-Error-Code."""
+
+    def do_GET(self) -> None:
+        status, code, _ = next(answer for name, answer in ANSWERS.items() if name in self.path)
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def sentence_on(name: str, revision: str | None = None) -> str:
+    with pytest.raises(ModelError) as caught:
+        local_directory(name, revision)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert len(sentence) < 220
+    assert sentence.startswith(f"There is no model directory '{name}', and ")
+    return sentence
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_refusal_of_the_hub_is_one_plain_sentence(hub: None, name: str) -> None:
+    assert ANSWERS[name][2] in sentence_on(name)
+
+
+def test_a_hub_out_of_reach_is_told_from_a_wrong_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "the hub cannot be reached" in sentence_on("org/some")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "unset that variable" in sentence_on("org/some")
+
+
+def test_what_cannot_be_a_hub_name_is_said_so() -> None:
+    assert "no valid hub name" in sentence_on("bad name!!")
+    with pytest.raises(ModelError, match="no valid hub name"):
+        load_model("bad name!!")
+
+
+def test_a_tokenizer_is_refused_in_the_same_words() -> None:
+    with pytest.raises(ModelError, match="to take a tokenizer from, and it is no valid hub name"):
+        load_tokenizer("bad name!!")
+
+
+def test_who_only_looks_for_what_is_cached_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert directory_at_hand("org/target") is None
+    with pytest.raises(ModelError, match="There is no model directory"):
+        directory_at_hand(str(tmp_path / "gone"))
+    model = {"path": "org/target", "is_target": True, "base": "org/base"}
+    config = UnlearnConfig.model_validate({"model": model})
+    assert find_target_scores(config) is None
+    assert find_reference_scores(config) is None

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from ofmu.data.encoding import load_tokenizer
+from ofmu.errors import ModelError, StorageError
+from ofmu.models.language import build_model, load_model, local_directory, save_model, train_tokenizer
+from ofmu.run_config import ScratchModelConfig
+
+SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
+TEXTS = ["Question: Where was Ada born?\nAnswer: Ada was born in Geneva."] * 3
+
+
+def test_the_tokenizer_brings_back_any_text_and_starts_with_bos(tmp_path: Path) -> None:
+    train_tokenizer(TEXTS, 300).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*TEXTS, " leading space", "¿Dónde? 日本 🙂", "a , b .", ""]:
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert len({tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == 3
+    assert len(tokenizer) <= 300
+    assert len(tokenizer(TEXTS[0])["input_ids"]) < len(TEXTS[0]) / 1.5
+
+
+def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+    with pytest.raises(ModelError, match="raise it to at least 259"):
+        train_tokenizer(TEXTS, 100)
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (build_model(SHAPE, tokenizer, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.random.get_rng_state())
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(first.state_dict()[name], again.state_dict()[name])
+    assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+
+
+def test_a_saved_model_loads_unchanged_by_our_loader_and_by_transformers(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    model = build_model(SHAPE, tokenizer, seed=0)
+    place = save_model(model, tokenizer, tmp_path / "runs" / "model")
+    for loaded in (load_model(place), load_model(str(place), "eager"), AutoModelForCausalLM.from_pretrained(place)):
+        assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert load_tokenizer(str(place))(TEXTS[0])["input_ids"] == tokenizer(TEXTS[0])["input_ids"]
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_saving_replaces_an_older_model_and_takes_given_weights(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    model = build_model(SHAPE, tokenizer, seed=0)
+    place = save_model(model, tokenizer, tmp_path / "model")
+    (place / "stale.json").write_text("{}")
+    weights = {name: torch.full_like(value, 0.5) for name, value in model.state_dict().items()}
+    save_model(model, tokenizer, place, state_dict=weights)
+    assert not (place / "stale.json").exists()
+    assert float(load_model(place).state_dict()["lm_head.weight"].min()) == 0.5
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_dropout_is_off(tmp_path: Path) -> None:
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=50, n_positions=16)
+    assert config.resid_pdrop > 0
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path).train()
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
+
+
+def test_a_directory_that_is_no_model_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="There is no model directory"):
+        load_model(tmp_path / "gone")
+    with pytest.raises(ModelError, match="There is no model directory"):
+        local_directory(str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ModelError, match=r"no \*\.safetensors weights"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelError, match="is a file"):
+        load_model(tmp_path / "config.json")
+
+
+FULL_DISK = """
+import resource, sys
+from ofmu.run_config import ScratchModelConfig
+from ofmu.errors import StorageError
+from ofmu.models.language import build_model, save_model, train_tokenizer
+tokenizer = train_tokenizer(["a b c"], 300)
+model = build_model(ScratchModelConfig(hidden_size=64, num_layers=2), tokenizer, seed=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    save_model(model, tokenizer, sys.argv[1])
+except StorageError as error:
+    sys.exit(f"StorageError: {error}")
+"""
+
+
+def test_a_write_that_fails_halfway_keeps_the_older_model(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    model = build_model(SHAPE, tokenizer, seed=0)
+    place = save_model(model, tokenizer, tmp_path / "model")
+
+    command = [sys.executable, "-c", FULL_DISK, str(place)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("StorageError: ")
+    assert f"Cannot write {place} (" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [place]
+    assert torch.equal(load_model(place).state_dict()["lm_head.weight"], model.state_dict()["lm_head.weight"])
+
+
+def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    tokenizer = train_tokenizer(TEXTS, 300)
+    with pytest.raises(StorageError, match="choose a place that can be written"):
+        save_model(build_model(SHAPE, tokenizer, seed=0), tokenizer, tmp_path / "file" / "model")

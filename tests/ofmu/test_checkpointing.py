@@ -1,0 +1,99 @@
+"""The reporter of a run without Ray: two checkpoints on real files, of which the newest whole one is taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ofmu.checkpointing import LocalReporter
+from ofmu.engine import Engine, build_engine
+from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
+from ofmu.engine.cost import Ledger
+from ofmu.errors import RunError
+from ofmu.run_config import EngineConfig
+from trajectory import tiny_llama
+
+TENSORS, DESCRIPTION = "rank_00000.safetensors", "rank_00000.json"
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return build_engine(tiny_llama(), EngineConfig(backend="torch", device="cpu"), Ledger())
+
+
+def keep(engine: Engine, directory: Path, steps: int) -> LocalReporter:
+    """Let a reporter keep a checkpoint per step, whose parameters and state are known by the step."""
+    reporter = LocalReporter(directory, rank=0)
+    for step in range(1, steps + 1):
+        vectors = {"theta": tuple(torch.full_like(part, float(step)) for part in engine.space.masters())}
+
+        def write(path: Path, step: int = step, vectors: dict = vectors) -> None:
+            save_checkpoint(path, engine.space, vectors, {"loop": {"outer_step": step}}, 0, 1)
+
+        reporter.outer_step({"outer_step": step}, write)
+    return reporter
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def count_one_step_less(path: Path) -> None:
+    """One flipped bit that leaves valid JSON: 3 becomes 2."""
+    flip(path, path.read_bytes().index(b'"outer_step": 3') + len('"outer_step": '))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a flipped tensor byte": (TENSORS, lambda path: flip(path, -1)),
+    "a flipped header byte": (TENSORS, lambda path: flip(path, 20)),
+    "truncated tensors": (TENSORS, truncate),
+    "no tensors": (TENSORS, Path.unlink),
+    "empty tensors": (TENSORS, lambda path: path.write_bytes(b"")),
+    "a flipped state": (DESCRIPTION, count_one_step_less),
+    "a truncated description": (DESCRIPTION, truncate),
+    "no description": (DESCRIPTION, Path.unlink),
+    "another description": (DESCRIPTION, lambda path: path.write_text("[]")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(
+    damage: str, engine: Engine, tmp_path: Path
+) -> None:
+    reporter = keep(engine, tmp_path, 3)
+    newest = tmp_path / "step_000003"
+    assert reporter.latest() == newest
+    file, harm = DAMAGES[damage]
+    harm(newest / file)
+    with pytest.raises(RunError, match="earlier"):
+        load_checkpoint(newest, engine.space)
+    previous = reporter.latest()
+    assert previous == tmp_path / "step_000002"
+    state, vectors = load_checkpoint(previous, engine.space)
+    assert state == {"loop": {"outer_step": 2}}
+    assert all(bool((part == 2).all()) for part in vectors["theta"])
+
+
+def test_nothing_is_taken_where_both_are_damaged(engine: Engine, tmp_path: Path) -> None:
+    reporter = keep(engine, tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
+    for step in ("step_000002", "step_000003"):
+        truncate(tmp_path / step / TENSORS)
+    assert reporter.latest() is None
+
+
+def test_a_checkpoint_that_a_kill_cut_off_is_no_checkpoint(engine: Engine, tmp_path: Path) -> None:
+    reporter = keep(engine, tmp_path, 2)
+    (tmp_path / "step_000002").rename(tmp_path / ".step_000003")
+    assert reporter.latest() == tmp_path / "step_000001"
+    assert json.loads((tmp_path / "step_000001" / DESCRIPTION).read_text())["state"]["loop"]["outer_step"] == 1

@@ -1,0 +1,162 @@
+"""Runs under a judge, and the sketch of an evaluation that a judge goes by."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ofmu import UnlearnConfig, unlearn
+from ofmu.config.files import apply_overrides, validate
+from ofmu.data import load_data
+from ofmu.data.rows import RowSet
+from ofmu.early_stopping import Standing, read_account
+from ofmu.engine import build_engine
+from ofmu.engine.cost import Ledger
+from ofmu.errors import PrunedError
+from ofmu.evaluation import Scores
+from ofmu.evaluation.scores import row_hash
+from ofmu.evaluation.scoring.partial import reduced_data
+from ofmu.evaluation.subset import chosen_places
+from ofmu.preparer import Prepared, prepare
+from ofmu.tasks.language.task import LanguageTask
+
+COSTS = ("seconds", "peak_memory_bytes")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_mapping: dict[str, Any]) -> UnlearnConfig:
+    return validate(UnlearnConfig, apply_overrides(tiny_mapping, ["engine.backend=torch"]))
+
+
+@pytest.fixture(scope="module")
+def prepared(config: UnlearnConfig) -> Prepared:
+    return prepare(config)
+
+
+def test_a_judge_that_looks_and_never_stops_changes_nothing(config, prepared, tmp_path):
+    seen: list[tuple[int, int, float | None]] = []
+
+    def look(standing: Standing) -> None:
+        assert isinstance(standing.task, LanguageTask)
+        found = standing.task.sketch(2).metrics(standing.engine, standing.reference_scores).values
+        seen.append((standing.round, standing.total, found["model_utility"]))
+
+    alone = unlearn(config, tmp_path / "alone", prepared=prepared).metrics
+    watched = unlearn(config, tmp_path / "watched", prepared=prepared, judge=look).metrics
+    assert [(round, total) for round, total, _ in seen] == [(1, 3), (2, 3)]
+    assert all(utility is not None for _, _, utility in seen)
+    assert {k: v for k, v in alone.items() if k not in COSTS} == {k: v for k, v in watched.items() if k not in COSTS}
+
+
+def test_a_stopped_run_leaves_an_account_and_no_result(config, prepared, tmp_path):
+    def stop(standing: Standing) -> None:
+        if standing.round == 2:
+            raise PrunedError({"round": 2, "total": standing.total, "objectives": {"model_utility": 0.25}})
+
+    with pytest.raises(PrunedError) as caught:
+        unlearn(config, tmp_path, prepared=prepared, judge=stop)
+    account = read_account(tmp_path)
+    assert account == caught.value.account
+    assert (account["round"], account["total"], account["objectives"]) == (2, 3, {"model_utility": 0.25})
+    assert account["metrics"]["gradient_evaluations"] == 2 * (2 * 6 + 18)
+    assert account["metrics"]["outer_steps_taken"] == 2
+    assert account["metrics"]["seconds"] > 0
+    assert not (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / "model").exists()
+    # what the stopped round would have been restored from
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_000001"]
+
+    def never(standing: Standing) -> None:
+        pytest.fail("a run that was stopped went on")
+
+    with pytest.raises(PrunedError) as again:
+        unlearn(config, tmp_path, prepared=prepared, judge=never)
+    assert again.value.account == account
+
+
+def test_a_run_that_crashed_while_it_was_judged_is_judged_there_again(config, prepared, tmp_path):
+    rounds: list[int] = []
+
+    def crash_once(standing: Standing) -> None:
+        rounds.append(standing.round)
+        if rounds == [1, 2]:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        unlearn(config, tmp_path, prepared=prepared, judge=crash_once)
+    result = unlearn(config, tmp_path, prepared=prepared, judge=crash_once)
+    assert rounds == [1, 2, 2]
+    assert result.metrics["outer_steps_taken"] == 3
+
+
+def test_the_seconds_of_judging_count_as_evaluation(config, prepared, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("ofmu.engine.cost.time.perf_counter", lambda: clock[0])
+
+    def slow(standing: Standing) -> None:
+        clock[0] += 100
+
+    unlearn(config, tmp_path, prepared=prepared, judge=slow)
+    seconds = json.loads((tmp_path / "metrics.json").read_text())["cost"]["seconds"]
+    assert seconds == {"start_up": 0, "inner": 0, "outer": 0, "evaluation": 200}
+
+
+def test_a_sketch_of_all_rows_is_the_evaluation_without_its_text(config, prepared):
+    task = LanguageTask(config, prepared.target)
+    engine = build_engine(task.load_model(exact=False), config.engine, Ledger())
+    engine.model.train()
+    sketched = task.sketch(10_000).metrics(engine, prepared.reference_scores)
+    assert engine.model.training
+    whole = task.metrics(task.score(engine), prepared.reference_scores)
+    for name in ("ks_statistic", "forget_probability", "extraction_strength", "retain_probability"):
+        assert whole.values[name] is not None
+        assert sketched.values[name] == whole.values[name], name
+    components = [name for name in whole.utility_components if "rouge" not in name]
+    assert sketched.utility_components == tuple(components)
+    expected = len(components) / sum(1 / (whole.values[name] or 0.0) for name in components)
+    assert sketched.values["model_utility"] == pytest.approx(expected)
+
+
+def test_a_sketch_takes_the_metrics_of_its_own_rows(config, prepared):
+    data = load_data(config.data, config.seed)
+    forget = data.evaluation["forget"].rows
+    places = chosen_places(forget, 3)
+    task = LanguageTask(config, prepared.target)
+    engine = build_engine(task.load_model(exact=False), config.engine, Ledger())
+    found = task.sketch(3).metrics(engine, prepared.reference_scores).values
+    rows = [Scores.load(prepared.target_scores).sets["forget"][place] for place in places]
+    expected = np.mean([np.exp(-row.answer.nll / row.answer.tokens) for row in rows])
+    assert found["forget_probability"] == pytest.approx(expected, rel=1e-4)
+    assert found["forget_quality_rows"] == 3
+
+
+def test_the_same_rows_are_chosen_whatever_their_order(config):
+    data = load_data(config.data, config.seed)
+    rows = list(data.evaluation["retain"].rows)
+    chosen = {row_hash(rows[place]) for place in chosen_places(rows, 4)}
+    assert chosen == set(sorted(map(row_hash, rows))[:4])
+    random.Random(0).shuffle(rows)
+    turned = replace(data, evaluation={"retain": RowSet("retain", tuple(rows))})
+    assert {row_hash(row) for row in reduced_data(turned, 4).evaluation["retain"].rows} == chosen
+    assert len(chosen_places(rows, 10_000)) == len(rows)
+
+
+def test_every_method_of_rounds_knows_how_many(config, prepared, tmp_path):
+    for steps, rounds in ((5, 1), (6, 2), (10, 2)):
+        overrides = ["method.name=npo", f"method.steps={steps}", "engine.backend=torch"]
+        mapping = {**config.model_dump(mode="json"), "method": {}}
+        run = validate(UnlearnConfig, apply_overrides(mapping, overrides))
+        heard: list[tuple[int, int]] = []
+
+        def look(standing: Standing, heard: list[tuple[int, int]] = heard) -> None:
+            heard.append((standing.round, standing.total))
+
+        unlearn(run, tmp_path / str(steps), prepared=prepared, judge=look)
+        taken = len((tmp_path / str(steps) / "history.jsonl").read_text().splitlines())
+        assert taken == rounds
+        assert heard == [(round, rounds) for round in range(1, rounds)]

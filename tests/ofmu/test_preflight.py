@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ofmu.errors import DataError, ModelError
+from ofmu.preflight import look_ahead
+from ofmu.run_config import UnlearnConfig
+
+ROW = {"question": "Who?", "answer": "She."}
+OTHER = {"question": "Where?", "answer": "There."}
+
+
+def config(folder: Path, forget: dict[str, str], retain: dict[str, str], **sections: object) -> UnlearnConfig:
+    """Write one row per file and return a config that names the files."""
+    for name, row in (("forget", forget), ("retain", retain)):
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    data = {"source": "files", "forget": str(folder / "forget.jsonl"), "retain": str(folder / "retain.jsonl")}
+    return UnlearnConfig.model_validate({"data": data, **sections})
+
+
+def test_sound_files_and_hub_names_are_let_through(tmp_path: Path) -> None:
+    look_ahead(config(tmp_path, ROW, OTHER, model={"path": "org/name"}))
+    (tmp_path / "scores.json").write_text("{}")
+    for reference in (tmp_path, tmp_path / "scores.json"):
+        look_ahead(config(tmp_path, ROW, OTHER, reference={"source": "model", "path": str(reference)}))
+    look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu"}}))
+    look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": "org/name"}}))
+
+
+def test_rows_are_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'answer'"):
+        look_ahead(config(tmp_path, {"question": "Who?"}, OTHER))
+    with pytest.raises(DataError, match="also stands in the retain set"):
+        look_ahead(config(tmp_path, ROW, ROW))
+    with pytest.raises(DataError, match="There is no TOFU directory"):
+        look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": str(tmp_path / "gone")}}))
+
+
+@pytest.mark.parametrize("section", ["model", "base", "reference"])
+def test_a_directory_without_a_model_is_told_wherever_it_is_named(tmp_path: Path, section: str) -> None:
+    gone = str(tmp_path / "gone")
+    sections = {
+        "model": {"model": {"path": gone}},
+        "base": {"model": {"path": "org/name", "is_target": True, "base": gone}},
+        "reference": {"reference": {"source": "model", "path": gone}},
+    }[section]
+    with pytest.raises(ModelError, match=f"There is no model directory {gone}"):
+        look_ahead(config(tmp_path, ROW, OTHER, **sections))
+
+
+@pytest.mark.parametrize("command", [["search"], ["compare", "--methods", "npo,graddiff", "--benchmark"]])
+def test_a_search_with_a_missing_file_starts_no_cluster(tmp_path: Path, command: list[str]) -> None:
+    """An address that nothing answers would be told first if a cluster were asked for."""
+    (tmp_path / "mine.yaml").write_text(
+        "data: {source: files, forget: gone.jsonl, retain: gone.jsonl}\ncluster: {address: '127.0.0.1:9'}\n"
+    )
+    arguments = [
+        sys.executable,
+        "-m",
+        "ofmu",
+        *command,
+        str(tmp_path / "mine.yaml"),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "Error: There is no data file gone.jsonl: check the path\n")
+    assert not (tmp_path / "run").exists()

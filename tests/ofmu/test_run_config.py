@@ -1,0 +1,86 @@
+"""Settings that cannot work together are refused with the mend; settings without effect are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ofmu.compatibility import ineffective_settings
+from ofmu.config.files import apply_overrides, validate
+from ofmu.errors import ConfigError
+from ofmu.run_config import UnlearnConfig
+
+
+def config(*overrides: str) -> UnlearnConfig:
+    return validate(UnlearnConfig, apply_overrides({}, overrides))
+
+
+REFUSED = [
+    (["method.derivative=exact", "engine.zero_stage=3"], "cannot work at engine.zero_stage 3.*use 'central'"),
+    (["method.outer_derivative=exact", "engine.zero_stage=3"], "cannot work at engine.zero_stage 3"),
+    (["engine.precision=bf16"], "needs fp32 weights and compute.*or both derivatives to 'exact'"),
+    (["engine.precision=bf16", "method.derivative=exact", "method.outer_derivative=central"], "needs fp32"),
+    (["method.derivative=exact", "model.attention=sdpa"], "set model.attention to 'eager' or 'auto'"),
+    (
+        ["engine.precision=bf16", "method.derivative=exact", "engine.zero_stage=0"],
+        "zero_stage of at least 1",
+    ),
+    (["engine.offload=cpu", "engine.zero_stage=0"], "zero_stage of at least 1"),
+    (["engine.offload=cpu", "engine.backend=torch"], "use engine.backend 'deepspeed'"),
+    (["method.penalty_weight=0.1", "method.penalty_max=0.01"], "penalty_max 0.01 is below method.penalty_weight 0.1"),
+    (["method.inner_steps=-1"], "method.inner_steps' has the value -1.*greater than or equal to 0"),
+    (["method.similarity_threshold=1.5"], "method.similarity_threshold' has the value 1.5"),
+    (["method.penalty_growth=.inf"], "method.penalty_growth"),
+    (["method.innersteps=3"], "Unknown config key 'method.innersteps': did you mean 'method.inner_steps'"),
+    (["methods.inner_steps=3"], "Unknown config key 'methods': did you mean 'method'"),
+    (["model.is_target=true"], "model.is_target needs model.path"),
+    (["reference.source=model"], "needs reference.path"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), REFUSED)
+def test_what_cannot_work_is_refused_in_one_sentence(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        config(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_products_nothing_depends_on_the_derivative() -> None:
+    config("method.similarity_weight=0", "method.penalty_weight=0", "engine.precision=bf16", "engine.zero_stage=3")
+
+
+IDLE = [
+    (["method.similarity_weight=0", "method.similarity_threshold=0.3"], "similarity_threshold has no effect"),
+    (["method.similarity_threshold=1"], "the hinge never opens"),
+    (["method.penalty_weight=0", "method.penalty_growth=2"], "penalty_growth and penalty_max have no effect"),
+    (["method.penalty_weight=0", "method.outer_derivative=central"], "outer_derivative has no effect"),
+    (["method.outer_update=sgd", "method.weight_decay=0.1"], "weight_decay has no effect"),
+    (["method.derivative=exact", "method.derivative_check_every=1"], "derivative_check_every has no effect"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), IDLE)
+def test_what_has_no_effect_is_named(overrides: list[str], sentence: str) -> None:
+    assert any(sentence in note for note in ineffective_settings(config(*overrides)))
+
+
+def test_the_defaults_are_all_effective() -> None:
+    assert ineffective_settings(config()) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [("seed=3", 3), ("seed=1e2", 100.0), ("data.path=null", None), ("data.path=a=b", "a=b")],
+)
+def test_overrides_are_read_as_yaml(entry: str, expected: Any) -> None:
+    value: Any = apply_overrides({}, [entry])
+    for key in entry.partition("=")[0].split("."):
+        value = value[key]
+    assert value == expected
+
+
+@pytest.mark.parametrize("entry", ["seed", "=3", "seed.x=1"])
+def test_malformed_overrides_are_refused(entry: str) -> None:
+    with pytest.raises(ConfigError):
+        apply_overrides({"seed": 1}, [entry])

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ofmu.config.files import validate
+from tune.callbacks.callback_list import Audience
+from tune.config import SearchConfig
+from tune.results.incremental import Allowance, Book
+from tune.results.result import SearchResult
+from tune.rundir.search_dir import RunDirectory
+from tune.search import _Session
+
+OBJECTIVES = {"ks_statistic": "min", "model_utility": "max", "seconds": "min"}
+GRID = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+SETTINGS = {"method.inner_lr": st.sampled_from([0.02, 0.05]), "method.outer_steps": st.integers(1, 3)}
+OTHERS = {"tokens": st.one_of(st.integers(1, 9), st.just(2.5), st.none()), "forget_truth_ratio": GRID}
+
+
+@st.composite
+def a_trial(draw: Any) -> FrozenTrial:
+    state = draw(st.sampled_from([TrialState.COMPLETE] * 4 + [TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING]))
+    overrides = {key: draw(value) for key, value in SETTINGS.items() if draw(st.booleans())}
+    attributes = {"role": draw(st.sampled_from(["searched", "paper"])), "overrides": overrides}
+    metrics = {name: draw(values) for name, values in OTHERS.items() if draw(st.booleans())}
+    values = None
+    if state is TrialState.COMPLETE:
+        values = [draw(GRID) for _ in OBJECTIVES]
+        metrics |= dict(zip(OBJECTIVES, values, strict=True))
+    if state is not TrialState.RUNNING:
+        attributes["metrics"] = metrics
+    if state is TrialState.FAIL:
+        attributes["reason"] = "a reason"
+    return create_trial(state=state, values=values, user_attrs=attributes)
+
+
+def make(count: int) -> SearchConfig:
+    space = {"method.inner_lr": {"low": 0.02, "high": 0.1}, "method.outer_lr": {"low": 1e-4, "high": 1e-3}}
+    objectives = dict(list(OBJECTIVES.items())[:count])
+    return validate(SearchConfig, {"search": {"objectives": objectives, "space": space}})
+
+
+CONFIGS = {count: make(count) for count in (2, 3)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(a_trial(), min_size=1, max_size=14), st.randoms(use_true_random=False), st.sampled_from([2, 3]))
+def test_the_book_says_what_a_fresh_reading_of_the_study_does(trials, random, objectives):
+    config, run = CONFIGS[objectives], RunDirectory(Path("nowhere"))
+    for number, trial in enumerate(trials):
+        trial.number = number
+        if trial.values is not None:
+            trial.values = trial.values[:objectives]
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    running = [trial for trial in trials if not trial.state.is_finished()]
+    random.shuffle(ended)
+    book, models = Book(run, config, ended[: len(ended) // 2]), {trial.number for trial in ended}
+    for trial in ended[: len(ended) // 2]:
+        models -= {trial.number} - book.front
+    for place, trial in enumerate(ended[len(ended) // 2 :], start=len(ended) // 2 + 1):
+        models -= set(book.enter(trial))
+        known = sorted([*ended[:place], *running], key=lambda trial: trial.number)
+        fresh, kept = SearchResult.of(run, config, known), book.result(running)
+        pd.testing.assert_frame_equal(kept.trials, fresh.trials)
+        pd.testing.assert_frame_equal(kept.front, fresh.front)
+        assert (kept.hypervolume, kept.hypervolume_reference) == (fresh.hypervolume, fresh.hypervolume_reference)
+        assert book.front == set(fresh.front["trial"])
+        assert book.counts == fresh.trials.loc[fresh.trials["state"] != "running", "state"].value_counts().to_dict()
+    assert models == book.front, "whoever deletes the models of those that left keeps the front's alone"
+
+
+def test_an_empty_book_has_no_front():
+    run, config = RunDirectory(Path("nowhere")), CONFIGS[3]
+    fresh, kept = SearchResult.of(run, config, []), Book(run, config).result()
+    pd.testing.assert_frame_equal(kept.front, fresh.front)
+    assert (kept.hypervolume, kept.hypervolume_reference) == (fresh.hypervolume, fresh.hypervolume_reference)
+
+
+def test_dear_work_takes_no_more_than_its_share():
+    now = [0.0]
+    allowance, done = Allowance(share=0.02, burst=1.0, clock=lambda: now[0]), []
+    while now[0] < 1000:
+        if allowance.is_due():
+            allowance.spend(0.5)
+            done.append(now[0])
+        now[0] += 0.1
+    assert 0.5 * len(done) <= 0.02 * 1000 + 1.0 + 0.5
+    assert max(late - early for early, late in itertools.pairwise(done)) < 26
+
+
+def test_cheap_work_is_done_every_time():
+    now = [0.0]
+    allowance = Allowance(share=0.02, burst=1.0, clock=lambda: now[0])
+    for _ in range(1000):
+        assert allowance.is_due()
+        allowance.spend(0.01)
+        now[0] += 1.0
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def end(session: _Session, run: RunDirectory, specification: dict[str, Any], name: str, value: float) -> None:
+    model = Path(specification["trial_dir"]) / "model"
+    model.mkdir(parents=True)
+    metrics = {"ks_statistic": value, "model_utility": 1 - value}
+    session._searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
+
+
+def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
+    run = RunDirectory.fresh(tmp_path / "run")
+    run.create()
+    config = validate(SearchConfig, {"search": {"num_trials": 6}})
+    killed = _Session(run, config, lambda *_: {}, Audience())
+    killed._open()
+    handed = {name: killed._searcher.suggest(name) for name in "abc"}
+    end(killed, run, handed["a"], "a", 0.5)
+
+    def die(number: int) -> None:
+        raise Killed
+
+    killed._searcher._on_finished = die
+    with pytest.raises(Killed):
+        end(killed, run, handed["b"], "b", 0.25)
+    assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "running", "running"]
+    assert (run.trial(0) / "model").is_dir(), "the trial that dominates it was never reported"
+
+    resumed = _Session(run, config, lambda *_: {}, Audience())
+    resumed._open()
+    resumed._report()
+    assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "complete", "running"]
+    assert pd.read_csv(run.path / "front.csv")["trial"].tolist() == [1]
+    assert json.loads((run.path / "search.json").read_text())["complete"] == 2
+    assert [(run.trial(number) / "model").is_dir() for number in range(2)] == [False, True]
+    assert resumed._searcher.suggest("x")["number"] == 2

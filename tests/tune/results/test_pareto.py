@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import itertools
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tune.results.pareto import GrowingFront, as_costs, front_mask, hypervolume, knee_index, reference_point
+
+SIDE = 6
+
+
+def clouds(dimensions: int) -> st.SearchStrategy[np.ndarray]:
+    row = st.tuples(*[st.integers(0, SIDE)] * dimensions)
+    return st.lists(row, min_size=1, max_size=9).map(lambda rows: np.array(rows, dtype=float))
+
+
+any_cloud = st.one_of(clouds(2), clouds(3))
+
+
+def dominates(a: np.ndarray, b: np.ndarray) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def cells_dominated(costs: np.ndarray) -> int:
+    """Count unit cells of the box [0, SIDE]^m whose lower corner some point is at most equal to."""
+    corners = itertools.product(range(SIDE), repeat=costs.shape[1])
+    return sum(any((row <= corner).all() for row in costs) for corner in corners)
+
+
+@given(any_cloud)
+def test_the_front_is_what_pairwise_comparison_leaves(costs):
+    expected = [not any(dominates(other, row) for other in costs) for row in costs]
+    assert front_mask(costs).tolist() == expected
+
+
+@given(any_cloud)
+def test_hypervolume_counts_the_dominated_cells(costs):
+    reference = np.full(costs.shape[1], float(SIDE))
+    assert hypervolume(costs, reference) == pytest.approx(cells_dominated(costs))
+
+
+@given(any_cloud)
+def test_dominated_points_add_no_hypervolume(costs):
+    reference = np.full(costs.shape[1], float(SIDE))
+    assert hypervolume(costs[front_mask(costs)], reference) == pytest.approx(hypervolume(costs, reference))
+
+
+@given(any_cloud, st.lists(st.floats(0.1, 10), min_size=3, max_size=3), st.integers(-5, 5))
+def test_the_knee_ignores_shift_and_scale(costs, scales, shift):
+    front = costs[front_mask(costs)]
+    scaled = front * np.array(scales[: costs.shape[1]]) + shift
+    assert knee_index(scaled) == knee_index(front)
+
+
+def test_the_knee_of_a_bent_front_is_its_bend():
+    assert knee_index(np.array([[0.0, 1.0], [0.2, 0.3], [0.6, 0.25], [1.0, 0.0]])) == 1
+
+
+def test_a_straight_front_has_its_knee_at_the_latest_point():
+    assert knee_index(np.array([[1.0, 0.0], [0.0, 1.0]])) == 1
+
+
+def test_an_empty_front_has_no_knee():
+    with pytest.raises(ValueError, match="no knee"):
+        knee_index(np.empty((0, 2)))
+
+
+def test_directions_turn_into_costs():
+    assert as_costs([[0.2, 0.7]], ["min", "max"]).tolist() == [[0.2, -0.7]]
+
+
+def test_the_reference_is_the_worst_possible_or_the_worst_seen():
+    costs = as_costs([[0.2, 0.7, 40.0], [0.5, 0.9, 10.0]], ["min", "max", "min"])
+    corner = reference_point(["ks_statistic", "model_utility", "seconds"], costs, ["min", "max", "min"])
+    assert corner.tolist() == [1.0, 0.0, 40.0]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=25))
+def test_a_front_that_grows_is_the_front_of_all(points):
+    front, members = GrowingFront(3), set()
+    for index, point in enumerate(points):
+        members.add(index)
+        members -= set(front.add(index, np.array(point, dtype=float)))
+        so_far = points[: index + 1]
+        expected = [
+            number
+            for number, one in enumerate(so_far)
+            if not any(other != one and all(map(operator.le, other, one)) for other in so_far)
+        ]
+        assert sorted(members) == sorted(front.names) == expected
+        assert np.flatnonzero(front_mask(np.array(so_far, dtype=float))).tolist() == expected
+        assert front.costs.tolist() == [list(points[name]) for name in front.names]
+
+
+def test_what_compares_with_nothing_is_kept():
+    costs = np.array([[np.nan, 5.0], [1.0, 1.0], [2.0, 2.0]])
+    assert front_mask(costs).tolist() == [True, True, False]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ofmu.config.files import apply_overrides, validate
+from ofmu.errors import ConfigError
+from tune.config import SearchConfig, default_space
+from tune.space.space import in_order, is_whole, run_config
+
+RATE = {"low": 0.01, "high": 0.1, "log": True}
+
+
+def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig:
+    search = {} if space is None else {"space": space}
+    return validate(SearchConfig, {"search": search, **sections})
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"method.iner_lr": RATE}, "did you mean 'method.inner_lr'"),
+        ({"data.authors": {"low": 2, "high": 5}}, "prepared once"),
+        ({"method.inner_lr": {"low": 0.1, "high": 0.01}}, "low 0.1 must be below high 0.01"),
+        ({"method.inner_lr": {"low": 0.0, "high": 0.1, "log": True}}, "log scale needs low above 0"),
+        ({"method.inner_lr": {"low": 0.1, "high": 1, "log": True, "step": 0.1}}, "leave one out"),
+        ({"method.inner_lr": {"low": 0.1}}, "must be a range"),
+        ({"method.inner_lr": {"low": 0.1, "high": 1, "choices": [1]}}, "must be a range"),
+        ({"method.inner_lr": {"low": 0.1, "hihg": 1}}, "did you mean 'search.space.method.inner_lr.high'"),
+        ({"method.inner_steps": {"low": 1.5, "high": 3}}, "whole number"),
+        ({"method.inner_lr": {"low": -1, "high": 0.1}}, "method.inner_lr"),
+        ({"method.inner_update": ["sgd", "sdg"]}, "method.inner_update"),
+        ({"method.inner_lr": 0.1}, "nothing to search"),
+        ({"method.inner_lr": {**RATE, "when": {"method.inner_update": "sgd"}}}, "not searched"),
+        (
+            {"method.inner_lr": {**RATE, "when": {"method.inner_update": "sgd"}}, "method.inner_update": ["adamw"]},
+            "never is",
+        ),
+        (
+            {
+                "method.inner_lr": {**RATE, "when": {"method.outer_lr": 0.05}},
+                "method.outer_lr": {**RATE, "when": {"method.inner_lr": 0.05}},
+            },
+            "circle",
+        ),
+        ({"method.derivative": ["central", "exact"], "engine.zero_stage": 3}, "zero_stage 3"),
+    ],
+)
+def test_an_impossible_space_is_refused_in_one_sentence(space, words):
+    with pytest.raises(ConfigError) as caught:
+        config(space)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"objectives": {"ks_statistc": "min", "model_utility": "max"}}, "did you mean 'ks_statistic'"),
+        ({"objectives": {"ks_statistic": "min"}}, "two or three"),
+        ({"objectives": {"ks_statistic": "down", "model_utility": "max"}}, "ks_statistic"),
+        ({"sampler": "cmaes"}, "sampler"),
+        ({"num_trials": 0}, "num_trials"),
+        ({"num_trails": 3}, "did you mean 'search.num_trials'"),
+    ],
+)
+def test_wrong_search_settings_are_refused(search, words):
+    with pytest.raises(ConfigError) as caught:
+        validate(SearchConfig, {"search": search})
+    assert words in str(caught.value)
+
+
+def test_objectives_follow_the_reference():
+    assert config().objectives == {"ks_statistic": "min", "model_utility": "max"}
+    without = config(reference={"source": "none"})
+    assert without.objectives == {"extraction_strength": "min", "model_utility": "max"}
+    with pytest.raises(ConfigError, match=r"reference.source is 'none'"):
+        validate(
+            SearchConfig,
+            {"reference": {"source": "none"}, "search": {"objectives": {"ks_statistic": "min", "seconds": "min"}}},
+        )
+
+
+def test_subjects_of_conditions_come_first():
+    space = config(
+        {
+            "method.inner_lr": {**RATE, "when": {"method.inner_update": ["sgd", "adamw"]}},
+            "method.inner_update": {"choices": ["sgd", "normalized", "adamw"], "when": {"method.inner_steps": 2}},
+            "method.inner_steps": {"low": 1, "high": 3},
+        }
+    ).search.space
+    assert in_order(space) == ["method.inner_steps", "method.inner_update", "method.inner_lr"]
+
+
+def test_whole_numbers_follow_the_setting():
+    space = default_space()
+    whole = {key for key, parameter in space.items() if is_whole(SearchConfig(), key, parameter)}
+    assert whole == {"method.inner_steps", "method.outer_steps"}
+    assert len(space) == 8
+
+
+def test_dotted_overrides_reach_into_the_space():
+    base = {"search": {"space": {"method.inner_lr": RATE}}}
+    mapping = apply_overrides(base, ["search.space.method.inner_lr.low=0.02", "search.space.method.inner_steps=4"])
+    space = validate(SearchConfig, mapping).search.space
+    assert (space["method.inner_lr"].low, space["method.inner_lr"].high) == (0.02, 0.1)
+    assert space["method.inner_steps"].value == 4
+
+
+def test_a_stored_config_reads_back_the_same():
+    original = config({"method.inner_lr": RATE, "method.max_grad_norm": None, "method.inner_update": ["sgd", "adamw"]})
+    assert validate(SearchConfig, original.model_dump(mode="json")) == original
+
+
+def test_a_run_takes_the_shared_settings_and_the_overrides():
+    shared = config(seed=7, method={"batch_size": 5})
+    run = run_config(shared, {"method.inner_lr": 0.03, "engine.zero_stage": 1})
+    assert (run.seed, run.method.batch_size, run.method.inner_lr, run.engine.zero_stage) == (7, 5, 0.03, 1)
+    with pytest.raises(ConfigError, match="penalty_max"):
+        run_config(shared, {"method.penalty_weight": 0.5, "method.penalty_max": 0.1})

@@ -1,0 +1,143 @@
+"""Trials that were stopped early, in the study and in all that is told of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from ofmu.config.files import validate
+from ofmu.early_stopping import write_account
+from ofmu.errors import ConfigError
+from tune import ParetoSearch
+from tune.callbacks.base import Progress
+from tune.callbacks.callback_list import Audience
+from tune.callbacks.console import describe
+from tune.config import SearchConfig
+from tune.results.report import write_tables
+from tune.results.result import SearchResult
+from tune.rundir.search_dir import RunDirectory
+from tune.study.searcher import StudySearcher, open_study
+
+BETTER_THAN_ALL = {"ks_statistic": 0.0, "model_utility": 1.0}
+ACCOUNT: dict[str, Any] = {
+    "round": 2,
+    "total": 8,
+    "rung": 0.25,
+    "objectives": BETTER_THAN_ALL,
+    "metrics": {"gradient_evaluations": 30.0, "seconds": 1.5, "outer_steps_taken": 2.0},
+}
+
+
+@pytest.fixture
+def config() -> SearchConfig:
+    return validate(SearchConfig, {"search": {"num_trials": 5, "rungs": {"enabled": True}}})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    directory = RunDirectory.fresh(tmp_path / "run")
+    directory.create()
+    return directory
+
+
+def searcher(run: RunDirectory, config: SearchConfig) -> StudySearcher:
+    return StudySearcher(open_study(run.study_file, config), config, run.trial)
+
+
+def end(found: StudySearcher, name: str, **outcome: Any) -> None:
+    found.on_trial_complete(name, {"outcome": json.dumps(outcome), "done": True})
+
+
+def test_a_pruned_trial_is_told_with_what_is_known_of_it(run, config):
+    found = searcher(run, config)
+    judged = [found.suggest(name)["judged"] for name in "abc"]
+    assert judged == [False, False, True], "the two landmarks are never judged"
+    end(found, "a", metrics={"ks_statistic": 0.5, "model_utility": 0.5, "gradient_evaluations": 100})
+    end(found, "c", pruned=ACCOUNT)
+    trial = found._study.trials[2]
+    assert trial.state is TrialState.PRUNED
+    kept = {name: trial.user_attrs[name] for name in ("rung", "round", "total", "objectives")}
+    assert kept == {name: ACCOUNT[name] for name in kept}
+    assert (trial.user_attrs["gradient_evaluations"], trial.user_attrs["seconds"]) == (30.0, 1.5)
+    assert trial.user_attrs["reason"] == "stopped early, after round 2 of 8"
+    assert found.finished_count() == 2
+    assert found.spent() == 130
+
+
+def test_a_pruned_trial_is_counted_and_never_in_the_front(run, config):
+    found = searcher(run, config)
+    for name in "abc":
+        found.suggest(name)
+    end(found, "a", metrics={"ks_statistic": 0.5, "model_utility": 0.5})
+    end(found, "b", failure="a reason")
+    end(found, "c", pruned=ACCOUNT)
+    result = SearchResult.of(run, config, found._study.trials)
+    assert result.trials["state"].tolist() == ["complete", "failed", "pruned"]
+    assert result.trials.loc[2, "gradient_evaluations"] == 30
+    assert result.trials.loc[2, ["ks_statistic", "model_utility"]].isna().all()
+    assert result.front["trial"].tolist() == [0]
+    assert result.hypervolume == pytest.approx(0.25)
+    write_tables(result, 1.0)
+    summary = json.loads((run.path / "search.json").read_text())
+    assert (summary["complete"], summary["failed"], summary["pruned"]) == (1, 1, 1)
+    progress = Progress(result, 5, 1, 1, (), 0.0, None, 1)
+    assert "3/5 trials, 0 running, 1 failed, 1 pruned, front 1" in describe(progress)
+
+
+def test_a_trial_pruned_while_nobody_listened_is_told_at_the_resume(run, config):
+    first = searcher(run, config)
+    for name in "abc":
+        first.suggest(name)
+    run.trial(2).mkdir(parents=True)
+    write_account(run.trial(2), ACCOUNT)
+    second = searcher(run, config)
+    states = [trial.state.name for trial in second._study.trials]
+    assert states == ["RUNNING", "RUNNING", "PRUNED"]
+    assert [second.suggest(name)["number"] for name in "de"] == [0, 1]
+
+
+def test_a_sampler_goes_on_after_pruned_trials(run, config):
+    for sampler in ("tpe", "nsga2", "gp", "random"):
+        config = config.model_copy(update={"search": config.search.model_copy(update={"sampler": sampler})})
+        directory = RunDirectory.fresh(run.path / sampler)
+        directory.create()
+        found = searcher(directory, config)
+        for name in "abcde":
+            specification = found.suggest(name)
+            rate = specification["run"]["method"]["inner_lr"]
+            outcome = {"metrics": {"ks_statistic": rate, "model_utility": rate}}
+            end(found, name, **({"pruned": ACCOUNT} if name in "cd" else outcome))
+        assert found.suggest("f") == "FINISHED"
+        counted = [trial.state.name for trial in found._study.trials]
+        assert counted == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+
+
+def test_a_search_without_rungs_speaks_of_none(run):
+    config = validate(SearchConfig, {})
+    assert not config.search.rungs.enabled
+    found = searcher(run, config)
+    found.suggest("a")
+    end(found, "a", metrics={"ks_statistic": 0.5, "model_utility": 0.5})
+    result = SearchResult.of(run, config, found._study.trials)
+    assert "pruned" not in describe(Progress(result, 5, 1, 0, (), 0.0, None))
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path):
+    images = {"data": {"source": "images", "path": str(tmp_path)}, "search": {"rungs": {"enabled": True}}}
+    with pytest.raises(ConfigError, match="judges language models"):
+        validate(SearchConfig, images)
+    with pytest.raises(ConfigError, match=r"first_rung"):
+        validate(SearchConfig, {"search": {"rungs": {"first_rung": 1.5}}})
+
+
+def test_an_executor_of_ones_own_is_not_judged(tmp_path):
+    search = ParetoSearch({"search": {"rungs": {"enabled": True}}}, run_dir=tmp_path / "run", executor=lambda *_: {})
+    from tune.search import _Session
+
+    session = _Session(search._run, search.config, search._executor, Audience())
+    with pytest.raises(ConfigError, match="executor of its own"):
+        session._prepare()

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ofmu.config.files import validate
+from tune.config import SearchConfig
+from tune.rundir.search_dir import RunDirectory
+from tune.study.baselines import PAPER, landmark_settings
+from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+
+SPACE = {
+    "method.inner_update": ["sgd", "normalized", "adamw"],
+    "method.inner_lr": {"low": 0.02, "high": 0.1, "log": True},
+    "method.outer_lr": {"low": 1e-4, "high": 1e-3, "when": {"method.inner_update": ["sgd", "adamw"]}},
+    "method.outer_steps": {"low": 2, "high": 10, "step": 2},
+    "method.similarity_threshold": {"low": -0.5, "high": 0.5},
+    "method.penalty_growth": 1.25,
+}
+
+
+def make(num_trials: int = 12, sampler: str = "tpe", **search: Any) -> SearchConfig:
+    settings = {"space": SPACE, "num_trials": num_trials, "sampler": sampler, **search}
+    return validate(SearchConfig, {"search": settings, "seed": 3})
+
+
+def searcher(run: RunDirectory, config: SearchConfig) -> StudySearcher:
+    return StudySearcher(open_study(run.study_file, config), config, run.trial)
+
+
+def finish(found: StudySearcher, ray_id: str, **metrics: Any) -> None:
+    found.on_trial_complete(ray_id, {"outcome": json.dumps({"metrics": metrics}), "done": True})
+
+
+def score(specification: dict[str, Any]) -> dict[str, float]:
+    method = specification["run"]["method"]
+    return {"ks_statistic": 1 - method["inner_lr"], "model_utility": 0.5 + method["outer_lr"]}
+
+
+def trials(run: RunDirectory) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file)).trials
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    directory = RunDirectory.fresh(tmp_path / "run")
+    directory.create()
+    return directory
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+def test_every_sampler_draws_inside_the_space(run, sampler):
+    config = make(sampler=sampler)
+    found = searcher(run, config)
+    for index in range(12):
+        specification = found.suggest(f"ray{index}")
+        finish(found, f"ray{index}", **score(specification))
+    assert found.suggest("more") == "FINISHED"
+    for trial in trials(run):
+        assert trial.state is TrialState.COMPLETE
+        conditional = trial.params["method.inner_update"] in ("sgd", "adamw")
+        assert ("method.outer_lr" in trial.params) == conditional
+        assert 0.02 <= trial.params["method.inner_lr"] <= 0.1
+        assert trial.params["method.outer_steps"] in (2, 4, 6, 8, 10)
+        assert "method.penalty_growth" not in trial.params
+        if trial.user_attrs["role"] == "searched":
+            assert trial.user_attrs["overrides"] == {**trial.params, "method.penalty_growth": 1.25}
+
+
+def test_the_landmarks_come_first_and_run_as_they_are(run):
+    found = searcher(run, make())
+    target, paper, other = (found.suggest(name) for name in "abc")
+    assert target["run"]["method"]["outer_steps"] == 0
+    for key, value in landmark_settings(make())[PAPER].items():
+        assert paper["run"]["method"][key.removeprefix("method.")] == value
+    assert [item["number"] for item in (target, paper, other)] == [0, 1, 2]
+    stored = trials(run)
+    assert [trial.user_attrs["role"] for trial in stored] == ["target", "paper", "searched"]
+    assert stored[1].params["method.similarity_threshold"] == -0.5
+    assert stored[1].params["method.inner_lr"] == 0.02
+
+
+def test_every_end_is_told_with_its_reason(run):
+    found = searcher(run, make(num_trials=7))
+    for name in "abcdefg":
+        found.suggest(name)
+    finish(found, "a", ks_statistic=0.9, model_utility=0.6, seconds=2.5)
+    finish(found, "b", ks_statistic=math.nan, model_utility=0.6)
+    finish(found, "c", model_utility=0.6)
+    finish(found, "d", ks_statistic=math.inf, model_utility=0.6)
+    found.on_trial_complete("e", {"outcome": json.dumps({"failure": "the loss became NaN"})})
+    found.on_trial_complete("f", error=True)
+    found.fail("f", "the process died")
+    found.close("the search ended")
+    ended = trials(run)
+    assert [trial.state.name for trial in ended] == ["COMPLETE", *["FAIL"] * 6]
+    reasons = [trial.user_attrs.get("reason") for trial in ended]
+    assert reasons[0] is None
+    assert "nan" in reasons[1]
+    assert "no ks_statistic" in reasons[2]
+    assert "inf" in reasons[3]
+    assert reasons[4:] == ["the loss became NaN", "the process died", "the search ended"]
+    assert ended[0].user_attrs["seconds"] == 2.5
+    assert ended[0].user_attrs["metrics"]["ks_statistic"] == 0.9
+
+
+def test_contradicting_draws_fail_and_the_search_goes_on(run):
+    # Each choice works beside the defaults; exact at stage 3 does not.
+    space = {"method.derivative": ["central", "exact"], "engine.zero_stage": [2, 3]}
+    base = {"search": {"space": space, "num_trials": 20, "sampler": "random"}}
+    config = validate(SearchConfig, base)
+    found = searcher(run, config)
+    count = 0
+    while (specification := found.suggest(str(count))) != "FINISHED":
+        finish(found, str(count), ks_statistic=0.5, model_utility=0.5)
+        assert specification["run"]["method"]["derivative"] == "central" or (
+            specification["run"]["engine"]["zero_stage"] == 2
+        )
+        count += 1
+    ended = trials(run)
+    assert len(ended) == 20
+    failed = [trial for trial in ended if trial.state is TrialState.FAIL]
+    assert 0 < len(failed) < 20
+    assert all("zero_stage 3" in trial.user_attrs["reason"] for trial in failed)
+
+
+def test_the_study_opens_in_optuna_with_names_and_directions(run):
+    open_study(run.study_file, make())
+    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
+    assert [way.name for way in study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert study.metric_names == ["ks_statistic", "model_utility"]
+
+
+def test_a_killed_searchs_trials_are_adopted(run):
+    config = make(num_trials=6)
+    killed = searcher(run, config)
+    handed = {name: killed.suggest(name) for name in "abcd"}
+    finish(killed, "a", **score(handed["a"]))
+    # b reached its end, but nobody was left to be told; c and d were at work.
+    done = run.trial(handed["b"]["number"])
+    done.mkdir(parents=True)
+    (done / "metrics.json").write_text(json.dumps({"metrics": {"ks_statistic": 0.8, "model_utility": 0.4}}))
+
+    resumed = searcher(run, config)
+    states = [trial.state.name for trial in trials(run)]
+    assert states == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+    again = [resumed.suggest(name) for name in "xyzw"]
+    assert again[:2] == [handed["c"], handed["d"]]
+    assert [item["number"] for item in again] == [2, 3, 4, 5]
+    assert resumed.suggest("v") == "FINISHED"
+    for name, specification in zip("xyzw", again, strict=True):
+        finish(resumed, name, **score(specification))
+    assert {trial.state for trial in trials(run)} == {TrialState.COMPLETE}
+
+
+def test_a_kill_in_the_middle_of_a_draw_is_mended(run):
+    config = make()
+    study = open_study(run.study_file, config)
+    study.ask()
+    study.ask()
+    study.ask().suggest_categorical("method.inner_update", SPACE["method.inner_update"])
+    resumed = searcher(run, config)
+    assert [resumed.suggest(name)["number"] for name in "abcd"] == [0, 1, 2, 3]
+
+
+def test_a_resumed_search_draws_what_an_undisturbed_one_does(tmp_path):
+    drawn: list[list[Any]] = []
+    for interrupted in (False, True):
+        directory = RunDirectory.fresh(tmp_path / str(interrupted))
+        directory.create()
+        config = make(num_trials=10)
+        found, numbers = searcher(directory, config), []
+        for index in range(10):
+            if interrupted and index == 6:
+                found = searcher(directory, config)
+            specification = found.suggest(str(index))
+            numbers.append(specification["run"])
+            finish(found, str(index), **score(specification))
+        drawn.append(numbers)
+    assert drawn[0] == drawn[1]

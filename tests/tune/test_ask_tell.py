@@ -1,0 +1,173 @@
+"""Searches by hand: what is handed out, what is told, and what a second process finds."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from ofmu.errors import ConfigError, PrunedError, RunError, StorageError
+from tune import AskTell, SearchResult
+from tune.ask_tell import AskedTrial
+from tune.rundir.search_dir import RunDirectory
+from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+
+CONFIG: dict[str, Any] = {"search": {"num_trials": 8}, "seed": 5}
+
+
+def score(trial: AskedTrial) -> dict[str, float]:
+    method = trial.config.method.model_dump()
+    return {"ks_statistic": 0.9 - 5 * method["inner_lr"], "model_utility": 0.6 - 3 * method["inner_lr"] ** 2}
+
+
+def run_all(search: AskTell) -> list[AskedTrial]:
+    trials = []
+    while (trial := search.ask()) is not None:
+        search.tell(trial, score(trial))
+        trials.append(trial)
+    return trials
+
+
+def states(run_dir: Path) -> list[str]:
+    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
+    return [trial.state.name for trial in study.trials]
+
+
+def test_a_loop_hands_out_what_a_search_would(tmp_path):
+    with AskTell(CONFIG, run_dir=tmp_path / "mine") as search:
+        asked = run_all(search)
+        assert search.ask() is None
+        result = search.result()
+    assert [trial.role for trial in asked] == ["target", "paper", *["searched"] * 6]
+    assert asked[0].config.method.model_dump()["outer_steps"] == 0
+    assert [trial.directory for trial in asked] == [tmp_path / "mine" / "trials" / f"{n:05d}" for n in range(8)]
+
+    other = RunDirectory.fresh(tmp_path / "other")
+    other.create()
+    searcher = StudySearcher(open_study(other.study_file, search.config), search.config, other.trial)
+    for trial in asked:
+        specification: Any = searcher.suggest(str(trial.number))
+        assert specification["run"] == trial.config.model_dump(mode="json")
+        outcome = json.dumps({"metrics": score(trial)})
+        searcher.on_trial_complete(str(trial.number), {"outcome": outcome})
+
+    assert result.trials["state"].tolist() == ["complete"] * 8
+    assert pd.read_csv(tmp_path / "mine" / "front.csv")["trial"].tolist() == result.front["trial"].tolist()
+    assert (tmp_path / "mine" / "front.png").stat().st_size > 0
+    assert SearchResult.load(tmp_path / "mine").hypervolume == result.hypervolume > 0
+
+
+def test_every_end_is_told_and_kept_apart(tmp_path):
+    with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
+        asked = [search.ask() for _ in range(8)]
+        assert search.ask() is None, "as many are on their way as are wanted"
+        complete = search.tell(asked[0], {"ks_statistic": np.float32(0.5), "model_utility": 0.25, "seconds": 2})
+        missing = search.tell(asked[1], {"ks_statistic": 0.5})
+        nan = search.tell(asked[2].number, {"ks_statistic": math.nan, "model_utility": 0.5})
+        failed = search.fail(asked[3], "the cluster is on fire")
+        pruned = search.prune(asked[4], round=2, total=8, metrics={"gradient_evaluations": 30})
+        result = search.result()
+    assert (complete.state, complete.objectives) == ("complete", {"ks_statistic": 0.5, "model_utility": 0.25})
+    assert (missing.state, missing.reason) == ("failed", "the run reported no model_utility")
+    assert (nan.state, nan.reason) == ("failed", "ks_statistic is nan, not a finite number")
+    assert (failed.state, failed.reason) == ("failed", "the cluster is on fire")
+    assert (pruned.state, pruned.reason) == ("pruned", str(PrunedError({"round": 2, "total": 8})))
+    assert states(search.run_dir) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "PRUNED", *["RUNNING"] * 3]
+    assert result.front["trial"].tolist() == [0]
+    stored = json.loads((asked[0].directory / "metrics.json").read_text())["metrics"]
+    assert stored == {"ks_statistic": 0.5, "model_utility": 0.25, "seconds": 2}
+
+
+def test_a_trial_is_told_once_and_only_if_it_was_asked_for(tmp_path):
+    with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
+        trial = search.ask()
+        search.tell(trial, score(trial))
+        for again in (lambda: search.tell(trial, score(trial)), lambda: search.fail(trial, "x")):
+            with pytest.raises(RunError, match="Trial 0 was told already, and is complete"):
+                again()
+        for unknown in (1, 99, -1):
+            with pytest.raises(RunError, match=f"There is no trial {unknown}"):
+                search.tell(unknown, score(trial))
+        search.ask()
+    message = "Trial 1 has not been asked for since"
+    with AskTell.resume(tmp_path / "run") as search, pytest.raises(RunError, match=message):
+        search.tell(1, score(trial))
+    assert states(tmp_path / "run") == ["COMPLETE", "RUNNING"]
+
+
+def test_trials_that_were_never_told_are_handed_out_again(tmp_path):
+    with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
+        first = [search.ask() for _ in range(5)]
+        search.tell(first[0], score(first[0]))
+        search.fail(first[1], "broken")
+    # its run came to its end, but nobody told
+    first[2].directory.mkdir(parents=True)
+    (first[2].directory / "metrics.json").write_text(json.dumps({"metrics": score(first[2])}))
+    with AskTell.resume(tmp_path / "run") as search:
+        again = run_all(search)
+    assert again[:2] == first[3:]
+    assert [trial.number for trial in again] == [3, 4, 5, 6, 7]
+    assert states(tmp_path / "run") == ["COMPLETE", "FAIL", *["COMPLETE"] * 6]
+    with AskTell.resume(tmp_path / "run") as search:
+        assert search.ask() is None
+    with AskTell.resume(tmp_path / "run", ["search.num_trials=9"]) as search:
+        assert [trial.number for trial in run_all(search)] == [8]
+
+
+def test_a_directory_belongs_to_one_at_a_time(tmp_path):
+    search = AskTell(CONFIG, run_dir=tmp_path / "run")
+    with pytest.raises(RunError, match="Another search is running"):
+        AskTell.resume(tmp_path / "run")
+    search.close()
+    AskTell.resume(tmp_path / "run").close()
+    with pytest.raises(RunError, match="already holds a run"):
+        AskTell(CONFIG, run_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match="cannot change 'seed'"):
+        AskTell.resume(tmp_path / "run", ["seed=1"])
+
+
+def test_threads_may_share_a_search(tmp_path):
+    with AskTell(CONFIG, num_trials=16, run_dir=tmp_path / "run") as search:
+
+        def work() -> list[int]:
+            return [trial.number for trial in run_all(search)]
+
+        with ThreadPoolExecutor(4) as pool:
+            numbers = [number for done in [pool.submit(work) for _ in range(4)] for number in done.result()]
+    assert sorted(numbers) == list(range(16))
+    assert states(tmp_path / "run") == ["COMPLETE"] * 16
+
+
+def test_only_the_fronts_models_are_kept(tmp_path):
+    with AskTell(CONFIG, num_trials=4, run_dir=tmp_path / "run") as search:
+        for value in (0.5, 0.4, 0.6, 0.3):
+            trial = search.ask()
+            (trial.directory / "model").mkdir(parents=True)
+            search.tell(trial, {"ks_statistic": value, "model_utility": 1 - value})
+        assert search.result().knee.export(tmp_path / "model").is_dir()
+    assert [path.parent.name for path in (tmp_path / "run").glob("trials/*/model")] == ["00003"]
+
+
+def test_a_disk_that_refuses_is_said_and_loses_no_trial(tmp_path):
+    with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
+        trial = search.ask()
+        trial.directory.parent.mkdir(exist_ok=True)
+        trial.directory.write_text("a file where a folder should be")
+        with pytest.raises(StorageError, match=r"metrics\.json"):
+            search.tell(trial, score(trial))
+    trial.directory.unlink()
+    with AskTell.resume(tmp_path / "run") as search:
+        assert search.ask() == trial
+
+
+def test_early_stopping_is_the_callers(tmp_path):
+    with pytest.raises(ConfigError, match=r"search.rungs.enabled to false.*prune"):
+        AskTell({"search": {"rungs": {"enabled": True}}}, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,1 @@
+"""Multi-objective early stopping of trials."""

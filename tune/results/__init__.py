@@ -1,0 +1,1 @@
+"""Fronts, tables and reports of a search."""

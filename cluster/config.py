@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ofmu.run_config import NonNegativeFloat, NonNegativeInt, PositiveFloat, Section
+from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, Section
 
 
 class ClusterConfig(Section):

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+from ofmu.config.base import PositiveFloat
 from ofmu.losses import Loss
 from ofmu.methods import register
 from ofmu.methods.gradascent import Negated
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.run_config import PositiveFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 
 
-class FadingAscentConfig(DescentConfig):
+class FadingAscentConfig(SingleLoopConfig):
     """The method's settings; their names stand under ``method`` in a config."""
 
     name: Literal["fadingascent"] = "fadingascent"
@@ -22,13 +22,13 @@ class FadingAscentConfig(DescentConfig):
 
 
 @register("fadingascent")
-class FadingAscent(Descent[Any]):
+class FadingAscent(SingleLoopMethod[Any]):
     """L = −γ 2^(−t/h) L_f + α L_r: ascent on the forget rows that gives way to the retain rows."""
 
-    Settings = FadingAscentConfig
+    Config = FadingAscentConfig
     title = "Fading ascent"
     source = "examples/own_module.py"
-    space: ClassVar = DESCENT_SPACE | {"half_life": {"low": 2.0, "high": 50.0, "log": True}}
+    space: ClassVar = SINGLE_LOOP_SPACE | {"half_life": {"low": 2.0, "high": 50.0, "log": True}}
 
     def forget_loss(self, rows: Sequence[Any]) -> Loss[Any]:
         """Return −L_f."""

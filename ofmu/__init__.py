@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ofmu.errors import OfmuError
     from ofmu.evaluator import evaluate
-    from ofmu.preparer import Prepared, prepare
+    from ofmu.preparer import prepare
     from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.preparation import Prepared
     from ofmu.trainer import UnlearnResult, unlearn
 
 __version__ = "0.1.0"

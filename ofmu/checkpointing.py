@@ -1,4 +1,4 @@
-"""How a run is listened to and where its checkpoints go; Ray Train has an implementation of its own."""
+"""Checkpoints of a run, and the callback that follows the run's progress."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ import torch.distributed as dist
 from ofmu.engine.checkpoint import is_valid
 from ofmu.io.files import storage_errors, sync
 
-Listener = Callable[[dict[str, Any]], None]
+ProgressCallback = Callable[[dict[str, Any]], None]
+"""Called on rank 0 with the round's line of ``history.jsonl``."""
 WriteCheckpoint = Callable[[Path], None]
+"""Writes this rank's part of a checkpoint into a directory."""
 
 
-class Reporter(Protocol):
-    """Hears every outer step on every rank, and keeps checkpoints. Both methods are collective."""
+class Checkpointer(Protocol):
+    """Keeps checkpoints and reports rounds. Both methods are collective."""
 
-    def latest(self) -> Path | None:
-        """Return the directory of the newest whole checkpoint, the same on all ranks."""
+    def latest_checkpoint(self) -> Path | None:
+        """Return the directory of the newest complete checkpoint. All ranks get the same directory."""
 
-    def outer_step(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
-        """Take note of one outer step; where ``write`` is given, let it fill a checkpoint directory."""
+    def on_round_end(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
+        """Report a round. If ``write`` is given, write a checkpoint with it."""
 
 
-class LocalReporter:
-    """Keeps the two newest checkpoints in a directory that all ranks see; rank 0 tells the listener."""
+class LocalCheckpointer:
+    """Keeps the two newest checkpoints in a directory that all ranks see. Rank 0 calls the progress callback."""
 
-    def __init__(self, directory: Path, rank: int, listener: Listener | None = None) -> None:
-        self._directory, self._rank, self._listener = directory, rank, listener
+    def __init__(self, directory: Path, rank: int, callback: ProgressCallback | None = None) -> None:
+        self._directory, self._rank, self._callback = directory, rank, callback
 
-    def latest(self) -> Path | None:
-        """Return the newest checkpoint whose files are whole; a damaged one is passed over."""
+    def latest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint whose files are complete. Damaged checkpoints are skipped."""
         if not self._directory.is_dir():
             return None
-        return next((path for path in reversed(self._finished()) if is_valid(path)), None)
+        return next((path for path in reversed(self._complete()) if is_valid(path)), None)
 
-    def outer_step(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
-        """Write a checkpoint under a temporary name and rename it once every rank has written its part."""
+    def on_round_end(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
+        """Report a round. A checkpoint gets a temporary name until every rank has written its part."""
         if write is not None:
             self._save(int(record["outer_step"]), write)
-        if self._rank == 0 and self._listener is not None:
-            self._listener(record)
+        if self._rank == 0 and self._callback is not None:
+            self._callback(record)
 
     def _save(self, step: int, write: WriteCheckpoint) -> None:
         partial = self._directory / f".step_{step:06d}"
@@ -59,15 +61,15 @@ class LocalReporter:
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
                 sync(self._directory)
-                for old in self._finished()[:-2]:
+                for old in self._complete()[:-2]:
                     shutil.rmtree(old)
             barrier()
 
-    def _finished(self) -> list[Path]:
+    def _complete(self) -> list[Path]:
         return sorted(self._directory.glob("step_*"))
 
 
 def barrier() -> None:
-    """Wait for the other ranks, where there are any."""
+    """Wait for the other ranks of the process group. Return at once without a process group."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()

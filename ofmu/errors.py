@@ -1,71 +1,108 @@
-"""The errors a user can cause. Each message is one sentence that names the thing and says how to mend it."""
+"""The errors that a user can cause. Each message is one sentence that names the thing and the fix."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 
 class OfmuError(ValueError):
-    """Root of every error that is the user's to mend; the command line prints it without a traceback."""
+    """Root of every error that the user can fix. The command line prints the message without a traceback."""
 
 
 class ConfigError(OfmuError):
-    """A setting that is unknown, out of range, or contradicts another."""
+    """A setting is unknown, out of range, or contradicts another setting."""
 
 
 class DataError(OfmuError):
-    """A data file that is missing, malformed, or inconsistent with its companions."""
+    """A data file is missing, malformed, or inconsistent with another data file."""
 
 
 class ModelError(OfmuError):
-    """A model directory that lacks something, or cannot do what was asked of it."""
+    """A model directory lacks something, or the model cannot do what the run asks of it."""
 
 
 class ReferenceMismatchError(OfmuError):
-    """Reference scores that were made on other rows, or under another truth-ratio definition."""
+    """Reference scores cover other rows, or follow another truth-ratio definition."""
 
 
 class NonFiniteLossError(OfmuError):
-    """A loss or gradient became NaN or infinite during a run."""
+    """A loss or a gradient became NaN or infinite during a run."""
 
 
 class StorageError(OfmuError):
-    """A write failed: a full disk, a read-only directory."""
+    """A write failed, such as on a full disk or in a read-only directory."""
 
 
 class ClusterError(OfmuError):
-    """The Ray cluster is unreachable, or smaller than the run asks for."""
+    """The Ray cluster is unreachable, or smaller than the run needs."""
 
 
 class RunError(OfmuError):
-    """A directory that is not a run, or a run in the wrong state for what was asked."""
+    """A directory is not a run, or the run is in the wrong state for the command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningRecord:
+    """Where a run ended early, and why. ``pruned.json`` stores this record."""
+
+    round: int
+    """The run ended after this round. Rounds count from 1."""
+    total: int
+    """Rounds of a whole run."""
+    rung: float | None = None
+    """The rung, as a fraction of all rounds; None if no rung ended the run."""
+    objectives: Mapping[str, float | None] = field(default_factory=dict)
+    """The objectives at that round."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """What the run had cost by then."""
+
+    @property
+    def sentence(self) -> str:
+        """The reason, for a table or a message."""
+        return f"stopped early, after round {self.round} of {self.total}"
+
+    def with_metrics(self, metrics: Mapping[str, Any]) -> Self:
+        """Return the record with ``metrics``."""
+        return replace(self, metrics=dict(metrics))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values. Fields without content are left out."""
+        optional = {"rung": self.rung, "objectives": dict(self.objectives), "metrics": dict(self.metrics)}
+        kept = {key: value for key, value in optional.items() if value not in (None, {})}
+        return {"round": self.round, "total": self.total} | kept
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the record that :meth:`to_json` wrote."""
+        return cls(**{key: values[key] for key in ("round", "total", "rung", "objectives", "metrics") if key in values})
 
 
 class PrunedError(Exception):
-    """A run that was ended early because others do better: no failure, and nothing for the user to mend.
+    """A run ended early because other runs are better. This is not a failure, and the user has nothing to fix."""
 
-    ``account``, in JSON values, says after which ``round`` of how many (``total``), on what ``objectives``, and the
-    ``metrics`` of what the run had cost by then.
-    """
-
-    def __init__(self, account: Mapping[str, Any]) -> None:
-        super().__init__(dict(account))
+    def __init__(self, record: PruningRecord) -> None:
+        super().__init__(record)
 
     def __str__(self) -> str:
-        return f"stopped early, after round {self.account['round']} of {self.account['total']}"
+        return self.record.sentence
 
     @property
-    def account(self) -> dict[str, Any]:
-        """Return the account, as a mapping of its own."""
-        return dict(self.args[0])
+    def record(self) -> PruningRecord:
+        """Where the run ended, and why."""
+        record: PruningRecord = self.args[0]
+        return record
 
 
 def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
-    """Return a hint such as ``did you mean 'method.inner_steps'?``, or the list of valid names when none is close.
+    """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names.
 
-    ``section``, such as ``method.``, is put before the name that is offered, so that it can be copied as it stands.
+    Args:
+        name: the unknown name.
+        known: the valid names.
+        section: a prefix such as ``method.`` for the suggested name, so that the user can copy the suggestion.
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -1,30 +1,23 @@
-"""One evaluation from a saved model to ``metrics.json`` and ``scores.json``."""
+"""The verb evaluate: from a saved model to ``metrics.json`` and ``scores.json``."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ofmu.data.encoding import load_tokenizer
-from ofmu.data.rows import UnlearnData
-from ofmu.engine import resolve_device
-from ofmu.errors import DataError
-from ofmu.evaluation.extras import add_extras
-from ofmu.evaluation.matching import outline_of, require_match
+from ofmu.errors import ModelError, ReferenceMismatchError
 from ofmu.evaluation.metrics.custom import with_functions
-from ofmu.evaluation.metrics.summary import metrics_of
-from ofmu.evaluation.official_log import is_official_log, parse_official_log
-from ofmu.evaluation.scores import Scores
-from ofmu.evaluation.scoring.model import score_model
-from ofmu.evaluation.sets import FORGET
-from ofmu.evaluation.yardsticks import yardsticks
 from ofmu.io.environment import environment
-from ofmu.io.files import write_json
-from ofmu.io.json_files import read_json
-from ofmu.io.library_logging import quiet_libraries
-from ofmu.provenance import config_of_run, read_run_config
+from ofmu.io.library_logging import silence_libraries
+from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_scores
+from ofmu.provenance import config_of_run
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles
+from ofmu.tasks.family import TaskFamily
+from ofmu.tasks.load import task_family
 
 
 def evaluate(
@@ -34,95 +27,91 @@ def evaluate(
     reference: str | Path | None = None,
     output_dir: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Score a saved model (directory or hub name) in fp32 and return what ``metrics.json`` holds.
+    """Score a saved model in fp32 and return what ``metrics.json`` holds.
 
-    The result's ``metrics`` maps names to numbers or None, ``reasons`` says why a metric is None, and
-    ``utility_components`` names what model utility is the harmonic mean of; ``yardsticks`` holds the same metrics of
-    ``target`` and ``retrained``, as far as their scores are at hand. ``reference`` is a saved model, scores
-    that this package wrote, or an official TOFU log; None takes what ``config.reference`` names, or the
-    retrained model's scores where the cache has them. Without ``config``, that of the run which made the model is
-    taken, where the model still lies in its run directory, else the defaults.
+    The report maps ``metrics`` to numbers or None. ``reasons`` says why a metric is None. ``utility_components`` names
+    the parts of model utility, which is their harmonic mean. ``baseline_metrics`` holds the same metrics of ``target``
+    and ``retrained`` where the cache has their scores.
+
+    Args:
+        model: a directory or a hub name.
+        config: the run. None: the config of the run that made the model, if the model still lies in its run
+            directory, else the defaults.
+        reference: a saved model, scores that this package wrote, or an official TOFU log. None: what
+            ``config.reference`` names, or the retrained model's scores if the cache has them.
+        output_dir: where to write ``metrics.json`` and ``scores.json``. None: nothing is written.
 
     Raises:
-        OfmuError: the model, data or reference cannot be read, or the reference covers other rows.
+        OfmuError: the model, the data or the reference cannot be read, or the reference covers other rows.
     """
-    from ofmu.data.load import load_data
-
     started = time.monotonic()
-    quiet_libraries()
-    config = config or read_run_config(config_of_run(model))
-    if config.data.kind == "vision":
-        from ofmu.tasks.vision.reference import evaluate_images
-
-        return evaluate_images(model, config, reference=reference, output_dir=output_dir)
-    data = load_data(config.data, config.seed)
-    reference = _chosen_reference(config) if reference is None else reference
-    # The reference comes first: if it does not fit, that is said before the model is scored.
-    expected = None if reference is None else resolve_reference(reference, config, data)
+    silence_libraries()
+    config = config or UnlearnConfig.read(config_of_run(model))
+    family = task_family(config.data.kind)
+    data = family.load_data(config)
+    reference = _default_reference(config) if reference is None else reference
+    # The reference is checked first, so that a mismatch is reported before the model is scored.
+    expected = None if reference is None else family.resolve_reference(reference, config, data)
     if expected is not None:
-        require_match(outline_of(str(model), data, config.evaluation.truth_ratio), expected)
-    scores = _score_saved(str(model), data, config)
-    measure = with_functions(metrics_of, config.evaluation.functions)
-    measured = measure(scores, expected)
+        family.check_reference(expected, data, config, str(model))
+    scores = family.score_saved(str(model), data, config)
+    measured = with_functions(family.metrics_of, config.evaluation.custom_metrics)(scores, expected)
     report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),
-        "yardsticks": yardsticks(config, expected, Scores.load, measure),
+        "baseline_metrics": baseline_metrics(config, family, expected),
         "data_hash": data.content_hash,
         "seconds": time.monotonic() - started,
         "environment": environment(),
         "config": config.model_dump(mode="json"),
     }
-    add_extras(report, str(model), data, config, measured, expected, reference)
+    extra = family.robustness(str(model), data, config, measured, expected, lambda: _retrained_model(reference, config))
+    for name in ("metrics", "reasons"):
+        report[name] |= extra.pop(name, {})
+    report |= extra
     if output_dir is not None:
-        scores.save(Path(output_dir) / "scores.json")
-        write_json(Path(output_dir) / "metrics.json", report)
+        files = RunFiles(Path(output_dir))
+        scores.save(files.scores)
+        files.write_report(report)
     return report
 
 
-def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
-    """Return reference scores from a file of ours, an official TOFU log, or a saved model that is scored here.
+def baseline_metrics(config: UnlearnConfig, family: TaskFamily, expected: Any) -> dict[str, Mapping[str, float | None]]:
+    """Return the metrics of ``target`` (if the cache has its scores) and of ``retrained`` (the reference).
 
-    A log holds losses, so it is read under the config's truth-ratio definition.
+    Args:
+        config: the run.
+        family: the kind of task.
+        expected: the reference's scores, or None.
 
     Raises:
-        OfmuError: nothing usable is there.
+        DataError: the data cannot be read.
     """
-    place = Path(path)
-    if place.is_dir() and not (place / "config.json").is_file() and (place / "scores.json").is_file():
-        place = place / "scores.json"
-    if place.is_file():
-        content = read_json(place)
-        if is_official_log(content):
-            return parse_official_log(content, str(path), config.evaluation.truth_ratio)
-        return Scores.from_json(content, str(path))
-    if place.suffix == ".json":
-        raise DataError(f"There is no reference file {path}: check the name")
-    return score_reference(str(path), data, config)
+    measure = with_functions(family.metrics_of, config.evaluation.custom_metrics)
+    found: dict[str, Mapping[str, float | None]] = {}
+    # The target may be deleted by now, and the user's own reference may cover other rows than the cached scores.
+    with suppress(ModelError, ReferenceMismatchError):
+        path = find_target_scores(config)
+        if path is not None:
+            found["target"] = measure(family.load_scores(path), expected).values
+    if expected is not None:
+        found["retrained"] = measure(expected, expected).values
+    return found
 
 
-def score_reference(path: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
-    """Score a saved reference model on the forget set alone, without generation: all that forget quality needs."""
-    silent = config.evaluation.model_copy(update={"rouge": False})
-    return _score_saved(path, _forget_only(data), config.model_copy(update={"evaluation": silent}))
-
-
-def _forget_only(data: UnlearnData) -> UnlearnData:
-    sets = {name: rows for name, rows in data.evaluation.items() if name == FORGET}
-    return UnlearnData(forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets)
-
-
-def _score_saved(path: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
-    from ofmu.models.language import load_model
-
-    attention = "sdpa" if config.model.attention == "auto" else config.model.attention
-    model = load_model(path, attention).to(resolve_device(config.engine))
-    return score_model(model, load_tokenizer(path), data, config, name=path)
-
-
-def _chosen_reference(config: UnlearnConfig) -> str | Path | None:
+def _default_reference(config: UnlearnConfig) -> str | Path | None:
     if config.reference.source == "retrain":
-        from ofmu.preparer import find_reference_scores
-
         return find_reference_scores(config)
     return config.reference.path if config.reference.source in ("model", "scores") else None
+
+
+def _retrained_model(reference: str | Path | None, config: UnlearnConfig) -> str | None:
+    """Return the saved model behind ``reference``, else the retrained model in the cache, else None."""
+    if reference is not None:
+        place = Path(reference)
+        if (place / "config.json").is_file():
+            return str(place)
+        if not place.exists() and place.suffix != ".json":
+            return str(reference)  # a hub name
+    found = find_retrained_model(config)
+    return None if found is None else str(found)

@@ -23,7 +23,7 @@ class Loss(Protocol[RowT]):
         """Return the row's share of the denominator (tokens, or 1 for a whole row)."""
 
     def tokens(self, row: RowT) -> int:
-        """Return how many tokens a forward pass of the row reads, for the ledger."""
+        """Return how many tokens a forward pass of the row reads, for the tracker."""
 
     def total(self, module: Callable[..., Any], rows: Sequence[RowT], device: torch.device) -> Tensor:
         """Return the rows' summed loss, a differentiable scalar."""

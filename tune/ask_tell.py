@@ -14,17 +14,17 @@ from typing import Any, Self
 
 from optuna.trial import TrialState
 
-from ofmu.early_stopping import read_account, write_account
-from ofmu.errors import ConfigError, RunError
+from ofmu.errors import ConfigError, PruningRecord, RunError
 from ofmu.io.files import write_json
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles, finite_only
 from tune.config import SearchConfig, search_config
 from tune.results.incremental import Book
 from tune.results.report import write_picture, write_tables
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.finished_trial import EndedTrial, ended_trial
-from tune.study.searcher import FINISHED, StudySearcher, finite_only, open_study
+from tune.study.searcher import FINISHED, StudySearcher, open_study
 from tune.study.warm_start import keep_head_start, plant_head_start, read_earlier_runs
 
 
@@ -49,7 +49,7 @@ class AskTell:
     ``config``, ``objectives``, ``num_trials``, ``run_dir`` and ``warm_start`` are those of :class:`ParetoSearch`. The
     directory belongs to this object until :meth:`close`, or the end of its ``with`` block. Its methods may be called
     from several threads. Asked one by one, each told before the next is asked for, trials are exactly those of a
-    ParetoSearch with ``search.max_concurrent`` 1. The default objectives need a reference and rows with paraphrased
+    ParetoSearch with ``search.max_concurrent_trials`` 1. The default objectives need a reference and rows with paraphrased
     and perturbed answers: name others where there are none, since nothing looks at the data here.
 
     Raises:
@@ -87,10 +87,10 @@ class AskTell:
         return search
 
     def _begin(self, run: RunDirectory, config: SearchConfig) -> None:
-        if config.search.rungs.enabled:
+        if config.search.early_stopping.enabled:
             raise ConfigError(
-                "search.rungs stops runs that a ParetoSearch started, and here the caller runs them: set "
-                "search.rungs.enabled to false, and tell of stopped trials by prune()"
+                "search.early_stopping stops runs that a ParetoSearch started, and here the caller runs them: set "
+                "search.early_stopping.enabled to false, and tell of stopped trials by prune()"
             )
         self.config, self._run = config, run
         self._mutex = threading.RLock()
@@ -181,12 +181,13 @@ class AskTell:
             StorageError: a file cannot be written.
         """
         costs = json.loads(json.dumps(dict(metrics or {}), default=float))
-        account = {"round": round, "total": total, "metrics": finite_only(costs)}
+        record = PruningRecord(round=round, total=total, metrics=finite_only(costs))
         with self._mutex:
             number = self._asked_number(trial)
-            account = read_account(self._run.trial(number)) or account
-            write_account(self._run.trial(number), account)
-            return self._end(number, {"pruned": account})
+            files = RunFiles(self._run.trial(number))
+            record = files.read_pruning_record() or record
+            files.write_pruning_record(record)
+            return self._end(number, {"pruned": record.to_json()})
 
     def result(self) -> SearchResult:
         """Return what was found so far, and write the tables and the picture of it.

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from cluster.config import ClusterConfig
+from ofmu.config.base import PositiveInt, Section
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_function_name
-from ofmu.methods import method_class
-from ofmu.run_config import PositiveInt, Section, UnlearnConfig
+from ofmu.methods.registry import method_class
+from ofmu.run_config import UnlearnConfig
 from tune.compare.config import CompareSettings
 from tune.early_stopping.rungs import RungSettings
 from tune.space.objectives import Direction, default_objectives, refuse_unusable
@@ -70,7 +71,7 @@ class SearchSettings(Section):
     """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
     max_gradient_evaluations: PositiveInt | None = None
     """No trial starts once the finished ones have used this many together; None: num_trials alone decides."""
-    max_concurrent: PositiveInt | None = None
+    max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; None: as many as the cluster's CPUs and GPUs hold."""
     keep_models: Literal["front", "all", "none"] = "front"
     """``front``: a model is deleted once its trial is dominated."""
@@ -78,7 +79,7 @@ class SearchSettings(Section):
     """Run directories of earlier searches, one or several. Complete trials of the same task inform the sampler, and
     count neither as trials nor to the front; of another model's or other data's search, the front's settings are the
     first to be run, behind the two landmarks."""
-    rungs: RungSettings = RungSettings()
+    early_stopping: RungSettings = RungSettings()
     """Early stopping: trials that others outdo on their way are ended there, and told as pruned."""
 
     @field_validator("warm_start", mode="before")
@@ -127,10 +128,10 @@ class SearchConfig(UnlearnConfig):
         from tune.space.space import refuse_impossible_space
 
         refuse_unusable(self.objectives, self.has_reference)
-        if self.search.rungs.enabled and self.data.kind != "language":
+        if self.search.early_stopping.enabled and not self.traits.partial_evaluation:
             raise ConfigError(
-                "search.rungs judges language models on their way, and these data are images: "
-                "set search.rungs.enabled to false"
+                "search.early_stopping judges language models on their way, and these data are images: "
+                "set search.early_stopping.enabled to false"
             )
         refuse_impossible_space(self)
         return self
@@ -148,9 +149,9 @@ class SearchConfig(UnlearnConfig):
     def shared_settings(self) -> dict[str, Any]:
         """Return the mapping of the UnlearnConfig that every trial starts from; its evaluation gives the objectives."""
         shared = self.model_dump(mode="json", exclude={"search", "cluster"})
-        functions = [*self.evaluation.functions, *filter(is_function_name, self.objectives)]
+        functions = [*self.evaluation.custom_metrics, *filter(is_function_name, self.objectives)]
         if functions:
-            shared["evaluation"]["functions"] = list(dict.fromkeys(functions))
+            shared["evaluation"]["custom_metrics"] = list(dict.fromkeys(functions))
         return shared
 
     @property

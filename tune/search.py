@@ -16,9 +16,10 @@ from cluster.session import ray_session, trials_at_a_time
 from ofmu.errors import ConfigError, StorageError
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
-from ofmu.preflight import look_ahead
+from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
-from tune.callbacks.base import Progress
+from ofmu.tasks.events import PreparationStarted
+from tune.callbacks.base import Progress, WarmStartLoaded
 from tune.callbacks.callback_list import Audience, Callback
 from tune.callbacks.prometheus import SearchGauges
 from tune.config import SearchConfig, search_config
@@ -36,7 +37,7 @@ from tune.study.searcher import FINISHED, StudySearcher, open_study
 from tune.study.warm_start import HeadStart, keep_head_start, plant_head_start, read_earlier_runs
 
 if TYPE_CHECKING:
-    from ofmu.preparer import Prepared
+    from ofmu.tasks.preparation import Prepared
     from tune.early_stopping.service import Judging
 
 _SHARE_OF_TABLES, _BURST_OF_TABLES = 0.02, 1.0
@@ -145,7 +146,7 @@ class _Session:
     def start_on_cluster(self) -> SearchResult:
         """Join the cluster, or start one, and run the trials that are missing."""
         if self._executor is None:
-            look_ahead(self._config.unlearn)
+            check_inputs(self._config.unlearn)
         with ray_session(self._config.cluster, self._how_to_go_on):
             return self.start()
 
@@ -210,24 +211,24 @@ class _Session:
     def _prepare(self) -> Prepared | None:
         """Make the target and the reference once for all trials; an executor of the caller's needs neither."""
         if self._executor is not None:
-            if self._config.search.rungs.enabled:
+            if self._config.search.early_stopping.enabled:
                 raise ConfigError(
-                    "search.rungs looks into runs of ofmu's own trainer, and this search has an executor of its own: "
-                    "set search.rungs.enabled to false"
+                    "search.early_stopping looks into runs of ofmu's own trainer, and this search has an executor of its own: "
+                    "set search.early_stopping.enabled to false"
                 )
             return None
         from cluster.train.trainer import run_trial
         from cluster.train.worker_group import WarmTrials
-        from ofmu.io.library_logging import quiet_libraries
+        from ofmu.io.library_logging import silence_libraries
         from ofmu.preparer import prepare
 
-        quiet_libraries()
+        silence_libraries()
         if self._run.uri is not None and self._run.study_file.is_file():
             fetch_into_cache(self._run.uri, Cache(cache_root(self._config.unlearn.cache_dir)))
 
         self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
-        self._audience.on_prepare({"event": "start"})
-        return prepare(self._config.unlearn, listener=self._audience.on_prepare)
+        self._audience.on_prepare(PreparationStarted())
+        return prepare(self._config.unlearn, callback=self._audience.on_prepare)
 
     def _settle_objectives(self, prepared: Prepared | None) -> None:
         """Find out on the target's scores what the data can give, before trials are spent on it.
@@ -237,10 +238,12 @@ class _Session:
         """
         if prepared is None:
             return
-        from ofmu.task import stored_metrics
+        from ofmu.tasks.load import task_family
 
-        functions = self._config.unlearn.evaluation.functions
-        given = stored_metrics(self._config.data.kind, prepared.target_scores, prepared.reference_scores, functions)
+        functions = self._config.unlearn.evaluation.custom_metrics
+        given = task_family(self._config.data.kind).stored_metrics(
+            prepared.target_scores, prepared.reference_scores, functions
+        )
         self._warn_of_ignorance(given.values.get("forget_probability"))
         for name in self._config.objectives:
             if name in COSTS or given.values.get(name) is not None:
@@ -269,18 +272,19 @@ class _Session:
         if self._run.study_file.is_file() or not self._config.search.warm_start:
             return None
         head_start = read_earlier_runs(self._config, None if prepared is None else prepared.keys)
-        counts = {"known": len(head_start.known), "first": len(head_start.first)}
-        self._audience.on_prepare({"event": "warm start", **counts})
+        self._audience.on_prepare(WarmStartLoaded(prior=len(head_start.known), initial=len(head_start.first)))
         return head_start
 
     def _write_reference(self, prepared: Prepared | None) -> None:
         """Store the retrained model's own metrics, for the picture."""
         if prepared is None or prepared.reference_scores is None:
             return
-        from ofmu.task import stored_metrics
+        from ofmu.tasks.load import task_family
 
         scores = prepared.reference_scores
-        given = stored_metrics(self._config.data.kind, scores, scores, self._config.unlearn.evaluation.functions)
+        given = task_family(self._config.data.kind).stored_metrics(
+            scores, scores, self._config.unlearn.evaluation.custom_metrics
+        )
         write_json(self._run.path / "reference.json", dict(given.values))
 
     def _tune(self, prepared: Prepared | None) -> None:
@@ -301,7 +305,7 @@ class _Session:
     @contextmanager
     def _judging(self) -> Iterator[Judging | None]:
         """Hold the process that decides whom to stop early, where the config wants one."""
-        settings = self._config.search.rungs
+        settings = self._config.search.early_stopping
         if not settings.enabled:
             yield None
             return

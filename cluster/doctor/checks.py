@@ -198,14 +198,14 @@ def _zero_step() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ofmu.data.rows import Example
-    from ofmu.engine import build_engine
-    from ofmu.engine.cost import Ledger
+    from ofmu.engine.build import build_engine
+    from ofmu.engine.config import EngineConfig
+    from ofmu.engine.cost import CostTracker
     from ofmu.losses import AnswerLoss
-    from ofmu.run_config import EngineConfig
 
     shape = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 8}
     model = LlamaForCausalLM(LlamaConfig(hidden_size=8, intermediate_size=8, **shape))
-    engine = build_engine(model, EngineConfig(backend="deepspeed", zero_stage=2), Ledger())
+    engine = build_engine(model, EngineConfig(backend="deepspeed", zero_stage=2), CostTracker())
     try:
         engine.gradient(AnswerLoss(pad_id=0), [Example((1, 2, 3), answer_start=1)])
     finally:
@@ -301,12 +301,8 @@ def _data(request: NodeRequest) -> Iterator[Check]:
 
 
 def _row_counts(config: UnlearnConfig) -> tuple[int, int]:
-    if config.data.kind == "vision":
-        from ofmu.vision.data import load_images
+    # Loaded here: task families import torch.
+    from ofmu.tasks.load import task_family
 
-        images = load_images(config.data, config.seed)
-        return len(images.forget), len(images.retain)
-    from ofmu.data import load_data
-
-    rows = load_data(config.data, config.seed)
-    return len(rows.forget), len(rows.retain)
+    family = task_family(config.data.kind)
+    return family.row_counts(family.load_data(config))

@@ -56,7 +56,7 @@ def examine_cluster(
     config: UnlearnConfig | None = None,
     storage: str | None = None,
     *,
-    max_concurrent: int | None = None,
+    max_concurrent_trials: int | None = None,
 ) -> list[Check]:
     """Join the cluster and look at each of its nodes, and at what is between them.
 
@@ -64,14 +64,14 @@ def examine_cluster(
         cluster: where it is, and what one trial needs.
         config: whose model and data are looked for on every node.
         storage: path or URI that every node must be able to write and read.
-        max_concurrent: trials at a time that the search would like.
+        max_concurrent_trials: trials at a time that the search would like.
     """
     try:
         with ray_session(cluster):
             nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
             found = [_size(nodes), _dashboard_answers()]
             if config is not None:
-                found.append(_room(cluster, max_concurrent))
+                found.append(_room(cluster, max_concurrent_trials))
             found += _inspect_nodes(nodes, config, storage)
             found.append(_group(nodes))
             gpus = int(ray.cluster_resources().get("GPU", 0))

@@ -97,7 +97,8 @@ def refuse_missing_files(package: Package, command: Sequence[str]) -> None:
     Raises:
         ConfigError: a file would be missing on the cluster.
     """
-    from ofmu.config.files import apply_overrides, read_mapping
+    from ofmu.config.files import read_mapping
+    from ofmu.run_config import override
 
     positional = [word for word in command[1:2] if not word.startswith("-") and "=" not in word]
     for word, following in zip(command, (*command[1:], ""), strict=True):
@@ -110,7 +111,7 @@ def refuse_missing_files(package: Package, command: Sequence[str]) -> None:
         _refuse_missing("The config", source, package)
         mapping = read_mapping(package.root / source)
     overrides = [word for word in command[1:] if re.match(r"[\w.]+=", word)]
-    mapping = apply_overrides(mapping, overrides)
+    mapping = override(mapping, overrides)
     for key in _PATH_KEYS:
         section, _, name = key.partition(".")
         value = mapping[section].get(name) if isinstance(mapping.get(section), Mapping) else None

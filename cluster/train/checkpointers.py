@@ -18,19 +18,19 @@ from ofmu.engine.checkpoint import is_valid
 from ofmu.io.files import storage_errors
 
 if TYPE_CHECKING:
-    from ofmu.checkpointing import Listener, WriteCheckpoint
+    from ofmu.checkpointing import ProgressCallback, WriteCheckpoint
 
 _FOLDER = "checkpoints"
 
 
-class RayReporter:
+class RayCheckpointer:
     """Ray Train's checkpoints and metrics behind the trainer's reporter protocol."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._restored: tempfile.TemporaryDirectory[str] | None = None
 
-    def latest(self) -> Path | None:
+    def latest_checkpoint(self) -> Path | None:
         """Return a local copy of the checkpoint that Ray Train restarts from, or of the newest whole one beside it."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
@@ -45,7 +45,7 @@ class RayReporter:
         ]
         return max(filter(is_valid, others), key=_rounds, default=None)
 
-    def outer_step(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
+    def on_round_end(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
         """Report the step; every rank hands in its own part, which Ray Train merges into one checkpoint."""
         if write is None:
             ray.train.report(record)
@@ -69,16 +69,16 @@ def _rounds(directory: Path) -> int:
     return len(description["state"]["history"])
 
 
-class RemoteReporter:
+class UriCheckpointer:
     """Keeps the two newest checkpoints at a mirror's URI; every rank sends its own part, from a folder of its own.
 
     Rank 0 sends the run's settings and history along, and tells the listener.
     """
 
-    def __init__(self, rank: int, *, mirror: Mirror, listener: Listener | None = None) -> None:
+    def __init__(self, rank: int, *, mirror: Mirror, listener: ProgressCallback | None = None) -> None:
         self._rank, self._mirror, self._listener = rank, mirror, listener
 
-    def latest(self) -> Path | None:
+    def latest_checkpoint(self) -> Path | None:
         """Fetch the newest checkpoint whose files are whole; a damaged one is passed over."""
         steps: dict[str, list[str]] = {}
         for name in self._mirror.files(_FOLDER):
@@ -91,7 +91,7 @@ class RemoteReporter:
                 return local
         return None
 
-    def outer_step(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
+    def on_round_end(self, record: dict[str, Any], write: WriteCheckpoint | None) -> None:
         """Write a checkpoint here, send it, and drop those that it replaces."""
         if write is not None:
             self._save(f"{_FOLDER}/step_{int(record['outer_step']):06d}", write)

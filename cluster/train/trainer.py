@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.config import ClusterConfig
 from cluster.session import ray_session, trials_at_a_time
-from cluster.train.checkpointers import RayReporter, RemoteReporter
+from cluster.train.checkpointers import RayCheckpointer, UriCheckpointer
 from ofmu import errors
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.files import write_json
@@ -24,9 +24,9 @@ from ofmu.run_config import UnlearnConfig
 
 if TYPE_CHECKING:
     from cluster.storage.mirror import Mirror
-    from ofmu.checkpointing import Listener
-    from ofmu.early_stopping import Judge
-    from ofmu.preparer import Prepared
+    from ofmu.checkpointing import ProgressCallback
+    from ofmu.early_stopping import RoundCallback
+    from ofmu.tasks.preparation import Prepared
 
 _FAILURE = "failure.json"
 
@@ -37,8 +37,8 @@ def run_trial(
     trial_dir: Path,
     prepared: Prepared,
     *,
-    listener: Listener | None = None,
-    judge: Judge | None = None,
+    listener: ProgressCallback | None = None,
+    judge: RoundCallback | None = None,
     mirror: Mirror | None = None,
 ) -> dict[str, float | None]:
     """Run one whole unlearning run, through Ray Train, and return its metrics.
@@ -72,7 +72,7 @@ def train(
     cluster: ClusterConfig | None = None,
     *,
     prepared: Prepared | None = None,
-    listener: Listener | None = None,
+    listener: ProgressCallback | None = None,
 ) -> dict[str, float | None]:
     """Join or start a Ray cluster where workers are asked for, prepare target and reference if need be, and run.
 
@@ -97,17 +97,17 @@ def _train_here(
     cluster: ClusterConfig,
     trial_dir: Path,
     prepared: Prepared,
-    listener: Listener | None,
-    judge: Judge | None,
+    listener: ProgressCallback | None,
+    judge: RoundCallback | None,
     mirror: Mirror | None,
 ) -> None:
     """Ray Train's local mode: the loop is a closure in this process, so errors and the listener pass through."""
 
     def loop() -> None:
-        from ofmu.io.library_logging import quiet_libraries
+        from ofmu.io.library_logging import silence_libraries
         from ofmu.trainer import unlearn
 
-        quiet_libraries()
+        silence_libraries()
 
         def heard(record: dict[str, Any]) -> None:
             ray.train.report(record)
@@ -118,10 +118,10 @@ def _train_here(
             config,
             trial_dir,
             prepared=prepared,
-            listener=heard,
-            reporter=partial(RemoteReporter, mirror=mirror, listener=heard) if mirror is not None else None,
+            callback=heard,
+            make_checkpointer=partial(UriCheckpointer, mirror=mirror, listener=heard) if mirror is not None else None,
             checkpoint_every=cluster.checkpoint_every,
-            judge=judge,
+            round_callback=judge,
         )
 
     with tempfile.TemporaryDirectory(prefix="ofmu_train_") as scratch:
@@ -131,7 +131,7 @@ def _train_here(
 
 
 def _train_group(
-    config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Prepared, judge: Judge | None
+    config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Prepared, judge: RoundCallback | None
 ) -> None:
     trials_at_a_time(cluster, 1)
     (trial_dir / _FAILURE).unlink(missing_ok=True)
@@ -181,19 +181,19 @@ def worker_layout(cluster: ClusterConfig) -> dict[str, Any]:
 
 def _worker_loop(settings: dict[str, Any]) -> None:
     """One rank's run. An error that all ranks meet alike ends the run normally, so Ray Train does not repeat it."""
-    from ofmu.io.library_logging import quiet_libraries
+    from ofmu.io.library_logging import silence_libraries
     from ofmu.trainer import unlearn
 
-    quiet_libraries()
+    silence_libraries()
     trial_dir = Path(settings["trial_dir"])
     try:
         unlearn(
             UnlearnConfig.model_validate(settings["config"]),
             trial_dir,
             prepared=settings["prepared"],
-            reporter=RayReporter,
+            make_checkpointer=RayCheckpointer,
             checkpoint_every=settings["checkpoint_every"],
-            judge=settings["judge"],
+            round_callback=settings["judge"],
         )
     except PrunedError:
         # its account lies in the trial's directory, and to Ray Train the run has ended well

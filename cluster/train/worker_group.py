@@ -24,7 +24,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.storage.mirror import Mirror, below, storage_at
-from cluster.train.checkpointers import RemoteReporter
+from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.task_queue import Mailbox
 from cluster.train.trainer import cause_of, read_metrics, run_trial, worker_layout
 from ofmu import errors
@@ -33,8 +33,8 @@ from ofmu.run_config import UnlearnConfig
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
-    from ofmu.early_stopping import Judge
-    from ofmu.preparer import Prepared
+    from ofmu.early_stopping import RoundCallback
+    from ofmu.tasks.preparation import Prepared
 
 _LOOK_SECONDS = 1.0
 """How soon the end of a group is noticed; an outcome is noticed at once."""
@@ -60,7 +60,7 @@ class WarmTrials:
         trial_dir: Path,
         prepared: Prepared,
         *,
-        judge: Judge | None = None,
+        judge: RoundCallback | None = None,
         mirror: Mirror | None = None,
     ) -> dict[str, float | None]:
         """Run one trial and return its metrics; a finished one returns at once.
@@ -224,9 +224,9 @@ class WorkerGroup:
 
 def _take_orders(settings: dict[str, Any]) -> None:
     """One rank's life: trials until there are no more. Whatever only this rank meets ends the group."""
-    from ofmu.io.library_logging import quiet_libraries
+    from ofmu.io.library_logging import silence_libraries
 
-    quiet_libraries()
+    silence_libraries()
     mailbox, rank, number = settings["mailbox"], ray.train.get_context().get_world_rank(), 0
     while (taken := ray.get(mailbox.order.remote(number))) is not None:
         is_first = number == 0
@@ -252,9 +252,9 @@ def _run_order(order: dict[str, Any]) -> dict[str, Any]:
             config,
             Path(order["trial_dir"]) if mirror is None else mirror.local,
             prepared=order["prepared"],
-            reporter=partial(RemoteReporter, mirror=mirror) if mirror is not None else None,
+            make_checkpointer=partial(UriCheckpointer, mirror=mirror) if mirror is not None else None,
             checkpoint_every=order["checkpoint_every"],
-            judge=order["judge"],
+            round_callback=order["judge"],
         )
     except PrunedError:
         _hand_in(mirror)

@@ -67,10 +67,11 @@ def compare_command(
 
 
 def _compare(source: str, overrides: tuple[str, ...], run_dir: str | None, view: CompareView) -> None:
-    from ofmu.config.files import apply_overrides, read_mapping
+    from ofmu.config.files import read_mapping
+    from ofmu.run_config import override
     from tune.compare.comparison import Comparison
 
-    Comparison(apply_overrides(read_mapping(source), overrides), run_dir=run_dir, listener=view).run()
+    Comparison(override(read_mapping(source), overrides), run_dir=run_dir, listener=view).run()
 
 
 def _resume(run_dir: str, overrides: tuple[str, ...], view: CompareView) -> None:

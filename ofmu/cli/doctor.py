@@ -42,8 +42,8 @@ def doctor_command(config: str | None, overrides: tuple[str, ...], address: str 
         found = examine_machine(unlearn, storage)
     else:
         cluster = (settings.cluster if settings else ClusterConfig()).model_copy(update={"address": address})
-        wanted = settings.search.max_concurrent if settings else None
-        found = examine_cluster(cluster, unlearn, storage, max_concurrent=wanted)
+        wanted = settings.search.max_concurrent_trials if settings else None
+        found = examine_cluster(cluster, unlearn, storage, max_concurrent_trials=wanted)
     _show(merged(found))
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
@@ -52,12 +52,13 @@ def doctor_command(config: str | None, overrides: tuple[str, ...], address: str 
 def _read(config: str | None, overrides: Sequence[str]) -> Any:
     if config is None:
         return None
-    from ofmu.config.files import apply_overrides, read_mapping, validate
+    from ofmu.config.files import read_mapping, validate
+    from ofmu.run_config import override
     from tune.config import SearchConfig
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
-    return validate(SearchConfig, apply_overrides(read_mapping(config), overrides))
+    return validate(SearchConfig, override(read_mapping(config), overrides))
 
 
 def _as_job(address: str, storage: str | None, arguments: Sequence[str]) -> None:

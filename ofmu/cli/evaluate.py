@@ -60,14 +60,15 @@ def evaluate_command(model: str, settings: tuple[str, ...], reference: str | Non
 
 
 def _read_config(model: str, settings: Sequence[str]) -> UnlearnConfig:
-    from ofmu.provenance import config_of_run, read_run_config
+    from ofmu.provenance import config_of_run
+    from ofmu.run_config import UnlearnConfig
 
     if settings and "=" not in settings[0]:
-        return read_run_config(settings[0], settings[1:])
+        return UnlearnConfig.read(settings[0], settings[1:])
     source = config_of_run(model)
     if source is not None:
         click.echo(f"config: {source}", err=True)
-    return read_run_config(source, settings)
+    return UnlearnConfig.read(source, settings)
 
 
 def show_report(report: Mapping[str, Any]) -> None:
@@ -85,13 +86,13 @@ def show_report(report: Mapping[str, Any]) -> None:
 class _Row:
     metric: str
     numbers: tuple[str, ...]
-    """The model's, then those of the yardsticks."""
+    """The model's, then those of the baseline_metrics."""
     note: str
 
 
 def _columns(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the heads of the columns of numbers: the model's own, and what it is read against."""
-    return ("value", *report.get("yardsticks", {}))
+    return ("value", *report.get("baseline_metrics", {}))
 
 
 def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
@@ -102,7 +103,7 @@ def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
     if values.get("model_utility") == 0 and zeros:
         notes["model_utility"] = f"a harmonic mean is 0 where a part of it is, as here {' and '.join(zeros)}"
     shown = [name for name in names if name in HEADLINES or not _ABSENT_SET.fullmatch(notes.get(name, ""))]
-    sources = (values, *report.get("yardsticks", {}).values())
+    sources = (values, *report.get("baseline_metrics", {}).values())
     return [_Row(name, tuple(_number(each.get(name)) for each in sources), notes.get(name, "")) for name in shown]
 
 
@@ -139,13 +140,15 @@ def _why_no_quality(report: Mapping[str, Any]) -> str:
 
 def _what_differs(report: Mapping[str, Any]) -> str:
     """Return how the config that was given departs from the one under which the model was made."""
-    from ofmu.provenance import config_of_run, differing_keys, read_run_config
+    from ofmu.provenance import config_of_run, differing_keys
     from ofmu.run_config import UnlearnConfig
 
     own = config_of_run(report["model"])
     try:
         keys = (
-            [] if own is None else differing_keys(UnlearnConfig.model_validate(report["config"]), read_run_config(own))
+            []
+            if own is None
+            else differing_keys(UnlearnConfig.model_validate(report["config"]), UnlearnConfig.read(own))
         )
     except ConfigError:  # written by another version of this program
         keys = []

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
+
+from ofmu.tasks.events import PartReady, PreparationEvent, TrainingEpoch
 
 
 @click.command("prepare")
@@ -16,19 +15,19 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
 
     CONFIG is a YAML file or a preset's name (default: quickstart).
     """
-    from ofmu.preflight import look_ahead
-    from ofmu.provenance import read_run_config
+    from ofmu.preflight import check_inputs
+    from ofmu.run_config import UnlearnConfig
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
-    settings = read_run_config(config, overrides)
+    settings = UnlearnConfig.read(config, overrides)
 
-    look_ahead(settings)
+    check_inputs(settings)
 
     # Imported after the settings are known to be sound: it takes seconds.
     from ofmu.preparer import prepare
 
-    prepared = prepare(settings, listener=print_event)
+    prepared = prepare(settings, callback=print_event)
     click.echo(f"base              {prepared.base or 'not needed'}")
     click.echo(f"target            {prepared.target}")
     click.echo(f"target scores     {prepared.target_scores}")
@@ -36,13 +35,13 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
     click.echo(f"reference scores  {prepared.reference_scores or 'not asked for'}")
 
 
-def print_event(event: Mapping[str, Any]) -> None:
-    """Print one line per part that is there, and four per training."""
-    if event["event"] == "part":
-        how = "made" if event["made"] else "found in the cache"
-        click.echo(f"{event['part']}: {how} in {event['seconds']:.1f} s")
-    elif event["event"] == "epoch" and event["epoch"] in _milestones(event["epochs"]):
-        click.echo(f"{event['part']}: epoch {event['epoch']} of {event['epochs']}, loss {event['loss']:.3f}")
+def print_event(event: PreparationEvent) -> None:
+    """Print one line per part, and four lines per training."""
+    if isinstance(event, PartReady):
+        how = "made" if event.made else "found in the cache"
+        click.echo(f"{event.part}: {how} in {event.seconds:.1f} s")
+    elif isinstance(event, TrainingEpoch) and event.epoch in _milestones(event.epochs):
+        click.echo(f"{event.part}: epoch {event.epoch} of {event.epochs}, loss {event.loss:.3f}")
 
 
 def _milestones(epochs: int) -> set[int]:

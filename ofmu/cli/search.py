@@ -55,10 +55,11 @@ def search_command(
 
 
 def _search(source: str, overrides: tuple[str, ...], run_dir: str | None, view: SearchView) -> SearchResult:
-    from ofmu.config.files import apply_overrides, read_mapping
+    from ofmu.config.files import read_mapping
+    from ofmu.run_config import override
     from tune.search import ParetoSearch
 
-    mapping = apply_overrides(read_mapping(source), overrides)
+    mapping = override(read_mapping(source), overrides)
     return ParetoSearch(mapping, run_dir=run_dir, callbacks=[view]).run()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +22,13 @@ def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> No
     With cluster.num_workers above 0 the run is a Ray Train worker group; otherwise it runs in this process, or
     in every process that torchrun or deepspeed has started. A run that was cut off continues.
     """
-    from ofmu.config.files import apply_overrides, read_mapping, validate
+    from ofmu.config.files import read_mapping, validate
+    from ofmu.run_config import override
     from tune.config import SearchConfig
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
-    mapping = apply_overrides(read_mapping(config), overrides)
+    mapping = override(read_mapping(config), overrides)
     settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
     try:
         _run(settings, output)
@@ -40,28 +40,30 @@ def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> No
         raise SystemExit(130) from None
     if not _is_first_process():
         return
-    report = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
 
     from ofmu.cli.evaluate import show_report
+    from ofmu.run_files import RunFiles
 
+    report = RunFiles(output).read_report() or {}
     reference = report["prepared"].get("reference_scores")
-    shown = {"model": str(output / "model"), "reference": reference, "yardsticks": _yardsticks(report)}
+    shown = {"model": str(output / "model"), "reference": reference, "baseline_metrics": _baseline_metrics(report)}
     show_report(report | shown)
     click.echo(f"the model is in {output / 'model'}")
 
 
-def _yardsticks(report: Mapping[str, Any]) -> dict[str, Any]:
+def _baseline_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of the models that the run started from and is judged against."""
     from ofmu.io.cache import Cache, cache_root
     from ofmu.run_config import UnlearnConfig
-    from ofmu.task import stored_metrics
+    from ofmu.tasks.load import task_family
 
     config, keys = UnlearnConfig.model_validate(report["config"]), report["prepared"]
-    cache, functions = Cache(cache_root(config.cache_dir)), config.evaluation.functions
+    cache, custom = Cache(cache_root(config.cache_dir)), config.evaluation.custom_metrics
     parts = {"target": "target_scores", "retrained": "reference_scores"}
     places = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
     expected = places.get("retrained")
-    return {name: stored_metrics(config.data.kind, place, expected, functions).values for name, place in places.items()}
+    family = task_family(config.data.kind)
+    return {name: family.stored_metrics(place, expected, custom).values for name, place in places.items()}
 
 
 def _is_first_process() -> bool:
@@ -70,14 +72,14 @@ def _is_first_process() -> bool:
 
 
 def _run(settings: Any, output: Path) -> None:
-    from ofmu.io.library_logging import quiet_libraries
-    from ofmu.preflight import look_ahead
+    from ofmu.io.library_logging import silence_libraries
+    from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
 
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
     config = UnlearnConfig.model_validate(shared)
-    look_ahead(config)
-    quiet_libraries()
+    check_inputs(config)
+    silence_libraries()
     if settings.cluster.num_workers > 0:
         from cluster.train.trainer import train
 
@@ -91,8 +93,8 @@ def _run(settings: Any, output: Path) -> None:
     from ofmu.trainer import unlearn
 
     every = settings.cluster.checkpoint_every
-    told = print_event if _is_first_process() else None
-    unlearn(config, output, listener=_print_step, checkpoint_every=every, prepare_listener=told)
+    callback = print_event if _is_first_process() else None
+    unlearn(config, output, callback=_print_step, checkpoint_every=every, prepare_callback=callback)
 
 
 _STEP_FIELDS = {

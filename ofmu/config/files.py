@@ -1,4 +1,4 @@
-"""Reading configs: YAML files, presets, dotted overrides, and one-sentence errors for what is wrong in them."""
+"""Read configs: YAML files, presets and dotted overrides. Report what is wrong in one sentence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ofmu.config.base import Section
+from ofmu.config.renamed import renamed_key_sentence
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.run_config import MethodConfig, method_settings
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -25,7 +26,10 @@ def preset_names() -> list[str]:
 
 
 def read_mapping(source: str | Path) -> dict[str, Any]:
-    """Read a YAML file, or a preset by its name, as a mapping.
+    """Read a YAML file or a preset as a mapping.
+
+    Args:
+        source: the path of a YAML file, or the name of a preset.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
@@ -53,26 +57,25 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
 
 
 def _directory_sentence(path: Path) -> str:
-    runs = [path, *sorted((place for place in path.glob("*/") if (place / "study.db").is_file()), reverse=True)]
-    run = next((place for place in runs if (place / "config.yaml").is_file()), None)
+    runs = [path, *sorted((folder for folder in path.glob("*/") if _is_search(folder)), reverse=True)]
+    run = next((folder for folder in runs if (folder / "config.yaml").is_file()), None)
     if run is None:
         return f"The config {path} is a directory: name a YAML file, or a preset such as quickstart"
-    continued = f", or continue the search with: ofmu search --resume {run}" if (run / "study.db").is_file() else ""
-    return f"The config {path} is a directory: name the file {run / 'config.yaml'}{continued}"
+    resume = f", or continue the search with: ofmu search --resume {run}" if _is_search(run) else ""
+    return f"The config {path} is a directory: name the file {run / 'config.yaml'}{resume}"
+
+
+def _is_search(folder: Path) -> bool:
+    return (folder / "study.db").is_file()
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of ``mapping`` with ``section.key=value`` entries set; values are parsed as YAML.
-
-    Naming another method leaves behind what ``mapping`` sets and searches of the one it was written for.
+    """Return a copy of ``mapping`` with ``section.key=value`` entries set. Values are parsed as YAML.
 
     Raises:
-        ConfigError: an entry has no ``=``, its path runs through a value that is not a section, or it names no method.
+        ConfigError: an entry has no ``=``, or its path runs through a value that is not a section.
     """
-    result = _deep_copy(mapping)
-    named = [entry.partition("=")[2] for entry in overrides if entry.startswith("method.name=")]
-    if named:
-        _change_method(result, named[-1])
+    result = deep_copy(mapping)
     for entry in overrides:
         path, sign, value = entry.partition("=")
         if not sign or not path:
@@ -81,20 +84,8 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dic
     return result
 
 
-def _change_method(mapping: dict[str, Any], name: str) -> None:
-    section = mapping.get("method") or {}
-    if name == section.get("name", "ofmu"):
-        return
-    known = method_settings({**section, "name": name}).model_fields
-    mapping["method"] = {key: value for key, value in section.items() if key in known} | {"name": name}
-    search = mapping.get("search")
-    if isinstance(search, dict):
-        # a space is made for one method: part of it would search the other one at random rates
-        search.pop("space", None)
-
-
 def parse_scalar(text: str) -> Any:
-    """Parse an override's value as YAML, reading ``1e-3`` as the number it is meant to be."""
+    """Parse an override's value as YAML. YAML 1.1 reads ``1e-3`` as text; this function reads a number."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -108,7 +99,11 @@ def parse_scalar(text: str) -> Any:
 
 
 def set_dotted(mapping: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``mapping['a']['b'] = value`` for the path ``a.b``, making sections on the way."""
+    """Set ``mapping['a']['b'] = value`` for the path ``a.b``. Missing sections are created.
+
+    Raises:
+        ConfigError: a part of the path is a value and not a section.
+    """
     *sections, key = path.split(".")
     for name in sections:
         mapping = mapping.setdefault(name, {})
@@ -129,6 +124,11 @@ def validate(schema: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
         raise ConfigError(_sentence(schema, mapping, error)) from None
 
 
+def deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested mappings. Other values are shared."""
+    return {key: deep_copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
+
+
 def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: ValidationError) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
@@ -137,7 +137,9 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
     if kind == "extra_forbidden":
         known = _section_keys(schema, mapping, location[:-1])
         section = "".join(f"{name}." for name in location[:-1])
-        return f"Unknown config key '{path}': {nearest_name(location[-1], known, section)}"
+        return renamed_key_sentence(path) or (
+            f"Unknown config key '{path}': {nearest_name(location[-1], known, section)}"
+        )
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     given = first.get("input")
@@ -146,11 +148,13 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
 
 def _section_keys(schema: type[BaseModel], mapping: Mapping[str, Any], location: Sequence[str]) -> list[str]:
     for name in location:
-        field = schema.model_fields.get(name)
-        inner = _section_type(field.annotation) if field else None
+        inner = schema.section_schema(name, mapping) if issubclass(schema, Section) else None
+        if inner is None:
+            field = schema.model_fields.get(name)
+            inner = _section_type(field.annotation) if field else None
         if inner is None:
             return list(schema.model_fields)
-        schema = method_settings(mapping.get("method")) if issubclass(inner, MethodConfig) else inner
+        schema = inner
     return list(schema.model_fields)
 
 
@@ -163,7 +167,3 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
             if found is not None:
                 return found
     return None
-
-
-def _deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}

@@ -10,7 +10,7 @@ from ofmu.errors import ConfigError, DataError, ModelError
 from ofmu.models.hub import hub_reason
 
 if TYPE_CHECKING:
-    from ofmu.run_config import DataConfig
+    from ofmu.data.config import DataConfig
 
 Tokenizer = Any
 """A transformers tokenizer; the library gives its classes no usable static type."""

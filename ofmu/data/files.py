@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.run_config import ColumnsConfig, DataConfig
 
 EVALUATION_ROWS = 400
 """Most rows of an evaluation set drawn from the user's files, the number that TOFU scores."""

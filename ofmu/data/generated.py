@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ofmu.data import vocabulary as words
+from ofmu.data.config import GeneratedDataConfig
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
-from ofmu.run_config import GeneratedDataConfig
 
 WRONG_ANSWERS = 5
 WRONG_GENERAL_ANSWERS = 3

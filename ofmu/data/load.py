@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ofmu.data.config import DataConfig
 from ofmu.data.files import load_files
 from ofmu.data.generated import generate
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
 from ofmu.errors import DataError
-from ofmu.run_config import DataConfig
 
 SHOWN = 80
 """Characters of a row that an error shows."""

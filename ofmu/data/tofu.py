@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.files import read_records, row_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
 from ofmu.models.hub import hub_reason
-from ofmu.run_config import ColumnsConfig, DataConfig
 
 HUB_NAME = "locuslab/TOFU"
 ROWS_PER_AUTHOR = 20
@@ -71,7 +71,7 @@ def _author_counts(config: DataConfig, forget_rows: int, retain_rows: int) -> tu
     return forgotten * ROWS_PER_AUTHOR, kept * ROWS_PER_AUTHOR
 
 
-def may_be_on_the_hub(source: str) -> bool:
+def looks_like_hub_id(source: str) -> bool:
     """Return whether a source has the form ``owner/name`` and is no directory of this machine."""
     folder = Path(source).expanduser()
     return not (folder.is_dir() or folder.is_absolute() or source.startswith((".", "~"))) and source.count("/") == 1
@@ -81,7 +81,7 @@ def _reader(source: str) -> _Reader:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return lambda name: _rows(read_records(folder / f"{name}.json"), f"{folder / name}.json")
-    if not may_be_on_the_hub(source):
+    if not looks_like_hub_id(source):
         raise DataError(f"There is no TOFU directory {source}: set data.path to the folder that holds forget10.json")
     return lambda name: _rows(hub_records(source, name), f"{source} ({name})")
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ofmu.data.config import DataConfig
 from ofmu.data.files import read_records
 from ofmu.data.questions import QuestionSet, question_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.run_config import DataConfig
 
 CORPORA = "cais/wmdp-corpora"
 BIO_FORGET = "cais/wmdp-bio-forget-corpus"

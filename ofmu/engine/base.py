@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ofmu.engine.cost import Ledger
+from ofmu.engine.cost import CostTracker
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
-from ofmu.vectors import Vector, VectorSpace, WholeVectors
-from ofmu.vectors.base import sum_over_ranks
+from ofmu.vectors.base import Vector, VectorSpace, sum_over_ranks
 
 RowT = TypeVar("RowT")
 
@@ -39,9 +38,9 @@ class Engine(ABC):
     world_size: int = 1
     zero_stage: int = 0
 
-    def __init__(self, micro_batch_size: int | None, ledger: Ledger) -> None:
+    def __init__(self, micro_batch_size: int | None, tracker: CostTracker) -> None:
         self._micro_batch_size = micro_batch_size
-        self.ledger = ledger
+        self.cost_tracker = tracker
 
     @abstractmethod
     def _forward(self) -> Callable[..., Any]:
@@ -84,9 +83,9 @@ class Engine(ABC):
         """Return what ``compute`` gives for this rank's rows of the global minibatch, by ``id(row)``; no gradients.
 
         ``compute`` takes the module, rows and device and returns one tensor per row. The rows that :meth:`gradient`
-        fills up short ranks with are among the keys. ``tokens`` is what the pass reads, for the ledger.
+        fills up short ranks with are among the keys. ``tokens`` is what the pass reads, for the tracker.
         """
-        self.ledger.count_forward(tokens)
+        self.cost_tracker.count_forward(tokens)
         found: dict[int, Tensor] = {}
         for batch, _ in self._micro_batches(rows):
             results = compute(self.model, batch, self.device)
@@ -178,7 +177,7 @@ class Engine(ABC):
         cost: int,
     ) -> float:
         """Run forward and backward over this rank's micro-batches; return the global mean loss."""
-        self.ledger.count(cost, sum(loss.tokens(row) for row in rows))
+        self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
         self.space.clear_gradient()
         denominator = sum(loss.size(row) for row in rows)
         batches = self._micro_batches(rows)
@@ -214,26 +213,3 @@ class Engine(ABC):
         target = self.space.zeros() if into is None else into
         self.space.add_gradient(target, scale)
         return target
-
-
-def attention_for(attention: Literal["auto", "sdpa", "eager"], *, exact: bool) -> Literal["sdpa", "eager"]:
-    """Return the attention implementation to load: eager where ``auto`` meets exact derivatives, else sdpa."""
-    if attention == "auto":
-        return "eager" if exact else "sdpa"
-    return attention
-
-
-class TorchEngine(Engine):
-    """One process without DeepSpeed, in any dtype: notebooks, float64 proofs, and the yardstick of the others."""
-
-    def __init__(self, model: nn.Module, ledger: Ledger, micro_batch_size: int | None = None) -> None:
-        super().__init__(micro_batch_size, ledger)
-        self.model = model
-        self.space = WholeVectors(model)
-        self.device = next(model.parameters()).device
-
-    def _forward(self) -> Callable[..., Any]:
-        return self.model
-
-    def _backward(self, scalar: Tensor, *, last: bool) -> None:
-        scalar.backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from ofmu.errors import RunError
 from ofmu.io.files import file_hash, storage_errors, sync, write_json
-from ofmu.vectors import Segment, Vector, VectorSpace
+from ofmu.vectors.base import Segment, Vector, VectorSpace
 
 _SEAL = "description_sha256"
 

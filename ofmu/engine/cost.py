@@ -16,7 +16,7 @@ PHASES = ("start_up", "inner", "outer", "evaluation")
 
 
 @dataclass
-class Ledger:
+class CostTracker:
     """Costs counted as method.md counts them: one evaluation is a forward and backward pass of one minibatch.
 
     A minibatch counts once however many ranks and micro-batches share it. A double backward pass counts as two

@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ofmu.engine.base import Engine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
 from ofmu.engine.process_group import join_process_group
-from ofmu.run_config import EngineConfig
-from ofmu.vectors import VectorSpace, WholeVectors
+from ofmu.vectors.base import VectorSpace
+from ofmu.vectors.whole import ReplicatedSpace
 
 
 class DeepSpeedEngine(Engine):
@@ -27,8 +28,8 @@ class DeepSpeedEngine(Engine):
     optimizer's moments, and the same optimizer code on every layout is what makes stages agree.
     """
 
-    def __init__(self, model: nn.Module, config: EngineConfig, ledger: Ledger, device: torch.device) -> None:
-        super().__init__(config.micro_batch_size, ledger)
+    def __init__(self, model: nn.Module, config: EngineConfig, tracker: CostTracker, device: torch.device) -> None:
+        super().__init__(config.micro_batch_size, tracker)
         deepspeed = _import_deepspeed(device)
         self._joined_alone = join_process_group(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -122,9 +123,9 @@ def _import_deepspeed(device: torch.device) -> Any:
 
 
 def _vector_space(model: nn.Module, optimizer: Any, config: EngineConfig) -> VectorSpace:
-    from ofmu.vectors.partitioned import PartitionedGradients, PartitionedParameters
+    from ofmu.vectors.partitioned import Zero3Space, Zero12Space
 
     if config.zero_stage == 0:
-        return WholeVectors(model)
-    layout = PartitionedParameters if config.zero_stage == 3 else PartitionedGradients
+        return ReplicatedSpace(model)
+    layout = Zero3Space if config.zero_stage == 3 else Zero12Space
     return layout(optimizer, model, offloaded=config.offload == "cpu")

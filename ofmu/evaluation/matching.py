@@ -37,7 +37,7 @@ def require_match(scores: Scores, reference: Scores) -> None:
             )
 
 
-def outline_of(model: str, data: UnlearnData, truth_ratio: TruthRatio) -> Scores:
+def unscored_copy(model: str, data: UnlearnData, truth_ratio: TruthRatio) -> Scores:
     """Return scores whose losses are all NaN, to check a reference against before a model is scored."""
     unknown = AnswerLoss(math.nan, 1)
     rows = data.evaluation[FORGET].rows if FORGET in data.evaluation else ()

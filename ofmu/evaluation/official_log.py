@@ -10,7 +10,7 @@ from typing import Any
 from ofmu.errors import DataError
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores
 from ofmu.evaluation.sets import FORGET, RETAIN, TruthRatio
-from ofmu.io.json_files import read_json
+from ofmu.io.files import read_json
 
 TASKS = {
     "eval_log_forget.json": FORGET,

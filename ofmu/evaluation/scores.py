@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from ofmu.data.rows import Row
 from ofmu.errors import DataError
 from ofmu.evaluation.metrics.choices import ChoiceScores
 from ofmu.evaluation.sets import TRUTH_RATIOS, TruthRatio
-from ofmu.io.files import write_json
-from ofmu.io.json_files import read_json
+from ofmu.io.files import read_json, write_json
 
 FORMAT = "ofmu-scores/2"
 READABLE = (FORMAT, "ofmu-scores/1")
@@ -186,3 +185,11 @@ def _finite_or_none(value: float | None) -> float | None:
 
 def _optional_float(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
+    """Return the ascending indices of the ``count`` rows with the lowest content hashes.
+
+    The choice depends on the content of the rows and not on their order. So it is the same sample everywhere.
+    """
+    return tuple(sorted(sorted(range(len(rows)), key=lambda index: row_hash(rows[index]))[:count]))

@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def quiet_libraries() -> None:
+def silence_libraries() -> None:
     """Switch off progress bars of transformers and datasets, and DeepSpeed's note that there is no GPU.
 
     A library that is not loaded yet is told by its environment variable, which the user's own setting overrules.

@@ -10,7 +10,7 @@ from types import ModuleType
 from ofmu.errors import ConfigError
 
 
-def import_users_module(module: str, key: str) -> ModuleType:
+def import_plugin(module: str, key: str) -> ModuleType:
     """Import a module that the config names under ``key``, from the working directory where it lies nowhere else.
 
     An installed command, unlike ``python -m``, does not look there by itself.

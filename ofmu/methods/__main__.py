@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ofmu.methods import BUILT_IN, method_class
+from ofmu.methods import BUILT_IN
+from ofmu.methods.registry import method_class
 
 HEAD = """\
 # Methods

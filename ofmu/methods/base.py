@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from ofmu.engine import Engine
-from ofmu.run_config import MethodConfig
-from ofmu.task import Task, TaskKind
-from ofmu.vectors import Vector
+from ofmu.data.kinds import TaskKind
+from ofmu.engine.base import Engine
+from ofmu.methods.config import MethodConfig
+from ofmu.task import Task
+from ofmu.vectors.base import Vector
 
 RowT = TypeVar("RowT")
 
@@ -44,7 +45,7 @@ class Method(ABC, Generic[RowT]):
     """
 
     name: ClassVar[str]
-    Settings: ClassVar[type[MethodConfig]]
+    Config: ClassVar[type[MethodConfig]]
     title: ClassVar[str]
     """As the field writes it."""
     source: ClassVar[str]
@@ -54,7 +55,7 @@ class Method(ABC, Generic[RowT]):
     """Its settings' names to what a search draws them from, in the form of ``search.space``."""
     published: ClassVar[Mapping[str, Any]]
     """The setting that the method's authors publish, as far as they state it."""
-    untouched: ClassVar[Mapping[str, Any]] = {"steps": 0}
+    no_op_config: ClassVar[Mapping[str, Any]] = {"steps": 0}
     """The setting under which the target stays as it is."""
 
     stationary: bool = False

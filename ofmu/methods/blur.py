@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from ofmu.methods import register
 from ofmu.methods.npo import NPO, NpoConfig
-from ofmu.methods.single_loop import DESCENT_SPACE, Direction
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction
 
 
 class BlurConfig(NpoConfig):
@@ -23,10 +23,10 @@ class BLUR(NPO):
     L_f in no direction. The projection takes place whatever the sign of <g_f, g_r>, as in the authors' code.
     """
 
-    Settings = BlurConfig
+    Config = BlurConfig
     title = "BLUR"
     source = "Reisizadeh et al., arXiv 2506.08164; direction of the authors' code (BLO_forget_lower, γ as there)"
-    space: ClassVar = DESCENT_SPACE | {
+    space: ClassVar = SINGLE_LOOP_SPACE | {
         "beta": {"low": 0.03, "high": 1.0, "log": True},
         "forget_weight": {"low": 0.1, "high": 3.0, "log": True},
     }

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.errors import ModelError
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig, Direction
-from ofmu.run_config import NonNegativeFloat
-from ofmu.vectors import WholeVectors
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction, SingleLoopConfig, SingleLoopMethod
 from ofmu.vectors.base import sum_over_ranks
 from ofmu.vectors.optimizers import ShardOptimizer
+from ofmu.vectors.whole import ReplicatedSpace
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 
 
-class BoundaryExpandConfig(DescentConfig):
+class BoundaryExpandConfig(SingleLoopConfig):
     """Boundary expand's settings."""
 
     name: Literal["boundaryexpand"] = "boundaryexpand"
@@ -70,17 +70,17 @@ class ShadowLoss:
 
 
 @register("boundaryexpand")
-class BoundaryExpand(Descent[ImageRow]):
+class BoundaryExpand(SingleLoopMethod[ImageRow]):
     """L = γ CE(forget, K + 1) + αL_r over K + 1 classes; the class K + 1 is left out of the result.
 
     The added neuron is held whole beside the engine and moved by the same rule; ``max_grad_norm`` does not see it.
     """
 
-    Settings: ClassVar[type[DescentConfig]] = BoundaryExpandConfig
+    Config: ClassVar[type[SingleLoopConfig]] = BoundaryExpandConfig
     title = "Boundary expand"
     source = "Chen et al. (Boundary Unlearning), arXiv 2303.11570"
     tasks = frozenset({"vision"})
-    space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {"retain_weight": {"low": 0.0, "high": 5.0}}
+    space: ClassVar[dict[str, Any]] = SINGLE_LOOP_SPACE | {"retain_weight": {"low": 0.0, "high": 5.0}}
     published: ClassVar = {"retain_weight": 0.0, "update": "sgd", "lr": 1e-5}
 
     def __init__(self, context: Context[ImageRow], settings: BoundaryExpandConfig) -> None:
@@ -89,7 +89,7 @@ class BoundaryExpand(Descent[ImageRow]):
         if not heads:
             raise ModelError("boundaryexpand needs a classifier that ends in a linear layer: choose another method")
         shadow = Shadow(heads[-1].in_features, context.seed, self.engine.space.masters()[0])
-        self._shadow_space = WholeVectors(shadow)
+        self._shadow_space = ReplicatedSpace(shadow)
         self._shadow_optimizer = ShardOptimizer(
             self._shadow_space, settings.update, settings.lr, weight_decay=settings.weight_decay
         )

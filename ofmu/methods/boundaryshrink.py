@@ -10,15 +10,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.run_config import NonNegativeFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 
 
-class BoundaryShrinkConfig(DescentConfig):
+class BoundaryShrinkConfig(SingleLoopConfig):
     """Boundary shrink's settings."""
 
     name: Literal["boundaryshrink"] = "boundaryshrink"
@@ -29,17 +29,17 @@ class BoundaryShrinkConfig(DescentConfig):
 
 
 @register("boundaryshrink")
-class BoundaryShrink(Descent[ImageRow]):
+class BoundaryShrink(SingleLoopMethod[ImageRow]):
     """L = γ CE(forget, ŷ) + αL_r, ŷ the target's answer at x′ = clip(x + ε sign ∇ₓ CE(x, y), 0, 1).
 
     ŷ is found once, at θ_0. Where the attack fails to leave the true class, ŷ = y, as published.
     """
 
-    Settings: ClassVar[type[DescentConfig]] = BoundaryShrinkConfig
+    Config: ClassVar[type[SingleLoopConfig]] = BoundaryShrinkConfig
     title = "Boundary shrink"
     source = "Chen et al. (Boundary Unlearning), arXiv 2303.11570"
     tasks = frozenset({"vision"})
-    space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {
+    space: ClassVar[dict[str, Any]] = SINGLE_LOOP_SPACE | {
         "radius": {"low": 0.02, "high": 0.3, "log": True},
         "retain_weight": {"low": 0.0, "high": 5.0},
     }

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import NonNegativeFloat, NonNegativeInt
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, TokenLoss
-from ofmu.run_config import NonNegativeFloat, NonNegativeInt
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import TokenLoss, TokenLossConfig, TokenLossMethod
 
 
-class CeuConfig(AnswerConfig):
+class CeuConfig(TokenLossConfig):
     """CE-U's settings."""
 
     name: Literal["ceu"] = "ceu"
@@ -46,16 +46,16 @@ class CeuLoss(TokenLoss):
 
 
 @register("ceu")
-class CEU(AnswerDescent):
+class CEU(TokenLossMethod):
     """L_forget = CE(softmax(z with z_label = −∞), softmax(z)) per answer token, the first argument without gradient.
 
     The first token of an answer is left out, and rows with no other; the authors train without a retain term.
     """
 
-    Settings = CeuConfig
+    Config = CeuConfig
     title = "CE-U"
     source = "Yang, arXiv 2503.01224, with the first answer token left out as in its training settings"
-    space: ClassVar = {key: value for key, value in DESCENT_SPACE.items() if key != "retain_weight"}
+    space: ClassVar = {key: value for key, value in SINGLE_LOOP_SPACE.items() if key != "retain_weight"}
     published: ClassVar = {"skipped_tokens": 1, "retain_weight": 0.0}
     settings: CeuConfig
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.losses import AnswerLoss, answer_nll
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, as_tensor
-from ofmu.run_config import PositiveFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod, as_tensor
 
 
-class DpoConfig(AnswerConfig):
+class DpoConfig(TokenLossConfig):
     """DPO's settings."""
 
     name: Literal["dpo"] = "dpo"
@@ -53,17 +53,17 @@ class DpoLoss(AnswerLoss):
 
 
 @register("dpo")
-class DPO(AnswerDescent):
+class DPO(TokenLossMethod):
     """L_forget = −(2/b) log σ(b [(nll_0 − nll)(refusal) − (nll_0 − nll)(answer)]), nll_0 the start model's.
 
     Each forget row keeps the one refusal that the task draws for it. The start model's losses are computed once,
     before the first step. The factor 2/b, where DPO has 1, makes the gradient's scale that of NPO.
     """
 
-    Settings = DpoConfig
+    Config = DpoConfig
     title = "DPO (refusals)"
     source = "Rafailov et al., arXiv 2305.18290, equation 7; with refusals and the factor 2/b as in open-unlearning"
-    space: ClassVar = DESCENT_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
+    space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
     published: ClassVar = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
     settings: DpoConfig
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeVar
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.run_config import NonNegativeFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 
 RowT = TypeVar("RowT")
 
 
-class RetainOnlyConfig(DescentConfig):
+class RetainOnlyConfig(SingleLoopConfig):
     """Settings of methods that never look at the forget rows."""
 
     forget_weight: NonNegativeFloat = 0.0
@@ -30,13 +30,13 @@ class FinetuneConfig(RetainOnlyConfig):
 
 
 @register("finetune")
-class Finetune(Descent[RowT]):
+class Finetune(SingleLoopMethod[RowT]):
     """L = αL_r."""
 
-    Settings: ClassVar[type[DescentConfig]] = FinetuneConfig
+    Config: ClassVar[type[SingleLoopConfig]] = FinetuneConfig
     title = "Fine-tune"
     source = "Golatkar et al., arXiv 1911.04933; as a baseline in Jia et al., arXiv 2304.04934"
-    space: ClassVar = {key: DESCENT_SPACE[key] for key in ("lr", "steps")}
+    space: ClassVar = {key: SINGLE_LOOP_SPACE[key] for key in ("lr", "steps")}
     published: ClassVar = {"lr": 0.01, "update": "sgd"}
 
     def forget_loss(self, rows: Sequence[RowT]) -> None:

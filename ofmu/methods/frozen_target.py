@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ofmu.engine import Engine
+from ofmu.engine.base import Engine
 from ofmu.losses import Loss
 
 RowT = TypeVar("RowT")
@@ -17,7 +17,7 @@ Compute = Callable[[Callable[..., Any], Sequence[RowT], torch.device], Sequence[
 """From module, rows and device to one tensor per row."""
 
 
-class StartModel(Generic[RowT]):
+class FrozenTarget(Generic[RowT]):
     """The engine's model at θ_0, the parameters it has when this object is made.
 
     Its outputs are computed by putting θ_0 into the engine for one forward pass and the current parameters back,
@@ -31,14 +31,14 @@ class StartModel(Generic[RowT]):
     def outputs(self, compute: Compute[RowT], rows: Sequence[RowT]) -> dict[int, Tensor]:
         """Return ``compute`` at θ_0 for this rank's rows of the global minibatch, by ``id(row)``; collective."""
         space = self._engine.space
-        with space.restored_afterwards():
+        with space.preserving_parameters():
             space.restore(self._origin)
             return self._engine.outputs(compute, rows, self._tokens(rows))
 
     def row_values(self, compute: Compute[RowT], rows: Sequence[RowT]) -> dict[int, float]:
         """Return one number per row at θ_0, by ``id(row)``, on every rank; ``compute`` gives scalars; collective."""
         space = self._engine.space
-        with space.restored_afterwards():
+        with space.preserving_parameters():
             space.restore(self._origin)
             values = self._engine.row_values(compute, rows, self._tokens(rows))
         return dict(zip(map(id, rows), values, strict=True))

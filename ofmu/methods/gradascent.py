@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.run_config import NonNegativeFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 
 RowT = TypeVar("RowT")
 
@@ -35,7 +35,7 @@ class Negated(Loss[RowT]):
         return -self._loss.total(module, rows, device)
 
 
-class GradAscentConfig(DescentConfig):
+class GradAscentConfig(SingleLoopConfig):
     """Gradient ascent's settings."""
 
     name: Literal["gradascent"] = "gradascent"
@@ -43,13 +43,13 @@ class GradAscentConfig(DescentConfig):
 
 
 @register("gradascent")
-class GradAscent(Descent[RowT]):
+class GradAscent(SingleLoopMethod[RowT]):
     """L = −L_f."""
 
-    Settings: ClassVar[type[DescentConfig]] = GradAscentConfig
+    Config: ClassVar[type[SingleLoopConfig]] = GradAscentConfig
     title = "GradAscent"
     source = "Jang et al., arXiv 2210.01504; Maini et al. (TOFU), arXiv 2401.06121, section 3.3"
-    space: ClassVar = {key: value for key, value in DESCENT_SPACE.items() if key != "retain_weight"}
+    space: ClassVar = {key: value for key, value in SINGLE_LOOP_SPACE.items() if key != "retain_weight"}
 
     def forget_loss(self, rows: Sequence[RowT]) -> Loss[RowT]:
         """Return −L_f."""

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal, TypeVar
 
 from ofmu.methods import register
 from ofmu.methods.gradascent import GradAscent
-from ofmu.methods.single_loop import DESCENT_SPACE, DescentConfig
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig
 
 RowT = TypeVar("RowT")
 
 
-class GradDiffConfig(DescentConfig):
+class GradDiffConfig(SingleLoopConfig):
     """Gradient difference's settings."""
 
     name: Literal["graddiff"] = "graddiff"
@@ -21,7 +21,7 @@ class GradDiffConfig(DescentConfig):
 class GradDiff(GradAscent[RowT]):
     """L = −γL_f + αL_r."""
 
-    Settings = GradDiffConfig
+    Config = GradDiffConfig
     title = "GradDiff"
     source = "Liu et al., arXiv 2203.12817; Maini et al. (TOFU), arXiv 2401.06121, section 3.3"
-    space: ClassVar = DESCENT_SPACE
+    space: ClassVar = SINGLE_LOOP_SPACE

@@ -8,23 +8,23 @@ from typing import ClassVar, Literal
 from ofmu.data.rows import Example
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent
+from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod
 
 
-class IdkConfig(AnswerConfig):
+class IdkConfig(TokenLossConfig):
     """IDK's settings."""
 
     name: Literal["idk"] = "idk"
 
 
 @register("idk")
-class IDK(AnswerDescent):
+class IDK(TokenLossMethod):
     """L = γ NLL(refusals) + αL_r, a refusal in the place of each forget row's answer.
 
     Each forget row keeps the one refusal that the task draws for it.
     """
 
-    Settings = IdkConfig
+    Config = IdkConfig
     title = "IDK"
     source = "Maini et al. (TOFU), arXiv 2401.06121, section 3.3, there under preference optimization"
     published: ClassVar = {"forget_weight": 1.0, "retain_weight": 1.0}

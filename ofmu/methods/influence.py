@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from ofmu.config.base import NonNegativeFloat, PositiveFloat, PositiveInt
 from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.methods import register
 from ofmu.methods.base import Context, Method
+from ofmu.methods.config import MethodConfig
 from ofmu.methods.saliency import mean_gradient
-from ofmu.run_config import MethodConfig, NonNegativeFloat, PositiveFloat, PositiveInt
-from ofmu.vectors import Vector, VectorSpace
+from ofmu.vectors.base import Vector, VectorSpace
 
 RowT = TypeVar("RowT")
 
@@ -54,7 +55,7 @@ class Influence(Method[RowT]):
     carries one running vector through that recursion in place of all earlier ones, which gives another product.
     """
 
-    Settings = InfluenceConfig
+    Config = InfluenceConfig
     title = "Influence unlearning (WoodFisher)"
     source = "Jia et al., arXiv 2304.04934, appendix; Singh & Alistarh (WoodFisher), arXiv 2004.14340"
     tasks = frozenset({"language", "vision"})
@@ -63,7 +64,7 @@ class Influence(Method[RowT]):
         "damping": {"low": 1e-3, "high": 1.0, "log": True},
     }
     published: ClassVar = {"damping": 1.0}
-    untouched: ClassVar = {"strength": 0.0}
+    no_op_config: ClassVar = {"strength": 0.0}
 
     def __init__(self, context: Context[RowT], settings: InfluenceConfig) -> None:
         self._context, self._settings, self._steps = context, settings, 0
@@ -82,11 +83,11 @@ class Influence(Method[RowT]):
         if self._steps or self._settings.strength == 0:
             return
         engine = self._context.engine
-        with engine.ledger.phase("outer"):
+        with engine.cost_tracker.phase("outer"):
             record, step = self._step()
             space = engine.space
             space.add(space.masters(), step, self._settings.strength)
-            space.publish()
+            space.sync_model()
         self._steps = 1
         yield record
 

@@ -9,10 +9,10 @@ from ofmu.data.rows import Example
 from ofmu.losses import Loss
 from ofmu.methods import register
 from ofmu.methods.gradascent import Negated
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent
+from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod
 
 
-class KlMinConfig(AnswerConfig):
+class KlMinConfig(TokenLossConfig):
     """KL-minimisation's settings; with the retain loss ``nll`` it would be GradDiff."""
 
     name: Literal["klmin"] = "klmin"
@@ -20,13 +20,13 @@ class KlMinConfig(AnswerConfig):
 
 
 @register("klmin")
-class KlMin(AnswerDescent):
+class KlMin(TokenLossMethod):
     """L = −γL_f + α KL(π_0 ‖ π) on retain answers, π_0 the start model.
 
     The divergence is averaged over answer tokens; the reference implementation averages over prompt and padding too.
     """
 
-    Settings = KlMinConfig
+    Config = KlMinConfig
     title = "KL-minimisation"
     source = "Maini et al. (TOFU), arXiv 2401.06121, section 3.3"
     published: ClassVar = {"forget_weight": 1.0, "retain_weight": 1.0}

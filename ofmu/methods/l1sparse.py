@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
 from ofmu.methods.finetune import Finetune, RetainOnlyConfig
 from ofmu.methods.single_loop import Direction
-from ofmu.run_config import NonNegativeFloat
 
 RowT = TypeVar("RowT")
 
@@ -26,7 +26,7 @@ class L1SparseConfig(RetainOnlyConfig):
 class L1Sparse(Finetune[RowT]):
     """L = αL_r + w(1 − t/T)‖θ‖₁ over all trainable weights; the recorded retain loss is L_r alone."""
 
-    Settings = L1SparseConfig
+    Config = L1SparseConfig
     title = "ℓ1-sparse"
     source = "Jia et al., arXiv 2304.04934, ℓ1-sparse MU, with the falling weight of their code (Unlearn-Sparse)"
     space: ClassVar[dict[str, Any]] = Finetune.space | {"sparsity_weight": {"low": 1e-5, "high": 1e-2, "log": True}}

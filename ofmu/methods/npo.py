@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, RowLoss, as_tensor
-from ofmu.run_config import PositiveFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import RowLoss, TokenLossConfig, TokenLossMethod, as_tensor
 
 
-class NpoConfig(AnswerConfig):
+class NpoConfig(TokenLossConfig):
     """NPO's settings."""
 
     name: Literal["npo"] = "npo"
@@ -37,16 +37,16 @@ class NpoLoss(RowLoss):
 
 
 @register("npo")
-class NPO(AnswerDescent):
+class NPO(TokenLossMethod):
     """L_forget = −(2/b) log σ(b (nll − nll_0)), nll summed over the answer, nll_0 the start model's.
 
     The start model's losses are computed once, before the first step.
     """
 
-    Settings = NpoConfig
+    Config = NpoConfig
     title = "NPO"
     source = "Zhang et al., arXiv 2404.05868, equation 3"
-    space: ClassVar = DESCENT_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
+    space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
     published: ClassVar = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
     settings: NpoConfig
 

@@ -9,18 +9,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ofmu.config.base import NonNegativeFloat, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.losses import IGNORED, answer_logits, answer_nll
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig, Direction
-from ofmu.run_config import NonNegativeFloat, PositiveFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction, SingleLoopConfig, SingleLoopMethod
 
 MEASURED_ROWS = 128
 """Retain rows on which the start model's loss is measured where ``epsilon`` is left out."""
 
 
-class PduConfig(DescentConfig):
+class PduConfig(SingleLoopConfig):
     """PDU's settings."""
 
     name: Literal["pdu"] = "pdu"
@@ -66,7 +66,7 @@ class FlatteningLoss:
 
 
 @register("pdu")
-class PDU(Descent[Example]):
+class PDU(SingleLoopMethod[Example]):
     """min L_f = mean (max_v z − mean_v z)² s.t. L_r ≤ ε, by descent of γL_f + αL_r and α ← max(0, α + s(L_r − ε)).
 
     The dual step s(L_r − ε) reads the minibatch's retain loss from before the primal step, as the reference
@@ -74,11 +74,11 @@ class PDU(Descent[Example]):
     loss is evaluated while α is 0 too, so that a violated constraint raises it again.
     """
 
-    Settings = PduConfig
+    Config = PduConfig
     title = "PDU"
     source = "Entesari et al., arXiv 2506.05314, section 3; dual step of open-unlearning"
     tasks = frozenset({"language"})
-    space: ClassVar = {name: spec for name, spec in DESCENT_SPACE.items() if name != "retain_weight"} | {
+    space: ClassVar = {name: spec for name, spec in SINGLE_LOOP_SPACE.items() if name != "retain_weight"} | {
         "retain_weight": {"low": 1.0, "high": 300.0, "log": True},
         "dual_step": {"low": 0.3, "high": 30.0, "log": True},
         "tolerance": {"low": 0.1, "high": 10.0, "log": True},

@@ -8,26 +8,26 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ofmu.methods import register
-from ofmu.methods.single_loop import Descent, DescentConfig
+from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 
 
-class RandomLabelsConfig(DescentConfig):
+class RandomLabelsConfig(SingleLoopConfig):
     """Random labelling's settings."""
 
     name: Literal["randomlabels"] = "randomlabels"
 
 
 @register("randomlabels")
-class RandomLabels(Descent[ImageRow]):
+class RandomLabels(SingleLoopMethod[ImageRow]):
     """L = γ CE(forget, y′) + α CE(retain, y), y′ ≠ y drawn anew for every minibatch, uniformly from the other classes.
 
     The public implementation draws y′ from all classes and takes the two sets in turn; the paper's equation, which is
     followed here, excludes y and adds the two losses.
     """
 
-    Settings: ClassVar[type[DescentConfig]] = RandomLabelsConfig
+    Config: ClassVar[type[SingleLoopConfig]] = RandomLabelsConfig
     title = "Random labels"
     source = "Golatkar et al., arXiv 1911.04933; Fan et al. (SalUn), arXiv 2310.12508, section 4"
     tasks = frozenset({"vision"})

@@ -10,20 +10,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ofmu.config.base import NonNegativeInt, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError
 from ofmu.losses import collate
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.frozen_target import StartModel
-from ofmu.methods.single_loop import DESCENT_SPACE, Descent, DescentConfig
-from ofmu.run_config import NonNegativeInt, PositiveFloat
+from ofmu.methods.frozen_target import FrozenTarget
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 
 Read = Callable[[Callable[..., Any], Sequence[Example], torch.device], list[Tensor]]
 """From module, rows and device to each row's hidden states, shape (answer tokens, width)."""
 
 
-class RmuConfig(DescentConfig):
+class RmuConfig(SingleLoopConfig):
     """RMU's settings."""
 
     name: Literal["rmu"] = "rmu"
@@ -71,18 +71,18 @@ def answer_states(layer: int, pad_id: int, options: Mapping[str, Any]) -> Read:
 
 
 @register("rmu")
-class RMU(Descent[Example]):
+class RMU(SingleLoopMethod[Example]):
     """L = γ MSE(h(forget), c) + α MSE(h(retain), h_0(retain)), h the output of one block, c = coefficient·u/‖u‖.
 
     u ~ U(0, 1)^d is drawn once from the seed, h_0 are the start model's states. Only answer tokens count, and every
     parameter up to the block is trained, where the authors train a few matrices; those behind it never move.
     """
 
-    Settings = RmuConfig
+    Config = RmuConfig
     title = "RMU"
     source = "Li et al. (WMDP), arXiv 2403.03218, section 4; answer mask of open-unlearning"
     tasks = frozenset({"language"})
-    space: ClassVar = {name: spec for name, spec in DESCENT_SPACE.items() if name != "retain_weight"} | {
+    space: ClassVar = {name: spec for name, spec in SINGLE_LOOP_SPACE.items() if name != "retain_weight"} | {
         "retain_weight": {"low": 0.3, "high": 1200.0, "log": True},
         "coefficient": {"low": 0.5, "high": 300.0, "log": True},
         "layer": {"low": 0.2, "high": 0.8},
@@ -108,7 +108,7 @@ class RMU(Descent[Example]):
         drawn = torch.rand(model.config.hidden_size, generator=torch.Generator().manual_seed(context.seed))
         self.goal = settings.coefficient * drawn / drawn.norm()
         self._forget = StateLoss(self._read, lambda row: self.goal)
-        self._start = StartModel(self.engine, self.task.loss)
+        self._start = FrozenTarget(self.engine, self.task.loss)
 
     def forget_loss(self, rows: Sequence[Example]) -> StateLoss:
         """Return the distance to the steering vector."""

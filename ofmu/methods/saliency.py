@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from ofmu.engine import Engine
+from ofmu.engine.base import Engine
 from ofmu.losses import Loss
 from ofmu.methods.base import Context
-from ofmu.vectors import Vector, VectorSpace
-from ofmu.vectors.masked import MaskedVectors
+from ofmu.vectors.base import Vector, VectorSpace
+from ofmu.vectors.masked import MaskedSpace
 
 
-def hold_unsalient_weights(context: Context[Any], fraction: float, batch_size: int) -> None:
+def apply_saliency_mask(context: Context[Any], fraction: float, batch_size: int) -> None:
     """Restrict the engine to the ``fraction`` of weights with the largest |∇L_f(θ_0)|; collective.
 
     Fan et al., SalUn, arXiv 2310.12508, section 4, with the threshold at a quantile as in its experiments;
@@ -22,7 +22,7 @@ def hold_unsalient_weights(context: Context[Any], fraction: float, batch_size: i
     """
     engine, task = context.engine, context.task
     gradient, _ = mean_gradient(engine, task.loss, task.forget_rows, batch_size)
-    engine.space = MaskedVectors(engine.space, salient(engine.space, gradient, fraction))
+    engine.space = MaskedSpace(engine.space, saliency_mask(engine.space, gradient, fraction))
 
 
 def mean_gradient(engine: Engine, loss: Loss[Any], rows: Any, batch_size: int) -> tuple[Vector, float]:
@@ -38,7 +38,7 @@ def mean_gradient(engine: Engine, loss: Loss[Any], rows: Any, batch_size: int) -
 
 
 @torch.no_grad()
-def salient(space: VectorSpace, gradient: Vector, fraction: float) -> Vector:
+def saliency_mask(space: VectorSpace, gradient: Vector, fraction: float) -> Vector:
     """Return, as booleans, which weights are among the ``fraction`` with the largest |gradient|; collective.
 
     Ties at the threshold all count, and a weight without gradient never does, nor does padding.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ofmu.methods import register
 from ofmu.methods.randomlabels import RandomLabels, RandomLabelsConfig
-from ofmu.methods.single_loop import DESCENT_SPACE
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
 
 
 class SalunConfig(RandomLabelsConfig):
@@ -25,8 +25,8 @@ class Salun(RandomLabels):
     Every method takes the same mask by its own ``saliency_fraction``: see :mod:`ofmu.methods.saliency`.
     """
 
-    Settings = SalunConfig
+    Config = SalunConfig
     title = "SalUn"
     source = "Fan et al., arXiv 2310.12508, section 4"
-    space: ClassVar[dict[str, Any]] = DESCENT_SPACE | {"saliency_fraction": {"low": 0.1, "high": 0.9}}
+    space: ClassVar[dict[str, Any]] = SINGLE_LOOP_SPACE | {"saliency_fraction": {"low": 0.1, "high": 0.9}}
     published: ClassVar = {"lr": 0.013, "update": "sgd", "saliency_fraction": 0.5}

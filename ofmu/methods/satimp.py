@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod
 from ofmu.methods.wga import WeightedAscentLoss
-from ofmu.run_config import NonNegativeFloat
 
 
-class SatImpConfig(AnswerConfig):
+class SatImpConfig(TokenLossConfig):
     """SatImp's settings."""
 
     name: Literal["satimp"] = "satimp"
@@ -25,13 +25,13 @@ class SatImpConfig(AnswerConfig):
 
 
 @register("satimp")
-class SatImp(AnswerDescent):
+class SatImp(TokenLossMethod):
     """L_forget = −p^b₁ (1 − p)^b₂ nll per answer token, p = exp(−nll) without gradient."""
 
-    Settings = SatImpConfig
+    Config = SatImpConfig
     title = "SatImp"
     source = "Yang et al., arXiv 2505.11953, section 5; values of open-unlearning"
-    space: ClassVar = DESCENT_SPACE | {
+    space: ClassVar = SINGLE_LOOP_SPACE | {
         "beta1": {"low": 0.1, "high": 10.0, "log": True},
         "beta2": {"low": 0.1, "high": 3.0, "log": True},
         "forget_weight": {"low": 0.03, "high": 3.0, "log": True},

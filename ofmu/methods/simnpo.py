@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import NonNegativeFloat, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, RowLoss
-from ofmu.run_config import NonNegativeFloat, PositiveFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import RowLoss, TokenLossConfig, TokenLossMethod
 
 
-class SimNpoConfig(AnswerConfig):
+class SimNpoConfig(TokenLossConfig):
     """SimNPO's settings."""
 
     name: Literal["simnpo"] = "simnpo"
@@ -41,15 +41,15 @@ class SimNpoLoss(RowLoss):
 
 
 @register("simnpo")
-class SimNPO(AnswerDescent):
+class SimNPO(TokenLossMethod):
     """L_forget = −(2/b) log σ(b nll/|y| − bδ), |y| the number of answer tokens."""
 
-    Settings = SimNpoConfig
+    Config = SimNpoConfig
     title = "SimNPO"
     source = (
         "Fan et al., arXiv 2410.07163; values of the authors' code for TOFU forget10; δ inside b as in open-unlearning"
     )
-    space: ClassVar = DESCENT_SPACE | {
+    space: ClassVar = SINGLE_LOOP_SPACE | {
         "beta": {"low": 1.0, "high": 10.0, "log": True},
         "delta": {"low": 0.0, "high": 2.0},
         "forget_weight": {"low": 0.05, "high": 2.0, "log": True},

@@ -10,19 +10,20 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
+from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
-from ofmu.finetune import rate_factor
+from ofmu.finetuning.loop import rate_factor
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
-from ofmu.run_config import MethodConfig, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from ofmu.vectors import Vector
+from ofmu.methods.config import MethodConfig
+from ofmu.vectors.base import Vector
 from ofmu.vectors.optimizers import ShardOptimizer
 
 RowT = TypeVar("RowT")
 
 
-class DescentConfig(MethodConfig):
+class SingleLoopConfig(MethodConfig):
     """What the methods of one loop share."""
 
     steps: NonNegativeInt = 60
@@ -50,7 +51,7 @@ class DescentConfig(MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescentRecord:
+class StepRecord:
     """What one round of steps saw: means over its minibatches, each before its step was taken."""
 
     outer_step: int
@@ -72,7 +73,7 @@ class Direction:
     retain_loss: float | None
 
 
-DESCENT_SPACE: dict[str, dict[str, Any]] = {
+SINGLE_LOOP_SPACE: dict[str, dict[str, Any]] = {
     "lr": {"low": 1e-5, "high": 3e-3, "log": True},
     "steps": {"low": 10, "high": 80, "log": True},
     "retain_weight": {"low": 0.3, "high": 10.0, "log": True},
@@ -80,17 +81,17 @@ DESCENT_SPACE: dict[str, dict[str, Any]] = {
 """What is searched of every method of one loop; rates from those of billion-parameter models to tiny ones."""
 
 
-class Descent(Method[RowT]):
+class SingleLoopMethod(Method[RowT]):
     """A method that is one loss of the forget rows, one of the retain rows, and an optimizer.
 
     Subclasses give the losses; those that combine gradients otherwise override :meth:`direction`.
     """
 
     tasks = frozenset({"language", "vision"})
-    space: ClassVar = DESCENT_SPACE
+    space: ClassVar = SINGLE_LOOP_SPACE
     published: ClassVar = {}
 
-    def __init__(self, context: Context[RowT], settings: DescentConfig) -> None:
+    def __init__(self, context: Context[RowT], settings: SingleLoopConfig) -> None:
         self.context, self.settings = context, settings
         self.engine, self.task = context.engine, context.task
         self.optimizer = ShardOptimizer(
@@ -144,7 +145,7 @@ class Descent(Method[RowT]):
         """Rounds of ``round_steps`` steps, the last of which may be shorter."""
         return math.ceil(self.settings.steps / self.settings.round_steps)
 
-    def rounds(self) -> Iterator[DescentRecord]:
+    def rounds(self) -> Iterator[StepRecord]:
         """Take the remaining steps, yielding every ``round_steps`` of them and after the last.
 
         Raises:
@@ -153,10 +154,10 @@ class Descent(Method[RowT]):
         settings = self.settings
         while self._steps < settings.steps:
             taken = min(settings.round_steps - self._steps % settings.round_steps, settings.steps - self._steps)
-            with self.engine.ledger.phase("outer"):
+            with self.engine.cost_tracker.phase("outer"):
                 found = [self._step() for _ in range(taken)]
             directions = [direction for direction, _ in found]
-            yield DescentRecord(
+            yield StepRecord(
                 outer_step=self._steps,
                 forget_loss=_mean([direction.forget_loss for direction in directions]),
                 retain_loss=_mean([direction.retain_loss for direction in directions]),

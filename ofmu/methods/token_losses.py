@@ -13,11 +13,11 @@ from torch.nn import functional
 from ofmu.data.rows import Example
 from ofmu.losses import IGNORED, AnswerLoss, Loss, answer_logits, answer_nll
 from ofmu.methods.base import Context
-from ofmu.methods.frozen_target import StartModel
-from ofmu.methods.single_loop import Descent, DescentConfig
+from ofmu.methods.frozen_target import FrozenTarget
+from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
 
 
-class AnswerConfig(DescentConfig):
+class TokenLossConfig(SingleLoopConfig):
     """What the methods of one loop on answers share."""
 
     retain_loss: Literal["nll", "kl"] = "nll"
@@ -87,19 +87,19 @@ def as_tensor(values: Mapping[int, float], rows: Sequence[Example], like: Tensor
     return torch.tensor([values[id(row)] for row in rows], dtype=like.dtype, device=like.device)
 
 
-class AnswerDescent(Descent[Example]):
+class TokenLossMethod(SingleLoopMethod[Example]):
     """A method of one loop whose losses read the answers' tokens, with a choice of the retain loss."""
 
     tasks = frozenset({"language"})
     compares: ClassVar[bool] = False
     """Whether :meth:`forget_loss` reads the start model's logits, so that θ_0 is kept whatever the retain loss."""
-    settings: AnswerConfig
+    settings: TokenLossConfig
 
-    def __init__(self, context: Context[Example], settings: AnswerConfig) -> None:
+    def __init__(self, context: Context[Example], settings: TokenLossConfig) -> None:
         super().__init__(context, settings)
         self.pad_id: int = context.task.loss.pad_id  # type: ignore[attr-defined]
         diverges = settings.retain_loss == "kl" and settings.retain_weight > 0
-        self._start = StartModel(self.engine, self.task.loss) if self.compares or diverges else None
+        self._start = FrozenTarget(self.engine, self.task.loss) if self.compares or diverges else None
 
     def retain_loss(self, rows: Sequence[Example]) -> Loss[Example]:
         """Return the retain answers' NLL, or their divergence from what the start model answers; collective."""

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import NonNegativeFloat, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, TokenLoss, stacked
-from ofmu.run_config import NonNegativeFloat, PositiveFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import TokenLoss, TokenLossConfig, TokenLossMethod, stacked
 
 
-class UndialConfig(AnswerConfig):
+class UndialConfig(TokenLossConfig):
     """UNDIAL's settings."""
 
     name: Literal["undial"] = "undial"
@@ -40,16 +40,16 @@ class UndialLoss(TokenLoss):
 
 
 @register("undial")
-class UNDIAL(AnswerDescent):
+class UNDIAL(TokenLossMethod):
     """L_forget = CE(softmax(z_0 − b·onehot(label)), π), z_0 the start model's logits.
 
     The mean is over answer tokens; the reference implementation averages over prompt and padding too.
     """
 
-    Settings = UndialConfig
+    Config = UndialConfig
     title = "UNDIAL"
     source = "Dong et al., arXiv 2402.10052; values of the authors' note in open-unlearning"
-    space: ClassVar = DESCENT_SPACE | {
+    space: ClassVar = SINGLE_LOOP_SPACE | {
         "retain_weight": {"low": 0.0, "high": 5.0},
         "beta": {"low": 1.0, "high": 30.0, "log": True},
     }

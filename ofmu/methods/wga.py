@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
-from ofmu.methods.single_loop import DESCENT_SPACE
-from ofmu.methods.token_losses import AnswerConfig, AnswerDescent, TokenLoss
-from ofmu.run_config import NonNegativeFloat
+from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
+from ofmu.methods.token_losses import TokenLoss, TokenLossConfig, TokenLossMethod
 
 
-class WgaConfig(AnswerConfig):
+class WgaConfig(TokenLossConfig):
     """WGA's settings."""
 
     name: Literal["wga"] = "wga"
@@ -41,13 +41,13 @@ class WeightedAscentLoss(TokenLoss):
 
 
 @register("wga")
-class WGA(AnswerDescent):
+class WGA(TokenLossMethod):
     """L_forget = −p^b nll per answer token, p = exp(−nll) without gradient."""
 
-    Settings = WgaConfig
+    Config = WgaConfig
     title = "WGA"
     source = "Wang et al., arXiv 2502.19301; values of open-unlearning"
-    space: ClassVar = DESCENT_SPACE | {"beta": {"low": 0.1, "high": 10.0, "log": True}}
+    space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.1, "high": 10.0, "log": True}}
     published: ClassVar = {"beta": 1.0, "forget_weight": 1.0, "retain_weight": 1.0, "lr": 1e-5}
     settings: WgaConfig
 

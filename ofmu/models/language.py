@@ -1,92 +1,29 @@
-"""Causal language models: loaded from a hub name or a directory, built from scratch, and saved whole or not at all."""
+"""Load and save causal language models. A save is complete or leaves nothing behind."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
 from ofmu.models.files import check_model_directory
 from ofmu.models.hub import hub_reason
-from ofmu.run_config import ScratchModelConfig
-
-BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 """What is downloaded of a model: nothing that could be run."""
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer that starts every text with BOS and can encode any string.
-
-    Raises:
-        ModelError: ``vocab_size`` has no room for the 256 bytes and the three special tokens.
-    """
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < len(alphabet) + 3:
-        raise ModelError(
-            f"model.scratch.vocab_size {vocab_size} has no room for the {len(alphabet)} bytes and 3 special "
-            f"tokens: raise it to at least {len(alphabet) + 3}"
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[BOS, EOS, PAD],
-        initial_alphabet=sorted(alphabet),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def build_model(
-    shape: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_positions: int = 2048
-) -> LlamaForCausalLM:
-    """Build an untrained fp32 Llama of this shape; the weights depend on ``seed`` alone, not on the global state."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_heads,
-        max_position_embeddings=max_positions,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
 
 
 def load_model(
@@ -135,7 +72,7 @@ def local_directory(path: str, revision: str | None = None) -> Path:
         raise ModelError(_load_sentence(path, error)) from error
 
 
-def directory_at_hand(path: str, revision: str | None = None) -> Path | None:
+def cached_directory(path: str, revision: str | None = None) -> Path | None:
     """Return the same without asking the hub; None where what a hub name stands for was not downloaded yet.
 
     Raises:
@@ -237,3 +174,10 @@ def _switch_dropout_off(config: Any) -> None:
     for name, value in vars(config).items():
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
+
+
+def attention_for(attention: Literal["auto", "sdpa", "eager"], *, double_backward: bool) -> Literal["sdpa", "eager"]:
+    """Return the attention implementation to load. ``auto`` is eager if the run takes a double backward, else sdpa."""
+    if attention == "auto":
+        return "eager" if double_backward else "sdpa"
+    return attention

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ofmu.errors import ConfigError
-from ofmu.run_config import AdapterConfig
+from ofmu.models.config import AdapterConfig
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel

@@ -1,1 +1,1 @@
-"""Unlearning tasks: what is forgotten, retained and scored."""
+"""Tasks: what is forgotten, retained and scored, for text and for images."""

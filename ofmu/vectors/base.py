@@ -51,7 +51,7 @@ class VectorSpace(ABC):
         """Return the live flat tensors of the (fp32 master) parameters: no copy."""
 
     @abstractmethod
-    def publish(self) -> None:
+    def sync_model(self) -> None:
         """Make the model's forward pass see what :meth:`masters` now holds."""
 
     @abstractmethod
@@ -83,17 +83,17 @@ class VectorSpace(ABC):
         """Set the parameters to ``snapshot`` exactly."""
         for master, saved in zip(self.masters(), snapshot, strict=True):
             master.copy_(saved)
-        self.publish()
+        self.sync_model()
 
     @torch.no_grad()
-    def displace(self, origin: Vector, direction: Vector, scale: float) -> None:
+    def set_offset(self, origin: Vector, direction: Vector, scale: float) -> None:
         """Set the parameters to ``origin + scale · direction``."""
         for master, base, step in zip(self.masters(), origin, direction, strict=True):
             torch.add(base, step, alpha=scale, out=master.detach())
-        self.publish()
+        self.sync_model()
 
     @contextmanager
-    def restored_afterwards(self) -> Iterator[Vector]:
+    def preserving_parameters(self) -> Iterator[Vector]:
         """Yield a snapshot of the parameters and put it back on leaving, whatever happened in between."""
         origin = self.snapshot()
         try:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ofmu.vectors.base import Segment, Vector, VectorSpace
 
 
-class MaskedVectors(VectorSpace):
+class MaskedSpace(VectorSpace):
     """The coordinate subspace of ``inner`` in which ``free`` is true.
 
     Gradients vanish outside of it, so that norms, clipping, moments and Hessian products are those of a problem in
@@ -29,11 +29,11 @@ class MaskedVectors(VectorSpace):
         return self._inner.masters()
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def sync_model(self) -> None:
         """Put the held weights back, then make the forward pass see what :meth:`masters` holds."""
         for master, free, held in zip(self.masters(), self._free, self._held, strict=True):
             master.copy_(torch.where(free, master, held))
-        self._inner.publish()
+        self._inner.sync_model()
 
     def clear_gradient(self) -> None:
         """Forget the gradients of the last backward pass."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ofmu.vectors import Vector, VectorSpace
+from ofmu.vectors.base import Vector, VectorSpace
 
 UpdateRule = Literal["sgd", "normalized", "adamw"]
 
@@ -53,7 +53,7 @@ class ShardOptimizer:
                 size = self._space.norm(vector) if norm is None else norm
                 length = self.lr / size if size > 0 else 0.0
             self._space.add(self._space.masters(), vector, self._sign * length)
-        self._space.publish()
+        self._space.sync_model()
 
     def vectors(self) -> dict[str, Vector]:
         """Return the moments by name, live; empty for rules without memory."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ofmu.vectors.base import Segment, Vector, VectorSpace
 
 
-class PartitionedVectors(VectorSpace):
+class PartitionedSpace(VectorSpace):
     """What stages 1 to 3 share: vectors are lists of flat fp32 partitions, one per optimizer group."""
 
     replicated = False
@@ -72,14 +72,14 @@ class PartitionedVectors(VectorSpace):
         return full
 
 
-class PartitionedGradients(PartitionedVectors):
+class Zero12Space(PartitionedSpace):
     """ZeRO stages 1 and 2: each optimizer group's flattened parameters are cut into one piece per rank."""
 
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per optimizer group."""
         return [p.detach() for p in self._optimizer.single_partition_of_fp32_groups]
 
-    def publish(self) -> None:
+    def sync_model(self) -> None:
         """Copy masters into the model's weights and gather every rank's part."""
         self._optimizer.update_lp_params()
         for group in range(len(self._optimizer.bit16_groups)):
@@ -121,7 +121,7 @@ class PartitionedGradients(PartitionedVectors):
         return found
 
 
-class PartitionedParameters(PartitionedVectors):
+class Zero3Space(PartitionedSpace):
     """ZeRO stage 3: every parameter is cut into one piece per rank; a sub-group's pieces lie side by side."""
 
     def __init__(self, optimizer: Any, module: nn.Module, *, offloaded: bool) -> None:
@@ -142,7 +142,7 @@ class PartitionedParameters(PartitionedVectors):
         """Return this rank's fp32 partitions, one per sub-group."""
         return [p.detach() for p in self._optimizer.fp32_partitioned_groups_flat]
 
-    def publish(self) -> None:
+    def sync_model(self) -> None:
         """Copy masters into the partitions that the forward pass gathers from, small resident ones included."""
         optimizer = self._optimizer
         optimizer._partition_all_parameters()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ofmu.vectors.base import Segment, Vector, VectorSpace, flat_length
 
 
-class WholeVectors(VectorSpace):
+class ReplicatedSpace(VectorSpace):
     """The space of a module's trainable parameters, moved into one flat tensor whose views they become.
 
     With the parameters as views, a displacement is one fused addition and nothing has to be published.
@@ -38,7 +38,7 @@ class WholeVectors(VectorSpace):
         """Return the one flat tensor that the parameters are views of."""
         return [self._flat]
 
-    def publish(self) -> None:
+    def sync_model(self) -> None:
         """Do nothing: the parameters are views of the masters."""
 
     def clear_gradient(self) -> None:

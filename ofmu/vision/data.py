@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ofmu.data.config import DataConfig
 from ofmu.errors import DataError, nearest_name
-from ofmu.run_config import DataConfig
 from ofmu.vision.pixels import decode_image
 from ofmu.vision.rows import ImageData, ImageRow
 from ofmu.vision.sources import LabelledImage, LabelledImages, read_cifar, read_folder

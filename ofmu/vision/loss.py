@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ofmu.vision.pixels import Normalisation, pixel_shares
+from ofmu.vision.pixels import Normalisation, pixels_in_unit_range
 from ofmu.vision.rows import ImageRow
 
 
@@ -40,7 +40,7 @@ class ImageLoss:
 
     def shares(self, module: Any, rows: Sequence[ImageRow], device: torch.device) -> Tensor:
         """Return the rows' pixels between 0 and 1 in the module's own precision."""
-        return pixel_shares(rows, device, next(module.parameters()).dtype)
+        return pixels_in_unit_range(rows, device, next(module.parameters()).dtype)
 
     def logits_of(self, module: Callable[..., Any], shares: Tensor) -> Tensor:
         """Return logits of shape (rows, classes), at least in fp32."""

@@ -17,8 +17,8 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from ofmu import run_config as settings
 from ofmu.errors import ModelError
+from ofmu.models import config as shapes
 from ofmu.models.language import local_directory
 
 
@@ -51,7 +51,7 @@ def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     return twin.train()
 
 
-def build_classifier(shape: settings.ResNetConfig, class_names: Sequence[str], *, seed: int) -> Any:
+def build_classifier(shape: shapes.ResNetConfig, class_names: Sequence[str], *, seed: int) -> Any:
     """Build an untrained fp32 ResNet; the weights depend on ``seed`` alone, not on the global state."""
     config = ResNetConfig(
         num_channels=3,

@@ -90,6 +90,6 @@ class Normalisation:
         return cls(mean, std, size)
 
 
-def pixel_shares(rows: Sequence[ImageRow], device: torch.device, dtype: torch.dtype) -> Tensor:
+def pixels_in_unit_range(rows: Sequence[ImageRow], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the rows' pixels between 0 and 1: shape (rows, 3, height, width)."""
     return torch.stack([row.pixels for row in rows]).to(device).to(dtype) / LARGEST

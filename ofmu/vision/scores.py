@@ -13,8 +13,7 @@ from torch import nn
 
 from ofmu.errors import DataError, ReferenceMismatchError
 from ofmu.evaluation.scoring.sharding import Shard, global_batches, run_sharded
-from ofmu.io.files import write_json
-from ofmu.io.json_files import read_json
+from ofmu.io.files import read_json, write_json
 from ofmu.vision.loss import ImageLoss
 from ofmu.vision.rows import ImageData, ImageRow
 

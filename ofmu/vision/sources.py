@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from ofmu.data.config import DataConfig
 from ofmu.errors import DataError, nearest_name
 from ofmu.models.hub import hub_reason
-from ofmu.run_config import DataConfig
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 LABEL_COLUMNS = {"cifar10": "label", "cifar100": "fine_label"}

@@ -35,7 +35,8 @@ from rich.console import Console
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from ofmu.config.files import apply_overrides, read_mapping, validate
+from ofmu.config.files import read_mapping, validate
+from ofmu.run_config import override
 from tune.callbacks.callback_list import Audience
 from tune.callbacks.console import SearchView
 from tune.config import SearchConfig
@@ -46,7 +47,7 @@ from tune.study.searcher import StudySearcher, open_study, storage_url
 
 TRIALS = 200
 Drawn = tuple[FrozenTrial, dict[str, Any], dict[str, float]]
-DIMENSIONS = ("penalty_weight", "similarity_weight", "similarity_threshold", "forget_level", "inner_lr", "outer_lr")
+DIMENSIONS = ("penalty_weight", "similarity_weight", "similarity_threshold", "forget_margin", "inner_lr", "outer_lr")
 
 
 def objectives(settings: dict[str, Any]) -> dict[str, float]:
@@ -72,7 +73,7 @@ def objectives(settings: dict[str, Any]) -> dict[str, float]:
 def make_config(num_trials: int, sampler: str) -> SearchConfig:
     """Return the quickstart's search with as many trials as the benchmark needs."""
     changes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}"]
-    return validate(SearchConfig, apply_overrides(read_mapping("quickstart"), changes))
+    return validate(SearchConfig, override(read_mapping("quickstart"), changes))
 
 
 def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="e", dir="/tmp") as folder:
         run_dir = Path(folder) / "run"
-        changes = [f"search.num_trials={arguments.trials}", f"search.max_concurrent={arguments.slots}"]
+        changes = [f"search.num_trials={arguments.trials}", f"search.max_concurrent_trials={arguments.slots}"]
         command = [sys.executable, "-m", "ofmu", "search", "--run-dir", str(run_dir), *changes, *arguments.overrides]
         environment = {**os.environ, "RAY_TMPDIR": folder}
         started = time.time()

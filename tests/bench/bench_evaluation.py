@@ -19,8 +19,9 @@ from ofmu.evaluation.scoring.generation import _library_greedy, generate_answers
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.sharding import Shard, global_batches
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
-from ofmu.models.language import build_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.run_config import UnlearnConfig
 
 SHAPE = ScratchModelConfig(hidden_size=192, intermediate_size=512, num_layers=4, num_heads=6, vocab_size=2048)
 EVERYTHING = {"rouge": False, "membership": True, "in_scope": True, "batch_size": 32}
@@ -50,7 +51,7 @@ def token_ratio(config: UnlearnConfig, data: UnlearnData, tokenizer: Any) -> tup
     """Score with a tiny model, whose tokens count the same; return the ratio, its parts, and the set's own tokens."""
     tiny = ScratchModelConfig(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1)
     model = build_model(tiny, tokenizer, seed=0, max_positions=512)
-    read = dict(score_model(model, tokenizer, data, config).forward_tokens)
+    read = dict(score_model(model, tokenizer, data, config.evaluation, config.data).forward_tokens)
     own = sum(len(example.input_ids) for example in own_examples(config, data, tokenizer))
     return (read["forced"] + read["gradient"]) / own, read, own
 
@@ -84,7 +85,7 @@ def times(folder: str, repeats: int = 3) -> None:
 
     runs = {
         "teacher forcing": lambda: score_examples(model, tokenizer, examples, 32, Shard()),
-        "generation": lambda: generate_answers(model, tokenizer, questions, config, Shard()),
+        "generation": lambda: generate_answers(model, tokenizer, questions, config.evaluation, config.data, Shard()),
         "generation by the library": library,
     }
     for ending in ("endless answers", "answers of 40 tokens"):

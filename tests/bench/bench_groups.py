@@ -24,8 +24,9 @@ import ray
 from cluster.config import ClusterConfig
 from cluster.session import ray_session
 from cluster.train.worker_group import WarmTrials
-from ofmu.preparer import Prepared, prepare
+from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.preparation import Prepared
 
 WORK = ("inner", "outer", "evaluation")
 SETTINGS: dict[str, Any] = {

@@ -22,28 +22,28 @@ def measure(stage: int, result: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ofmu.data.rows import Example
-    from ofmu.engine import build_engine
-    from ofmu.engine.cost import Ledger
-    from ofmu.losses import AnswerLoss
-    from ofmu.methods.ofmu.bilevel import Bilevel
+    from ofmu.engine.build import build_engine
+    from ofmu.engine.config import EngineConfig
+    from ofmu.engine.cost import CostTracker
+    from ofmu.methods.base import Context
+    from ofmu.methods.ofmu.bilevel import OFMU
     from ofmu.methods.ofmu.config import OfmuConfig
-    from ofmu.run_config import EngineConfig
+    from trajectory import TinyTask
 
     torch.manual_seed(0)
 
     def engine_of(config: LlamaConfig) -> tuple[object, int]:
         model = LlamaForCausalLM(config)
         size = sum(parameter.numel() * 4 for parameter in model.parameters())
-        return build_engine(model, EngineConfig(device="cpu", threads=1, zero_stage=stage), Ledger()), size
+        return build_engine(model, EngineConfig(device="cpu", threads=1, zero_stage=stage), CostTracker()), size
 
     def one_round(engine: object) -> None:
         rows = [Example(tuple(torch.randint(1, 500, (24,)).tolist()), 8) for _ in range(8)]
-        loss = AnswerLoss(pad_id=0)
         settings = OfmuConfig(
             outer_steps=1, inner_steps=1, inner_update="adamw", inner_lr=1e-5, outer_lr=1e-5, batch_size=4,
-            similarity_threshold=-1.0, forget_level=20.0,
+            similarity_threshold=-1.0, forget_margin=20.0,
         )  # fmt: skip
-        list(Bilevel(engine, loss, loss, rows[:4], rows[4:], settings, seed=0).rounds())  # type: ignore[arg-type]
+        list(OFMU(Context(engine, TinyTask(rows[:4], rows[4:]), seed=0), settings).rounds())
 
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     # what the libraries load at their first step is not the model's

@@ -23,18 +23,20 @@ def measure(stage: str, rounds: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ofmu.data.rows import Example
-    from ofmu.engine import build_engine
-    from ofmu.engine.cost import Ledger
+    from ofmu.engine.build import build_engine
+    from ofmu.engine.config import EngineConfig
+    from ofmu.engine.cost import CostTracker
     from ofmu.losses import AnswerLoss
-    from ofmu.methods.ofmu.bilevel import Bilevel
+    from ofmu.methods.base import Context
+    from ofmu.methods.ofmu.bilevel import OFMU
     from ofmu.methods.ofmu.config import OfmuConfig
-    from ofmu.run_config import EngineConfig
+    from trajectory import TinyTask
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes))
     backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
-    engine = build_engine(model, EngineConfig(device="cpu", threads=1, **backend), Ledger())
+    engine = build_engine(model, EngineConfig(device="cpu", threads=1, **backend), CostTracker())
     inside = {"seconds": 0.0}
 
     def timed(function: Any) -> Any:
@@ -52,16 +54,16 @@ def measure(stage: str, rounds: int) -> None:
     loss.total = timed(loss.total)  # type: ignore[method-assign]
     engine._backward = timed(engine._backward)  # type: ignore[method-assign]
     rows = [Example(tuple(torch.randint(1, 2048, (64,)).tolist()), 16) for _ in range(32)]
-    settings = OfmuConfig(batch_size=8, similarity_threshold=-1.0, forget_level=20.0, inner_lr=1e-4, outer_lr=1e-6)
-    loops = Bilevel(engine, loss, loss, rows[:16], rows[16:], settings, seed=0)
+    settings = OfmuConfig(batch_size=8, similarity_threshold=-1.0, forget_margin=20.0, inner_lr=1e-4, outer_lr=1e-6)
+    loops = OFMU(Context(engine, TinyTask(rows[:16], rows[16:]), seed=0), settings)
     loops._inner_step()
     loops._outer_step()
     for name, step in (("inner", loops._inner_step), ("outer", loops._outer_step)):
-        inside["seconds"], before, started = 0.0, engine.ledger.gradient_evaluations, perf_counter()
+        inside["seconds"], before, started = 0.0, engine.cost_tracker.gradient_evaluations, perf_counter()
         for _ in range(rounds):
             step()
         whole = perf_counter() - started
-        evaluations = (engine.ledger.gradient_evaluations - before) / rounds
+        evaluations = (engine.cost_tracker.gradient_evaluations - before) / rounds
         print(
             f"| {stage} | {name} | {evaluations:.0f} | {inside['seconds'] / rounds:.3f} | {whole / rounds:.3f} "
             f"| {whole / inside['seconds']:.3f} |",

@@ -25,16 +25,18 @@ import optuna
 import torch
 
 from ofmu.config.files import read_mapping, validate
-from ofmu.engine import build_engine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.build import build_engine
+from ofmu.engine.cost import CostTracker
 from ofmu.errors import NonFiniteLossError
-from ofmu.evaluation import Scores, metrics_of
+from ofmu.evaluation.metrics.summary import metrics_of
+from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.sets import FORGET
-from ofmu.methods import build_method
 from ofmu.methods.base import Context
-from ofmu.preparer import Prepared, prepare
+from ofmu.methods.build import build_method
+from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
 from ofmu.task import load_task
+from ofmu.tasks.preparation import Prepared
 from tune.config import SearchConfig
 from tune.early_stopping.rungs import RungSettings
 from tune.space.space import run_config
@@ -48,12 +50,12 @@ ENGINE = {"backend": "torch", "device": "cpu", "threads": 1}
 def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> list[dict[str, Any]]:
     """Run one trial; return, per round, cost so far in gradient evaluations and objectives, missing if it diverged."""
     cheap = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"rouge": False})})
-    ledger, task, quick = Ledger(), load_task(config, prepared), load_task(cheap, prepared)
-    engine = build_engine(task.load_model(exact=config.method.exact), config.engine, ledger)
+    tracker, task, quick = CostTracker(), load_task(config, prepared), load_task(cheap, prepared)
+    engine = build_engine(task.load_model(double_backward=config.method.needs_double_backward), config.engine, tracker)
     rows: list[dict[str, Any]] = []
 
     def look(record: Any, total: int) -> dict[str, Any]:
-        line = {"round": len(rows) + 1, "cost": ledger.gradient_evaluations, "record": asdict(record)}
+        line = {"round": len(rows) + 1, "cost": tracker.gradient_evaluations, "record": asdict(record)}
         if line["round"] not in {math.ceil(level * total) for level in LOOKS}:
             return line | {"objectives": dict.fromkeys(objectives)}
         scores = quick.score(engine)
@@ -72,7 +74,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
         values = task.metrics(task.score(engine), prepared.reference_scores).values
         rows[-1]["objectives"] = {name: values.get(name) for name in objectives}
     except NonFiniteLossError:
-        cost = ledger.gradient_evaluations
+        cost = tracker.gradient_evaluations
         rows.append({"round": len(rows) + 1, "cost": cost, "objectives": dict.fromkeys(objectives)})
     finally:
         engine.close()
@@ -80,7 +82,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
 
 
 def sketched(scores: Scores, reference: Path) -> dict[str, float | None]:
-    """Return the metrics as a rung sees them: of the rows that :class:`~ofmu.evaluation.scoring.partial.Sketch` looks at."""
+    """Return the metrics as a rung sees them: of the rows that :class:`~ofmu.evaluation.scoring.partial.PartialEvaluation` looks at."""
     sets = {name: tuple(sorted(rows, key=lambda row: row.row_hash or "")[:ROWS]) for name, rows in scores.sets.items()}
     expected = Scores.load(reference)
     kept = {FORGET: tuple(sorted(expected.sets[FORGET], key=lambda row: row.row_hash or "")[:ROWS])}

@@ -109,7 +109,8 @@ def write_images(folder: Path) -> Path:
 
 def methods(folder: Path) -> dict[str, Any]:
     """Return the metrics of one trial of every method, in a single process at stage 0."""
-    from ofmu.methods import BUILT_IN, method_class
+    from ofmu.methods import BUILT_IN
+    from ofmu.methods.registry import method_class
 
     images = merged(IMAGES, data={"path": str(write_images(folder / "images"))})
     found = {}

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import Derivatives
 
@@ -76,11 +76,13 @@ def phi_gradient_of_quadratics(x: Tensor, beta: float) -> Tensor:
 
 def paper(**settings: Any) -> OfmuConfig:
     """The paper's Φ, whatever the defaults are."""
-    return OfmuConfig(**({"similarity_scale": "absolute", "similarity_threshold": -1, "forget_level": None} | settings))
+    return OfmuConfig(
+        **({"similarity_scale": "absolute", "similarity_threshold": -1, "forget_margin": None} | settings)
+    )
 
 
 def derivatives(method: OfmuConfig, forget: AnalyticLoss, retain: AnalyticLoss) -> tuple[Derivatives[int], Any]:
-    engine = TorchEngine(Point(THETA), Ledger())
+    engine = TorchEngine(Point(THETA), CostTracker())
     return Derivatives(engine, forget, retain, method), engine
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
-from ofmu.engine import build_engine
+from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.engine.cost import Ledger
-from ofmu.methods import BUILT_IN, build_method, method_class
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
+from ofmu.methods import BUILT_IN
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DescentConfig
-from ofmu.run_config import EngineConfig
+from ofmu.methods.build import build_method
+from ofmu.methods.registry import method_class
+from ofmu.methods.single_loop import SingleLoopConfig
 from tiny_images import TinyImageTask, tiny_classifier
 
 VISION = [name for name in BUILT_IN if "vision" in method_class(name).tasks]
@@ -43,8 +45,8 @@ CASES = [*VISION, *MASKED]
 def small_settings(name: str, **settings: Any) -> Any:
     masked = {"saliency_fraction": 0.5} if name in MASKED else {}
     name = MASKED.get(name, name)
-    chosen = method_class(name).Settings
-    shared = DESCENT if issubclass(chosen, DescentConfig) else {}
+    chosen = method_class(name).Config
+    shared = DESCENT if issubclass(chosen, SingleLoopConfig) else {}
     return chosen(**({"batch_size": 6} | shared | SMALL.get(name, {}) | masked | settings))
 
 
@@ -59,8 +61,8 @@ def run(
 ) -> dict[str, Any]:
     """Return the method's records, its cost, and where parameters and statistics started and ended."""
     torch.set_num_threads(1)
-    ledger = Ledger()
-    engine = build_engine(tiny_classifier(), EngineConfig(device="cpu", **engine_settings), ledger)
+    tracker = CostTracker()
+    engine = build_engine(tiny_classifier(), EngineConfig(device="cpu", **engine_settings), tracker)
     start = flat(engine.space.gather(engine.space.masters()))
     settings = small_settings(name, **(method_settings or {}))
     method = build_method(Context(engine, TinyImageTask(), seed=5), settings)
@@ -76,9 +78,9 @@ def run(
         save_checkpoint(save_to, engine.space, vectors, state, engine.rank, engine.world_size)
     result = {
         "records": records,
-        "gradient_evaluations": ledger.gradient_evaluations,
-        "forward_evaluations": ledger.forward_evaluations,
-        "tokens": ledger.tokens,
+        "gradient_evaluations": tracker.gradient_evaluations,
+        "forward_evaluations": tracker.forward_evaluations,
+        "tokens": tracker.tokens,
         "start": start,
         "parameters": flat(engine.space.gather(engine.space.masters())),
         "statistics": flat(dict(engine.model.named_buffers())),

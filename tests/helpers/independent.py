@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from method_run import small_settings, tiny_task
 from ofmu.data.rows import Example
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
-from ofmu.methods import build_method
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.methods.base import Context
+from ofmu.methods.build import build_method
 from trajectory import tiny_llama
 
 
@@ -22,7 +22,7 @@ def started(name: str, **settings: Any) -> tuple[Any, nn.Module, nn.Module]:
     """Return a method on a float64 model, that model, and a copy of it at θ_0."""
     model = tiny_llama().double()
     start = copy.deepcopy(model)
-    engine = TorchEngine(model, Ledger())
+    engine = TorchEngine(model, CostTracker())
     return build_method(Context(engine, tiny_task(), seed=5), small_settings(name, **settings)), model, start
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ofmu.data.rows import Example
-from ofmu.engine import build_engine
+from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.engine.cost import Ledger
-from ofmu.losses import AnswerLoss
-from ofmu.methods import BUILT_IN, build_method, method_class
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
+from ofmu.methods import BUILT_IN
 from ofmu.methods.base import Context
-from ofmu.methods.single_loop import DescentConfig
+from ofmu.methods.build import build_method
+from ofmu.methods.registry import method_class
+from ofmu.methods.single_loop import SingleLoopConfig
+from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
-from ofmu.run_config import AdapterConfig, EngineConfig
-from trajectory import rows, tiny_llama
+from trajectory import TinyTask, rows, tiny_llama
 
 LANGUAGE = [name for name in BUILT_IN if "language" in method_class(name).tasks]
 
@@ -45,30 +45,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 CASES = [*LANGUAGE, *VARIANTS]
 
 
-@dataclass
-class TinyTask:
-    """What methods read of a task; all rows follow one rule, so that forget and retain gradients are similar."""
-
-    forget_rows: Sequence[Example]
-    retain_rows: Sequence[Example]
-    kind: str = "language"
-    pad_id: int = 0
-
-    def __post_init__(self) -> None:
-        self.loss = AnswerLoss(self.pad_id)
-        self.content_hash = "tiny"
-
-    def refusals(self) -> list[Example]:
-        return [replace(row, input_ids=(*row.input_ids[: row.answer_start], 5, 6, 7)) for row in self.forget_rows]
-
-
 def tiny_task() -> TinyTask:
     return TinyTask(rows(12, 1), rows(30, 2))
 
 
 def small_settings(name: str, **settings: Any) -> Any:
-    chosen = method_class(name).Settings
-    shared = DESCENT if issubclass(chosen, DescentConfig) else {}
+    chosen = method_class(name).Config
+    shared = DESCENT if issubclass(chosen, SingleLoopConfig) else {}
     return chosen(**({"batch_size": 6} | shared | SMALL.get(name, {}) | settings))
 
 
@@ -83,12 +66,12 @@ def run(
 ) -> dict[str, Any]:
     """Return the method's, or variant's, records, its cost and where the parameters started and ended."""
     torch.set_num_threads(1)
-    ledger = Ledger()
+    tracker = CostTracker()
     name, varied, adapter = VARIANTS.get(name, (name, {}, {}))
     settings = small_settings(name, **(varied | (method_settings or {})))
     model = tiny_llama()
     add_adapters(model, AdapterConfig(**adapter), seed=5)
-    engine = build_engine(model, EngineConfig(**engine_settings), ledger)
+    engine = build_engine(model, EngineConfig(**engine_settings), tracker)
     start = sampled(engine.space.gather(engine.space.masters()))
     method = build_method(Context(engine, tiny_task(), seed=5), settings)
     if resume_from is not None:
@@ -103,9 +86,9 @@ def run(
         save_checkpoint(save_to, engine.space, vectors, state, engine.rank, engine.world_size)
     result = {
         "records": records,
-        "gradient_evaluations": ledger.gradient_evaluations,
-        "forward_evaluations": ledger.forward_evaluations,
-        "tokens": ledger.tokens,
+        "gradient_evaluations": tracker.gradient_evaluations,
+        "forward_evaluations": tracker.forward_evaluations,
+        "tokens": tracker.tokens,
         "start": start,
         "parameters": sampled(engine.space.gather(engine.space.masters())),
         "rank": engine.rank,

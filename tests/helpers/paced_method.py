@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.ofmu.bilevel import OuterRecord
-from ofmu.methods.ofmu.config import OFMU, OfmuConfig
+from ofmu.methods.ofmu.bilevel import OFMU, OuterRecord
+from ofmu.methods.ofmu.config import OfmuConfig
 
 
 class PacedConfig(OfmuConfig):
@@ -29,7 +29,7 @@ class PacedConfig(OfmuConfig):
 class Paced(OFMU[Any]):
     """The same trajectory as OFMU's."""
 
-    Settings = PacedConfig
+    Config = PacedConfig
     title = "OFMU, paced"
     published: ClassVar[dict[str, Any]] = {"inner_lr": 0.03}
 

@@ -31,5 +31,5 @@ if __name__ == "__main__":
     if rest == ["--resume"]:
         ParetoSearch.resume(run_dir, executor=execute)
     else:
-        settings = {"search": {"num_trials": int(num_trials), "max_concurrent": 2}}
+        settings = {"search": {"num_trials": int(num_trials), "max_concurrent_trials": 2}}
         ParetoSearch(settings, run_dir=run_dir, executor=execute).run()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ofmu.run_config import ResNetConfig
+from ofmu.models.config import ResNetConfig
 from ofmu.vision.loss import ImageLoss
 from ofmu.vision.model import build_classifier, freeze_statistics
 from ofmu.vision.pixels import Normalisation

@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.evaluation.scoring.model import score_model
-from ofmu.models.language import build_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.run_config import UnlearnConfig
 
 NAMES = ["Ann Lee", "Bo", "Cy Okonkwo-Marsh of Lagos", "Di"]
 
@@ -44,6 +45,12 @@ def make_model() -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def sections(**settings: Any) -> tuple[Any, Any]:
+    """The evaluation section and the data section."""
+    config = make_config(**settings)
+    return config.evaluation, config.data
+
+
 def make_config(**evaluation: Any) -> UnlearnConfig:
     return UnlearnConfig(evaluation={"batch_size": 3, "max_new_tokens": 12, **evaluation})
 
@@ -57,7 +64,9 @@ def main(rank: int, world_size: int, store: str, output: str) -> None:
         place = {"rank": rank, "world_size": world_size, "synchronized": mode == "synchronized"}
         if place["synchronized"]:
             model.register_forward_pre_hook(lambda *_: dist.all_reduce(torch.ones(1)))
-        scores = score_model(model, tokenizer, make_data(), make_config(), name="m", **place)
+        scores = score_model(
+            model, tokenizer, make_data(), make_config().evaluation, make_config().data, name="m", **place
+        )
         dist.barrier()
         scores.save(f"{output}/{mode}{rank}.json")
     dist.destroy_process_group()

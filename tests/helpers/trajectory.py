@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ofmu.data.rows import Example
-from ofmu.engine import build_engine
+from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.engine.cost import Ledger
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
 from ofmu.losses import AnswerLoss
-from ofmu.methods.ofmu.bilevel import Bilevel
+from ofmu.methods.base import Context
+from ofmu.methods.ofmu.bilevel import OFMU
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.run_config import EngineConfig
 
 VOCABULARY = 61
 
@@ -60,6 +62,23 @@ def rows(count: int, seed: int) -> list[Example]:
     return found
 
 
+@dataclass
+class TinyTask:
+    """What methods read of a task; all rows follow one rule, so that forget and retain gradients are similar."""
+
+    forget_rows: Sequence[Example]
+    retain_rows: Sequence[Example]
+    kind: str = "language"
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        self.loss = AnswerLoss(self.pad_id)
+        self.content_hash = "tiny"
+
+    def refusals(self) -> list[Example]:
+        return [replace(row, input_ids=(*row.input_ids[: row.answer_start], 5, 6, 7)) for row in self.forget_rows]
+
+
 # A step must not amplify rounding: with similarity_weight 0.5, where ∇S rules the ascent, two ways of adding up the
 # same minibatch drift apart by a thousandth of S within ten steps; with 0.2 it is a hundredth of that. At this level
 # and sharpness the rows' gates stand half open.
@@ -71,7 +90,7 @@ METHOD: dict[str, Any] = {
     "outer_update": "adamw",
     "outer_lr": 1e-3,
     "batch_size": 6,
-    "forget_level": 5.0,
+    "forget_margin": 5.0,
     "forget_sharpness": 1.0,
     "similarity_weight": 0.2,
     "similarity_scale": "absolute",
@@ -93,11 +112,10 @@ def run(
     """Return the records of every outer step, the ledger and the final parameters' norm."""
     torch.set_num_threads(1)
     method = OfmuConfig(**(METHOD | (method_settings or {})))
-    ledger = Ledger()
+    tracker = CostTracker()
     exact = "exact" in (method.derivative, method.outer_derivative)
-    engine = build_engine(tiny_llama("eager" if exact else "sdpa"), EngineConfig(**engine_settings), ledger)
-    loss = AnswerLoss(pad_id=0)
-    bilevel = Bilevel(engine, loss, loss, rows(12, 1), rows(30, 2), method, seed=5)
+    engine = build_engine(tiny_llama("eager" if exact else "sdpa"), EngineConfig(**engine_settings), tracker)
+    bilevel = OFMU(Context(engine, TinyTask(rows(12, 1), rows(30, 2)), seed=5), method)
     if resume_from is not None:
         bilevel.restore(*load_checkpoint(resume_from, engine.space))
     records = []
@@ -110,8 +128,8 @@ def run(
         save_checkpoint(save_to, engine.space, vectors, state, engine.rank, engine.world_size)
     result = {
         "records": records,
-        "gradient_evaluations": ledger.gradient_evaluations,
-        "tokens": ledger.tokens,
+        "gradient_evaluations": tracker.gradient_evaluations,
+        "tokens": tracker.tokens,
         "parameter_norm": engine.space.norm(engine.space.masters()),
         "rank": engine.rank,
     }

@@ -7,10 +7,11 @@ import sys
 import torch
 
 import trajectory
-from ofmu.engine import TorchEngine, build_engine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.build import build_engine
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
-from ofmu.run_config import EngineConfig
 
 
 def close(found: float, wanted: float, relative: float = 1e-5) -> bool:
@@ -22,9 +23,9 @@ def main(stage: int, offload: str, micro_batch_size: int) -> None:
     # fresh memory then holds NaN, so whatever reads padding that nobody wrote is found out
     torch.use_deterministic_algorithms(True, warn_only=True)
     loss, rows, others = AnswerLoss(0), trajectory.rows(7, 1), trajectory.rows(7, 2)
-    alone = TorchEngine(trajectory.tiny_llama(), Ledger())
+    alone = TorchEngine(trajectory.tiny_llama(), CostTracker())
     settings = EngineConfig(zero_stage=stage, offload=offload, micro_batch_size=micro_batch_size)
-    engine = build_engine(trajectory.tiny_llama(), settings, Ledger())
+    engine = build_engine(trajectory.tiny_llama(), settings, CostTracker())
     space = engine.space
 
     value, gradient = engine.gradient(loss, rows)
@@ -46,10 +47,10 @@ def main(stage: int, offload: str, micro_batch_size: int) -> None:
 
     assert close(space.norm(space.masters()), alone.space.norm(alone.space.masters())), "padding must not count"
 
-    with space.restored_afterwards() as origin:
-        space.displace(origin, gradient, 1e-2)
+    with space.preserving_parameters() as origin:
+        space.set_offset(origin, gradient, 1e-2)
         moved, _ = engine.gradient(loss, rows)
-        alone.space.displace(alone.space.snapshot(), expected, 1e-2)
+        alone.space.set_offset(alone.space.snapshot(), expected, 1e-2)
         assert close(moved, alone.gradient(loss, rows)[0]), "the forward pass must see displaced masters"
         assert not close(moved, value)
     again_value, again = engine.gradient(loss, rows)

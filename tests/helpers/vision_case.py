@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
-from ofmu.methods import build_method, method_class
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.methods.base import Context
+from ofmu.methods.build import build_method
+from ofmu.methods.registry import method_class
 from tiny_images import TinyImageTask, labels_of, plain_logits, tiny_classifier
 
 ALL_ROWS = 1000
@@ -24,9 +25,9 @@ class Case:
 
     def __init__(self, name: str, task: TinyImageTask | None = None, **settings: Any) -> None:
         self.task = task or TinyImageTask(8, 10)
-        self.engine = TorchEngine(tiny_classifier(torch.float64), Ledger())
+        self.engine = TorchEngine(tiny_classifier(torch.float64), CostTracker())
         self.model = tiny_classifier(torch.float64)
-        chosen = method_class(name).Settings(**({"batch_size": ALL_ROWS} | settings))
+        chosen = method_class(name).Config(**({"batch_size": ALL_ROWS} | settings))
         self.method: Any = build_method(Context(self.engine, self.task, seed=3), chosen)
 
     def gradient(self, loss: Callable[[Any], torch.Tensor]) -> torch.Tensor:

@@ -18,8 +18,9 @@ import yaml
 from ofmu.cli.main import main
 from ofmu.errors import RunError
 from ofmu.models.language import load_model
-from ofmu.preparer import Prepared, prepare
+from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.preparation import Prepared
 from ofmu.trainer import unlearn
 
 pytestmark = pytest.mark.timeout(120)
@@ -248,7 +249,7 @@ def test_more_workers_than_the_cluster_has(two_cpus, refused, tiny, tmp_path):
 
 @pytest.mark.cluster
 def test_a_nan_loss_fails_its_trial_and_the_search_goes_on(two_cpus, ready, tiny, tmp_path, capsys):
-    searched = ["search.num_trials=4", "search.max_concurrent=1", "search.space={method.inner_lr: [1.0e+30]}"]
+    searched = ["search.num_trials=4", "search.max_concurrent_trials=1", "search.space={method.inner_lr: [1.0e+30]}"]
     assert main(["search", str(tiny), *searched, "--run-dir", str(tmp_path / "run")]) == 0
     output, errors = capsys.readouterr()
     assert "2 trials complete, 2 failed" in output
@@ -262,7 +263,7 @@ def test_a_nan_loss_fails_its_trial_and_the_search_goes_on(two_cpus, ready, tiny
 @pytest.mark.cluster
 def test_an_objective_that_the_data_cannot_give_is_refused_before_any_trial(two_cpus, ready, tiny, tmp_path, refused):
     objectives = "search.objectives={retain_rouge: max, gradient_evaluations: min}"
-    settings = [objectives, "evaluation.rouge=false", "search.num_trials=2", "search.max_concurrent=1"]
+    settings = [objectives, "evaluation.rouge=false", "search.num_trials=2", "search.max_concurrent_trials=1"]
     sentence = refused("search", tiny, *settings, "--run-dir", tmp_path / "run")
     assert "The objective 'retain_rouge' cannot be computed on this data" in sentence
     assert "evaluation.rouge is false" in sentence
@@ -279,7 +280,7 @@ def test_a_search_without_a_complete_trial_says_where_the_reasons_are(
 
     # The real executor would complete at least the untouched target.
     monkeypatch.setattr("cluster.train.trainer.run_trial", fail)
-    settings = ["search.num_trials=2", "search.max_concurrent=1"]
+    settings = ["search.num_trials=2", "search.max_concurrent_trials=1"]
     sentence = refused("search", tiny, *settings, "--run-dir", tmp_path / "run")
     assert f"{tmp_path / 'run'}/trials.csv" in sentence
     trials = pd.read_csv(tmp_path / "run" / "trials.csv")

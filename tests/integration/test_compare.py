@@ -31,7 +31,7 @@ def tiny(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_mappin
         **tiny_mapping,
         "method": {"batch_size": 4},
         "cache_dir": str(folder / "cache"),
-        "search": {"sampler": "random", "max_concurrent": 1},
+        "search": {"sampler": "random", "max_concurrent_trials": 1},
         "compare": {"space": {"method.lr": {"low": 1e-3, "high": 3e-3}, "method.steps": {"low": 2, "high": 6}}},
     }
     path = folder / "tiny.yaml"

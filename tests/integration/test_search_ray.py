@@ -189,7 +189,7 @@ def test_every_ended_trial_is_told_once_and_as_it_is_stored(mixed):
 
 
 def test_asking_by_hand_gives_the_trials_of_a_search_one_at_a_time(cluster, tmp_path):
-    settings = {"search": {"max_concurrent": 1, "num_trials": 9}, "seed": 7}
+    settings = {"search": {"max_concurrent_trials": 1, "num_trials": 9}, "seed": 7}
     searched = ParetoSearch(settings, run_dir=tmp_path / "searched", executor=execute_closed_form).run()
     with AskTell(settings, run_dir=tmp_path / "asked") as search:
         while (trial := search.ask()) is not None:

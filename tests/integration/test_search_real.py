@@ -23,7 +23,7 @@ def settings(tmp_path: Path, smallest_search: dict[str, Any]) -> dict[str, Any]:
     """The smallest search, of four trials and three objectives, with a cache of its own."""
     search = {
         "num_trials": 4,
-        "max_concurrent": 1,
+        "max_concurrent_trials": 1,
         "objectives": {"ks_statistic": "min", "model_utility": "max", "gradient_evaluations": "min"},
         "space": {**smallest_search["search"]["space"], "method.inner_lr": {"low": 0.01, "high": 0.1}},
     }

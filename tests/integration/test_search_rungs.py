@@ -13,9 +13,9 @@ import ray
 
 from cluster.config import ClusterConfig
 from cluster.train.trainer import run_trial
-from ofmu.early_stopping import read_account
 from ofmu.errors import PrunedError
 from ofmu.preparer import prepare
+from ofmu.run_files import RunFiles
 from tune import ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchListener
 from tune.early_stopping.rungs import RungScheduler, RungSettings
@@ -28,8 +28,8 @@ RUNGS = {"enabled": True, "rung_size": 2, "grace_rounds": 1, "first_rung": 0.25,
 SEARCH = {
     "num_trials": 9,
     "sampler": "random",
-    "max_concurrent": 2,
-    "rungs": RUNGS,
+    "max_concurrent_trials": 2,
+    "early_stopping": RUNGS,
     "space": {"method.inner_lr": {"low": 1e-3, "high": 0.1, "log": True}, "method.outer_steps": 4},
 }
 
@@ -140,8 +140,8 @@ def test_a_group_of_workers_asks_once_and_ends_as_one(found, tiny_config, tmp_pa
         judge = Judging(settings, tuple(ways), RemoteBook(office)).of(number)
         with pytest.raises(PrunedError) as caught:
             run_trial(tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, judge=judge)
-        accounts.append(caught.value.account)
-        assert read_account(tmp_path / str(number)) == accounts[-1]
+        accounts.append(caught.value.record)
+        assert RunFiles(tmp_path / str(number)) == accounts[-1]
     ray.kill(office)
     alone, group = accounts
     assert alone["round"] == group["round"] == 1

@@ -75,7 +75,7 @@ def test_a_search_in_a_bucket_is_killed_and_ends_on_another_machine(
 ):
     uri = f"s3://{KEYS['AWS_ACCESS_KEY_ID']}:{KEYS['AWS_SECRET_ACCESS_KEY']}@bucket/killed/run?{options}"
     bucket = Bucket(uri)
-    search = smallest_search["search"] | {"num_trials": 4, "max_concurrent": 1}
+    search = smallest_search["search"] | {"num_trials": 4, "max_concurrent_trials": 1}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(smallest_search | {"search": search}))
     first = ofmu(tmp_path / "one", ray_folder, "search", str(config), "--run-dir", uri)
@@ -116,7 +116,7 @@ def test_a_trial_that_lost_its_process_and_its_directory_goes_on_from_the_bucket
     ray_folder: Path, tmp_path: Path, options: str, smallest_search: dict[str, Any]
 ):
     uri = f"s3://bucket/trial/run?{options}"
-    search = {"num_trials": 2, "max_concurrent": 1, "space": {"method.inner_lr": {"low": 0.01, "high": 0.1}}}
+    search = {"num_trials": 2, "max_concurrent_trials": 1, "space": {"method.inner_lr": {"low": 0.01, "high": 0.1}}}
     config = tmp_path / "config.json"
     config.write_text(json.dumps(smallest_search | {"search": search}))
     environment = {**os.environ, "OFMU_CACHE": str(tmp_path / "cache"), "RAY_TMPDIR": str(ray_folder)}

@@ -40,7 +40,7 @@ def test_workers_import_the_users_module(ray_folder, tmp_path, smallest_search, 
     mapping = own_search(smallest_search) | {"cluster": {"num_workers": workers}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(mapping))
     done = subprocess.run(
-        [OFMU, "search", "own.yaml", "--run-dir", "run", "search.max_concurrent=1"],
+        [OFMU, "search", "own.yaml", "--run-dir", "run", "search.max_concurrent_trials=1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ofmu.checkpointing import LocalReporter
-from ofmu.engine import Engine, build_engine
+from ofmu.checkpointing import LocalCheckpointer
+from ofmu.engine.base import Engine
+from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.engine.cost import Ledger
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
 from ofmu.errors import RunError
-from ofmu.run_config import EngineConfig
 from trajectory import tiny_llama
 
 TENSORS, DESCRIPTION = "rank_00000.safetensors", "rank_00000.json"
@@ -22,19 +23,19 @@ TENSORS, DESCRIPTION = "rank_00000.safetensors", "rank_00000.json"
 
 @pytest.fixture
 def engine() -> Engine:
-    return build_engine(tiny_llama(), EngineConfig(backend="torch", device="cpu"), Ledger())
+    return build_engine(tiny_llama(), EngineConfig(backend="torch", device="cpu"), CostTracker())
 
 
-def keep(engine: Engine, directory: Path, steps: int) -> LocalReporter:
+def keep(engine: Engine, directory: Path, steps: int) -> LocalCheckpointer:
     """Let a reporter keep a checkpoint per step, whose parameters and state are known by the step."""
-    reporter = LocalReporter(directory, rank=0)
+    reporter = LocalCheckpointer(directory, rank=0)
     for step in range(1, steps + 1):
         vectors = {"theta": tuple(torch.full_like(part, float(step)) for part in engine.space.masters())}
 
         def write(path: Path, step: int = step, vectors: dict = vectors) -> None:
             save_checkpoint(path, engine.space, vectors, {"loop": {"outer_step": step}}, 0, 1)
 
-        reporter.outer_step({"outer_step": step}, write)
+        reporter.on_round_end({"outer_step": step}, write)
     return reporter
 
 
@@ -72,12 +73,12 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(
 ) -> None:
     reporter = keep(engine, tmp_path, 3)
     newest = tmp_path / "step_000003"
-    assert reporter.latest() == newest
+    assert reporter.latest_checkpoint() == newest
     file, harm = DAMAGES[damage]
     harm(newest / file)
     with pytest.raises(RunError, match="earlier"):
         load_checkpoint(newest, engine.space)
-    previous = reporter.latest()
+    previous = reporter.latest_checkpoint()
     assert previous == tmp_path / "step_000002"
     state, vectors = load_checkpoint(previous, engine.space)
     assert state == {"loop": {"outer_step": 2}}
@@ -89,11 +90,11 @@ def test_nothing_is_taken_where_both_are_damaged(engine: Engine, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
     for step in ("step_000002", "step_000003"):
         truncate(tmp_path / step / TENSORS)
-    assert reporter.latest() is None
+    assert reporter.latest_checkpoint() is None
 
 
 def test_a_checkpoint_that_a_kill_cut_off_is_no_checkpoint(engine: Engine, tmp_path: Path) -> None:
     reporter = keep(engine, tmp_path, 2)
     (tmp_path / "step_000002").rename(tmp_path / ".step_000003")
-    assert reporter.latest() == tmp_path / "step_000001"
+    assert reporter.latest_checkpoint() == tmp_path / "step_000001"
     assert json.loads((tmp_path / "step_000001" / DESCRIPTION).read_text())["state"]["loop"]["outer_step"] == 1

@@ -11,26 +11,27 @@ import numpy as np
 import pytest
 
 from ofmu import UnlearnConfig, unlearn
-from ofmu.config.files import apply_overrides, validate
-from ofmu.data import load_data
+from ofmu.config.files import validate
+from ofmu.data.load import load_data
 from ofmu.data.rows import RowSet
-from ofmu.early_stopping import Standing, read_account
-from ofmu.engine import build_engine
-from ofmu.engine.cost import Ledger
-from ofmu.errors import PrunedError
-from ofmu.evaluation import Scores
-from ofmu.evaluation.scores import row_hash
+from ofmu.early_stopping import RoundState
+from ofmu.engine.build import build_engine
+from ofmu.engine.cost import CostTracker
+from ofmu.errors import PrunedError, PruningRecord
+from ofmu.evaluation.scores import Scores, hash_sample, row_hash
 from ofmu.evaluation.scoring.partial import reduced_data
-from ofmu.evaluation.subset import chosen_places
-from ofmu.preparer import Prepared, prepare
+from ofmu.preparer import prepare
+from ofmu.run_config import override
+from ofmu.run_files import RunFiles
 from ofmu.tasks.language.task import LanguageTask
+from ofmu.tasks.preparation import Prepared
 
 COSTS = ("seconds", "peak_memory_bytes")
 
 
 @pytest.fixture(scope="module")
 def config(tiny_mapping: dict[str, Any]) -> UnlearnConfig:
-    return validate(UnlearnConfig, apply_overrides(tiny_mapping, ["engine.backend=torch"]))
+    return validate(UnlearnConfig, override(tiny_mapping, ["engine.backend=torch"]))
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +42,27 @@ def prepared(config: UnlearnConfig) -> Prepared:
 def test_a_judge_that_looks_and_never_stops_changes_nothing(config, prepared, tmp_path):
     seen: list[tuple[int, int, float | None]] = []
 
-    def look(standing: Standing) -> None:
+    def look(standing: RoundState) -> None:
         assert isinstance(standing.task, LanguageTask)
-        found = standing.task.sketch(2).metrics(standing.engine, standing.reference_scores).values
+        found = standing.task.partial_evaluation(2).metrics(standing.engine, standing.reference_scores).values
         seen.append((standing.round, standing.total, found["model_utility"]))
 
     alone = unlearn(config, tmp_path / "alone", prepared=prepared).metrics
-    watched = unlearn(config, tmp_path / "watched", prepared=prepared, judge=look).metrics
+    watched = unlearn(config, tmp_path / "watched", prepared=prepared, round_callback=look).metrics
     assert [(round, total) for round, total, _ in seen] == [(1, 3), (2, 3)]
     assert all(utility is not None for _, _, utility in seen)
     assert {k: v for k, v in alone.items() if k not in COSTS} == {k: v for k, v in watched.items() if k not in COSTS}
 
 
 def test_a_stopped_run_leaves_an_account_and_no_result(config, prepared, tmp_path):
-    def stop(standing: Standing) -> None:
+    def stop(standing: RoundState) -> None:
         if standing.round == 2:
-            raise PrunedError({"round": 2, "total": standing.total, "objectives": {"model_utility": 0.25}})
+            raise PrunedError(PruningRecord(round=2, total=standing.total, objectives={"model_utility": 0.25}))
 
     with pytest.raises(PrunedError) as caught:
-        unlearn(config, tmp_path, prepared=prepared, judge=stop)
-    account = read_account(tmp_path)
-    assert account == caught.value.account
+        unlearn(config, tmp_path, prepared=prepared, round_callback=stop)
+    account = RunFiles(tmp_path)
+    assert account == caught.value.record
     assert (account["round"], account["total"], account["objectives"]) == (2, 3, {"model_utility": 0.25})
     assert account["metrics"]["gradient_evaluations"] == 2 * (2 * 6 + 18)
     assert account["metrics"]["outer_steps_taken"] == 2
@@ -71,25 +72,25 @@ def test_a_stopped_run_leaves_an_account_and_no_result(config, prepared, tmp_pat
     # what the stopped round would have been restored from
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_000001"]
 
-    def never(standing: Standing) -> None:
+    def never(standing: RoundState) -> None:
         pytest.fail("a run that was stopped went on")
 
     with pytest.raises(PrunedError) as again:
-        unlearn(config, tmp_path, prepared=prepared, judge=never)
-    assert again.value.account == account
+        unlearn(config, tmp_path, prepared=prepared, round_callback=never)
+    assert again.value.record == account
 
 
 def test_a_run_that_crashed_while_it_was_judged_is_judged_there_again(config, prepared, tmp_path):
     rounds: list[int] = []
 
-    def crash_once(standing: Standing) -> None:
+    def crash_once(standing: RoundState) -> None:
         rounds.append(standing.round)
         if rounds == [1, 2]:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        unlearn(config, tmp_path, prepared=prepared, judge=crash_once)
-    result = unlearn(config, tmp_path, prepared=prepared, judge=crash_once)
+        unlearn(config, tmp_path, prepared=prepared, round_callback=crash_once)
+    result = unlearn(config, tmp_path, prepared=prepared, round_callback=crash_once)
     assert rounds == [1, 2, 2]
     assert result.metrics["outer_steps_taken"] == 3
 
@@ -98,19 +99,19 @@ def test_the_seconds_of_judging_count_as_evaluation(config, prepared, tmp_path, 
     clock = [0.0]
     monkeypatch.setattr("ofmu.engine.cost.time.perf_counter", lambda: clock[0])
 
-    def slow(standing: Standing) -> None:
+    def slow(standing: RoundState) -> None:
         clock[0] += 100
 
-    unlearn(config, tmp_path, prepared=prepared, judge=slow)
+    unlearn(config, tmp_path, prepared=prepared, round_callback=slow)
     seconds = json.loads((tmp_path / "metrics.json").read_text())["cost"]["seconds"]
     assert seconds == {"start_up": 0, "inner": 0, "outer": 0, "evaluation": 200}
 
 
 def test_a_sketch_of_all_rows_is_the_evaluation_without_its_text(config, prepared):
     task = LanguageTask(config, prepared.target)
-    engine = build_engine(task.load_model(exact=False), config.engine, Ledger())
+    engine = build_engine(task.load_model(double_backward=False), config.engine, CostTracker())
     engine.model.train()
-    sketched = task.sketch(10_000).metrics(engine, prepared.reference_scores)
+    sketched = task.partial_evaluation(10_000).metrics(engine, prepared.reference_scores)
     assert engine.model.training
     whole = task.metrics(task.score(engine), prepared.reference_scores)
     for name in ("ks_statistic", "forget_probability", "extraction_strength", "retain_probability"):
@@ -125,10 +126,10 @@ def test_a_sketch_of_all_rows_is_the_evaluation_without_its_text(config, prepare
 def test_a_sketch_takes_the_metrics_of_its_own_rows(config, prepared):
     data = load_data(config.data, config.seed)
     forget = data.evaluation["forget"].rows
-    places = chosen_places(forget, 3)
+    places = hash_sample(forget, 3)
     task = LanguageTask(config, prepared.target)
-    engine = build_engine(task.load_model(exact=False), config.engine, Ledger())
-    found = task.sketch(3).metrics(engine, prepared.reference_scores).values
+    engine = build_engine(task.load_model(double_backward=False), config.engine, CostTracker())
+    found = task.partial_evaluation(3).metrics(engine, prepared.reference_scores).values
     rows = [Scores.load(prepared.target_scores).sets["forget"][place] for place in places]
     expected = np.mean([np.exp(-row.answer.nll / row.answer.tokens) for row in rows])
     assert found["forget_probability"] == pytest.approx(expected, rel=1e-4)
@@ -138,25 +139,25 @@ def test_a_sketch_takes_the_metrics_of_its_own_rows(config, prepared):
 def test_the_same_rows_are_chosen_whatever_their_order(config):
     data = load_data(config.data, config.seed)
     rows = list(data.evaluation["retain"].rows)
-    chosen = {row_hash(rows[place]) for place in chosen_places(rows, 4)}
+    chosen = {row_hash(rows[place]) for place in hash_sample(rows, 4)}
     assert chosen == set(sorted(map(row_hash, rows))[:4])
     random.Random(0).shuffle(rows)
     turned = replace(data, evaluation={"retain": RowSet("retain", tuple(rows))})
     assert {row_hash(row) for row in reduced_data(turned, 4).evaluation["retain"].rows} == chosen
-    assert len(chosen_places(rows, 10_000)) == len(rows)
+    assert len(hash_sample(rows, 10_000)) == len(rows)
 
 
 def test_every_method_of_rounds_knows_how_many(config, prepared, tmp_path):
     for steps, rounds in ((5, 1), (6, 2), (10, 2)):
         overrides = ["method.name=npo", f"method.steps={steps}", "engine.backend=torch"]
         mapping = {**config.model_dump(mode="json"), "method": {}}
-        run = validate(UnlearnConfig, apply_overrides(mapping, overrides))
+        run = validate(UnlearnConfig, override(mapping, overrides))
         heard: list[tuple[int, int]] = []
 
-        def look(standing: Standing, heard: list[tuple[int, int]] = heard) -> None:
+        def look(standing: RoundState, heard: list[tuple[int, int]] = heard) -> None:
             heard.append((standing.round, standing.total))
 
-        unlearn(run, tmp_path / str(steps), prepared=prepared, judge=look)
+        unlearn(run, tmp_path / str(steps), prepared=prepared, round_callback=look)
         taken = len((tmp_path / str(steps) / "history.jsonl").read_text().splitlines())
         assert taken == rounds
         assert heard == [(round, rounds) for round in range(1, rounds)]

@@ -5,8 +5,8 @@ import torch
 
 import trajectory
 from ofmu.data.rows import Example
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss, collate
 
 
@@ -21,21 +21,21 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
             for position in range(row.answer_start, len(row.input_ids)):
                 total -= float(logp[position - 1, row.input_ids[position]])
                 count += 1
-    value, _ = TorchEngine(model, Ledger()).gradient(AnswerLoss(0), rows)
+    value, _ = TorchEngine(model, CostTracker()).gradient(AnswerLoss(0), rows)
     assert value == pytest.approx(total / count, rel=1e-5)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 7])
 def test_micro_batches_change_nothing(micro_batch_size: int) -> None:
     rows = trajectory.rows(7, 3)
-    whole = TorchEngine(trajectory.tiny_llama(), Ledger())
-    cut = TorchEngine(trajectory.tiny_llama(), Ledger(), micro_batch_size)
+    whole = TorchEngine(trajectory.tiny_llama(), CostTracker())
+    cut = TorchEngine(trajectory.tiny_llama(), CostTracker(), micro_batch_size)
     value, gradient = whole.gradient(AnswerLoss(0), rows)
     other_value, other = cut.gradient(AnswerLoss(0), rows)
     assert other_value == pytest.approx(value, rel=1e-6)
     assert float((other[0] - gradient[0]).norm() / gradient[0].norm()) < 1e-5
-    assert whole.ledger.gradient_evaluations == cut.ledger.gradient_evaluations == 1
-    assert whole.ledger.tokens == cut.ledger.tokens == sum(len(row.input_ids) for row in rows)
+    assert whole.cost_tracker.gradient_evaluations == cut.cost_tracker.gradient_evaluations == 1
+    assert whole.cost_tracker.tokens == cut.cost_tracker.tokens == sum(len(row.input_ids) for row in rows)
 
 
 def test_collate_masks_prompt_and_padding() -> None:

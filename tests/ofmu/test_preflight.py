@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ofmu.errors import DataError, ModelError
-from ofmu.preflight import look_ahead
+from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
 
 ROW = {"question": "Who?", "answer": "She."}
@@ -24,21 +24,21 @@ def config(folder: Path, forget: dict[str, str], retain: dict[str, str], **secti
 
 
 def test_sound_files_and_hub_names_are_let_through(tmp_path: Path) -> None:
-    look_ahead(config(tmp_path, ROW, OTHER, model={"path": "org/name"}))
+    check_inputs(config(tmp_path, ROW, OTHER, model={"path": "org/name"}))
     (tmp_path / "scores.json").write_text("{}")
     for reference in (tmp_path, tmp_path / "scores.json"):
-        look_ahead(config(tmp_path, ROW, OTHER, reference={"source": "model", "path": str(reference)}))
-    look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu"}}))
-    look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": "org/name"}}))
+        check_inputs(config(tmp_path, ROW, OTHER, reference={"source": "model", "path": str(reference)}))
+    check_inputs(UnlearnConfig.model_validate({"data": {"source": "tofu"}}))
+    check_inputs(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": "org/name"}}))
 
 
 def test_rows_are_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'answer'"):
-        look_ahead(config(tmp_path, {"question": "Who?"}, OTHER))
+        check_inputs(config(tmp_path, {"question": "Who?"}, OTHER))
     with pytest.raises(DataError, match="also stands in the retain set"):
-        look_ahead(config(tmp_path, ROW, ROW))
+        check_inputs(config(tmp_path, ROW, ROW))
     with pytest.raises(DataError, match="There is no TOFU directory"):
-        look_ahead(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": str(tmp_path / "gone")}}))
+        check_inputs(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": str(tmp_path / "gone")}}))
 
 
 @pytest.mark.parametrize("section", ["model", "base", "reference"])
@@ -50,7 +50,7 @@ def test_a_directory_without_a_model_is_told_wherever_it_is_named(tmp_path: Path
         "reference": {"reference": {"source": "model", "path": gone}},
     }[section]
     with pytest.raises(ModelError, match=f"There is no model directory {gone}"):
-        look_ahead(config(tmp_path, ROW, OTHER, **sections))
+        check_inputs(config(tmp_path, ROW, OTHER, **sections))
 
 
 @pytest.mark.parametrize("command", [["search"], ["compare", "--methods", "npo,graddiff", "--benchmark"]])

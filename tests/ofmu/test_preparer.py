@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from ofmu.data import load_data
 from ofmu.data.encoding import load_tokenizer
+from ofmu.data.load import load_data
 from ofmu.errors import ConfigError, DataError, ModelError
-from ofmu.evaluation import Scores, metrics_of, score_model
+from ofmu.evaluation.metrics.summary import metrics_of
+from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scoring.model import score_model
 from ofmu.models.language import load_model
-from ofmu.preparer import Prepared, prepare
+from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.preparation import Prepared
 
 SETTINGS: dict[str, Any] = {
     "model": {
@@ -54,7 +57,7 @@ def prepared(cache: Path) -> Prepared:
 
 def test_the_second_call_makes_nothing(cache: Path, prepared: Prepared) -> None:
     events: list[Any] = []
-    again = prepare(_config(cache), listener=events.append)
+    again = prepare(_config(cache), callback=events.append)
     assert set(prepared.made) == {"base", "target", "target_scores", "retrain", "reference_scores"}
     assert not any(again.made.values())
     assert again.keys == prepared.keys
@@ -68,7 +71,7 @@ def test_the_scores_are_those_of_the_saved_models(cache: Path, prepared: Prepare
     assert prepared.reference_scores is not None
     assert prepared.retrain is not None
     for place, scores in ((prepared.target, prepared.target_scores), (prepared.retrain, prepared.reference_scores)):
-        expected = score_model(load_model(place), load_tokenizer(str(place)), data, config)
+        expected = score_model(load_model(place), load_tokenizer(str(place)), data, config.evaluation, config.data)
         assert Scores.load(scores).sets == expected.sets
 
 
@@ -114,7 +117,7 @@ def stop_in_the_first_epoch(event):
         print("training", flush=True)
         signal.pause()
 
-prepare(UnlearnConfig.model_validate_json(sys.argv[1]), listener=stop_in_the_first_epoch)
+prepare(UnlearnConfig.model_validate_json(sys.argv[1]), callback=stop_in_the_first_epoch)
 """
 
 

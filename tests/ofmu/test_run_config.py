@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from ofmu.compatibility import ineffective_settings
-from ofmu.config.files import apply_overrides, validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from ofmu.run_config import UnlearnConfig
+from ofmu.run_config import UnlearnConfig, override
 
 
 def config(*overrides: str) -> UnlearnConfig:
-    return validate(UnlearnConfig, apply_overrides({}, overrides))
+    return validate(UnlearnConfig, override({}, overrides))
 
 
 REFUSED = [
@@ -62,11 +61,11 @@ IDLE = [
 
 @pytest.mark.parametrize(("overrides", "sentence"), IDLE)
 def test_what_has_no_effect_is_named(overrides: list[str], sentence: str) -> None:
-    assert any(sentence in note for note in ineffective_settings(config(*overrides)))
+    assert any(sentence in note for note in config(*overrides).ineffective())
 
 
 def test_the_defaults_are_all_effective() -> None:
-    assert ineffective_settings(config()) == []
+    assert config().ineffective() == []
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_the_defaults_are_all_effective() -> None:
     [("seed=3", 3), ("seed=1e2", 100.0), ("data.path=null", None), ("data.path=a=b", "a=b")],
 )
 def test_overrides_are_read_as_yaml(entry: str, expected: Any) -> None:
-    value: Any = apply_overrides({}, [entry])
+    value: Any = override({}, [entry])
     for key in entry.partition("=")[0].split("."):
         value = value[key]
     assert value == expected
@@ -83,4 +82,4 @@ def test_overrides_are_read_as_yaml(entry: str, expected: Any) -> None:
 @pytest.mark.parametrize("entry", ["seed", "=3", "seed.x=1"])
 def test_malformed_overrides_are_refused(entry: str) -> None:
     with pytest.raises(ConfigError):
-        apply_overrides({"seed": 1}, [entry])
+        override({"seed": 1}, [entry])

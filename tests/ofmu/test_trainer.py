@@ -14,9 +14,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu import UnlearnConfig, evaluate, unlearn
-from ofmu.config.files import apply_overrides, validate
+from ofmu.config.files import validate
 from ofmu.errors import NonFiniteLossError, RunError
-from ofmu.preparer import Prepared, prepare
+from ofmu.preparer import prepare
+from ofmu.run_config import override
+from ofmu.tasks.preparation import Prepared
 
 COSTS = ("seconds", "peak_memory_bytes")
 
@@ -27,7 +29,7 @@ def prepared(tiny_config: UnlearnConfig) -> Prepared:
 
 
 def changed(mapping: dict[str, Any], *overrides: str) -> UnlearnConfig:
-    return validate(UnlearnConfig, apply_overrides(mapping, overrides))
+    return validate(UnlearnConfig, override(mapping, overrides))
 
 
 def scores_of(metrics: dict[str, float | None]) -> dict[str, float]:
@@ -39,7 +41,7 @@ def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
     tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path
 ) -> None:
     heard: list[dict[str, Any]] = []
-    result = unlearn(tiny_config, tmp_path, prepared=prepared, listener=heard.append)
+    result = unlearn(tiny_config, tmp_path, prepared=prepared, callback=heard.append)
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert [record["outer_step"] for record in heard] == [1, 2, 3]
     assert report["cost"]["gradient_evaluations"] == 3 * (2 * 6 + 18)
@@ -140,13 +142,13 @@ def test_a_killed_run_continues_and_ends_the_same(
         "def listen(record):\n"
         "    if record['outer_step'] == 3:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "unlearn(UnlearnConfig.model_validate(json.loads(sys.argv[1])), sys.argv[2], listener=listen)\n"
+        "unlearn(UnlearnConfig.model_validate(json.loads(sys.argv[1])), sys.argv[2], callback=listen)\n"
     )
     run_dir = tmp_path / "cut"
     killed = subprocess.run([sys.executable, str(script), config.model_dump_json(), str(run_dir)], check=False)
     assert killed.returncode == -9
     heard: list[int] = []
-    result = unlearn(config, run_dir, prepared=prepared, listener=lambda record: heard.append(record["outer_step"]))
+    result = unlearn(config, run_dir, prepared=prepared, callback=lambda record: heard.append(record["outer_step"]))
     assert heard == [4, 5]
     assert scores_of(result.metrics) == pytest.approx(scores_of(expected), rel=1e-6, nan_ok=True)
     assert not (run_dir / "checkpoints").exists()
@@ -163,13 +165,13 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepa
             raise StopError
 
     with pytest.raises(StopError):
-        unlearn(config, tmp_path, prepared=prepared, listener=stop)
+        unlearn(config, tmp_path, prepared=prepared, callback=stop)
     newest = sorted((tmp_path / "checkpoints").glob("step_*"))[-1] / "rank_00000.safetensors"
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
     heard: list[int] = []
-    unlearn(config, tmp_path, prepared=prepared, listener=lambda record: heard.append(record["outer_step"]))
+    unlearn(config, tmp_path, prepared=prepared, callback=lambda record: heard.append(record["outer_step"]))
     assert heard == [3, 4]
 
 
@@ -177,7 +179,7 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
     first = unlearn(changed(tiny_mapping), tmp_path, prepared=prepared)
-    again = unlearn(changed(tiny_mapping), tmp_path, prepared=prepared, listener=lambda _: pytest.fail("ran again"))
+    again = unlearn(changed(tiny_mapping), tmp_path, prepared=prepared, callback=lambda _: pytest.fail("ran again"))
     assert again.metrics == first.metrics
     with pytest.raises(RunError, match="under another config"):
         unlearn(changed(tiny_mapping, "method.inner_steps=1"), tmp_path, prepared=prepared)

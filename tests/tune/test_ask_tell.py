@@ -13,7 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from ofmu.errors import ConfigError, PrunedError, RunError, StorageError
+from ofmu.errors import ConfigError, PruningRecord, RunError, StorageError
 from tune import AskTell, SearchResult
 from tune.ask_tell import AskedTrial
 from tune.rundir.search_dir import RunDirectory
@@ -78,7 +78,7 @@ def test_every_end_is_told_and_kept_apart(tmp_path):
     assert (missing.state, missing.reason) == ("failed", "the run reported no model_utility")
     assert (nan.state, nan.reason) == ("failed", "ks_statistic is nan, not a finite number")
     assert (failed.state, failed.reason) == ("failed", "the cluster is on fire")
-    assert (pruned.state, pruned.reason) == ("pruned", str(PrunedError({"round": 2, "total": 8})))
+    assert (pruned.state, pruned.reason) == ("pruned", PruningRecord(round=2, total=8).sentence)
     assert states(search.run_dir) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "PRUNED", *["RUNNING"] * 3]
     assert result.front["trial"].tolist() == [0]
     stored = json.loads((asked[0].directory / "metrics.json").read_text())["metrics"]
@@ -168,6 +168,6 @@ def test_a_disk_that_refuses_is_said_and_loses_no_trial(tmp_path):
 
 
 def test_early_stopping_is_the_callers(tmp_path):
-    with pytest.raises(ConfigError, match=r"search.rungs.enabled to false.*prune"):
-        AskTell({"search": {"rungs": {"enabled": True}}}, run_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"search.early_stopping.enabled to false.*prune"):
+        AskTell({"search": {"early_stopping": {"enabled": True}}}, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

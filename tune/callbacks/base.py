@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray import tune as ray_tune
 
 from ofmu.io.files import write_text
+from ofmu.tasks.events import PreparationEvent
 
 if TYPE_CHECKING:
     from ofmu.errors import StorageError
@@ -51,18 +52,24 @@ class Progress:
         return self.complete + self.failed + self.pruned
 
 
+@dataclass(frozen=True, kw_only=True)
+class WarmStartLoaded:
+    """The search starts from earlier searches."""
+
+    prior: int
+    """Trials of earlier searches that inform the sampler."""
+    initial: int
+    """Settings that run first."""
+
+
 class SearchListener:
     """Base of whoever follows a search. Every hook is optional and runs in the search's own process.
 
     What a hook raises is a warning and ends nothing; see :class:`tune.callbacks.callback_list.Audience`.
     """
 
-    def on_prepare(self, event: Mapping[str, Any]) -> None:
-        """One of :func:`ofmu.preparer.prepare`'s events; first of all ``{"event": "start"}``.
-
-        After them ``{"event": "warm start", "known", "first"}``, where the search is given earlier ones: how many
-        trials of theirs are known, and how many settings will be run first.
-        """
+    def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
+        """Called with the events of the preparation, and after them with the warm start if there is one."""
 
     def on_start(self, progress: Progress) -> None:
         """The first trials are about to start."""
@@ -137,7 +144,7 @@ def crash_reason(account: str) -> str:
     last = account.rpartition("Failure #")[2]
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     if "OutOfMemoryError" in last or "running low on memory" in last:
-        return "out of memory: Ray killed the trial's process; lower method.batch_size or search.max_concurrent"
+        return "out of memory: Ray killed the trial's process; lower method.batch_size or search.max_concurrent_trials"
     if "in its creation task" in last:
         return f"the trial's process could not start: {lines[-1]}"
     if "actor died" in last or "actor is dead" in last or "unavailable" in last:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
-from tune.callbacks.base import Progress, SearchListener
+from ofmu.tasks.events import PreparationEvent
+from tune.callbacks.base import Progress, SearchListener, WarmStartLoaded
 from tune.study.finished_trial import EndedTrial
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Audience(SearchListener):
         """Let one more listen, after the others."""
         self._listeners.append(listener)
 
-    def on_prepare(self, event: Mapping[str, Any]) -> None:
+    def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
         """Pass it on."""
         self._each(lambda listener: listener.on_prepare(event))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.callbacks.base import Progress, SearchListener
+from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
+from tune.callbacks.base import Progress, SearchListener, WarmStartLoaded
 from tune.results.report import format_front
 from tune.results.result import SearchResult
 
@@ -36,15 +35,15 @@ class SearchView(SearchListener):
     ) -> None:
         """Nothing to put back."""
 
-    def on_prepare(self, event: Mapping[str, Any]) -> None:
+    def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
         """Say what is prepared before the first trial."""
-        if event["event"] == "start":
+        if isinstance(event, PreparationStarted):
             self.say("Preparing the target model and its reference")
-        elif event["event"] == "part":
-            how = "made" if event["made"] else "found in the cache"
-            self.say(f"  {event['part']}: {how} in {event['seconds']:.1f} s")
-        elif event["event"] == "warm start":
-            self.say(f"Warm start: {event['known']} known trials, {event['first']} settings to be run first")
+        elif isinstance(event, PartReady):
+            how = "made" if event.made else "found in the cache"
+            self.say(f"  {event.part}: {how} in {event.seconds:.1f} s")
+        elif isinstance(event, WarmStartLoaded):
+            self.say(f"Warm start: {event.prior} prior trials, {event.initial} settings to run first")
 
     def on_start(self, progress: Progress) -> None:
         """Say where the search writes."""
@@ -155,7 +154,7 @@ def describe(progress: Progress, waited: float = 0.0) -> str:
 
 def _and_pruned(result: SearchResult, pruned: int) -> str:
     """Return how many trials were stopped early, for a search that may stop any."""
-    return f", {pruned} pruned" if pruned or result.config.search.rungs.enabled else ""
+    return f", {pruned} pruned" if pruned or result.config.search.early_stopping.enabled else ""
 
 
 def _front(result: SearchResult) -> Table:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import SearchListener
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 class CompareListener:
     """Base of whoever follows a comparison. Every hook is optional and runs in the comparison's own process."""
 
-    def on_prepare(self, event: Mapping[str, Any]) -> None:
-        """One of :func:`ofmu.preparer.prepare`'s events; first of all ``{"event": "start"}``."""
+    def on_prepare(self, event: PreparationEvent) -> None:
+        """Called with the events of the preparation."""
 
     def on_start(self, run_dir: Path, methods: tuple[str, ...]) -> None:
         """The first search is about to start."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from cluster.session import ray_session
 from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
-from ofmu.methods import method_class
-from ofmu.preflight import look_ahead
+from ofmu.methods.registry import method_class
+from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import SearchListener
 from tune.compare.analysis import MethodRuns, Setting, summarise
 from tune.compare.callback import CompareListener
@@ -33,7 +34,7 @@ from tune.study.baselines import TARGET
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from ofmu.preparer import Prepared
+    from ofmu.tasks.preparation import Prepared
     from tune.results.result import SearchResult
 
 
@@ -140,7 +141,7 @@ class _Session:
 
     def _carry_out(self) -> ComparisonResult:
         if self._executor is None:
-            look_ahead(self._shared.unlearn)
+            check_inputs(self._shared.unlearn)
         with ExitStack() as stack:
             is_new = not self._home.config_file.is_file()
             if not is_new:
@@ -171,12 +172,12 @@ class _Session:
         """Make target and reference once; the searches then find them in the cache."""
         if self._executor is not None:
             return None
-        from ofmu.io.library_logging import quiet_libraries
+        from ofmu.io.library_logging import silence_libraries
         from ofmu.preparer import prepare
 
-        quiet_libraries()
-        self._listener.on_prepare({"event": "start"})
-        return prepare(self._shared.unlearn, listener=self._listener.on_prepare)
+        silence_libraries()
+        self._listener.on_prepare(PreparationStarted())
+        return prepare(self._shared.unlearn, callback=self._listener.on_prepare)
 
     def _search_all(self) -> dict[str, SearchResult]:
         names = tuple(self._configs)

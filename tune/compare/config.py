@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ofmu.run_config import PositiveInt, Section
+from ofmu.config.base import PositiveInt, Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

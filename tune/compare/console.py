@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import Progress, SearchListener
 from tune.callbacks.console import SearchView, make_view
 from tune.compare.callback import CompareListener
@@ -28,7 +28,7 @@ class CompareView(CompareListener):
         self._plain = SearchView(self.console)
         self._told: tuple[str, int] = ("", 0)
 
-    def on_prepare(self, event: Mapping[str, Any]) -> None:
+    def on_prepare(self, event: PreparationEvent) -> None:
         """Say what is prepared before the first search."""
         self._plain.on_prepare(event)
 

@@ -25,7 +25,7 @@ class CompareDirectory(OwnedDirectory):
         "compare.seeds",
         "compare.methods",
         "compare.spaces.",
-        "search.max_concurrent",
+        "search.max_concurrent_trials",
         "search.keep_models",
         "cluster.",
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.methods import BUILT_IN, method_class
-from ofmu.run_config import MethodConfig
+from ofmu.methods import BUILT_IN
+from ofmu.methods.config import MethodConfig
+from ofmu.methods.registry import method_class
 from tune.config import Parameter, SearchConfig, default_space, flatten_space
 
 TRIALS_PER_TRIAL = 10
@@ -63,7 +64,7 @@ def with_budget(config: SearchConfig, evaluations: int) -> SearchConfig:
 
 
 def _settings(name: str, module: str | None) -> list[str]:
-    return [f"method.{key}" for key in method_class(name, None if name in BUILT_IN else module).Settings.model_fields]
+    return [f"method.{key}" for key in method_class(name, None if name in BUILT_IN else module).Config.model_fields]
 
 
 def _refuse_unusable(name: str, module: str | None, shared: SearchConfig) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from ofmu.config.base import Section
 from ofmu.errors import RunError
 from ofmu.io.files import write_text
-from ofmu.run_config import Section
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class MethodSummary(Section):
     trials: int
     failed: int
     pruned: int = 0
-    """Trials that ``search.rungs`` ended early; no number here is of them."""
+    """Trials that ``search.early_stopping`` ended early; no number here is of them."""
     points: tuple[PointRuns, ...]
     cost: Cost
     hypervolumes: tuple[float, ...]

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from cluster.session import trials_at_a_time
 from ofmu.errors import StorageError
 from ofmu.io.files import write_json
+from ofmu.run_files import RunFiles, finite_only
 from tune.compare.result import PointRuns, SeedRun
 from tune.compare.statistics import choose_points
 from tune.execution.tuner import run_trials
@@ -22,12 +23,11 @@ from tune.results.tables import costs_of
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import TARGET
-from tune.study.searcher import finite_only, read_metrics
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from ofmu.preparer import Prepared
+    from ofmu.tasks.preparation import Prepared
     from tune.compare.directory import CompareDirectory
     from tune.config import SearchConfig
     from tune.execution.trainable import Executor
@@ -202,7 +202,7 @@ def _tidy(run: PlannedRun, config: SearchConfig) -> None:
 
 def _read(run: PlannedRun, objectives: dict[str, Direction], home: Path) -> SeedRun:
     place = run.directory.relative_to(home).as_posix()
-    metrics = read_metrics(run.directory)
+    metrics = RunFiles(run.directory).read_metrics()
     if metrics is None:
         reason = json.loads((run.directory / _FAILED).read_text(encoding="utf-8"))["reason"]
         return SeedRun(seed=run.seed, directory=place, reason=reason)

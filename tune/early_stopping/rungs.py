@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from ofmu.config.base import PositiveInt, Section
 from ofmu.errors import ConfigError, DataError
-from ofmu.run_config import PositiveInt, Section
 from tune.space.objectives import Direction
 
 Verdict = Literal["continue", "stop"]

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ofmu.errors import DataError, PrunedError, StorageError
+from ofmu.errors import DataError, PrunedError, PruningRecord, StorageError
 from ofmu.io.files import storage_errors, write_text
 from tune.early_stopping.rungs import Report, RungScheduler, RungSettings
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
-    from ofmu.early_stopping import Standing
-    from ofmu.evaluation.scoring.partial import Sketch
+    from ofmu.early_stopping import RoundState
+    from ofmu.evaluation.scoring.partial import PartialEvaluation
 
 STAND_INS = {"forget_rouge": "forget_probability", "retain_rouge": "retain_probability"}
 """What is looked at on the way in place of an objective that needs generated text."""
@@ -161,9 +161,9 @@ class TrialJudge:
 
     def __init__(self, judging: Judging, trial: int) -> None:
         self._judging, self._trial = judging, trial
-        self._sketch: Sketch | None = None
+        self._sketch: PartialEvaluation | None = None
 
-    def __call__(self, standing: Standing) -> None:
+    def __call__(self, standing: RoundState) -> None:
         """Do nothing between rungs.
 
         Raises:
@@ -179,22 +179,22 @@ class TrialJudge:
             raise StorageError(answer)
         if answer:
             level = max(level for level in settings.levels if standing.round >= level * standing.total - 1e-9)
-            account = {"round": standing.round, "total": standing.total, "rung": level, "objectives": values}
-            raise PrunedError(account)
+            record = PruningRecord(round=standing.round, total=standing.total, rung=level, objectives=values)
+            raise PrunedError(record)
 
-    def _metrics(self, standing: Standing) -> dict[str, float | None]:
+    def _metrics(self, standing: RoundState) -> dict[str, float | None]:
         from ofmu.engine.cost import peak_memory_per_rank
         from ofmu.tasks.language.task import LanguageTask
 
         if not isinstance(standing.task, LanguageTask):
             raise TypeError("only language models are judged on their way")
         if self._sketch is None:
-            self._sketch = standing.task.sketch(self._judging.settings.rows)
+            self._sketch = standing.task.partial_evaluation(self._judging.settings.rows)
         found = self._sketch.metrics(standing.engine, standing.reference_scores).values
         peak = max(max(peaks.values()) for peaks in peak_memory_per_rank())
         return {**found, "peak_memory_bytes": float(peak)}
 
-    def _ask(self, standing: Standing, values: Values) -> bool | str:
+    def _ask(self, standing: RoundState, values: Values) -> bool | str:
         answer: list[bool | str | None] = [None]
         if standing.engine.rank == 0:
             try:

@@ -16,7 +16,7 @@ from ray import tune as ray_tune
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.files import storage_errors, write_json
 from ofmu.run_config import UnlearnConfig
-from tune.study.searcher import finite_only, read_metrics
+from ofmu.run_files import RunFiles, finite_only
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
@@ -72,7 +72,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             metrics = self._run_alone(trial_dir)
             outcome: dict[str, Any] = {"metrics": metrics}
         except PrunedError as error:
-            outcome = {"pruned": error.account}
+            outcome = {"pruned": error.record.to_json()}
         except StorageError as error:
             outcome = {"storage": str(error)}
         except OfmuError as error:
@@ -96,7 +96,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             except Timeout:
                 raise RunError(f"Another process keeps working on {trial_dir}: stop it, then resume") from None
         try:
-            finished = read_metrics(trial_dir)
+            finished = RunFiles(trial_dir).read_metrics()
             return finished if finished is not None else self._run(trial_dir)
         finally:
             lock.release()

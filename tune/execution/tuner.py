@@ -21,7 +21,7 @@ from tune.execution.trainable import Executor, UnlearningTrial
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
-    from ofmu.preparer import Prepared
+    from ofmu.tasks.preparation import Prepared
     from tune.callbacks.base import TrialSource
     from tune.config import SearchConfig
     from tune.early_stopping.service import Judging
@@ -42,7 +42,7 @@ def run_trials(
 ) -> None:
     """Run what ``source`` hands out until it has nothing more, as many trials at a time as the cluster holds.
 
-    Nodes that join or leave change that number; ``search.max_concurrent`` bounds it. Needs a Ray session. Tune's own
+    Nodes that join or leave change that number; ``search.max_concurrent_trials`` bounds it. Needs a Ray session. Tune's own
     files go to ``storage``; ``notify`` is called when a trial starts. With ``judging``, those that ``source`` marks
     as ``judged`` may be stopped early.
 
@@ -52,7 +52,7 @@ def run_trials(
     # Otherwise Tune keeps one trial pending at a time, and they start one after the other; the limiter is the bound.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"
     cluster = config.cluster
-    limiter = ConcurrencyLimiter(source, max_concurrent=1)
+    limiter = ConcurrencyLimiter(source, max_concurrent_trials=1)
     trainable = ray_tune.with_parameters(
         UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared, judging=judging
     )
@@ -70,7 +70,10 @@ def run_trials(
             storage_path=str(storage),
             verbose=0,
             stop=StopWithSearcher(source),
-            callbacks=[TuneWatcher(source, notify), _FollowCluster(limiter, cluster, config.search.max_concurrent)],
+            callbacks=[
+                TuneWatcher(source, notify),
+                _FollowCluster(limiter, cluster, config.search.max_concurrent_trials),
+            ],
             failure_config=ray_tune.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -112,7 +115,7 @@ class _FollowCluster(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no t
             return
         self._looked = time.monotonic()
         # a cluster that has lost all its nodes is waited for, with one trial pending
-        self._limiter.max_concurrent = max(room_for_trials(self._cluster, self._wanted), 1)
+        self._limiter.max_concurrent_trials = max(room_for_trials(self._cluster, self._wanted), 1)
 
 
 def _bundle(cluster: ClusterConfig) -> dict[str, float]:

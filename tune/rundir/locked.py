@@ -14,10 +14,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cluster.storage.mirror import is_uri, shown, without_keys
-from ofmu.config.files import apply_overrides, read_mapping
+from ofmu.config.files import read_mapping
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
+from ofmu.run_config import override
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class OwnedDirectory:
                     f"A resumed {self.kind} cannot change '{entry.partition('=')[0]}': only {allowed} "
                     "and the cluster section may differ"
                 )
-        return apply_overrides(read_mapping(self.config_file), overrides)
+        return override(read_mapping(self.config_file), overrides)
 
     def write_mapping(self, mapping: Mapping[str, Any], *, again: bool) -> None:
         """Store the config, and what the work was started by; ``again``: also where that is known already."""

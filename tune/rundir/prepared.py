@@ -16,7 +16,7 @@ from ofmu.errors import RunError
 from ofmu.io.cache import MANIFEST, Cache, content_key, directory_hashes
 
 if TYPE_CHECKING:
-    from ofmu.preparer import Prepared
+    from ofmu.tasks.preparation import Prepared
 
 _FOLDER = "prepared"
 _GIVEN = "given"

@@ -28,7 +28,7 @@ class RunDirectory(OwnedDirectory):
     resumable = (
         "search.num_trials",
         "search.max_gradient_evaluations",
-        "search.max_concurrent",
+        "search.max_concurrent_trials",
         "search.keep_models",
         "cluster.",
     )

@@ -20,13 +20,13 @@ from ofmu.config.files import read_mapping
 from ofmu.errors import PrunedError, StorageError
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import storage_errors, write_json
+from ofmu.run_files import RunFiles, finite_only
 from tune.rundir.prepared import fetch_prepared
-from tune.study.searcher import finite_only, read_metrics
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
-    from ofmu.preparer import Prepared
     from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.preparation import Prepared
     from tune.execution.trainable import Executor
 
 STUDY = "study.db"
@@ -188,7 +188,7 @@ class RemoteTrials:
         """
         mirror = Mirror(below(self._uri, f"trials/{trial_dir.name}"), trial_dir)
         self._fetch(mirror, config)
-        finished = read_metrics(trial_dir)
+        finished = RunFiles(trial_dir).read_metrics()
         if finished is not None:
             return finished
         execute: Callable[..., Mapping[str, Any]] = self._executor

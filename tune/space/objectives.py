@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ofmu.data.kinds import TRAITS, TaskKind
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.evaluation.metrics.custom import is_function_name, score_function
 from ofmu.evaluation.metrics.registry import REFERENCE, REGISTRY
@@ -23,15 +24,10 @@ COSTS = frozenset({"gradient_evaluations", "tokens", "seconds", "peak_memory_byt
 NEEDS_REFERENCE = frozenset(name for name, metric in REGISTRY.items() if REFERENCE in metric.needs)
 
 
-def default_objectives(has_reference: bool, kind: str = "language") -> dict[str, Direction]:
-    """Return the two objectives of a search that names none, by the kind of its task."""
-    if kind == "vision":
-        forgotten: dict[str, Direction] = (
-            {"unlearning_accuracy_gap": "min"} if has_reference else {"unlearning_accuracy": "max"}
-        )
-        return {**forgotten, "testing_accuracy": "max"}
-    forgetting = "ks_statistic" if has_reference else "extraction_strength"
-    return {forgetting: "min", "model_utility": "max"}
+def default_objectives(has_reference: bool, kind: TaskKind = "language") -> dict[str, Direction]:
+    """Return the objectives of a search that names none, for a kind of task."""
+    traits = TRAITS[kind]
+    return dict(traits.objectives if has_reference else traits.objectives_without_reference)
 
 
 def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ofmu.config.files import set_dotted, validate
+from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.run_config import EngineConfig, UnlearnConfig
+from ofmu.run_config import UnlearnConfig
 
 if TYPE_CHECKING:
     from tune.config import Parameter, SearchConfig

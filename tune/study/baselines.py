@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ofmu.methods import method_class
+from ofmu.methods.registry import method_class
 from tune.space.space import fixed_values, is_whole
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ KNOWN = "known"
 def landmark_settings(config: UnlearnConfig) -> dict[str, dict[str, Any]]:
     """Return what the two landmarks set, by role: the method's own two settings, with dotted keys."""
     method = method_class(config.method.name, config.method.module)
-    settings = {TARGET: method.untouched, PAPER: method.published}
+    settings = {TARGET: method.no_op_config, PAPER: method.published}
     return {role: {f"method.{key}": value for key, value in given.items()} for role, given in settings.items()}
 
 

@@ -18,8 +18,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from ofmu.early_stopping import read_account
-from ofmu.errors import ConfigError, PrunedError, StorageError
+from ofmu.errors import ConfigError, PruningRecord, StorageError
+from ofmu.run_files import RunFiles, finite_only
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import KNOWN, PAPER, SEARCHED, TARGET, overrides_of, stand_ins
@@ -171,8 +171,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Tell trials that ended while nobody listened; return those to be handed out again."""
         again = []
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            metrics = read_metrics(self._trial_dir(trial.number))
-            pruned = None if metrics is not None else read_account(self._trial_dir(trial.number))
+            metrics = RunFiles(self._trial_dir(trial.number)).read_metrics()
+            record = None if metrics is not None else RunFiles(self._trial_dir(trial.number)).read_pruning_record()
+            pruned = None if record is None else record.to_json()
             if metrics is not None:
                 self._tell(optuna.Trial(self._study, trial._trial_id), metrics, None)
             elif pruned is not None:
@@ -227,7 +228,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self.stopped_by = StorageError(f"The search cannot store its results: {error}")
 
     def _store(self, trial: optuna.Trial, metrics: Mapping[str, Any], failure: str | None) -> None:
-        reasons = read_reasons(self._trial_dir(trial.number))
+        reasons = RunFiles(self._trial_dir(trial.number)).read_reasons()
         values, missing = objective_values(metrics, self._config.objectives, reasons)
         reason = failure or missing
         _set_metrics(trial, metrics)
@@ -243,7 +244,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         for name in ("rung", "round", "total", "objectives"):
             if name in account:
                 trial.set_user_attr(name, account[name])
-        trial.set_user_attr("reason", str(PrunedError(account)))
+        trial.set_user_attr("reason", PruningRecord.from_json(account).sentence)
         self._study.tell(trial, state=TrialState.PRUNED)
 
 
@@ -262,24 +263,3 @@ def _set_metrics(trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:
     for cost in ("seconds", "gradient_evaluations"):
         if cost in stored:
             trial.set_user_attr(cost, stored[cost])
-
-
-def read_metrics(trial_dir: Path) -> dict[str, Any] | None:
-    """Return the metrics of a trial that ran to its end, or None."""
-    path = trial_dir / "metrics.json"
-    if not path.is_file():
-        return None
-    return dict(json.loads(path.read_text(encoding="utf-8"))["metrics"])
-
-
-def read_reasons(trial_dir: Path) -> dict[str, str]:
-    """Return why the evaluation of a trial left metrics out, by their names; nothing where none has run."""
-    path = trial_dir / "metrics.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")).get("reasons") or {}) if path.is_file() else {}
-
-
-def finite_only(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics with None for what is not finite: JSON, and many of its readers, know no NaN."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()
-    }

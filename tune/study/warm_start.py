@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ofmu.config.base import Section
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
 from ofmu.io.files import write_json
 from ofmu.provenance import differing_keys
-from ofmu.run_config import Section, UnlearnConfig
+from ofmu.run_config import UnlearnConfig
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.space.objectives import objective_values
@@ -225,7 +226,7 @@ class _Earlier:
         """Return the hash of this search's rows; None where they are images, or cannot be read from here."""
         from ofmu.data.load import load_data
 
-        if self._ours.data.kind == "vision":
+        if not self._ours.traits.model_directories:
             return None
         try:
             return load_data(self._ours.data, self._ours.seed).content_hash

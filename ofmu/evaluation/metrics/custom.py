@@ -9,7 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ofmu.errors import ConfigError
-from ofmu.io.plugins import import_users_module
+from ofmu.io.plugins import import_plugin
 
 if TYPE_CHECKING:
     from ofmu.evaluation.metrics.summary import Metrics
@@ -43,7 +43,7 @@ def score_function(name: str) -> ScoreFunction:
     module, _, function = name.partition(":")
     if not module or not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(f"The metric '{name}' must have the form my_package.my_module:my_function")
-    found = getattr(import_users_module(module, "the metric's module"), function, None)
+    found = getattr(import_plugin(module, "the metric's module"), function, None)
     if not callable(found):
         raise ConfigError(f"The module '{module}' has no function '{function}', which the metric '{name}' names")
     function_found: ScoreFunction = found

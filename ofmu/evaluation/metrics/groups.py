@@ -12,8 +12,8 @@ from ofmu.evaluation.metrics import formulas as formulas
 from ofmu.evaluation.metrics import membership as attacks
 from ofmu.evaluation.metrics.choices import ChoiceScores, choice_accuracy, is_finite, letter_accuracy
 from ofmu.evaluation.metrics.row_values import (
-    AbsentError,
     Computations,
+    MissingScoresError,
     NonFiniteError,
     answer_losses,
     finite,
@@ -65,7 +65,7 @@ def _accuracy(scores: Scores, name: str, compute: Callable[[Sequence[ChoiceScore
 
 def _auc(scores: Scores, reference: Scores | None, rows: _RowNumbers) -> float:
     if "membership" in scores.notes:
-        raise AbsentError(scores.notes["membership"])
+        raise MissingScoresError(scores.notes["membership"])
     return attacks.auc(rows(scores, reference, FORGET), rows(scores, reference, HOLDOUT))
 
 
@@ -93,18 +93,18 @@ def _leakage(scores: Scores, reference: Scores | None) -> float:
     try:
         return attacks.privacy_leakage(mine, theirs)
     except ValueError as error:
-        raise AbsentError(str(error)) from error
+        raise MissingScoresError(str(error)) from error
 
 
 def _matching(scores: Scores, reference: Scores | None, name: str, switch: str) -> Scores:
     """Return the reference if it covers the same rows of a set."""
     if reference is None:
-        raise AbsentError("no reference was given")
+        raise MissingScoresError("no reference was given")
     ours, theirs = rows_of(scores, name), reference.sets.get(name, ())
     if not theirs:
-        raise AbsentError(f"the reference has no scores of the set '{name}': score it with {switch} true")
+        raise MissingScoresError(f"the reference has no scores of the set '{name}': score it with {switch} true")
     if name != FORGET and [row.row_hash for row in ours] != [row.row_hash for row in theirs]:
-        raise AbsentError(f"the reference was scored on other rows of the set '{name}'")
+        raise MissingScoresError(f"the reference was scored on other rows of the set '{name}'")
     return reference
 
 
@@ -140,7 +140,7 @@ def _mean_of(attribute: str, scores: Scores, name: str) -> float:
 def _in_scope(compute: Callable[[Scores, str], float], scores: Scores, name: str) -> float:
     if name not in scores.sets:
         questions = {"paraphrase": "paraphrased", "multi_hop": "multi-hop", "translation": "translated"}
-        raise AbsentError(f"no forget row has a {questions[name.removeprefix('in_scope_')]} question")
+        raise MissingScoresError(f"no forget row has a {questions[name.removeprefix('in_scope_')]} question")
     return compute(scores, name)
 
 
@@ -160,10 +160,10 @@ def _variance(qualities: Sequence[Callable[[], formulas.ForgetQuality]], field: 
     for quality in qualities:
         try:
             values.append(_field(quality, field))
-        except AbsentError as error:
+        except MissingScoresError as error:
             reason = str(error)
     if len(values) < 2:
-        raise AbsentError(f"fewer than two hard sets have a forget quality ({reason})")
+        raise MissingScoresError(f"fewer than two hard sets have a forget quality ({reason})")
     return float(np.var(values))
 
 
@@ -181,8 +181,10 @@ def _of_texts(scores: Scores, compute: Callable[[Sequence[str]], float | None], 
     texts = [row.generated for row in rows_of(scores, FORGET)]
     known = [text for text in texts if text is not None]
     if len(known) < len(texts):
-        raise AbsentError(scores.notes.get("rouge", f"{len(texts) - len(known)} forget rows have no generated text"))
+        raise MissingScoresError(
+            scores.notes.get("rouge", f"{len(texts) - len(known)} forget rows have no generated text")
+        )
     value = compute(known)
     if value is None:
-        raise AbsentError(f"no generated answer has {words} words")
+        raise MissingScoresError(f"no generated answer has {words} words")
     return value

@@ -11,10 +11,10 @@ from ofmu.evaluation.scores import RowScores, Scores
 from ofmu.evaluation.sets import FORGET, GENERAL_SETS, RETAIN, UTILITY_SETS
 
 Computations = Mapping[str, Callable[[], float]]
-"""Metrics by name, each computed when called; it may raise AbsentError or NonFiniteError."""
+"""Metrics by name, each computed when called; it may raise MissingScoresError or NonFiniteError."""
 
 
-class AbsentError(Exception):
+class MissingScoresError(Exception):
     """The data does not hold what a metric needs."""
 
 
@@ -26,7 +26,7 @@ def rows_of(scores: Scores, name: str) -> tuple[RowScores, ...]:
     """Return a set's rows, at least one."""
     rows = scores.sets.get(name, ())
     if not rows:
-        raise AbsentError(f"the data has no evaluation set '{name}'")
+        raise MissingScoresError(f"the data has no evaluation set '{name}'")
     return rows
 
 
@@ -48,7 +48,7 @@ def row_values(scores: Scores, name: str, attribute: str) -> list[float]:
     values = [getattr(row, attribute) for row in rows_of(scores, name)]
     if None in values:
         default = f"row {values.index(None) + 1} of the set '{name}' has no {attribute.replace('_', ' ')}"
-        raise AbsentError(scores.notes.get(attribute, default))
+        raise MissingScoresError(scores.notes.get(attribute, default))
     return values
 
 
@@ -81,7 +81,7 @@ def log_ratios(scores: Scores, name: str) -> formulas.Floats:
         needs_paraphrase = name in (FORGET, RETAIN)
         loss = row.paraphrased if row.paraphrased is not None or needs_paraphrase else row.answer
         if loss is None:
-            raise AbsentError(f"row {number} of the set '{name}' has no paraphrased answer")
+            raise MissingScoresError(f"row {number} of the set '{name}' has no paraphrased answer")
         right.append(loss.mean)
     wrong = _wrong(scores, name)
     return formulas.log_truth_ratios(finite(scores, name, right), wrong, scores.truth_ratio)
@@ -91,5 +91,5 @@ def _wrong(scores: Scores, name: str) -> list[formulas.Floats]:
     rows = rows_of(scores, name)
     for number, row in enumerate(rows, start=1):
         if not row.perturbed:
-            raise AbsentError(f"row {number} of the set '{name}' has no perturbed answers")
+            raise MissingScoresError(f"row {number} of the set '{name}' has no perturbed answers")
     return [finite(scores, name, [loss.mean for loss in row.perturbed]) for row in rows]

@@ -11,7 +11,7 @@ from ofmu.evaluation.matching import require_match
 from ofmu.evaluation.metrics import formulas as formulas
 from ofmu.evaluation.metrics.groups import choice_group, fluency_group, in_scope_group, membership_group
 from ofmu.evaluation.metrics.row_values import (
-    AbsentError,
+    MissingScoresError,
     NonFiniteError,
     log_ratios,
     probability,
@@ -92,7 +92,7 @@ class _Table:
     def add(self, name: str, compute: Callable[[], float]) -> None:
         try:
             self.values[name] = compute()
-        except AbsentError as reason:
+        except MissingScoresError as reason:
             self.values[name], self.reasons[name] = None, str(reason)
         except NonFiniteError as reason:
             self.values[name], self.reasons[name] = None, str(reason)
@@ -101,9 +101,9 @@ class _Table:
     def add_quality(self, scores: Scores, reference: Scores | None) -> None:
         try:
             if reference is None:
-                raise AbsentError("no reference was given")
+                raise MissingScoresError("no reference was given")
             quality = formulas.forget_quality(log_ratios(scores, FORGET), log_ratios(reference, FORGET))
-        except (AbsentError, NonFiniteError) as reason:
+        except (MissingScoresError, NonFiniteError) as reason:
             self.values.update(dict.fromkeys(QUALITY, None))
             self.reasons.update(dict.fromkeys(QUALITY, str(reason)))
             return

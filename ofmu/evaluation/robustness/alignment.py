@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_example, pad_id
 from ofmu.data.rows import Example, UnlearnData
+from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.scoring.sharding import global_batches
 from ofmu.evaluation.sets import FORGET, RETAIN
 from ofmu.losses import collate
@@ -77,7 +79,14 @@ def answer_states(model: Any, examples: Sequence[Example], pad: int, batch_size:
     return torch.stack([found[index] for index in range(len(examples))], dim=1).numpy()
 
 
-def alignment(model: Any, reference: Any, tokenizer: Tokenizer, data: UnlearnData, config: Any) -> Report:
+def alignment(
+    model: Any,
+    reference: Any,
+    tokenizer: Tokenizer,
+    data: UnlearnData,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
+) -> Report:
     """Compare a model with the retrained one on the evaluation's forget and retain rows.
 
     Returns:
@@ -87,10 +96,10 @@ def alignment(model: Any, reference: Any, tokenizer: Tokenizer, data: UnlearnDat
     report: Report = {"metrics": {}, "reasons": {}, "layers": {}}
     for name in SETS:
         rows = data.evaluation[name].rows if name in data.evaluation else ()
-        examples = [encode_example(tokenizer, row.question, row.answer, config.data) for row in rows]
+        examples = [encode_example(tokenizer, row.question, row.answer, encoding) for row in rows]
         states: list[Floats] = []
         if examples:
-            size = config.evaluation.batch_size
+            size = evaluation.batch_size
             states = [answer_states(side, examples, pad_id(tokenizer), size) for side in (model, reference)]
         for kind, compute in (("cka", linear_cka), ("cosine", mean_cosine)):
             _add(report, f"alignment_{name}_{kind}", states, compute, f"the data has no evaluation set '{name}'")

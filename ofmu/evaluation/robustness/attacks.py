@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_example, pad_id
 from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.errors import DataError
+from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
-from ofmu.finetune import finetune
-from ofmu.run_config import TrainingConfig
-
-if TYPE_CHECKING:
-    from ofmu.run_config import UnlearnConfig
+from ofmu.finetuning.config import TrainingConfig
+from ofmu.finetuning.loop import EpochEnd, finetune
 
 RELEARNING_STEPS = 10
 RELEARNING_ROWS = 8
@@ -41,12 +40,15 @@ def relearning(
     model: Any,
     tokenizer: Tokenizer,
     data: UnlearnData,
-    config: UnlearnConfig,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
     *,
+    learning_rate: float,
+    seed: int,
     steps: int = RELEARNING_STEPS,
     rows: int = RELEARNING_ROWS,
 ) -> Report:
-    """Train a copy of ``model`` on ``rows`` forget rows drawn by ``config.seed`` and watch the others come back.
+    """Train a copy of ``model`` on ``rows`` forget rows drawn by ``seed`` and watch the others come back.
 
     Each step sees all drawn rows, at ``training.learning_rate`` falling linearly to a tenth. Watched are the forget
     rows that were not drawn, or all where all were.
@@ -60,20 +62,20 @@ def relearning(
         DataError: there is no forget row to draw, or a row cannot be encoded.
         NonFiniteLossError: training diverged.
     """
-    drawn, watched = _draw(data, rows, config.seed)
+    drawn, watched = _draw(data, rows, seed)
     copied = copy.deepcopy(model)
-    examples, targets = ([_encode(tokenizer, row, config) for row in group] for group in (drawn, watched))
-    curve: list[dict[str, Any]] = [{"step": 0, **_levels(copied, tokenizer, targets, config)}]
+    examples, targets = (
+        [encode_example(tokenizer, row.question, row.answer, encoding) for row in group] for group in (drawn, watched)
+    )
+    curve: list[dict[str, Any]] = [{"step": 0, **_levels(copied, tokenizer, targets, evaluation.batch_size)}]
 
-    def watch(event: Mapping[str, object]) -> None:
+    def watch(_: EpochEnd) -> None:
         copied.eval()
-        curve.append({"step": len(curve), **_levels(copied, tokenizer, targets, config)})
+        curve.append({"step": len(curve), **_levels(copied, tokenizer, targets, evaluation.batch_size)})
         copied.train()
 
-    training = TrainingConfig(
-        epochs=steps, batch_size=len(examples), learning_rate=config.training.learning_rate, warmup_fraction=0.0
-    )
-    finetune(copied, examples, training, seed=config.seed, pad_id=pad_id(tokenizer), listener=watch)
+    training = TrainingConfig(epochs=steps, batch_size=len(examples), learning_rate=learning_rate, warmup_fraction=0.0)
+    finetune(copied, examples, training, seed=seed, pad_id=pad_id(tokenizer), callback=watch)
     report: Report = {"metrics": {}, "reasons": {}, "curve": curve, "rows": len(drawn), "watched": len(watched)}
     for name in ("probability", "extraction_strength"):
         levels = [point[name] for point in curve if point[name] is not None]
@@ -128,8 +130,8 @@ def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def quantization(
-    model: Any, tokenizer: Tokenizer, data: UnlearnData, config: UnlearnConfig, before: Metrics,
-    reference: Scores | None, *, bits: int,
+    model: Any, tokenizer: Tokenizer, data: UnlearnData, evaluation: EvaluationConfig, encoding: DataConfig,
+    before: Metrics, reference: Scores | None, *, bits: int,
 ) -> Report:  # fmt: skip
     """Score a rounded copy as the model itself was scored.
 
@@ -138,7 +140,9 @@ def quantization(
         metrics ``before`` and ``after``.
     """
     name = f"quantization_{bits}"
-    scores = score_model(quantized(model, bits), tokenizer, data, config, name=f"the model at {bits} bits")
+    scores = score_model(
+        quantized(model, bits), tokenizer, data, evaluation, encoding, name=f"the model at {bits} bits"
+    )
     after = metrics_of(scores, reference)
     return {
         "metrics": {f"{name}_{metric}": after.values[metric] for metric in COMPARED},
@@ -157,14 +161,8 @@ def _draw(data: UnlearnData, count: int, seed: int) -> tuple[list[Row], list[Row
     return drawn, [row for index, row in enumerate(rows) if index not in chosen] or drawn
 
 
-def _encode(tokenizer: Tokenizer, row: Row, config: UnlearnConfig) -> Example:
-    return encode_example(tokenizer, row.question, row.answer, config.data)
-
-
-def _levels(
-    model: Any, tokenizer: Tokenizer, targets: Sequence[Example], config: UnlearnConfig
-) -> dict[str, float | None]:
-    scores, _ = score_examples(model, tokenizer, targets, config.evaluation.batch_size, Shard())
+def _levels(model: Any, tokenizer: Tokenizer, targets: Sequence[Example], batch_size: int) -> dict[str, float | None]:
+    scores, _ = score_examples(model, tokenizer, targets, batch_size, Shard())
     extracted = [score.extraction_strength for score in scores if score.extraction_strength is not None]
     probability = float(np.mean([np.exp(-score.nll / score.tokens) for score in scores]))
     return {

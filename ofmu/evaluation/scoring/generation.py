@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
+from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_prompt, pad_id
 from ofmu.errors import DataError
+from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.scoring.kv_cache import continue_prompts, read_prompts, reads_in_parts
 from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
-
-if TYPE_CHECKING:
-    from ofmu.run_config import UnlearnConfig
 
 DROPPED = 0.25
 """Share of a batch's rows that have to be finished before they are taken out, which copies the others' cache."""
@@ -35,7 +34,8 @@ def generate_answers(
     model: Any,
     tokenizer: Tokenizer,
     questions: Sequence[str],
-    config: UnlearnConfig,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
     shard: Shard,
     labels: Sequence[str] | None = None,
 ) -> list[Generated]:
@@ -48,14 +48,14 @@ def generate_answers(
     """
     if not questions:
         return []
-    prompts = [encode_prompt(tokenizer, question, config.data) for question in questions]
+    prompts = [encode_prompt(tokenizer, question, encoding) for question in questions]
 
     def batches_of(indices: list[int]) -> list[list[int]]:
-        made = global_batches([len(prompts[index]) for index in indices], config.evaluation.batch_size)
+        made = global_batches([len(prompts[index]) for index in indices], evaluation.batch_size)
         return [[indices[place] for place in batch] for batch in made]
 
     batches = batches_by_label(labels or [""] * len(questions), batches_of)
-    new_tokens = _room(model, prompts, questions, config.evaluation.max_new_tokens)
+    new_tokens = _room(model, prompts, questions, evaluation.max_new_tokens)
     decode = _greedy if reads_in_parts(model) else _library_greedy
     synced = shard.synchronized and shard.world_size > 1
 

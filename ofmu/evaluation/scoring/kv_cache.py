@@ -20,7 +20,7 @@ GROWTH = 64
 """Positions by which a cache grows once it is full."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # the library gives its caches no usable types
+class PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # the library gives its caches no usable types
     """Keys and values of one layer with room ahead, so that most updates copy only what is new.
 
     ``keys`` and ``values`` are views (rows, heads, positions, width) of what is filled; without gradients only.
@@ -67,7 +67,7 @@ def new_cache(model: Any) -> Any:
     """Return an empty cache in the form that the model's layers ask for."""
     cache = DynamicCache(config=model.config)
     # Layers of another kind (sliding windows, for instance) know best how to keep their states.
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

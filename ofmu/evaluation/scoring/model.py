@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_example
 from ofmu.data.rows import Example, Row, UnlearnData
+from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.in_scope import in_scope_sets
-from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, row_hash
+from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, hash_sample, row_hash
 from ofmu.evaluation.scoring.generation import Generated, generate_answers
 from ofmu.evaluation.scoring.gradients import gradient_norms
 from ofmu.evaluation.scoring.multiple_choice import score_questions
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
 from ofmu.evaluation.scoring.sharding import Shard
-from ofmu.evaluation.scoring.teacher_forcing import ForcedScore, score_examples
+from ofmu.evaluation.scoring.teacher_forcing import AnswerScore, score_examples
 from ofmu.evaluation.sets import FORGET, HOLDOUT
-from ofmu.evaluation.subset import chosen_places
-
-if TYPE_CHECKING:
-    from ofmu.run_config import DataConfig, UnlearnConfig
 
 NO_GENERATION = "no text was generated, since evaluation.rouge is false"
 NO_QUESTION = "plain text rows have no question to answer"
@@ -46,7 +44,8 @@ def score_model(
     model: Any,
     tokenizer: Tokenizer,
     data: UnlearnData,
-    config: UnlearnConfig,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -63,30 +62,30 @@ def score_model(
         DataError: a row cannot be encoded, or leaves the model no room to answer.
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
-    sets = _scored_sets(data, config)
-    examples = dict(_examples(tokenizer, sets, config.data))
-    attacked = _attacked(sets, config)
-    questions = _questions(sets) if config.evaluation.rouge else {}
+    sets = _scored_sets(data, evaluation)
+    examples = dict(_examples(tokenizer, sets, encoding))
+    attacked = _attacked(sets, evaluation)
+    questions = _questions(sets) if evaluation.rouge else {}
     with _evaluation_mode(model):
         losses, forced_tokens = score_examples(
             model,
             tokenizer,
             list(examples.values()),
-            config.evaluation.batch_size,
+            evaluation.batch_size,
             shard,
             labels=[key.set_name for key in examples],
             detailed=[place for place, key in enumerate(examples) if key in attacked],
         )
         asked = [set_name for set_name, _ in questions]
-        texts = generate_answers(model, tokenizer, list(questions.values()), config, shard, asked)
+        texts = generate_answers(model, tokenizer, list(questions.values()), evaluation, encoding, shard, asked)
         measured = [] if synchronized else [key for key in examples if key in attacked]
         norms, gradient_tokens = gradient_norms(model, [examples[key] for key in measured], shard)
         choices, choice_tokens = score_questions(
             model,
             tokenizer,
             data.questions,
-            batch_size=config.evaluation.batch_size,
-            max_length=config.data.max_length,
+            batch_size=evaluation.batch_size,
+            max_length=encoding.max_length,
             shard=shard,
         )
     found = _Found(
@@ -97,12 +96,12 @@ def score_model(
     generated_tokens = sum(text.tokens for text in texts)
     return Scores(
         model=name or getattr(model.config, "_name_or_path", "") or "the model",
-        truth_ratio=config.evaluation.truth_ratio,
+        truth_ratio=evaluation.truth_ratio,
         sets={
             name: tuple(found.row(row, name, index) for index, row in enumerate(rows)) for name, rows in sets.items()
         },
         data_hash=data.content_hash,
-        notes=_notes(sets, config, synchronized),
+        notes=_notes(sets, evaluation, synchronized),
         forward_tokens={
             "forced": forced_tokens,
             "generated": generated_tokens,
@@ -113,36 +112,36 @@ def score_model(
     )
 
 
-def _scored_sets(data: UnlearnData, config: UnlearnConfig) -> _Sets:
-    limit = config.evaluation.rows
+def _scored_sets(data: UnlearnData, evaluation: EvaluationConfig) -> _Sets:
+    limit = evaluation.max_rows
     sets = {name: row_set.rows for name, row_set in data.evaluation.items()}
     if limit is not None:
         # forget rows are few, are what a reference is matched by, and set the resolution of forget quality
         sets = {
-            name: rows if name == FORGET else tuple(rows[place] for place in chosen_places(rows, limit))
+            name: rows if name == FORGET else tuple(rows[place] for place in hash_sample(rows, limit))
             for name, rows in sets.items()
         }
-    if config.evaluation.in_scope:
+    if evaluation.in_scope:
         sets |= in_scope_sets(data)
-    if config.evaluation.membership and data.holdout is not None and FORGET in sets:
+    if evaluation.membership and data.holdout is not None and FORGET in sets:
         sets[HOLDOUT] = data.holdout.rows
     return sets
 
 
-def _attacked(sets: _Sets, config: UnlearnConfig) -> frozenset[_Key]:
+def _attacked(sets: _Sets, evaluation: EvaluationConfig) -> frozenset[_Key]:
     """Return the answers whose tokens membership attacks look at."""
-    if not config.evaluation.membership or HOLDOUT not in sets:
+    if not evaluation.membership or HOLDOUT not in sets:
         return frozenset()
     return frozenset(_Key(name, index, 0) for name in (FORGET, HOLDOUT) for index in range(len(sets[name])))
 
 
-def _notes(sets: _Sets, config: UnlearnConfig, synchronized: bool) -> dict[str, str]:
-    notes = {"rouge": NO_QUESTION if config.evaluation.rouge else NO_GENERATION}
-    if config.evaluation.membership and HOLDOUT not in sets:
+def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dict[str, str]:
+    notes = {"rouge": NO_QUESTION if evaluation.rouge else NO_GENERATION}
+    if evaluation.membership and HOLDOUT not in sets:
         notes["membership"] = NO_HOLDOUT
-    elif config.evaluation.membership and synchronized:
+    elif evaluation.membership and synchronized:
         notes["gradient_norm"] = NO_WHOLE_GRADIENT
-    if config.evaluation.in_scope and not any(name.startswith("in_scope_") for name in sets):
+    if evaluation.in_scope and not any(name.startswith("in_scope_") for name in sets):
         notes["in_scope"] = NO_IN_SCOPE
     return notes
 
@@ -169,7 +168,7 @@ def _questions(sets: _Sets) -> dict[tuple[str, int], str]:
 class _Found(NamedTuple):
     """What the passes over all rows gave, by row."""
 
-    forced: Mapping[_Key, ForcedScore]
+    forced: Mapping[_Key, AnswerScore]
     generated: Mapping[tuple[str, int], Generated]
     norms: Mapping[_Key, float]
 
@@ -195,7 +194,7 @@ class _Found(NamedTuple):
         )
 
 
-def _loss(score: ForcedScore) -> AnswerLoss:
+def _loss(score: AnswerScore) -> AnswerLoss:
     return AnswerLoss(score.nll, score.tokens)
 
 

@@ -21,7 +21,7 @@ from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_bat
 
 
 @dataclass(frozen=True, slots=True)
-class ForcedScore:
+class AnswerScore:
     """One answer: summed NLL in nats and token count (EOS included), and its token matches (EOS left out)."""
 
     nll: float
@@ -43,7 +43,7 @@ def score_examples(
     *,
     labels: Sequence[str] | None = None,
     detailed: Collection[int] = (),
-) -> tuple[list[ForcedScore], int]:
+) -> tuple[list[AnswerScore], int]:
     """Score every example's answer; the model must be in evaluation mode.
 
     Args:
@@ -64,7 +64,7 @@ def score_examples(
 
     batches = batches_by_label(labels or [""] * len(examples), batches_of)
 
-    def run(indices: list[int]) -> list[ForcedScore]:
+    def run(indices: list[int]) -> list[AnswerScore]:
         batch = [examples[index] for index in indices]
         logits = forward(model, batch, pad_id(tokenizer))
         return [
@@ -141,7 +141,7 @@ def _logits_of_whole(model: Any, batch: Sequence[Example], pad: int) -> Iterator
         yield logits[row, example.answer_start - 1 : len(example.input_ids) - 1]
 
 
-def _score_answer(logits: torch.Tensor, example: Example, eos: int, detailed: bool) -> ForcedScore:
+def _score_answer(logits: torch.Tensor, example: Example, eos: int, detailed: bool) -> AnswerScore:
     # One row at a time: a float32 copy of the whole batch's logits would double the peak memory of a large vocabulary.
     predicted = logits.float()
     labels = torch.tensor(example.input_ids[example.answer_start :], device=predicted.device)
@@ -152,8 +152,8 @@ def _score_answer(logits: torch.Tensor, example: Example, eos: int, detailed: bo
     if example.input_ids[-1] == eos:
         matches = matches[:-1]
     if len(matches) == 0:
-        return ForcedScore(nll, len(labels), None, None, *statistics)
-    return ForcedScore(nll, len(labels), extraction_strength(matches), exact_memorization(matches), *statistics)
+        return AnswerScore(nll, len(labels), None, None, *statistics)
+    return AnswerScore(nll, len(labels), extraction_strength(matches), exact_memorization(matches), *statistics)
 
 
 def _token_statistics(predicted: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:

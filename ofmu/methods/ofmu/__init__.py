@@ -1,5 +1,12 @@
-"""OFMU (Asif & Amiri, arXiv 2509.22483): the bilevel method, its derivatives, its loss and its settings."""
+"""OFMU (Asif & Amiri, arXiv 2509.22483), the bilevel method.
 
-from ofmu.methods.ofmu.config import OFMU, OfmuConfig
+- :mod:`~ofmu.methods.ofmu.bilevel`: Algorithm 1, the two loops
+- :mod:`~ofmu.methods.ofmu.derivatives`: ∇Φ and ∇²Φ·∇Φ
+- :mod:`~ofmu.methods.ofmu.loss`: the clamped forget loss
+- :mod:`~ofmu.methods.ofmu.config`: the settings
+"""
 
-__all__ = ["OFMU", "OfmuConfig"]
+from ofmu.methods.ofmu.bilevel import OFMU, OuterRecord
+from ofmu.methods.ofmu.config import OfmuConfig
+
+__all__ = ["OFMU", "OfmuConfig", "OuterRecord"]

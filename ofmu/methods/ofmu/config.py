@@ -1,36 +1,31 @@
-"""OFMU (Asif & Amiri, arXiv 2509.22483): the two loops of :mod:`ofmu.methods.ofmu.bilevel` as one method among others."""
+"""OFMU's settings. Their names follow Algorithm 1 of the paper (arXiv 2509.22483)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ofmu.methods import register
-from ofmu.methods.base import Context, Method
-from ofmu.methods.ofmu.bilevel import Bilevel
-from ofmu.run_config import MethodConfig, NonNegativeFloat, NonNegativeInt, PositiveFloat
-
-if TYPE_CHECKING:
-    from ofmu.run_config import UnlearnConfig
-
-RowT = TypeVar("RowT")
+from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from ofmu.engine.config import EngineConfig
+from ofmu.methods.config import MethodConfig
 
 
 class OfmuConfig(MethodConfig):
-    """OFMU's settings, named as in the paper's Algorithm 1 (arXiv 2509.22483)."""
+    """The settings of OFMU."""
 
     name: Literal["ofmu"] = "ofmu"
     outer_steps: NonNegativeInt = 30
-    """K; 0 leaves the target untouched."""
+    """K. With 0 the target stays as it is."""
     inner_steps: NonNegativeInt = 2
     """T"""
-    forget_level: PositiveFloat | None = 3.0
-    """δ, nats per answer token or image: rows whose loss reaches it are let go of; None: the paper's unbounded L_f."""
+    forget_margin: PositiveFloat | None = 3.0
+    """δ, in nats per answer token, or per image: the ascent pushes a row until the row's loss reaches δ. None: the
+    paper's L_f, which has no bound."""
     forget_sharpness: PositiveFloat = 4.0
-    """b, per nat: how sharply; see :mod:`ofmu.methods.ofmu.loss`."""
+    """b, per nat: how sharply the ascent ends at δ. See :mod:`ofmu.methods.ofmu.loss`."""
     inner_update: Literal["sgd", "normalized", "adamw"] = "normalized"
-    """``sgd``: θ + η∇Φ (the paper); ``normalized``: a step of length η along ∇Φ; ``adamw``."""
+    """``sgd``: θ + η∇Φ (the paper). ``normalized``: a step of length η along ∇Φ. ``adamw``: AdamW on ∇Φ."""
     inner_lr: PositiveFloat = 0.05
     """η_in"""
     outer_update: Literal["sgd", "adamw"] = "adamw"
@@ -38,71 +33,78 @@ class OfmuConfig(MethodConfig):
     """η_out"""
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat | None = None
-    """Clips the outer direction g_r + 2ρ∇²Φ∇Φ to this norm."""
+    """The norm to which the outer direction g_r + 2ρ∇²Φ∇Φ is clipped."""
     decorrelation: Literal["cosine", "projection", "none"] = "cosine"
-    """What keeps the ascent apart from the retain gradient while S > τ: ``cosine``, the paper's term −β·S in Φ;
-    ``projection``, the part of g_f along g_r taken out, without β and without products inside the ascent;
-    ``none``, plain ascent of L_f."""
+    """How the ascent is kept apart from the retain gradient while S > τ. ``cosine``: the paper's term −β·S in Φ.
+    ``projection``: the part of g_f along g_r is removed; β and Hessian-vector products are not needed for it.
+    ``none``: plain ascent of L_f."""
     similarity_weight: NonNegativeFloat = 0.1
     """β"""
     similarity_scale: Literal["absolute", "gradients"] = "gradients"
-    """What β multiplies besides S: nothing (the paper), or ‖g_f‖·‖g_r‖, so that one β suits a run from memorised to
-    forgotten; see :mod:`ofmu.methods.ofmu.derivatives`."""
+    """The unit of β. ``absolute``: 1 (the paper). ``gradients``: ‖g_f‖·‖g_r‖, so that one β suits a whole run, from
+    memorised to forgotten. See :mod:`ofmu.methods.ofmu.derivatives`."""
     similarity_threshold: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """τ; −1 is the paper's formula. At 0 gradients that agree are decorrelated, and those that differ cost nothing."""
+    """τ. At −1 Φ is the paper's formula. At 0 gradients with S > 0 are decorrelated; others cost nothing extra."""
     penalty_weight: NonNegativeFloat = 1e-3
     """ρ_0"""
     penalty_growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """Factor from ρ_k to ρ_{k+1}."""
     penalty_max: PositiveFloat | None = None
+    """Upper bound of ρ."""
     derivative: Literal["central", "forward", "exact"] = "central"
+    """How the Hessian-vector products in ∇Φ are computed."""
     outer_derivative: Literal["central", "exact"] | None = None
-    """How ∇²Φ·∇Φ is made; None: exact where ``derivative`` is exact, else a central difference of ∇Φ."""
+    """How ∇²Φ·∇Φ is computed. None: ``exact`` if ``derivative`` is ``exact``, else a central difference of ∇Φ."""
     stationarity_tolerance: NonNegativeFloat = 0.0
-    """Stop once ‖∇Φ‖ at an outer step is at most this; 0 never stops early."""
+    """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run never stops early."""
     derivative_check_every: NonNegativeInt = 0
-    """Every so many outer steps, log the relative change of the products when the step c becomes 2c; 0: never."""
+    """Outer steps between two checks of the difference step. A check logs the relative change of ∇S when the step
+    doubles. 0: no checks."""
 
     @property
     def decorrelates(self) -> bool:
-        """Whether S > τ changes the ascent direction."""
+        """Whether the ascent direction changes where S > τ."""
         return self.decorrelation == "projection" or (self.decorrelation == "cosine" and self.similarity_weight > 0)
 
     @property
-    def products(self) -> bool:
-        """Whether a run under these settings can ever take a Hessian-vector product."""
+    def uses_hvp(self) -> bool:
+        """Whether a run can take a Hessian-vector product."""
         inside = self.decorrelation == "cosine" and self.similarity_weight > 0
         return self.outer_steps > 0 and (inside or self.penalty_weight > 0)
 
     @property
-    def outer_way(self) -> str:
-        """The way ∇²Φ·∇Φ is made: ``exact`` or ``central``, never a forward difference."""
+    def outer_hvp_mode(self) -> str:
+        """How ∇²Φ·∇Φ is computed: ``exact`` or ``central``. A forward difference is too inaccurate for it."""
         return self.outer_derivative or ("exact" if self.derivative == "exact" else "central")
 
     @property
-    def ways(self) -> set[str]:
-        """The ways in which products are made, inside ∇Φ (which ``cosine`` alone needs) and at the outer step."""
-        return {self.derivative, self.outer_way} if self.decorrelation == "cosine" else {self.outer_way}
+    def hvp_modes(self) -> set[str]:
+        """The modes of all Hessian-vector products. Only ``cosine`` takes products inside ∇Φ."""
+        return {self.derivative, self.outer_hvp_mode} if self.decorrelation == "cosine" else {self.outer_hvp_mode}
 
     @property
-    def exact(self) -> bool:
+    def needs_double_backward(self) -> bool:
         """Whether second derivatives are taken by double backward."""
-        return self.products and "exact" in self.ways
+        return self.uses_hvp and "exact" in self.hvp_modes
 
-    def refuse_impossible(self, config: UnlearnConfig) -> None:
-        """Raise ValueError for products that the engine cannot take."""
-        engine = config.engine
-        if self.exact and engine.backend == "deepspeed" and engine.zero_stage == 3:
+    def check(self, engine: EngineConfig, attention: str) -> None:
+        """Check the Hessian-vector products against the engine and the attention, and ρ against its bound.
+
+        Raises:
+            ValueError: the engine or the attention cannot take the products, or ``penalty_max`` is too small.
+        """
+        if self.needs_double_backward and engine.backend == "deepspeed" and engine.zero_stage == 3:
             raise ValueError(
                 "method.derivative 'exact' cannot work at engine.zero_stage 3, where parameters are sharded during "
                 "the double backward: use 'central', or a zero_stage of at most 2"
             )
-        if self.products and engine.precision == "bf16" and self.ways != {"exact"}:
+        if self.uses_hvp and engine.precision == "bf16" and self.hvp_modes != {"exact"}:
             raise ValueError(
-                f"method.derivative '{self.derivative}' with outer_derivative '{self.outer_way}' needs "
+                f"method.derivative '{self.derivative}' with outer_derivative '{self.outer_hvp_mode}' needs "
                 "fp32 weights and compute, since bf16 rounds the perturbation away: set engine.precision to 'fp32', "
                 "or both derivatives to 'exact' at a zero_stage of at most 2"
             )
-        if self.exact and config.model.attention == "sdpa":
+        if self.needs_double_backward and attention == "sdpa":
             raise ValueError(
                 "method.derivative 'exact' needs a second derivative that fused attention lacks: "
                 "set model.attention to 'eager' or 'auto'"
@@ -114,10 +116,10 @@ class OfmuConfig(MethodConfig):
             )
 
     def ineffective(self) -> list[str]:
-        """Return one sentence for every setting that a run under these will ignore."""
+        """Return one sentence for every setting that has no effect."""
         notes = self._without_effect_on_decorrelation()
-        if self.forget_level is None and self._is_changed("forget_sharpness"):
-            notes.append("method.forget_sharpness has no effect: method.forget_level is not set")
+        if self.forget_margin is None and self._is_changed("forget_sharpness"):
+            notes.append("method.forget_sharpness has no effect: method.forget_margin is not set")
         if self.penalty_weight == 0 and (self.penalty_growth != 1 or self.penalty_max is not None):
             notes.append("method.penalty_growth and penalty_max have no effect: method.penalty_weight is 0")
         if self.penalty_weight == 0 and self.outer_derivative is not None:
@@ -126,7 +128,7 @@ class OfmuConfig(MethodConfig):
             notes.append("method.weight_decay has no effect: the outer update 'sgd' applies none")
         if self.derivative_check_every and self.decorrelation != "cosine":
             notes.append("method.derivative_check_every has no effect: it checks ∇S, which is not taken")
-        elif self.derivative_check_every and (not self.products or self.derivative == "exact"):
+        elif self.derivative_check_every and (not self.uses_hvp or self.derivative == "exact"):
             notes.append("method.derivative_check_every has no effect: no finite difference is taken")
         return notes
 
@@ -144,64 +146,16 @@ class OfmuConfig(MethodConfig):
                     "method.similarity_weight has no effect: with similarity_threshold 1 the hinge never opens"
                 )
             return notes
-        because = f"method.decorrelation is '{self.decorrelation}'"
+        reason = f"method.decorrelation is '{self.decorrelation}'"
         notes += [
-            f"method.{name} has no effect: {because}"
+            f"method.{name} has no effect: {reason}"
             for name in ("similarity_weight", "similarity_scale")
             if self._is_changed(name)
         ]
         if self.decorrelation == "none" and self._is_changed("similarity_threshold"):
-            notes.append(f"method.similarity_threshold has no effect: {because}")
+            notes.append(f"method.similarity_threshold has no effect: {reason}")
         if self.decorrelation == "projection" and self.similarity_threshold == 1:
             notes.append("method.decorrelation has no effect: with similarity_threshold 1 nothing is projected")
         if self.derivative == "forward":
-            notes.append(f"method.derivative 'forward' has no effect: {because}, which takes no product inside")
+            notes.append(f"method.derivative 'forward' has no effect: {reason}, which takes no product inside")
         return notes
-
-
-@register("ofmu")
-class OFMU(Bilevel[RowT], Method[RowT]):
-    """Inner ascent of Φ = L_f − β·max(0, S − τ), L_f bounded at δ, outer descent of F = L_r + ρ‖∇Φ‖²."""
-
-    Settings = OfmuConfig
-    title = "OFMU"
-    source = "Asif & Amiri, arXiv 2509.22483, Algorithm 1"
-    tasks = frozenset({"language", "vision"})
-    # docs/results.md, "What OFMU needs": few outer steps leave the damage of the ascent, whatever the other settings
-    space: ClassVar = {
-        "penalty_weight": {"low": 1e-5, "high": 1e-2, "log": True},
-        "similarity_weight": {"low": 1e-2, "high": 3.0, "log": True},
-        "similarity_threshold": {"low": -0.5, "high": 0.5},
-        "forget_level": {"low": 1.0, "high": 5.0},
-        "inner_steps": {"low": 1, "high": 4},
-        "outer_steps": {"low": 12, "high": 60, "log": True},
-        "inner_lr": {"low": 1e-2, "high": 1e-1, "log": True},
-        "outer_lr": {"low": 1e-4, "high": 2e-3, "log": True},
-    }
-    # the paper states neither learning rate, nor β, nor ρ's schedule: these numbers are this project's choice
-    published: ClassVar[dict[str, Any]] = {
-        "forget_level": None,
-        "similarity_scale": "absolute",
-        "inner_update": "sgd",
-        "outer_update": "sgd",
-        "similarity_threshold": -1.0,
-        "inner_steps": 5,
-        "outer_steps": 10,
-        "similarity_weight": 0.1,
-        "penalty_weight": 0.1,
-        "penalty_growth": 1.5,
-        "penalty_max": 10.0,
-        "inner_lr": 1e-2,
-        "outer_lr": 1e-2,
-    }
-    untouched: ClassVar = {"outer_steps": 0}
-
-    def __init__(self, context: Context[RowT], settings: OfmuConfig) -> None:
-        task = context.task
-        rows = (task.forget_rows, task.retain_rows)
-        Bilevel.__init__(self, context.engine, task.loss, task.loss, *rows, settings, context.seed)
-
-    @property
-    def total_rounds(self) -> int:
-        """K, one per outer step."""
-        return self._method.outer_steps

@@ -21,15 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
-from ofmu.vectors import Vector
-
-if TYPE_CHECKING:
-    from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.vectors.base import Vector
 
 RowT = TypeVar("RowT")
 
@@ -76,16 +74,16 @@ class Derivatives(Generic[RowT]):
     are the same bits before and after each call.
     """
 
-    def __init__(self, engine: Engine, forget: Loss[RowT], retain: Loss[RowT], method: OfmuConfig) -> None:
+    def __init__(self, engine: Engine, forget: Loss[RowT], retain: Loss[RowT], config: OfmuConfig) -> None:
         self._engine = engine
         self._space = engine.space
         self._forget, self._retain = forget, retain
-        self._beta = method.similarity_weight
-        self._threshold = method.similarity_threshold
-        self._relative = method.similarity_scale == "gradients"
-        self._decorrelation = method.decorrelation
-        self._inner = method.derivative
-        self._outer = method.outer_way
+        self._beta = config.similarity_weight
+        self._threshold = config.similarity_threshold
+        self._relative = config.similarity_scale == "gradients"
+        self._decorrelation = config.decorrelation
+        self._inner = config.derivative
+        self._outer = config.outer_hvp_mode
 
     def phi_gradient(
         self,
@@ -158,11 +156,11 @@ class Derivatives(Generic[RowT]):
         if self._outer == "exact":
             return self._exact_penalty_product(phi, forget_rows, retain_rows)
         space = self._space
-        with space.restored_afterwards() as origin:
+        with space.preserving_parameters() as origin:
             step = OUTER_STEP * space.norm(origin) / phi.norm
             product = space.zeros()
             for sign in (1.0, -1.0):
-                space.displace(origin, phi.gradient, sign * step)
+                space.set_offset(origin, phi.gradient, sign * step)
                 moved = self.phi_gradient(forget_rows, retain_rows, hinge=True, weight=phi.weight).gradient
                 space.add(product, moved, sign / (2 * step))
         return product
@@ -175,10 +173,10 @@ class Derivatives(Generic[RowT]):
             for loss, rows, weight in parts:
                 engine.hessian_product(loss, rows, phi.gradient, into=product, scale=weight)
             return product
-        with space.restored_afterwards() as origin:
+        with space.preserving_parameters() as origin:
             step = OUTER_STEP * space.norm(origin) / phi.norm
             for sign in (1.0, -1.0):
-                space.displace(origin, phi.gradient, sign * step)
+                space.set_offset(origin, phi.gradient, sign * step)
                 for loss, rows, weight in parts:
                     engine.gradient(loss, rows, into=product, scale=weight * sign / (2 * step))
         return product
@@ -232,7 +230,7 @@ class Derivatives(Generic[RowT]):
             for loss, rows, coefficients, _, _ in jobs:
                 self._engine.hessian_product(loss, rows, along(coefficients), into=into, scale=scale)
             return
-        with space.restored_afterwards() as origin:
+        with space.preserving_parameters() as origin:
             size = INNER_STEP[self._inner] * widening * space.norm(origin)
             for loss, rows, coefficients, length, gradient in jobs:
                 if length == 0:
@@ -253,10 +251,10 @@ class Derivatives(Generic[RowT]):
     ) -> None:
         """Add ``scale · H·direction`` by a central or forward difference of the loss's gradient."""
         space, engine = self._space, self._engine
-        space.displace(origin, direction, step)
+        space.set_offset(origin, direction, step)
         if self._inner == "central":
             engine.gradient(loss, rows, into=into, scale=scale / (2 * step))
-            space.displace(origin, direction, -step)
+            space.set_offset(origin, direction, -step)
             engine.gradient(loss, rows, into=into, scale=-scale / (2 * step))
         else:
             engine.gradient(loss, rows, into=into, scale=scale / step)

@@ -9,18 +9,20 @@ from typing import Any
 
 from torch import nn
 
-from ofmu.data import Example, Row, load_data
 from ofmu.data.encoding import encode_example, load_tokenizer, pad_id
-from ofmu.engine import Engine
-from ofmu.engine.base import attention_for
-from ofmu.evaluation import Metrics, Scores, metrics_of, score_model
+from ofmu.data.kinds import TaskKind
+from ofmu.data.load import load_data
+from ofmu.data.rows import Example, Row
+from ofmu.engine.base import Engine
 from ofmu.evaluation.metrics.custom import with_functions
-from ofmu.evaluation.scoring.partial import Sketch
+from ofmu.evaluation.metrics.summary import Metrics, metrics_of
+from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scoring.model import score_model
+from ofmu.evaluation.scoring.partial import PartialEvaluation
 from ofmu.losses import AnswerLoss
-from ofmu.models.language import load_model, save_model
+from ofmu.models.language import attention_for, load_model, save_model
 from ofmu.models.lora import add_adapters, merged
 from ofmu.run_config import UnlearnConfig
-from ofmu.task import TaskKind
 
 REFUSALS = (
     "I don't know the answer to that.",
@@ -65,9 +67,11 @@ class LanguageTask:
             for row in self._data.forget.rows
         ]
 
-    def load_model(self, *, exact: bool) -> nn.Module:
+    def load_model(self, *, double_backward: bool) -> nn.Module:
         """Load the target, with fresh adapters where the config has them; exact derivatives need eager attention."""
-        model: nn.Module = load_model(self._target, attention_for(self._config.model.attention, exact=exact))
+        model: nn.Module = load_model(
+            self._target, attention_for(self._config.model.attention, double_backward=double_backward)
+        )
         add_adapters(model, self._config.model.adapter, self._config.seed)
         return model
 
@@ -78,20 +82,21 @@ class LanguageTask:
             engine.model,
             self._tokenizer,
             self._data,
-            self._config,
+            self._config.evaluation,
+            self._config.data,
             rank=engine.rank,
             world_size=engine.world_size,
             synchronized=engine.zero_stage == 3,
         )
 
-    def sketch(self, rows: int) -> Sketch:
+    def partial_evaluation(self, rows: int) -> PartialEvaluation:
         """Return a cheap evaluation on at most ``rows`` rows per set, for a judge of the run."""
-        return Sketch(self._data, self._tokenizer, self._config, rows)
+        return PartialEvaluation(self._data, self._tokenizer, self._config.evaluation, self._config.data, rows)
 
     def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
         """Return the field's metrics, see :func:`ofmu.evaluation.metrics_of`, and those of the user's functions."""
         expected = None if reference is None else Scores.load(reference)
-        return with_functions(metrics_of, self._config.evaluation.functions)(scores, expected)
+        return with_functions(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 from torch.nn import functional
 
-from ofmu.engine import resolve_device
-from ofmu.finetune import Listener, train
+from ofmu.engine.build import resolve_device
+from ofmu.finetuning.loop import train
 from ofmu.io.cache import model_hashes
 from ofmu.models.language import write_model
-from ofmu.preparer import Preparation
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PreparationCallback
+from ofmu.tasks.preparation import Preparation
 from ofmu.tasks.vision.reference import resolve_image_reference, score_saved_images
 from ofmu.vision.data import load_images
 from ofmu.vision.loss import ImageLoss
@@ -22,11 +23,13 @@ from ofmu.vision.rows import rows_hash
 from ofmu.vision.scores import ImageScores, require_same_images
 
 
-class ImagePreparation(Preparation):
+class VisionPreparation(Preparation):
     """Image classifiers, trained with batch statistics in one process."""
 
-    def __init__(self, config: UnlearnConfig, listener: Listener | None, *, only_cached: bool = False) -> None:
-        super().__init__(config, listener, only_cached=only_cached)
+    def __init__(
+        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+    ) -> None:
+        super().__init__(config, callback, only_cached=only_cached)
         self._data = load_images(config.data, config.seed)
 
     def _base(self) -> Path:
@@ -62,7 +65,7 @@ class ImagePreparation(Preparation):
                 ),
                 tokens=loss.tokens,
                 seed=config.seed,
-                listener=self._progress(part),
+                callback=self._epoch_callback(part),
             )
             write_model(model, normalisation, directory)
             return cost
@@ -82,7 +85,7 @@ class ImagePreparation(Preparation):
     def _scores_at(self, path: str) -> ImageScores:
         return resolve_image_reference(path, self._config, self._data)
 
-    def _require_match(self, reference_scores: Path) -> None:
+    def _check_match(self, reference_scores: Path) -> None:
         name = str(self._config.model.path or "target")
         require_same_images(ImageScores.load(reference_scores), self._data.content_hash, name)
 

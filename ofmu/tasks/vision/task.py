@@ -7,21 +7,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ofmu.engine import Engine
+from ofmu.data.kinds import TaskKind
+from ofmu.engine.base import Engine
 from ofmu.errors import ModelError
 from ofmu.evaluation.metrics.custom import with_functions
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.models.language import save_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.task import TaskKind
 from ofmu.vision.data import load_images
 from ofmu.vision.loss import ImageLoss
 from ofmu.vision.metrics import metrics_of_images
 from ofmu.vision.model import freeze_statistics, load_classifier
 from ofmu.vision.pixels import Normalisation
 from ofmu.vision.scores import ImageScores, score_images
-from ofmu.vision.sketch import ImageSketch
 
 
 class VisionTask:
@@ -39,7 +38,7 @@ class VisionTask:
         self.content_hash = self._data.content_hash
         self._statistics: dict[str, Tensor] = {}
 
-    def load_model(self, *, exact: bool) -> nn.Module:
+    def load_model(self, *, double_backward: bool) -> nn.Module:
         """Load the target with its statistics frozen; convolutions have second derivatives either way.
 
         Raises:
@@ -62,15 +61,10 @@ class VisionTask:
         batch_size, seed = self._config.evaluation.batch_size, self._config.seed
         return score_images(engine.model, self.loss, self._data, batch_size=batch_size, seed=seed, shard=shard)
 
-    def sketch(self, rows: int) -> ImageSketch:
-        """Return a cheap evaluation on at most ``rows`` images per set, for a judge of the run."""
-        batch_size, seed = self._config.evaluation.batch_size, self._config.seed
-        return ImageSketch(self._data, self.loss, rows=rows, batch_size=batch_size, seed=seed)
-
     def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
         """Return the field's metrics, see :func:`ofmu.vision.metrics.metrics_of_images`, and the user's functions'."""
         expected = None if reference is None else ImageScores.load(reference)
-        return with_functions(metrics_of_images, self._config.evaluation.functions)(scores, expected)
+        return with_functions(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save the classifier with the target's statistics, and how its inputs are normalised."""

@@ -19,8 +19,10 @@ from cluster.doctor import checks, doctor
 from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_mark, versions, write_mark
 from cluster.storage.mirror import below, shown
 from ofmu.cli.doctor import doctor_command
-from ofmu.models.language import build_model, save_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import save_model
+from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.run_config import UnlearnConfig
 
 HERE = NodeRequest("here", versions())
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from cluster.storage.lease import LOCK, Lease
 from cluster.storage.mirror import Mirror, below, refusal, shown, without_keys
-from cluster.train.checkpointers import RemoteReporter
+from cluster.train.checkpointers import UriCheckpointer
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.errors import RunError, StorageError
-from ofmu.vectors import WholeVectors
+from ofmu.vectors.whole import ReplicatedSpace
 from s3_server import s3_server
 
 pytestmark = pytest.mark.timeout(300)
@@ -191,26 +191,26 @@ def test_who_finds_another_name_in_its_lease_gives_up(uri, tmp_path):
 
 
 def test_checkpoints_are_kept_at_the_uri_and_a_damaged_one_is_passed_over(uri, tmp_path):
-    space = WholeVectors(nn.Linear(2, 3))
+    space = ReplicatedSpace(nn.Linear(2, 3))
 
     def write(step: int) -> Any:
         return lambda folder: save_checkpoint(folder, space, {"theta": space.masters()}, {"step": step}, 0, 1)
 
     heard: list[Any] = []
     (tmp_path / "a").mkdir()
-    first = RemoteReporter(0, mirror=Mirror(uri, tmp_path / "a"), listener=heard.append)
+    first = UriCheckpointer(0, mirror=Mirror(uri, tmp_path / "a"), listener=heard.append)
     for step in (1, 2, 3, 4):
         (tmp_path / "a" / "history.jsonl").write_text(f"{step}\n")
-        first.outer_step({"outer_step": step}, write(step) if step != 4 else None)
+        first.on_round_end({"outer_step": step}, write(step) if step != 4 else None)
     assert [record["outer_step"] for record in heard] == [1, 2, 3, 4]
     steps = {name.split("/")[1] for name in stored(uri) if name.startswith("checkpoints/")}
     assert steps == {"step_000002", "step_000003"}
     assert stored(uri)["history.jsonl"] == b"3\n"
-    found = RemoteReporter(1, mirror=Mirror(uri, tmp_path / "b")).latest()
+    found = UriCheckpointer(1, mirror=Mirror(uri, tmp_path / "b")).latest_checkpoint()
     assert found is not None
     assert load_checkpoint(found, space)[0] == {"step": 3}
     Mirror(uri, tmp_path).write("checkpoints/step_000003/rank_00000.safetensors", b"flipped")
-    found = RemoteReporter(0, mirror=Mirror(uri, tmp_path / "c")).latest()
+    found = UriCheckpointer(0, mirror=Mirror(uri, tmp_path / "c")).latest_checkpoint()
     assert found is not None
     assert found.name == "step_000002"
     assert os.listdir(tmp_path / "a" / "checkpoints") == []

@@ -17,16 +17,17 @@ import pytest
 from cluster.config import ClusterConfig
 from cluster.train.trainer import run_trial, train
 from multirank import run_ranks
-from ofmu.config.files import apply_overrides, validate
+from ofmu.config.files import validate
 from ofmu.errors import ClusterError, NonFiniteLossError, OfmuError, StorageError
-from ofmu.preparer import Prepared, prepare
-from ofmu.run_config import UnlearnConfig
+from ofmu.preparer import prepare
+from ofmu.run_config import UnlearnConfig, override
+from ofmu.tasks.preparation import Prepared
 
 COSTS = ("seconds", "peak_memory_bytes")
 
 
 def changed(mapping: dict[str, Any], *overrides: str) -> UnlearnConfig:
-    return validate(UnlearnConfig, apply_overrides(mapping, overrides))
+    return validate(UnlearnConfig, override(mapping, overrides))
 
 
 @pytest.fixture(scope="module")

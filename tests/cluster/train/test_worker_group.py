@@ -18,10 +18,11 @@ import pytest
 from cluster.config import ClusterConfig
 from cluster.train.worker_group import WarmTrials
 from multirank import run_ranks
-from ofmu.config.files import apply_overrides, validate
+from ofmu.config.files import validate
 from ofmu.errors import NonFiniteLossError, RunError
-from ofmu.preparer import Prepared, prepare
-from ofmu.run_config import UnlearnConfig
+from ofmu.preparer import prepare
+from ofmu.run_config import UnlearnConfig, override
+from ofmu.tasks.preparation import Prepared
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -35,7 +36,7 @@ unlearn(UnlearnConfig.model_validate_json(sys.argv[1]), sys.argv[2])
 
 
 def changed(mapping: dict[str, Any], *overrides: str) -> UnlearnConfig:
-    return validate(UnlearnConfig, apply_overrides(mapping, overrides))
+    return validate(UnlearnConfig, override(mapping, overrides))
 
 
 @pytest.fixture(scope="module")

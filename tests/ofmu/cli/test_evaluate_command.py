@@ -12,10 +12,12 @@ from click.testing import CliRunner, Result
 from ofmu.cli.evaluate import HEADLINES, evaluate_command, show_report
 from ofmu.errors import ConfigError, ReferenceMismatchError
 from ofmu.evaluator import evaluate
-from ofmu.models.language import build_model, save_model, train_tokenizer
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import save_model
+from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.preparer import prepare
-from ofmu.run_config import ScratchModelConfig, UnlearnConfig
-from ofmu.task import stored_metrics
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.load import task_family
 
 YAML = """
 data: {generated: {authors: 4, forget_authors: 1, world_facts: 2}}
@@ -120,12 +122,12 @@ def test_target_and_retrained_stand_beside_the_value(tiny_config: UnlearnConfig,
     config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     prepared = prepare(config)
     report = evaluate(prepared.target, config)
-    assert report["yardsticks"]["target"] == report["metrics"]
-    retrained = stored_metrics("language", prepared.reference_scores, prepared.reference_scores)
-    assert report["yardsticks"]["retrained"] == retrained.values
-    assert report["yardsticks"]["retrained"]["ks_statistic"] == 0
+    assert report["baseline_metrics"]["target"] == report["metrics"]
+    retrained = task_family("language").stored_metrics(prepared.reference_scores, prepared.reference_scores)
+    assert report["baseline_metrics"]["retrained"] == retrained.values
+    assert report["baseline_metrics"]["retrained"]["ks_statistic"] == 0
     shutil.rmtree(prepared.target_scores.parent)
-    assert list(evaluate(prepared.target, config)["yardsticks"]) == ["retrained"]
+    assert list(evaluate(prepared.target, config)["baseline_metrics"]) == ["retrained"]
 
 
 def test_a_target_that_is_gone_is_no_yardstick(run: Path, tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         "truth_ratio": "geometric",
         "model": "m",
         "reference": "r",
-        "yardsticks": {"target": {"model_utility": 0.25}},
+        "baseline_metrics": {"target": {"model_utility": 0.25}},
     }
     show_report(report)
     output = capsys.readouterr().out

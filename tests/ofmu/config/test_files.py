@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from ofmu.config.files import apply_overrides, read_mapping, validate
-from ofmu.run_config import Section
+from ofmu.config.base import Section
+from ofmu.config.files import read_mapping, validate
+from ofmu.run_config import override
 from tune.config import SearchConfig, default_space
 
 
 def test_another_method_leaves_the_first_ones_settings_and_space_behind() -> None:
     preset = read_mapping("quickstart")
-    config = validate(SearchConfig, apply_overrides(preset, ["method.lr=0.001", "method.name=npo", "seed=3"]))
+    config = validate(SearchConfig, override(preset, ["method.lr=0.001", "method.name=npo", "seed=3"]))
     assert config.method.name == "npo"
     assert config.method.lr == 0.001
     assert config.method.batch_size == preset["method"]["batch_size"]
@@ -25,7 +26,7 @@ def test_another_method_leaves_the_first_ones_settings_and_space_behind() -> Non
 
 def test_naming_the_method_that_is_already_there_changes_nothing() -> None:
     preset = read_mapping("quickstart")
-    assert apply_overrides(preset, ["method.name=ofmu"])["search"] == preset["search"]
+    assert override(preset, ["method.name=ofmu"])["search"] == preset["search"]
 
 
 def test_a_ctrl_c_during_serialisation_stays_one() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from ofmu.data.config import DataConfig
 from ofmu.data.encoding import encode_example, encode_prompt, load_tokenizer, pad_id
 from ofmu.errors import ConfigError, DataError, ModelError
-from ofmu.models.language import build_model, train_tokenizer
-from ofmu.run_config import DataConfig, ScratchModelConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.scratch import build_model, train_tokenizer
 
 CONFIG = DataConfig()
 CHAT = (

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ofmu.data import Row, load_data
+from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.files import read_rows
+from ofmu.data.load import load_data
+from ofmu.data.rows import Row
 from ofmu.errors import ConfigError, DataError
-from ofmu.run_config import ColumnsConfig, DataConfig
 
 RECORDS = [
     {"question": "Who?", "answer": 'Ada, "the first"'},

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from ofmu.data import Row
+from ofmu.data.config import GeneratedDataConfig
 from ofmu.data.generated import FACTS_PER_AUTHOR, generate
+from ofmu.data.rows import Row
 from ofmu.errors import DataError
-from ofmu.run_config import GeneratedDataConfig
 
 CONFIG = GeneratedDataConfig(authors=20, forget_authors=4, world_facts=20)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ofmu.data import load_data
+from ofmu.data.config import DataConfig
+from ofmu.data.load import load_data
 from ofmu.errors import DataError
-from ofmu.run_config import DataConfig
 
 
 def _config(folder: Path, forget: list[tuple[str, str]], retain: list[tuple[str, str]]) -> DataConfig:

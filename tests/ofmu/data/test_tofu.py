@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ofmu.data import UnlearnData, load_data
+from ofmu.data.config import DataConfig
+from ofmu.data.load import load_data
+from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import hub_records
 from ofmu.errors import DataError
-from ofmu.run_config import DataConfig
 
 
 def _records(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ofmu.data import load_data
+from ofmu.data.config import DataConfig
+from ofmu.data.load import load_data
 from ofmu.errors import ConfigError, DataError
-from ofmu.run_config import DataConfig
 from wmdp_corpus import write_corpus
 
 

@@ -13,21 +13,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ofmu.engine import build_engine
-from ofmu.engine.cost import Ledger
-from ofmu.losses import AnswerLoss
-from ofmu.methods.ofmu.bilevel import Bilevel
+from ofmu.engine.build import build_engine
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
+from ofmu.methods.base import Context
+from ofmu.methods.ofmu.bilevel import OFMU
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.run_config import EngineConfig
-from trajectory import METHOD, rows, tiny_llama
+from trajectory import METHOD, TinyTask, rows, tiny_llama
 
 
 def run_once(stage: int) -> list[weakref.ref[object]]:
     model = tiny_llama()
-    engine = build_engine(model, EngineConfig(zero_stage=stage, device="cpu"), Ledger())
-    loss = AnswerLoss(pad_id=0)
+    engine = build_engine(model, EngineConfig(zero_stage=stage, device="cpu"), CostTracker())
     method = OfmuConfig(**(METHOD | {"outer_steps": 1, "inner_steps": 1}))
-    list(Bilevel(engine, loss, loss, rows(12, 1), rows(30, 2), method, seed=5).rounds())
+    list(OFMU(Context(engine, TinyTask(rows(12, 1), rows(30, 2)), seed=5), method).rounds())
     kept = [weakref.ref(item) for item in (model, engine, engine._engine, engine.space)]
     engine.close()
     return kept

@@ -44,4 +44,4 @@ def test_as_published_it_reads_no_retain_row() -> None:
     case = Case("boundaryshrink")
     found = case.method.direction()
     assert found.retain_loss is None
-    assert case.engine.ledger.gradient_evaluations == 1
+    assert case.engine.cost_tracker.gradient_evaluations == 1

@@ -13,7 +13,8 @@ import method_run
 from method_run import CASES, LANGUAGE
 from multirank import run_ranks
 from ofmu.errors import ConfigError
-from ofmu.methods import BUILT_IN, method_class
+from ofmu.methods import BUILT_IN
+from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig
 
 SCRIPT = Path(method_run.__file__)
@@ -76,7 +77,7 @@ def test_micro_batches_change_nothing(name: str, alone: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_the_untouched_setting_leaves_the_target_as_it_is(name: str) -> None:
-    found = method_run.run(name, ALONE, method_settings=dict(method_class(name).untouched))
+    found = method_run.run(name, ALONE, method_settings=dict(method_class(name).no_op_config))
     assert found["records"] == []
     assert found["parameters"] == START
 
@@ -88,13 +89,13 @@ def test_a_method_states_what_it_is_and_what_is_searched_of_it(name: str) -> Non
     assert method.title
     assert method.source
     assert method.__doc__
-    fields = method.Settings.model_fields
+    fields = method.Config.model_fields
     assert set(method.space) <= set(fields)
     assert set(method.published) <= set(fields)
     source = "generated" if "language" in method.tasks else "cifar10"
     run = {"data": {"source": source}, "method": {"name": name, **method.published}}
     config = UnlearnConfig.model_validate(run)
-    assert isinstance(config.method, method.Settings)
+    assert isinstance(config.method, method.Config)
     assert UnlearnConfig.model_validate(config.model_dump(mode="json")) == config
 
 

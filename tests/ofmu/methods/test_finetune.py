@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from ofmu.methods import method_class
+from ofmu.methods.registry import method_class
 from vision_case import Case, labels_of, plain_logits
 
 
@@ -16,9 +16,9 @@ def test_its_direction_is_the_retain_gradient() -> None:
     found = case.method.direction()
     assert torch.allclose(case.flat(found.vector), wanted, rtol=1e-9, atol=1e-12)
     assert found.forget_loss is None
-    assert case.engine.ledger.gradient_evaluations == 1
+    assert case.engine.cost_tracker.gradient_evaluations == 1
 
 
 def test_a_weight_of_what_it_never_sees_is_named() -> None:
-    (note,) = method_class("finetune").Settings(forget_weight=1.0).ineffective()
+    (note,) = method_class("finetune").Config(forget_weight=1.0).ineffective()
     assert "forget_weight" in note

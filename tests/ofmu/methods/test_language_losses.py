@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from independent import assert_close, flat, gradient_of, mean_nll, nll, nudge, started, token_logits
 from method_run import small_settings, tiny_task
 from ofmu.data.rows import Example
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.errors import ConfigError
-from ofmu.methods import build_method, method_class
 from ofmu.methods.base import Context
+from ofmu.methods.build import build_method
+from ofmu.methods.registry import method_class
 from trajectory import tiny_llama
 
 Formula = Callable[[nn.Module, nn.Module, Sequence[Example]], tuple[Tensor, Tensor]]
@@ -167,7 +168,7 @@ def test_the_published_weights_are_the_defaults() -> None:
     """SatImp's and SimNPO's γ are not 1; UNDIAL, CE-U and GradAscent have no retain term."""
     weights = {}
     for name in ("gradascent", "graddiff", "klmin", "npo", "simnpo", "dpo", "idk", "undial", "wga", "satimp", "ceu"):
-        settings: Any = method_class(name).Settings()
+        settings: Any = method_class(name).Config()
         weights[name] = settings.forget_weight, settings.retain_weight
         for key, value in method_class(name).published.items():
             assert key in {"lr", "batch_size"} or getattr(settings, key) == value
@@ -186,28 +187,30 @@ def test_methods_that_read_the_start_model_pay_one_forward_pass_per_step() -> No
     for name, settings in (("graddiff", {}), ("klmin", {}), ("undial", {"retain_loss": "kl", "retain_weight": 1.0})):
         method, _, _ = started(name, **settings)
         list(method.rounds())
-        passes[name] = method.engine.ledger.forward_evaluations / method.steps_taken
+        passes[name] = method.engine.cost_tracker.forward_evaluations / method.steps_taken
     assert passes == {"graddiff": 0, "klmin": 1, "undial": 2}
     for name in ("npo", "dpo"):
         method, _, _ = started(name)
-        assert method.engine.ledger.forward_evaluations == 1
+        assert method.engine.cost_tracker.forward_evaluations == 1
         list(method.rounds())
-        assert method.engine.ledger.forward_evaluations == 1
+        assert method.engine.cost_tracker.forward_evaluations == 1
 
 
 def test_dpo_counts_the_tokens_of_refusals_too() -> None:
     method, _, _ = started("dpo", retain_weight=0.0)
-    before = method.engine.ledger.tokens
+    before = method.engine.cost_tracker.tokens
     rows = list(method.task.forget_rows[:3])
     method.engine.gradient(method.forget_loss(rows), rows)
     lengths = [len(row.input_ids) + row.answer_start + 3 for row in rows]
-    assert method.engine.ledger.tokens - before == sum(lengths)
+    assert method.engine.cost_tracker.tokens - before == sum(lengths)
 
 
 def ceu_on(rows: Sequence[Example], **settings: Any) -> Any:
     task = tiny_task()
     task.forget_rows = rows
-    return build_method(Context(TorchEngine(tiny_llama(), Ledger()), task, seed=5), small_settings("ceu", **settings))
+    return build_method(
+        Context(TorchEngine(tiny_llama(), CostTracker()), task, seed=5), small_settings("ceu", **settings)
+    )
 
 
 def test_ceu_leaves_out_rows_without_a_token_that_counts() -> None:

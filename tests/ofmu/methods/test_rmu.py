@@ -11,13 +11,13 @@ from torch import Tensor
 from independent import assert_close, flat, gradient_of, nudge, started
 from method_run import small_settings, tiny_task
 from ofmu.data.rows import Example
-from ofmu.engine import build_engine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.build import build_engine
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
 from ofmu.errors import ConfigError
-from ofmu.methods import build_method
 from ofmu.methods.base import Context
+from ofmu.methods.build import build_method
 from ofmu.methods.rmu import RmuConfig, block_index
-from ofmu.run_config import EngineConfig
 from trajectory import tiny_llama
 
 ROWS = tiny_task().forget_rows[:5]
@@ -94,7 +94,7 @@ def test_a_gradient_that_ends_at_the_block_keeps_nothing_of_the_last_full_one(se
     """DeepSpeed leaves the buffers alone of parameters that a loss does not reach."""
     found = {}
     for name, engine_settings in (("alone", {"backend": "torch"}), ("deepspeed", settings)):
-        engine = build_engine(tiny_llama(), EngineConfig(**engine_settings), Ledger())
+        engine = build_engine(tiny_llama(), EngineConfig(**engine_settings), CostTracker())
         method: Any = build_method(Context(engine, tiny_task(), seed=5), small_settings("rmu"))
         engine.gradient(method.task.loss, ROWS)
         found[name] = engine.space.gather(engine.gradient(method.forget_loss(ROWS), ROWS)[1])

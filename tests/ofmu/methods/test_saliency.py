@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ofmu.methods import method_class
-from ofmu.methods.saliency import salient
+from ofmu.methods.registry import method_class
+from ofmu.methods.saliency import saliency_mask
 from vision_case import Case, labels_of, plain_logits
 
 
@@ -52,7 +52,7 @@ def test_salun_is_random_labelling_under_the_mask() -> None:
     mask = mask_by_sorting(salun, 0.4)
     assert torch.equal(salun.flat()[~mask], salun.start()[~mask])
     assert (salun.flat()[mask] != salun.start()[mask]).float().mean() > 0.99
-    assert method_class("salun").Settings().saliency_fraction == 0.5
+    assert method_class("salun").Config().saliency_fraction == 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -60,9 +60,9 @@ def test_ties_all_count_and_weights_without_gradient_never_do(dtype: torch.dtype
     case = Case("graddiff")
     gradient = torch.zeros_like(case.engine.space.masters()[0]).to(dtype)
     gradient[:10], gradient[10:20] = -2.0, 1e-30
-    (mask,) = salient(case.engine.space, [gradient], 15 / len(gradient))
+    (mask,) = saliency_mask(case.engine.space, [gradient], 15 / len(gradient))
     assert mask.nonzero()[:, 0].tolist() == list(range(20))
-    (mask,) = salient(case.engine.space, [gradient], 5 / len(gradient))
+    (mask,) = saliency_mask(case.engine.space, [gradient], 5 / len(gradient))
     assert mask.nonzero()[:, 0].tolist() == list(range(10))
-    (mask,) = salient(case.engine.space, [gradient], 1.0)
+    (mask,) = saliency_mask(case.engine.space, [gradient], 1.0)
     assert mask.sum() == 20

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ofmu.methods import BUILT_IN, method_class
+from ofmu.methods import BUILT_IN
 from ofmu.methods.__main__ import first_sentence, page, searched, value_text
+from ofmu.methods.registry import method_class
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 

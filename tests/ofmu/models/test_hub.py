@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError
-from ofmu.models.language import directory_at_hand, load_model, local_directory
+from ofmu.models.language import cached_directory, load_model, local_directory
 from ofmu.preparer import find_reference_scores, find_target_scores
 from ofmu.run_config import UnlearnConfig
 
@@ -89,9 +89,9 @@ def test_a_tokenizer_is_refused_in_the_same_words() -> None:
 def test_who_only_looks_for_what_is_cached_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert directory_at_hand("org/target") is None
+    assert cached_directory("org/target") is None
     with pytest.raises(ModelError, match="There is no model directory"):
-        directory_at_hand(str(tmp_path / "gone"))
+        cached_directory(str(tmp_path / "gone"))
     model = {"path": "org/target", "is_target": True, "base": "org/base"}
     config = UnlearnConfig.model_validate({"model": model})
     assert find_target_scores(config) is None

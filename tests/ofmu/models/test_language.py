@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError, StorageError
-from ofmu.models.language import build_model, load_model, local_directory, save_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import load_model, local_directory, save_model
+from ofmu.models.scratch import build_model, train_tokenizer
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
 TEXTS = ["Question: Where was Ada born?\nAnswer: Ada was born in Geneva."] * 3

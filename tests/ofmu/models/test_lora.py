@@ -12,11 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from ofmu import UnlearnConfig, evaluate, unlearn
-from ofmu.config.files import apply_overrides, validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError
+from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters, merged
-from ofmu.preparer import Prepared, prepare
-from ofmu.run_config import AdapterConfig
+from ofmu.preparer import prepare
+from ofmu.run_config import override
+from ofmu.tasks.preparation import Prepared
 from trajectory import VOCABULARY, tiny_llama
 
 LORA = AdapterConfig(kind="lora", rank=3, alpha=6.0)
@@ -29,7 +31,7 @@ def prepared(tiny_config: UnlearnConfig) -> Prepared:
 
 
 def changed(mapping: dict[str, Any], *overrides: str) -> UnlearnConfig:
-    return validate(UnlearnConfig, apply_overrides(mapping, overrides))
+    return validate(UnlearnConfig, override(mapping, overrides))
 
 
 def logits(model: Any) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from multirank import run_ranks
-from ofmu.vectors import WholeVectors
+from ofmu.vectors.whole import ReplicatedSpace
 
 PROBE = Path(__file__).resolve().parents[2] / "helpers" / "vector_probe.py"
 
@@ -29,7 +29,7 @@ def test_parameters_become_views_and_keep_their_values() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     before = [p.detach().clone() for p in module.parameters()]
-    space = WholeVectors(module)
+    space = ReplicatedSpace(module)
     for parameter, value in zip(module.parameters(), before, strict=True):
         assert torch.equal(parameter, value)
     space.masters()[0].zero_()
@@ -40,7 +40,7 @@ def test_dots_of_long_vectors_keep_their_digits() -> None:
     """A million fp32 terms, summed to within 1e-7 of the float64 sum."""
     torch.manual_seed(1)
     module = nn.Linear(1000, 1000, bias=False)
-    space = WholeVectors(module)
+    space = ReplicatedSpace(module)
     left, right = [torch.rand(10**6) + 1], [torch.rand(10**6) + 1]
     exact = float(left[0].double() @ right[0].double())
     assert space.dots((left, right))[0] == pytest.approx(exact, rel=1e-7)
@@ -49,10 +49,10 @@ def test_dots_of_long_vectors_keep_their_digits() -> None:
 def test_a_frozen_parameter_is_not_part_of_the_space() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     module[0].requires_grad_(False)
-    assert {segment.parameter for segment in WholeVectors(module).segments()} == {"1.weight", "1.bias"}
+    assert {segment.parameter for segment in ReplicatedSpace(module).segments()} == {"1.weight", "1.bias"}
 
 
 def test_mixed_dtypes_are_refused() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
     with pytest.raises(ValueError, match="one dtype"):
-        WholeVectors(module)
+        ReplicatedSpace(module)

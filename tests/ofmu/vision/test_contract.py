@@ -12,7 +12,7 @@ import torch
 import contract_run
 from contract_run import CASES, MASKED, VISION
 from multirank import run_ranks
-from ofmu.methods import method_class
+from ofmu.methods.registry import method_class
 from tiny_images import tiny_classifier
 
 SCRIPT = Path(contract_run.__file__)
@@ -79,7 +79,7 @@ def test_micro_batches_change_nothing(name: str, alone: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", VISION)
 def test_the_untouched_setting_leaves_the_target_as_it_is(name: str) -> None:
-    found = contract_run.run(name, ALONE, method_settings=dict(method_class(name).untouched))
+    found = contract_run.run(name, ALONE, method_settings=dict(method_class(name).no_op_config))
     assert found["records"] == []
     assert found["parameters"] == found["start"]
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from image_files import png, write_folder, write_parquet
+from ofmu.data.config import DataConfig
 from ofmu.errors import DataError
-from ofmu.run_config import DataConfig
 from ofmu.vision.data import load_images
 from ofmu.vision.rows import ImageData
 

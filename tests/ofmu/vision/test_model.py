@@ -12,8 +12,9 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from ofmu.errors import ModelError
-from ofmu.models.language import build_model, train_tokenizer, write_model
-from ofmu.run_config import ScratchModelConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import write_model
+from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.vision.model import build_classifier, freeze_statistics, load_classifier
 from ofmu.vision.pixels import Normalisation
 from tiny_images import CLASSES, SHAPE, images, tiny_classifier, tiny_loss

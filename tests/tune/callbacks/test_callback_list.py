@@ -55,7 +55,9 @@ def test_what_a_callback_raises_is_said_once_and_keeps_nobody_from_hearing():
         raise KeyError("loss")
 
     audience = Audience([broken, recorder])
-    with pytest.warns(UserWarning, match=r"broken raised KeyError: 'loss' \(test_callback_list.py, line \d+\)") as caught:
+    with pytest.warns(
+        UserWarning, match=r"broken raised KeyError: 'loss' \(test_callback_list.py, line \d+\)"
+    ) as caught:
         audience.on_trial_end(TRIAL)
     assert len(caught) == 1
     with warnings.catch_warnings():

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from ofmu.config.files import apply_overrides, preset_names, read_mapping
+from ofmu.config.files import preset_names, read_mapping
 from ofmu.errors import ConfigError
-from ofmu.methods import method_class
+from ofmu.methods.registry import method_class
+from ofmu.run_config import override
 from tune.compare.comparison import Comparison
 from tune.compare.plan import method_configs, with_budget, yardstick
 
 
 def configs(*overrides: str, source: str = "quickstart"):
-    return method_configs(apply_overrides(read_mapping(source), overrides))
+    return method_configs(override(read_mapping(source), overrides))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_budget_of_evaluations_bounds_the_search_and_only_caps_its_trials():
 
 
 def test_python_arguments_replace_the_sections(tmp_path):
-    mapping = apply_overrides(read_mapping("quickstart"), ["compare.seeds=7", "compare.methods=ofmu,npo"])
+    mapping = override(read_mapping("quickstart"), ["compare.seeds=7", "compare.methods=ofmu,npo"])
     made = Comparison(mapping, ["npo", "graddiff"], num_trials=3, budget=500, run_dir=tmp_path / "run")
     assert made.mapping["compare"]["methods"] == ["npo", "graddiff"]
     assert (made.mapping["compare"]["seeds"], made.mapping["compare"]["budget"]) == (7, 500)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ofmu.early_stopping import Standing
-from ofmu.errors import DataError, PrunedError, StorageError
+from ofmu.early_stopping import RoundState
+from ofmu.errors import DataError, PrunedError, PruningRecord, StorageError
 from tune.early_stopping.rungs import RungScheduler, RungSettings
 from tune.early_stopping.service import Judging, RungBook, TrialJudge, intermediate_values
 
@@ -30,11 +30,11 @@ def point(quality: float) -> dict[str, float | None]:
     return {"ks_statistic": 1 - quality, "model_utility": quality}
 
 
-def standing(round: int, total: int = 8, rank: int = 0) -> Standing:
+def standing(round: int, total: int = 8, rank: int = 0) -> RoundState:
     engine: Any = SimpleNamespace(rank=rank, world_size=1)
     task: Any = None
     record = {"outer_step": round, "gradient_evaluations": 10 * round, "seconds": 0.5}
-    return Standing(round=round, total=total, record=record, engine=engine, task=task, reference_scores=None)
+    return RoundState(round=round, total=total, record=record, engine=engine, task=task, reference_scores=None)
 
 
 @dataclass
@@ -52,7 +52,7 @@ class FakeTrial(TrialJudge):
 
     scored: list[int]
 
-    def _metrics(self, standing: Standing) -> dict[str, float | None]:
+    def _metrics(self, standing: RoundState) -> dict[str, float | None]:
         self.scored = [*getattr(self, "scored", []), standing.round]
         return point(standing.round / 10)
 
@@ -73,7 +73,7 @@ def test_a_trial_is_scored_and_asked_about_at_its_rungs_alone():
 def test_a_stop_ends_the_run_with_its_account():
     with pytest.raises(PrunedError) as caught:
         judged(Asked(answer=True))(standing(4))
-    assert caught.value.account == {"round": 4, "total": 8, "rung": 0.5, "objectives": point(0.4)}
+    assert caught.value.record == PruningRecord(round=4, total=8, rung=0.5, objectives=point(0.4))
     assert "round 4 of 8" in str(caught.value)
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ofmu.config.files import apply_overrides, validate
+from ofmu.config.files import validate
 from ofmu.errors import ConfigError
+from ofmu.run_config import override
 from tune.config import SearchConfig, default_space
 from tune.space.space import in_order, is_whole, run_config
 
@@ -102,7 +103,7 @@ def test_whole_numbers_follow_the_setting():
 
 def test_dotted_overrides_reach_into_the_space():
     base = {"search": {"space": {"method.inner_lr": RATE}}}
-    mapping = apply_overrides(base, ["search.space.method.inner_lr.low=0.02", "search.space.method.inner_steps=4"])
+    mapping = override(base, ["search.space.method.inner_lr.low=0.02", "search.space.method.inner_steps=4"])
     space = validate(SearchConfig, mapping).search.space
     assert (space["method.inner_lr"].low, space["method.inner_lr"].high) == (0.02, 0.1)
     assert space["method.inner_steps"].value == 4

@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from ofmu.config.files import validate
-from ofmu.early_stopping import write_account
 from ofmu.errors import ConfigError
+from ofmu.run_files import RunFiles
 from tune import ParetoSearch
 from tune.callbacks.base import Progress
 from tune.callbacks.callback_list import Audience
@@ -34,7 +34,7 @@ ACCOUNT: dict[str, Any] = {
 
 @pytest.fixture
 def config() -> SearchConfig:
-    return validate(SearchConfig, {"search": {"num_trials": 5, "rungs": {"enabled": True}}})
+    return validate(SearchConfig, {"search": {"num_trials": 5, "early_stopping": {"enabled": True}}})
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_trial_pruned_while_nobody_listened_is_told_at_the_resume(run, config)
     for name in "abc":
         first.suggest(name)
     run.trial(2).mkdir(parents=True)
-    write_account(run.trial(2), ACCOUNT)
+    RunFiles(run.trial(2), ACCOUNT)
     second = searcher(run, config)
     states = [trial.state.name for trial in second._study.trials]
     assert states == ["RUNNING", "RUNNING", "PRUNED"]
@@ -118,7 +118,7 @@ def test_a_sampler_goes_on_after_pruned_trials(run, config):
 
 def test_a_search_without_rungs_speaks_of_none(run):
     config = validate(SearchConfig, {})
-    assert not config.search.rungs.enabled
+    assert not config.search.early_stopping.enabled
     found = searcher(run, config)
     found.suggest("a")
     end(found, "a", metrics={"ks_statistic": 0.5, "model_utility": 0.5})
@@ -127,15 +127,17 @@ def test_a_search_without_rungs_speaks_of_none(run):
 
 
 def test_what_cannot_be_judged_is_refused(tmp_path):
-    images = {"data": {"source": "images", "path": str(tmp_path)}, "search": {"rungs": {"enabled": True}}}
+    images = {"data": {"source": "images", "path": str(tmp_path)}, "search": {"early_stopping": {"enabled": True}}}
     with pytest.raises(ConfigError, match="judges language models"):
         validate(SearchConfig, images)
     with pytest.raises(ConfigError, match=r"first_rung"):
-        validate(SearchConfig, {"search": {"rungs": {"first_rung": 1.5}}})
+        validate(SearchConfig, {"search": {"early_stopping": {"first_rung": 1.5}}})
 
 
 def test_an_executor_of_ones_own_is_not_judged(tmp_path):
-    search = ParetoSearch({"search": {"rungs": {"enabled": True}}}, run_dir=tmp_path / "run", executor=lambda *_: {})
+    search = ParetoSearch(
+        {"search": {"early_stopping": {"enabled": True}}}, run_dir=tmp_path / "run", executor=lambda *_: {}
+    )
     from tune.search import _Session
 
     session = _Session(search._run, search.config, search._executor, Audience())

@@ -218,8 +218,8 @@ def test_the_rows_hash_tells_tasks_apart_that_have_one_config(tmp_path):
             (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
 
     write("A")
+    from ofmu.data.config import DataConfig
     from ofmu.data.load import load_data
-    from ofmu.run_config import DataConfig
 
     with AskTell(mapping, run_dir=tmp_path / "first") as search:
         for _ in range(4):
@@ -254,13 +254,13 @@ def test_what_cannot_help_is_refused(earlier, tmp_path):
 
 
 def test_the_config_file_and_overrides_name_earlier_runs(earlier, tmp_path):
-    from ofmu.config.files import apply_overrides
+    from ofmu.run_config import override
 
-    mapping = apply_overrides(config(3), [f"search.warm_start={earlier}"])
+    mapping = override(config(3), [f"search.warm_start={earlier}"])
     with AskTell(mapping, run_dir=tmp_path / "run") as search:
         assert search.config.search.warm_start == [str(earlier)]
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["search"]["warm_start"] == [str(earlier)]
-    both = apply_overrides(config(3), [f"search.warm_start=[{earlier}, {tmp_path / 'run'}]"])
+    both = override(config(3), [f"search.warm_start=[{earlier}, {tmp_path / 'run'}]"])
     with pytest.raises(RunError, match=r"run, which has no complete trial"):
         AskTell(both, run_dir=tmp_path / "both")

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from ofmu.errors import ConfigError
+from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.metrics.custom import score_function, with_functions
 from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores
-from ofmu.run_config import EvaluationConfig, UnlearnConfig
-from ofmu.task import stored_metrics
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.load import task_family
 
 MODULE = """
 import math
@@ -61,7 +62,7 @@ def test_a_function_sees_the_scores_and_those_of_the_reference(module, tmp_path)
     assert found.values["forget_probability"] == metrics_of(ours).values["forget_probability"]
     ours.save(tmp_path / "ours.json")
     theirs.save(tmp_path / "theirs.json")
-    stored = stored_metrics("language", tmp_path / "ours.json", tmp_path / "theirs.json", names)
+    stored = task_family("language").stored_metrics(tmp_path / "ours.json", tmp_path / "theirs.json", names)
     assert [stored.values[name] for name in names] == [found.values[name] for name in names]
 
 
@@ -107,6 +108,6 @@ def test_the_installed_command_finds_modules_of_the_working_directory(module, tm
 
 
 def test_a_config_without_functions_is_stored_as_before():
-    assert "functions" not in UnlearnConfig().model_dump(mode="json")["evaluation"]
-    asked = EvaluationConfig(functions=("a.b:c",))
+    assert "custom_metrics" not in UnlearnConfig().model_dump(mode="json")["evaluation"]
+    asked = EvaluationConfig(custom_metrics=("a.b:c",))
     assert EvaluationConfig.model_validate(asked.model_dump(mode="json")) == asked

@@ -24,8 +24,9 @@ from ofmu.evaluation.scoring.gradients import gradient_norms
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import batch_tokens, prompt_batches, score_examples
-from ofmu.models.language import build_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.run_config import UnlearnConfig
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
 
@@ -53,12 +54,12 @@ def make_pair(seed: int) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def scores() -> Scores:
-    return score_model(*make_pair(0), DATA, CONFIG, name="m")
+    return score_model(*make_pair(0), DATA, CONFIG.evaluation, CONFIG.data, name="m")
 
 
 @pytest.fixture(scope="module")
 def reference() -> Scores:
-    return score_model(*make_pair(1), DATA, CONFIG, name="r")
+    return score_model(*make_pair(1), DATA, CONFIG.evaluation, CONFIG.data, name="r")
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
@@ -159,10 +160,10 @@ def test_what_attacks_lack_is_named(scores: Scores, reference: Scores) -> None:
     bare = replace(reference, sets={"forget": reference.sets["forget"]})
     assert "score it with evaluation.membership true" in metrics_of(scores, bare).reasons["privacy_leakage"]
     without = UnlearnData(DATA.forget, DATA.retain, None, DATA.evaluation)
-    missing = metrics_of(score_model(*make_pair(0), without, CONFIG))
+    missing = metrics_of(score_model(*make_pair(0), without, CONFIG.evaluation, CONFIG.data))
     assert missing.values["membership_loss"] is None
     assert missing.reasons["membership_loss"] == "the data has no holdout rows: set data.holdout"
-    zero3 = metrics_of(score_model(*make_pair(0), DATA, CONFIG, synchronized=True))
+    zero3 = metrics_of(score_model(*make_pair(0), DATA, CONFIG.evaluation, CONFIG.data, synchronized=True))
     assert zero3.reasons["membership_gradient_norm"].startswith("under ZeRO-3")
     assert zero3.values["membership_min_k"] is not None
 
@@ -209,7 +210,12 @@ def test_every_reported_metric_is_registered_within_its_range(scores: Scores, re
 
 def test_more_sets_change_no_bit_of_the_forget_scores(scores: Scores) -> None:
     alone = UnlearnData(DATA.forget, DATA.retain, None, {"forget": DATA.evaluation["forget"]})
-    few = score_model(*make_pair(0), alone, make_config(membership=False, in_scope=False))
+    few = score_model(
+        *make_pair(0),
+        alone,
+        make_config(membership=False, in_scope=False).evaluation,
+        make_config(membership=False, in_scope=False).data,
+    )
     for mine, other in zip(few.sets["forget"], scores.sets["forget"], strict=True):
         assert (mine.answer, mine.perturbed) == (other.answer, other.perturbed)
 

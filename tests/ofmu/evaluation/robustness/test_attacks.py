@@ -16,8 +16,10 @@ from ofmu.data.load import load_data
 from ofmu.evaluation.robustness.alignment import alignment, answer_states, linear_cka, mean_cosine
 from ofmu.evaluation.robustness.attacks import curve_area, quantized, relearning, round_to_nearest
 from ofmu.evaluator import evaluate
-from ofmu.models.language import build_model, save_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig, UnlearnConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import save_model
+from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.run_config import UnlearnConfig
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
 CONFIG = UnlearnConfig.model_validate(
@@ -75,13 +77,13 @@ def test_states_are_means_over_the_answer_tokens_whatever_the_batch(pair: tuple[
 def test_a_model_is_aligned_with_itself_and_less_with_another(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
     data, other = load_data(CONFIG.data, 0), build_model(SHAPE, tokenizer, seed=1).eval()
-    same = alignment(model, model, tokenizer, data, CONFIG)
+    same = alignment(model, model, tokenizer, data, CONFIG.evaluation, CONFIG.data)
     assert all(value == pytest.approx(1.0) for value in same["metrics"].values())
-    different = alignment(model, other, tokenizer, data, CONFIG)
+    different = alignment(model, other, tokenizer, data, CONFIG.evaluation, CONFIG.data)
     assert len(different["layers"]["alignment_forget_cka"]) == 3
     assert all(value < 0.99 for value in different["metrics"].values())
     shallow = SHAPE.model_copy(update={"num_layers": 1})
-    short = alignment(model, build_model(shallow, tokenizer, seed=1), tokenizer, data, CONFIG)
+    short = alignment(model, build_model(shallow, tokenizer, seed=1), tokenizer, data, CONFIG.evaluation, CONFIG.data)
     assert set(short["metrics"].values()) == {None}
     assert short["reasons"]["alignment_retain_cosine"] == "the models have 2 and 1 layers"
 
@@ -118,7 +120,17 @@ def test_relearning_follows_plain_adamw_and_leaves_the_model_alone(pair: tuple[A
     model, tokenizer = pair
     before = [weight.clone() for weight in model.parameters()]
     data = load_data(CONFIG.data, 0)
-    report = relearning(model, tokenizer, data, CONFIG, steps=4, rows=3)
+    report = relearning(
+        model,
+        tokenizer,
+        data,
+        CONFIG.evaluation,
+        CONFIG.data,
+        learning_rate=CONFIG.training.learning_rate,
+        seed=CONFIG.seed,
+        steps=4,
+        rows=3,
+    )
     assert all(torch.equal(*weights) for weights in zip(before, model.parameters(), strict=True))
     assert (report["rows"], report["watched"], len(report["curve"])) == (3, len(data.forget) - 3, 5)
     levels = [point["probability"] for point in report["curve"]]
@@ -128,7 +140,17 @@ def test_relearning_follows_plain_adamw_and_leaves_the_model_alone(pair: tuple[A
 
 def test_relearning_all_rows_brings_them_back(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
-    report = relearning(model, tokenizer, load_data(CONFIG.data, 0), CONFIG, steps=40, rows=1000)
+    report = relearning(
+        model,
+        tokenizer,
+        load_data(CONFIG.data, 0),
+        CONFIG.evaluation,
+        CONFIG.data,
+        learning_rate=CONFIG.training.learning_rate,
+        seed=CONFIG.seed,
+        steps=40,
+        rows=1000,
+    )
     assert (report["rows"], report["watched"]) == (16, 16)
     assert report["curve"][0]["extraction_strength"] < 0.1
     assert report["metrics"]["relearning_probability"] > 0.15

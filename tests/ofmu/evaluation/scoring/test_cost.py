@@ -11,7 +11,7 @@ from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.evaluation.in_scope import in_scope_sets
 from ofmu.evaluation.scoring.teacher_forcing import batch_tokens, prompt_batches
-from ofmu.models.language import train_tokenizer
+from ofmu.models.scratch import train_tokenizer
 from ofmu.run_config import UnlearnConfig
 
 

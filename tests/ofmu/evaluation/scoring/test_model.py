@@ -38,7 +38,7 @@ def pair() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def scores(pair: tuple[Any, Any]) -> Scores:
-    return score_model(*pair, tiny.make_data(), tiny.make_config(), name="m")
+    return score_model(*pair, tiny.make_data(), *tiny.sections(), name="m")
 
 
 def plain_answer(model: Any, tokenizer: Any, question: str, answer: str) -> tuple[AnswerLoss, list[bool]]:
@@ -102,7 +102,7 @@ def test_generation_stops_at_eos(pair: tuple[Any, Any], scores: Scores) -> None:
     first = scores.sets["forget"][0]
     produced = tokenizer(first.generated, add_special_tokens=False)["input_ids"]
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(produced[2])
-    shorter = score_model(model, tokenizer, tiny.make_data(), tiny.make_config()).sets["forget"][0].generated
+    shorter = score_model(model, tokenizer, tiny.make_data(), *tiny.sections()).sets["forget"][0].generated
     assert shorter == plain_text(model, tokenizer, first.question, 12)
     assert len(shorter) < len(first.generated)
 
@@ -115,7 +115,7 @@ def test_plain_text_is_scored_but_not_generated(scores: Scores) -> None:
 
 
 def test_generation_can_be_left_out(pair: tuple[Any, Any]) -> None:
-    result = metrics_of(score_model(*pair, tiny.make_data(), tiny.make_config(rouge=False)))
+    result = metrics_of(score_model(*pair, tiny.make_data(), *tiny.sections(rouge=False)))
     assert result.reasons["forget_rouge"] == "no text was generated, since evaluation.rouge is false"
     assert set(result.utility_components) == {
         "retain_probability", "world_facts_probability", "world_facts_truth_ratio"
@@ -125,7 +125,7 @@ def test_generation_can_be_left_out(pair: tuple[Any, Any]) -> None:
 def test_a_limit_on_rows_keeps_whole_forget_rows_and_the_same_others_for_every_model(
     pair: tuple[Any, Any], scores: Scores
 ) -> None:
-    limited = score_model(*pair, tiny.make_data(), tiny.make_config(rows=2))
+    limited = score_model(*pair, tiny.make_data(), *tiny.sections(max_rows=2))
     assert [row.row_hash for row in limited.sets["forget"]] == [row.row_hash for row in scores.sets["forget"]]
     by_hash = {row.row_hash: row for row in scores.sets["world_facts"]}
     kept = {row.row_hash for row in limited.sets["world_facts"]}
@@ -133,7 +133,7 @@ def test_a_limit_on_rows_keeps_whole_forget_rows_and_the_same_others_for_every_m
     for row in limited.sets["world_facts"]:
         assert row.answer.nll == pytest.approx(by_hash[row.row_hash].answer.nll, rel=1e-5)
     backwards = {name: RowSet(name, tuple(reversed(found.rows))) for name, found in tiny.make_data().evaluation.items()}
-    turned = score_model(*pair, replace(tiny.make_data(), evaluation=backwards), tiny.make_config(rows=2))
+    turned = score_model(*pair, replace(tiny.make_data(), evaluation=backwards), *tiny.sections(max_rows=2))
     assert {row.row_hash for row in turned.sets["world_facts"]} == kept
 
 
@@ -143,7 +143,7 @@ def test_the_model_keeps_its_mode_and_its_own_generation_settings_which_play_no_
     model.train()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = score_model(model, tokenizer, tiny.make_data(), tiny.make_config(), name="m")
+        again = score_model(model, tokenizer, tiny.make_data(), *tiny.sections(), name="m")
     assert again == scores
     assert model.training
     assert model.generation_config.temperature == 3.0
@@ -153,7 +153,7 @@ def test_a_prompt_that_fills_the_model_is_refused(pair: tuple[Any, Any]) -> None
     model, tokenizer = tiny.make_model()
     model.config.max_position_embeddings = 10
     with pytest.raises(DataError, match="fills all 10 positions"):
-        score_model(model, tokenizer, tiny.make_data(), tiny.make_config())
+        score_model(model, tokenizer, tiny.make_data(), *tiny.sections())
 
 
 def test_batches_hold_every_index_once_in_order_of_length() -> None:

@@ -14,8 +14,8 @@ from ofmu.errors import DataError
 from ofmu.evaluation.metrics.choices import ChoiceScores, choice_accuracy, letter_accuracy
 from ofmu.evaluation.scoring.multiple_choice import letter_prompt, score_questions, text_prompt
 from ofmu.evaluation.scoring.sharding import Shard
-from ofmu.models.language import build_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.scratch import build_model, train_tokenizer
 
 QUESTIONS = (
     Question(

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.errors import NonFiniteLossError
-from ofmu.methods.ofmu.bilevel import Bilevel
+from ofmu.methods.base import Context
+from ofmu.methods.ofmu.bilevel import OFMU
 from ofmu.methods.ofmu.config import OfmuConfig
 
 CURVATURE_F = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
@@ -50,16 +51,22 @@ class Function:
         return self.value(module()).expand(len(rows))
 
 
+class TinyTask:
+    def __init__(self, forget_rows: list[int], retain_rows: list[int], loss: Function) -> None:
+        self.forget_rows, self.retain_rows, self.loss = forget_rows, retain_rows, loss
+
+
 # the inner level maximises Φ, so its strongly concave part is minus a strongly convex one
 CONCAVE_FORGET = Function(lambda x: -0.5 * (CURVATURE_F * x**2).sum())
 CONVEX_RETAIN = Function(lambda x: 0.5 * (CURVATURE_R * x**2).sum())
 
 
-def loops(forget: Function = CONCAVE_FORGET, retain: Function = CONVEX_RETAIN, **settings: Any) -> Bilevel[int]:
-    paper = {"forget_level": None, "similarity_scale": "absolute", "similarity_threshold": -1.0}
+def loops(forget: Function = CONCAVE_FORGET, retain: Function = CONVEX_RETAIN, **settings: Any) -> OFMU[int]:
+    paper = {"forget_margin": None, "similarity_scale": "absolute", "similarity_threshold": -1.0}
     plain = {"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1}
     method = OfmuConfig(**(paper | plain | settings))
-    return Bilevel(TorchEngine(Point(), Ledger()), forget, retain, [0, 1], [0, 1, 2], method, seed=0)
+    engine = TorchEngine(Point(), CostTracker())
+    return OFMU(Context(engine, TinyTask([0, 1], [0, 1, 2], loss=forget), seed=0), method, retain_loss=retain)
 
 
 def squared_outer_gradients(outer_steps: int, inner_steps: int) -> list[float]:
@@ -163,7 +170,7 @@ def test_ascent_of_a_bounded_loss_takes_shorter_steps_the_nearer_it_comes() -> N
     bowl = Function(lambda x: 0.5 * (x**2).sum())
     level = float(0.5 * (START**2).sum()) + 0.2
     opening = 1 / (1 + math.exp(3 * -0.2))
-    bound = {"outer_steps": 1, "inner_steps": 1, "forget_level": level, "forget_sharpness": 3.0, "penalty_weight": 0}
+    bound = {"outer_steps": 1, "inner_steps": 1, "forget_margin": level, "forget_sharpness": 3.0, "penalty_weight": 0}
     for rule, length in (("normalized", 0.01 * opening), ("sgd", 0.01 * opening * float(START.norm()))):
         # the outer step moves nothing that counts
         run = loops(bowl, **bound, inner_update=rule, inner_lr=0.01, outer_lr=1e-12)
@@ -171,8 +178,8 @@ def test_ascent_of_a_bounded_loss_takes_shorter_steps_the_nearer_it_comes() -> N
         moved = run.vectors()["theta"][0] - START
         assert float(moved.norm()) == pytest.approx(length, rel=1e-6)
         assert float(moved @ START / START.norm()) == pytest.approx(length, rel=1e-6)
-        assert record.forget_gate is not None
-        assert 0 < record.forget_gate < opening
+        assert record.unforgotten_weight is not None
+        assert 0 < record.unforgotten_weight < opening
 
 
 def test_a_forgotten_set_is_left_alone() -> None:
@@ -180,10 +187,10 @@ def test_a_forgotten_set_is_left_alone() -> None:
     level = float(0.5 * (START**2).sum()) / 2
     run = loops(
         bowl, outer_steps=1, inner_steps=20, inner_update="normalized", inner_lr=1.0, outer_lr=1e-12,
-        forget_level=level, forget_sharpness=200.0, penalty_weight=0,
+        forget_margin=level, forget_sharpness=200.0, penalty_weight=0,
     )  # fmt: skip
     (record,) = run.rounds()
-    assert record.forget_gate == pytest.approx(0, abs=1e-12)
+    assert record.unforgotten_weight == pytest.approx(0, abs=1e-12)
     assert float((run.vectors()["theta"][0] - START).norm()) < 1e-9
 
 
@@ -214,14 +221,14 @@ def test_the_ledger_counts_what_the_method_states(derivative: str, evaluations: 
     """With T = 3 and the hinge open, by the counts of method.md."""
     run = loops(outer_steps=2, inner_steps=3, similarity_weight=0.1, derivative=derivative, inner_lr=1e-3)
     list(run.rounds())
-    assert run._engine.ledger.gradient_evaluations == 2 * evaluations
+    assert run._engine.cost_tracker.gradient_evaluations == 2 * evaluations
 
 
 def test_the_ledger_with_the_hinge_closed() -> None:
     run = loops(outer_steps=1, inner_steps=3, similarity_weight=0.1, similarity_threshold=1.0, inner_lr=1e-3)
     with warnings.catch_warnings(action="ignore"):
         list(run.rounds())
-    assert run._engine.ledger.gradient_evaluations == 3 * 2 + 4
+    assert run._engine.cost_tracker.gradient_evaluations == 3 * 2 + 4
 
 
 def test_a_restored_run_continues_the_same_trajectory() -> None:

@@ -77,11 +77,11 @@ def test_finite_differences_of_the_engines_own_residual_agree() -> None:
     room, engine = derivatives(paper(decorrelation="projection"), CURVED_F, CURVED_R)
     product = room.penalty_product(room.phi_gradient([0], [0]), [0], [0])[0]
     step, found = 1e-5, torch.zeros_like(product)
-    with engine.space.restored_afterwards() as origin:
+    with engine.space.preserving_parameters() as origin:
         for index in range(len(product)):
             values = []
             for sign in (step, -step):
-                engine.space.displace(origin, [torch.eye(len(product), dtype=product.dtype)[index]], sign)
+                engine.space.set_offset(origin, [torch.eye(len(product), dtype=product.dtype)[index]], sign)
                 values.append(room.phi_gradient([0], [0]).norm ** 2 / 2)
             found[index] = (values[0] - values[1]) / (2 * step)
     assert relative(product, found) < 1e-6
@@ -130,9 +130,9 @@ def test_gradient_evaluations_are_counted_as_stated(
     room, engine = derivatives(paper(decorrelation=decorrelation, outer_derivative=outer), FORGET, RETAIN)
     before = engine.space.snapshot()
     phi = room.phi_gradient([0], [0])
-    assert engine.ledger.gradient_evaluations == inner_cost
+    assert engine.cost_tracker.gradient_evaluations == inner_cost
     room.penalty_product(phi, [0], [0])
-    assert engine.ledger.gradient_evaluations == outer_cost
+    assert engine.cost_tracker.gradient_evaluations == outer_cost
     assert torch.equal(before[0], engine.space.masters()[0])
     assert room.step_check(phi, [0], [0]) is None
 
@@ -170,7 +170,7 @@ def test_settings_that_an_alternative_ignores_are_named() -> None:
     assert "method.similarity_weight has no effect" in notes(decorrelation="none", similarity_weight=0)
     assert "method.similarity_scale has no effect" in notes(decorrelation="none", similarity_scale="absolute")
     assert "method.similarity_threshold has no effect" in notes(decorrelation="none", similarity_threshold=0.5)
-    assert "method.forget_sharpness has no effect" in notes(forget_level=None, forget_sharpness=2)
+    assert "method.forget_sharpness has no effect" in notes(forget_margin=None, forget_sharpness=2)
     assert notes(forget_sharpness=2) == ""
     assert "similarity_threshold" not in notes(decorrelation="projection", similarity_threshold=0.5)
     assert "method.decorrelation has no effect" in notes(decorrelation="projection", similarity_threshold=1)
@@ -181,7 +181,7 @@ def test_settings_that_an_alternative_ignores_are_named() -> None:
 def test_without_products_inside_only_the_outer_way_must_suit_the_engine() -> None:
     method = {"decorrelation": "none", "derivative": "forward", "outer_derivative": "exact"}
     config = UnlearnConfig.model_validate({"method": method, "engine": {"precision": "bf16"}})
-    assert config.method.exact
+    assert config.method.needs_double_backward
     assert paper(decorrelation="projection", penalty_weight=0).products is False
     with pytest.raises(ConfigError, match="fp32 weights"):
         validate(UnlearnConfig, {"method": method | {"outer_derivative": "central"}, "engine": {"precision": "bf16"}})

@@ -118,9 +118,9 @@ def test_gradient_evaluations_are_counted_as_stated(
     method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.5, similarity_threshold=threshold)
     room, engine = derivatives(method, FORGET, RETAIN)
     phi = room.phi_gradient([0], [0])
-    assert engine.ledger.gradient_evaluations == inner_cost
+    assert engine.cost_tracker.gradient_evaluations == inner_cost
     room.penalty_product(phi, [0], [0])
-    assert engine.ledger.gradient_evaluations == outer_cost
+    assert engine.cost_tracker.gradient_evaluations == outer_cost
 
 
 @pytest.mark.parametrize("way", ["central", "forward", "exact"])

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import trajectory
-from ofmu.engine import TorchEngine
-from ofmu.engine.cost import Ledger
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
-from ofmu.methods.ofmu.loss import BoundedLoss, gate
+from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
 from ofmu.methods.simnpo import SimNpoLoss
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ class Given:
 
 
 def bounded(losses: Tensor, level: float, sharpness: float) -> Tensor:
-    return BoundedLoss(Given(losses), level, sharpness).total(None, range(len(losses)), CPU)
+    return ClampedLoss(Given(losses), level, sharpness).total(None, range(len(losses)), CPU)
 
 
 def test_it_is_the_loss_below_the_level_and_the_level_above_it() -> None:
@@ -72,24 +72,24 @@ def test_rows_that_are_alike_open_the_gate_by_what_each_is_pushed(value, level, 
     x = torch.full((3,), value, dtype=torch.float64, requires_grad=True)
     total = bounded(x, level, sharpness)
     (pushes,) = torch.autograd.grad(total, x)
-    assert gate(float(total.detach()) / 3, level, sharpness) == pytest.approx(float(pushes[0]), abs=1e-9)
+    assert unforgotten_weight(float(total.detach()) / 3, level, sharpness) == pytest.approx(float(pushes[0]), abs=1e-9)
 
 
 def test_the_gate_is_one_minus_the_geometric_mean_of_the_rows() -> None:
     losses = torch.tensor([0.5, 3.0, 4.0], dtype=torch.float64)
     closed = [1 / (1 + math.exp(2 * (2.5 - value))) for value in losses.tolist()]
     expected = 1 - math.prod(closed) ** (1 / 3)
-    assert gate(float(bounded(losses, 2.5, 2.0)) / 3, 2.5, 2.0) == pytest.approx(expected, rel=1e-12)
-    assert gate(2.5 + 1e-16, 2.5, 2.0) == 0.0
+    assert unforgotten_weight(float(bounded(losses, 2.5, 2.0)) / 3, 2.5, 2.0) == pytest.approx(expected, rel=1e-12)
+    assert unforgotten_weight(2.5 + 1e-16, 2.5, 2.0) == 0.0
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 2])
 def test_on_answers_it_is_half_of_what_simnpo_descends(micro_batch_size: int | None) -> None:
     """SimNPO's term is −(2/b) log σ(b(ℓ − δ)); a row counts alike whatever its number of tokens."""
     model, rows = trajectory.tiny_llama().double(), trajectory.rows(5, 3)
-    loss = BoundedLoss(AnswerLoss(0), level=4.0, sharpness=1.5)
-    value, ascent = TorchEngine(model, Ledger(), micro_batch_size).gradient(loss, rows)
-    other, descent = TorchEngine(model, Ledger()).gradient(SimNpoLoss(1.5, 4.0, 0), rows)
+    loss = ClampedLoss(AnswerLoss(0), level=4.0, sharpness=1.5)
+    value, ascent = TorchEngine(model, CostTracker(), micro_batch_size).gradient(loss, rows)
+    other, descent = TorchEngine(model, CostTracker()).gradient(SimNpoLoss(1.5, 4.0, 0), rows)
     assert value == pytest.approx(4.0 - other / 2, rel=1e-12)
     for mine, theirs in zip(ascent, descent, strict=True):
         torch.testing.assert_close(mine, -theirs / 2, rtol=1e-9, atol=1e-12)

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from image_files import write_folder, write_parquet
 from ofmu.cli.main import main
-from ofmu.compatibility import ineffective_settings
 from ofmu.errors import ConfigError, DataError, ModelError, ReferenceMismatchError
 from ofmu.evaluator import evaluate
-from ofmu.preparer import Prepared, find_reference_scores, prepare
+from ofmu.preparer import find_reference_scores, prepare
 from ofmu.run_config import UnlearnConfig
-from ofmu.task import stored_metrics
+from ofmu.tasks.load import task_family
+from ofmu.tasks.preparation import Prepared
 from ofmu.trainer import unlearn
 from ofmu.vision.metrics import FIELD_METRICS
 
@@ -66,10 +66,10 @@ def test_target_and_retrain_are_made_once_and_learn_their_own_rows(parquet: Path
     assert target["unlearning_accuracy"] < 20 < 100 == retrain["unlearning_accuracy"]
     assert min(target["remaining_accuracy"], retrain["remaining_accuracy"]) > 90
     assert retrain["average_gap"] == 0
-    stored = stored_metrics("vision", prepared.target_scores, prepared.reference_scores)
+    stored = task_family("vision").stored_metrics(prepared.target_scores, prepared.reference_scores)
     assert stored.values == target
     with pytest.raises(DataError, match="holds no scores"):
-        stored_metrics("language", prepared.target_scores, None)
+        task_family("language").stored_metrics(prepared.target_scores, None)
     other = prepare(config(mapping(parquet, seed=1)))
     assert all(other.made.values())
 
@@ -206,7 +206,7 @@ def test_an_unreadable_image_ends_the_command_with_its_name(tmp_path: Path, caps
 
 def test_what_images_do_not_have_is_said(parquet: Path, tmp_path: Path) -> None:
     given = mapping(parquet, evaluation={"batch_size": 16, "membership": True})
-    assert [note for note in ineffective_settings(config(given)) if "evaluation.membership" in note]
+    assert [note for note in config(given).ineffective() if "evaluation.membership" in note]
     engine = {"device": "cpu", "threads": 1, "gradient_checkpointing": True}
     with pytest.raises(ModelError, match="gradient_checkpointing cannot work with a resnet"):
         unlearn(config(mapping(parquet, engine=engine)), tmp_path / "run")

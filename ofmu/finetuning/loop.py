@@ -1,10 +1,11 @@
-"""Plain supervised training: how preparation makes the target and the retrain reference."""
+"""Supervised training. Preparation trains the target and the retrained reference with it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,11 +14,22 @@ from torch.nn import functional
 
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
+from ofmu.finetuning.config import TrainingConfig
 from ofmu.losses import IGNORED, collate
-from ofmu.run_config import TrainingConfig
 
-Listener = Callable[[Mapping[str, object]], None]
-"""Called with one mapping per progress event; its ``event`` entry names the kind."""
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """One epoch has ended."""
+
+    epoch: int
+    """Epochs count from 1."""
+    epochs: int
+    loss: float
+    """Mean loss of the epoch's minibatches."""
+
+
+EpochCallback = Callable[[EpochEnd], None]
 
 FINAL_RATE = 0.1
 
@@ -31,11 +43,11 @@ def finetune(
     *,
     seed: int,
     pad_id: int,
-    listener: Listener | None = None,
+    callback: EpochCallback | None = None,
 ) -> dict[str, float]:
     """Minimise the token-mean answer NLL of ``examples`` in place, in the model's dtype and on its device.
 
-    See :func:`train` for how, for what the listener hears, and for the returned cost.
+    :func:`train` documents the optimizer, the callback and the returned cost.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -48,7 +60,7 @@ def finetune(
         batch_loss=lambda batch: _answer_loss(model, batch, pad_id, device),
         tokens=lambda example: len(example.input_ids),
         seed=seed,
-        listener=listener,
+        callback=callback,
     )
 
 
@@ -60,25 +72,24 @@ def train(
     batch_loss: Callable[[Sequence[RowT]], Tensor],
     tokens: Callable[[RowT], int],
     seed: int,
-    listener: Listener | None = None,
+    callback: EpochCallback | None = None,
 ) -> dict[str, float]:
-    """Minimise the mean loss of minibatches of ``rows`` in place, the model in train mode.
+    """Minimise the mean loss of minibatches of ``rows`` in place, with the model in train mode.
 
-    AdamW with a linear warm-up and a linear decay to a tenth; rows are shuffled anew each epoch from ``seed``.
-    The listener hears ``{"event": "epoch", "epoch", "epochs", "loss"}`` after each epoch.
+    The optimizer is AdamW. The learning rate rises linearly in the warm-up and then falls linearly to a tenth.
 
     Args:
-        model: what is trained.
-        rows: what it is trained on.
+        model: the model to train.
+        rows: the training rows.
         training: epochs, batch size and rates.
-        batch_loss: returns a minibatch's mean loss, a differentiable scalar.
-        tokens: returns what a forward pass of a row reads, for the cost.
-        seed: draws the order of the rows.
-        listener: hears of each epoch.
+        batch_loss: returns the mean loss of a minibatch, a differentiable scalar.
+        tokens: returns the number of tokens that a forward pass of a row reads.
+        seed: seed of the order of the rows, which changes every epoch.
+        callback: called after each epoch.
 
     Returns:
-        The cost: ``seconds``, ``steps``, ``gradient_evaluations``, ``tokens`` (padding excluded), and the last
-        epoch's mean ``loss``.
+        The cost: ``seconds``, ``steps``, ``gradient_evaluations``, ``tokens`` (without padding), and the mean ``loss``
+        of the last epoch.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -108,15 +119,15 @@ def train(
                 f"The training loss became {mean} in epoch {epoch + 1}: lower training.learning_rate "
                 f"(it is {training.learning_rate:g})"
             )
-        if listener is not None:
-            listener({"event": "epoch", "epoch": epoch + 1, "epochs": training.epochs, "loss": mean})
+        if callback is not None:
+            callback(EpochEnd(epoch=epoch + 1, epochs=training.epochs, loss=mean))
     model.eval()
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "steps": step, "gradient_evaluations": step, "tokens": read, "loss": mean}
 
 
 def rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Return the learning rate's factor at ``step`` of ``total``: up to 1 linearly, then down to a tenth."""
+    """Return the factor of the learning rate at ``step`` of ``total``: linearly up to 1, then linearly to a tenth."""
     warmup = math.ceil(total * warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from ofmu.data import Example
+from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
-from ofmu.finetune import finetune, rate_factor
-from ofmu.models.language import build_model, train_tokenizer
-from ofmu.run_config import ScratchModelConfig, TrainingConfig
+from ofmu.finetuning.config import TrainingConfig
+from ofmu.finetuning.loop import finetune, rate_factor
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.scratch import build_model, train_tokenizer
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
 EXAMPLES = [
@@ -56,7 +57,7 @@ def test_the_rows_are_learned_and_the_cost_is_counted(model: Any) -> None:
     training = TrainingConfig(epochs=60, batch_size=2, learning_rate=1e-2)
     before = _token_mean_nll(model, EXAMPLES).item()
 
-    cost = finetune(model, EXAMPLES, training, seed=0, pad_id=2, listener=events.append)
+    cost = finetune(model, EXAMPLES, training, seed=0, pad_id=2, callback=events.append)
 
     assert _token_mean_nll(model, EXAMPLES).item() < 0.2 < before
     assert cost["steps"] == cost["gradient_evaluations"] == 120

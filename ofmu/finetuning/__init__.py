@@ -1,0 +1,1 @@
+"""Fine-tuning: how preparation trains the target and the retrained model."""

@@ -1,0 +1,42 @@
+"""The settings that every method shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ofmu.config.base import NonNegativeInt, PositiveInt, Section
+from ofmu.engine.config import EngineConfig
+
+
+class MethodConfig(Section):
+    """The settings that every method shares. Each method adds its own in its file under ``ofmu/methods``."""
+
+    name: str = "ofmu"
+    """A built-in method, or a method that ``module`` registers."""
+    module: str | None = None
+    """Importable module of the user that registers ``name``."""
+    batch_size: PositiveInt = 8
+    """Rows of D_f, and of D_r, in one global minibatch. The number does not depend on the number of ranks."""
+    seed: NonNegativeInt | None = None
+    """Seed of the run's minibatches. Runs with different seeds start from the same target. None: the config's seed."""
+    saliency_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the weights that a run may change: those with the largest |∇L_f| at the target (the mask of SalUn, for
+    any method). The other weights keep their bits. 1: all weights."""
+
+    @property
+    def needs_double_backward(self) -> bool:
+        """Whether the method takes second derivatives by double backward, which fused attention lacks."""
+        return False
+
+    def check(self, engine: EngineConfig, attention: str) -> None:
+        """Check the method's settings against the engine and against ``model.attention``.
+
+        Raises:
+            ValueError: the settings cannot work together. The message is one sentence.
+        """
+
+    def ineffective(self) -> list[str]:
+        """Return one sentence for every setting that has no effect."""
+        return []

@@ -1,0 +1,123 @@
+"""The files of one run's directory: their names and formats. All other code reads and writes them through this file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ofmu.errors import PruningRecord
+from ofmu.io.files import write_json, write_text
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+HISTORY = "history.jsonl"
+METRICS = "metrics.json"
+PRUNED = "pruned.json"
+SCORES = "scores.json"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Typed readers and writers of a run directory.
+
+    ``metrics.json`` is written last, so its presence says that the run is complete. Every writer raises StorageError
+    if the disk refuses the write.
+    """
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """The run's config, as YAML."""
+        return self.directory / CONFIG
+
+    @property
+    def environment(self) -> Path:
+        """Versions of packages and of the machine."""
+        return self.directory / ENVIRONMENT
+
+    @property
+    def history(self) -> Path:
+        """One JSON line per round."""
+        return self.directory / HISTORY
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics, costs, and what they depend on."""
+        return self.directory / METRICS
+
+    @property
+    def scores(self) -> Path:
+        """Per-row scores."""
+        return self.directory / SCORES
+
+    @property
+    def pruned(self) -> Path:
+        """The record of a run that ended early."""
+        return self.directory / PRUNED
+
+    @property
+    def model(self) -> Path:
+        """Directory that ``from_pretrained`` loads."""
+        return self.directory / MODEL
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of checkpoints. It is deleted when the run is complete."""
+        return self.directory / CHECKPOINTS
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write a config's JSON values as YAML."""
+        write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))
+
+    def read_config(self) -> dict[str, Any] | None:
+        """Return the stored config; None if there is none."""
+        if not self.config.is_file():
+            return None
+        return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
+
+    def write_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write one JSON line per round."""
+        write_text(self.history, "".join(json.dumps(dict(line)) + "\n" for line in lines))
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``: the entry ``metrics`` and what the metrics depend on."""
+        write_json(self.metrics, dict(report))
+
+    def read_report(self) -> dict[str, Any] | None:
+        """Return what ``metrics.json`` holds; None if the run is not complete."""
+        return dict(json.loads(self.metrics.read_text(encoding="utf-8"))) if self.metrics.is_file() else None
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """Return the metrics of a complete run; None if the run is not complete."""
+        report = self.read_report()
+        return None if report is None else dict(report["metrics"])
+
+    def read_reasons(self) -> dict[str, str]:
+        """Return, by metric, why the evaluation left a metric out. Empty if the run is not complete."""
+        return dict((self.read_report() or {}).get("reasons") or {})
+
+    def write_pruning_record(self, record: PruningRecord) -> None:
+        """Write that the run ended early."""
+        write_json(self.pruned, record.to_json())
+
+    def read_pruning_record(self) -> PruningRecord | None:
+        """Return the record of a run that ended early; None for any other run."""
+        if not self.pruned.is_file():
+            return None
+        return PruningRecord.from_json(json.loads(self.pruned.read_text(encoding="utf-8")))
+
+
+def finite_only(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics with None in place of NaN and infinities, which JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()
+    }

@@ -1,0 +1,38 @@
+"""Progress events of a preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PreparationStarted:
+    """The preparation begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartReady:
+    """A part of the preparation is in the cache."""
+
+    part: str
+    """``base``, ``target``, ``retrain``, ``target_scores`` or ``reference_scores``."""
+    made: bool
+    """True: this call made the part. False: the cache had the part."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingEpoch:
+    """One epoch of a model's training has ended."""
+
+    part: str
+    epoch: int
+    """Epochs count from 1."""
+    epochs: int
+    loss: float
+    """Mean loss of the epoch's minibatches."""
+
+
+PreparationEvent = PreparationStarted | PartReady | TrainingEpoch
+PreparationCallback = Callable[[PreparationEvent], None]

@@ -1,0 +1,109 @@
+"""What the three verbs (prepare, train, evaluate) need to know about one kind of task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.run_config import UnlearnConfig
+from ofmu.task import Task
+from ofmu.tasks.events import PreparationCallback
+from ofmu.tasks.preparation import Preparation
+
+
+class TaskFamily(ABC):
+    """One kind of task: its data, its preparation, its scores and its metrics."""
+
+    @abstractmethod
+    def load_task(self, config: UnlearnConfig, target: Path) -> Task[Any]:
+        """Load the rows and encode them for the prepared target."""
+
+    @abstractmethod
+    def preparation(
+        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+    ) -> Preparation:
+        """Return a preparation. ``only_cached``: raise NotCachedError instead of making a part."""
+
+    @abstractmethod
+    def load_data(self, config: UnlearnConfig) -> Any:
+        """Load the data. The result has a ``content_hash``.
+
+        Raises:
+            DataError: the data cannot be loaded.
+        """
+
+    @abstractmethod
+    def row_counts(self, data: Any) -> tuple[int, int]:
+        """Return the number of forget rows and of retain rows."""
+
+    @abstractmethod
+    def load_scores(self, path: Path) -> Any:
+        """Read a file of scores.
+
+        Raises:
+            DataError: the file holds no scores of this kind of task.
+        """
+
+    @abstractmethod
+    def metrics_of(self, scores: Any, reference: Any) -> Metrics:
+        """Return the metrics of ``scores``. ``reference``: the reference's scores, or None."""
+
+    @abstractmethod
+    def score_saved(self, model: str, data: Any, config: UnlearnConfig) -> Any:
+        """Load a saved model in fp32 and return the model's scores.
+
+        Raises:
+            OfmuError: the model cannot be loaded, or a row cannot be encoded.
+        """
+
+    @abstractmethod
+    def resolve_reference(self, path: str | Path, config: UnlearnConfig, data: Any) -> Any:
+        """Return the reference scores at ``path``, which is a saved model or a file of scores.
+
+        Raises:
+            OfmuError: there are no usable scores at ``path``.
+        """
+
+    @abstractmethod
+    def check_reference(self, reference: Any, data: Any, config: UnlearnConfig, model: str) -> None:
+        """Check that reference scores fit the data.
+
+        Raises:
+            ReferenceMismatchError: the reference covers other rows, or follows another definition.
+        """
+
+    def robustness(
+        self,
+        model: str,
+        data: Any,
+        config: UnlearnConfig,
+        measured: Metrics,
+        reference: Any,
+        find_retrained: Callable[[], str | None],
+    ) -> dict[str, Any]:
+        """Run the attacks and the alignment that the config asks for. Return entries to merge into the report.
+
+        Args:
+            model: directory or hub name of the evaluated model.
+            data: the data.
+            config: the run.
+            measured: the model's metrics.
+            reference: the reference's scores, or None.
+            find_retrained: returns the retrained model's directory or hub name, or None.
+        """
+        return {}
+
+    def stored_metrics(self, scores: Path, reference: Path | None, custom_metrics: tuple[str, ...] = ()) -> Metrics:
+        """Return the metrics of a file of scores. ``reference``: the file of the reference's scores.
+
+        Raises:
+            ConfigError: a custom metric cannot be found.
+            DataError: a file holds no scores of this kind of task.
+            ReferenceMismatchError: the reference covers other rows.
+        """
+        expected = None if reference is None else self.load_scores(reference)
+        return with_functions(self.metrics_of, custom_metrics)(self.load_scores(scores), expected)

@@ -1,0 +1,73 @@
+"""Unlearning of text: how its parts fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ofmu.data.load import load_data
+from ofmu.data.rows import UnlearnData
+from ofmu.evaluation.metrics.summary import Metrics, metrics_of
+from ofmu.evaluation.scores import Scores
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PreparationCallback
+from ofmu.tasks.family import TaskFamily
+from ofmu.tasks.language.preparation import LanguagePreparation
+from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
+from ofmu.tasks.language.robustness import measure_robustness
+from ofmu.tasks.language.task import LanguageTask
+
+
+class LanguageFamily(TaskFamily):
+    """Causal language models on questions and answers, or on plain text."""
+
+    def load_task(self, config: UnlearnConfig, target: Path) -> LanguageTask:
+        """Load the rows and encode them with the target's tokenizer."""
+        return LanguageTask(config, target)
+
+    def preparation(
+        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+    ) -> LanguagePreparation:
+        """Return a preparation of language models."""
+        return LanguagePreparation(config, callback, only_cached=only_cached)
+
+    def load_data(self, config: UnlearnConfig) -> UnlearnData:
+        """Load the rows."""
+        return load_data(config.data, config.seed)
+
+    def row_counts(self, data: UnlearnData) -> tuple[int, int]:
+        """Return the number of forget rows and of retain rows."""
+        return len(data.forget), len(data.retain)
+
+    def load_scores(self, path: Path) -> Scores:
+        """Read a file of scores."""
+        return Scores.load(path)
+
+    def metrics_of(self, scores: Scores, reference: Scores | None) -> Metrics:
+        """Return the metrics of ``scores``."""
+        return metrics_of(scores, reference)
+
+    def score_saved(self, model: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
+        """Load a saved model in fp32 and return the model's scores."""
+        return score_saved(model, data, config, name=model)
+
+    def resolve_reference(self, path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
+        """Return the reference scores at ``path``."""
+        return resolve_reference(path, config, data)
+
+    def check_reference(self, reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
+        """Check that reference scores fit the rows and the truth-ratio definition."""
+        check_reference(reference, data, config, model)
+
+    def robustness(
+        self,
+        model: str,
+        data: UnlearnData,
+        config: UnlearnConfig,
+        measured: Metrics,
+        reference: Scores | None,
+        find_retrained: Callable[[], str | None],
+    ) -> dict[str, Any]:
+        """Run the attacks and the alignment that the config asks for."""
+        return measure_robustness(model, data, config, measured, reference, find_retrained)

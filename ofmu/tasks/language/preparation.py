@@ -1,0 +1,107 @@
+"""Preparation of language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from ofmu.data.encoding import encode_example, load_tokenizer
+from ofmu.data.load import load_data
+from ofmu.data.rows import UnlearnData
+from ofmu.engine.build import resolve_device
+from ofmu.evaluation.scores import Scores
+from ofmu.finetuning.loop import finetune
+from ofmu.io.cache import content_key, model_hashes
+from ofmu.models.language import load_model, write_model
+from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PreparationCallback
+from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
+from ofmu.tasks.preparation import Preparation
+
+_WITHOUT_EFFECT_ON_SCORES = {"batch_size", "alignment", "attacks", "custom_metrics"}
+"""Evaluation settings that do not change a model's scores."""
+
+
+class LanguagePreparation(Preparation):
+    """Makes causal language models by fine-tuning on tokenised rows."""
+
+    def __init__(
+        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+    ) -> None:
+        super().__init__(config, callback, only_cached=only_cached)
+        self._data = load_data(config.data, config.seed)
+        self._attention: Literal["sdpa", "eager"] = "eager" if config.model.attention == "eager" else "sdpa"
+
+    def _base(self) -> Path:
+        named = self._named_base()
+        if named is not None:
+            return named
+        model = self._config.model
+        config, texts = self._config, _tokenizer_corpus(self._data, self._config.data.prompt_template)
+        positions = config.data.max_length + config.evaluation.max_new_tokens
+
+        def build(directory: Path) -> dict[str, float]:
+            tokenizer = train_tokenizer(texts, model.scratch.vocab_size)
+            untrained = build_model(model.scratch, tokenizer, seed=config.seed, max_positions=positions)
+            write_model(untrained, tokenizer, directory)
+            return {"parameters": sum(weight.numel() for weight in untrained.parameters())}
+
+        parts = {
+            "corpus": content_key({"texts": texts}),
+            "shape": model.scratch.model_dump(mode="json"),
+            "positions": positions,
+            "seed": config.seed,
+        }
+        return self._get("base", "models", parts, build)
+
+    def _train(self, part: Literal["target", "retrain"], base: Path) -> Path:
+        config, data = self._config, self._data
+        rows = [*data.forget.rows, *data.retain.rows] if part == "target" else [*data.retain.rows]
+
+        def build(directory: Path) -> dict[str, float]:
+            tokenizer = load_tokenizer(str(base))
+            examples = [encode_example(tokenizer, row.question, row.answer, config.data) for row in rows]
+            model: Any = load_model(base, self._attention).to(resolve_device(config.engine))
+            pad_id = tokenizer.pad_token_id
+            cost = finetune(
+                model, examples, config.training, seed=config.seed, pad_id=pad_id, callback=self._epoch_callback(part)
+            )
+            write_model(model, tokenizer, directory)
+            return cost
+
+        parts = {
+            "base": model_hashes(base),
+            "rows": content_key({"rows": [[row.question, row.answer] for row in rows]}),
+            "encoding": self._encoding(),
+            "training": config.training.model_dump(mode="json"),
+            "seed": config.seed,
+        }
+        return self._get(part, "models", parts, build)
+
+    def _scores_of(self, model_directory: Path, name: str) -> Scores:
+        return score_saved(str(model_directory), self._data, self._config, attention=self._attention, name=name)
+
+    def _scores_at(self, path: str) -> Scores:
+        return resolve_reference(path, self._config, self._data)
+
+    def _check_match(self, reference_scores: Path) -> None:
+        check_reference(Scores.load(reference_scores), self._data, self._config, self._config.model.path or "target")
+
+    def _encoding(self) -> dict[str, Any]:
+        return self._config.data.model_dump(include={"prompt_template", "use_chat_template", "max_length"})
+
+    def _scoring(self) -> dict[str, Any]:
+        # Another batch size changes only the rounding.
+        evaluation = self._config.evaluation.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_SCORES)
+        return {"data": self._data.content_hash, "encoding": self._encoding(), "evaluation": evaluation}
+
+
+def _tokenizer_corpus(data: UnlearnData, template: str) -> list[str]:
+    """Return the training texts and their scored variants. Holdout rows are left out."""
+    texts = []
+    for row in (*data.forget.rows, *data.retain.rows):
+        texts.append(f"{template.replace('{question}', row.question)} {row.answer}" if row.question else row.answer)
+    for rows in data.evaluation.values():
+        texts.extend(row.paraphrased_answer for row in rows.rows if row.paraphrased_answer)
+    return texts

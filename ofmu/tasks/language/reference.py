@@ -1,0 +1,77 @@
+"""Scores of saved language models, and the reference of forget quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ofmu.data.encoding import load_tokenizer
+from ofmu.data.rows import UnlearnData
+from ofmu.engine.build import resolve_device
+from ofmu.errors import DataError
+from ofmu.evaluation.matching import require_match, unscored_copy
+from ofmu.evaluation.official_log import is_official_log, parse_official_log
+from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scoring.model import score_model
+from ofmu.evaluation.sets import FORGET
+from ofmu.io.files import read_json
+from ofmu.models.language import attention_for, load_model
+from ofmu.run_config import UnlearnConfig
+
+
+def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
+    """Return reference scores from a file of this package, an official TOFU log, or a saved model.
+
+    A saved model is scored here. An official log holds losses and is read under the config's truth-ratio definition.
+
+    Raises:
+        OfmuError: there are no usable scores at ``path``.
+    """
+    place = Path(path)
+    if place.is_dir() and not (place / "config.json").is_file() and (place / "scores.json").is_file():
+        place = place / "scores.json"
+    if place.is_file():
+        content = read_json(place)
+        if is_official_log(content):
+            return parse_official_log(content, str(path), config.evaluation.truth_ratio)
+        return Scores.from_json(content, str(path))
+    if place.suffix == ".json":
+        raise DataError(f"There is no reference file {path}: check the name")
+    return score_reference(str(path), data, config)
+
+
+def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
+    """Check that reference scores fit the rows of ``data`` and the config's truth-ratio definition.
+
+    Raises:
+        ReferenceMismatchError: the reference covers other rows, or follows another definition.
+    """
+    require_match(unscored_copy(model, data, config.evaluation.truth_ratio), reference)
+
+
+def score_reference(path: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
+    """Score a saved reference model on the forget set, without generation. Forget quality needs no more."""
+    sets = {name: rows for name, rows in data.evaluation.items() if name == FORGET}
+    forget = UnlearnData(forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets)
+    evaluation = config.evaluation.model_copy(update={"rouge": False})
+    return score_saved(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)
+
+
+def score_saved(
+    path: str, data: UnlearnData, config: UnlearnConfig, *, name: str, attention: Literal["sdpa", "eager"] | None = None
+) -> Scores:
+    """Load a saved model in fp32 and score the model on every evaluation set.
+
+    Args:
+        path: a directory or a hub name.
+        data: the rows.
+        config: the run.
+        name: the model's name in reports.
+        attention: the attention implementation. None: the config's.
+
+    Raises:
+        OfmuError: the model cannot be loaded, or a row cannot be encoded.
+    """
+    chosen = attention or attention_for(config.model.attention, double_backward=False)
+    model = load_model(path, chosen).to(resolve_device(config.engine))
+    return score_model(model, load_tokenizer(path), data, config.evaluation, config.data, name=name)

@@ -1,0 +1,209 @@
+"""The parts that a run starts from and is compared with: the target, the retrained model, and the scores of both.
+
+Each part is made once. The cache key is a hash of everything that the part depends on: the rows, the base model's
+files (weights and tokenizer), the training and encoding settings, the seed, and the versions of the libraries.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+import tokenizers
+import torch
+import transformers
+
+from ofmu.finetuning.loop import EpochCallback
+from ofmu.io.cache import Cache, Entry, cache_root, model_hashes
+from ofmu.io.files import file_hash
+from ofmu.models.language import cached_directory, local_directory
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PartReady, PreparationCallback, TrainingEpoch
+
+CACHE_VERSION = 2
+"""Raise this number whenever a change of the code changes what the same config makes. Old entries are then unused."""
+
+_VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The paths of the prepared parts. ``None`` means that the config does not need the part."""
+
+    target: Path
+    """Directory of the model (with tokenizer) from which unlearning starts."""
+    target_scores: Path
+    """File of the target's scores."""
+    base: Path | None = None
+    """Directory of the model before any training on the data. With a fine-tuned ``model.path``: ``model.base``."""
+    retrain: Path | None
+    """Directory of the model that was trained on the retain rows only."""
+    reference_scores: Path | None
+    """File of the reference's scores."""
+    costs: Mapping[str, Mapping[str, float]]
+    """What each part cost when it was made, such as ``seconds``."""
+    keys: Mapping[str, str]
+    """The cache key of each part."""
+    made: Mapping[str, bool] = field(default_factory=dict)
+    """True: this call made the part. False: the cache had the part."""
+
+
+class SupportsSave(Protocol):
+    """The scores of any kind of task."""
+
+    def save(self, path: Path) -> None:
+        """Write the scores as JSON."""
+
+
+class NotCachedError(Exception):
+    """A part is not in the cache, and the caller does not want to make it."""
+
+
+class Preparation(ABC):
+    """One call of :func:`ofmu.preparer.prepare`: the config, and the cache entries found or made so far.
+
+    A subclass makes the parts for one kind of task. Each part goes through :meth:`_get`.
+    """
+
+    def __init__(
+        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+    ) -> None:
+        self._config, self._callback, self._only_cached = config, callback, only_cached
+        self._cache = Cache(cache_root(config.cache_dir))
+        self._entries: dict[str, Entry] = {}
+
+    @abstractmethod
+    def _base(self) -> Path:
+        """Return the directory of the base model, which was never trained on the data."""
+
+    @abstractmethod
+    def _train(self, part: Literal["target", "retrain"], base: Path) -> Path:
+        """Return the directory of ``base`` after training on all rows (target) or on the retain rows (retrain)."""
+
+    @abstractmethod
+    def _scores_of(self, model_directory: Path, name: str) -> SupportsSave:
+        """Return the scores of a saved model."""
+
+    @abstractmethod
+    def _scores_at(self, path: str) -> SupportsSave:
+        """Return the reference scores at ``path``, which is a saved model or a file of scores."""
+
+    @abstractmethod
+    def _check_match(self, reference_scores: Path) -> None:
+        """Raise ReferenceMismatchError if the file's scores cover other rows or follow another definition."""
+
+    @abstractmethod
+    def _scoring(self) -> dict[str, Any]:
+        """Return what a model's scores depend on, apart from the model."""
+
+    def run(self) -> Prepared:
+        """Make, or find in the cache, every part that the config needs."""
+        config = self._config
+        retrain_asked = config.reference.source == "retrain"
+        # A given reference is checked first, so that a mismatch is reported before any training.
+        reference_scores = None if retrain_asked else self._given_reference()
+        base = self._base() if retrain_asked or not config.model.is_target else None
+        target, target_scores = self.target(base)
+        retrain: Path | None = None
+        if retrain_asked:
+            retrain, reference_scores = self.reference(base)
+        return Prepared(
+            target=target,
+            target_scores=target_scores,
+            base=base,
+            retrain=retrain,
+            reference_scores=reference_scores,
+            costs={part: dict(entry.cost) for part, entry in self._entries.items()},
+            keys={part: entry.path.name for part, entry in self._entries.items()},
+            made={part: entry.made for part, entry in self._entries.items()},
+        )
+
+    def target(self, base: Path | None = None) -> tuple[Path, Path]:
+        """Return the directory of the target and the file of the target's scores."""
+        model = self._config.model
+        if model.is_target:
+            target = self._directory(str(model.path), model.revision)
+        else:
+            target = self._train("target", base or self._base())
+        return target, self._score("target_scores", target)
+
+    def reference(self, base: Path | None = None) -> tuple[Path, Path]:
+        """Return the directory of the retrained model and the file of that model's scores."""
+        retrain = self.retrained(base)
+        return retrain, self._score("reference_scores", retrain)
+
+    def retrained(self, base: Path | None = None) -> Path:
+        """Return the directory of the model that was trained on the retain rows only."""
+        return self._train("retrain", base or self._base())
+
+    def _score(self, part: str, model_directory: Path) -> Path:
+        """Return the file of the scores of a saved model."""
+
+        def build(directory: Path) -> dict[str, float]:
+            self._scores_of(model_directory, part.removesuffix("_scores")).save(directory / "scores.json")
+            return {}
+
+        parts = {"model": model_hashes(model_directory), **self._scoring()}
+        return self._get(part, "scores", parts, build) / "scores.json"
+
+    def _given_reference(self) -> Path | None:
+        """Return the file of the scores at ``reference.path``; None if the config gives no reference."""
+        path = self._config.reference.path
+        if self._config.reference.source == "none" or path is None:
+            return None
+
+        def build(directory: Path) -> dict[str, float]:
+            self._scores_at(path).save(directory / "scores.json")
+            return {}
+
+        parts = {"reference": _reference_content(Path(path)), **self._scoring()}
+        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
+        self._check_match(scores)
+        return scores
+
+    def _named_base(self) -> Path | None:
+        """Return the directory of the base model that the config names; None if the config names no base model."""
+        model = self._config.model
+        named = model.base if model.is_target else model.path
+        return None if named is None else self._directory(named, None if model.is_target else model.revision)
+
+    def _directory(self, path: str, revision: str | None) -> Path:
+        if not self._only_cached:
+            return local_directory(path, revision)
+        cached = cached_directory(path, revision)
+        if cached is None:  # A model that was never downloaded was never trained or scored.
+            raise NotCachedError
+        return cached
+
+    def _get(
+        self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
+    ) -> Path:
+        started = perf_counter()
+
+        def timed(directory: Path) -> dict[str, float]:
+            if self._only_cached:
+                raise NotCachedError
+            cost = build(directory)
+            return {**cost, "seconds": perf_counter() - started}
+
+        entry = self._cache.get_or_make(kind, {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}, timed)
+        self._entries[part] = entry
+        if self._callback is not None:
+            self._callback(PartReady(part=part, made=entry.made, seconds=perf_counter() - started))
+        return entry.path
+
+    def _epoch_callback(self, part: str) -> EpochCallback | None:
+        callback = self._callback
+        if callback is None:
+            return None
+        return lambda end: callback(TrainingEpoch(part=part, epoch=end.epoch, epochs=end.epochs, loss=end.loss))
+
+
+def _reference_content(path: Path) -> dict[str, str]:
+    """Return the hashes of a given reference: a saved model, a file of scores, or a run directory with scores."""
+    file = path / "scores.json" if path.is_dir() and not (path / "config.json").is_file() else path
+    return {"scores": file_hash(file)} if file.is_file() else model_hashes(local_directory(str(path)))

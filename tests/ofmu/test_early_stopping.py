@@ -42,10 +42,10 @@ def prepared(config: UnlearnConfig) -> Prepared:
 def test_a_judge_that_looks_and_never_stops_changes_nothing(config, prepared, tmp_path):
     seen: list[tuple[int, int, float | None]] = []
 
-    def look(standing: RoundState) -> None:
-        assert isinstance(standing.task, LanguageTask)
-        found = standing.task.partial_evaluation(2).metrics(standing.engine, standing.reference_scores).values
-        seen.append((standing.round, standing.total, found["model_utility"]))
+    def look(state: RoundState) -> None:
+        assert isinstance(state.task, LanguageTask)
+        found = state.task.partial_evaluation(2).metrics(state.engine, state.reference_scores).values
+        seen.append((state.round, state.total, found["model_utility"]))
 
     alone = unlearn(config, tmp_path / "alone", prepared=prepared).metrics
     watched = unlearn(config, tmp_path / "watched", prepared=prepared, round_callback=look).metrics
@@ -54,37 +54,37 @@ def test_a_judge_that_looks_and_never_stops_changes_nothing(config, prepared, tm
     assert {k: v for k, v in alone.items() if k not in COSTS} == {k: v for k, v in watched.items() if k not in COSTS}
 
 
-def test_a_stopped_run_leaves_an_account_and_no_result(config, prepared, tmp_path):
-    def stop(standing: RoundState) -> None:
-        if standing.round == 2:
-            raise PrunedError(PruningRecord(round=2, total=standing.total, objectives={"model_utility": 0.25}))
+def test_a_stopped_run_leaves_a_record_and_no_result(config, prepared, tmp_path):
+    def stop(state: RoundState) -> None:
+        if state.round == 2:
+            raise PrunedError(PruningRecord(round=2, total=state.total, objectives={"model_utility": 0.25}))
 
     with pytest.raises(PrunedError) as caught:
         unlearn(config, tmp_path, prepared=prepared, round_callback=stop)
-    account = RunFiles(tmp_path)
-    assert account == caught.value.record
-    assert (account["round"], account["total"], account["objectives"]) == (2, 3, {"model_utility": 0.25})
-    assert account["metrics"]["gradient_evaluations"] == 2 * (2 * 6 + 18)
-    assert account["metrics"]["outer_steps_taken"] == 2
-    assert account["metrics"]["seconds"] > 0
+    record = RunFiles(tmp_path).read_pruning_record()
+    assert record == caught.value.record
+    assert (record.round, record.total, record.objectives) == (2, 3, {"model_utility": 0.25})
+    assert record.metrics["gradient_evaluations"] == 2 * (2 * 6 + 18)
+    assert record.metrics["outer_steps_taken"] == 2
+    assert record.metrics["seconds"] > 0
     assert not (tmp_path / "metrics.json").exists()
     assert not (tmp_path / "model").exists()
     # what the stopped round would have been restored from
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_000001"]
 
-    def never(standing: RoundState) -> None:
+    def never(state: RoundState) -> None:
         pytest.fail("a run that was stopped went on")
 
     with pytest.raises(PrunedError) as again:
         unlearn(config, tmp_path, prepared=prepared, round_callback=never)
-    assert again.value.record == account
+    assert again.value.record == record
 
 
 def test_a_run_that_crashed_while_it_was_judged_is_judged_there_again(config, prepared, tmp_path):
     rounds: list[int] = []
 
-    def crash_once(standing: RoundState) -> None:
-        rounds.append(standing.round)
+    def crash_once(state: RoundState) -> None:
+        rounds.append(state.round)
         if rounds == [1, 2]:
             raise RuntimeError("killed")
 
@@ -99,7 +99,7 @@ def test_the_seconds_of_judging_count_as_evaluation(config, prepared, tmp_path, 
     clock = [0.0]
     monkeypatch.setattr("ofmu.engine.cost.time.perf_counter", lambda: clock[0])
 
-    def slow(standing: RoundState) -> None:
+    def slow(state: RoundState) -> None:
         clock[0] += 100
 
     unlearn(config, tmp_path, prepared=prepared, round_callback=slow)
@@ -154,8 +154,8 @@ def test_every_method_of_rounds_knows_how_many(config, prepared, tmp_path):
         run = validate(UnlearnConfig, override(mapping, overrides))
         heard: list[tuple[int, int]] = []
 
-        def look(standing: RoundState, heard: list[tuple[int, int]] = heard) -> None:
-            heard.append((standing.round, standing.total))
+        def look(state: RoundState, heard: list[tuple[int, int]] = heard) -> None:
+            heard.append((state.round, state.total))
 
         unlearn(run, tmp_path / str(steps), prepared=prepared, round_callback=look)
         taken = len((tmp_path / str(steps) / "history.jsonl").read_text().splitlines())

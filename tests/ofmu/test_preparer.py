@@ -19,6 +19,7 @@ from ofmu.evaluation.scoring.model import score_model
 from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PartReady
 from ofmu.tasks.preparation import Prepared
 
 SETTINGS: dict[str, Any] = {
@@ -62,7 +63,7 @@ def test_the_second_call_makes_nothing(cache: Path, prepared: Prepared) -> None:
     assert not any(again.made.values())
     assert again.keys == prepared.keys
     assert again.costs["target"]["seconds"] == prepared.costs["target"]["seconds"] > 0
-    assert [event["event"] for event in events] == ["part"] * 5
+    assert [type(event) for event in events] == [PartReady] * 5
 
 
 def test_the_scores_are_those_of_the_saved_models(cache: Path, prepared: Prepared) -> None:
@@ -111,9 +112,10 @@ KILLED = """
 import json, signal, sys
 from ofmu.run_config import UnlearnConfig
 from ofmu.preparer import prepare
+from ofmu.tasks.events import TrainingEpoch
 
 def stop_in_the_first_epoch(event):
-    if event["event"] == "epoch" and event["part"] == sys.argv[2]:
+    if isinstance(event, TrainingEpoch) and event.part == sys.argv[2]:
         print("training", flush=True)
         signal.pause()
 

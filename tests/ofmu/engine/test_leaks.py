@@ -21,6 +21,8 @@ from ofmu.methods.ofmu.bilevel import OFMU
 from ofmu.methods.ofmu.config import OfmuConfig
 from trajectory import METHOD, TinyTask, rows, tiny_llama
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def run_once(stage: int) -> list[weakref.ref[object]]:
     model = tiny_llama()
@@ -45,7 +47,10 @@ def measure(stage: int) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, int]]:
     """Taken in a process of its own, whose open files nobody else changes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
+    }
     command = [sys.executable, str(Path(__file__).resolve())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

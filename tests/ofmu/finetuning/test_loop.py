@@ -62,8 +62,8 @@ def test_the_rows_are_learned_and_the_cost_is_counted(model: Any) -> None:
     assert _token_mean_nll(model, EXAMPLES).item() < 0.2 < before
     assert cost["steps"] == cost["gradient_evaluations"] == 120
     assert cost["tokens"] == 60 * 18
-    assert [event["epoch"] for event in events] == list(range(1, 61))
-    assert events[-1]["loss"] == cost["loss"]
+    assert [event.epoch for event in events] == list(range(1, 61))
+    assert events[-1].loss == cost["loss"]
     assert not model.training
 
 

@@ -98,9 +98,10 @@ def test_a_directory_that_is_no_model_gets_one_sentence(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import resource, sys
-from ofmu.run_config import ScratchModelConfig
 from ofmu.errors import StorageError
-from ofmu.models.language import build_model, save_model, train_tokenizer
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import save_model
+from ofmu.models.scratch import build_model, train_tokenizer
 tokenizer = train_tokenizer(["a b c"], 300)
 model = build_model(ScratchModelConfig(hidden_size=64, num_layers=2), tokenizer, seed=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))

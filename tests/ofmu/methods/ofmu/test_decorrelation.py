@@ -182,6 +182,6 @@ def test_without_products_inside_only_the_outer_way_must_suit_the_engine() -> No
     method = {"decorrelation": "none", "derivative": "forward", "outer_derivative": "exact"}
     config = UnlearnConfig.model_validate({"method": method, "engine": {"precision": "bf16"}})
     assert config.method.needs_double_backward
-    assert paper(decorrelation="projection", penalty_weight=0).products is False
+    assert paper(decorrelation="projection", penalty_weight=0).uses_hvp is False
     with pytest.raises(ConfigError, match="fp32 weights"):
         validate(UnlearnConfig, {"method": method | {"outer_derivative": "central"}, "engine": {"precision": "bf16"}})

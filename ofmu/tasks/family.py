@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.run_config import UnlearnConfig
 from ofmu.task import Task
@@ -106,4 +106,4 @@ class TaskFamily(ABC):
             ReferenceMismatchError: the reference covers other rows.
         """
         expected = None if reference is None else self.load_scores(reference)
-        return with_functions(self.metrics_of, custom_metrics)(self.load_scores(scores), expected)
+        return with_custom_metrics(self.metrics_of, custom_metrics)(self.load_scores(scores), expected)

@@ -8,12 +8,10 @@ belongs, is not among them.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ofmu.evaluation.metrics.formulas import FloatArray
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.vision.scores import ImageScores, SetScores, require_same_images
-
-Floats = NDArray[np.float64]
 
 FIELD_METRICS = ("unlearning_accuracy", "remaining_accuracy", "testing_accuracy", "mia_efficacy")
 PERCENT = 100.0
@@ -24,7 +22,7 @@ def accuracy(scores: SetScores) -> float:
     return PERCENT * float(np.mean(np.asarray(scores.predicted) == np.asarray(scores.labels)))
 
 
-def mia_efficacy(members: Floats, others: Floats, forget: Floats, seed: int) -> float:
+def mia_efficacy(members: FloatArray, others: FloatArray, forget: FloatArray, seed: int) -> float:
     """Return the share of forget rows that a membership classifier calls non-members, in percent.
 
     The classifier is an RBF-SVC (C 3, γ 1 / number of features) on the probability of the true class. It learns from
@@ -46,7 +44,7 @@ def mia_efficacy(members: Floats, others: Floats, forget: Floats, seed: int) -> 
     return PERCENT * float(np.mean(attack.predict(forget[:, None]) == 0))
 
 
-def _drawn(values: Floats, count: int, generator: np.random.Generator) -> Floats:
+def _drawn(values: FloatArray, count: int, generator: np.random.Generator) -> FloatArray:
     return values if len(values) == count else values[generator.permutation(len(values))[:count]]
 
 

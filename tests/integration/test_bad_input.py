@@ -162,7 +162,7 @@ def test_an_official_reference_for_other_rows(refused, ready, shared_data, tmp_p
     data = ["data.source=tofu", f"data.path={shared_data / 'tofu'}", "data.split=forget10"]
     sentence = refused("evaluate", ready.target, *data, "--reference", log, "--output", tmp_path / "scores")
     assert str(log) in sentence
-    assert "it covers 200 forget rows and the model 400" in sentence
+    assert "the reference covers 200 forget rows and the model 400" in sentence
     assert not (tmp_path / "scores").exists()
 
 

@@ -14,7 +14,7 @@ from ofmu.data.kinds import TaskKind
 from ofmu.data.load import load_data
 from ofmu.data.rows import Example, Row
 from ofmu.engine.base import Engine
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
@@ -96,7 +96,7 @@ class LanguageTask:
     def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
         """Return the field's metrics, see :func:`ofmu.evaluation.metrics_of`, and those of the user's functions."""
         expected = None if reference is None else Scores.load(reference)
-        return with_functions(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
+        return with_custom_metrics(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ofmu.data.kinds import TaskKind
 from ofmu.engine.base import Engine
 from ofmu.errors import ModelError
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.models.language import save_model
@@ -64,7 +64,7 @@ class VisionTask:
     def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
         """Return the field's metrics, see :func:`ofmu.vision.metrics.metrics_of_images`, and the user's functions'."""
         expected = None if reference is None else ImageScores.load(reference)
-        return with_functions(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
+        return with_custom_metrics(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
         """Save the classifier with the target's statistics, and how its inputs are normalised."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
     from ofmu.trainer import UnlearnResult, unlearn
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # OpenMP's threads spin while they wait; beside another busy process on the same cores that made a training step of
 # a small model 25 to 30 times slower than one thread alone. Read when torch is loaded, hence before any import of it.

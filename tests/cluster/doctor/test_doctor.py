@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from cluster.config import ClusterConfig
 from cluster.doctor import checks, doctor
-from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_mark, versions, write_mark
+from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_probe, versions, write_probe
 from cluster.storage.mirror import below, shown
 from ofmu.cli.doctor import doctor_command
 from ofmu.models.config import ScratchModelConfig
@@ -64,9 +64,9 @@ def test_disk_space_is_judged_by_what_models_take(monkeypatch, gib, state):
 
 
 def test_a_shared_folder_must_show_the_drivers_file(tmp_path):
-    write_mark(str(tmp_path / "a"), DRIVER)
+    write_probe(str(tmp_path / "a"), DRIVER)
     assert list(checks._marks(replace(HERE, marks={"storage": str(tmp_path / "a")}))) == []
-    assert read_mark(str(tmp_path / "a"), "here")
+    assert read_probe(str(tmp_path / "a"), "here")
 
     (elsewhere,) = checks._marks(replace(HERE, marks={"storage": str(tmp_path / "b")}))
     assert elsewhere.state == "fail"
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path):
 def test_storage_by_uri_keeps_its_options_and_shows_no_key(tmp_path):
     with doctor._marked({"storage": f"file://{tmp_path}/store"}) as (marks, failed):
         assert not failed
-        write_mark(marks["storage"], "one")
+        write_probe(marks["storage"], "one")
         (check,) = doctor._missing_marks(marks, {"one": "host-1"})
         assert check.found.startswith(f"file://{tmp_path}/store: ")
     assert list((tmp_path / "store").iterdir()) == []
@@ -105,10 +105,10 @@ def test_storage_by_uri_keeps_its_options_and_shows_no_key(tmp_path):
 def test_a_node_whose_mark_is_not_seen_here_is_named(tmp_path):
     with doctor._marked({"storage": str(tmp_path)}) as (marks, failed):
         assert not failed
-        write_mark(marks["storage"], "one")
+        write_probe(marks["storage"], "one")
         (check,) = doctor._missing_marks(marks, {"one": "host-1", "two": "host-2"})
         assert (check.state, check.where) == ("fail", "host-2")
-        write_mark(marks["storage"], "two")
+        write_probe(marks["storage"], "two")
         (check,) = doctor._missing_marks(marks, {"one": "host-1", "two": "host-2"})
         assert check.state == "ok"
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from cluster.jobs.working_dir import LIMIT, plan_package, refuse_missing_files
+from cluster.jobs.working_dir import LIMIT, check_missing_files, plan_package
 from ofmu.errors import ClusterError, ConfigError
 
 KEPT = ["mine.yaml", "forget.jsonl", "src/ours.py", "ofmu/data/rows.py", "docs/data/table.csv"]
@@ -110,7 +110,7 @@ def test_files_that_would_be_missing_on_the_cluster_are_named_before(folder, com
     (folder / "runs" / "old.yaml").write_text("{}")
     package = plan_package(folder)
     if problem is None:
-        refuse_missing_files(package, command)
+        check_missing_files(package, command)
         return
     with pytest.raises(ConfigError, match=problem):
-        refuse_missing_files(package, command)
+        check_missing_files(package, command)

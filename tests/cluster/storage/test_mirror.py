@@ -14,7 +14,7 @@ from pyarrow import fs
 from torch import nn
 
 from cluster.storage.lease import LOCK, Lease
-from cluster.storage.mirror import Mirror, below, refusal, shown, without_keys
+from cluster.storage.mirror import Mirror, below, refusal, shown, without_credentials
 from cluster.train.checkpointers import UriCheckpointer
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.errors import RunError, StorageError
@@ -143,8 +143,8 @@ def test_refusals_are_one_sentence_without_keys(options, tmp_path):
 
 def test_a_uri_that_is_written_down_can_be_used_again_and_holds_no_key():
     place = "s3://key:hush@bucket/run?endpoint_override=127.0.0.1:5&scheme=http&secret_key=hush"
-    assert without_keys(place) == "s3://bucket/run?endpoint_override=127.0.0.1:5&scheme=http"
-    assert without_keys("runs/a?b") == "runs/a?b"
+    assert without_credentials(place) == "s3://bucket/run?endpoint_override=127.0.0.1:5&scheme=http"
+    assert without_credentials("runs/a?b") == "runs/a?b"
     assert below("s3://b/r?x=1", "trials/3") == "s3://b/r/trials/3?x=1"
 
 

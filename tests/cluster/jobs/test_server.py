@@ -1,4 +1,4 @@
-"""Jobs on a real head with its job server, behind a token, as a user types them."""
+"""Jobs on a real head whose job server needs a token, through the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if "wait" in sys.argv:
     time.sleep(300)
 sys.exit(7 if "fail" in sys.argv else 0)
 """
-"""An ``ofmu`` package of the working directory's own, which starts at once and shows what it was given."""
+"""A package ``ofmu`` in the working directory. It starts at once and prints what it was given."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -229,7 +229,7 @@ def test_other_servers_and_closed_ports_get_one_sentence(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ClusterError, match="is no Ray job server"):
+        with pytest.raises(ClusterError, match="is not a Ray job server"):
             JobServer(f"127.0.0.1:{server.server_port}")
         server.shutdown()
         port = server.server_port

@@ -188,7 +188,6 @@ def two_nodes(ray_folder: Path) -> Iterator[str]:
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
 def test_every_node_of_a_cluster_is_checked(two_nodes, tmp_path, monkeypatch):
-    # as on a cluster's nodes, where ofmu is installed; workers start in Ray's own folders
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = UnlearnConfig.model_validate(
         {"data": {"generated": {"authors": 4, "forget_authors": 1}}, "cache_dir": str(tmp_path / "cache")}

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_data_runs_environments_caches_and_secrets_stay_here(folder):
+def test_data_runs_environments_caches_and_secrets_are_left_out(folder):
     package = plan_package(folder)
     assert sorted(package.sizes) == sorted([*KEPT, ".gitignore"])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from cluster.session import ray_session, trials_at_a_time
+from cluster.session import max_parallel_trials, ray_session
 from ofmu.errors import ConfigError, StorageError
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
@@ -54,8 +54,8 @@ class ParetoSearch:
     ``objectives``, ``num_trials`` and ``warm_start`` (run directories of earlier searches, see
     :mod:`tune.study.warm_start`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
     ``executor`` runs one trial (default: :func:`cluster.train.trainer.run_trial` on prepared models, or
-    :class:`cluster.train.worker_group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
-    listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
+    :class:`cluster.train.worker_group.WorkerGroupPool` where ``cluster.num_workers`` asks for a worker group).
+    ``callbacks`` are listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another.
@@ -156,7 +156,7 @@ class _Session:
     def start(self) -> SearchResult:
         """Run the trials that are missing, inside a Ray session."""
         # said before models are prepared for it
-        trials_at_a_time(self._config.cluster, 1)
+        max_parallel_trials(self._config.cluster, 1)
         prepared = self._prepare()
         if self._run.uri is not None and self._executor is not None:
             self._executor = RemoteTrials(self._executor, self._run.uri)
@@ -218,7 +218,7 @@ class _Session:
                 )
             return None
         from cluster.train.trainer import run_trial
-        from cluster.train.worker_group import WarmTrials
+        from cluster.train.worker_group import WorkerGroupPool
         from ofmu.io.library_logging import silence_libraries
         from ofmu.preparer import prepare
 
@@ -226,7 +226,7 @@ class _Session:
         if self._run.uri is not None and self._run.study_file.is_file():
             fetch_into_cache(self._run.uri, Cache(cache_root(self._config.unlearn.cache_dir)))
 
-        self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
+        self._executor = WorkerGroupPool() if self._config.cluster.num_workers else run_trial
         self._audience.on_prepare(PreparationStarted())
         return prepare(self._config.unlearn, callback=self._audience.on_prepare)
 

@@ -35,7 +35,7 @@ def doctor_command(config: str | None, overrides: tuple[str, ...], address: str 
 
     # Imported here: Ray takes seconds, and the command line's start must not.
     from cluster.config import ClusterConfig
-    from cluster.doctor.doctor import examine_cluster, examine_machine, merged
+    from cluster.doctor.doctor import examine_cluster, examine_machine, group_by_host
 
     unlearn = settings.unlearn if settings else None
     if address is None:
@@ -44,7 +44,7 @@ def doctor_command(config: str | None, overrides: tuple[str, ...], address: str 
         cluster = (settings.cluster if settings else ClusterConfig()).model_copy(update={"address": address})
         wanted = settings.search.max_concurrent_trials if settings else None
         found = examine_cluster(cluster, unlearn, storage, max_concurrent_trials=wanted)
-    _show(merged(found))
+    _show(group_by_host(found))
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
 
@@ -65,7 +65,7 @@ def _as_job(address: str, storage: str | None, arguments: Sequence[str]) -> None
     """Check the job server from here and all else from within, as the job that a search would be."""
     from cluster.doctor.doctor import examine_job_server
     from cluster.jobs.server import JobServer
-    from cluster.jobs.working_dir import plan_package, refuse_missing_files
+    from cluster.jobs.working_dir import check_missing_files, plan_package
     from ofmu.cli.logs import follow_job
 
     found = examine_job_server(address)
@@ -74,7 +74,7 @@ def _as_job(address: str, storage: str | None, arguments: Sequence[str]) -> None
         raise SystemExit(1)
     command = ["doctor", *arguments, "--address", "auto", *(["--storage", storage] if storage else [])]
     package = plan_package(Path())
-    refuse_missing_files(package, command)
+    check_missing_files(package, command)
     server = JobServer(address)
     follow_job(server, server.submit(command, package), address)
 
@@ -86,10 +86,10 @@ def _show(found: Sequence[Check]) -> None:
         return
     width = max(len(check.name) for check in found)
     for check in found:
-        where = f"  [{check.where}]" if check.where else ""
-        click.echo(f"{check.state:<4}  {check.name:<{width}}  {check.found}{where}")
-        if check.mend and check.state != "ok":
-            click.echo(f"{'':<4}  {'':<{width}}  → {check.mend}")
+        where = f"  [{check.host}]" if check.host else ""
+        click.echo(f"{check.state:<4}  {check.name:<{width}}  {check.detail}{where}")
+        if check.fix and check.state != "ok":
+            click.echo(f"{'':<4}  {'':<{width}}  → {check.fix}")
 
 
 def _print_table(found: Sequence[Check]) -> None:
@@ -99,9 +99,9 @@ def _print_table(found: Sequence[Check]) -> None:
 
     table = Table("", "check", "found", "where")
     for check in found:
-        text = escape(check.found)
-        if check.mend and check.state != "ok":
-            text += f"\n[bold]→ {escape(check.mend)}[/bold]"
+        text = escape(check.detail)
+        if check.fix and check.state != "ok":
+            text += f"\n[bold]→ {escape(check.fix)}[/bold]"
         color = COLORS[check.state]
-        table.add_row(f"[{color}]{check.state}[/{color}]", escape(check.name), text, escape(check.where))
+        table.add_row(f"[{color}]{check.state}[/{color}]", escape(check.name), text, escape(check.host))
     Console().print(table)

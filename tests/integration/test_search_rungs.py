@@ -139,7 +139,9 @@ def test_a_group_of_workers_asks_once_and_ends_as_one(found, tiny_config, tmp_pa
     for number, workers in ((2, 0), (3, 2)):
         judge = Judging(settings, tuple(ways), RemoteBook(office)).of(number)
         with pytest.raises(PrunedError) as caught:
-            run_trial(tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, judge=judge)
+            run_trial(
+                tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, round_callback=judge
+            )
         accounts.append(caught.value.record)
         assert RunFiles(tmp_path / str(number)) == accounts[-1]
     ray.kill(office)

@@ -43,7 +43,8 @@ class Comparison:
 
     ``config`` is what :class:`tune.ParetoSearch` takes, with a ``compare`` section; the other arguments replace the
     config's. ``run_dir`` must be new; None names one under ``runs/``. ``executor`` runs one trial (default:
-    :func:`cluster.train.trainer.run_trial`, or :class:`cluster.train.worker_group.WarmTrials` for worker groups, on prepared models).
+    :func:`cluster.train.trainer.run_trial`, or for worker groups
+    :class:`cluster.train.worker_group.WorkerGroupPool`, on prepared models).
 
     Raises:
         ConfigError: a method or a setting is unknown, or does not work on the task; said before anything runs.
@@ -204,14 +205,14 @@ class _Session:
         self, name: str, search: SearchResult, trials: Sequence[FrozenTrial], prepared: Prepared | None
     ) -> MethodRuns:
         from cluster.train.trainer import run_trial
-        from cluster.train.worker_group import WarmTrials
+        from cluster.train.worker_group import WorkerGroupPool
 
         runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
         self._listener.on_runs(name, sum(run.is_done for run in runs), len(runs))
         make_runs(
             runs,
             search.config.model_copy(update={"cluster": self._shared.cluster}),
-            executor=self._executor or (WarmTrials() if self._shared.cluster.num_workers else run_trial),
+            executor=self._executor or (WorkerGroupPool() if self._shared.cluster.num_workers else run_trial),
             prepared=prepared,
             storage=self._home.path / "ray",
             on_ended=lambda done: self._listener.on_runs(name, done, len(runs)),

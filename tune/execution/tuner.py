@@ -14,7 +14,7 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter
 
-from cluster.session import room_for_trials
+from cluster.session import free_slots
 from ofmu.errors import StorageError
 from tune.callbacks.base import StopWithSearcher, TuneWatcher
 from tune.execution.trainable import Executor, UnlearningTrial
@@ -115,7 +115,7 @@ class _FollowCluster(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no t
             return
         self._looked = time.monotonic()
         # a cluster that has lost all its nodes is waited for, with one trial pending
-        self._limiter.max_concurrent_trials = max(room_for_trials(self._cluster, self._wanted), 1)
+        self._limiter.max_concurrent_trials = max(free_slots(self._cluster, self._wanted), 1)
 
 
 def _bundle(cluster: ClusterConfig) -> dict[str, float]:

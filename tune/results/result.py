@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cluster.storage.mirror import Mirror, below
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from tune.config import SearchConfig
@@ -180,5 +181,5 @@ class SearchResult:
     def _point(self, number: int) -> Point:
         row = self.trials[self.trials["trial"] == number].iloc[0]
         directory = RunDirectory(self.run_dir).trial(number)
-        uri = None if self.uri is None else below(self.uri, f"trials/{directory.name}")
+        uri = None if self.uri is None else join_uri(self.uri, f"trials/{directory.name}")
         return Point(number, {str(key): value for key, value in row.dropna().items()}, directory, uri)

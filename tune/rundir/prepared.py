@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage.mirror import Mirror, below
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.cache import MANIFEST, Cache, content_key, directory_hashes
 
@@ -80,7 +81,7 @@ def _adopt(mirror: Mirror, place: str, cache: Cache) -> Path | None:
     kind, key = place.split("/")[1:]
 
     def fill(directory: Path) -> None:
-        part = Mirror(below(mirror.uri, place), directory)
+        part = Mirror(join_uri(mirror.uri, place), directory)
         part.pull(part.files())
 
     return cache.adopt(kind, key, fill)

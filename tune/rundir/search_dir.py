@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cluster.storage.mirror import Mirror, is_uri, without_keys
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import is_uri, without_credentials
 from ofmu.config.files import validate
 from ofmu.errors import RunError
 from tune.config import SearchConfig
@@ -76,7 +77,7 @@ class RunDirectory(OwnedDirectory):
     @property
     def place(self) -> str:
         """Return how a user names the directory: its path, or its URI without keys."""
-        return str(self.path) if self.uri is None else without_keys(self.uri)
+        return str(self.path) if self.uri is None else without_credentials(self.uri)
 
     def mirror(self) -> Mirror:
         """Return the way to the URI."""

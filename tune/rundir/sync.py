@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.lease import LOCK, Lease
-from cluster.storage.mirror import Mirror, below, stamp_of
+from cluster.storage.mirror import Mirror, file_signature
+from cluster.storage.uri import join_uri
 from ofmu.config.files import read_mapping
 from ofmu.errors import PrunedError, StorageError
 from ofmu.io.cache import Cache, cache_root
@@ -150,7 +151,7 @@ class DriverFiles:
     def _push_study(self, study: Path) -> None:
         if not study.is_file():
             return
-        stamp = stamp_of(study)
+        stamp = file_signature(study)
         if stamp == self._study_stamp:
             return
         copy = study.with_name(f".{STUDY}.copy")
@@ -186,7 +187,7 @@ class RemoteTrials:
         Raises:
             StorageError: the storage refuses; whatever the executor raises.
         """
-        mirror = Mirror(below(self._uri, f"trials/{trial_dir.name}"), trial_dir)
+        mirror = Mirror(join_uri(self._uri, f"trials/{trial_dir.name}"), trial_dir)
         self._fetch(mirror, config)
         finished = RunFiles(trial_dir).read_metrics()
         if finished is not None:

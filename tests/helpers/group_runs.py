@@ -34,13 +34,18 @@ def worker_processes(ray_folder: Path) -> set[int]:
 
 
 @contextmanager
-def in_mid_run(run: Path, rounds: int, act: Callable[[], Any]) -> Iterator[list[Any]]:
-    """Call ``act`` in a thread once the run has recorded ``rounds`` rounds. Yield the list that gets its result."""
+def in_mid_run(run: Path, rounds: int, act: Callable[[], Any], seconds: float = 300) -> Iterator[list[Any]]:
+    """Call ``act`` in a thread once the run has recorded ``rounds`` rounds. Yield the list that gets its result.
+
+    The list stays empty if the run does not get there within ``seconds``.
+    """
     results: list[Any] = []
 
     def wait_and_act() -> None:
-        deadline = time.monotonic() + 120
-        while len(history_of(run)) < rounds and time.monotonic() < deadline:
+        deadline = time.monotonic() + seconds
+        while len(history_of(run)) < rounds:
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.01)
         results.append(act())
 

@@ -123,6 +123,7 @@ def test_a_killed_worker_costs_one_restart(pool, in_new_processes, ray_folder, t
     pair = worker_processes(ray_folder)
     with in_mid_run(tmp_path / "second", 3, lambda: kill_a_worker(ray_folder)) as killed:
         pool(measured(tiny_mapping, 2), TWO, tmp_path / "second", prepared)
+    assert len(killed) == 1
     assert set(killed) <= pair
     restarted = worker_processes(ray_folder)
     assert len(restarted) == 2

@@ -41,8 +41,8 @@ def many(paced_search: dict[str, Any]) -> dict[str, Any]:
 def drawn(settings: dict[str, Any], folder: Path) -> dict[str, float]:
     """Return what inner_lr a search without any harm gives to each trial, without running one."""
     config = validate(SearchConfig, settings)
-    run = RunDirectory.fresh(folder)
-    run.create()
+    run = RunDirectory.create_new(folder)
+    run.mkdir()
     searcher = StudySearcher(open_study(run.study_file, config), config, run.trial)
     handed_out = [searcher.suggest(str(number)) for number in range(TRIALS)]
     return {f"{trial['number']:05d}": trial["run"]["method"]["inner_lr"] for trial in handed_out}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ofmu.cli.main import main
+from ofmu.cli.params import ConfigChoice
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,25 @@ def test_a_uri_is_not_taken_for_a_folder(
     assert "--output" in (said := capsys.readouterr().err)
     assert "must be a folder" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "overrides"),
+    [
+        ([], None, ()),
+        (["tofu"], "tofu", ()),
+        (["tofu", "seed=1"], "tofu", ("seed=1",)),
+        (["seed=1", "method.lr=2"], None, ("seed=1", "method.lr=2")),
+    ],
+)
+def test_a_first_word_with_an_equals_sign_is_an_override(
+    words: list[str], name: str | None, overrides: tuple[str, ...]
+) -> None:
+    choice = ConfigChoice.parse(words)
+    assert (choice.name, choice.overrides) == (name, overrides)
+    assert choice.source == (name or "quickstart")
+    assert choice.words() == words
+
+
+def test_overrides_are_applied_to_the_default_config() -> None:
+    assert ConfigChoice.parse(["seed=7"]).read_mapping()["seed"] == 7

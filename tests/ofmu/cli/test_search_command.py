@@ -15,7 +15,7 @@ from ofmu.cli.search import search_command
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
 from tune.callbacks.base import Progress
-from tune.callbacks.console import SearchView
+from tune.callbacks.console import ConsoleCallback
 from tune.config import SearchConfig
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
@@ -31,8 +31,8 @@ def finished(tmp_path: Path) -> RunDirectory:
     """A search of four trials on made-up scores, with tiny but real saved models."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    run = RunDirectory.fresh(tmp_path / "run")
-    run.create()
+    run = RunDirectory.create_new(tmp_path / "run")
+    run.mkdir()
     config = validate(SearchConfig, {"search": {"num_trials": 4}})
     run.write_config(config)
     found = StudySearcher(open_study(run.study_file, config), config, run.trial)
@@ -167,8 +167,8 @@ def test_the_fronts_columns_go_from_what_was_sought_to_what_else_is_known(finish
 @pytest.fixture
 def fruitless(tmp_path: Path) -> RunDirectory:
     """A search whose two trials ended without the objective, as the second one's evaluation explains."""
-    run = RunDirectory.fresh(tmp_path / "run")
-    run.create()
+    run = RunDirectory.create_new(tmp_path / "run")
+    run.mkdir()
     config = validate(SearchConfig, {"search": {"num_trials": 2}})
     run.write_config(config)
     found = StudySearcher(open_study(run.study_file, config), config, run.trial)
@@ -207,7 +207,7 @@ def test_the_view_says_where_the_steps_of_worker_groups_are(finished, capsys):
         cluster = result.config.cluster.model_copy(update={"num_workers": workers})
         config = result.config.model_copy(update={"cluster": cluster})
         start = Progress(replace(result, config=config), 4, 0, 0, (), 0.0, None)
-        SearchView(Console(width=300)).on_start(start)
+        ConsoleCallback(Console(width=300)).on_start(start)
         output = capsys.readouterr().out
         assert ("its outer steps are not shown live" in output) is told
         assert (f"{finished.path}/trials/*/history.jsonl" in output) is told

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ofmu.errors import ConfigError
-from tune.callbacks.base import SearchListener
-from tune.callbacks.callback_list import Audience
+from tune.callbacks.base import SearchCallback
+from tune.callbacks.callback_list import CallbackList
 from tune.study.finished_trial import EndedTrial
 
 TRIAL = EndedTrial(
@@ -24,7 +24,7 @@ TRIAL = EndedTrial(
 )
 
 
-class Recorder(SearchListener):
+class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
@@ -38,7 +38,7 @@ class Recorder(SearchListener):
 def test_functions_and_listeners_hear_in_order():
     heard: list[tuple[str, int]] = []
     recorder = Recorder()
-    audience = Audience(
+    audience = CallbackList(
         [lambda trial: heard.append(("a", trial.number)), recorder, lambda trial: heard.append(("b", 0))]
     )
     audience.on_prepare({"event": "start"})
@@ -54,7 +54,7 @@ def test_what_a_callback_raises_is_said_once_and_keeps_nobody_from_hearing():
         calls.append(trial.number)
         raise KeyError("loss")
 
-    audience = Audience([broken, recorder])
+    audience = CallbackList([broken, recorder])
     with pytest.warns(
         UserWarning, match=r"broken raised KeyError: 'loss' \(test_callback_list.py, line \d+\)"
     ) as caught:
@@ -72,10 +72,10 @@ def test_the_users_own_interrupt_goes_through():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Audience([interrupt]).on_trial_end(TRIAL)
+        CallbackList([interrupt]).on_trial_end(TRIAL)
 
 
 @pytest.mark.parametrize("wrong", ["print", 3, Recorder])
 def test_what_is_no_callback_is_refused(wrong):
-    with pytest.raises(ConfigError, match=r"callbacks\[1\] is .* neither a tune.SearchListener nor a function"):
-        Audience([print, wrong])
+    with pytest.raises(ConfigError, match=r"callbacks\[1\] is .* neither a tune.SearchCallback nor a function"):
+        CallbackList([print, wrong])

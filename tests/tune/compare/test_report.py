@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ofmu.errors import RunError
-from tune.compare.console import CompareView
+from tune.compare.console import CompareConsoleCallback
 from tune.compare.report import markdown, write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import verdict
@@ -26,7 +26,7 @@ def written(summarised, tmp_path) -> ComparisonResult:
 
 def shown(result: ComparisonResult, **settings: object) -> str:
     stream = io.StringIO()
-    CompareView(Console(file=stream, width=150, **settings)).on_end(result)
+    CompareConsoleCallback(Console(file=stream, width=150, **settings)).on_end(result)
     return stream.getvalue()
 
 

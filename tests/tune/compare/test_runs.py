@@ -22,8 +22,8 @@ def searched(folder: Path, outcomes: list[dict[str, float]], **search: object) -
     """A search of npo with these metrics, tell by tell, and no Ray."""
     settings = {"num_trials": len(outcomes), "space": SPACE, "sampler": "random", **search}
     config = validate(SearchConfig, {"method": {"name": "npo"}, "search": settings})
-    run = RunDirectory.fresh(folder)
-    run.create()
+    run = RunDirectory.create_new(folder)
+    run.mkdir()
     run.write_config(config)
     source = StudySearcher(open_study(run.study_file, config), config, run.trial)
     for number, metrics in enumerate(outcomes):
@@ -123,18 +123,18 @@ def test_importances_name_the_setting_that_decides(tmp_path):
 
 
 def test_what_is_no_comparison_or_would_change_it_is_refused(tmp_path):
-    home = CompareDirectory.fresh(tmp_path / "run")
+    home = CompareDirectory.create_new(tmp_path / "run")
     with pytest.raises(RunError, match="no run directory"):
-        CompareDirectory.existing(tmp_path / "run")
-    home.create()
+        CompareDirectory.open_existing(tmp_path / "run")
+    home.mkdir()
     with pytest.raises(RunError, match="not the directory of a comparison"):
-        CompareDirectory.existing(tmp_path / "run")
-    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}}, again=False)
-    assert CompareDirectory.existing(home.path).read_mapping(["compare.seeds=5"])["compare"]["seeds"] == 5
+        CompareDirectory.open_existing(tmp_path / "run")
+    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}}, replace_environment=False)
+    assert CompareDirectory.open_existing(home.path).read_mapping(["compare.seeds=5"])["compare"]["seeds"] == 5
     for entry in ("compare.points=2", "method.batch_size=3", "search.num_trials=9"):
         with pytest.raises(ConfigError, match=entry.partition("=")[0]):
             home.read_mapping([entry])
     with pytest.raises(RunError, match="--resume"):
-        CompareDirectory.fresh(home.path)
+        CompareDirectory.create_new(home.path)
     with home.lock(), pytest.raises(RunError, match="Another comparison is running"), home.lock():
         pass

@@ -40,7 +40,7 @@ def test_p_is_that_of_scipys_exact_permutation_test(differences):
 def test_one_sided_differences_give_the_least_p_that_so_many_pairs_can(count):
     first = np.zeros((1, count))
     result = paired_test(first, first + np.linspace(0.1, 1, count), seed=0)
-    assert result.p == result.least_p == 2.0 ** (1 - count)
+    assert result.p == result.min_attainable_p == 2.0 ** (1 - count)
     assert result.exact
     assert result.gain > 0
 
@@ -65,27 +65,27 @@ def test_many_pairs_are_sampled_and_agree_with_the_normal_limit():
 def test_swapping_the_methods_turns_the_gain_and_keeps_p(first, second):
     there, back = paired_test(first, second, 0), paired_test(second, first, 0)
     assert there.gain == pytest.approx(-back.gain)
-    assert (there.p, there.least_p) == (back.p, back.least_p)
+    assert (there.p, there.min_attainable_p) == (back.p, back.min_attainable_p)
 
 
 @PATIENT
 @given(grids(2, 4))
 def test_a_method_is_not_told_apart_from_itself(values):
     result = paired_test(values, values, 0)
-    assert (result.gain, result.p, result.least_p, result.agrees) == (0, 1, 1, False)
+    assert (result.gain, result.p, result.min_attainable_p, result.consistent) == (0, 1, 1, False)
 
 
 def test_agreement_asks_for_every_block():
     first = np.zeros((3, 2))
-    assert paired_test(first, np.array([[1.0, 1], [0.5, -0.4], [0.1, 0]]), 0).agrees
-    assert not paired_test(first, np.array([[1.0, 1], [0.5, 0.4], [0.1, -0.2]]), 0).agrees
+    assert paired_test(first, np.array([[1.0, 1], [0.5, -0.4], [0.1, 0]]), 0).consistent
+    assert not paired_test(first, np.array([[1.0, 1], [0.5, 0.4], [0.1, -0.2]]), 0).consistent
 
 
 def test_pairs_without_difference_change_nothing():
     differences = np.array([[0.3, -0.1, 0.2, 0.4]])
     padded = np.array([[0.3, 0, -0.1, 0.2, 0, 0.4]])
     whole, shorter = paired_test(padded * 0, padded, 0), paired_test(differences * 0, differences, 0)
-    assert (whole.p, whole.least_p) == (shorter.p, shorter.least_p)
+    assert (whole.p, whole.min_attainable_p) == (shorter.p, shorter.min_attainable_p)
     direct = stats.permutation_test((padded[0],), np.sum, permutation_type="samples", n_resamples=np.inf)
     assert whole.p == pytest.approx(direct.pvalue)
 

@@ -60,7 +60,7 @@ def explanation(summary: Summary) -> str:
         f"Every method had its own search with the same {budget}. The points of its front, without the untouched "
         f"target, were run again from the same prepared target on {len(summary.seeds)} other seeds ({seeds}), and all "
         f"numbers are of those runs. {models} The value of {utility} at a level of {forgetting}, and the reverse, is "
-        "the best value of a run that satisfies the level, averaged over the seeds, without interpolation. A – says "
+        "the best value of a run that satisfies the level, averaged over the seeds, without interpolation. A dash says "
         "that no run satisfies the level; (1/3) says that only runs of one seed of three do. Ranks and p are over all "
         "pairs of seed and level. A level that a method does not reach counts as the worst possible value. p comes "
         "from an exact sign-flip permutation test, and is corrected by Holm's method for all pairs of methods. Levels "

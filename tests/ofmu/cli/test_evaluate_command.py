@@ -88,7 +88,7 @@ def test_a_config_other_than_the_runs_is_named_by_its_keys(run: Path, tmp_path: 
     assert f"({run / 'config.yaml'}) in training.epochs, evaluation.rouge: evaluate under that one" in line
 
 
-def test_rows_of_ones_own_get_one_line_on_what_they_lack(run: Path, tmp_path: Path) -> None:
+def test_rows_of_the_user_get_one_line_on_missing_columns(run: Path, tmp_path: Path) -> None:
     for name in ("forget", "retain"):
         rows = [{"question": f"Who wrote {name} {number}?", "answer": "Ann wrote it."} for number in range(2)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -139,7 +139,7 @@ def test_a_deleted_target_is_no_baseline(run: Path, tmp_path: Path) -> None:
     assert "target" not in result.stdout
 
 
-def test_without_config_the_runs_own_is_taken(run: Path) -> None:
+def test_without_config_the_runs_own_is_used(run: Path) -> None:
     result = call(run / "model", "evaluation.rouge=false")
     assert result.exit_code == 0, result.output
     assert str(run / "config.yaml") in result.stderr
@@ -148,7 +148,7 @@ def test_without_config_the_runs_own_is_taken(run: Path) -> None:
     assert evaluate(run / "model")["config"]["data"]["generated"]["authors"] == 4
 
 
-def test_a_misspelt_key_is_named_with_its_neighbour(run: Path) -> None:
+def test_a_misspelt_key_is_named_with_the_nearest_key(run: Path) -> None:
     result = call(run / "model", run / "config.yaml", "evaluation.truth_ration=geometric")
     assert isinstance(result.exception, ConfigError)
     assert "did you mean 'evaluation.truth_ratio'?" in str(result.exception)

@@ -17,13 +17,13 @@ from ofmu.cli.params import ConfigChoice
     ],
     ids=lambda words: words[0],
 )
-def test_a_uri_is_not_taken_for_a_folder(
+def test_a_uri_is_not_accepted_as_a_folder(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "s3://bucket/run"]) == 2
-    assert "--output" in (said := capsys.readouterr().err)
-    assert "must be a folder" in said
+    assert "--output" in (error := capsys.readouterr().err)
+    assert "must be a folder" in error
     assert not list(tmp_path.iterdir())
 
 

@@ -32,7 +32,7 @@ CALLS: dict[str, tuple[str, ...]] = {
 BY_HAND = (
     "tune.AskTell",
     *(f"tune.AskTell.{name}" for name in ("ask", "tell", "fail", "prune", "result", "resume", "close")),
-    "tune.SearchListener.on_trial_end",
+    "tune.SearchCallback.on_trial_end",
     "ofmu.UnlearnConfig.read",
     "tune.SearchConfig.read",
 )

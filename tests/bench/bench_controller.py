@@ -37,8 +37,8 @@ from sqlalchemy.orm import Session
 
 from ofmu.config.files import read_mapping, validate
 from ofmu.run_config import override
-from tune.callbacks.callback_list import Audience
-from tune.callbacks.console import SearchView
+from tune.callbacks.callback_list import CallbackList
+from tune.callbacks.console import ConsoleCallback
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
 from tune.search import _Session
@@ -78,7 +78,7 @@ def make_config(num_trials: int, sampler: str) -> SearchConfig:
 
 def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
     """Write a study with ``finished`` ended trials, its two landmarks among them, as a search leaves it."""
-    run.create()
+    run.mkdir()
     run.write_config(config)
     study = open_study(run.study_file, config)
     searcher = StudySearcher(study, config, run.trial)
@@ -157,8 +157,8 @@ class Clock:
 
 def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
     """Return a search's session at the point at which it hands out its first trial."""
-    view = SearchView(Console(file=io.StringIO()))
-    session = _Session(run, config, lambda *_: {}, Audience((view,)))
+    view = ConsoleCallback(Console(file=io.StringIO()))
+    session = _Session(run, config, lambda *_: {}, CallbackList((view,)))
     session.is_over()
     if getattr(session, "_opened", None) is None:
         session._open()
@@ -215,11 +215,11 @@ def measure(sampler: str, finished: int, in_flight: int, trials: int, place: str
     """Return one line of the table."""
     config = make_config(finished + in_flight + trials + 1, sampler)
     with tempfile.TemporaryDirectory(prefix="c", dir=place) as folder:
-        run = RunDirectory.fresh(Path(folder) / "run")
+        run = RunDirectory.create_new(Path(folder) / "run")
         fill(run, config, finished)
         opening, writing = Clock(), Clock()
         with opening.run("resume"):
-            session = open_session(RunDirectory.existing(run.path), run.read_config())
+            session = open_session(RunDirectory.open_existing(run.path), run.read_config())
         clock, slowest = drive(session, in_flight, trials)
         with writing.run("tables"):
             result = session._report()

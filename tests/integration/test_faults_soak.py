@@ -41,8 +41,8 @@ def many(slow_search: dict[str, Any]) -> dict[str, Any]:
 def drawn(settings: dict[str, Any], folder: Path) -> dict[str, float]:
     """Return the inner_lr that an undisturbed search gives to each trial. No trial runs."""
     config = validate(SearchConfig, settings)
-    run = RunDirectory.fresh(folder)
-    run.create()
+    run = RunDirectory.create_new(folder)
+    run.mkdir()
     searcher = StudySearcher(open_study(run.study_file, config), config, run.trial)
     handed_out = [searcher.suggest(str(number)) for number in range(TRIALS)]
     return {f"{trial['number']:05d}": trial["run"]["method"]["inner_lr"] for trial in handed_out}

@@ -23,7 +23,7 @@ import ray
 
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
 from tune import AskTell, ParetoSearch, SearchResult
-from tune.callbacks.base import Progress, SearchListener
+from tune.callbacks.base import Progress, SearchCallback
 from tune.study.finished_trial import EndedTrial
 from tune.study.searcher import STUDY_NAME, storage_url
 
@@ -84,7 +84,7 @@ def execute_closed_form(config: Any, cluster: Any, trial_dir: Path, prepared: An
     return {"ks_statistic": 0.9 - 5 * rate - steps / 1000, "model_utility": 0.6 - 3 * rate * rate - steps / 500}
 
 
-class Recorder(SearchListener):
+class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
         self.ended: list[SearchResult] = []
@@ -220,7 +220,7 @@ def test_two_searches_do_not_share_a_directory(mixed):
     result, _ = mixed
     from tune.rundir.search_dir import RunDirectory
 
-    with RunDirectory.existing(result.run_dir).lock(), pytest.raises(RunError, match="Another search is running"):
+    with RunDirectory.open_existing(result.run_dir).lock(), pytest.raises(RunError, match="Another search is running"):
         ParetoSearch.resume(result.run_dir, executor=execute)
 
 

@@ -17,7 +17,7 @@ from ofmu.errors import PrunedError
 from ofmu.preparer import prepare
 from ofmu.run_files import RunFiles
 from tune import ParetoSearch, SearchResult
-from tune.callbacks.base import Progress, SearchListener
+from tune.callbacks.base import Progress, SearchCallback
 from tune.early_stopping.rungs import RungScheduler, RungSettings
 from tune.early_stopping.service import Judging, RemoteBook, open_office
 from tune.study.searcher import STUDY_NAME, storage_url
@@ -34,7 +34,7 @@ SEARCH = {
 }
 
 
-class Recorder(SearchListener):
+class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
 

@@ -49,8 +49,8 @@ def test_a_loop_hands_out_what_a_search_would(tmp_path):
     assert asked[0].config.method.model_dump()["outer_steps"] == 0
     assert [trial.directory for trial in asked] == [tmp_path / "mine" / "trials" / f"{n:05d}" for n in range(8)]
 
-    other = RunDirectory.fresh(tmp_path / "other")
-    other.create()
+    other = RunDirectory.create_new(tmp_path / "other")
+    other.mkdir()
     searcher = StudySearcher(open_study(other.study_file, search.config), search.config, other.trial)
     for trial in asked:
         specification: Any = searcher.suggest(str(trial.number))

@@ -15,8 +15,8 @@ from cluster.session import max_parallel_trials
 from ofmu.errors import StorageError
 from ofmu.io.files import write_json
 from ofmu.run_files import RunFiles, finite_only
-from tune.compare.result import PointRuns, SeedRun
 from tune.compare.statistics import choose_points
+from tune.compare.summary import PointRuns, SeedRun
 from tune.execution.tuner import run_trials
 from tune.results.pareto import reference_point
 from tune.results.tables import costs_of

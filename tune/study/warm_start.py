@@ -120,7 +120,7 @@ class _Earlier:
 
     def __init__(self, place: str, config: SearchConfig) -> None:
         self._place, self._ours = place, config
-        self._run = RunDirectory.existing(place, to_read=True)
+        self._run = RunDirectory.open_existing(place, to_read=True)
         self._theirs = self._run.read_config()
         if not self._run.study_file.is_file():
             raise RunError(self._sentence("has no finished trial"))
@@ -158,7 +158,7 @@ class _Earlier:
     @property
     def searched_front(self) -> list[FrozenTrial]:
         """Return the front's trials but for the landmarks."""
-        numbers = SearchResult.of(self._run, self._theirs, self._trials).front["trial"]
+        numbers = SearchResult.from_trials(self._run, self._theirs, self._trials).front["trial"]
         trials = [self._trials[int(number)] for number in numbers]
         return [trial for trial in trials if trial.user_attrs.get("role") == SEARCHED]
 

@@ -49,8 +49,8 @@ def trials(run: RunDirectory) -> list[optuna.trial.FrozenTrial]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    directory = RunDirectory.fresh(tmp_path / "run")
-    directory.create()
+    directory = RunDirectory.create_new(tmp_path / "run")
+    directory.mkdir()
     return directory
 
 
@@ -172,8 +172,8 @@ def test_a_kill_in_the_middle_of_a_draw_is_mended(run):
 def test_a_resumed_search_draws_what_an_undisturbed_one_does(tmp_path):
     drawn: list[list[Any]] = []
     for interrupted in (False, True):
-        directory = RunDirectory.fresh(tmp_path / str(interrupted))
-        directory.create()
+        directory = RunDirectory.create_new(tmp_path / str(interrupted))
+        directory.mkdir()
         config = make(num_trials=10)
         found, numbers = searcher(directory, config), []
         for index in range(10):

@@ -19,8 +19,8 @@ from tune.study.storage import SoleWriterStorage
 
 
 def make_run(path: Path) -> RunDirectory:
-    run = RunDirectory.fresh(path)
-    run.create()
+    run = RunDirectory.create_new(path)
+    run.mkdir()
     return run
 
 

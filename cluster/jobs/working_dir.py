@@ -134,7 +134,7 @@ def _refuse_missing(what: str, path: str, package: Package) -> None:
 def _own_folders(root: Path) -> Iterator[str]:
     """Yield patterns for run directories and virtual environments, wherever they lie and whatever their names."""
     for folder, subfolders, files in os.walk(root):
-        is_run = "study.db" in files or ("config.yaml" in files and "trials" in subfolders)
+        is_run = "study.log" in files or ("config.yaml" in files and "trials" in subfolders)
         if Path(folder) != root and (is_run or "pyvenv.cfg" in files):
             relative = Path(folder).relative_to(root).as_posix()
             yield "/" + re.sub(r"([\\*?\[\]! ])", r"\\\1", relative)

@@ -53,11 +53,11 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
 
 
 def _directory_sentence(path: Path) -> str:
-    runs = [path, *sorted((place for place in path.glob("*/") if (place / "study.db").is_file()), reverse=True)]
+    runs = [path, *sorted((place for place in path.glob("*/") if (place / "study.log").is_file()), reverse=True)]
     run = next((place for place in runs if (place / "config.yaml").is_file()), None)
     if run is None:
         return f"The config {path} is a directory: name a YAML file, or a preset such as quickstart"
-    continued = f", or continue the search with: ofmu search --resume {run}" if (run / "study.db").is_file() else ""
+    continued = f", or continue the search with: ofmu search --resume {run}" if (run / "study.log").is_file() else ""
     return f"The config {path} is a directory: name the file {run / 'config.yaml'}{continued}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from ray.cluster_utils import Cluster
 
 from multirank import run_ranks
 from ofmu import UnlearnConfig, unlearn
+from ofmu.errors import RunError
+from tune.study.storage import read_study
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -195,13 +196,12 @@ class Search:
 
     def states(self) -> dict[str, int]:
         """Return how many trials the study holds in each state; read without taking part in the study."""
-        path = self.run_dir / "study.db"
+        path = self.run_dir / "study.log"
         if not path.is_file():
             return {}
         try:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as connection:
-                return dict(connection.execute("select state, count(*) from trials group by state").fetchall())
-        except sqlite3.OperationalError:
+            return dict(Counter(trial.state.name for trial in read_study(path).get_trials(deepcopy=False)))
+        except RunError:
             return {}
 
     def complete(self) -> int:

@@ -102,13 +102,9 @@ class SearchResult:
         run = RunDirectory.existing(run_dir, to_read=True)
         if not run.study_file.is_file():
             raise RunError(f"{run.place} holds no finished trial yet: continue it with --resume {run.place}")
-        import optuna
+        from tune.study.storage import read_study
 
-        from tune.study.searcher import STUDY_NAME, storage_url
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
-        return cls.of(run, run.read_config(), study.get_trials(deepcopy=False))
+        return cls.of(run, run.read_config(), read_study(run.study_file).get_trials(deepcopy=False))
 
     @classmethod
     def of(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:

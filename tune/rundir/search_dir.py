@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,9 @@ from ofmu.config.files import validate
 from ofmu.errors import RunError
 from tune.config import SearchConfig
 from tune.rundir.locked import OwnedDirectory
-from tune.rundir.sync import DriverFiles, folder_of
+from tune.rundir.sync import STUDY, DriverFiles, folder_of
+
+_STUDY_OF_0_1 = "study.db"
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,19 @@ class RunDirectory(OwnedDirectory):
         """Return a directory in which a search was started before; ``to_read``: only to look at what it found.
 
         Raises:
-            RunError: it is none.
+            RunError: it is none, or ofmu 0.1 wrote it.
             StorageError: the URI's storage refuses.
         """
         if not is_uri(path):
-            return super().existing(path)
+            local = super().existing(path)
+            local._check_version(lambda name: (local.path / name).is_file())
+            return local
         found = cls(folder_of(str(path), "view" if to_read else "work"), str(path))
         mirror = found.mirror()
         if not mirror.has("config.yaml"):
             raise RunError(f"There is no run directory {found.place}: check the URI")
-        wanted = ["config.yaml", "search.json", "reference.json", *(["study.db"] if to_read else [])]
+        found._check_version(mirror.has)
+        wanted = ["config.yaml", "search.json", "reference.json", *([STUDY] if to_read else [])]
         mirror.pull([name for name in wanted if mirror.has(name)])
         return found
 
@@ -77,6 +82,13 @@ class RunDirectory(OwnedDirectory):
     def place(self) -> str:
         """Return how a user names the directory: its path, or its URI without keys."""
         return str(self.path) if self.uri is None else without_keys(self.uri)
+
+    def _check_version(self, has: Callable[[str], bool]) -> None:
+        if has(_STUDY_OF_0_1) and not has(STUDY):
+            raise RunError(
+                f"{self.place} was written by ofmu 0.1, and its study ({_STUDY_OF_0_1}) cannot be read: "
+                "read or finish it with ofmu 0.1, or start a new search in another directory"
+            )
 
     def mirror(self) -> Mirror:
         """Return the way to the URI."""
@@ -125,8 +137,8 @@ class RunDirectory(OwnedDirectory):
 
     @property
     def study_file(self) -> Path:
-        """The Optuna study, an SQLite file."""
-        return self.path / "study.db"
+        """The Optuna study, a journal file."""
+        return self.path / STUDY
 
     @property
     def rungs_file(self) -> Path:

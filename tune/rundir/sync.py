@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import inspect
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.lease import LOCK, Lease
-from cluster.storage.mirror import Mirror, below, stamp_of
+from cluster.storage.mirror import Mirror, below
 from ofmu.config.files import read_mapping
 from ofmu.errors import PrunedError, StorageError
 from ofmu.io.cache import Cache, cache_root
-from ofmu.io.files import storage_errors, write_json
+from ofmu.io.files import write_json
 from tune.rundir.prepared import fetch_prepared
 from tune.study.searcher import finite_only, read_metrics
 
@@ -29,10 +28,11 @@ if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
     from tune.execution.trainable import Executor
 
-STUDY = "study.db"
+STUDY = "study.log"
 HEAVY = ("model", "checkpoints", "ray_train")
 """Folders of a trial that the driver never fetches."""
-_LOCAL_ONLY = ("trials", "ray", STUDY, f"{STUDY}-journal", f"{STUDY}-wal", f"{STUDY}-shm")
+_LOCAL_ONLY = ("trials", "ray", STUDY, f"{STUDY}.lock")
+"""The study is pushed by itself; a dashboard that writes to the study locks the file."""
 _PAUSE = 1.0
 """Seconds at least from the end of one push of the driver's files to the next."""
 
@@ -58,7 +58,6 @@ class DriverFiles:
         self._lease = Lease(mirror, "search")
         self._wake, self._ended = threading.Event(), threading.Event()
         self._failure: StorageError | None = None
-        self._study_stamp: tuple[int, int] | None = None
         self._unwanted: set[str] = set()
         self._deleted: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="push to storage", daemon=True)
@@ -131,7 +130,7 @@ class DriverFiles:
             except StorageError as error:
                 self._failure = error
                 return
-            # a study of ten thousand trials takes long to copy, and must not be copied all the time
+            # Copying a study of ten thousand trials takes long, so it must not be copied without pause.
             self._ended.wait(max(_PAUSE, 4 * (time.monotonic() - started)))
 
     def _push(self) -> None:
@@ -139,31 +138,13 @@ class DriverFiles:
         local = self._mirror.local
         if not local.is_dir():
             return
-        with storage_errors(local / STUDY):
-            self._push_study(local / STUDY)
+        if (local / STUDY).is_file():
+            self._mirror.push_file(STUDY)
         self._mirror.push(without=_LOCAL_ONLY)
         for path in local.glob("trials/*/error.txt"):
             self._mirror.push_file(path.relative_to(local).as_posix())
         while self._unwanted:
             self._mirror.delete(self._unwanted.pop())
-
-    def _push_study(self, study: Path) -> None:
-        if not study.is_file():
-            return
-        stamp = stamp_of(study)
-        if stamp == self._study_stamp:
-            return
-        copy = study.with_name(f".{STUDY}.copy")
-        copy.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(study, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-            self._mirror.push_file(STUDY, copy)
-        except sqlite3.Error as error:
-            raise StorageError(f"Cannot copy {study} ({error}): free some space there") from error
-        finally:
-            copy.unlink(missing_ok=True)
-        self._study_stamp = stamp
 
 
 class RemoteTrials:

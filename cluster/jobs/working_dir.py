@@ -141,7 +141,7 @@ def _check_uploaded(what: str, path: str, package: Package) -> None:
 def _run_and_environment_folders(root: Path) -> Iterator[str]:
     """Yield patterns for run directories and virtual environments. Their content identifies them, not their names."""
     for folder, subfolders, files in os.walk(root):
-        is_run = "study.db" in files or ("config.yaml" in files and "trials" in subfolders)
+        is_run = "study.log" in files or ("config.yaml" in files and "trials" in subfolders)
         if Path(folder) != root and (is_run or "pyvenv.cfg" in files):
             relative = Path(folder).relative_to(root).as_posix()
             yield "/" + re.sub(r"([\\*?\[\]! ])", r"\\\1", relative)

@@ -66,7 +66,7 @@ def _directory_sentence(path: Path) -> str:
 
 
 def _is_search(folder: Path) -> bool:
-    return (folder / "study.db").is_file()
+    return (folder / "study.log").is_file()
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

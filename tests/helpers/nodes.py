@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from ray.cluster_utils import Cluster
 
 from multirank import run_ranks
 from ofmu import UnlearnConfig, unlearn
+from ofmu.errors import RunError
+from tune.study.storage import read_study
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -194,14 +195,13 @@ class Search:
         return self.output_file.read_text(errors="replace").count(" is tried again: ")
 
     def states(self) -> dict[str, int]:
-        """Return how many trials of the study are in each state. The file is opened read-only."""
-        path = self.run_dir / "study.db"
+        """Return how many trials of the study are in each state. The study is only read."""
+        path = self.run_dir / "study.log"
         if not path.is_file():
             return {}
         try:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as connection:
-                return dict(connection.execute("select state, count(*) from trials group by state").fetchall())
-        except sqlite3.OperationalError:
+            return dict(Counter(trial.state.name for trial in read_study(path).get_trials(deepcopy=False)))
+        except RunError:
             return {}
 
     def complete(self) -> int:

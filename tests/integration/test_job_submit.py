@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -190,7 +189,7 @@ def check_run_directory(run_dir: Path) -> None:
     assert trials["state"].tolist() == ["complete"] * 4
     front = pd.read_csv(run_dir / "front.csv")
     assert 0 < len(front) <= 4
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
+    study = read_study(run_dir / "study.log")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
     assert json.loads((run_dir / "search.json").read_text())["complete"] == 4
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["search"]["num_trials"] == 4

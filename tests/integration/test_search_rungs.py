@@ -20,7 +20,7 @@ from tune import ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchCallback
 from tune.early_stopping.rungs import RungScheduler, RungSettings
 from tune.early_stopping.service import Judging, RemoteBook, open_office
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -56,7 +56,7 @@ def found(
 
 
 def stored_trials(result: SearchResult) -> list[optuna.trial.FrozenTrial]:
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(result.run_dir / "study.db"))
+    study = read_study(result.run_dir / "study.log")
     return study.trials
 
 

@@ -11,7 +11,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.study.baselines import SEARCHED
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import read_study
 
 MIN_TRIALS = 4
 """Minimum number of complete sampled trials for an estimate."""
@@ -19,8 +19,7 @@ MIN_TRIALS = 4
 
 def load_trials(study_file: Path) -> list[FrozenTrial]:
     """Return the trials of a search's study."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    trials: list[FrozenTrial] = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(study_file)).get_trials()
+    trials: list[FrozenTrial] = read_study(study_file).get_trials()
     return trials
 
 

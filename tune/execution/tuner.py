@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from ray import tune as ray_tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter
@@ -80,7 +79,7 @@ def run_trials(
     )
     try:
         tuner.fit()
-    except (OSError, optuna.exceptions.StorageInternalError) as error:
+    except OSError as error:
         source.stopped_by = StorageError(f"The search cannot store its state: {error}")
     if source.stopped_by is not None:
         raise source.stopped_by

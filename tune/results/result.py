@@ -24,6 +24,7 @@ from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.study.storage import read_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,14 +110,7 @@ class SearchResult:
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )
-        # The searcher imports Ray, which takes seconds and is not needed to build a result from trials.
-        import optuna
-
-        from tune.study.searcher import STUDY_NAME, storage_url
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
-        return cls.from_trials(run, run.read_config(), study.get_trials(deepcopy=False))
+        return cls.from_trials(run, run.read_config(), read_study(run.study_file).get_trials(deepcopy=False))
 
     @classmethod
     def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:

@@ -186,7 +186,7 @@ def test_the_uploaded_working_directory_runs_without_the_excluded_files(head, tm
     checkout = tmp_path / "checkout"
     for package in ("ofmu", "tune", "cluster"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("data/private.jsonl", "runs/search-1/study.db", ".venv/pyvenv.cfg", ".git/HEAD", ".env"):
+    for name in ("data/private.jsonl", "runs/search-1/study.log", ".venv/pyvenv.cfg", ".git/HEAD", ".env"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(SECRET)
     (checkout / "ours.yaml").write_text("{}")

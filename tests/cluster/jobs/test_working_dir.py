@@ -17,7 +17,7 @@ LEFT = [
     "models/m/model.safetensors",
     "weights/model.safetensors",
     "runs/search-1/trials.csv",
-    "out/study.db",
+    "out/study.log",
     "out/trials.csv",
     "deep/er/run one [x]/config.yaml",
     "deep/er/run one [x]/trials/00000/metrics.json",

@@ -48,7 +48,7 @@ OUTCOMES = [
 
 def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path):
     found, _ = searched(tmp_path / "searches" / "npo", OUTCOMES)
-    trials = load_trials(tmp_path / "searches" / "npo" / "study.db")
+    trials = load_trials(tmp_path / "searches" / "npo" / "study.log")
     home = CompareDirectory(tmp_path)
     runs = plan_runs("npo", found, trials, (1, 2), 3, home)
     points = sorted({run.trial for run in runs})
@@ -66,13 +66,13 @@ def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path
 def test_a_search_without_any_point_gives_no_runs(tmp_path):
     found, _ = searched(tmp_path / "npo", [scores(0.9, 0.8), scores(0.95, 0.1)])
     assert (
-        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.db"), (1,), 3, CompareDirectory(tmp_path)) == []
+        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.log"), (1,), 3, CompareDirectory(tmp_path)) == []
     )
 
 
 def test_failed_runs_are_read_with_their_reason(tmp_path):
     found, _ = searched(tmp_path / "npo", OUTCOMES)
-    trials = load_trials(tmp_path / "npo" / "study.db")
+    trials = load_trials(tmp_path / "npo" / "study.log")
     runs = plan_runs("npo", found, trials, (1, 2, 3), 1, CompareDirectory(tmp_path))
     contents = [
         ("metrics.json", {"metrics": {**scores(0.4, 0.5), "tokens": 3.0}}),
@@ -114,7 +114,7 @@ def test_importances_name_the_setting_that_decides(tmp_path):
         steps = source.suggest(f"x{index}")["run"]["method"]["steps"]
         metrics = scores(1 - steps / 10, 0.1 + steps / 20)
         source.on_trial_complete(f"x{index}", {"outcome": json.dumps({"metrics": metrics})})
-    trials = load_trials(tmp_path / "npo" / "study.db")
+    trials = load_trials(tmp_path / "npo" / "study.log")
     shares = importances(trials, list(found.config.objectives.values()))
     assert list(shares) == ["method.steps", "method.lr"]
     assert sum(shares.values()) == pytest.approx(1)

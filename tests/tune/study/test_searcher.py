@@ -7,13 +7,15 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from ofmu.config.files import validate
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
 from tune.study.baselines import PAPER, landmark_settings
-from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+from tune.study.searcher import StudySearcher, open_study
+from tune.study.storage import read_study
 
 SPACE = {
     "method.inner_update": ["sgd", "normalized", "adamw"],
@@ -44,7 +46,7 @@ def score(specification: dict[str, Any]) -> dict[str, float]:
 
 
 def trials(run: RunDirectory) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file)).trials
+    return read_study(run.study_file).trials
 
 
 @pytest.fixture
@@ -132,7 +134,8 @@ def test_contradicting_draws_fail_and_the_search_goes_on(run):
 
 def test_the_study_opens_in_optuna_with_names_and_directions(run):
     open_study(run.study_file, make())
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
+    backend = JournalFileBackend(str(run.study_file))
+    study = optuna.load_study(study_name="ofmu", storage=optuna.storages.JournalStorage(backend))
     assert [way.name for way in study.directions] == ["MINIMIZE", "MAXIMIZE"]
     assert study.metric_names == ["ks_statistic", "model_utility"]
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ofmu.config.base import NonNegativeFloat, PositiveFloat
+from ofmu.data.collate import IGNORE_INDEX
 from ofmu.data.rows import Example
-from ofmu.losses import IGNORED, answer_logits, answer_nll
+from ofmu.losses import answer_logits, answer_nll
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction, SingleLoopConfig, SingleLoopMethod
@@ -62,7 +63,7 @@ class FlatteningLoss:
         """Return the sum over the rows' answer tokens."""
         logits, labels = answer_logits(module, rows, self._pad_id, device)
         margins = logits.amax(-1) - logits.mean(-1)
-        return margins.square().masked_fill(labels == IGNORED, 0.0).sum()
+        return margins.square().masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
 @register("pdu")

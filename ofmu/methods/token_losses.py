@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.data.collate import IGNORE_INDEX
 from ofmu.data.rows import Example
-from ofmu.losses import IGNORED, AnswerLoss, Loss, answer_logits, answer_nll
+from ofmu.losses import AnswerLoss, Loss, answer_logits, answer_nll
 from ofmu.methods.base import Context
 from ofmu.methods.frozen_target import FrozenTarget
 from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
@@ -37,7 +38,7 @@ class TokenLoss(AnswerLoss):
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
         """Return the sum over the rows' answer tokens, EOS included."""
         logits, labels = answer_logits(module, rows, self.pad_id, device)
-        counted = labels != IGNORED
+        counted = labels != IGNORE_INDEX
         return self.per_token(logits[counted], labels[counted], rows).sum()
 
     @abstractmethod
@@ -116,7 +117,7 @@ class TokenLossMethod(SingleLoopMethod[Example]):
 
         def logits_of(module: Callable[..., Any], part: Sequence[Example], device: torch.device) -> list[Tensor]:
             logits, labels = answer_logits(module, part, self.pad_id, device)
-            return [*torch.split(logits[labels != IGNORED], [row.answer_length for row in part])]
+            return [*torch.split(logits[labels != IGNORE_INDEX], [row.answer_length for row in part])]
 
         return self._start.outputs(logits_of, rows)
 

@@ -83,7 +83,7 @@ def _adopt(mirror: Mirror, place: str, cache: Cache) -> Path | None:
         part = Mirror(below(mirror.uri, place), directory)
         part.pull(part.files())
 
-    return cache.adopt(kind, key, fill)
+    return cache.import_entry(kind, key, fill)
 
 
 def _shared(prepared: Prepared) -> Iterator[Path]:

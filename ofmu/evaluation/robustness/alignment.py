@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ofmu.data.collate import collate
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_example, pad_id
 from ofmu.data.rows import Example, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.scoring.sharding import global_batches
 from ofmu.evaluation.sets import FORGET, RETAIN
-from ofmu.losses import collate
 
 Floats = NDArray[np.float64]
 Report = dict[str, Any]

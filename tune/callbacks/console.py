@@ -40,7 +40,7 @@ class SearchView(SearchListener):
         if isinstance(event, PreparationStarted):
             self.say("Preparing the target model and its reference")
         elif isinstance(event, PartReady):
-            how = "made" if event.made else "found in the cache"
+            how = "made" if event.created else "found in the cache"
             self.say(f"  {event.part}: {how} in {event.seconds:.1f} s")
         elif isinstance(event, WarmStartLoaded):
             self.say(f"Warm start: {event.prior} prior trials, {event.initial} settings to run first")

@@ -283,7 +283,7 @@ def _model(request: NodeRequest) -> Iterator[Check]:
 def _find_model(name: str, revision: str | None) -> str:
     """Return where a model is. Its weights are not downloaded."""
     # Imported here: it imports transformers.
-    from ofmu.models.language import local_directory
+    from ofmu.models.hub import local_directory
 
     local = Path(name).exists() or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if local:

@@ -86,7 +86,7 @@ def _import_entry(mirror: Mirror, name: str, cache: Cache) -> Path | None:
         part = Mirror(join_uri(mirror.uri, name), directory)
         part.pull(part.files())
 
-    return cache.adopt(kind, key, fill)
+    return cache.import_entry(kind, key, fill)
 
 
 def _parts_to_upload(prepared: Prepared) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ofmu.data.collate import collate
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_example, pad_id
 from ofmu.data.rows import Example, UnlearnData
@@ -21,7 +22,6 @@ from ofmu.evaluation.metrics.formulas import FloatArray
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scoring.sharding import global_batches
 from ofmu.evaluation.sets import FORGET, RETAIN
-from ofmu.losses import collate
 
 ALIGNMENT_SETS = (FORGET, RETAIN)
 """Evaluation sets on which the models are compared."""

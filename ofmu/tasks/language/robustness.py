@@ -31,11 +31,13 @@ def measure_robustness(
     reference: Scores | None,
     find_retrained: Callable[[], str | None],
 ) -> Report:
-    """Measure what ``evaluation.alignment`` and ``evaluation.attacks`` ask for.
+    """Run the attacks and the alignment that ``evaluation.attacks`` and ``evaluation.alignment`` name.
+
+    :meth:`ofmu.tasks.family.TaskFamily.robustness` documents the arguments.
 
     Returns:
         ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``relearning``, ``quantization_8``,
-        ``quantization_4``) with its curves, layers and ``seconds``. Empty if the config asks for no part.
+        ``quantization_4``) with its curves, layers and ``seconds``. Empty if the config names no part.
 
     Raises:
         OfmuError: a model cannot be read, or the training of an attack diverged.

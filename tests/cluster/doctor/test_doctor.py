@@ -126,7 +126,7 @@ def test_model_and_data_of_the_config_are_checked(tmp_path):
     model, data = (only(look(replace(HERE, config=bad)), look.__name__[1:]) for look in (checks._model, checks._data))
     assert model.state == data.state == "fail"
     assert f"There is no model directory {tmp_path / 'nowhere'}" in model.detail
-    assert "also stands in the retain set" in data.detail
+    assert "is also in the retain set" in data.detail
 
 
 def test_a_wrong_sum_and_a_lost_rank_fail():

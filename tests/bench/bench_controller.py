@@ -1,15 +1,16 @@
-"""What a search's controller costs per trial, by finished trials and trials in flight, and how long a resume takes.
+"""Measure what a search's controller costs per trial, and how long a resume takes.
 
     python tests/bench/bench_controller.py                                  # some minutes; the table of docs/scale.md
     python tests/bench/bench_controller.py --finished 10000 --in-flight 1 --samplers tpe
 
-A study file of the quickstart's space is filled with finished trials; a search's own controller then goes on from it,
-without Ray: it hands out TRIALS more, is told their ends, and keeps its tables and files. Columns, in milliseconds
-per trial: ``suggest`` (draw and store the next trial), ``tell`` (store an end), ``reports`` (tables, files, models,
-listeners; twice per trial, when it starts and when it ends), their sum, the slowest single trial; the CPU time of
-the sum, which a busy machine bends less. ``resume``: seconds from the run directory to the first suggestion, and CPU
-seconds. The tables of all trials are written in at most a fiftieth of a search's time, and so seldom here: ``tables``
-is what one writing takes, in milliseconds.
+The benchmark fills a study of the quickstart's space with finished trials. A search's controller then continues the
+study without Ray: it suggests TRIALS more trials, stores their ends, and keeps its tables and files.
+
+Columns in milliseconds per trial: ``suggest`` (draw and store the next trial), ``tell`` (store an end), ``reports``
+(tables, files, models and callbacks, when a trial starts and when it ends), ``sum`` of these three, ``slowest``
+single trial, and ``CPU`` time of the sum, which depends less on other load of the machine. ``tables`` is the time in
+milliseconds of one writing of all trials' tables; a search spends at most a fiftieth of its time on them. ``resume``
+is the time in seconds from the run directory to the first suggestion, and ``its CPU`` the CPU time of that.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ DIMENSIONS = ("penalty_weight", "similarity_weight", "similarity_threshold", "fo
 
 
 def objectives(settings: dict[str, Any]) -> dict[str, float]:
-    """Return made-up metrics of a run, a smooth trade-off with some noise: the front of 10,000 holds about a hundred.
+    """Return made-up metrics of a run: a smooth trade-off with noise, whose front grows with the number of trials.
 
-    Continuous on purpose: real KS statistics are multiples of 1/rows, and their fronts are smaller.
+    The values are continuous, which is harder than real searches: KS statistics are multiples of 1/rows, so real
+    fronts are smaller.
     """
     rates = [abs(np.log(abs(float(settings[f"method.{name}"])) + 1e-9)) % 1 for name in DIMENSIONS]
     along, away = rates[0], float(np.mean(rates[1:]))
@@ -67,14 +69,14 @@ def objectives(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def make_config(num_trials: int, sampler: str) -> SearchConfig:
-    """Return the quickstart's search with as many trials as the benchmark needs."""
+    """Return the quickstart's search config with ``num_trials`` trials."""
     changes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}"]
     return validate(SearchConfig, override(read_mapping("quickstart"), changes))
 
 
 def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
-    """Write a study with ``finished`` ended trials, its two landmarks among them, as a search leaves it."""
-    run.mkdir()
+    """Write a study with ``finished`` complete trials, of which the first two are the target and the baseline."""
+    run.create()
     run.write_config(config)
     study = open_study(run.study_file, config)
     searcher = StudySearcher(study, config, run.trial)
@@ -106,7 +108,7 @@ def add_trial(study: optuna.Study, drawn: FrozenTrial, overrides: dict[str, Any]
 
 
 class Clock:
-    """Wall and CPU seconds by name."""
+    """Wall seconds by name, and CPU seconds in all."""
 
     def __init__(self) -> None:
         self.wall: dict[str, float] = {}
@@ -114,7 +116,7 @@ class Clock:
 
     @contextmanager
     def run(self, name: str) -> Iterator[None]:
-        """Add the time of the block to ``name``."""
+        """Add the wall time of the block to ``name``, and its CPU time to ``cpu``."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
@@ -122,7 +124,7 @@ class Clock:
 
 
 def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
-    """Return a search's session at the point at which it hands out its first trial."""
+    """Return a search's session that is ready to suggest its first trial."""
     view = ConsoleCallback(Console(file=io.StringIO()))
     session = _Session(run, config, lambda *_: {}, CallbackList((view,)))
     session.is_over()
@@ -133,9 +135,9 @@ def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
 
 
 def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]:
-    """Hand out ``trials`` trials beyond those that fill the slots and tell their ends.
+    """Fill ``in_flight`` slots with trials; then, ``trials`` times, store the oldest trial's end and suggest another.
 
-    Returns the times of those after the first ``in_flight`` and the seconds of the slowest one.
+    Returns the times without those of filling the slots, and the seconds of the slowest trial.
     """
     searcher, slowest = session._searcher, 0.0
     clock, reports = Clock(), Clock()
@@ -148,7 +150,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
     searcher._on_finished = timed
     live: deque[tuple[str, dict[str, Any]]] = deque()
 
-    def hand_out(index: int) -> None:
+    def suggest(index: int) -> None:
         with clock.run("suggest"):
             specification = searcher.suggest(str(index))
         assert isinstance(specification, dict)
@@ -157,7 +159,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
             session._notify()
 
     for index in range(in_flight):
-        hand_out(index)
+        suggest(index)
     clock = Clock()
     for index in range(in_flight, in_flight + trials):
         before = sum(clock.wall.values())
@@ -172,13 +174,13 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
             searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
         clock.wall["tell"] -= reports.wall["reports"]
         clock.wall["reports"] = clock.wall.get("reports", 0.0) + reports.wall["reports"]
-        hand_out(index)
+        suggest(index)
         slowest = max(slowest, sum(clock.wall.values()) - before)
     return clock, slowest
 
 
 def measure(sampler: str, finished: int, in_flight: int, trials: int, place: str) -> str:
-    """Return one line of the table."""
+    """Return one line of the table; ``place`` is the folder for the run directory."""
     config = make_config(finished + in_flight + trials + 1, sampler)
     with tempfile.TemporaryDirectory(prefix="c", dir=place) as folder:
         run = RunDirectory.create_new(Path(folder) / "run")
@@ -204,7 +206,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--samplers", nargs="+", default=["tpe", "random"])
     parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--place", default="/tmp", help="the folder for run directories: its disk is measured too")
+    parser.add_argument("--place", default="/tmp", help="the folder for run directories, whose disk is measured too")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     columns = ("suggest", "tell", "reports", "sum", "slowest", "CPU", "tables", "resume", "its CPU")

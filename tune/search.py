@@ -54,7 +54,8 @@ class ParetoSearch:
     :mod:`tune.study.warm_start`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
     ``executor`` runs one trial (default: :func:`cluster.train.trainer.run_trial` on prepared models, or
     :class:`cluster.train.worker_group.WorkerGroupPool` where ``cluster.num_workers`` asks for a worker group).
-    ``callbacks`` are listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
+    ``callbacks`` are listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one
+    raises is a warning.
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another.

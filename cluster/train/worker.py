@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from ofmu.run_files import CHECKPOINTS
 if TYPE_CHECKING:
     from ofmu.early_stopping import RoundCallback
     from ofmu.tasks.preparation import Prepared
+
+_RECONNECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +68,15 @@ def worker_loop(settings: Mapping[str, Any]) -> None:
 
 def _exit_with_queue(queue: Any) -> None:
     """Exit the process if the queue is killed, even in the middle of a task. Return if the queue is closed."""
-    try:
-        ray.get(queue.wait_closed.remote())
-    except ray.exceptions.RayActorError:
-        os._exit(1)
+    while True:
+        try:
+            ray.get(queue.wait_closed.remote())
+            return
+        except ray.exceptions.ActorUnavailableError:
+            # The connection was lost for a moment. The task must not fail for that.
+            time.sleep(_RECONNECT_SECONDS)
+        except ray.exceptions.RayActorError:
+            os._exit(1)
 
 
 def _run_task(task: WorkerTask) -> RankOutcome:

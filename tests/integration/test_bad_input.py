@@ -179,7 +179,7 @@ def test_our_own_reference_for_other_rows(refused, ready, tiny, tmp_path):
 def test_a_reference_under_another_definition(refused, ready, tiny):
     override = "evaluation.truth_ratio=arithmetic"
     sentence = refused("evaluate", ready.target, tiny, override, "--reference", ready.reference_scores)
-    assert "its truth ratio is geometric and the model's arithmetic" in sentence
+    assert "the reference's truth ratio is geometric and the model's arithmetic" in sentence
 
 
 def test_a_directory_that_is_no_run(refused, tmp_path):

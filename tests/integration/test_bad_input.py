@@ -179,7 +179,7 @@ def test_our_own_reference_for_other_rows(error_of, prepared, tiny, tmp_path):
 def test_a_reference_under_another_definition(error_of, prepared, tiny):
     override = "evaluation.truth_ratio=arithmetic"
     sentence = error_of("evaluate", prepared.target, tiny, override, "--reference", prepared.reference_scores)
-    assert "its truth ratio is geometric and the model's arithmetic" in sentence
+    assert "the reference's truth ratio is geometric and the model's arithmetic" in sentence
 
 
 def test_a_directory_that_is_not_a_run(error_of, tmp_path):

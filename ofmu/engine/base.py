@@ -196,7 +196,7 @@ class Engine(ABC):
             factor = weight * self.world_size / denominator
             self._backward_if_dependent(scalar * factor, last=index == len(batches) - 1)
             value += weight * total.detach().double().cpu() / denominator
-        # A TorchEngine may run in a process that belongs to a group, so the group alone does not decide.
+        # The process of a TorchEngine may belong to a group, whose other ranks do not take part in this sum.
         return float(sum_over_ranks(value) if self.world_size > 1 else value)
 
     def _backward_if_dependent(self, scalar: Tensor, *, last: bool) -> None:

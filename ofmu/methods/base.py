@@ -35,7 +35,7 @@ class Record(Protocol):
 
     @property
     def outer_step(self) -> int:
-        """Outer steps taken so far. For a method with one loop: steps taken so far."""
+        """Number of outer steps taken. For a method with one loop: number of steps taken."""
 
 
 class Method(ABC, Generic[RowT]):
@@ -74,7 +74,7 @@ class Method(ABC, Generic[RowT]):
     @property
     @abstractmethod
     def steps_taken(self) -> int:
-        """Outer steps taken so far. For a method with one loop: steps taken so far."""
+        """Number of outer steps taken. For a method with one loop: number of steps taken."""
 
     @property
     def total_rounds(self) -> int | None:

@@ -59,7 +59,7 @@ class StepRecord:
     """The record of one round. A loss is the mean over the minibatches of the round, each before its step."""
 
     outer_step: int
-    """Steps taken so far."""
+    """Number of steps taken."""
     forget_loss: float | None
     """L_forget as the method defines it. None: the method computed no L_forget."""
     retain_loss: float | None
@@ -149,7 +149,7 @@ class SingleLoopMethod(Method[RowT]):
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps taken so far."""
+        """Number of optimizer steps taken."""
         return self._steps
 
     @property

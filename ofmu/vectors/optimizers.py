@@ -70,7 +70,7 @@ class ShardOptimizer:
 
     @property
     def steps(self) -> int:
-        """Steps of ``adamw`` taken so far; 0 for the other rules."""
+        """Number of steps that ``adamw`` has taken; 0 for the other rules."""
         if self._adamw is None or not self._adamw.state:
             return 0
         return int(self._adamw.state[self._parameters[0]]["step"])

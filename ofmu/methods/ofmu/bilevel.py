@@ -121,7 +121,7 @@ class OFMU(Method[RowT]):
 
     @property
     def steps_taken(self) -> int:
-        """Outer steps taken so far."""
+        """Number of outer steps taken."""
         return self._outer_steps
 
     def rounds(self) -> Iterator[OuterRecord]:

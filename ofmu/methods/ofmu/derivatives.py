@@ -175,7 +175,7 @@ class Derivatives(Generic[RowT]):
         return self._config.similarity_weight * (1.0 if absolute else similarity.forget_norm * similarity.retain_norm)
 
     def _phi_gradient_at(self, point: Point[RowT], *, exceeds: bool, weight: float) -> PhiGradient[RowT]:
-        """Return ∇Φ, or p. ``exceeds`` stands for S > τ. The hinge stays closed where S is undefined."""
+        """Return ∇Φ, or p. ``exceeds`` says whether S > τ. The hinge stays closed where S is undefined."""
         hinge_open = exceeds and point.similarity.is_defined
         if hinge_open:
             gradient = self._decorrelated(point, weight)

@@ -37,16 +37,16 @@ def run_trial(
     trial_dir: Path,
     prepared: Prepared,
     *,
-    listener: ProgressCallback | None = None,
-    judge: RoundCallback | None = None,
+    callback: ProgressCallback | None = None,
+    round_callback: RoundCallback | None = None,
     mirror: Mirror | None = None,
 ) -> dict[str, float | None]:
     """Run one whole unlearning run, through Ray Train, and return its metrics.
 
     With ``num_workers`` 0 the loop runs in this process and checkpoints lie in ``trial_dir``; otherwise in a
     worker group that Ray Train restarts from its last checkpoint when a worker dies. ``trial_dir`` must be seen
-    by every node. A run that was cut off continues; a finished one returns at once. ``judge`` may end the run early,
-    see :func:`ofmu.trainer.unlearn`; a worker group gets a copy of it in every worker. With a ``mirror`` of
+    by every node. A run that was cut off continues; a finished one returns at once. ``round_callback`` may end the
+    run early, see :func:`ofmu.trainer.unlearn`; a worker group gets a copy of it in every worker. With a ``mirror`` of
     ``trial_dir``, which needs ``num_workers`` 0, checkpoints are kept at its URI.
 
     Workers need a Ray cluster that this process has joined; see :func:`train`.
@@ -54,15 +54,15 @@ def run_trial(
     Raises:
         ClusterError: the cluster is smaller than the run asks for.
         OfmuError: whatever the user can mend; a failure that another try would repeat is not retried.
-        PrunedError: the judge ended the run.
+        PrunedError: the round callback ended the run.
         RuntimeError: the worker group crashed more than ``max_failures`` times.
     """
     # workers start in Ray's session directory, where relative paths lead nowhere
     trial_dir = Path(trial_dir).absolute()
     if cluster.num_workers == 0:
-        _train_here(config, cluster, trial_dir, prepared, listener, judge, mirror)
+        _train_here(config, cluster, trial_dir, prepared, callback, round_callback, mirror)
     else:
-        _train_group(config, cluster, trial_dir, prepared, judge)
+        _train_group(config, cluster, trial_dir, prepared, round_callback)
     return read_metrics(trial_dir)
 
 
@@ -89,7 +89,7 @@ def train(
             from ofmu.preparer import prepare
 
             prepared = prepare(config)
-        return run_trial(config, cluster, Path(output_dir), prepared, listener=listener)
+        return run_trial(config, cluster, Path(output_dir), prepared, callback=listener)
 
 
 def _train_here(

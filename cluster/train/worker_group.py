@@ -60,7 +60,7 @@ class WarmTrials:
         trial_dir: Path,
         prepared: Prepared,
         *,
-        judge: RoundCallback | None = None,
+        round_callback: RoundCallback | None = None,
         mirror: Mirror | None = None,
     ) -> dict[str, float | None]:
         """Run one trial and return its metrics; a finished one returns at once.
@@ -69,18 +69,18 @@ class WarmTrials:
 
         Raises:
             OfmuError: whatever the user can mend; a group whose ranks all met it alike stays warm.
-            PrunedError: the judge ended the run.
+            PrunedError: the round callback ended the run.
             RunError: the group crashed more than ``cluster.max_failures`` times on this trial.
         """
         trial_dir = Path(trial_dir).absolute()
         if cluster.num_workers == 0:
-            return run_trial(config, cluster, trial_dir, prepared, judge=judge, mirror=mirror)
+            return run_trial(config, cluster, trial_dir, prepared, round_callback=round_callback, mirror=mirror)
         order = {
             "config": config.model_dump(mode="json"),
             "trial_dir": str(trial_dir),
             "prepared": prepared,
             "checkpoint_every": cluster.checkpoint_every,
-            "judge": judge,
+            "judge": round_callback,
             "mirror": mirror,
         }
         outcome = self._carry_out(order, config, cluster, trial_dir, prepared)

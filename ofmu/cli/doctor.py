@@ -52,13 +52,11 @@ def doctor_command(config: str | None, overrides: tuple[str, ...], address: str 
 def _read(config: str | None, overrides: Sequence[str]) -> Any:
     if config is None:
         return None
-    from ofmu.config.files import read_mapping, validate
-    from ofmu.run_config import override
     from tune.config import SearchConfig
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
-    return validate(SearchConfig, override(read_mapping(config), overrides))
+    return SearchConfig.read(config, overrides)
 
 
 def _as_job(address: str, storage: str | None, arguments: Sequence[str]) -> None:

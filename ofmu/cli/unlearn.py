@@ -28,8 +28,8 @@ def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> No
 
     if "=" in config:
         config, overrides = "quickstart", (config, *overrides)
-    mapping = override(read_mapping(config), overrides)
-    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
+    mapping, unused = override(read_mapping(config), overrides), {"search", "compare"}
+    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key not in unused})
     try:
         _run(settings, output)
     except KeyboardInterrupt:

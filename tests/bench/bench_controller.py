@@ -42,7 +42,7 @@ from tune.callbacks.console import SearchView
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
 from tune.search import _Session
-from tune.study.samplers import draw
+from tune.space.draw import draw
 from tune.study.searcher import StudySearcher, open_study, storage_url
 
 TRIALS = 200
@@ -182,7 +182,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
     searcher._on_finished = timed
     live: deque[tuple[str, dict[str, Any]]] = deque()
 
-    def hand_out(index: int) -> None:
+    def next_trial(index: int) -> None:
         with clock.run("suggest"):
             specification = searcher.suggest(str(index))
         assert isinstance(specification, dict)
@@ -191,7 +191,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
             session._notify()
 
     for index in range(in_flight):
-        hand_out(index)
+        next_trial(index)
     clock = Clock()
     for index in range(in_flight, in_flight + trials):
         before = sum(clock.wall.values())
@@ -206,7 +206,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
             searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
         clock.wall["tell"] -= reports.wall["reports"]
         clock.wall["reports"] = clock.wall.get("reports", 0.0) + reports.wall["reports"]
-        hand_out(index)
+        next_trial(index)
         slowest = max(slowest, sum(clock.wall.values()) - before)
     return clock, slowest
 

@@ -44,7 +44,8 @@ from scipy.stats import spearmanr
 
 from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, read_curves, synthetic_curve
 from simulation.simulate import CurveSearcher, OptunaSearcher, Simulation, TableSearcher, simulate
-from tune.early_stopping.rungs import RungScheduler, RungSettings
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
 from tune.results.pareto import Points, as_costs, front_mask, reference_point
 from tune.space.objectives import Direction
 from tune.study.samplers import make_sampler
@@ -177,12 +178,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--analyse", action="store_true")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    for name, field in RungSettings.model_fields.items():
+    for name, field in EarlyStoppingConfig.model_fields.items():
         if name != "enabled":
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(field.default), default=field.default)
     arguments = parser.parse_args()
-    given = {name: getattr(arguments, name) for name in RungSettings.model_fields if name != "enabled"}
-    settings = RungSettings.model_validate(given)
+    given = {name: getattr(arguments, name) for name in EarlyStoppingConfig.model_fields if name != "enabled"}
+    settings = EarlyStoppingConfig.model_validate(given)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     print(f"rungs at {', '.join(f'{level:.3g}' for level in settings.levels)}; {given}")

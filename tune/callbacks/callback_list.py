@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ofmu.errors import ConfigError
 from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import Progress, SearchListener, WarmStartLoaded
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
 if TYPE_CHECKING:
     from tune.results.result import SearchResult
 
-Callback = SearchListener | Callable[[EndedTrial], Any]
+Callback = SearchListener | Callable[[FinishedTrial], Any]
 """A listener, or a plain function that is called with every trial that ends."""
 
 
@@ -51,7 +51,7 @@ class Audience(SearchListener):
         """Pass it on."""
         self._each(lambda listener: listener.on_progress(progress))
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         """Pass it on."""
         self._each(lambda listener: listener.on_trial_end(trial))
 
@@ -73,13 +73,13 @@ class Audience(SearchListener):
 class _TrialFunction(SearchListener):
     """A plain function that hears of trials that end."""
 
-    def __init__(self, function: Callable[[EndedTrial], Any]) -> None:
+    def __init__(self, function: Callable[[FinishedTrial], Any]) -> None:
         self._function = function
 
     def __str__(self) -> str:
         return getattr(self._function, "__qualname__", type(self._function).__name__)
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         """Call the function."""
         self._function(trial)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ray.util.metrics import Counter, Gauge
 
 from tune.callbacks.base import Progress, SearchListener
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
 _ENDED = ("complete", "failed", "pruned")
 
@@ -63,7 +63,7 @@ class SearchGauges(SearchListener):
         self._elapsed = progress.elapsed
         self._set_rate(run)
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         """Count what the trial spent."""
         if trial.number in self._known:
             return

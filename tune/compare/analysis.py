@@ -22,7 +22,7 @@ from tune.results.pareto import Points, as_costs, hypervolume, reference_point
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
-    from tune.compare.config import CompareSettings
+    from tune.compare.config import CompareOptions
 
 
 LEAST_SEEDS = 3
@@ -83,7 +83,7 @@ class _Held:
 
 
 def summarise(
-    found: Sequence[MethodRuns], shared: Setting, settings: CompareSettings, command: Sequence[str]
+    found: Sequence[MethodRuns], shared: Setting, settings: CompareOptions, command: Sequence[str]
 ) -> Summary:
     """Return the summary of all methods' runs, the best mean rank first."""
     runs = {method.name: run_costs(method.points, shared) for method in found}
@@ -146,7 +146,7 @@ def best_of(tests: Sequence[PairTest], quantity: Quantity, significance: float) 
     return None
 
 
-def _scale(runs: Sequence[Values], shared: Setting, settings: CompareSettings) -> _Scale:
+def _scale(runs: Sequence[Values], shared: Setting, settings: CompareOptions) -> _Scale:
     names, directions = list(shared.objectives), list(shared.objectives.values())
     signs = np.array([1.0 if way == "min" else -1.0 for way in directions])
     target = np.array([shared.target[name] for name in names]) * signs

@@ -18,9 +18,9 @@ from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import SearchListener
 from tune.compare.analysis import MethodRuns, Setting, summarise
 from tune.compare.callback import CompareListener
-from tune.compare.config import CompareSettings
+from tune.compare.config import CompareConfig, CompareOptions
 from tune.compare.directory import CompareDirectory
-from tune.compare.plan import method_configs, with_budget, yardstick
+from tune.compare.plan import budget_reference, method_configs, with_budget
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.runs import make_runs, plan_runs, read_runs
@@ -119,7 +119,7 @@ class _Session:
     ) -> None:
         self._home, self._mapping, self._listener, self._overrides = home, mapping, listener, overrides
         self._configs = method_configs(mapping)
-        self._settings = validate(CompareSettings, mapping["compare"])
+        self._settings = validate(CompareOptions, mapping["compare"])
         self._shared = next(iter(self._configs.values()))
         first = self._shared.seed + 1
         self._seeds = tuple(range(first, first + self._settings.seeds))
@@ -181,7 +181,7 @@ class _Session:
 
     def _search_all(self) -> dict[str, SearchResult]:
         names = tuple(self._configs)
-        setting = yardstick(names)
+        setting = budget_reference(names)
         found: dict[str, SearchResult] = {}
         order = sorted(names, key=lambda name: name != setting) if self._settings.budget == "evaluations" else names
         for index, name in enumerate(order, start=1):
@@ -214,7 +214,7 @@ class _Session:
             executor=self._executor or (WarmTrials() if self._shared.cluster.num_workers else run_trial),
             prepared=prepared,
             storage=self._home.path / "ray",
-            on_ended=lambda done: self._listener.on_runs(name, done, len(runs)),
+            on_run_end=lambda done: self._listener.on_runs(name, done, len(runs)),
         )
         states = search.trials["state"]
         return MethodRuns(
@@ -254,14 +254,12 @@ def _mapping(
     """Return the mapping that all searches are made from, its ``compare`` section complete."""
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
     section: dict[str, Any] = dict(mapping.get("compare") or {})
-    if isinstance(config, SearchConfig):
-        section = config.compare.model_dump(mode="json")
     section = {**section, **given}
     search = dict(mapping.get("search") or {})
     if num_trials is not None:
         search["num_trials"] = num_trials
     whole = {**mapping, "search": search, "compare": section}
-    settled = validate(SearchConfig, whole).compare
+    settled = validate(CompareConfig, whole).compare
     return {**whole, "compare": settled.model_dump(mode="json")}
 
 

@@ -16,7 +16,7 @@ from tune.callbacks.console import SearchView, make_view
 from tune.compare.callback import CompareListener
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import compact_table, verdict
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
 
 class CompareView(CompareListener):
@@ -93,5 +93,5 @@ class _WithoutPreparation(SearchListener):
     def on_progress(self, progress: Progress) -> None:
         self._view.on_progress(progress)
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         self._view.on_trial_end(trial)

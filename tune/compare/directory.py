@@ -10,7 +10,7 @@ from typing import Any
 
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from tune.compare.config import CompareSettings
+from tune.compare.config import CompareOptions
 from tune.rundir.locked import OwnedDirectory
 
 
@@ -71,4 +71,4 @@ class CompareDirectory(OwnedDirectory):
 
 
 def _methods(mapping: Mapping[str, Any]) -> tuple[str, ...]:
-    return validate(CompareSettings, mapping.get("compare") or {}).methods
+    return validate(CompareOptions, mapping.get("compare") or {}).methods

@@ -12,7 +12,7 @@ import numpy as np
 from tune.results.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
 from tune.results.result import SearchResult
 from tune.results.tables import Row, front_table, row_of, table_of
-from tune.study.baselines import KNOWN
+from tune.study.baselines import PRIOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class Book:
         """
         row = row_of(trial)
         self._rows[trial.number] = row
-        if row["state"] != KNOWN:
+        if row["state"] != PRIOR:
             self.counts[row["state"]] += 1
         for kind in _kinds(row):
             self._examples[kind] = min(self._examples.get(kind, trial.number), trial.number)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ofmu.io.files import storage_errors, write_json, write_text
 from tune.rundir.search_dir import RunDirectory
-from tune.study.baselines import PAPER, TARGET, landmark_settings
+from tune.study.baselines import PUBLISHED, TARGET, baseline_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +123,7 @@ def _draw_trials(figure: Figure, axes: Axes, complete: pd.DataFrame, result: Sea
 
 def _draw_landmarks(axes: Axes, complete: pd.DataFrame, result: SearchResult) -> None:
     x, y = list(result.config.objectives)[:2]
-    marks = ((TARGET, "s", "tab:red", "untouched target"), (PAPER, "^", "tab:orange", "the paper's setting"))
+    marks = ((TARGET, "s", "tab:red", "untouched target"), (PUBLISHED, "^", "tab:orange", "the paper's setting"))
     for role, marker, color, label in marks:
         rows = complete[complete["role"] == role]
         if len(rows):
@@ -139,11 +139,11 @@ def format_front(result: SearchResult) -> list[list[str]]:
     Settings are those that the search varied; for the paper's setting, all that it sets.
     """
     names = list(result.config.objectives)
-    landmarks = landmark_settings(result.config)
+    baselines = baseline_settings(result.config)
     varied = [key for key, parameter in result.config.search.space.items() if parameter.kind != "fixed"]
     rows = [["trial", "role", *names, "settings"]]
     for _, row in result.front.iterrows():
-        keys = list(landmarks[row["role"]]) if row["role"] in landmarks else varied
+        keys = list(baselines[row["role"]]) if row["role"] in baselines else varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
         rows.append([str(row["trial"]), str(row["role"]), *(_short(row[name]) for name in names), settings])

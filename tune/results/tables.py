@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tune.results.pareto import Points, as_costs, front_mask, hypervolume, reference_point
-from tune.study.baselines import KNOWN, SEARCHED
+from tune.study.baselines import PRIOR, SAMPLED
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -29,7 +29,7 @@ def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.Data
     """Return one row per trial that was started: number, state, role, settings, objectives, other metrics, reason.
 
     After a warm start, ``origin`` says from which trial of an earlier search a row comes; a trial that informs the
-    sampler alone has the state ``known``, and is no part of the front.
+    sampler alone has the state ``prior``, and is no part of the front.
 
     Settings are those that ran, which for the two landmarks may lie outside the space; a conditional setting
     that did not count is empty.
@@ -48,7 +48,7 @@ def row_of(trial: FrozenTrial) -> Row:
     role = attributes.get("role")
     return {
         "trial": trial.number,
-        "state": KNOWN if role == KNOWN else _STATES[trial.state.name],
+        "state": PRIOR if role == PRIOR else _STATES[trial.state.name],
         "role": role,
         "origin": attributes.get("origin"),
         "overrides": attributes.get("overrides", {}),
@@ -70,7 +70,7 @@ def table_of(rows: Sequence[Row], config: SearchConfig) -> pd.DataFrame:
     flat = [
         {
             **{name: row[name] for name in ("trial", "state", "role", "origin", "reason")},
-            **(inactive if row["role"] in (SEARCHED, KNOWN) else base),
+            **(inactive if row["role"] in (SAMPLED, PRIOR) else base),
             **row["overrides"],
             **row["metrics"],
         }

@@ -8,14 +8,15 @@ import pytest
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.config.base import Section
-from ofmu.config.files import read_mapping, validate
+from ofmu.config.files import read_mapping
 from ofmu.run_config import override
-from tune.config import SearchConfig, default_space
+from tune.config import SearchConfig
+from tune.space.parameter import default_space
 
 
 def test_another_method_leaves_the_first_ones_settings_and_space_behind() -> None:
     preset = read_mapping("quickstart")
-    config = validate(SearchConfig, override(preset, ["method.lr=0.001", "method.name=npo", "seed=3"]))
+    config = SearchConfig.read("quickstart", ["method.lr=0.001", "method.name=npo", "seed=3"])
     assert config.method.name == "npo"
     assert config.method.lr == 0.001
     assert config.method.batch_size == preset["method"]["batch_size"]

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from ofmu.errors import ConfigError, DataError
-from tune.early_stopping.rungs import Report, RungScheduler, RungSettings
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
 
 TWO = {"ks_statistic": "min", "model_utility": "max"}
 THREE = {**TWO, "seconds": "min"}
 FULL = 4
-ONE_RUNG = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=FULL)
+ONE_RUNG = EarlyStoppingConfig(first_rung=0.5, grace_rounds=1, rung_size=FULL)
 ASHA_FIELDS = {"first_rung": 0.9, "grace_rounds": 1, "rung_size": 1}
-ASHA = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=1)
+ASHA = EarlyStoppingConfig(first_rung=0.5, grace_rounds=1, rung_size=1)
 
 small = st.integers(0, 5)
 pairs = st.lists(st.tuples(small, small), max_size=14)
@@ -49,7 +50,7 @@ def dominates(one, other):
 @given(pairs, st.tuples(small, small), factors, st.integers(1, 5))
 def test_a_trial_that_dominates_its_rung_is_never_stopped(rows, newcomer, factor, size):
     best = (min([row[0] for row in rows], default=3) - 1, max([row[1] for row in rows], default=3) + 1)
-    settings = RungSettings(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
+    settings = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
     scheduler = RungScheduler(TWO, settings)
     answers = [
         scheduler.report(number, 9, {"ks_statistic": row[0], "model_utility": row[1]}, 10)
@@ -71,7 +72,7 @@ def test_a_member_of_the_rungs_front_is_never_stopped(rows, third):
 @given(st.lists(st.tuples(small, small), min_size=1, max_size=14), factors, st.integers(1, 5))
 def test_a_trial_dominated_by_all_is_stopped_once_the_rung_is_full(rows, factor, size):
     worst = (max(row[0] for row in rows) + 1, min(row[1] for row in rows) - 1)
-    settings = RungSettings(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
+    settings = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
     scheduler = RungScheduler(TWO, settings)
     for number, row in enumerate([*rows, worst]):
         answer = scheduler.report(number, 9, {"ks_statistic": row[0], "model_utility": row[1]}, 10)
@@ -121,7 +122,7 @@ def test_the_order_of_the_objectives_changes_nothing(rows):
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from(["min", "max"]), factors)
 def test_one_objective_is_asynchronous_successive_halving(values, direction, factor):
-    settings = RungSettings(first_rung=0.9, grace_rounds=1, rung_size=1, reduction_factor=factor)
+    settings = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=1, reduction_factor=factor)
     scheduler = RungScheduler({"loss": direction}, settings)
     seen: list[int] = []
     for number, value in enumerate(values):
@@ -138,7 +139,7 @@ def test_one_objective_answers_as_rays_scheduler_does(values, factor, direction)
     """Ray interpolates between neighbours; on a scale this steep the interpolation is the better neighbour."""
     bracket = _Bracket(1, 64, factor, 0)
     levels = sorted(milestone for milestone, _ in bracket._rungs if milestone < 64)
-    settings = RungSettings(first_rung=1 / 64, grace_rounds=1, rung_size=1, reduction_factor=factor)
+    settings = EarlyStoppingConfig(first_rung=1 / 64, grace_rounds=1, rung_size=1, reduction_factor=factor)
     scheduler = RungScheduler({"loss": direction}, settings)
     assert [level * 64 for level in scheduler.levels] == levels
     rounds = [(number, value, level) for level in levels for number, value in enumerate(values)]
@@ -172,7 +173,7 @@ def test_unusable_reports_leave_the_decisions_on_others_alone(rows, places):
 
 @given(st.lists(st.tuples(small, small), min_size=8, max_size=20), st.integers(1, 12))
 def test_below_the_grace_period_nothing_is_stopped(rows, grace):
-    settings = RungSettings(first_rung=0.1, grace_rounds=grace, rung_size=1)
+    settings = EarlyStoppingConfig(first_rung=0.1, grace_rounds=grace, rung_size=1)
     scheduler = RungScheduler(TWO, settings)
     for number, row in enumerate(rows):
         for round in range(1, 11):
@@ -224,7 +225,7 @@ def goes_on_by_definition(rows, factor):
 def test_every_answer_is_the_rule_taken_literally(rows, third, factor):
     directions = THREE if third else TWO
     rows = [row[: len(directions)] for row in rows]
-    _, answers = at_one_rung(rows, directions, RungSettings(**ASHA_FIELDS, reduction_factor=factor))
+    _, answers = at_one_rung(rows, directions, EarlyStoppingConfig(**ASHA_FIELDS, reduction_factor=factor))
     for count in range(2, len(rows) + 1):
         expected = "continue" if goes_on_by_definition(rows[:count], factor) else "stop"
         assert answers[count - 1] == expected
@@ -242,7 +243,7 @@ def test_inside_a_front_the_net_keeps_the_middle_and_the_ends(newcomer, answer):
 
 
 def test_a_trial_is_judged_once_at_each_rung_and_a_late_report_at_the_highest():
-    scheduler = RungScheduler(TWO, RungSettings(first_rung=0.125, grace_rounds=1, rung_size=1))
+    scheduler = RungScheduler(TWO, EarlyStoppingConfig(first_rung=0.125, grace_rounds=1, rung_size=1))
     good, bad = {"ks_statistic": 0.1, "model_utility": 0.9}, {"ks_statistic": 0.9, "model_utility": 0.1}
     assert scheduler.levels == (0.125, 0.25, 0.5)
     assert scheduler.report("short", 1, good, 2) == "continue"
@@ -315,12 +316,12 @@ def test_a_round_beyond_the_last_is_a_bug():
     ],
 )
 def test_rungs_stand_a_factor_apart_below_the_end(first, factor, levels):
-    assert RungSettings(first_rung=first, reduction_factor=factor).levels == pytest.approx(levels)
+    assert EarlyStoppingConfig(first_rung=first, reduction_factor=factor).levels == pytest.approx(levels)
 
 
 @given(st.integers(1, 40), st.sampled_from([0.05, 0.1, 0.125, 0.3]), factors)
 def test_the_judged_rounds_are_those_that_reach_a_new_rung(total, first, factor):
-    settings = RungSettings(first_rung=first, reduction_factor=factor)
+    settings = EarlyStoppingConfig(first_rung=first, reduction_factor=factor)
     scheduler = RungScheduler(TWO, settings)
     judged = []
     for round in range(1, total + 1):

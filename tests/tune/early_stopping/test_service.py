@@ -13,16 +13,17 @@ import pytest
 
 from ofmu.early_stopping import RoundState
 from ofmu.errors import DataError, PrunedError, PruningRecord, StorageError
-from tune.early_stopping.rungs import RungScheduler, RungSettings
-from tune.early_stopping.service import Judging, RungBook, TrialJudge, intermediate_values
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
+from tune.early_stopping.service import EarlyStoppingCallback, Judging, PersistentRungScheduler, intermediate_values
 
 WAYS = {"ks_statistic": "min", "model_utility": "max"}
-SETTINGS = RungSettings(enabled=True, rung_size=2, grace_rounds=1, first_rung=0.25)
+SETTINGS = EarlyStoppingConfig(enabled=True, rung_size=2, grace_rounds=1, first_rung=0.25)
 """Rungs at a quarter and at half of a trial's rounds."""
 
 
-def book(path: Path) -> RungBook:
-    return RungBook(path, WAYS, SETTINGS)
+def book(path: Path) -> PersistentRungScheduler:
+    return PersistentRungScheduler(path, WAYS, SETTINGS)
 
 
 def point(quality: float) -> dict[str, float | None]:
@@ -47,7 +48,7 @@ class Asked:
         return self.answer
 
 
-class FakeTrial(TrialJudge):
+class FakeTrial(EarlyStoppingCallback):
     """A trial whose sketch is a table by round."""
 
     scored: list[int]

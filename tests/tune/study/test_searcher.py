@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ofmu.config.files import validate
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
-from tune.study.baselines import PAPER, landmark_settings
+from tune.study.baselines import PAPER, baseline_settings
 from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
 
 SPACE = {
@@ -77,7 +77,7 @@ def test_the_landmarks_come_first_and_run_as_they_are(run):
     found = searcher(run, make())
     target, paper, other = (found.suggest(name) for name in "abc")
     assert target["run"]["method"]["outer_steps"] == 0
-    for key, value in landmark_settings(make())[PAPER].items():
+    for key, value in baseline_settings(make())[PAPER].items():
         assert paper["run"]["method"][key.removeprefix("method.")] == value
     assert [item["number"] for item in (target, paper, other)] == [0, 1, 2]
     stored = trials(run)

@@ -76,7 +76,7 @@ def make_config(num_trials: int, sampler: str) -> SearchConfig:
 
 def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
     """Write a study with ``finished`` complete trials, of which the first two are the target and the baseline."""
-    run.create()
+    run.mkdir()
     run.write_config(config)
     study = open_study(run.study_file, config)
     searcher = StudySearcher(study, config, run.trial)

@@ -14,8 +14,8 @@ from cluster.train.worker_group import WorkerGroupPool
 from ofmu.errors import PrunedError
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
-from tune.early_stopping.rungs import RungSettings
-from tune.early_stopping.service import Judging, RemoteBook, open_office
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.service import Judging, SchedulerClient, start_scheduler_actor
 from tune.space.objectives import Direction
 
 STOPS = 20
@@ -30,15 +30,15 @@ def test_twenty_early_stops_leave_no_resource_behind(
     ray_folder: Path, tiny_mapping: dict[str, Any], tmp_path: Path
 ) -> None:
     config = UnlearnConfig.model_validate(tiny_mapping)
-    settings = RungSettings(enabled=True, rung_size=2, grace_rounds=1, first_rung=0.25, rows=2)
+    settings = EarlyStoppingConfig(enabled=True, rung_size=2, grace_rounds=1, first_rung=0.25, rows=2)
     prepared = prepare(config)
     ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
     try:
-        office = open_office(tmp_path / "rungs.jsonl", WAYS, settings)
+        office = start_scheduler_actor(tmp_path / "rungs.jsonl", WAYS, settings)
         # so many that the stopped ones, who tie, never come into the better half
         for trial in range(100, 100 + 2 * STOPS):
             assert not ray.get(office.answer.remote(trial, 1, 3, UNBEATEN))
-        judging = Judging(settings, tuple(WAYS), RemoteBook(office))
+        judging = Judging(settings, tuple(WAYS), SchedulerClient(office))
         pool, groups = WorkerGroupPool(), set()
         for number in range(STOPS):
             with pytest.raises(PrunedError):

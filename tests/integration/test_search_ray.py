@@ -23,7 +23,7 @@ import ray
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
 from tune import AskTell, ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchCallback
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -87,9 +87,9 @@ class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
         self.ended: list[SearchResult] = []
-        self.trials: list[EndedTrial] = []
+        self.trials: list[FinishedTrial] = []
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         self.trials.append(trial)
 
     def on_progress(self, progress: Progress) -> None:
@@ -99,7 +99,7 @@ class Recorder(SearchCallback):
         self.ended.append(result)
 
 
-def quarrel(trial: EndedTrial) -> None:
+def quarrel(trial: FinishedTrial) -> None:
     raise RuntimeError(f"I do not like trial {trial.number}")
 
 

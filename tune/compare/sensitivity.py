@@ -10,7 +10,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.study.baselines import SEARCHED
+from tune.study.baselines import SAMPLED
 from tune.study.storage import read_study
 
 MIN_TRIALS = 4
@@ -34,7 +34,7 @@ def importances(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> dic
     sampled = [
         trial
         for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.user_attrs.get("role") == SEARCHED and trial.params
+        if trial.state == TrialState.COMPLETE and trial.user_attrs.get("role") == SAMPLED and trial.params
     ]
     if len(sampled) < MIN_TRIALS:
         return {}

@@ -12,12 +12,13 @@ from ofmu.config.files import read_mapping, validate
 from ofmu.config.renamed import RENAMED_KEYS
 from ofmu.errors import ConfigError
 from ofmu.run_config import override
-from tune.config import SearchConfig, default_space
+from tune.config import SearchConfig
+from tune.space.parameter import default_space
 
 
 def test_another_method_drops_the_settings_and_the_space_of_the_first_method() -> None:
     preset = read_mapping("quickstart")
-    config = validate(SearchConfig, override(preset, ["method.lr=0.001", "method.name=npo", "seed=3"]))
+    config = SearchConfig.read("quickstart", ["method.lr=0.001", "method.name=npo", "seed=3"])
     assert config.method.name == "npo"
     assert config.method.lr == 0.001
     assert config.method.batch_size == preset["method"]["batch_size"]

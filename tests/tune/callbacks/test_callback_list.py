@@ -10,9 +10,9 @@ import pytest
 from ofmu.errors import ConfigError
 from tune.callbacks.base import SearchCallback
 from tune.callbacks.callback_list import CallbackList
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
-TRIAL = EndedTrial(
+TRIAL = FinishedTrial(
     number=3,
     state="complete",
     role="searched",

@@ -95,14 +95,14 @@ def test_a_search_ends_once_its_gradient_evaluations_are_spent(tmp_path):
     found, source = searched(tmp_path / "npo", OUTCOMES, max_gradient_evaluations=25, num_trials=50)
     assert len(found.trials) == 3
     assert source.spent() == 30
-    assert source.has_enough()
+    assert source.budget_reached()
     assert source.expected_total() == 3
 
 
 def test_a_bounded_search_estimates_its_trials_from_their_costs(tmp_path):
     _, source = searched(tmp_path / "npo", OUTCOMES[:2], max_gradient_evaluations=101, num_trials=50)
     assert source.expected_total() == 11
-    assert not source.has_enough()
+    assert not source.budget_reached()
     assert isinstance(source.suggest("a"), dict)
     _, unbounded = searched(tmp_path / "other", OUTCOMES[:2], num_trials=50)
     assert unbounded.expected_total() == 50

@@ -7,7 +7,8 @@ import pytest
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.run_config import override
-from tune.config import SearchConfig, default_space
+from tune.config import SearchConfig
+from tune.space.parameter import default_space
 from tune.space.space import in_order, is_whole, run_config
 
 RATE = {"low": 0.01, "high": 0.1, "log": True}

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from ofmu.config.files import validate
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
-from tune.study.baselines import PAPER, landmark_settings
+from tune.study.baselines import PUBLISHED, baseline_settings
 from tune.study.searcher import StudySearcher, open_study
 from tune.study.storage import read_study
 
@@ -79,7 +79,7 @@ def test_the_landmarks_come_first_and_run_as_they_are(run):
     found = searcher(run, make())
     target, paper, other = (found.suggest(name) for name in "abc")
     assert target["run"]["method"]["outer_steps"] == 0
-    for key, value in landmark_settings(make())[PAPER].items():
+    for key, value in baseline_settings(make())[PUBLISHED].items():
         assert paper["run"]["method"][key.removeprefix("method.")] == value
     assert [item["number"] for item in (target, paper, other)] == [0, 1, 2]
     stored = trials(run)

@@ -166,7 +166,7 @@ def stored_search(run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[R
     mapping = run.read_mapping(overrides)
     for key in renamed_keys_in(mapping):
         raise RunError(
-            f"{run.display_path} was written by ofmu 0.1, whose config key '{key}' is called '{RENAMED_KEYS[key]}' since ofmu "
-            "0.2.0: start a new search, or continue this one with ofmu 0.1"
+            f"{run.display_path} was written by ofmu 0.1, whose config key '{key}' is called '{RENAMED_KEYS[key]}' "
+            "since ofmu 0.2.0: start a new search, or continue this one with ofmu 0.1"
         )
     return run, run.read_config(overrides)

@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 
 HEAD = """# Configuration
 
-Made by `python -m ofmu.cli.configuration_page` from the schema. Every key can stand in a YAML file, and every key can be
-set on the command line as `section.key=value`. An unknown key is refused with the nearest valid key. `null` is written
-as None here. Method settings with formulas and sources: [methods.md](methods.md).
+Made by `python -m ofmu.cli.configuration_page` from the schema. Every key can stand in a YAML file, and every key can
+be set on the command line as `section.key=value`. An unknown key is refused with the nearest valid key. None is `null`
+in YAML. Method settings with formulas and sources: [methods.md](methods.md).
 """
 _COLUMNS = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
 

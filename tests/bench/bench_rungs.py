@@ -18,7 +18,7 @@ says otherwise.
 
 Why the quickstart's curves save less than the others, by ``--analyse``: for each fraction of the rounds, the rank
 correlation of the objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst)
-and their share in its lower half; as a budget_reference, the ratio of an oracle that runs every trial to the first rung, and
+and their share in its lower half; for comparison, the ratio of an oracle that runs every trial to the first rung, and
 past it only those that will be on the front of the trials drawn so far.
 
 Medians of ten seeds with the default settings: LCDB's 819, 953, 1489 and 41972 .33, .22, .33, .29; the quickstart's
@@ -46,7 +46,7 @@ from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, r
 from simulation.simulate import CurveSearcher, OptunaSearcher, Simulation, TableSearcher, simulate
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.early_stopping.rungs import RungScheduler
-from tune.results.pareto import Points, as_costs, front_mask, reference_point
+from tune.pareto import Points, as_costs, front_mask, reference_point
 from tune.space.objectives import Direction
 from tune.study.samplers import make_sampler
 

@@ -82,7 +82,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
 
 
 def sketched(scores: Scores, reference: Path) -> dict[str, float | None]:
-    """Return the metrics as a rung sees them: of the rows that :class:`~ofmu.evaluation.scoring.partial.PartialEvaluation` looks at."""
+    """Return the metrics of the rows that early stopping scores at a rung."""
     sets = {name: tuple(sorted(rows, key=lambda row: row.row_hash or "")[:ROWS]) for name, rows in scores.sets.items()}
     expected = Scores.load(reference)
     kept = {FORGET: tuple(sorted(expected.sets[FORGET], key=lambda row: row.row_hash or "")[:ROWS])}

@@ -18,7 +18,7 @@ from tune.compare.statistics import (
     paired_test,
 )
 from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, PointRuns, Quantity, Summary
-from tune.results.pareto import Points, as_costs, hypervolume, reference_point
+from tune.pareto import Points, as_costs, hypervolume, reference_point
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tune.compare.summary import PointRuns, SeedRun
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
-from tune.results.pareto import reference_point
+from tune.pareto import reference_point
 from tune.results.tables import costs_of
 from tune.space.objectives import objective_values
 from tune.space.space import run_config

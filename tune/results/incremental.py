@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tune.results.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
+from tune.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
 from tune.results.result import SearchResult
 from tune.results.tables import TrialRow, front_table, table_of
 from tune.study.baselines import PRIOR

@@ -19,7 +19,7 @@ from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.run_files import RunFiles
 from tune.config import SearchConfig
-from tune.results.pareto import knee_index
+from tune.pareto import knee_index
 from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory

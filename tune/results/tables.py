@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tune.results.pareto import Points, as_costs, front_mask, hypervolume, reference_point
+from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
 from tune.study.baselines import PRIOR, SAMPLED
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.results.pareto import Points, front_mask
+from tune.pareto import Points, front_mask
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

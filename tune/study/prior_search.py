@@ -16,7 +16,7 @@ from ofmu.errors import ConfigError, OfmuError, RunError
 from ofmu.provenance import differing_keys
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles
-from tune.results.pareto import as_costs, front_mask
+from tune.pareto import as_costs, front_mask
 from tune.rundir.search_dir import RunDirectory
 from tune.space.draw import draw
 from tune.space.objectives import objective_values

@@ -13,7 +13,7 @@ from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, s
 from simulation.simulate import OptunaSearcher, TableSearcher, simulate
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.early_stopping.rungs import RungScheduler
-from tune.results.pareto import as_costs, hypervolume
+from tune.pareto import as_costs, hypervolume
 
 CORNER = np.array([1.0, 0.0])
 

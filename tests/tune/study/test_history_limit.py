@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from tune.results.pareto import front_mask
+from tune.pareto import front_mask
 from tune.study import history_limit
 from tune.study.history_limit import BoundedHistorySampler, select_best, select_history
 

@@ -17,7 +17,7 @@ import yaml
 from ofmu.errors import ConfigError, RunError
 from tune import AskTell, SearchResult
 from tune.ask_tell import AskedTrial
-from tune.results.pareto import as_costs, hypervolume
+from tune.pareto import as_costs, hypervolume
 from tune.study.storage import read_study
 
 SPACE: dict[str, Any] = {

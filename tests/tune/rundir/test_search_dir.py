@@ -55,3 +55,29 @@ def test_a_run_with_both_files_is_read(old):
     (old / "config.yaml").write_text("{}\n")
     with pytest.raises(RunError, match="holds no trial yet"):
         SearchResult.load(old)
+
+
+def test_a_study_at_a_uri_is_a_copy_that_another_machine_continues(tmp_path, monkeypatch):
+    uri = f"file://{tmp_path}/bucket/run"
+    monkeypatch.setenv("OFMU_CACHE", str(tmp_path / "first machine"))
+    with AskTell({"search": {"num_trials": 4}}, run_dir=uri) as search:
+        for utility in (0.3, 0.4):
+            trial = search.ask()
+            search.tell(trial, {"ks_statistic": 1 - utility, "model_utility": utility})
+        unfinished = search.ask()
+        local = search.run_dir / "study.log"
+    remote = tmp_path / "bucket" / "run" / "study.log"
+    assert remote.read_bytes() == local.read_bytes()
+    assert not list(remote.parent.glob(".study*"))
+    # A copy may end in the middle of a line if the search writes during the copy.
+    remote.write_bytes(remote.read_bytes() + b'{"op_code":5,"tri')
+
+    monkeypatch.setenv("OFMU_CACHE", str(tmp_path / "second machine"))
+    assert SearchResult.load(uri).trials["state"].tolist() == ["complete", "complete", "running"]
+    with AskTell.resume(uri) as search:
+        again = search.ask()
+        assert (again.number, again.settings) == (unfinished.number, unfinished.settings)
+        search.tell(again, {"ks_statistic": 0.5, "model_utility": 0.5})
+        local = search.run_dir / "study.log"
+    assert remote.read_bytes() == local.read_bytes()
+    assert SearchResult.load(uri).trials["state"].tolist() == ["complete"] * 3

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
 
 RowT = TypeVar("RowT", contravariant=True)
-
-IGNORED = -100
 
 
 class Loss(Protocol[RowT]):
@@ -74,7 +73,9 @@ class AnswerLoss(AnswerTokenMean):
 def answer_nll(module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:
     """Return the NLL of each row in nats, summed over answer tokens (EOS included): shape (rows,), differentiable."""
     logits, labels = answer_logits(module, rows, pad_id, device)
-    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
     return losses.view(labels.shape).sum(1)
 
 
@@ -91,27 +92,3 @@ def answer_logits(
     logits = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     logits = logits[:, :-1]
     return logits if logits.dtype == torch.float64 else logits.float(), batch["labels"][:, 1:]
-
-
-def collate(rows: Sequence[Example], pad_id: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Pad rows on the right to a common length.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each of shape (rows, longest); labels are −100 on prompt
-        and padding.
-    """
-    longest = max(len(row.input_ids) for row in rows)
-    shape = (len(rows), longest)
-    input_ids = torch.full(shape, pad_id, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids = torch.tensor(row.input_ids, dtype=torch.long)
-        input_ids[index, : len(ids)] = ids
-        attention_mask[index, : len(ids)] = 1
-        labels[index, row.answer_start : len(ids)] = ids[row.answer_start :]
-    return {
-        "input_ids": input_ids.to(device),
-        "attention_mask": attention_mask.to(device),
-        "labels": labels.to(device),
-    }

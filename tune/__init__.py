@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune.ask_tell import AskedTrial, AskTell
-    from tune.callbacks.base import Progress, SearchListener
+    from tune.callbacks.base import Progress, SearchCallback
     from tune.compare.comparison import Comparison
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
@@ -27,7 +27,7 @@ __all__ = [
     "Point",
     "Progress",
     "SearchConfig",
-    "SearchListener",
+    "SearchCallback",
     "SearchResult",
 ]
 
@@ -41,7 +41,7 @@ _HOMES = {
     "Point": "tune.results.result",
     "Progress": "tune.callbacks.base",
     "SearchConfig": "tune.config",
-    "SearchListener": "tune.callbacks.base",
+    "SearchCallback": "tune.callbacks.base",
     "SearchResult": "tune.results.result",
 }
 

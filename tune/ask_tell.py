@@ -19,8 +19,8 @@ from ofmu.io.files import write_json
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, finite_only
 from tune.config import SearchConfig, search_config
-from tune.results.incremental import Book
-from tune.results.report import write_picture, write_tables
+from tune.results.incremental import RunningResult
+from tune.results.report import write_plot, write_tables
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.finished_trial import EndedTrial, ended_trial
@@ -68,7 +68,7 @@ class AskTell:
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         whole = search_config(config, objectives, num_trials, warm_start)
-        self._begin(RunDirectory.fresh(run_dir), whole)
+        self._begin(RunDirectory.create_new(run_dir), whole)
 
     @classmethod
     def resume(cls, run_dir: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -82,7 +82,7 @@ class AskTell:
             ConfigError: an override would change what is searched.
         """
         search = cls.__new__(cls)
-        run = RunDirectory.existing(run_dir)
+        run = RunDirectory.open_existing(run_dir)
         search._begin(run, run.read_config(overrides))
         return search
 
@@ -99,7 +99,7 @@ class AskTell:
         self._started, self._earlier_seconds = time.monotonic(), run.seconds()
         is_new = not run.study_file.is_file()
         head_start = read_earlier_runs(config) if is_new and config.search.warm_start else None
-        run.create()
+        run.mkdir()
         with ExitStack() as stack:
             stack.enter_context(run.lock())
             run.write_config(config)
@@ -107,7 +107,7 @@ class AskTell:
                 keep_head_start(run, head_start)
             self._study = open_study(run.study_file, config)
             plant_head_start(self._study, config, run)
-            self._book = Book(run, config, self._study.get_trials(deepcopy=False, states=FINISHED))
+            self._book = RunningResult(run, config, self._study.get_trials(deepcopy=False, states=FINISHED))
             self._searcher = StudySearcher(self._study, config, run.trial, self._on_finished)
             self._held = stack.pop_all()
 
@@ -198,7 +198,7 @@ class AskTell:
         with self._mutex:
             result = self._report()
             if len(result.front):
-                write_picture(result)
+                write_plot(result)
             return result
 
     def close(self) -> None:
@@ -236,11 +236,11 @@ class AskTell:
             raise self._searcher.stopped_by
 
     def _on_finished(self, number: int) -> None:
-        gone = self._book.enter(self._study.get_trials(deepcopy=False)[number])
+        gone = self._book.add(self._study.get_trials(deepcopy=False)[number])
         self._report()
         self._run.delete_checkpoints(number)
         self._run.delete_models({number, *gone}, self._book.front, self.config.search.keep_models)
-        self._run.changed()
+        self._run.mark_dirty()
 
     def _report(self) -> SearchResult:
         result = self._book.result(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))

@@ -12,7 +12,7 @@ from cluster.config import ClusterConfig
 from ofmu.config.base import PositiveInt, Section
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from ofmu.evaluation.metrics.custom import is_function_name
+from ofmu.evaluation.metrics.custom import is_custom_metric
 from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig
 from tune.compare.config import CompareSettings
@@ -65,7 +65,7 @@ class SearchSettings(Section):
     objectives: dict[str, Direction] | None = None
     """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up.
     A name ``my_package.my_module:my_function`` is a function of the scores, see
-    :data:`ofmu.evaluation.metrics.custom.ScoreFunction`. ``minimize`` and ``maximize`` may be written out."""
+    :data:`ofmu.evaluation.metrics.custom.CustomMetric`. ``minimize`` and ``maximize`` may be written out."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     num_trials: PositiveInt = 32
     """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
@@ -149,7 +149,7 @@ class SearchConfig(UnlearnConfig):
     def shared_settings(self) -> dict[str, Any]:
         """Return the mapping of the UnlearnConfig that every trial starts from; its evaluation gives the objectives."""
         shared = self.model_dump(mode="json", exclude={"search", "cluster"})
-        functions = [*self.evaluation.custom_metrics, *filter(is_function_name, self.objectives)]
+        functions = [*self.evaluation.custom_metrics, *filter(is_custom_metric, self.objectives)]
         if functions:
             shared["evaluation"]["custom_metrics"] = list(dict.fromkeys(functions))
         return shared

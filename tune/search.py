@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from cluster.session import ray_session, trials_at_a_time
+from cluster.session import max_parallel_trials, ray_session
 from ofmu.errors import ConfigError, StorageError
 from ofmu.io.cache import Cache, cache_root
-from ofmu.io.files import write_json
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import Progress, WarmStartLoaded
-from tune.callbacks.callback_list import Audience, Callback
-from tune.callbacks.prometheus import SearchGauges
+from tune.callbacks.callback_list import Callback, CallbackList
+from tune.callbacks.prometheus import PrometheusCallback
 from tune.config import SearchConfig, search_config
 from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
-from tune.results.incremental import Allowance, Book
-from tune.results.report import write_picture, write_tables
+from tune.results.incremental import RunningResult, TimeBudget
+from tune.results.report import write_plot, write_tables
 from tune.results.result import SearchResult
-from tune.rundir.prepared import fetch_into_cache, share_prepared
+from tune.rundir.prepared import download_into_cache, upload_prepared
 from tune.rundir.search_dir import RunDirectory
-from tune.rundir.sync import RemoteTrials
+from tune.rundir.sync import SyncedExecutor
 from tune.space.objectives import COSTS, NEEDS_REFERENCE, default_objectives
 from tune.study.finished_trial import ended_trial
 from tune.study.searcher import FINISHED, StudySearcher, open_study
@@ -54,8 +53,8 @@ class ParetoSearch:
     ``objectives``, ``num_trials`` and ``warm_start`` (run directories of earlier searches, see
     :mod:`tune.study.warm_start`) replace the config's. ``run_dir`` must be new; None names one under ``runs/``.
     ``executor`` runs one trial (default: :func:`cluster.train.trainer.run_trial` on prepared models, or
-    :class:`cluster.train.worker_group.WarmTrials` where ``cluster.num_workers`` asks for a worker group). ``callbacks`` are
-    listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
+    :class:`cluster.train.worker_group.WorkerGroupPool` where ``cluster.num_workers`` asks for a worker group).
+    ``callbacks`` are listeners, or plain functions that are called with every :class:`tune.EndedTrial`; what one raises is a warning.
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another.
@@ -73,9 +72,9 @@ class ParetoSearch:
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         self.config = search_config(config, objectives, num_trials, warm_start)
-        self._run = RunDirectory.fresh(run_dir)
+        self._run = RunDirectory.create_new(run_dir)
         self._executor = executor
-        self._audience = Audience(callbacks)
+        self._audience = CallbackList(callbacks)
 
     @property
     def run_dir(self) -> Path:
@@ -107,9 +106,9 @@ class ParetoSearch:
             RunError: ``run_dir`` is no search, or another process is at work on it.
             ConfigError: an override would change what is searched.
         """
-        run = RunDirectory.existing(run_dir)
+        run = RunDirectory.open_existing(run_dir)
         config = run.read_config(overrides)
-        session = _Session(run, config, executor, Audience(callbacks))
+        session = _Session(run, config, executor, CallbackList(callbacks))
         with run.lock():
             if session.is_over():
                 return session.finish()
@@ -124,7 +123,7 @@ class _Session:
         run: RunDirectory,
         config: SearchConfig,
         executor: Executor | None,
-        audience: Audience,
+        audience: CallbackList,
     ) -> None:
         self._run, self._config = run, config
         self._executor, self._audience = executor, audience
@@ -151,30 +150,30 @@ class _Session:
             return self.start()
 
     def _how_to_go_on(self) -> str:
-        return f"continue with --resume {self._run.place}" if self._run.study_file.is_file() else ""
+        return f"continue with --resume {self._run.display_path}" if self._run.study_file.is_file() else ""
 
     def start(self) -> SearchResult:
         """Run the trials that are missing, inside a Ray session."""
         # said before models are prepared for it
-        trials_at_a_time(self._config.cluster, 1)
+        max_parallel_trials(self._config.cluster, 1)
         prepared = self._prepare()
         if self._run.uri is not None and self._executor is not None:
-            self._executor = RemoteTrials(self._executor, self._run.uri)
+            self._executor = SyncedExecutor(self._executor, self._run.uri)
         self._settle_objectives(prepared)
         head_start = self._head_start(prepared)
-        self._run.create()
+        self._run.mkdir()
         with self._run.lock():
             self._run.write_config(self._config)
             if head_start is not None:
                 keep_head_start(self._run, head_start)
             self._write_reference(prepared)
             if self._run.uri is not None and prepared is not None:
-                share_prepared(prepared, self._run.uri)
+                upload_prepared(prepared, self._run.uri)
             if not self._is_open or self._opened != self._version():
                 self._open()
             progress = self._progress()
             self._done_before = progress.done
-            self._audience.add(SearchGauges())
+            self._audience.add(PrometheusCallback())
             self._audience.on_start(progress)
             self._tell_settled()
             self._tune(prepared)
@@ -184,8 +183,8 @@ class _Session:
     def finish(self) -> SearchResult:
         """Write the reports of a search that is over."""
         result = self._report()
-        write_picture(result)
-        shutil.rmtree(self._run.path / "ray", ignore_errors=True)
+        write_plot(result)
+        shutil.rmtree(self._run.tune_storage, ignore_errors=True)
         self._tell_settled()
         self._audience.on_end(result)
         return result
@@ -195,8 +194,8 @@ class _Session:
         plant_head_start(self._study, self._config, self._run)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._run.fetch_trial(trial.number)
-        self._book = Book(self._run, self._config, self._study.get_trials(deepcopy=False, states=FINISHED))
-        self._tables = Allowance(share=_SHARE_OF_TABLES, burst=_BURST_OF_TABLES)
+        self._book = RunningResult(self._run, self._config, self._study.get_trials(deepcopy=False, states=FINISHED))
+        self._tables = TimeBudget(share=_SHARE_OF_TABLES, burst=_BURST_OF_TABLES)
         self._searcher = StudySearcher(self._study, self._config, self._run.trial, self._on_finished)
         self._is_open = True
         self._delete_models(trial.number for trial in self._study.get_trials(deepcopy=False, states=FINISHED))
@@ -218,15 +217,15 @@ class _Session:
                 )
             return None
         from cluster.train.trainer import run_trial
-        from cluster.train.worker_group import WarmTrials
+        from cluster.train.worker_group import WorkerGroupPool
         from ofmu.io.library_logging import silence_libraries
         from ofmu.preparer import prepare
 
         silence_libraries()
         if self._run.uri is not None and self._run.study_file.is_file():
-            fetch_into_cache(self._run.uri, Cache(cache_root(self._config.unlearn.cache_dir)))
+            download_into_cache(self._run.uri, Cache(cache_root(self._config.unlearn.cache_dir)))
 
-        self._executor = WarmTrials() if self._config.cluster.num_workers else run_trial
+        self._executor = WorkerGroupPool() if self._config.cluster.num_workers else run_trial
         self._audience.on_prepare(PreparationStarted())
         return prepare(self._config.unlearn, callback=self._audience.on_prepare)
 
@@ -285,7 +284,7 @@ class _Session:
         given = task_family(self._config.data.kind).stored_metrics(
             scores, scores, self._config.unlearn.evaluation.custom_metrics
         )
-        write_json(self._run.path / "reference.json", dict(given.values))
+        self._run.write_reference(given.values)
 
     def _tune(self, prepared: Prepared | None) -> None:
         try:
@@ -295,7 +294,7 @@ class _Session:
                     self._config,
                     executor=self._executor,
                     prepared=prepared,
-                    storage=self._run.path / "ray",
+                    storage=self._run.tune_storage,
                     notify=self._notify,
                     judging=judging,
                 )
@@ -320,10 +319,10 @@ class _Session:
             ray.kill(office)
 
     def _on_finished(self, number: int) -> None:
-        gone = self._book.enter(self._study.get_trials(deepcopy=False)[number])
+        gone = self._book.add(self._study.get_trials(deepcopy=False)[number])
         self._run.delete_checkpoints(number)
         self._delete_models({number, *gone})
-        self._run.changed()
+        self._run.mark_dirty()
         if self._is_open:
             # while the study is opened, trials that a killed search left finished are told, and nobody listens yet
             self._notify()
@@ -357,7 +356,7 @@ class _Session:
     def _notify(self) -> None:
         if self._tables.is_due():
             self._report()
-        self._run.changed(check=False)
+        self._run.mark_dirty(check=False)
         self._audience.on_progress(self._progress())
 
     def _progress(self) -> Progress:

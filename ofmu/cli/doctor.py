@@ -1,41 +1,43 @@
-"""``ofmu doctor``: look for what would stop a search, and say how to mend it."""
+"""``ofmu doctor``: find what would stop a search, and say how to fix it."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from ofmu.cli.params import ConfigChoice, config_argument
+from ofmu.io.console_table import Cell, Column, print_table
+
 if TYPE_CHECKING:
     from cluster.doctor.checks import Check
+    from tune.config import SearchConfig
 
-COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command("doctor")
-@click.argument("config", required=False)
-@click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
+@config_argument
 @click.option("--address", metavar="ADDRESS", help="A cluster: host:port, ray://host:port, auto, or http://HEAD:8265.")
 @click.option("--storage", metavar="DIR", help="A folder or URI that every node must write and read.")
-def doctor_command(config: str | None, overrides: tuple[str, ...], address: str | None, storage: str | None) -> None:
-    """Check a cluster, or this machine, for what a search needs; exit with status 1 if something has to be mended.
+def doctor_command(config: ConfigChoice, address: str | None, storage: str | None) -> None:
+    """Check a cluster, or this machine, for what a search needs; exit with status 1 if something has to be fixed.
 
-    With CONFIG (a YAML file or a preset's name) its model, data and cluster section are looked at too. At an http
+    With CONFIG (a YAML file or a preset's name) its model, data and cluster section are checked too. At an http
     address the checks run as a job, with the working directory that a search would have.
     """
-    settings = _read(config, overrides)
+    settings = _read(config)
     address = address or (settings.cluster.address if settings else None) or os.environ.get("RAY_ADDRESS")
     if address and address.startswith(("http://", "https://")):
-        _as_job(address, storage, [*([config] if config else []), *overrides])
+        _run_as_job(address, storage, config.words())
         return
 
-    # Imported here: Ray takes seconds, and the command line's start must not.
+    # Ray takes seconds to import, and the help does not need it.
     from cluster.config import ClusterConfig
-    from cluster.doctor.doctor import examine_cluster, examine_machine, merged
+    from cluster.doctor.doctor import examine_cluster, examine_machine, group_by_host
 
     unlearn = settings.unlearn if settings else None
     if address is None:
@@ -44,64 +46,53 @@ def doctor_command(config: str | None, overrides: tuple[str, ...], address: str 
         cluster = (settings.cluster if settings else ClusterConfig()).model_copy(update={"address": address})
         wanted = settings.search.max_concurrent_trials if settings else None
         found = examine_cluster(cluster, unlearn, storage, max_concurrent_trials=wanted)
-    _show(merged(found))
+    _show(group_by_host(found))
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
 
 
-def _read(config: str | None, overrides: Sequence[str]) -> Any:
-    if config is None:
+def _read(config: ConfigChoice) -> SearchConfig | None:
+    if not config.words():
         return None
-    from ofmu.config.files import read_mapping, validate
-    from ofmu.run_config import override
     from tune.config import SearchConfig
 
-    if "=" in config:
-        config, overrides = "quickstart", (config, *overrides)
-    return validate(SearchConfig, override(read_mapping(config), overrides))
+    return SearchConfig.read(config.source, config.overrides)
 
 
-def _as_job(address: str, storage: str | None, arguments: Sequence[str]) -> None:
-    """Check the job server from here and all else from within, as the job that a search would be."""
+def _run_as_job(address: str, storage: str | None, config: Sequence[str]) -> None:
+    """Check the job server from this machine, and everything else in a job on the cluster."""
     from cluster.doctor.doctor import examine_job_server
     from cluster.jobs.server import JobServer
-    from cluster.jobs.working_dir import plan_package, refuse_missing_files
+    from cluster.jobs.working_dir import check_missing_files, plan_package
     from ofmu.cli.logs import follow_job
 
     found = examine_job_server(address)
     _show(found)
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
-    command = ["doctor", *arguments, "--address", "auto", *(["--storage", storage] if storage else [])]
+    command = ["doctor", *config, "--address", "auto", *(["--storage", storage] if storage else [])]
     package = plan_package(Path())
-    refuse_missing_files(package, command)
+    check_missing_files(package, command)
     server = JobServer(address)
     follow_job(server, server.submit(command, package), address)
 
 
 def _show(found: Sequence[Check]) -> None:
-    """Print the checks: a table on a terminal, plain lines elsewhere; mends follow below."""
-    if sys.stdout.isatty():
-        _print_table(found)
-        return
-    width = max(len(check.name) for check in found)
+    """Print the checks, each followed by its fix if the check found a problem."""
+    rows: list[tuple[Cell, ...]] = []
+    plain: list[tuple[str, str, str]] = []
     for check in found:
-        where = f"  [{check.where}]" if check.where else ""
-        click.echo(f"{check.state:<4}  {check.name:<{width}}  {check.found}{where}")
-        if check.mend and check.state != "ok":
-            click.echo(f"{'':<4}  {'':<{width}}  → {check.mend}")
-
-
-def _print_table(found: Sequence[Check]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("", "check", "found", "where")
-    for check in found:
-        text = escape(check.found)
-        if check.mend and check.state != "ok":
-            text += f"\n[bold]→ {escape(check.mend)}[/bold]"
-        color = COLORS[check.state]
-        table.add_row(f"[{color}]{check.state}[/{color}]", escape(check.name), text, escape(check.where))
-    Console().print(table)
+        fix = check.fix if check.state != "ok" else ""
+        rows.append(
+            (
+                ((check.state, _STYLES[check.state]),),
+                check.name,
+                ((check.detail, ""), (f"\n→ {fix}" if fix else "", "bold")),
+                check.host,
+            )
+        )
+        plain.append((check.state, check.name, f"{check.detail}  [{check.host}]" if check.host else check.detail))
+        if fix:
+            plain.append(("", "", f"→ {fix}"))
+    columns = [Column(name, overflow="ellipsis") for name in ("", "check", "found", "where")]
+    print_table(columns, rows, plain_rows=plain, min_widths=(4,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ofmu.cli.params import Folder
+from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.errors import ConfigError
+from ofmu.io.console_table import Column, print_table
 
 if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
@@ -32,76 +32,85 @@ HEADLINES = (
     "mia_efficacy",
     "average_gap",
 )
-"""What stands first in the table, of text and of images."""
+"""The metrics of the table's first rows, for text and for images. Those that a report lacks are left out."""
 
 _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 
 
 @click.command("evaluate")
 @click.argument("model")
-@click.argument("settings", nargs=-1, metavar="[CONFIG] [SECTION.KEY=VALUE]...")
+@config_argument
 @click.option("--reference", help="A retrained model, scores.json of it, or an official TOFU log.")
 @click.option("--output", type=Folder(), help="Folder for metrics.json and scores.json.")
-def evaluate_command(model: str, settings: tuple[str, ...], reference: str | None, output: Path | None) -> None:
+def evaluate_command(model: str, config: ConfigChoice, reference: str | None, output: Path | None) -> None:
     """Score MODEL, a saved model's directory or hub name, on the data of CONFIG and print its metrics.
 
-    CONFIG is a YAML file or a preset's name; without it, the config.yaml in or above the model's directory is
-    taken, else the defaults.
+    CONFIG is a YAML file or a preset's name. Without it, the config.yaml in or above the model's directory is used,
+    else the defaults.
     """
-    config = _read_config(model, settings)
+    settings = _read_config(model, config)
 
-    # Imported after the settings are known to be sound: it takes seconds.
+    # Imported after the config was read, since importing torch and Transformers takes seconds.
     from ofmu.evaluator import evaluate
 
-    report = evaluate(model, config, reference=reference, output_dir=output)
+    report = evaluate(model, settings, reference=reference, output_dir=output)
     show_report(report)
     if output is not None:
         click.echo(f"metrics and scores are in {output}")
 
 
-def _read_config(model: str, settings: Sequence[str]) -> UnlearnConfig:
+def _read_config(model: str, config: ConfigChoice) -> UnlearnConfig:
     from ofmu.provenance import config_of_run
     from ofmu.run_config import UnlearnConfig
 
-    if settings and "=" not in settings[0]:
-        return UnlearnConfig.read(settings[0], settings[1:])
+    if config.name is not None:
+        return UnlearnConfig.read(config.name, config.overrides)
     source = config_of_run(model)
     if source is not None:
         click.echo(f"config: {source}", err=True)
-    return UnlearnConfig.read(source, settings)
+    return UnlearnConfig.read(source, config.overrides)
 
 
 def show_report(report: Mapping[str, Any]) -> None:
-    """Print what ``evaluate`` returned: a table on a terminal, plain lines elsewhere."""
-    columns, rows = _columns(report), _table_rows(report)
-    if sys.stdout.isatty():
-        _print_table(report, columns, rows)
-    else:
-        _print_lines(columns, rows)
+    """Print a report of :func:`ofmu.evaluate`: a table on a terminal, plain lines elsewhere, and remarks below."""
+    names, rows = ("value", *report.get("baseline_metrics", {})), _table_rows(report)
+    notes = any(row.note for row in rows)
+    print_table(
+        [
+            Column("metric", wrap=False, overflow="ellipsis"),
+            *(Column(name, justify="right", wrap=False, overflow="ellipsis") for name in names),
+            *([Column("note", overflow="ellipsis")] if notes else []),
+        ],
+        [(row.metric, *row.numbers, *([row.note] if notes else [])) for row in rows],
+        plain_rows=_plain_rows(names, rows),
+        title=_title(report),
+        section_ends={len(_headlines(report["metrics"]))},
+    )
     for line in _remarks(report):
         click.echo(line)
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    definition = f" ({report['truth_ratio']} truth ratio)" if report["truth_ratio"] else ""
+    return f"{report['model']}{definition}"
 
 
 @dataclass(frozen=True)
 class _Row:
     metric: str
     numbers: tuple[str, ...]
-    """The model's, then those of the baseline_metrics."""
+    """The model's value, then the values of the target and of the retrained model if these are known."""
     note: str
-
-
-def _columns(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the heads of the columns of numbers: the model's own, and what it is read against."""
-    return ("value", *report.get("baseline_metrics", {}))
+    """Why the value is missing."""
 
 
 def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
-    """Return one row per metric; those of sets that the data lacks share a remark below instead."""
+    """Return one row per metric. Metrics of evaluation sets that the data lacks are left to the remarks."""
     values, notes = report["metrics"], dict(report["reasons"])
     names = [*_headlines(values), *(name for name in values if name not in HEADLINES)]
     zeros = [name for name in report["utility_components"] if values[name] == 0]
     if values.get("model_utility") == 0 and zeros:
-        notes["model_utility"] = f"a harmonic mean is 0 where a part of it is, as here {' and '.join(zeros)}"
+        notes["model_utility"] = f"a harmonic mean is 0 if a component is 0, here {' and '.join(zeros)}"
     shown = [name for name in names if name in HEADLINES or not _ABSENT_SET.fullmatch(notes.get(name, ""))]
     sources = (values, *report.get("baseline_metrics", {}).values())
     return [_Row(name, tuple(_number(each.get(name)) for each in sources), notes.get(name, "")) for name in shown]
@@ -112,7 +121,7 @@ def _headlines(values: Mapping[str, Any]) -> list[str]:
 
 
 def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines below the table: what model utility is made of, and why something is not there."""
+    """Yield the lines below the table: the components of model utility, and why metrics are missing."""
     if "average_gap" in report["metrics"]:
         if report["reference"] is None:
             yield "gaps to retraining need a reference: run ofmu prepare with the same config, or give --reference"
@@ -126,11 +135,11 @@ def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _why_no_quality(report: Mapping[str, Any]) -> str:
-    """Return what forget quality lacks on these rows, or for want of which reference, and the mend."""
+    """Return why forget quality is missing, and the fix."""
     reasons = report["reasons"]
     if report["metrics"]["forget_truth_ratio"] is None:
-        mend = "rows need the columns paraphrased_answer and perturbed_answer for it"
-        return f"cannot be had on these rows, with or without a reference ({reasons['forget_truth_ratio']}): {mend}"
+        fix = "add the columns paraphrased_answer and perturbed_answer"
+        return f"cannot be computed on these rows, with or without a reference ({reasons['forget_truth_ratio']}): {fix}"
     if report["reference"] is not None:
         return f"is missing: {reasons['forget_quality']}"
     if report["config"]["reference"]["source"] == "none":
@@ -139,7 +148,7 @@ def _why_no_quality(report: Mapping[str, Any]) -> str:
 
 
 def _what_differs(report: Mapping[str, Any]) -> str:
-    """Return how the config that was given departs from the one under which the model was made."""
+    """Return the keys in which the config differs from the model's own config, and the fix."""
     from ofmu.provenance import config_of_run, differing_keys
     from ofmu.run_config import UnlearnConfig
 
@@ -150,7 +159,7 @@ def _what_differs(report: Mapping[str, Any]) -> str:
             if own is None
             else differing_keys(UnlearnConfig.model_validate(report["config"]), UnlearnConfig.read(own))
         )
-    except ConfigError:  # written by another version of this program
+    except ConfigError:  # the model's config was written by another version
         keys = []
     if not keys:
         return ": run ofmu prepare with it, or give --reference"
@@ -160,31 +169,14 @@ def _what_differs(report: Mapping[str, Any]) -> str:
     )
 
 
-def _print_lines(columns: Sequence[str], rows: Sequence[_Row]) -> None:
-    width = max(len(row.metric) for row in rows)
-    head = [_Row("metric", tuple(columns), "")] if len(columns) > 1 else []
-    for row in (*head, *rows):
+def _plain_rows(names: Sequence[str], rows: Sequence[_Row]) -> list[tuple[str, str]]:
+    """Return the metric, and the numbers with the note as one cell. Only a table of several columns has a header."""
+    header = [_Row("metric", tuple(names), "")] if len(names) > 1 else []
+    plain = []
+    for row in (*header, *rows):
         numbers = "  ".join(f"{number:<9}" for number in row.numbers).rstrip()
-        click.echo(f"{row.metric:<{width}}  {numbers}{f'  ({row.note})' if row.note else ''}")
-
-
-def _print_table(report: Mapping[str, Any], columns: Sequence[str], rows: Sequence[_Row]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    notes = any(row.note for row in rows)
-    definition = f" ({report['truth_ratio']} truth ratio)" if report["truth_ratio"] else ""
-    table = Table(title=escape(f"{report['model']}{definition}"))
-    table.add_column("metric", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    if notes:
-        table.add_column("note")
-    for position, row in enumerate(rows, start=1):
-        cells = (row.metric, *row.numbers, *([escape(row.note)] if notes else []))
-        table.add_row(*cells, end_section=position == len(_headlines(report["metrics"])))
-    Console().print(table)
+        plain.append((row.metric, f"{numbers}{f'  ({row.note})' if row.note else ''}"))
+    return plain
 
 
 def _number(value: float | None) -> str:

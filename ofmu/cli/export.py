@@ -20,7 +20,8 @@ from ofmu.cli.params import Folder
 )
 @click.option("--output", required=True, type=Folder(), metavar="DIR", help="A new directory for the model.")
 def export_command(run: str, pick: str, output: Path) -> None:
-    """Copy a model that the search in RUN found to DIR, from where from_pretrained loads it."""
+    """Copy a model of the search in RUN to DIR, which from_pretrained can load."""
+    # Optuna is slow to import, and the help does not need it.
     from tune.results.result import SearchResult
 
     result = SearchResult.load(run)

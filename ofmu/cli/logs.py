@@ -1,4 +1,4 @@
-"""``ofmu logs``: what a job has printed, once or as it comes."""
+"""``ofmu logs``: the output of a job."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 @click.command("logs")
 @click.argument("job_id", metavar="ID")
 @click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
-@click.option("--follow", is_flag=True, help="Go on until the job is over, and exit with its status.")
+@click.option("--follow", is_flag=True, help="Print new output until the job is over, and exit with its status.")
 def logs_command(job_id: str, address: str | None, follow: bool) -> None:
-    """Show what the job ID has printed. Ctrl-C leaves the job running."""
+    """Print the output of the job ID. Ctrl-C does not stop the job."""
     from cluster.jobs.server import JobServer
 
     server = JobServer(address)
@@ -27,26 +27,30 @@ def logs_command(job_id: str, address: str | None, follow: bool) -> None:
 
 
 def follow_job(server: JobServer, job_id: str, address: str | None) -> None:
-    """Show a job's output until it is over and exit with its status; Ctrl-C leaves it running, and says so."""
+    """Print a job's output until it is over, and exit with its status. Ctrl-C does not stop the job.
+
+    Raises:
+        SystemExit: always.
+    """
     try:
         job = server.follow(job_id, _write)
     except KeyboardInterrupt:
         click.echo(
-            f"\n{job_id} goes on: {later('logs', job_id, address)} --follow comes back to it, "
-            f"{later('stop', job_id, address)} ends it",
+            f"\n{job_id} goes on: {job_command('logs', job_id, address)} --follow shows it again, "
+            f"{job_command('stop', job_id, address)} stops it",
             err=True,
         )
         raise SystemExit(130) from None
     how = f" with exit status {job.exit_status}" if job.status == "FAILED" else ""
     click.echo(f"{job_id} {job.status.lower()}{how}", err=True)
     if job.exit_status and job.exit_code is None and job.message:
-        # its command never ran, so the log does not say why
+        # The command never ran, so the log does not contain the reason.
         click.echo(job.message, err=True)
     raise SystemExit(job.exit_status)
 
 
-def later(command: str, job_id: str, address: str | None) -> str:
-    """Return the command line that does ``command`` to this job from this shell."""
+def job_command(command: str, job_id: str, address: str | None) -> str:
+    """Return the command line that runs ``ofmu <command>`` on this job."""
     return f"ofmu {command} {job_id}" + (f" --address {address}" if address else "")
 
 

@@ -1,4 +1,4 @@
-"""The command ``ofmu``: the one place that composes the three packages, each loaded by the command that needs it."""
+"""The command ``ofmu``. Each command imports the packages that it needs, and only then."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ COMMANDS = {
     "evaluate": ("evaluate", "Score any saved model."),
     "search": ("search", "Search a Pareto front of forgetting against utility."),
     "compare": ("compare", "Compare methods at equal budget, with error bars."),
-    "report": ("report", "Show a search's front again and redraw its picture."),
+    "report": ("report", "Show a search's front again and redraw its plot."),
     "export": ("export", "Copy a model of a search's front."),
     "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
     "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
     "jobs": ("jobs", "List a cluster's jobs."),
     "logs": ("logs", "Show what a job prints."),
-    "stop": ("stop", "End a job."),
+    "stop": ("stop", "Stop a job."),
 }
-"""Name: module under ofmu.cli, and the line that ``ofmu --help`` shows without importing it."""
+"""Each command's module under ofmu.cli, and its line in ``ofmu --help``, which imports no module."""
 
 
 class LazyCommands(click.Group):
-    """Imports a command's module when it is called, so that help costs no more than click itself."""
+    """Imports a command's module when the command is called, so that the help takes no time."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """Return the commands in the order in which a newcomer meets them."""
+        """Return the commands in the order of a new user's first steps."""
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -49,7 +49,7 @@ class LazyCommands(click.Group):
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of commands from their stored summaries."""
+        """Write the table of commands from :data:`COMMANDS`."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
@@ -57,14 +57,14 @@ class LazyCommands(click.Group):
 @click.group(cls=LazyCommands)
 @click.version_option(__version__, prog_name="ofmu")
 def cli() -> None:
-    """Make a model forget, and find out what that costs.
+    """Make a model forget, and measure the costs.
 
     Each command takes a YAML config (or a preset's name) and dotted overrides such as method.inner_steps=5.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; a user's error is one sentence on standard error."""
+    """Run the command line and return its exit status. An error of the user is one sentence on standard error."""
     warnings.showwarning = _show_warning
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="ofmu", standalone_mode=False)
@@ -88,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """Exit with :func:`main`'s status. SIGTERM, as of a preempted node or a stopped job, is taken as Ctrl-C is."""
+    """Exit with :func:`main`'s status. SIGTERM, which preempted nodes and stopped jobs send, acts like Ctrl-C."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        # a launcher's ranks may be stuck in a collective, where nothing of Python runs: they die at once, as before
+        # Ranks of a launcher may hang in a collective, where no Python handler runs, so SIGTERM must kill them there.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 
@@ -103,6 +103,6 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> Any:
-    """Print our own warnings as a sentence; libraries' deprecations are not the user's to mend."""
+    """Print a UserWarning as one sentence. Other warnings, such as libraries' deprecations, are not shown."""
     if issubclass(category, UserWarning):
         print(f"Warning: {message}", file=file or sys.stderr)

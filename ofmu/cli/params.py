@@ -1,21 +1,76 @@
-"""The type of options that name a folder on this machine."""
+"""What several commands take: a config with overrides, and a folder on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+DEFAULT_CONFIG = "quickstart"
+"""The preset that a command takes if the user names no config."""
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class ConfigChoice:
+    """The config and the overrides that the user typed."""
+
+    name: str | None
+    """A YAML file or a preset; None if the user named none."""
+    overrides: tuple[str, ...] = ()
+    """Entries such as ``method.inner_steps=5``."""
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> ConfigChoice:
+        """Split the words into a config and overrides. A first word with ``=`` is an override, not a config."""
+        if words and "=" not in words[0]:
+            return cls(words[0], tuple(words[1:]))
+        return cls(None, tuple(words))
+
+    @property
+    def source(self) -> str:
+        """The config's name, or the default's."""
+        return self.name or DEFAULT_CONFIG
+
+    def read_mapping(self) -> dict[str, Any]:
+        """Return the config as a mapping, with the overrides applied.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or an override is wrong.
+        """
+        # pydantic and YAML are slow to import, and the help of a command does not need them.
+        from ofmu.config.files import read_mapping
+        from ofmu.run_config import override
+
+        return override(read_mapping(self.source), self.overrides)
+
+    def words(self) -> list[str]:
+        """Return what the user typed."""
+        return [*([self.name] if self.name is not None else []), *self.overrides]
+
+
+def config_argument(command: CommandT) -> CommandT:
+    """Add the arguments ``[CONFIG] [SECTION.KEY=VALUE]...`` to a command, as its parameter ``config``."""
+    return click.argument(
+        "config",
+        nargs=-1,
+        metavar="[CONFIG] [SECTION.KEY=VALUE]...",
+        callback=lambda context, parameter, words: ConfigChoice.parse(words),
+    )(command)
+
 
 class Folder(click.Path):
-    """A path that is no URI: taken for a path, ``s3://bucket`` would become a folder ``s3:`` here."""
+    """A path on this machine. A URI is an error, since ``s3://bucket`` as a path would be a folder ``s3:``."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse a URI."""
+        """Return the path; fail on a URI."""
         if "://" in str(value):
             self.fail("this must be a folder: only a search's --run-dir may be a URI", param, ctx)
         return super().convert(value, param, ctx)

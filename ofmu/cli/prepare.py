@@ -1,30 +1,27 @@
-"""``ofmu prepare``: train or find in the cache what runs start from and are judged against."""
+"""``ofmu prepare``: make the models that runs start from and are compared with, or find them in the cache."""
 
 from __future__ import annotations
 
 import click
 
+from ofmu.cli.params import ConfigChoice, config_argument
 from ofmu.tasks.events import PartReady, PreparationEvent, TrainingEpoch
 
 
 @click.command("prepare")
-@click.argument("config", default="quickstart")
-@click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
-def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
-    """Train the target and the retrain reference of CONFIG, and score both; what the cache has is not made again.
+@config_argument
+def prepare_command(config: ConfigChoice) -> None:
+    """Train the target and the retrain reference of CONFIG, and score both. Nothing in the cache is made again.
 
     CONFIG is a YAML file or a preset's name (default: quickstart).
     """
     from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
 
-    if "=" in config:
-        config, overrides = "quickstart", (config, *overrides)
-    settings = UnlearnConfig.read(config, overrides)
-
+    settings = UnlearnConfig.read(config.source, config.overrides)
     check_inputs(settings)
 
-    # Imported after the settings are known to be sound: it takes seconds.
+    # Imported after the inputs were checked, since importing torch and Transformers takes seconds.
     from ofmu.preparer import prepare
 
     prepared = prepare(settings, callback=print_event)
@@ -38,11 +35,11 @@ def prepare_command(config: str, overrides: tuple[str, ...]) -> None:
 def print_event(event: PreparationEvent) -> None:
     """Print one line per part, and four lines per training."""
     if isinstance(event, PartReady):
-        how = "made" if event.made else "found in the cache"
+        how = "made" if event.created else "found in the cache"
         click.echo(f"{event.part}: {how} in {event.seconds:.1f} s")
-    elif isinstance(event, TrainingEpoch) and event.epoch in _milestones(event.epochs):
+    elif isinstance(event, TrainingEpoch) and event.epoch in _printed_epochs(event.epochs):
         click.echo(f"{event.part}: epoch {event.epoch} of {event.epochs}, loss {event.loss:.3f}")
 
 
-def _milestones(epochs: int) -> set[int]:
+def _printed_epochs(epochs: int) -> set[int]:
     return {max(1, round(epochs * share / 4)) for share in (1, 2, 3, 4)}

@@ -1,4 +1,4 @@
-"""``ofmu stop``: end a job."""
+"""``ofmu stop``: stop a job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 @click.argument("job_id", metavar="ID")
 @click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
 def stop_command(job_id: str, address: str | None) -> None:
-    """End the job ID and wait until it is over. A stopped search is continued by: search --resume RUN."""
+    """Stop the job ID and wait until it is over. To continue a stopped search, run: search --resume RUN."""
     from cluster.jobs.server import JobServer
 
     server = JobServer(address)

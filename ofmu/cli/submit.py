@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from ofmu.cli.logs import follow_job, later
+from ofmu.cli.logs import follow_job, job_command
 from ofmu.errors import ConfigError, nearest_name
 
 SUBMITTED = ("search", "compare", "unlearn", "prepare", "evaluate", "report", "export", "doctor")
-"""The commands that make sense on the cluster."""
+"""The commands that can run as a job."""
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_WRITES = {
+_OUTPUT_OPTIONS = {
     "search": ("--run-dir", "--resume"),
     "compare": ("--run-dir", "--resume"),
     "unlearn": ("--output",),
@@ -24,13 +24,13 @@ _WRITES = {
 
 @click.command("submit", context_settings={"allow_interspersed_args": False})
 @click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
-@click.option("--follow", is_flag=True, help="Show the job's output until it is over, and exit with its status.")
+@click.option("--follow", is_flag=True, help="Print the job's output until it is over, and exit with its status.")
 @click.option(
     "--env", "environment", multiple=True, metavar="NAME[=VALUE]", help="A variable of the job's environment."
 )
 @click.option("--working-dir", default=".", type=FOLDER, metavar="DIR", help="What to upload; default: this directory.")
-@click.option("--include", multiple=True, metavar="NAME", help="Upload what is left out by default, such as data.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave this out too, as in a .gitignore.")
+@click.option("--include", multiple=True, metavar="NAME", help="Upload a folder that the default leaves out.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave more out; a pattern as in a .gitignore.")
 @click.option("--driver-cpus", default=0.0, help="CPUs for the command itself; default: none, on the head node.")
 @click.option("--driver-gpus", default=0.0, help="GPUs for the command itself, which prepares target and reference.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENTS]...")
@@ -47,20 +47,20 @@ def submit_command(
 ) -> None:
     """Upload the working directory and run COMMAND (such as: search mine.yaml --run-dir /shared/run) on a cluster.
 
-    Data, run directories, weights, .git, virtual environments, caches and .env files stay here. --env takes a
-    variable's value from this shell, or the one that is given; values are never printed.
+    Data, run directories, weights, .git, virtual environments, caches and .env files are not uploaded. --env NAME
+    takes a variable's value from this shell. Values are never printed.
     """
     if command[0] not in SUBMITTED:
         raise ConfigError(f"'{command[0]}' is no command to submit: {nearest_name(command[0], SUBMITTED)}")
-    _warn_of_lost_results(command)
+    _warn_if_results_are_lost(command)
 
-    # Imported here: Ray takes seconds, and the command line's start must not.
+    # Ray takes seconds to import, and the help and the error above do not need it.
     from cluster.jobs.server import JobServer, chosen_environment
-    from cluster.jobs.working_dir import plan_package, refuse_missing_files
+    from cluster.jobs.working_dir import check_missing_files, plan_package
 
     variables = chosen_environment(environment)
     package = plan_package(working_dir, include=include, exclude=exclude)
-    refuse_missing_files(package, command)
+    check_missing_files(package, command)
     server = JobServer(address)
     job_id = server.submit(command, package, environment=variables, cpus=driver_cpus, gpus=driver_gpus)
     size = f"{len(package.sizes)} files, {package.bytes / 2**20:.1f} MiB"
@@ -68,18 +68,20 @@ def submit_command(
     if follow:
         follow_job(server, job_id, address)
     else:
-        click.echo(f"{later('logs', job_id, address)} --follow shows it; {later('stop', job_id, address)} ends it")
+        click.echo(
+            f"{job_command('logs', job_id, address)} --follow shows it; {job_command('stop', job_id, address)} stops it"
+        )
 
 
-def _warn_of_lost_results(command: Sequence[str]) -> None:
-    """Say so where the results would lie in the job's copy of the working directory, which Ray deletes in time."""
-    options = _WRITES.get(command[0], ())
-    places = [
+def _warn_if_results_are_lost(command: Sequence[str]) -> None:
+    """Warn if the job writes its results into its copy of the working directory, which Ray deletes later."""
+    options = _OUTPUT_OPTIONS.get(command[0], ())
+    targets = [
         word.partition("=")[2] or following
         for word, following in zip(command, (*command[1:], ""), strict=True)
         if word.partition("=")[0] in options
     ]
-    if options and not any(place.startswith("/") or "://" in place for place in places):
+    if options and not any(target.startswith("/") or "://" in target for target in targets):
         warnings.warn(
             f"the job writes into its own copy of the working directory, which Ray deletes: give {options[0]} an "
             "absolute path on storage that every node sees",

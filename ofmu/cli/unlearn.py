@@ -1,34 +1,34 @@
-"""``ofmu unlearn``: one run, here or in a Ray Train worker group."""
+"""``ofmu unlearn``: one run, in this process or in a Ray Train worker group."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ofmu.cli.params import Folder
+from ofmu.cli.params import ConfigChoice, Folder, config_argument
+
+if TYPE_CHECKING:
+    from tune.config import SearchConfig
 
 
 @click.command("unlearn")
-@click.argument("config", default="quickstart")
-@click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
+@config_argument
 @click.option("--output", required=True, type=Folder(), metavar="DIR", help="The run's directory.")
-def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> None:
-    """Unlearn once under CONFIG (a YAML file or a preset's name) and leave model and scores in DIR.
+def unlearn_command(config: ConfigChoice, output: Path) -> None:
+    """Unlearn once under CONFIG (a YAML file or a preset's name) and write model and scores to DIR.
 
-    With cluster.num_workers above 0 the run is a Ray Train worker group; otherwise it runs in this process, or
-    in every process that torchrun or deepspeed has started. A run that was cut off continues.
+    With cluster.num_workers above 0 the run is a Ray Train worker group. Otherwise it runs in this process, or in
+    every process that torchrun or deepspeed has started. A run that was interrupted continues.
     """
-    from ofmu.config.files import read_mapping, validate
-    from ofmu.run_config import override
+    # pydantic is slow to import, and the help does not need it.
+    from ofmu.config.files import validate
     from tune.config import SearchConfig
 
-    if "=" in config:
-        config, overrides = "quickstart", (config, *overrides)
-    mapping = override(read_mapping(config), overrides)
+    mapping = config.read_mapping()
     settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
     try:
         _run(settings, output)
@@ -44,15 +44,16 @@ def unlearn_command(config: str, overrides: tuple[str, ...], output: Path) -> No
     from ofmu.cli.evaluate import show_report
     from ofmu.run_files import RunFiles
 
-    report = RunFiles(output).read_report() or {}
+    files = RunFiles(output)
+    report = files.read_report() or {}
     reference = report["prepared"].get("reference_scores")
-    shown = {"model": str(output / "model"), "reference": reference, "baseline_metrics": _baseline_metrics(report)}
+    shown = {"model": str(files.model), "reference": reference, "baseline_metrics": _baseline_metrics(report)}
     show_report(report | shown)
-    click.echo(f"the model is in {output / 'model'}")
+    click.echo(f"the model is in {files.model}")
 
 
 def _baseline_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of the models that the run started from and is judged against."""
+    """Return the metrics of the target and of the retrained model, from the scores in the cache."""
     from ofmu.io.cache import Cache, cache_root
     from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.load import task_family
@@ -60,21 +61,22 @@ def _baseline_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     config, keys = UnlearnConfig.model_validate(report["config"]), report["prepared"]
     cache, custom = Cache(cache_root(config.cache_dir)), config.evaluation.custom_metrics
     parts = {"target": "target_scores", "retrained": "reference_scores"}
-    places = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
-    expected = places.get("retrained")
+    scores = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
+    expected = scores.get("retrained")
     family = task_family(config.data.kind)
-    return {name: family.stored_metrics(place, expected, custom).values for name, place in places.items()}
+    return {name: family.stored_metrics(path, expected, custom).values for name, path in scores.items()}
 
 
 def _is_first_process() -> bool:
-    """Return whether this is the one process that speaks; torchrun and deepspeed number theirs."""
+    """Return whether this process prints. torchrun and deepspeed number their processes by RANK."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _run(settings: Any, output: Path) -> None:
+def _run(settings: SearchConfig, output: Path) -> None:
     from ofmu.io.library_logging import silence_libraries
     from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
+    from ofmu.run_files import HISTORY
 
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
     config = UnlearnConfig.model_validate(shared)
@@ -83,9 +85,9 @@ def _run(settings: Any, output: Path) -> None:
     if settings.cluster.num_workers > 0:
         from cluster.train.trainer import train
 
-        workers = settings.cluster.num_workers
         click.echo(
-            f"{workers} workers at it; their outer steps are written to {output / 'history.jsonl'}, not shown here"
+            f"{settings.cluster.num_workers} workers run; their outer steps are written to {output / HISTORY}, "
+            "not shown here"
         )
         train(config, output, settings.cluster)
         return
@@ -105,9 +107,9 @@ _STEP_FIELDS = {
     "direction_norm": "‖direction‖ {:.3g}",
     "gradient_evaluations": "{} gradient evaluations",
 }
-"""What is shown of a step's record, as far as its method records it."""
+"""The fields of a step's record that are printed, if the method records them."""
 
 
 def _print_step(record: dict[str, Any]) -> None:
-    seen = [form.format(record[key]) for key, form in _STEP_FIELDS.items() if record.get(key) is not None]
-    click.echo(f"outer step {record['outer_step']}: {', '.join(seen)}")
+    shown = [form.format(record[key]) for key, form in _STEP_FIELDS.items() if record.get(key) is not None]
+    click.echo(f"outer step {record['outer_step']}: {', '.join(shown)}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 RENAMED_KEYS = {
-    "method.forget_margin": "method.forget_margin",
-    "evaluation.max_rows": "evaluation.max_rows",
-    "evaluation.custom_metrics": "evaluation.custom_metrics",
-    "search.early_stopping": "search.early_stopping",
-    "search.max_concurrent_trials": "search.max_concurrent_trials",
+    "method.forget_level": "method.forget_margin",
+    "evaluation.rows": "evaluation.max_rows",
+    "evaluation.functions": "evaluation.custom_metrics",
+    "search.rungs": "search.early_stopping",
+    "search.max_concurrent": "search.max_concurrent_trials",
 }
 """Old dotted key to new dotted key."""
 

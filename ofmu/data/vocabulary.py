@@ -1,4 +1,4 @@
-"""Word lists of the embedded benchmark: parts of fictitious authors (English, Spanish) and general knowledge."""
+"""Word lists of the generated benchmark: facts of fictitious authors (English, Spanish), and general knowledge."""
 
 from __future__ import annotations
 

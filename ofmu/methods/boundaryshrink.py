@@ -67,11 +67,11 @@ def nearest_classes(loss: ImageLoss, radius: float) -> RowFunction[ImageRow]:
 
     def compute(module: Callable[..., Any], rows: Sequence[ImageRow], device: torch.device) -> list[Tensor]:
         with torch.enable_grad():
-            shares = loss.shares(module, rows, device).requires_grad_()
+            pixels = loss.pixels(module, rows, device).requires_grad_()
             labels = loss.labels(rows, device)
-            value = functional.cross_entropy(loss.logits_of(module, shares), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(value, shares)
-        attacked = (shares.detach() + radius * gradient.sign()).clamp(0, 1)
-        return [*loss.logits_of(module, attacked).argmax(1)]
+            value = functional.cross_entropy(loss.logits_of_pixels(module, pixels), labels, reduction="sum")
+            (slope,) = torch.autograd.grad(value, pixels)
+        attacked = (pixels.detach() + radius * slope.sign()).clamp(0, 1)
+        return [*loss.logits_of_pixels(module, attacked).argmax(1)]
 
     return compute

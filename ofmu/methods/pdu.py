@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ofmu.config.base import NonNegativeFloat, PositiveFloat
+from ofmu.data.collate import IGNORE_INDEX
 from ofmu.data.rows import Example
-from ofmu.losses import IGNORED, AnswerTokenMean, answer_logits
+from ofmu.losses import AnswerTokenMean, answer_logits
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction, SingleLoopConfig, SingleLoopMethod
@@ -54,7 +55,7 @@ class FlatteningLoss(AnswerTokenMean):
         """Return the sum over the answer tokens of the rows."""
         logits, labels = answer_logits(module, rows, self.pad_id, device)
         margins = logits.amax(-1) - logits.mean(-1)
-        return margins.square().masked_fill(labels == IGNORED, 0.0).sum()
+        return margins.square().masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
 @register("pdu")

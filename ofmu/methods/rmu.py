@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ofmu.config.base import NonNegativeInt, PositiveFloat
+from ofmu.data.collate import collate
 from ofmu.data.rows import Example
 from ofmu.engine.base import RowFunction
 from ofmu.errors import ConfigError
-from ofmu.losses import collate
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.frozen_target import FrozenTarget

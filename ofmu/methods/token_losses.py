@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.data.collate import IGNORE_INDEX
 from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
-from ofmu.losses import IGNORED, AnswerLoss, AnswerTokenMean, Loss, answer_logits, answer_nll
+from ofmu.losses import AnswerLoss, AnswerTokenMean, Loss, answer_logits, answer_nll
 from ofmu.methods.base import Context
 from ofmu.methods.frozen_target import FrozenTarget
 from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
@@ -51,7 +52,7 @@ class TokenLoss(AnswerTokenMean):
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
         """Return the sum over the answer tokens of the rows, EOS included."""
         logits, labels = answer_logits(module, rows, self.pad_id, device)
-        is_answer = labels != IGNORED
+        is_answer = labels != IGNORE_INDEX
         return self.per_token(logits[is_answer], labels[is_answer], rows).sum()
 
     @abstractmethod
@@ -151,7 +152,7 @@ class TokenLossMethod(SingleLoopMethod[Example]):
 
         def logits_of(module: Callable[..., Any], batch: Sequence[Example], device: torch.device) -> list[Tensor]:
             logits, labels = answer_logits(module, batch, self.pad_id, device)
-            return [*torch.split(logits[labels != IGNORED], [row.answer_length for row in batch])]
+            return [*torch.split(logits[labels != IGNORE_INDEX], [row.answer_length for row in batch])]
 
         return self._target.outputs(logits_of, rows)
 

@@ -1,4 +1,4 @@
-"""Comparisons on a real local Ray: tiny real runs, killed and resumed, and budgets in closed form."""
+"""Comparisons on a local Ray: tiny runs that are killed and resumed, and budgets with metrics in closed form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def tiny(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_mapping: dict[str, Any]) -> Path:
-    """A config file of the smallest real runs."""
+    """A config file of tiny runs."""
     folder = tmp_path_factory.mktemp("compare")
     mapping = {
         **tiny_mapping,
@@ -41,8 +41,10 @@ def tiny(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_mappin
 
 @pytest.fixture(scope="module")
 def resumed(tiny: Path) -> tuple[Path, dict[str, int]]:
-    """A comparison that was killed in its first runs on other seeds, and continued; its directory and what was done
-    by then."""
+    """A comparison that was killed during its first runs on other seeds, and resumed.
+
+    Return its directory, and the modification times of the metrics that existed before the resume.
+    """
     run_dir = tiny.parent / "run"
     options = ["--methods", "graddiff,npo", "--trials", "3", "--seeds", "2", "--points", "2"]
     command = [sys.executable, "-m", "ofmu", "compare", "--benchmark", str(tiny), *options, "--run-dir", str(run_dir)]
@@ -102,7 +104,7 @@ def test_runs_differ_by_seed_and_start_from_one_target(resumed):
             assert len(set(scores)) == len(scores)
 
 
-def test_a_comparison_that_is_over_is_shown_again(resumed, capsys):
+def test_a_finished_comparison_is_shown_again(resumed, capsys):
     run_dir, _ = resumed
     (run_dir / "compare.png").unlink()
     assert main(["compare", "--resume", str(run_dir)]) == 0
@@ -136,7 +138,7 @@ def test_wrong_arguments_get_one_sentence_before_anything_runs(arguments, words,
 @pytest.fixture(scope="module")
 def cluster(ray_folder: Path) -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    # The workers cannot import this module by its name.
+    # The workers cannot import this module by name.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -144,7 +146,7 @@ def cluster(ray_folder: Path) -> Iterator[None]:
 
 
 def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, float]:
-    """Forgetting and utility in closed form: npo is better, graddiff cheaper, and one of its runs fails."""
+    """Return metrics in closed form: npo is better, graddiff is cheaper, and one run of graddiff fails."""
     if "seed2" in trial_dir.name and config.method.name == "graddiff":
         raise NonFiniteLossError("The loss became NaN at step 2: lower method.lr")
     share, seed = min(config.method.steps, 80) / 100, config.method.seed or 0
@@ -166,7 +168,7 @@ def test_the_same_gradient_evaluations_give_a_cheaper_method_more_trials(cluster
     assert (npo.trials, graddiff.failed) == (5, 0)
     assert graddiff.trials > 5
     spent = npo.cost.search_gradient_evaluations
-    # those at work when the budget was spent may end: one beside the last one, each of at most 160
+    # Trials that run when the budget is spent may end: one beside the last one, each of at most 160 evaluations.
     assert spent <= graddiff.cost.search_gradient_evaluations <= spent + 2 * 160
     failed = [run for point in graddiff.points for run in point.runs if run.metrics is None]
     assert {run.seed for run in failed} == {2}
@@ -174,7 +176,7 @@ def test_the_same_gradient_evaluations_give_a_cheaper_method_more_trials(cluster
     assert graddiff.hypervolumes[1] == 0
     assert (tmp_path / "run" / failed[0].directory / "failed.json").is_file()
 
-    # more seeds can be asked of a comparison that is over; its searches and runs stay
+    # A resume of a finished comparison may add seeds. Its searches and runs are kept.
     again = Comparison.resume(tmp_path / "run", ["compare.seeds=3"], executor=execute).summary
     assert again.seeds == (1, 2, 3)
     for name, before in (("npo", npo), ("graddiff", graddiff)):
@@ -183,7 +185,7 @@ def test_the_same_gradient_evaluations_give_a_cheaper_method_more_trials(cluster
             assert [run.seed for run in point.runs] == [1, 2, 3]
             assert point.runs[:2] == earlier.runs
 
-    # and more methods, each with its own budget and space; what is done stays
+    # A resume may add methods with their own budgets and spaces. Finished methods are kept.
     added = ["compare.methods=npo,graddiff,gradascent", "compare.spaces.gradascent={method.steps: {high: 30}}"]
     wider = Comparison.resume(tmp_path / "run", added, executor=execute).summary
     assert wider.seeds == (1, 2, 3)
@@ -191,7 +193,9 @@ def test_the_same_gradient_evaluations_give_a_cheaper_method_more_trials(cluster
         assert wider.method(name).points == again.method(name).points
     third = wider.method("gradascent")
     assert third.trials > 5
-    assert max(point.settings.get("method.steps", 0) for point in third.points) <= 60  # the paper's point may exceed 30
+    assert (
+        max(point.settings.get("method.steps", 0) for point in third.points) <= 60
+    )  # the published settings may exceed 30
     assert Comparison.resume(tmp_path / "run", executor=execute).summary == wider
     with pytest.raises(ConfigError, match="cannot leave out the method 'npo'"):
         Comparison.resume(tmp_path / "run", ["compare.methods=graddiff,gradascent"], executor=execute)

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from cluster.config import ClusterConfig
-from cluster.train.worker_group import WarmTrials
+from cluster.train.worker_group import WorkerGroupPool
 from ofmu.errors import PrunedError
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
@@ -39,15 +39,21 @@ def test_twenty_early_stops_leave_no_resource_behind(
         for trial in range(100, 100 + 2 * STOPS):
             assert not ray.get(office.answer.remote(trial, 1, 3, UNBEATEN))
         judging = Judging(settings, tuple(WAYS), RemoteBook(office))
-        trials, groups = WarmTrials(), set()
+        pool, groups = WorkerGroupPool(), set()
         for number in range(STOPS):
             with pytest.raises(PrunedError):
-                trials(config, ClusterConfig(num_workers=2), tmp_path / str(number), prepared, judge=judging.of(number))
-            assert trials._group is not None
-            groups.add(id(trials._group))
+                pool(
+                    config,
+                    ClusterConfig(num_workers=2),
+                    tmp_path / str(number),
+                    prepared,
+                    round_callback=judging.of(number),
+                )
+            assert pool._group is not None
+            groups.add(id(pool._group))
         assert len(groups) == 1, "a trial that is stopped must not cost its group"
         assert ray.available_resources().get("CPU", 0) == 0
-        trials.close()
+        pool.close()
         ray.kill(office)
         deadline = time.monotonic() + 60
         while ray.available_resources() != ray.cluster_resources() and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu.errors import ConfigError
 from tune import ParetoSearch
-from tune.callbacks.base import Progress, SearchListener
+from tune.callbacks.base import Progress, SearchCallback
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -43,7 +43,7 @@ def test_a_search_of_real_runs_ends_in_models_that_load(ray_folder: Path, tmp_pa
     assert AutoTokenizer.from_pretrained(exported).pad_token_id is not None
 
 
-class WorkersSeen(SearchListener):
+class WorkersSeen(SearchCallback):
     """Notes the train workers of a test's cluster whenever a trial has ended while others are to come."""
 
     def __init__(self, ray_folder: Path) -> None:

@@ -17,10 +17,10 @@ from ofmu.errors import PrunedError
 from ofmu.preparer import prepare
 from ofmu.run_files import RunFiles
 from tune import ParetoSearch, SearchResult
-from tune.callbacks.base import Progress, SearchListener
+from tune.callbacks.base import Progress, SearchCallback
 from tune.early_stopping.rungs import RungScheduler, RungSettings
 from tune.early_stopping.service import Judging, RemoteBook, open_office
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -34,7 +34,7 @@ SEARCH = {
 }
 
 
-class Recorder(SearchListener):
+class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
 
@@ -56,7 +56,7 @@ def found(
 
 
 def stored_trials(result: SearchResult) -> list[optuna.trial.FrozenTrial]:
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(result.run_dir / "study.db"))
+    study = read_study(result.run_dir / "study.log")
     return study.trials
 
 
@@ -139,7 +139,9 @@ def test_a_group_of_workers_asks_once_and_ends_as_one(found, tiny_config, tmp_pa
     for number, workers in ((2, 0), (3, 2)):
         judge = Judging(settings, tuple(ways), RemoteBook(office)).of(number)
         with pytest.raises(PrunedError) as caught:
-            run_trial(tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, judge=judge)
+            run_trial(
+                tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, round_callback=judge
+            )
         accounts.append(caught.value.record)
         assert RunFiles(tmp_path / str(number)) == accounts[-1]
     ray.kill(office)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 
@@ -17,7 +16,8 @@ from ofmu.errors import ConfigError, PruningRecord, RunError, StorageError
 from tune import AskTell, SearchResult
 from tune.ask_tell import AskedTrial
 from tune.rundir.search_dir import RunDirectory
-from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+from tune.study.searcher import StudySearcher, open_study
+from tune.study.storage import read_study
 
 CONFIG: dict[str, Any] = {"search": {"num_trials": 8}, "seed": 5}
 
@@ -36,8 +36,7 @@ def run_all(search: AskTell) -> list[AskedTrial]:
 
 
 def states(run_dir: Path) -> list[str]:
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
-    return [trial.state.name for trial in study.trials]
+    return [trial.state.name for trial in read_study(run_dir / "study.log").trials]
 
 
 def test_a_loop_hands_out_what_a_search_would(tmp_path):
@@ -49,8 +48,8 @@ def test_a_loop_hands_out_what_a_search_would(tmp_path):
     assert asked[0].config.method.model_dump()["outer_steps"] == 0
     assert [trial.directory for trial in asked] == [tmp_path / "mine" / "trials" / f"{n:05d}" for n in range(8)]
 
-    other = RunDirectory.fresh(tmp_path / "other")
-    other.create()
+    other = RunDirectory.create_new(tmp_path / "other")
+    other.mkdir()
     searcher = StudySearcher(open_study(other.study_file, search.config), search.config, other.trial)
     for trial in asked:
         specification: Any = searcher.suggest(str(trial.number))

@@ -1,1 +1,1 @@
-"""Callbacks of a search."""
+"""Callbacks of a search: the interface, the list of callbacks, the console and Prometheus."""

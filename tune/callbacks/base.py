@@ -1,4 +1,4 @@
-"""How a running search tells of itself: a snapshot, whoever listens, and the hook into Ray Tune's loop."""
+"""The callback interface of a search, and the hook into Ray Tune's loop."""
 
 from __future__ import annotations
 
@@ -31,61 +31,63 @@ class TrialSource(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """A search at one moment."""
+    """The state of a running search."""
 
     result: SearchResult
     total: int
+    """Number of trials that the search is expected to have."""
     complete: int
     failed: int
     running: tuple[int, ...]
-    """Numbers of the trials at work."""
+    """Numbers of the running trials."""
     elapsed: float
-    """Seconds of search so far, earlier sessions of a resumed one included."""
-    left: float | None
-    """Seconds to go at this session's pace; None before its first trial ends."""
+    """Seconds of search, over all sessions."""
+    remaining: float | None
+    """Estimated seconds to the end, at this session's pace; None before a trial of this session ends."""
     pruned: int = 0
-    """Trials stopped early."""
+    """Number of trials that early stopping ended."""
 
     @property
     def done(self) -> int:
-        """Return how many trials are complete, failed or pruned."""
+        """Number of trials that are complete, failed or pruned."""
         return self.complete + self.failed + self.pruned
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStartLoaded:
-    """The search starts from earlier searches."""
+    """The preparation event of a search that starts from earlier searches."""
 
     prior: int
-    """Trials of earlier searches that inform the sampler."""
+    """Number of earlier trials that inform the sampler."""
     initial: int
-    """Settings that run first."""
+    """Number of settings that run first."""
 
 
-class SearchListener:
-    """Base of whoever follows a search. Every hook is optional and runs in the search's own process.
+class SearchCallback:
+    """Base class of a search's callbacks. Every hook is optional, and runs in the search's own process.
 
-    What a hook raises is a warning and ends nothing; see :class:`tune.callbacks.callback_list.Audience`.
+    An exception in a hook becomes a warning; see :class:`tune.callbacks.callback_list.CallbackList`.
     """
 
     def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
-        """Called with the events of the preparation, and after them with the warm start if there is one."""
+        """Called with each event of the preparation, and then with the warm start, if there is one."""
 
     def on_start(self, progress: Progress) -> None:
-        """The first trials are about to start."""
+        """Called before the first trials start."""
 
     def on_progress(self, progress: Progress) -> None:
-        """A trial started or ended."""
+        """Called after a trial started or ended."""
 
     def on_trial_end(self, trial: EndedTrial) -> None:
-        """A trial is complete, failed or pruned, and stored as such: once for each that ends.
+        """Called once for every trial that is complete, failed or pruned, after the trial was stored.
 
-        A trial that a killed search left finished is told by the search that continues it, after ``on_start``; one
-        that was stored but not yet told when the process was killed is told to nobody.
+        If a search is killed after a trial finished and before the trial was stored, the resumed search calls this
+        hook after :meth:`on_start`. If the search is killed after the trial was stored and before this call, the call
+        is lost.
         """
 
     def on_end(self, result: SearchResult) -> None:
-        """The search is over and its files are written."""
+        """Called after the search ended and its files were written."""
 
 
 class TuneWatcher(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types

@@ -1,4 +1,4 @@
-"""Those who follow a search, as one: what one of them raises reaches neither the others nor the study."""
+"""A list of callbacks that acts as one callback, and that turns the callbacks' exceptions into warnings."""
 
 from __future__ import annotations
 
@@ -10,68 +10,68 @@ from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
 from ofmu.tasks.events import PreparationEvent
-from tune.callbacks.base import Progress, SearchListener, WarmStartLoaded
+from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
 from tune.study.finished_trial import EndedTrial
 
 if TYPE_CHECKING:
     from tune.results.result import SearchResult
 
-Callback = SearchListener | Callable[[EndedTrial], Any]
-"""A listener, or a plain function that is called with every trial that ends."""
+Callback = SearchCallback | Callable[[EndedTrial], Any]
+"""A callback object, or a plain function that is called with every trial that ends."""
 
 
-class Audience(SearchListener):
-    """Passes on what happens to every callback, in order.
+class CallbackList(SearchCallback):
+    """Calls every callback in order.
 
-    An exception that a callback raises is a warning, the first time that this callback raises one, and the search
-    goes on: hours of trials must not hang on a plot or a logger. The callback goes on being called.
-    KeyboardInterrupt and SystemExit do end the search; a resume continues it.
+    If a callback raises an exception, its first exception becomes a warning, and the search continues: a plot or a
+    logger must not end hours of trials. The callback is still called afterwards. KeyboardInterrupt and SystemExit do
+    end the search.
 
     Raises:
-        ConfigError: a callback is neither a listener nor a function.
+        ConfigError: a callback is neither a SearchCallback nor a function.
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
-        self._listeners = [_as_listener(position, each) for position, each in enumerate(callbacks)]
-        self._warned_of: set[int] = set()
+        self._callbacks = [_as_callback(position, each) for position, each in enumerate(callbacks)]
+        self._warned: set[int] = set()
 
-    def add(self, listener: SearchListener) -> None:
-        """Let one more listen, after the others."""
-        self._listeners.append(listener)
+    def add(self, callback: SearchCallback) -> None:
+        """Append a callback."""
+        self._callbacks.append(callback)
 
     def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
-        """Pass it on."""
-        self._each(lambda listener: listener.on_prepare(event))
+        """Call ``on_prepare`` of every callback."""
+        self._call_each(lambda callback: callback.on_prepare(event))
 
     def on_start(self, progress: Progress) -> None:
-        """Pass it on."""
-        self._each(lambda listener: listener.on_start(progress))
+        """Call ``on_start`` of every callback."""
+        self._call_each(lambda callback: callback.on_start(progress))
 
     def on_progress(self, progress: Progress) -> None:
-        """Pass it on."""
-        self._each(lambda listener: listener.on_progress(progress))
+        """Call ``on_progress`` of every callback."""
+        self._call_each(lambda callback: callback.on_progress(progress))
 
     def on_trial_end(self, trial: EndedTrial) -> None:
-        """Pass it on."""
-        self._each(lambda listener: listener.on_trial_end(trial))
+        """Call ``on_trial_end`` of every callback."""
+        self._call_each(lambda callback: callback.on_trial_end(trial))
 
     def on_end(self, result: SearchResult) -> None:
-        """Pass it on."""
-        self._each(lambda listener: listener.on_end(result))
+        """Call ``on_end`` of every callback."""
+        self._call_each(lambda callback: callback.on_end(result))
 
-    def _each(self, call: Callable[[SearchListener], None]) -> None:
-        for listener in self._listeners:
+    def _call_each(self, call: Callable[[SearchCallback], None]) -> None:
+        for callback in self._callbacks:
             try:
-                call(listener)
+                call(callback)
             except Exception as error:
-                # whatever a user's callback does wrong: theirs to mend, and no trial's fault
-                if id(listener) not in self._warned_of:
-                    self._warned_of.add(id(listener))
-                    warnings.warn(_sentence(listener, error), stacklevel=3)
+                # Any exception is possible here: the callback is the user's own code.
+                if id(callback) not in self._warned:
+                    self._warned.add(id(callback))
+                    warnings.warn(_sentence(callback, error), stacklevel=3)
 
 
-class _TrialFunction(SearchListener):
-    """A plain function that hears of trials that end."""
+class _FunctionCallback(SearchCallback):
+    """A plain function that is called with every trial that ends."""
 
     def __init__(self, function: Callable[[EndedTrial], Any]) -> None:
         self._function = function
@@ -84,21 +84,21 @@ class _TrialFunction(SearchListener):
         self._function(trial)
 
 
-def _as_listener(position: int, callback: Callback) -> SearchListener:
-    if isinstance(callback, SearchListener):
+def _as_callback(position: int, callback: Callback) -> SearchCallback:
+    if isinstance(callback, SearchCallback):
         return callback
     if callable(callback) and not isinstance(callback, type):
-        return _TrialFunction(callback)
+        return _FunctionCallback(callback)
     raise ConfigError(
-        f"callbacks[{position}] is {callback!r}, which is neither a tune.SearchListener nor a function of one ended "
+        f"callbacks[{position}] is {callback!r}, which is neither a tune.SearchCallback nor a function of one ended "
         "trial: give an instance or a function"
     )
 
 
-def _sentence(listener: SearchListener, error: Exception) -> str:
-    name = str(listener) if isinstance(listener, _TrialFunction) else type(listener).__name__
-    place = traceback.extract_tb(error.__traceback__)[-1]
+def _sentence(callback: SearchCallback, error: Exception) -> str:
+    name = str(callback) if isinstance(callback, _FunctionCallback) else type(callback).__name__
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"The callback {name} raised {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        f"The callback {name} raised {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
         "; the search goes on"
     )

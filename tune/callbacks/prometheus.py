@@ -1,11 +1,11 @@
-"""A search's figures on Ray's metrics endpoint, from where Prometheus scrapes them.
+"""Publish a search's metrics on Ray's metrics endpoint, which Prometheus scrapes.
 
-Ray puts ``ray_`` before every name. All bear the label ``run``, the search's directory:
+Ray adds the prefix ``ray_`` to every name. Every metric has the label ``run``, the search's directory:
 
-- ``ofmu_search_trials`` with ``state`` complete, failed, pruned, running or waiting (asked for and not yet started);
-- ``ofmu_search_hypervolume``, of the front so far;
-- ``ofmu_search_gradient_evaluations_total``, of all finished trials, those of an earlier session included;
-- ``ofmu_search_gradient_evaluations_per_second``, of the trials that this session finished, over its seconds.
+- ``ofmu_search_trials`` with ``state`` complete, failed, pruned, running or waiting (wanted and not yet started);
+- ``ofmu_search_hypervolume``, the current front's hypervolume;
+- ``ofmu_search_gradient_evaluations_total``, over all finished trials of all sessions;
+- ``ofmu_search_gradient_evaluations_per_second``, of the trials that this session finished.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from ray.util.metrics import Counter, Gauge
 
-from tune.callbacks.base import Progress, SearchListener
+from tune.callbacks.base import Progress, SearchCallback
 from tune.study.finished_trial import EndedTrial
 
 _ENDED = ("complete", "failed", "pruned")
 
 
-class SearchGauges(SearchListener):
-    """Keeps the figures up to date. Where no Ray session exports metrics they go nowhere, at no cost."""
+class PrometheusCallback(SearchCallback):
+    """Updates the metrics. Without a Ray session that exports metrics, nothing is published."""
 
     def __init__(self) -> None:
         self._trials = Gauge("ofmu_search_trials", "Trials of the search, by state", ("run", "state"))
@@ -34,21 +34,21 @@ class SearchGauges(SearchListener):
             "Gradient evaluations of the trials that this session finished, over its seconds",
             ("run",),
         )
-        self._known: frozenset[int] = frozenset()
-        self._spent_here, self._elapsed_before, self._elapsed = 0.0, 0.0, 0.0
+        self._counted_at_start: frozenset[int] = frozenset()
+        self._session_evaluations, self._elapsed_at_start, self._elapsed = 0.0, 0.0, 0.0
 
     def on_start(self, progress: Progress) -> None:
-        """Take over what earlier sessions did."""
+        """Count the trials of earlier sessions, and publish all metrics."""
         trials = progress.result.trials
         ended = trials[trials["state"].isin(_ENDED)]
-        self._known = frozenset(int(number) for number in ended["trial"])
-        self._elapsed_before = self._elapsed = progress.elapsed
+        self._counted_at_start = frozenset(int(number) for number in ended["trial"])
+        self._elapsed_at_start = self._elapsed = progress.elapsed
         if "gradient_evaluations" in ended:
             self._count(float(ended["gradient_evaluations"].fillna(0.0).sum()), _labels(progress.result.run_dir))
         self.on_progress(progress)
 
     def on_progress(self, progress: Progress) -> None:
-        """Set the counts and the hypervolume anew."""
+        """Publish the counts and the hypervolume."""
         run = _labels(progress.result.run_dir)
         counts = {
             "complete": progress.complete,
@@ -64,22 +64,22 @@ class SearchGauges(SearchListener):
         self._set_rate(run)
 
     def on_trial_end(self, trial: EndedTrial) -> None:
-        """Count what the trial spent."""
-        if trial.number in self._known:
+        """Count the trial's gradient evaluations."""
+        if trial.number in self._counted_at_start:
             return
         run = _labels(trial.directory.parent.parent)
-        spent = trial.metrics.get("gradient_evaluations") or 0.0
-        self._spent_here += spent
-        self._count(spent, run)
+        evaluations = trial.metrics.get("gradient_evaluations") or 0.0
+        self._session_evaluations += evaluations
+        self._count(evaluations, run)
         self._set_rate(run)
 
-    def _count(self, spent: float, run: dict[str, str]) -> None:
-        if spent > 0:
-            self._evaluations.inc(spent, run)
+    def _count(self, evaluations: float, run: dict[str, str]) -> None:
+        if evaluations > 0:
+            self._evaluations.inc(evaluations, run)
 
     def _set_rate(self, run: dict[str, str]) -> None:
-        seconds = self._elapsed - self._elapsed_before
-        self._rate.set(self._spent_here / seconds if seconds > 0 else 0.0, run)
+        seconds = self._elapsed - self._elapsed_at_start
+        self._rate.set(self._session_evaluations / seconds if seconds > 0 else 0.0, run)
 
 
 def _labels(run_dir: Path) -> dict[str, str]:

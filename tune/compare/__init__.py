@@ -1,1 +1,1 @@
-"""Several methods searched at equal budget, their fronts repeated on several seeds, and what can be said of them."""
+"""Comparison of methods at equal budget."""

@@ -1,4 +1,4 @@
-"""From the runs of all methods to the comparison's summary: corner, levels, tests, ranks. No Ray, no files."""
+"""Compute a comparison's summary from all runs: levels, hypervolumes, ranks and tests. No Ray, no files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tune.compare.result import Cost, Levels, MethodSummary, PairTest, PointRuns, Quantity, Summary
 from tune.compare.statistics import (
     Values,
     best_at_levels,
@@ -18,6 +17,7 @@ from tune.compare.statistics import (
     mean_ranks,
     paired_test,
 )
+from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, PointRuns, Quantity, Summary
 from tune.results.pareto import Points, as_costs, hypervolume, reference_point
 from tune.space.objectives import Direction
 
@@ -25,13 +25,9 @@ if TYPE_CHECKING:
     from tune.compare.config import CompareSettings
 
 
-LEAST_SEEDS = 3
-"""With fewer no method is marked as best, whatever p is."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class MethodRuns:
-    """One method's search and what became of its chosen points."""
+    """One method's search, and the runs of the points that were chosen from its front."""
 
     name: str
     title: str
@@ -46,57 +42,61 @@ class MethodRuns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all methods of a comparison share."""
+class SharedContext:
+    """What all methods of a comparison share: objectives, seeds, target and reference."""
 
     objectives: Mapping[str, Direction]
     seeds: tuple[int, ...]
     target: Mapping[str, float]
     reference: Mapping[str, float] | None
     seed: int
-    """Of the bootstrap's and the tests' random numbers."""
+    """Seed of the bootstrap and of the sampled tests."""
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """The objectives as costs: signs that turn them, the corner, the best seen, and the levels."""
+class _Normalisation:
+    """The constants that turn objectives into costs and costs into units of their range."""
 
     signs: Values
-    corner: Values
+    """(objectives,): 1 for an objective to be minimised, -1 for one to be maximised."""
+    reference_point: Values
+    """(objectives,) in costs: the hypervolume's reference point."""
     ideal: Values
+    """(objectives,) in costs: the best value of any run or of the target."""
     forgetting: Values
-    """Bounds on the first objective."""
+    """(forgetting levels,): upper bounds on the first cost."""
     utility: Values
-    """Bounds on the second objective."""
+    """(utility levels,): upper bounds on the second cost."""
 
 
 @dataclass(frozen=True)
-class _Held:
-    """One method's numbers, in costs."""
+class _MethodValues:
+    """One method's values, in costs."""
 
     volumes: Values
-    """(seeds,)"""
+    """(seeds,): hypervolumes."""
     utility: Values
     """(seeds, forgetting levels); NaN where no run reached the level."""
     forgetting: Values
-    """(seeds, utility levels)"""
+    """(seeds, utility levels); NaN where no run reached the level."""
 
 
 def summarise(
-    found: Sequence[MethodRuns], shared: Setting, settings: CompareSettings, command: Sequence[str]
+    found: Sequence[MethodRuns], shared: SharedContext, settings: CompareSettings, command: Sequence[str]
 ) -> Summary:
-    """Return the summary of all methods' runs, the best mean rank first."""
+    """Return the summary of all methods' runs, sorted by mean rank."""
     runs = {method.name: run_costs(method.points, shared) for method in found}
-    scale = _scale(list(runs.values()), shared, settings)
-    held = {name: _hold(costs, scale) for name, costs in runs.items()}
-    blocks = {name: _blocks(numbers, scale) for name, numbers in held.items()}
+    norm = _normalisation(list(runs.values()), shared, settings)
+    values = {name: _method_values(costs, norm) for name, costs in runs.items()}
+    blocks = {name: _level_costs(each, norm) for name, each in values.items()}
+    volumes = {name: -each.volumes[:, None] for name, each in values.items()}
     ranks = mean_ranks(np.stack([block.ravel() for block in blocks.values()]))
     tests = [
-        *_tests("levels", blocks, shared.seed, (len(scale.forgetting), len(scale.utility))),
-        *_tests("hypervolume", {name: -numbers.volumes[:, None] for name, numbers in held.items()}, shared.seed, (1,)),
+        *_tests("levels", blocks, shared.seed, (len(norm.forgetting), len(norm.utility))),
+        *_tests("hypervolume", volumes, shared.seed, (1,)),
     ]
     methods = [
-        _method(method, held[method.name], float(rank), scale, shared.seed)
+        _method_summary(method, values[method.name], float(rank), norm, shared.seed)
         for method, rank in zip(found, ranks, strict=True)
     ]
     return Summary(
@@ -107,22 +107,22 @@ def summarise(
         significance=settings.significance,
         target=dict(shared.target),
         reference=None if shared.reference is None else dict(shared.reference),
-        corner=dict(zip(shared.objectives, (scale.corner * scale.signs + 0.0).tolist(), strict=True)),
+        reference_point=dict(zip(shared.objectives, (norm.reference_point * norm.signs + 0.0).tolist(), strict=True)),
         levels=Levels(
-            forgetting=tuple((scale.forgetting * scale.signs[0]).tolist()),
-            utility=tuple((scale.utility * scale.signs[1]).tolist()),
+            forgetting=tuple((norm.forgetting * norm.signs[0]).tolist()),
+            utility=tuple((norm.utility * norm.signs[1]).tolist()),
         ),
         methods=tuple(sorted(methods, key=lambda method: method.mean_rank)),
         tests=tuple(tests),
         best={
-            quantity: best_of(tests, quantity, settings.significance) if len(shared.seeds) >= LEAST_SEEDS else None
+            quantity: best_of(tests, quantity, settings.significance) if len(shared.seeds) >= MIN_SEEDS else None
             for quantity in ("levels", "hypervolume")
         },
     )
 
 
-def run_costs(points: Sequence[PointRuns], shared: Setting) -> Values:
-    """Return the runs' objectives as costs, shape (points, seeds, objectives); a failed run is a row of NaN."""
+def run_costs(points: Sequence[PointRuns], shared: SharedContext) -> Values:
+    """Return the runs' objectives as costs, shape (points, seeds, objectives). A failed run is a row of NaN."""
     names, directions = list(shared.objectives), list(shared.objectives.values())
     costs = np.full((len(points), len(shared.seeds), len(names)), np.nan)
     for row, point in enumerate(points):
@@ -135,53 +135,59 @@ def run_costs(points: Sequence[PointRuns], shared: Setting) -> Values:
 
 
 def best_of(tests: Sequence[PairTest], quantity: Quantity, significance: float) -> str | None:
-    """Return the method that beats every other: corrected p below ``significance``, and better on every seed."""
-    own = [test for test in tests if test.quantity == quantity]
-    names = list(dict.fromkeys(name for test in own for name in (test.first, test.second)))
+    """Return the method that is significantly better than every other one; None if there is no such method.
+
+    Against every other method, the corrected p must be below ``significance`` and every seed's mean must be better.
+    """
+    relevant = [test for test in tests if test.quantity == quantity]
+    names = list(dict.fromkeys(name for test in relevant for name in (test.first, test.second)))
     for name in names:
-        mine = [test for test in own if name in (test.first, test.second)]
-        won = [test.agrees and (test.gain > 0) == (test.first == name) and test.gain != 0 for test in mine]
-        if mine and all(won) and all(test.p_holm < significance for test in mine):
+        own = [test for test in relevant if name in (test.first, test.second)]
+        won = [test.consistent and (test.gain > 0) == (test.first == name) and test.gain != 0 for test in own]
+        if own and all(won) and all(test.p_holm < significance for test in own):
             return name
     return None
 
 
-def _scale(runs: Sequence[Values], shared: Setting, settings: CompareSettings) -> _Scale:
+def _normalisation(runs: Sequence[Values], shared: SharedContext, settings: CompareSettings) -> _Normalisation:
     names, directions = list(shared.objectives), list(shared.objectives.values())
     signs = np.array([1.0 if way == "min" else -1.0 for way in directions])
     target = np.array([shared.target[name] for name in names]) * signs
     seen = np.vstack([target, *(costs.reshape(-1, len(names)) for costs in runs)])
     seen = seen[~np.isnan(seen).any(axis=1)]
-    corner, ideal = reference_point(names, seen, directions), seen.min(axis=0)
-    known = None if shared.reference is None else shared.reference.get(names[0])
-    goal = min(float(ideal[0] if known is None else known * signs[0]), float(target[0]))
-    return _Scale(
+    worst, ideal = reference_point(names, seen, directions), seen.min(axis=0)
+    retrained = None if shared.reference is None else shared.reference.get(names[0])
+    goal = min(float(ideal[0] if retrained is None else retrained * signs[0]), float(target[0]))
+    return _Normalisation(
         signs,
-        corner,
+        worst,
         ideal,
         forgetting=target[0] + np.array(settings.forgetting_levels) * (goal - target[0]),
-        utility=corner[1] + np.array(settings.utility_levels) * (target[1] - corner[1]),
+        utility=worst[1] + np.array(settings.utility_levels) * (target[1] - worst[1]),
     )
 
 
-def _hold(costs: Values, scale: _Scale) -> _Held:
+def _method_values(costs: Values, norm: _Normalisation) -> _MethodValues:
     by_seed = [costs[:, seed] for seed in range(costs.shape[1])]
-    whole: list[Points] = [points[~np.isnan(points).any(axis=1)] for points in by_seed]
-    return _Held(
-        np.array([hypervolume(points, scale.corner) for points in whole]),
-        np.stack([best_at_levels(points, 0, 1, scale.forgetting.tolist()) for points in whole]),
-        np.stack([best_at_levels(points, 1, 0, scale.utility.tolist()) for points in whole]),
+    finished: list[Points] = [points[~np.isnan(points).any(axis=1)] for points in by_seed]
+    return _MethodValues(
+        np.array([hypervolume(points, norm.reference_point) for points in finished]),
+        np.stack([best_at_levels(points, 0, 1, norm.forgetting.tolist()) for points in finished]),
+        np.stack([best_at_levels(points, 1, 0, norm.utility.tolist()) for points in finished]),
     )
 
 
-def _blocks(held: _Held, scale: _Scale) -> Values:
-    """Return (seeds, levels) of costs from 0, the best seen, to 1, the corner, which a level not reached gets."""
-    span = scale.corner - scale.ideal
+def _level_costs(values: _MethodValues, norm: _Normalisation) -> Values:
+    """Return costs of shape (seeds, levels), scaled to 0 (the best value of a run) ... 1 (the reference point).
+
+    A level that no run reached costs 1.
+    """
+    span = norm.reference_point - norm.ideal
     span = np.where(span > 0, span, 1.0)
-    utility = (held.utility - scale.ideal[1]) / span[1]
-    forgetting = (held.forgetting - scale.ideal[0]) / span[0]
-    whole: Values = np.nan_to_num(np.hstack([utility, forgetting]), nan=1.0)
-    return whole
+    utility = (values.utility - norm.ideal[1]) / span[1]
+    forgetting = (values.forgetting - norm.ideal[0]) / span[0]
+    costs: Values = np.nan_to_num(np.hstack([utility, forgetting]), nan=1.0)
+    return costs
 
 
 def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: Sequence[int]) -> list[PairTest]:
@@ -197,15 +203,17 @@ def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: S
             p=test.p,
             p_holm=p_holm,
             pairs=test.pairs,
-            least_p=test.least_p,
+            min_attainable_p=test.min_attainable_p,
             exact=test.exact,
-            agrees=test.agrees,
+            consistent=test.consistent,
         )
         for (first, second), test, p_holm in zip(pairs, tests, corrected, strict=True)
     ]
 
 
-def _method(runs: MethodRuns, held: _Held, rank: float, scale: _Scale, seed: int) -> MethodSummary:
+def _method_summary(
+    runs: MethodRuns, values: _MethodValues, rank: float, norm: _Normalisation, seed: int
+) -> MethodSummary:
     return MethodSummary(
         name=runs.name,
         title=runs.title,
@@ -215,18 +223,18 @@ def _method(runs: MethodRuns, held: _Held, rank: float, scale: _Scale, seed: int
         pruned=runs.pruned,
         points=runs.points,
         cost=_cost(runs),
-        hypervolumes=tuple(held.volumes.tolist()),
-        hypervolume=float(held.volumes.mean()),
-        hypervolume_interval=bootstrap_interval(held.volumes, seed),
-        utility_at_forgetting=_per_level(held.utility * scale.signs[1]),
-        forgetting_at_utility=_per_level(held.forgetting * scale.signs[0]),
+        hypervolumes=tuple(values.volumes.tolist()),
+        hypervolume=float(values.volumes.mean()),
+        hypervolume_interval=bootstrap_interval(values.volumes, seed),
+        utility_at_forgetting=_per_level(values.utility * norm.signs[1]),
+        forgetting_at_utility=_per_level(values.forgetting * norm.signs[0]),
         mean_rank=rank,
         importances=dict(runs.importances),
     )
 
 
 def _per_level(values: Values) -> tuple[tuple[float | None, ...], ...]:
-    """Return (seeds, levels) as one tuple of seeds per level, None for NaN."""
+    """Return values of shape (seeds, levels) as one tuple of seeds per level, with None for NaN."""
     return tuple(tuple(None if value != value else float(value) for value in level) for level in values.T)
 
 
@@ -237,8 +245,8 @@ def _cost(runs: MethodRuns) -> Cost:
         return [value for metrics in finished if (value := metrics.get(name)) is not None]
 
     def mean(name: str) -> float | None:
-        known = values(name)
-        return sum(known) / len(known) if known else None
+        reported = values(name)
+        return sum(reported) / len(reported) if reported else None
 
     return Cost(
         search_gradient_evaluations=runs.search_gradient_evaluations,

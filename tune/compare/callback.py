@@ -1,4 +1,4 @@
-"""Whoever follows a comparison."""
+"""The callback interface of a comparison."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ofmu.tasks.events import PreparationEvent
-from tune.callbacks.base import SearchListener
+from tune.callbacks.base import SearchCallback
 
 if TYPE_CHECKING:
     from tune.compare.result import ComparisonResult
 
 
-class CompareListener:
-    """Base of whoever follows a comparison. Every hook is optional and runs in the comparison's own process."""
+class CompareCallback:
+    """Base class of a comparison's callback. Every hook is optional, and runs in the comparison's own process."""
 
     def on_prepare(self, event: PreparationEvent) -> None:
-        """Called with the events of the preparation."""
+        """Called with each event of the preparation."""
 
     def on_start(self, run_dir: Path, methods: tuple[str, ...]) -> None:
-        """The first search is about to start."""
+        """Called before the first search starts."""
 
     @contextmanager
-    def search(self, method: str, index: int, count: int) -> Iterator[Sequence[SearchListener]]:
-        """Surround one method's search, the ``index``-th of ``count``; what is yielded listens to it."""
+    def search(self, method: str, index: int, count: int) -> Iterator[Sequence[SearchCallback]]:
+        """Surround one method's search, number ``index`` of ``count``. Yield the callbacks of that search."""
         yield ()
 
     def on_runs(self, method: str, done: int, total: int) -> None:
-        """So many of the chosen points' runs are done."""
+        """Called when ``done`` of a method's ``total`` runs on other seeds have ended."""
 
     def on_end(self, result: ComparisonResult) -> None:
-        """The comparison is over and its files are written."""
+        """Called after the comparison ended and its files were written."""

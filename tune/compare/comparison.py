@@ -1,4 +1,4 @@
-"""Comparison: every method gets its own search, its front runs again on several seeds, then they are held together."""
+"""Comparison: search with every method, run the points of each front on several seeds, and compare the methods."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationStarted
-from tune.callbacks.base import SearchListener
-from tune.compare.analysis import MethodRuns, Setting, summarise
-from tune.compare.callback import CompareListener
+from tune.callbacks.base import SearchCallback
+from tune.compare.analysis import MethodRuns, SharedContext, summarise
+from tune.compare.callback import CompareCallback
 from tune.compare.config import CompareSettings
 from tune.compare.directory import CompareDirectory
 from tune.compare.plan import method_configs, with_budget, yardstick
@@ -28,6 +28,7 @@ from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
 from tune.execution.trainable import Executor
 from tune.rundir.search_dir import RunDirectory
+from tune.rundir.search_files import TRIALS_TABLE
 from tune.search import ParetoSearch
 from tune.study.baselines import TARGET
 
@@ -39,14 +40,18 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """Several methods on one benchmark, at the same number of trials or of gradient evaluations.
+    """A comparison of several methods on one benchmark, at equal trials or equal gradient evaluations.
 
-    ``config`` is what :class:`tune.ParetoSearch` takes, with a ``compare`` section; the other arguments replace the
-    config's. ``run_dir`` must be new; None names one under ``runs/``. ``executor`` runs one trial (default:
-    :func:`cluster.train.trainer.run_trial`, or :class:`cluster.train.worker_group.WarmTrials` for worker groups, on prepared models).
+    Args:
+        config: what :class:`tune.ParetoSearch` takes, with a ``compare`` section.
+        methods, num_trials, seeds, points, budget: replace the config's values.
+        run_dir: a new directory; None names one under ``runs/``.
+        executor: runs one trial. The default runs prepared models: :func:`cluster.train.trainer.run_trial`, or
+            :class:`cluster.train.worker_group.WorkerGroupPool` with worker groups.
+        callback: follows the comparison.
 
     Raises:
-        ConfigError: a method or a setting is unknown, or does not work on the task; said before anything runs.
+        ConfigError: a method or a setting is unknown, or does not work on the task. Nothing has run then.
         RunError: ``run_dir`` already holds a run.
     """
 
@@ -61,13 +66,13 @@ class Comparison:
         budget: str | int | None = None,
         run_dir: str | Path | None = None,
         executor: Executor | None = None,
-        listener: CompareListener | None = None,
+        callback: CompareCallback | None = None,
     ) -> None:
         given = {"methods": methods, "seeds": seeds, "points": points, "budget": budget}
         self.mapping = _mapping(config, {key: value for key, value in given.items() if value is not None}, num_trials)
         self.configs = method_configs(self.mapping)
-        self._home = CompareDirectory.fresh(run_dir)
-        self._executor, self._listener = executor, listener or CompareListener()
+        self._home = CompareDirectory.create_new(run_dir)
+        self._executor, self._callback = executor, callback or CompareCallback()
 
     @property
     def run_dir(self) -> Path:
@@ -75,14 +80,14 @@ class Comparison:
         return self._home.path
 
     def run(self) -> ComparisonResult:
-        """Search, run again, and compare.
+        """Search with every method, run the fronts' points on several seeds, and write the reports.
 
         Raises:
             ClusterError: the Ray cluster is unreachable or too small.
-            RunError: no method has a single complete trial, or the untouched target could not be scored.
-            OfmuError: data or model cannot be prepared; nothing has been written to the run directory then.
+            RunError: no method has a complete trial, or the untouched target could not be scored.
+            OfmuError: data or model cannot be prepared. Nothing has been written to the run directory then.
         """
-        return _Session(self._home, self.mapping, self._executor, self._listener).start()
+        return _Session(self._home, self.mapping, self._executor, self._callback).start()
 
     @classmethod
     def resume(
@@ -90,131 +95,142 @@ class Comparison:
         run_dir: str | Path,
         overrides: Sequence[str] = (),
         executor: Executor | None = None,
-        listener: CompareListener | None = None,
+        callback: CompareCallback | None = None,
     ) -> ComparisonResult:
-        """Continue a comparison that was killed, or return its result if it is over.
+        """Continue a comparison that was killed, or return the result of a finished one.
 
-        ``overrides`` may change the number of seeds (``compare.seeds=5``), add methods (``compare.methods=…``, with
-        ``compare.spaces.<method>`` for what they search), and say how concurrently and where it runs.
+        Args:
+            run_dir: the comparison's directory.
+            overrides: entries that may change the number of seeds (``compare.seeds=5``), add methods
+                (``compare.methods=...``, with ``compare.spaces.<method>`` for their spaces), and change the number of
+                concurrent trials, the kept models and the cluster.
+            executor: as for the constructor.
+            callback: follows the comparison.
 
         Raises:
-            RunError: ``run_dir`` is no comparison, or another process is at work on it.
-            ConfigError: an override would make its parts incomparable.
+            RunError: ``run_dir`` is no comparison, or another process holds its lock.
+            ConfigError: an override changes anything else, since old and new results could not be compared.
         """
-        home = CompareDirectory.existing(run_dir)
+        home = CompareDirectory.open_existing(run_dir)
         mapping = home.read_mapping(overrides)
-        return _Session(home, mapping, executor, listener or CompareListener(), overrides).start()
+        return _Session(home, mapping, executor, callback or CompareCallback(), overrides).start()
 
 
 class _Session:
-    """One process's share of a comparison, in reading order."""
+    """One process that runs a comparison or a part of it. The methods are in the order of the calls."""
 
     def __init__(
         self,
         home: CompareDirectory,
         mapping: Mapping[str, Any],
         executor: Executor | None,
-        listener: CompareListener,
+        callback: CompareCallback,
         overrides: Sequence[str] = (),
     ) -> None:
-        self._home, self._mapping, self._listener, self._overrides = home, mapping, listener, overrides
+        self._home, self._mapping, self._callback, self._overrides = home, mapping, callback, overrides
         self._configs = method_configs(mapping)
         self._settings = validate(CompareSettings, mapping["compare"])
         self._shared = next(iter(self._configs.values()))
+        # The points are chosen on the config's own seed, where they look better than they are. Other seeds follow it.
         first = self._shared.seed + 1
         self._seeds = tuple(range(first, first + self._settings.seeds))
         self._executor = executor
 
     def start(self) -> ComparisonResult:
-        """Do what is missing, or return the result of a comparison that is over."""
-        result = self._finished() or self._carry_out()
+        """Run what is missing, write the reports, and return the result."""
+        result = self._finished_result() or self._run_missing()
         write_reports(result)
-        self._listener.on_end(result)
+        self._callback.on_end(result)
         return result
 
-    def _finished(self) -> ComparisonResult | None:
-        if not (self._home.path / "compare.json").is_file():
+    def _finished_result(self) -> ComparisonResult | None:
+        if not self._home.summary_file.is_file():
             return None
         result = ComparisonResult.load(self._home.path)
-        is_whole = {method.name for method in result.summary.methods} == set(self._configs)
-        return result if is_whole and result.summary.seeds == self._seeds else None
+        has_all_methods = {method.name for method in result.summary.methods} == set(self._configs)
+        return result if has_all_methods and result.summary.seeds == self._seeds else None
 
-    def _carry_out(self) -> ComparisonResult:
+    def _run_missing(self) -> ComparisonResult:
         if self._executor is None:
             check_inputs(self._shared.unlearn)
         with ExitStack() as stack:
             is_new = not self._home.config_file.is_file()
             if not is_new:
                 stack.enter_context(self._home.lock())
-            stack.enter_context(ray_session(self._shared.cluster, self._how_to_go_on))
+            stack.enter_context(ray_session(self._shared.cluster, self._resume_hint))
             prepared = self._prepare()
             if is_new:
-                self._home.create()
+                self._home.mkdir()
                 stack.enter_context(self._home.lock())
-            self._home.write_mapping(self._mapping, again=False)
-            self._listener.on_start(self._home.path, tuple(self._configs))
+            self._home.write_mapping(self._mapping, replace_environment=False)
+            self._callback.on_start(self._home.path, tuple(self._configs))
             try:
                 searches = self._search_all()
                 trials = {name: load_trials(RunDirectory(found.run_dir).study_file) for name, found in searches.items()}
-                found = [self._run_again(name, searches[name], trials[name], prepared) for name in self._configs]
+                found = [self._run_points(name, searches[name], trials[name], prepared) for name in self._configs]
             except StorageError as error:
                 sentence = str(error).partition("; then continue")[0]
-                raise StorageError(f"{sentence}; then {self._how_to_go_on()}") from error
-            shutil.rmtree(self._home.path / "ray", ignore_errors=True)
-            shared = self._what_all_share(list(searches.values()))
-            summary = summarise(found, shared, self._settings, self._home.command())
+                raise StorageError(f"{sentence}; then {self._resume_hint()}") from error
+            shutil.rmtree(self._home.tune_storage, ignore_errors=True)
+            context = self._shared_context(list(searches.values()))
+            summary = summarise(found, context, self._settings, self._home.command())
             return ComparisonResult(self._home.path, summary)
 
-    def _how_to_go_on(self) -> str:
+    def _resume_hint(self) -> str:
         return f"continue with ofmu compare --resume {self._home.path}"
 
     def _prepare(self) -> Prepared | None:
-        """Make target and reference once; the searches then find them in the cache."""
+        """Prepare the target and the reference once. The searches then find both in the cache."""
         if self._executor is not None:
             return None
+        # These import torch and Transformers, which take seconds and are not needed with an executor.
         from ofmu.io.library_logging import silence_libraries
         from ofmu.preparer import prepare
 
         silence_libraries()
-        self._listener.on_prepare(PreparationStarted())
-        return prepare(self._shared.unlearn, callback=self._listener.on_prepare)
+        self._callback.on_prepare(PreparationStarted())
+        return prepare(self._shared.unlearn, callback=self._callback.on_prepare)
 
     def _search_all(self) -> dict[str, SearchResult]:
         names = tuple(self._configs)
-        setting = yardstick(names)
+        reference_method = yardstick(names)
         found: dict[str, SearchResult] = {}
-        order = sorted(names, key=lambda name: name != setting) if self._settings.budget == "evaluations" else names
+        order = list(names)
+        if self._settings.budget == "evaluations":
+            # The search of the reference method sets the other methods' budget, so it comes first.
+            order.sort(key=lambda name: name != reference_method)
         for index, name in enumerate(order, start=1):
             config = self._configs[name]
             if self._settings.budget != "trials":
-                limit = _spent(found[setting]) if setting in found else self._settings.budget
+                limit = _spent(found[reference_method]) if reference_method in found else self._settings.budget
                 config = config if isinstance(limit, str) else with_budget(config, limit)
-            with self._listener.search(name, index, len(names)) as callbacks:
+            with self._callback.search(name, index, len(names)) as callbacks:
                 found[name] = self._search(name, config, callbacks)
         return {name: found[name] for name in names}
 
-    def _search(self, name: str, config: SearchConfig, callbacks: Sequence[SearchListener]) -> SearchResult:
-        place = self._home.search(name)
-        if RunDirectory(place).config_file.is_file():
-            changed = [entry for entry in self._overrides if not entry.startswith("compare.")]
-            return ParetoSearch.resume(place, changed, self._executor, callbacks)
-        return ParetoSearch(config, run_dir=place, executor=self._executor, callbacks=callbacks).run()
+    def _search(self, name: str, config: SearchConfig, callbacks: Sequence[SearchCallback]) -> SearchResult:
+        run_dir = self._home.search(name)
+        if RunDirectory(run_dir).config_file.is_file():
+            overrides = [entry for entry in self._overrides if not entry.startswith("compare.")]
+            return ParetoSearch.resume(run_dir, overrides, self._executor, callbacks)
+        return ParetoSearch(config, run_dir=run_dir, executor=self._executor, callbacks=callbacks).run()
 
-    def _run_again(
+    def _run_points(
         self, name: str, search: SearchResult, trials: Sequence[FrozenTrial], prepared: Prepared | None
     ) -> MethodRuns:
+        # These import Ray Train and torch, which take seconds.
         from cluster.train.trainer import run_trial
-        from cluster.train.worker_group import WarmTrials
+        from cluster.train.worker_group import WorkerGroupPool
 
         runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
-        self._listener.on_runs(name, sum(run.is_done for run in runs), len(runs))
+        self._callback.on_runs(name, sum(run.is_done for run in runs), len(runs))
         make_runs(
             runs,
             search.config.model_copy(update={"cluster": self._shared.cluster}),
-            executor=self._executor or (WarmTrials() if self._shared.cluster.num_workers else run_trial),
+            executor=self._executor or (WorkerGroupPool() if self._shared.cluster.num_workers else run_trial),
             prepared=prepared,
-            storage=self._home.path / "ray",
-            on_ended=lambda done: self._listener.on_runs(name, done, len(runs)),
+            storage=self._home.tune_storage,
+            on_ended=lambda done: self._callback.on_runs(name, done, len(runs)),
         )
         states = search.trials["state"]
         return MethodRuns(
@@ -230,7 +246,7 @@ class _Session:
             search_seconds=_total(search, "seconds"),
         )
 
-    def _what_all_share(self, searches: Sequence[SearchResult]) -> Setting:
+    def _shared_context(self, searches: Sequence[SearchResult]) -> SharedContext:
         objectives = searches[0].config.objectives
         for search in searches:
             rows = search.trials[(search.trials["role"] == TARGET) & (search.trials["state"] == "complete")]
@@ -239,19 +255,23 @@ class _Session:
                 break
         else:
             raise RunError(
-                f"The untouched target could not be scored in any search: the column 'reason' of the trials.csv "
+                f"The untouched target could not be scored in any search: the column 'reason' of the {TRIALS_TABLE} "
                 f"files under {self._home.searches} says why"
             )
-        known = {name: value for name, value in searches[0].reference().items() if name in objectives}
-        return Setting(
-            objectives=objectives, seeds=self._seeds, target=target, reference=known or None, seed=self._shared.seed
+        reference = {name: value for name, value in searches[0].reference().items() if name in objectives}
+        return SharedContext(
+            objectives=objectives,
+            seeds=self._seeds,
+            target=target,
+            reference=reference or None,
+            seed=self._shared.seed,
         )
 
 
 def _mapping(
     config: SearchConfig | UnlearnConfig | Mapping[str, Any], given: Mapping[str, Any], num_trials: int | None
 ) -> dict[str, Any]:
-    """Return the mapping that all searches are made from, its ``compare`` section complete."""
+    """Return the mapping that all searches are made from, with the defaults of the ``compare`` section filled in."""
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
     section: dict[str, Any] = dict(mapping.get("compare") or {})
     if isinstance(config, SearchConfig):
@@ -261,8 +281,8 @@ def _mapping(
     if num_trials is not None:
         search["num_trials"] = num_trials
     whole = {**mapping, "search": search, "compare": section}
-    settled = validate(SearchConfig, whole).compare
-    return {**whole, "compare": settled.model_dump(mode="json")}
+    compare = validate(SearchConfig, whole).compare
+    return {**whole, "compare": compare.model_dump(mode="json")}
 
 
 def _total(search: SearchResult, column: str) -> float:
@@ -273,7 +293,7 @@ def _spent(search: SearchResult) -> int:
     spent = int(_total(search, "gradient_evaluations"))
     if spent < 1:
         raise RunError(
-            f"The search in {search.run_dir} reports no gradient evaluations to give the other methods: "
+            f"The search in {search.run_dir} reports no gradient evaluations, which set the other methods' budget: "
             "compare at --budget trials, or name a number"
         )
     return spent

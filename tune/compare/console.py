@@ -1,4 +1,4 @@
-"""What ``ofmu compare`` shows: each search's own view, a line per share of the runs, and the table at the end."""
+"""The console output of ``ofmu compare``: every search's own output, progress of the runs, and the final table."""
 
 from __future__ import annotations
 
@@ -7,91 +7,83 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from ofmu.io.console_table import Cell, Column, print_table
 from ofmu.tasks.events import PreparationEvent
-from tune.callbacks.base import Progress, SearchListener
-from tune.callbacks.console import SearchView, make_view
-from tune.compare.callback import CompareListener
+from tune.callbacks.base import Progress, SearchCallback
+from tune.callbacks.console import ConsoleCallback, console_callback
+from tune.compare.callback import CompareCallback
+from tune.compare.directory import SUMMARY, TEXT
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import compact_table, verdict
 from tune.study.finished_trial import EndedTrial
 
 
-class CompareView(CompareListener):
-    """Prints to a console; on a terminal each search shows its live table."""
+class CompareConsoleCallback(CompareCallback):
+    """Prints to a console. On a terminal every search shows its live table."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
         self.run_dir: Path | None = None
-        self._plain = SearchView(self.console)
-        self._told: tuple[str, int] = ("", 0)
+        """The run directory; None before the comparison starts."""
+        self._plain = ConsoleCallback(self.console)
+        self._reported: tuple[str, int] = ("", 0)
+        """The method and the number of its finished runs in the last progress line."""
 
     def on_prepare(self, event: PreparationEvent) -> None:
-        """Say what is prepared before the first search."""
+        """Print what the preparation does."""
         self._plain.on_prepare(event)
 
     def on_start(self, run_dir: Path, methods: tuple[str, ...]) -> None:
-        """Say what is compared, and where it is written."""
+        """Print the methods and the run directory."""
         self.run_dir = run_dir
-        self._plain.say(f"Comparing {', '.join(methods)}, in {run_dir}")
+        self._plain.print_line(f"Comparing {', '.join(methods)}, in {run_dir}")
 
     @contextmanager
-    def search(self, method: str, index: int, count: int) -> Iterator[Sequence[SearchListener]]:
-        """Show one method's search."""
-        self._plain.say(f"{method} ({index} of {count})")
-        with make_view() as view:
-            yield (_WithoutPreparation(view),)
+    def search(self, method: str, index: int, count: int) -> Iterator[Sequence[SearchCallback]]:
+        """Print one method's search."""
+        self._plain.print_line(f"{method} ({index} of {count})")
+        with console_callback() as callback:
+            yield (_WithoutPreparation(callback),)
 
     def on_runs(self, method: str, done: int, total: int) -> None:
-        """Say how far a method's runs on other seeds are, about four times in all."""
-        known, before = self._told
-        if method != known or done == total or done - before >= max(1, total // 4):
-            self._told = (method, done)
-            self._plain.say(f"{method}: {done} of {total} runs on other seeds done")
+        """Print the progress of a method's runs on other seeds, about four times per method."""
+        last_method, before = self._reported
+        if method != last_method or done == total or done - before >= max(1, total // 4):
+            self._reported = (method, done)
+            self._plain.print_line(f"{method}: {done} of {total} runs on other seeds done")
 
     def on_end(self, result: ComparisonResult) -> None:
-        """Show the table, what it says, and where everything lies."""
-        rows = compact_table(result.summary)
-        # methods as columns: no terminal is as wide as all quantities side by side
-        turned = [list(row) for row in zip(*rows, strict=True)]
-        if self.console.is_terminal:
-            self._print_table(turned)
-        else:
-            self._print_aligned(turned)
-        self._plain.say(verdict(result.summary))
-        self._plain.say(f"* significantly best; how to read it stands in {result.run_dir / 'compare.md'}")
-        self._plain.say(f"Every run behind these numbers is named in {result.run_dir / 'compare.json'}")
-
-    def _print_table(self, rows: list[list[str]]) -> None:
-        header, *quantities = rows
-        table = Table(box=None, header_style="bold")
-        for index, name in enumerate(header):
-            table.add_column(escape(name), justify="right" if index else "left", overflow="fold")
-        for quantity in quantities:
-            cells = [escape(cell) for cell in quantity]
-            table.add_row(*(f"[bold]{cell}[/bold]" if cell.endswith("*") else cell for cell in cells))
-        self.console.print(table)
-
-    def _print_aligned(self, rows: list[list[str]]) -> None:
-        """Print lines that no width folds, for files and pipes."""
-        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-        for row in rows:
-            self._plain.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        """Print the table, the verdict, and the names of the files."""
+        # One column per method: no terminal is wide enough for one column per quantity.
+        header, *quantities = zip(*compact_table(result.summary), strict=True)
+        columns = [Column(name, justify="right" if index else "left") for index, name in enumerate(header)]
+        print_table(
+            columns,
+            [[_cell(text) for text in quantity] for quantity in quantities],
+            console=self.console,
+            boxed=False,
+        )
+        self._plain.print_line(verdict(result.summary))
+        self._plain.print_line(f"* significantly best; how to read the table is in {result.run_dir / TEXT}")
+        self._plain.print_line(f"Every run behind these numbers is named in {result.run_dir / SUMMARY}")
 
 
-class _WithoutPreparation(SearchListener):
-    """Passes on what a search tells, but for the preparation, which all searches share."""
+def _cell(text: str) -> Cell:
+    return ((text, "bold"),) if text.endswith("*") else text
 
-    def __init__(self, view: SearchListener) -> None:
-        self._view = view
+
+class _WithoutPreparation(SearchCallback):
+    """Passes on the events of a search but the preparation's, which are the same in all searches."""
+
+    def __init__(self, callback: SearchCallback) -> None:
+        self._callback = callback
 
     def on_start(self, progress: Progress) -> None:
-        self._view.on_start(progress)
+        self._callback.on_start(progress)
 
     def on_progress(self, progress: Progress) -> None:
-        self._view.on_progress(progress)
+        self._callback.on_progress(progress)
 
     def on_trial_end(self, trial: EndedTrial) -> None:
-        self._view.on_trial_end(trial)
+        self._callback.on_trial_end(trial)

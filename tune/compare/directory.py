@@ -1,4 +1,4 @@
-"""The directory of a comparison: where its searches, runs and reports lie."""
+"""The directory of a comparison: its searches, runs and reports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from typing import Any
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from tune.compare.config import CompareSettings
-from tune.rundir.locked import OwnedDirectory
+from tune.rundir.locked import LockedDirectory
+
+SUMMARY = "compare.json"
+"""Written last: its presence says that the comparison is finished."""
+TABLE = "compare.csv"
+TEXT = "compare.md"
+PLOT = "compare.png"
 
 
 @dataclass(frozen=True)
-class CompareDirectory(OwnedDirectory):
-    """Paths in the directory of one comparison; its config is what all methods' searches were made from."""
+class CompareDirectory(LockedDirectory):
+    """Paths in the directory of one comparison. The searches of all methods are made from its config."""
 
     kind = "comparison"
     command_name = "compare"
@@ -29,6 +35,11 @@ class CompareDirectory(OwnedDirectory):
         "search.keep_models",
         "cluster.",
     )
+
+    @property
+    def summary_file(self) -> Path:
+        """The summary of a finished comparison, as JSON."""
+        return self.path / SUMMARY
 
     @property
     def searches(self) -> Path:
@@ -44,14 +55,13 @@ class CompareDirectory(OwnedDirectory):
         return self.path / "runs" / method / f"{trial:05d}-seed{seed}"
 
     def read_mapping(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the stored config with overrides, which may add methods and say what those search.
+        """Return the stored config with the overrides of a resume, which may add methods and those methods' spaces.
 
         Raises:
-            ConfigError: an override would take a method away, or change what one searches that has been searched.
+            ConfigError: an override removes a method, or changes the space of a method whose search has begun.
         """
         before, after = super().read_mapping(), super().read_mapping(overrides)
-        named = {name: set(_methods(mapping)) for name, mapping in (("before", before), ("after", after))}
-        for name in sorted(named["before"] - named["after"]):
+        for name in sorted(set(_methods(before)) - set(_methods(after))):
             raise ConfigError(
                 f"A resumed comparison cannot leave out the method '{name}': compare.methods may only add to "
                 f"{','.join(_methods(before))}"
@@ -61,7 +71,7 @@ class CompareDirectory(OwnedDirectory):
             if spaces[0].get(name) != spaces[1].get(name) and self.search(name).exists():
                 raise ConfigError(
                     f"A resumed comparison cannot change what the method '{name}' searches, as its search has begun: "
-                    f"leave compare.spaces.{name} out, or compare anew"
+                    f"leave compare.spaces.{name} out, or start a new comparison"
                 )
         return after
 

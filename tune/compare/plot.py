@@ -1,4 +1,4 @@
-"""One picture of all methods' fronts, with their seeds' spread."""
+"""The plot of all methods' fronts, with their ranges over the seeds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tune.compare.result import MethodSummary, Summary
+from tune.compare.summary import MethodSummary, Summary
 from tune.results.pareto import front_mask
+from tune.results.plot import axis_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,16 +16,15 @@ if TYPE_CHECKING:
 
 
 def fronts_figure(summary: Summary) -> Figure:
-    """Return the picture of the first two objectives.
+    """Return a plot of the first two objectives.
 
-    A dot per point stands at its mean over the seeds, its bars reach from the least to the largest value, and a line
-    joins each method's non-dominated means.
+    A dot is a point's mean over the seeds. Its bars reach from the smallest to the largest value. A line joins the
+    means of each method that no other mean of the method dominates.
     """
+    # Matplotlib is slow to import, and most users of a result plot nothing.
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from tune.results.report import axis_label
 
     figure = Figure(figsize=(8.5, 6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -35,14 +35,14 @@ def fronts_figure(summary: Summary) -> Figure:
     x, y = list(summary.objectives)[:2]
     axes.scatter([summary.target[x]], [summary.target[y]], s=70, marker="s", color="0.2", label="untouched target")
     if summary.reference and x in summary.reference and y in summary.reference:
-        place = [summary.reference[x]], [summary.reference[y]]
-        axes.scatter(*place, s=130, marker="*", color="tab:green", label="retrained", zorder=3)
+        position = [summary.reference[x]], [summary.reference[y]]
+        axes.scatter(*position, s=130, marker="*", color="tab:green", label="retrained", zorder=3)
     for level in summary.levels.forgetting:
         axes.axvline(level, color="0.85", linewidth=0.8, zorder=0)
     for level in summary.levels.utility:
         axes.axhline(level, color="0.85", linewidth=0.8, zorder=0)
-    for name, label in ((x, axes.set_xlabel), (y, axes.set_ylabel)):
-        label(axis_label(name, summary.objectives[name]))
+    axes.set_xlabel(axis_label(x, summary.objectives[x]))
+    axes.set_ylabel(axis_label(y, summary.objectives[y]))
     axes.legend(loc="best", fontsize=8)
     title = f"Fronts run again on {len(summary.seeds)} seeds; grey lines: where methods are compared"
     axes.set_title(title, fontsize=10)
@@ -56,7 +56,6 @@ def _draw_method(axes: Axes, method: MethodSummary, summary: Summary, color: tup
         runs = [[run.metrics[name] for name in names] for run in point.runs if run.metrics is not None]
         if runs:
             points.append(np.array(runs, dtype=float))
-    label = f"{method.name} (hypervolume {method.hypervolume:.3f})"
     if not points:
         axes.plot([], [], "o", color=color, label=f"{method.name}: no point")
         return
@@ -73,7 +72,7 @@ def _draw_method(axes: Axes, method: MethodSummary, summary: Summary, color: tup
         linewidth=1,
         alpha=0.8,
         color=color,
-        label=label,
+        label=f"{method.name} (hypervolume {method.hypervolume:.3f})",
     )
     signs = np.array([1.0 if summary.objectives[name] == "min" else -1.0 for name in names])
     front = means[front_mask(means * signs)]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
-from cluster.session import trials_at_a_time
+from cluster.session import max_parallel_trials
 from ofmu.errors import StorageError
 from ofmu.io.files import write_json
 from ofmu.run_files import RunFiles, finite_only
-from tune.compare.result import PointRuns, SeedRun
 from tune.compare.statistics import choose_points
+from tune.compare.summary import PointRuns, SeedRun
 from tune.execution.tuner import run_trials
 from tune.results.pareto import reference_point
 from tune.results.tables import costs_of
@@ -108,7 +108,7 @@ def make_runs(
     missing = [run for run in runs if not run.is_done]
     if not missing:
         return
-    trials_at_a_time(config.cluster, 1)
+    max_parallel_trials(config.cluster, 1)
     source = _RunList(missing, config, lambda: on_ended(sum(run.is_done for run in runs)))
     run_trials(
         source,

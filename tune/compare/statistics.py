@@ -1,13 +1,17 @@
-"""The comparison's statistics as plain functions on arrays: no Ray, no Optuna, no files. All objectives are costs.
+"""A comparison's statistics as plain functions on arrays. No Ray, no Optuna, no files. All objectives are costs.
 
-Which test, and why: methods are paired by (seed, level), and each pair's difference may equally have had the other
-sign if the two methods were alike; the exact distribution of the mean difference over all 2ⁿ sign patterns gives p.
-Compared with Wilcoxon's signed-rank test on the seeds alone, this stays exact where differences are zero or tied
-(common: neither method reaches a level), and it can become significant at few seeds: n pairs reach p = 2¹⁻ⁿ, and
-three seeds alone stop at .25 under either test. The price: runs of one seed share minibatches and the search that
-found their settings, so pairs within a seed are not independent, and p is too small by what they share. Hence three
-cautions: levels that the same two runs meet count once, a method counts as better only if it is so in the mean of
-every single seed, and nothing is said of fewer than three seeds.
+The test is an exact sign-flip permutation test. Methods are paired by (seed, level). If two methods were alike, the
+difference of each pair could equally have the other sign. p is the share of all 2^n sign patterns whose mean
+difference is at least as far from 0.
+
+Wilcoxon's signed-rank test on the seeds is not exact where differences are zero or tied. Such differences are common,
+for example where neither method reaches a level. The permutation test is exact there, and n pairs can reach
+p = 2^(1-n), while three seeds cannot reach a p below .25 under either test.
+
+The pairs of one seed are not independent: the runs of a seed share minibatches, and the search that found their
+settings. p is therefore too small. Three rules compensate for this. Levels that the same two runs meet count once. A
+method counts as better only if it is better in the mean of every single seed. Nothing is marked on fewer than three
+seeds.
 """
 
 from __future__ import annotations
@@ -32,42 +36,49 @@ class PairedTest:
     """Two methods' values compared pair by pair."""
 
     gain: float
-    """Mean over the pairs of the second method's cost minus the first's: above 0, the first is better."""
+    """Mean over the pairs of the second method's cost minus the first's. Above 0, the first method is better."""
     p: float
     """Two-sided."""
     pairs: int
-    least_p: float
-    """The smallest p that so many pairs, equal ones included, could have given: at 1, nothing can be seen."""
+    min_attainable_p: float
+    """The smallest p that these pairs could have given with any signs. At 1, no difference can be shown."""
     exact: bool
-    """True: all sign patterns were counted; False: random ones."""
-    agrees: bool
+    """True if all sign patterns were counted; False if patterns were sampled."""
+    consistent: bool
     """Whether the mean of every block has the sign of the gain."""
 
 
 def choose_points(costs: Points, reference: Points, count: int) -> list[int]:
-    """Return up to ``count`` rows, in the order chosen, each adding the most hypervolume to those before it.
+    """Return up to ``count`` rows in the order of choice. Each row adds the most hypervolume to the rows before it.
 
     Greedy subset selection reaches at least 1 − 1/e of the best subset's hypervolume (Nemhauser et al. 1978; for
-    hypervolume Guerreiro et al., Evolutionary Computation 24(3), 2016). Rows that add nothing come last, in order,
-    so that all are returned where ``count`` allows.
+    hypervolume Guerreiro et al., Evolutionary Computation 24(3), 2016). Rows that add nothing come last, in their
+    own order.
     """
     chosen: list[int] = []
-    left = list(range(len(costs)))
-    while left and len(chosen) < count:
-        volumes = [hypervolume(costs[[*chosen, row]], reference) for row in left]
-        chosen.append(left.pop(int(np.argmax(volumes))))
+    remaining = list(range(len(costs)))
+    while remaining and len(chosen) < count:
+        volumes = [hypervolume(costs[[*chosen, row]], reference) for row in remaining]
+        chosen.append(remaining.pop(int(np.argmax(volumes))))
     return chosen
 
 
 def best_at_levels(points: Points, bounded: int, sought: int, levels: Sequence[float]) -> Values:
-    """Return, per level, the least cost in column ``sought`` among points whose column ``bounded`` is at most it.
+    """Return, per level, the lowest cost in one column of the points that the level admits.
 
-    No interpolation: a value is one that a run really had; NaN where no point satisfies the level. Rows with a NaN
-    are runs that failed, and satisfy nothing.
+    A level admits a point whose cost in the column ``bounded`` is at most the level. Every value is that of a run:
+    nothing is interpolated. The value is NaN where a level admits no point. Rows with a NaN are failed runs, which no
+    level admits.
+
+    Args:
+        points: shape (points, objectives).
+        bounded: column of the objective that the levels bound.
+        sought: column of the objective that is returned.
+        levels: upper bounds.
     """
     found = np.full(len(levels), np.nan)
     for index, level in enumerate(levels):
-        # the slack keeps a level met that was computed from the very value it is compared with
+        # A level can be computed from the value that it is compared with. The slack absorbs the rounding error.
         inside = points[points[:, bounded] <= level + 1e-12 * max(1.0, abs(level)), sought]
         inside = inside[~np.isnan(inside)]
         if len(inside):
@@ -76,10 +87,10 @@ def best_at_levels(points: Points, bounded: int, sought: int, levels: Sequence[f
 
 
 def bootstrap_interval(values: Values, seed: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the percentile bootstrap interval of the mean, or None for fewer than two values.
+    """Return the percentile bootstrap interval of the mean; None for fewer than two values.
 
-    The percentile interval, since BCa's correction is undefined where values are equal. With a handful of seeds any
-    bootstrap interval is too narrow: it cannot reach beyond the values seen.
+    BCa intervals are undefined for equal values. With a handful of seeds any bootstrap interval is too narrow, since
+    it cannot reach beyond the values.
     """
     if len(values) < 2:
         return None
@@ -95,11 +106,16 @@ def bootstrap_interval(values: Values, seed: int, confidence: float = 0.95) -> t
 
 
 def paired_test(first: Values, second: Values, seed: int, groups: Sequence[int] | None = None) -> PairedTest:
-    """Compare two methods' costs, arrays of shape (blocks, pairs per block) that are paired element by element.
+    """Compare two methods' costs, pair by pair.
 
-    ``groups`` are the widths of neighbouring columns in which equal pairs of one block are one observation: two
-    levels that the same two runs meet say nothing twice. Exact for up to 20 pairs that differ; a pair without
-    difference keeps its value under either sign, so it takes no part in the counting.
+    The test is exact for up to 20 pairs with a difference. A pair without a difference keeps its value under either
+    sign, so that it does not change p.
+
+    Args:
+        first, second: shape (blocks, pairs per block).
+        seed: of the sampled sign patterns.
+        groups: widths of neighbouring columns in which equal pairs of one block count as one observation. Two levels
+            that the same two runs meet carry the same information.
     """
     widths = [1] * first.shape[1] if groups is None else list(groups)
     blocks = [_differences(a, b, widths) for a, b in zip(first, second, strict=True)]
@@ -107,24 +123,24 @@ def paired_test(first: Values, second: Values, seed: int, groups: Sequence[int] 
     gain = float(differences.mean())
     unequal = differences[differences != 0]
     means = np.array([block.mean() for block in blocks])
-    agrees = bool(np.all(means > 0) if gain > 0 else np.all(means < 0))
+    consistent = bool(np.all(means > 0) if gain > 0 else np.all(means < 0))
     if not len(unequal):
         return PairedTest(0.0, 1.0, differences.size, 1.0, True, False)
     exact = len(unequal) <= _EXACT_PAIRS
     p = sign_flip_p(unequal) if exact else _sampled_p(unequal, seed)
-    return PairedTest(gain, p, differences.size, float(2.0 ** (1 - len(unequal))), exact, agrees)
+    return PairedTest(gain, p, differences.size, float(2.0 ** (1 - len(unequal))), exact, consistent)
 
 
 def _differences(first: Values, second: Values, widths: Sequence[int]) -> Values:
-    """Return what the second costs more than the first, equal pairs within a group once."""
+    """Return the second block's costs minus the first's, with equal pairs of a group counted once."""
     ends = np.cumsum(widths)[:-1]
     parts = [np.unique(part, axis=1) for part in np.split(np.stack([first, second]), ends, axis=1)]
-    whole: Values = np.concatenate([part[1] - part[0] for part in parts])
-    return whole
+    differences: Values = np.concatenate([part[1] - part[0] for part in parts])
+    return differences
 
 
 def sign_flip_p(differences: Values) -> float:
-    """Return the share of all 2ⁿ sign patterns under which the sum is at least as far from 0 as it is."""
+    """Return the share of all 2^n sign patterns whose sum is at least as far from 0 as the sum of ``differences``."""
     sums = np.zeros(1)
     for difference in differences:
         sums = np.concatenate([sums + difference, sums - difference])
@@ -133,7 +149,7 @@ def sign_flip_p(differences: Values) -> float:
 
 
 def _sampled_p(differences: Values, seed: int) -> float:
-    """Return what :func:`sign_flip_p` does, from random sign patterns, never 0."""
+    """Return an estimate of :func:`sign_flip_p` from random sign patterns. The estimate is never 0."""
     result = stats.permutation_test(
         (differences,),
         np.mean,
@@ -147,7 +163,7 @@ def _sampled_p(differences: Values, seed: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values corrected for their number by Holm's step-down method (Scand. J. Statist. 6, 1979)."""
+    """Return the p-values, corrected for multiple tests by Holm's step-down method (Scand. J. Statist. 6, 1979)."""
     count = len(p_values)
     corrected = [0.0] * count
     running = 0.0
@@ -158,6 +174,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_ranks(costs: Values) -> Values:
-    """Return each method's rank, 1 the best, averaged over the columns of (methods, blocks); ties share a rank."""
+    """Return each method's mean rank over the columns of ``costs``, shape (methods, columns).
+
+    Rank 1 is the best. Equal costs share the mean of their ranks.
+    """
     ranks: Values = stats.rankdata(costs, axis=0).mean(axis=1)
     return ranks

@@ -1,4 +1,4 @@
-"""The comparison's table: wide for files and programs, compact for people."""
+"""A comparison's tables: a wide one for programs, and compact ones for people."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Any
 
 import pandas as pd
 
-from tune.compare.analysis import LEAST_SEEDS
-from tune.compare.result import MethodSummary, PairTest, Summary
+from tune.compare.summary import MIN_SEEDS, MethodSummary, PairTest, Summary
 
 MISSING = "–"
 
 
 def wide_table(summary: Summary) -> pd.DataFrame:
-    """Return one row per method with every number of the comparison but the single runs'."""
+    """Return one row per method, with every number of the comparison but those of single runs."""
     return pd.DataFrame([_wide_row(method, summary) for method in summary.methods])
 
 
 def compact_table(summary: Summary) -> list[list[str]]:
-    """Return a header and one row of text per method, the best mean rank first.
+    """Return a header and one row of text per method, sorted by mean rank.
 
-    A value at a level is the mean over the seeds on which the method reached it, with their number where it is not
-    all. ``*`` marks what is significantly best.
+    A value at a level is the mean over the seeds on which the method reached the level. The number of these seeds
+    follows if not all seeds are among them. ``*`` marks what is significantly best.
     """
     header = [
         "method",
         "hypervolume [95 %]",
         *_level_names(summary),
         "mean rank",
-        _against(summary),
+        _p_header(summary),
         "gradient evaluations: search / run",
         "seconds / run",
         "peak MB",
@@ -52,29 +51,29 @@ def test_table(summary: Summary) -> list[list[str]]:
                 str(test.pairs),
                 f"{test.p:.2g}{'' if test.exact else ' (sampled)'}",
                 f"{test.p_holm:.2g}",
-                f"{test.least_p:.2g}",
-                "yes" if test.agrees else "no",
+                f"{test.min_attainable_p:.2g}",
+                "yes" if test.consistent else "no",
             ]
         )
     return rows
 
 
 def verdict(summary: Summary) -> str:
-    """Return one sentence on which method is best, if any can be said to be."""
+    """Return one sentence: which method is significantly best, or why there is none."""
     best, leader = summary.best["levels"], summary.methods[0].name
     if best is not None:
         return (
             f"{best} is significantly better than every other method over all pairs of seed and level "
             f"(corrected p below {summary.significance:g}, and better on every seed)."
         )
-    if len(summary.seeds) < LEAST_SEEDS:
-        return f"No method is marked as best on fewer than {LEAST_SEEDS} seeds; {leader} has the best mean rank."
+    if len(summary.seeds) < MIN_SEEDS:
+        return f"No method is marked as best on fewer than {MIN_SEEDS} seeds; {leader} has the best mean rank."
     others = [test for test in summary.tests if test.quantity == "levels" and leader in (test.first, test.second)]
     worst = max(others, key=lambda test: test.p_holm)
     other = worst.second if worst.first == leader else worst.first
     return (
-        f"No method is significantly best: {leader} has the best mean rank, but is not told apart from {other} "
-        f"(corrected p {worst.p_holm:.2g}{'' if worst.agrees else ', and not better on every seed'})."
+        f"No method is significantly best: {leader} has the best mean rank, but is not significantly different from "
+        f"{other} (corrected p {worst.p_holm:.2g}{'' if worst.consistent else ', and not better on every seed'})."
     )
 
 
@@ -107,7 +106,7 @@ def _wide_row(method: MethodSummary, summary: Summary) -> dict[str, Any]:
     for name, values in zip(_level_names(summary), _at_levels(method), strict=True):
         row[name] = _mean(values)
         row[f"{name}: seeds"] = sum(value is not None for value in values)
-    test = _decisive(method.name, summary)
+    test = _test_against_leader(method.name, summary)
     return row | {
         "mean_rank": method.mean_rank,
         "p_holm_against_leader": None if test is None else test.p_holm,
@@ -126,7 +125,7 @@ def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
     cost, mark = method.cost, {quantity: "*" if name == method.name else "" for quantity, name in summary.best.items()}
     interval = method.hypervolume_interval
     volume = f"{method.hypervolume:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-    test = _decisive(method.name, summary)
+    test = _test_against_leader(method.name, summary)
     first = next(iter(method.importances.items()), None)
     return [
         f"{method.name}{mark['levels']}",
@@ -143,12 +142,12 @@ def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
     ]
 
 
-def _against(summary: Summary) -> str:
+def _p_header(summary: Summary) -> str:
     return f"p against {summary.methods[0].name} (Holm)"
 
 
-def _decisive(name: str, summary: Summary) -> PairTest | None:
-    """Return the method's test against the one of the best mean rank; that one itself has none."""
+def _test_against_leader(name: str, summary: Summary) -> PairTest | None:
+    """Return the method's test against the method of the best mean rank; None for that method itself."""
     leader = summary.methods[0].name
     own = {name, leader}
     tests = [test for test in summary.tests if test.quantity == "levels" and {test.first, test.second} == own]
@@ -156,14 +155,14 @@ def _decisive(name: str, summary: Summary) -> PairTest | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    reached = [value for value in values if value is not None]
+    return sum(reached) / len(reached) if reached else None
 
 
 def _level_cell(values: Sequence[float | None]) -> str:
-    known = sum(value is not None for value in values)
+    reached = sum(value is not None for value in values)
     text = _number(_mean(values), ".3f")
-    return text if known in (0, len(values)) else f"{text} ({known}/{len(values)})"
+    return text if reached in (0, len(values)) else f"{text} ({reached}/{len(values)})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -47,7 +47,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     ) -> None:
         """Keep what all trials share; ``config`` is the first trial's specification.
 
-        With ``judging``, a trial whose specification is marked as ``judged`` is run with a keyword ``judge``.
+        With ``judging``, a trial whose specification is marked as ``judged`` is run with a keyword ``round_callback``.
         """
         if executor is None:
             raise RunError("UnlearningTrial needs an executor: start searches through tune.ParetoSearch")
@@ -113,7 +113,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     def _execute(self, run: UnlearnConfig, trial_dir: Path) -> Mapping[str, Any]:
         execute: Callable[..., Mapping[str, Any]] = self._executor
         if self._judging is not None and self._specification.get("judged"):
-            execute = partial(execute, judge=self._judging.of(self._specification["number"]))
+            execute = partial(execute, round_callback=self._judging.of(self._specification["number"]))
         return execute(run, self._cluster, trial_dir, self._prepared)
 
 

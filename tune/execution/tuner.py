@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from ray import tune as ray_tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter
 
-from cluster.session import room_for_trials
+from cluster.session import free_slots
 from ofmu.errors import StorageError
 from tune.callbacks.base import StopWithSearcher, TuneWatcher
 from tune.execution.trainable import Executor, UnlearningTrial
@@ -80,7 +79,7 @@ def run_trials(
     )
     try:
         tuner.fit()
-    except (OSError, optuna.exceptions.StorageInternalError) as error:
+    except OSError as error:
         source.stopped_by = StorageError(f"The search cannot store its state: {error}")
     if source.stopped_by is not None:
         raise source.stopped_by
@@ -115,7 +114,7 @@ class _FollowCluster(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no t
             return
         self._looked = time.monotonic()
         # a cluster that has lost all its nodes is waited for, with one trial pending
-        self._limiter.max_concurrent_trials = max(room_for_trials(self._cluster, self._wanted), 1)
+        self._limiter.max_concurrent_trials = max(free_slots(self._cluster, self._wanted), 1)
 
 
 def _bundle(cluster: ClusterConfig) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Fronts, tables and reports of a search."""
+"""Results of a search: front, tables, plot and reports."""

@@ -1,17 +1,17 @@
-"""What a running search knows of its trials, kept up with every end rather than made anew from all of them."""
+"""The result of a running search, updated with every trial that ends instead of computed from all trials."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tune.results.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
 from tune.results.result import SearchResult
-from tune.results.tables import Row, front_table, row_of, table_of
+from tune.results.tables import TrialRow, front_table, table_of
 from tune.study.baselines import KNOWN
 
 if TYPE_CHECKING:
@@ -22,105 +22,112 @@ if TYPE_CHECKING:
     from tune.rundir.search_dir import RunDirectory
 
 
-class Book:
-    """The rows, counts, front and hypervolume of a search's finished trials.
+class RunningResult:
+    """Rows, counts, front and hypervolume of a search's finished trials.
 
-    :meth:`result` equals :meth:`tune.results.result.SearchResult.of` for the same trials; :meth:`enter` costs the same
-    after ten thousand trials as after ten, but for the size of the front.
+    :meth:`result` equals :meth:`tune.results.result.SearchResult.from_trials` for the same trials. The time of
+    :meth:`add` grows with the size of the front, and not with the number of trials.
     """
 
     def __init__(self, run: RunDirectory, config: SearchConfig, finished: Iterable[FrozenTrial] = ()) -> None:
         self._run, self._config = run, config
         self._names, self._directions = list(config.objectives), list(config.objectives.values())
         self.counts: Counter[str] = Counter()
-        """Finished trials by state: complete, failed, pruned."""
-        self._rows: dict[int, Row] = {}
+        """Finished trials by state: complete, failed, pruned. Trials of earlier searches are not counted."""
+        self._rows: dict[int, TrialRow] = {}
         self._front = GrowingFront(len(self._names))
         self._worst = np.full((1, len(self._names)), -np.inf)
-        self._examples: dict[Any, int] = {}
+        """The highest cost of all complete trials in each objective, shape (1, objectives)."""
+        self._examples: dict[Hashable, int] = {}
+        """The lowest number of a trial that brings a column, or a type of values, to the table."""
         self._volume: tuple[float, dict[str, float]] | None = None
         for trial in finished:
-            self.enter(trial)
+            self.add(trial)
 
     @property
     def front(self) -> set[int]:
         """Return the numbers of the front's trials."""
         return set(self._front.names)
 
-    def enter(self, trial: FrozenTrial) -> list[int]:
-        """Take in a trial that has ended, once; return the numbers of those that are no front members for it.
+    def add(self, trial: FrozenTrial) -> list[int]:
+        """Add a finished trial. Return the trials that it removes from the front, or its own number if it is dominated.
 
-        They are the members that it dominates, or its own number.
+        A trial that is not complete returns its own number. Call this once per trial.
         """
-        row = row_of(trial)
+        row = TrialRow.from_trial(trial)
         self._rows[trial.number] = row
-        if row["state"] != KNOWN:
-            self.counts[row["state"]] += 1
-        for kind in _kinds(row):
-            self._examples[kind] = min(self._examples.get(kind, trial.number), trial.number)
-        if row["state"] != "complete":
+        if row.state != KNOWN:
+            self.counts[row.state] += 1
+        for feature in _column_features(row):
+            self._examples[feature] = min(self._examples.get(feature, trial.number), trial.number)
+        if row.state != "complete":
             return [trial.number]
-        costs = as_costs([[row["metrics"].get(name, np.nan) for name in self._names]], self._directions)
-        gone = self._front.add(trial.number, costs[0])
-        if gone != [trial.number] or (costs > self._worst).any():
+        costs = as_costs([[row.metrics.get(name, np.nan) for name in self._names]], self._directions)
+        removed = self._front.add(trial.number, costs[0])
+        if removed != [trial.number] or (costs > self._worst).any():
             self._worst = np.fmax(self._worst, costs)
             self._volume = None
-        return gone
+        return removed
 
     def result(self, running: Sequence[FrozenTrial] = ()) -> SearchResult:
-        """Return the search as it stands now, with the trials at work."""
-        going = [row_of(trial) for trial in running]
-        everything = [*self._rows.values(), *going]
-        # Columns and their types come from all rows, so one of each kind stands beside the front's own.
-        few = [*(self._rows[number] for number in {*self._front.names, *self._examples.values()}), *going]
+        """Return the result of the finished trials and of the running ones."""
+        running_rows = [TrialRow.from_trial(trial) for trial in running]
+        all_rows = [*self._rows.values(), *running_rows]
+        # The columns of a table and their types depend on all rows. One example of each feature is enough for them.
+        front_rows = [self._rows[number] for number in {*self._front.names, *self._examples.values()}] + running_rows
 
-        def table(rows: list[Row]) -> pd.DataFrame:
-            return table_of(sorted(rows, key=lambda row: int(row["trial"])), self._config)
+        def table(rows: list[TrialRow]) -> pd.DataFrame:
+            return table_of(sorted(rows, key=lambda row: row.trial), self._config)
 
         return SearchResult(
             self._run.path,
             self._config,
             *self._hypervolume(),
-            make_trials=lambda: table(everything),
-            make_front=lambda: front_table(table(few), self._config),
+            make_trials=lambda: table(all_rows),
+            make_front=lambda: front_table(table(front_rows), self._config),
             uri=self._run.uri,
         )
 
     def _hypervolume(self) -> tuple[float, dict[str, float]]:
         if self._volume is None:
             seen: Points = self._worst if self._front.names else self._worst[:0]
-            corner = reference_point(self._names, seen, self._directions)
-            own = as_costs([corner.tolist()], self._directions)[0]
-            volume = hypervolume(self._front.costs, corner)
+            reference = reference_point(self._names, seen, self._directions)
+            own = as_costs([reference.tolist()], self._directions)[0]
+            volume = hypervolume(self._front.costs, reference)
             self._volume = volume, dict(zip(self._names, own.tolist(), strict=True))
         return self._volume
 
 
-def _kinds(row: Row) -> Iterable[Any]:
-    """Return what a row brings to its table's columns: which there are, which may be empty, and the types in them."""
-    yield row["role"], bool(row["origin"]), frozenset(row["overrides"]), frozenset(row["metrics"])
-    for part in ("overrides", "metrics"):
-        for name, value in row[part].items():
+def _column_features(row: TrialRow) -> Iterator[Hashable]:
+    """Yield what a row contributes to its table: which columns exist, which may be empty, and the types of values."""
+    yield row.role, bool(row.origin), frozenset(row.overrides), frozenset(row.metrics)
+    for part, values in (("overrides", row.overrides), ("metrics", row.metrics)):
+        for name, value in values.items():
             yield part, name, type(value)
 
 
-class Allowance:
-    """Says when the next of some dear and repeated work is due, so that it takes a small share of all time.
+class TimeBudget:
+    """Limits repeated work to a share of the wall-clock time.
 
-    Work that takes little is always due; work that takes long waits until enough time has gone by.
+    Work that takes little time is always due. After work that took long, the next is due once enough time has passed.
+
+    Args:
+        share: the share of the time that the work may take.
+        burst: seconds of work that may come at once.
+        clock: returns seconds.
     """
 
     def __init__(self, share: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share, self._burst, self._clock = share, burst, clock
-        self._credit, self._since = burst, clock()
+        self._credit, self._updated = burst, clock()
 
     def is_due(self) -> bool:
-        """Return whether the work may be done now: its earlier costs have been paid by the time since."""
+        """Return whether the work may be done now."""
         now = self._clock()
-        self._credit = min(self._burst, self._credit + self._share * (now - self._since))
-        self._since = now
+        self._credit = min(self._burst, self._credit + self._share * (now - self._updated))
+        self._updated = now
         return self._credit > 0
 
     def spend(self, seconds: float) -> None:
-        """Take note of what the work has cost."""
+        """Record how long the work took."""
         self._credit -= seconds

@@ -1,4 +1,4 @@
-"""Fronts, hypervolume and knee of finished points. Plain functions on arrays: no Ray, no Optuna."""
+"""Pareto fronts, hypervolume and knee as plain functions on arrays. No Ray, no Optuna."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tune.space.objectives import WORST, Direction
 
 Points = npt.NDArray[np.float64]
+"""Shape (points, objectives). Named ``costs`` where every objective is to be minimised."""
 
 
 def as_costs(values: Sequence[Sequence[float]] | Points, directions: Sequence[Direction]) -> Points:
@@ -20,10 +21,10 @@ def as_costs(values: Sequence[Sequence[float]] | Points, directions: Sequence[Di
 
 
 def front_mask(costs: Points) -> npt.NDArray[np.bool_]:
-    """Return which rows no other row dominates (is at least as low everywhere and lower somewhere).
+    """Return which rows no other row dominates. A row dominates if it is nowhere higher and somewhere lower.
 
-    Equal rows do not dominate each other: all of them are kept; so is a row with NaN, which nothing compares with.
-    Time grows with rows × front (two objectives: with rows alone, but for sorting), memory with rows.
+    Equal rows do not dominate each other, so all of them are kept. A row with NaN cannot be compared, and is kept.
+    The time is O(rows x front), for two objectives O(rows log rows). The memory is O(rows).
     """
     mask = np.array(np.isnan(costs).any(axis=1))
     order = np.lexsort(costs.T[::-1])
@@ -34,7 +35,7 @@ def front_mask(costs: Points) -> npt.NDArray[np.bool_]:
 
 
 def _sorted_front(costs: Points) -> npt.NDArray[np.bool_]:
-    """Return the front of rows in lexical order, two objectives: those lower in the second than all before."""
+    """Return the front of rows of two objectives in lexical order: rows lower in the second than all rows before."""
     is_new = np.ones(len(costs), dtype=bool)
     is_new[1:] = (costs[1:, 0] != costs[:-1, 0]) | (costs[1:, 1] != costs[:-1, 1])
     lowest_before = np.append(np.inf, np.minimum.accumulate(costs[:, 1]))[:-1]
@@ -43,45 +44,49 @@ def _sorted_front(costs: Points) -> npt.NDArray[np.bool_]:
 
 
 def _front_by_scans(costs: Points) -> npt.NDArray[np.bool_]:
-    """Return the front of rows in lexical order: the first of those left is of the front, and sends others away."""
+    """Return the front of rows in lexical order. The first remaining row is on the front; remove what it dominates."""
     mask = np.zeros(len(costs), dtype=bool)
-    left = np.arange(len(costs))
-    while len(left):
-        # Column by column: numpy takes many times as long over a row's few entries at a time.
-        columns, first = costs[left].T, costs[left[0]]
-        mask[left[np.logical_and.reduce([column == own for column, own in zip(columns, first, strict=True)])]] = True
-        left = left[np.logical_or.reduce([column < own for column, own in zip(columns, first, strict=True)])]
+    remaining = np.arange(len(costs))
+    while len(remaining):
+        # Compare column by column. numpy is many times slower if it reduces over the few entries of each row.
+        columns, first = costs[remaining].T, costs[remaining[0]]
+        equal = np.logical_and.reduce([column == own for column, own in zip(columns, first, strict=True)])
+        mask[remaining[equal]] = True
+        remaining = remaining[np.logical_or.reduce([column < own for column, own in zip(columns, first, strict=True)])]
     return mask
 
 
 class GrowingFront:
-    """The front of points that arrive one by one: the rows that :func:`front_mask` keeps of all so far."""
+    """The front of points that are added one by one. It equals :func:`front_mask` of all points that were added."""
 
     def __init__(self, objectives: int) -> None:
         self.costs: Points = np.empty((0, objectives))
-        """One row per member, in the order of arrival."""
+        """One row per member, in the order of addition."""
         self.names: list[int] = []
-        """What the members were called."""
+        """The members' names, in the same order."""
 
     def add(self, name: int, costs: Points) -> list[int]:
-        """Take in one point, shape (objectives,); return the names of those that are no members for it.
+        """Add a point. Return the names of the members that it removes, or its own name if a member dominates it.
 
-        They are the members that it dominates, or its own name where a member dominates it.
+        Args:
+            name: the point's name.
+            costs: shape (objectives,).
         """
         below, above = np.any(self.costs < costs, axis=1), np.any(self.costs > costs, axis=1)
         if np.any(below & ~above):
             return [name]
-        stay = (below | ~above).tolist()
-        left = [member for member, stays in zip(self.names, stay, strict=True) if not stays]
-        self.costs = np.vstack((self.costs[stay], costs))
-        self.names = [*(member for member, stays in zip(self.names, stay, strict=True) if stays), name]
-        return left
+        stays = (below | ~above).tolist()
+        removed = [member for member, kept in zip(self.names, stays, strict=True) if not kept]
+        self.costs = np.vstack((self.costs[stays], costs))
+        self.names = [*(member for member, kept in zip(self.names, stays, strict=True) if kept), name]
+        return removed
 
 
 def reference_point(objectives: Sequence[str], costs: Points, directions: Sequence[Direction]) -> Points:
-    """Return the corner that hypervolume is measured from, in costs.
+    """Return the hypervolume's reference point as costs, shape (objectives,).
 
-    It is each objective's worst possible value; for an unbounded one, such as seconds, the worst value seen.
+    Each entry is the objective's worst possible value; for an unbounded objective, such as seconds, the worst value
+    in ``costs``.
     """
     worst = []
     for column, (name, direction) in enumerate(zip(objectives, directions, strict=True)):
@@ -94,9 +99,10 @@ def reference_point(objectives: Sequence[str], costs: Points, directions: Sequen
 
 
 def hypervolume(costs: Points, reference: Points) -> float:
-    """Return the volume between the points' front and ``reference`` for one, two or three objectives, exactly.
+    """Return the exact volume between the points' front and ``reference``, for one, two or three objectives.
 
-    Points that are not below the reference everywhere add nothing. Three objectives: slices along the last one.
+    Points that are not below the reference in every objective add nothing. Three objectives are cut into slices
+    along the last one.
     """
     inside = costs[(costs < reference).all(axis=1)]
     if not len(inside):
@@ -127,11 +133,11 @@ def _area(points: Points, reference: Points) -> float:
 
 
 def knee_index(costs: Points) -> int:
-    """Return the row of a front that lies furthest below the chord between ideal and nadir's extremes.
+    """Return the row of a front that is furthest below the chord between the front's extremes.
 
-    Each objective is scaled to 0 (the front's best) … 1 (its worst); the chord is then Σx = 1, in three objectives
-    the plane, and the knee has the least Σx. A tie goes to the later row, so that the untouched target, always
-    the first trial, wins none.
+    Each objective is scaled to 0 (the front's best value) ... 1 (the front's worst value). The chord, in three
+    objectives a plane, is then sum(x) = 1, and the knee is the row with the least sum. Of equal rows the last one
+    wins, so that the untouched target, which is always the first trial, is the knee only if it is strictly the best.
 
     Raises:
         ValueError: the front is empty.

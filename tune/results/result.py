@@ -1,7 +1,8 @@
-"""What a search found, read from its run directory: tables, hypervolume, knee, plot and export."""
+"""The result of a search: tables, hypervolume, knee, plot and model export."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cluster.storage.mirror import Mirror, below
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
+from ofmu.run_files import RunFiles
 from tune.config import SearchConfig
 from tune.results.pareto import knee_index
+from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
+from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.study.storage import read_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,21 +39,21 @@ class Point:
     """Settings, objectives and metrics, as in the trials' table."""
     directory: Path
     uri: str | None = None
-    """Where the directory really is, if not here."""
+    """The URI of the trial's directory; None if the search is on a disk."""
 
     def export(self, path: str | Path) -> Path:
-        """Copy the trial's model with its metrics and config to ``path``, loadable with ``from_pretrained``.
+        """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
 
         Raises:
             RunError: the model was not kept, or ``path`` already holds something.
             StorageError: the copy cannot be written.
         """
-        model, target = self.directory / "model", Path(path)
+        files, target = RunFiles(self.directory), Path(path)
         if self.uri is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
             mirror = Mirror(self.uri, self.directory)
             mirror.pull(mirror.files())
-        if not model.is_dir():
+        if not files.model.is_dir():
             raise RunError(
                 f"The model of trial {self.number} was not kept: choose a trial of the front, or search again "
                 "with search.keep_models 'all'"
@@ -57,10 +63,10 @@ class Point:
         partial = target.with_name(f"{target.name}.partial")
         with storage_errors(target):
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(model, partial)
-            for name in ("metrics.json", "config.yaml"):
-                if (self.directory / name).is_file():
-                    shutil.copy2(self.directory / name, partial / name)
+            shutil.copytree(files.model, partial)
+            for source in (files.metrics, files.config):
+                if source.is_file():
+                    shutil.copy2(source, partial / source.name)
             if target.exists():
                 target.rmdir()
             partial.replace(target)
@@ -75,21 +81,21 @@ class SearchResult:
     config: SearchConfig
     hypervolume: float
     hypervolume_reference: dict[str, float]
-    """The corner the hypervolume is measured from: each objective's worst possible, or worst seen, value."""
+    """The hypervolume's reference point: each objective's worst possible value, or else the worst value of a trial."""
     make_trials: Callable[[], pd.DataFrame] = field(repr=False, compare=False)
     make_front: Callable[[], pd.DataFrame] = field(repr=False, compare=False)
-    """The tables are made when they are first asked for: of a long search, each takes a noticeable time."""
+    """The tables are made on first use. Each table of a long search takes a noticeable time."""
     uri: str | None = None
-    """Where the run directory really is, if ``run_dir`` is a working copy."""
+    """The URI of the run directory if ``run_dir`` is a working copy, else None."""
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial: settings, objectives, metrics, cost, and the reason where it failed."""
+        """One row per trial: settings, objectives, metrics, cost, and the reason of a failure."""
         return self.make_trials()
 
     @cached_property
     def front(self) -> pd.DataFrame:
-        """The complete trials that no other dominates, by the first objective."""
+        """The complete trials that no other trial dominates, sorted by the first objective."""
         return self.make_front()
 
     @classmethod
@@ -97,34 +103,30 @@ class SearchResult:
         """Read the search in ``run_dir``, finished or not.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no search, or no trial has finished.
         """
-        run = RunDirectory.existing(run_dir, to_read=True)
+        run = RunDirectory.open_existing(run_dir, to_read=True)
         if not run.study_file.is_file():
-            raise RunError(f"{run.place} holds no finished trial yet: continue it with --resume {run.place}")
-        import optuna
-
-        from tune.study.searcher import STUDY_NAME, storage_url
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
-        return cls.of(run, run.read_config(), study.get_trials(deepcopy=False))
+            raise RunError(
+                f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
+            )
+        return cls.from_trials(run, run.read_config(), read_study(run.study_file).get_trials(deepcopy=False))
 
     @classmethod
-    def of(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
-        """Build the result from the study's trials."""
+    def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
+        """Return the result of an Optuna study's trials."""
         trials = trials_table(study_trials, config)
-        volume, corner = hypervolume_of(trials, config)
-        return cls(run.path, config, volume, corner, lambda: trials, lambda: front_table(trials, config), run.uri)
+        volume, reference = hypervolume_of(trials, config)
+        return cls(run.path, config, volume, reference, lambda: trials, lambda: front_table(trials, config), run.uri)
 
     @property
-    def place(self) -> str:
-        """Return how a user names the run directory: its path, or its URI without keys."""
-        return RunDirectory(self.run_dir, self.uri).place
+    def display_path(self) -> str:
+        """The name that users type for the run directory: its path, or its URI without credentials."""
+        return self._run.display_path
 
     @property
     def knee(self) -> Point:
-        """Return the front's point of the best trade-off: the one furthest below the chord of its extremes.
+        """Return the front's best trade-off: the trial furthest below the chord between the front's extremes.
 
         Raises:
             RunError: no trial is complete.
@@ -134,19 +136,19 @@ class SearchResult:
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
 
     def require_front(self) -> None:
-        """Do nothing where a trial is complete.
+        """Check that at least one trial is complete.
 
         Raises:
-            RunError: none is; the sentence says where the reasons stand.
+            RunError: no trial is complete. The message names the file with the reasons.
         """
         if len(self.front):
             return
         if (self.trials["state"] == "failed").any():
-            raise RunError(f"No trial is complete: the column 'reason' of {self.place}/trials.csv says why")
-        raise RunError(f"No trial of {self.place} is complete yet: wait for it, or continue it with --resume")
+            raise RunError(f"No trial is complete: the column 'reason' of {self.display_path}/{TRIALS_TABLE} says why")
+        raise RunError(f"No trial of {self.display_path} is complete yet: wait for it, or continue it with --resume")
 
     def pick(self, choice: str | int) -> Point:
-        """Return ``'knee'`` or the trial with this number.
+        """Return the knee for ``'knee'``, else the trial with this number.
 
         Raises:
             RunError: there is no such complete trial.
@@ -158,27 +160,37 @@ class SearchResult:
             self.require_front()
             front = ", ".join(str(number) for number in self.front["trial"])
             raise RunError(
-                f"'{choice}' is no complete trial of {self.place}: pick knee, or one of the front's, {front}"
+                f"'{choice}' is no complete trial of {self.display_path}: pick knee, or one of the front's, {front}"
             )
         return self._point(int(choice))
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw all trials, the front and the landmarks; with ``path``, save the picture too."""
-        from tune.results.report import front_figure
-
-        figure = front_figure(self)
+        """Plot all trials, the front, the baselines and the retrained model. Save the plot if ``path`` is given."""
+        text = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        config_hash = hashlib.sha256(text.encode()).hexdigest()[:10]
+        figure = front_figure(
+            self.trials,
+            self.front,
+            self.config.objectives,
+            hypervolume=self.hypervolume,
+            knee=self.knee.number if len(self.front) else None,
+            retrained=self.reference(),
+            caption=f"config {config_hash} · seed {self.config.seed}",
+        )
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
 
     def reference(self) -> dict[str, float]:
-        """Return the retrained model's metrics, where the search has a reference and they were stored."""
-        path = self.run_dir / "reference.json"
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {name: float(value) for name, value in stored.items() if value is not None}
+        """Return the retrained model's metrics; an empty dict if the search has no reference."""
+        return self._run.read_reference()
+
+    @property
+    def _run(self) -> RunDirectory:
+        return RunDirectory(self.run_dir, self.uri)
 
     def _point(self, number: int) -> Point:
         row = self.trials[self.trials["trial"] == number].iloc[0]
-        directory = RunDirectory(self.run_dir).trial(number)
-        uri = None if self.uri is None else below(self.uri, f"trials/{directory.name}")
+        directory = self._run.trial(number)
+        uri = None if self.uri is None else join_uri(self.uri, f"{TRIALS}/{directory.name}")
         return Point(number, {str(key): value for key, value in row.dropna().items()}, directory, uri)

@@ -1,1 +1,1 @@
-"""The run directory of a search."""
+"""The run directory of a search: the names of its files, its lock, and its copy at a URI."""

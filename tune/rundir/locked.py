@@ -1,4 +1,4 @@
-"""What the directories of searches and of comparisons share: naming, finding, locking, and what is stored first."""
+"""What the directories of searches and of comparisons share: name, lock, and the files that are written first."""
 
 from __future__ import annotations
 
@@ -13,107 +13,119 @@ from typing import Any, ClassVar, Self
 import yaml
 from filelock import FileLock, Timeout
 
-from cluster.storage.mirror import is_uri, shown, without_keys
+from cluster.storage.uri import is_uri, redacted, without_credentials
 from ofmu.config.files import read_mapping
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
 from ofmu.run_config import override
+from ofmu.run_files import CONFIG, ENVIRONMENT
+from tune.rundir.search_files import TUNE_STORAGE
 
 
 @dataclass(frozen=True)
-class OwnedDirectory:
-    """Paths in a directory that one process at a time works in, and that a later one can continue."""
+class LockedDirectory:
+    """A run directory that one process at a time writes, and that a later process can resume."""
 
     path: Path
 
     kind: ClassVar[str]
-    """What it is the directory of, as errors say it."""
+    """The noun that errors use for the run: ``search`` or ``comparison``."""
     command_name: ClassVar[str]
-    """The command that makes it, by which it is named where the user gives no name."""
+    """The command that makes the directory; the first part of a default name."""
     folder_name: ClassVar[str]
-    """The folder inside that marks it as one."""
+    """The folder inside by which a directory of this kind is recognised."""
     resumable: ClassVar[tuple[str, ...]]
-    """Config keys, or their beginnings, that may differ when it is continued."""
+    """Config keys, or prefixes of keys, that a resume may override."""
 
     @classmethod
-    def fresh(cls, path: str | Path | None) -> Self:
-        """Return a directory, not yet made; None names one under ``runs/`` by the time of day.
+    def create_new(cls, path: str | Path | None) -> Self:
+        """Return the directory of a new run. Nothing is written; :meth:`mkdir` makes the directory.
+
+        Args:
+            path: None names a directory under ``runs/`` by the time of day.
 
         Raises:
-            RunError: a run already lies there.
+            RunError: the path is a URI, or a run is already there.
         """
-        _refuse_uri(cls.kind, path)
+        _check_is_path(cls.kind, path)
         if path is None:
             stem = Path("runs") / f"{cls.command_name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
-            path, again = stem, 1
+            path, attempt = stem, 1
             while Path(path).exists():
-                again += 1
-                path = stem.with_name(f"{stem.name}-{again}")
-        made = cls(Path(path).absolute())
-        if made.config_file.exists():
+                attempt += 1
+                path = stem.with_name(f"{stem.name}-{attempt}")
+        new = cls(Path(path).absolute())
+        if new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
-        return made
+        return new
 
     @classmethod
-    def existing(cls, path: str | Path) -> Self:
-        """Return a directory in which work was started before.
+    def open_existing(cls, path: str | Path) -> Self:
+        """Return the directory of a run that was started before.
 
         Raises:
-            RunError: it is none.
+            RunError: there is no such directory, or it belongs to no run of this kind.
         """
-        _refuse_uri(cls.kind, path)
+        _check_is_path(cls.kind, path)
         found = cls(Path(path).absolute())
         if not found.path.is_dir():
             raise RunError(f"There is no run directory {path}: check the path")
         if not found.config_file.is_file() or not found.folder.is_dir():
             raise RunError(
-                f"{path} is not the directory of a {cls.kind}: it has no config.yaml with a {cls.folder_name} folder"
+                f"{path} is not the directory of a {cls.kind}: it has no {CONFIG} with a {cls.folder_name} folder"
             )
         return found
 
     @property
-    def place(self) -> str:
-        """Return how a user names the directory."""
+    def display_path(self) -> str:
+        """The name that users type for the directory."""
         return str(self.path)
 
     @property
     def config_file(self) -> Path:
-        """The whole config."""
-        return self.path / "config.yaml"
+        """The whole config, as YAML."""
+        return self.path / CONFIG
 
     @property
     def environment_file(self) -> Path:
-        """When, how and on what machine the work was started."""
-        return self.path / "environment.json"
+        """Versions of packages, the machine, the time and the command line of the start."""
+        return self.path / ENVIRONMENT
 
     @property
     def folder(self) -> Path:
-        """The folder that marks the directory."""
+        """The folder by which the directory is recognised."""
         return self.path / self.folder_name
+
+    @property
+    def tune_storage(self) -> Path:
+        """The folder of Ray Tune's own files. It is deleted at the end of the run."""
+        return self.path / TUNE_STORAGE
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for one process at a time.
+        """Lock the directory against other processes.
 
         Raises:
-            RunError: another process is at work in it.
+            RunError: another process holds the lock.
         """
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"Another {self.kind} is running in {self.place}: wait for it, or stop it first") from None
+            raise RunError(
+                f"Another {self.kind} is running in {self.display_path}: wait for it, or stop it first"
+            ) from None
         try:
             yield
         finally:
             lock.release()
 
-    def create(self) -> None:
-        """Make the directory.
+    def mkdir(self) -> None:
+        """Make the directory and its folder.
 
         Raises:
-            StorageError: it cannot be made.
+            StorageError: the directory cannot be made.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,10 +133,11 @@ class OwnedDirectory:
             raise StorageError(f"Cannot make the run directory {self.path}: {error.strerror}") from error
 
     def read_mapping(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the stored config as a mapping, with overrides of what may change when the work is continued.
+        """Return the stored config as a mapping, with the overrides of a resume.
 
         Raises:
-            ConfigError: an override would make what is done incomparable with what is to come.
+            ConfigError: an override changes a key that a resume may not change. Finished and new trials could then
+                not be compared.
         """
         for entry in overrides:
             if not entry.startswith(self.resumable):
@@ -135,17 +148,24 @@ class OwnedDirectory:
                 )
         return override(read_mapping(self.config_file), overrides)
 
-    def write_mapping(self, mapping: Mapping[str, Any], *, again: bool) -> None:
-        """Store the config, and what the work was started by; ``again``: also where that is known already."""
+    def write_mapping(self, mapping: Mapping[str, Any], *, replace_environment: bool) -> None:
+        """Store the config, the environment and the command line.
+
+        Args:
+            mapping: the config.
+            replace_environment: whether to write ``environment.json`` although there is one.
+        """
         write_text(self.config_file, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
-        if again or not self.environment_file.is_file():
+        if replace_environment or not self.environment_file.is_file():
             started = {
                 "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-                "command": [without_keys(word) for word in sys.argv],
+                "command": [without_credentials(word) for word in sys.argv],
             }
             write_json(self.environment_file, environment() | started)
 
 
-def _refuse_uri(kind: str, path: str | Path | None) -> None:
+def _check_is_path(kind: str, path: str | Path | None) -> None:
     if path is not None and is_uri(path):
-        raise RunError(f"The directory of a {kind} cannot be at {shown(str(path))}: name a path that every node sees")
+        raise RunError(
+            f"The directory of a {kind} cannot be at {redacted(str(path))}: name a path that every node sees"
+        )

@@ -1,30 +1,51 @@
-"""The directory of a search: where everything lies, how it is written so that a kill leaves no half file."""
+"""The directory of a search, on a disk or at a URI."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cluster.storage.mirror import Mirror, is_uri, without_keys
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import is_uri, without_credentials
 from ofmu.config.files import validate
 from ofmu.errors import RunError
+from ofmu.io.files import write_json
+from ofmu.run_files import CONFIG, MODEL
 from tune.config import SearchConfig
-from tune.rundir.locked import OwnedDirectory
-from tune.rundir.sync import DriverFiles, folder_of
+from tune.rundir.locked import LockedDirectory
+from tune.rundir.search_files import (
+    FRONT_PLOT,
+    FRONT_TABLE,
+    REFERENCE,
+    RUNGS,
+    STUDY,
+    SUMMARY,
+    TRIALS,
+    TRIALS_TABLE,
+    WARM_START,
+    SearchSummary,
+)
+from tune.rundir.sync import RunDirectorySync, local_folder
+from tune.rundir.trial_files import TEMPORARY_FOLDERS, TrialFiles
+
+_STUDY_OF_0_1 = "study.db"
 
 
 @dataclass(frozen=True)
-class RunDirectory(OwnedDirectory):
-    """Paths in the directory of one search."""
+class RunDirectory(LockedDirectory):
+    """Paths, readers and writers of one search's directory. Every writer raises StorageError if the disk refuses.
+
+    If the search is at a URI, ``path`` is this machine's working copy. A thread then copies changed files to the URI
+    while the directory is locked.
+    """
 
     kind = "search"
     command_name = "search"
-    folder_name = "trials"
+    folder_name = TRIALS
     resumable = (
         "search.num_trials",
         "search.max_gradient_evaluations",
@@ -34,109 +55,109 @@ class RunDirectory(OwnedDirectory):
     )
 
     uri: str | None = None
-    """Where the directory really is, if not here; ``path`` is then this machine's working copy."""
-    _driver: list[DriverFiles] = field(default_factory=list, repr=False, compare=False)
+    """The URI of the directory; None for a directory on a disk."""
+    _syncs: list[RunDirectorySync] = field(default_factory=list, repr=False, compare=False)
+    """The running copy to the URI while the directory is locked, else empty."""
 
     @classmethod
-    def fresh(cls, path: str | Path | None) -> Self:
-        """Return a directory, not yet made; None names one under ``runs/``, and a URI is mirrored in the cache.
+    def create_new(cls, path: str | Path | None) -> Self:
+        """Return the directory of a new search. Nothing is written; :meth:`mkdir` makes the directory.
+
+        Args:
+            path: a path or a URI. None names a directory under ``runs/``. A URI gets a working copy in the cache.
 
         Raises:
-            RunError: a run already lies there.
+            RunError: a run is already there.
             StorageError: the URI's storage refuses.
         """
         if path is None or not is_uri(path):
-            return super().fresh(path)
-        made = cls(folder_of(str(path), "work"), str(path))
-        made.mirror().require_bucket()
-        if made.mirror().has("config.yaml"):
+            return super().create_new(path)
+        new = cls(local_folder(str(path), "work"), str(path))
+        new.mirror().require_bucket()
+        if new.mirror().has(CONFIG):
             raise RunError(
-                f"{made.place} already holds a run: continue it with --resume {made.place}, or name another directory"
+                f"{new.display_path} already holds a run: continue it with --resume {new.display_path}, or name "
+                "another directory"
             )
-        return made
+        return new
 
     @classmethod
-    def existing(cls, path: str | Path, *, to_read: bool = False) -> Self:
-        """Return a directory in which a search was started before; ``to_read``: only to look at what it found.
+    def open_existing(cls, path: str | Path, *, to_read: bool = False) -> Self:
+        """Return the directory of a search that was started before.
+
+        Args:
+            path: a path or a URI.
+            to_read: True if the caller only reads results. Of a search at a URI, the study is then downloaded to a
+                copy that a running search does not use.
 
         Raises:
-            RunError: it is none.
+            RunError: there is no such directory, it belongs to no search, or ofmu 0.1 wrote it.
             StorageError: the URI's storage refuses.
         """
         if not is_uri(path):
-            return super().existing(path)
-        found = cls(folder_of(str(path), "view" if to_read else "work"), str(path))
+            local = super().open_existing(path)
+            local._check_version(lambda name: (local.path / name).is_file())
+            return local
+        found = cls(local_folder(str(path), "view" if to_read else "work"), str(path))
         mirror = found.mirror()
-        if not mirror.has("config.yaml"):
-            raise RunError(f"There is no run directory {found.place}: check the URI")
-        wanted = ["config.yaml", "search.json", "reference.json", *(["study.db"] if to_read else [])]
+        if not mirror.has(CONFIG):
+            raise RunError(f"There is no run directory {found.display_path}: check the URI")
+        found._check_version(mirror.has)
+        wanted = [CONFIG, SUMMARY, REFERENCE, *([STUDY] if to_read else [])]
         mirror.pull([name for name in wanted if mirror.has(name)])
         return found
 
     @property
-    def place(self) -> str:
-        """Return how a user names the directory: its path, or its URI without keys."""
-        return str(self.path) if self.uri is None else without_keys(self.uri)
+    def display_path(self) -> str:
+        """The name that users type for the directory: its path, or its URI without credentials."""
+        return str(self.path) if self.uri is None else without_credentials(self.uri)
 
-    def mirror(self) -> Mirror:
-        """Return the way to the URI."""
-        if self.uri is None:
-            raise ValueError("a local directory has no mirror")
-        return Mirror(self.uri, self.path)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory for one process at a time; one at a URI is fetched first, and kept in step until the end.
-
-        Raises:
-            RunError: another process is at work in it.
-            StorageError: the URI's storage refuses.
-        """
-        with super().lock():
-            if self.uri is None:
-                yield
-                return
-            driver = DriverFiles(self.mirror())
-            driver.open()
-            self._driver.append(driver)
-            try:
-                yield
-            except BaseException:
-                driver.close(orderly=False)
-                raise
-            else:
-                driver.close(orderly=True)
-            finally:
-                self._driver.clear()
-
-    def changed(self, *, check: bool = True) -> None:
-        """Note that files here have changed.
-
-        Raises:
-            StorageError: with ``check``, where an earlier change could not be sent.
-        """
-        for driver in self._driver:
-            driver.changed(check=check)
-
-    def fetch_trial(self, number: int) -> None:
-        """Fetch what a trial left at the URI but for its model."""
-        for driver in self._driver:
-            driver.fetch_trial(f"{number:05d}")
+    def _check_version(self, has: Callable[[str], bool]) -> None:
+        if has(_STUDY_OF_0_1) and not has(STUDY):
+            raise RunError(
+                f"{self.display_path} was written by ofmu 0.1, and its study ({_STUDY_OF_0_1}) cannot be read: "
+                "read or finish it with ofmu 0.1, or start a new search in another directory"
+            )
 
     @property
     def study_file(self) -> Path:
-        """The Optuna study, an SQLite file."""
-        return self.path / "study.db"
+        """The Optuna study, a journal file."""
+        return self.path / STUDY
+
+    @property
+    def trials_table(self) -> Path:
+        """One row per trial, as CSV."""
+        return self.path / TRIALS_TABLE
+
+    @property
+    def front_table(self) -> Path:
+        """One row per trial of the front, as CSV."""
+        return self.path / FRONT_TABLE
+
+    @property
+    def front_plot(self) -> Path:
+        """The plot of the front."""
+        return self.path / FRONT_PLOT
+
+    @property
+    def summary_file(self) -> Path:
+        """Counts, hypervolume and front, as JSON."""
+        return self.path / SUMMARY
+
+    @property
+    def reference_file(self) -> Path:
+        """The retrained model's metrics, as JSON."""
+        return self.path / REFERENCE
 
     @property
     def rungs_file(self) -> Path:
-        """What trials reported on their way, for early stopping: JSON lines."""
-        return self.path / "rungs.jsonl"
+        """The intermediate values that early stopping decides on, as JSON lines."""
+        return self.path / RUNGS
 
     @property
     def warm_start_file(self) -> Path:
-        """What earlier searches gave to this one; see :mod:`tune.study.warm_start`."""
-        return self.path / "warm_start.json"
+        """The trials and settings that earlier searches give to this search, as JSON."""
+        return self.path / WARM_START
 
     @property
     def trials(self) -> Path:
@@ -148,41 +169,122 @@ class RunDirectory(OwnedDirectory):
         return self.trials / f"{number:05d}"
 
     def read_config(self, overrides: Sequence[str] = ()) -> SearchConfig:
-        """Return the stored config, with overrides of what may change when a search is continued.
+        """Return the stored config, with the overrides of a resume.
 
         Raises:
-            ConfigError: an override would make the finished trials incomparable with the coming ones.
+            ConfigError: an override changes a key that a resume may not change.
         """
         return validate(SearchConfig, self.read_mapping(overrides))
 
     def write_config(self, config: SearchConfig) -> None:
-        """Store the config and a description of this machine."""
-        self.write_mapping(config.model_dump(mode="json"), again=True)
+        """Store the config, the environment and the command line."""
+        self.write_mapping(config.model_dump(mode="json"), replace_environment=True)
+
+    def write_summary(self, summary: SearchSummary) -> None:
+        """Write ``search.json``."""
+        write_json(self.summary_file, summary.to_json())
+
+    def read_summary(self) -> SearchSummary | None:
+        """Return what ``search.json`` holds; None before the first report."""
+        if not self.summary_file.is_file():
+            return None
+        return SearchSummary.from_json(json.loads(self.summary_file.read_text(encoding="utf-8")))
+
+    def seconds(self) -> float:
+        """Return the seconds of search that the last report counts, over all sessions; 0 before the first report."""
+        summary = self.read_summary()
+        return 0.0 if summary is None else summary.seconds
+
+    def write_reference(self, metrics: Mapping[str, float | None]) -> None:
+        """Write the retrained model's metrics."""
+        write_json(self.reference_file, dict(metrics))
+
+    def read_reference(self) -> dict[str, float]:
+        """Return the retrained model's metrics that are numbers; an empty dict if none were stored."""
+        if not self.reference_file.is_file():
+            return {}
+        stored = json.loads(self.reference_file.read_text(encoding="utf-8"))
+        return {name: float(value) for name, value in stored.items() if value is not None}
 
     def delete_model(self, number: int) -> None:
-        """Remove a finished trial's model; its metrics and config stay."""
-        self._delete(number, "model")
+        """Delete a finished trial's model. Metrics and config stay."""
+        self._delete(number, MODEL)
 
     def delete_models(self, ended: Iterable[int], front: Container[int], keep: str) -> None:
-        """Remove the models of some ended trials, as far as ``search.keep_models`` does not keep them."""
+        """Delete the models that ``search.keep_models`` does not keep.
+
+        Args:
+            ended: numbers of trials that ended.
+            front: numbers of the front's trials.
+            keep: the value of ``search.keep_models``.
+        """
         if keep == "all":
             return
         for number in ended:
             if keep == "none" or number not in front:
                 self.delete_model(number)
 
-    def seconds(self) -> float:
-        """Return for how long the search has been at work, as far as its reports say."""
-        path = self.path / "search.json"
-        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
-
     def delete_checkpoints(self, number: int) -> None:
-        """Remove what only an unfinished trial needs; a failed one would keep it otherwise."""
-        for name in ("checkpoints", "ray_train"):
+        """Delete the folders that only an unfinished trial needs. A failed run does not delete them itself."""
+        for name in TEMPORARY_FOLDERS:
             self._delete(number, name)
 
     def _delete(self, number: int, name: str) -> None:
-        folder = self.trial(number) / name
-        shutil.rmtree(folder, ignore_errors=True)
-        for driver in self._driver:
-            driver.delete(folder.relative_to(self.path).as_posix())
+        files = TrialFiles(self.trial(number))
+        files.delete_folders([name])
+        for sync in self._syncs:
+            sync.delete((files.directory / name).relative_to(self.path).as_posix())
+
+    def mirror(self) -> Mirror:
+        """Return the mirror between the working copy and the URI.
+
+        Raises:
+            ValueError: the directory is on a disk.
+        """
+        if self.uri is None:
+            raise ValueError("a local directory has no mirror")
+        return Mirror(self.uri, self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the directory against other processes.
+
+        If the directory is at a URI, download it first, and copy changed files to the URI until the block ends.
+
+        Raises:
+            RunError: another process holds the lock.
+            StorageError: the URI's storage refuses.
+        """
+        with super().lock():
+            if self.uri is None:
+                yield
+                return
+            sync = RunDirectorySync(self.mirror())
+            sync.open()
+            self._syncs.append(sync)
+            try:
+                yield
+            except BaseException:
+                sync.close(raise_errors=False)
+                raise
+            else:
+                sync.close(raise_errors=True)
+            finally:
+                self._syncs.clear()
+
+    def mark_dirty(self, *, check: bool = True) -> None:
+        """Record that files of the working copy changed. Without a URI, do nothing.
+
+        Args:
+            check: whether to raise the error of an earlier copy.
+
+        Raises:
+            StorageError: with ``check``, an earlier copy to the URI failed.
+        """
+        for sync in self._syncs:
+            sync.mark_dirty(check=check)
+
+    def fetch_trial(self, number: int) -> None:
+        """Download a trial's files from the URI, without its large folders. Without a URI, do nothing."""
+        for sync in self._syncs:
+            sync.fetch_trial(self.trial(number).name)

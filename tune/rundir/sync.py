@@ -1,70 +1,68 @@
-"""A search whose run directory is at a URI: what the driver keeps in step with it, and how a trial works on it."""
+"""Synchronise a run directory with a URI: the driver's files, and the files of each trial."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.lease import LOCK, Lease
-from cluster.storage.mirror import Mirror, below, stamp_of
-from ofmu.config.files import read_mapping
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import PrunedError, StorageError
 from ofmu.io.cache import Cache, cache_root
-from ofmu.io.files import storage_errors, write_json
-from ofmu.run_files import RunFiles, finite_only
-from tune.rundir.prepared import fetch_prepared
+from ofmu.run_files import CHECKPOINTS
+from tune.rundir.prepared import download_prepared
+from tune.rundir.search_files import STUDY, TRIALS, TUNE_STORAGE
+from tune.rundir.trial_files import END_MARKERS, ERROR, LARGE_FOLDERS, TEMPORARY_FOLDERS, TrialFiles
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from ofmu.run_config import UnlearnConfig
-    from ofmu.tasks.preparation import Prepared
     from tune.execution.trainable import Executor
 
-STUDY = "study.db"
-HEAVY = ("model", "checkpoints", "ray_train")
-"""Folders of a trial that the driver never fetches."""
-_LOCAL_ONLY = ("trials", "ray", STUDY, f"{STUDY}-journal", f"{STUDY}-wal", f"{STUDY}-shm")
-_PAUSE = 1.0
-"""Seconds at least from the end of one push of the driver's files to the next."""
+_NOT_PUSHED = (TRIALS, TUNE_STORAGE, STUDY, f"{STUDY}.lock")
+"""What a push of the whole directory leaves out. The study is pushed first, by itself. A dashboard that writes to the
+study locks the file."""
+_MIN_PAUSE = 1.0
+"""Seconds between the end of one push of the driver's files and the start of the next."""
 
 
-def folder_of(uri: str, use: str) -> Path:
-    """Return this machine's folder for one use of the run at ``uri``; it lies in the cache."""
+def local_folder(uri: str, use: str) -> Path:
+    """Return this machine's folder, inside the cache, for one use of the run at ``uri``."""
     key = hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
     return cache_root(None) / "remote" / key / use
 
 
-class DriverFiles:
-    """The files of a search's driver, kept in step with a URI by a thread: the search never waits for a copy.
+class RunDirectorySync:
+    """Copies the driver's files to a URI in a thread, so that the search never waits for a copy.
 
-    While it is open, the process holds the URI's lease.
-
-    Raises:
-        RunError: another search is at work on the URI.
-        StorageError: the storage refuses.
+    The process holds the URI's lease between :meth:`open` and :meth:`close`.
     """
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
         self._lease = Lease(mirror, "search")
-        self._wake, self._ended = threading.Event(), threading.Event()
-        self._failure: StorageError | None = None
-        self._study_stamp: tuple[int, int] | None = None
-        self._unwanted: set[str] = set()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._error: StorageError | None = None
+        self._to_delete: set[str] = set()
         self._deleted: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="push to storage", daemon=True)
 
     def open(self) -> None:
-        """Take the lease, replace what lies here by what is at the URI, and start to keep in step."""
+        """Acquire the lease, replace the working copy by the files at the URI, and start the thread.
+
+        Raises:
+            RunError: another search holds the lease.
+            StorageError: the storage refuses.
+        """
         self._lease.acquire()
         try:
             self._fetch()
@@ -73,122 +71,115 @@ class DriverFiles:
             raise
         self._thread.start()
 
-    def close(self, *, orderly: bool) -> None:
-        """Send what has not been sent, and give the lease back; unless ``orderly``, a refusal is passed over."""
-        self._ended.set()
+    def close(self, *, raise_errors: bool) -> None:
+        """Stop the thread, push the remaining changes, and release the lease.
+
+        Args:
+            raise_errors: False ignores the storage's errors, so that they do not hide the error that ends the search.
+
+        Raises:
+            StorageError: with ``raise_errors``, the storage refuses, or another search has taken the lease.
+        """
+        self._closing.set()
         self._wake.set()
         self._thread.join()
         try:
-            if orderly:
+            if raise_errors:
                 self.check()
             self._push()
             self._lease.release()
         except StorageError:
-            if orderly:
+            if raise_errors:
                 raise
 
-    def changed(self, *, check: bool) -> None:
-        """Note that files have changed; with ``check``, raise StorageError as :meth:`check` does."""
+    def mark_dirty(self, *, check: bool) -> None:
+        """Record that files changed; with ``check``, raise StorageError as :meth:`check` does."""
         self._wake.set()
         if check:
             self.check()
 
     def check(self) -> None:
-        """Raise StorageError where a push failed or another search has taken over."""
-        if self._failure is not None:
-            raise self._failure
+        """Raise the error of the thread.
+
+        Raises:
+            StorageError: a push failed, or another search has taken the lease.
+        """
+        if self._error is not None:
+            raise self._error
         if self._lease.lost is not None:
             raise StorageError(self._lease.lost)
 
     def delete(self, folder: str) -> None:
-        """Note that nothing below ``folder`` is wanted any more."""
+        """Record that the folder at the URI must be deleted."""
         if folder not in self._deleted:
             self._deleted.add(folder)
-            self._unwanted.add(folder)
+            self._to_delete.add(folder)
             self._wake.set()
 
     def fetch_trial(self, name: str) -> None:
-        """Fetch the small files of a trial that ran elsewhere."""
-        self._mirror.pull([each for each in self._mirror.files(f"trials/{name}") if not set(HEAVY) & set(_parts(each))])
+        """Download the files of a trial that ran on another node, without its large folders."""
+        files = self._mirror.files(f"{TRIALS}/{name}")
+        self._mirror.pull([each for each in files if not set(LARGE_FOLDERS) & set(_parts(each))])
 
     def _fetch(self) -> None:
         _empty(self._mirror.local)
         names = self._mirror.files()
         self._mirror.pull([each for each in names if "/" not in each and each != LOCK])
-        ended = {_parts(each)[1] for each in names if each.endswith(("/metrics.json", "/pruned.json", "/error.txt"))}
-        heavy = {"/".join(_parts(each)[:3]) for each in names if each.startswith("trials/")}
-        # a search of thousands of trials would otherwise ask again for what is long gone
-        self._deleted = {f"trials/{trial}/{name}" for trial in ended for name in HEAVY} - heavy
-        (self._mirror.local / "trials").mkdir(parents=True, exist_ok=True)
+        ended = {_parts(each)[1] for each in names if each.endswith(tuple(f"/{name}" for name in END_MARKERS))}
+        present = {"/".join(_parts(each)[:3]) for each in names if each.startswith(f"{TRIALS}/")}
+        # Without this, resuming a search of thousands of trials would delete again what was deleted long ago.
+        self._deleted = {f"{TRIALS}/{trial}/{name}" for trial in ended for name in LARGE_FOLDERS} - present
+        (self._mirror.local / TRIALS).mkdir(parents=True, exist_ok=True)
 
     def _run(self) -> None:
-        while not self._ended.is_set():
+        while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
             started = time.monotonic()
             try:
                 self._push()
             except StorageError as error:
-                self._failure = error
+                self._error = error
                 return
-            # a study of ten thousand trials takes long to copy, and must not be copied all the time
-            self._ended.wait(max(_PAUSE, 4 * (time.monotonic() - started)))
+            # Copying a study of ten thousand trials takes long. The pause limits copying to a fifth of the time.
+            self._closing.wait(max(_MIN_PAUSE, 4 * (time.monotonic() - started)))
 
     def _push(self) -> None:
-        """Send the study first, then the tables that were made from it, the trials' own accounts, and deletions."""
+        """Push the study, then the tables that were made from the study, then crash texts; then delete folders."""
         local = self._mirror.local
         if not local.is_dir():
             return
-        with storage_errors(local / STUDY):
-            self._push_study(local / STUDY)
-        self._mirror.push(without=_LOCAL_ONLY)
-        for path in local.glob("trials/*/error.txt"):
+        if (local / STUDY).is_file():
+            self._mirror.push_file(STUDY)
+        self._mirror.push(without=_NOT_PUSHED)
+        for path in local.glob(f"{TRIALS}/*/{ERROR}"):
             self._mirror.push_file(path.relative_to(local).as_posix())
-        while self._unwanted:
-            self._mirror.delete(self._unwanted.pop())
-
-    def _push_study(self, study: Path) -> None:
-        if not study.is_file():
-            return
-        stamp = stamp_of(study)
-        if stamp == self._study_stamp:
-            return
-        copy = study.with_name(f".{STUDY}.copy")
-        copy.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(study, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-            self._mirror.push_file(STUDY, copy)
-        except sqlite3.Error as error:
-            raise StorageError(f"Cannot copy {study} ({error}): free some space there") from error
-        finally:
-            copy.unlink(missing_ok=True)
-        self._study_stamp = stamp
+        while self._to_delete:
+            self._mirror.delete(self._to_delete.pop())
 
 
-class RemoteTrials:
-    """Wraps an executor so that a trial's files come from and go to a URI, on whatever node it runs.
+class SyncedExecutor:
+    """An executor that downloads a trial's files from a URI before the run, and uploads the files after the run.
 
-    The trial's directory is emptied first: what is at the URI counts. An executor with a keyword ``mirror`` is given
-    the trial's mirror, and keeps its checkpoints there.
+    The files at the URI replace those in the trial's directory on the node. An executor with a keyword ``mirror``
+    gets the trial's mirror and writes its checkpoints there.
     """
 
     def __init__(self, executor: Executor, uri: str) -> None:
         self._executor, self._uri = executor, uri
-        self._fetched: Prepared | None = None
-        """What this process has fetched: all trials of a search start from the same, and it is hashed when fetched."""
 
     def __call__(
         self, config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Any, **further: Any
     ) -> Mapping[str, Any]:
-        """Run one trial and return its metrics; a finished one returns at once.
+        """Run one trial and return its metrics. A finished trial returns its stored metrics at once.
 
         Raises:
-            StorageError: the storage refuses; whatever the executor raises.
+            StorageError: the storage refuses.
+            Exception: whatever the executor raises.
         """
-        mirror = Mirror(below(self._uri, f"trials/{trial_dir.name}"), trial_dir)
-        self._fetch(mirror, config)
-        finished = RunFiles(trial_dir).read_metrics()
+        mirror, files = Mirror(join_uri(self._uri, f"{TRIALS}/{trial_dir.name}"), trial_dir), TrialFiles(trial_dir)
+        self._fetch(mirror, files, config)
+        finished = files.read_metrics()
         if finished is not None:
             return finished
         execute: Callable[..., Mapping[str, Any]] = self._executor
@@ -196,45 +187,44 @@ class RemoteTrials:
             execute = partial(execute, mirror=mirror)
         started = time.monotonic()
         try:
-            metrics = dict(execute(config, cluster, trial_dir, self._local(prepared), **further))
+            metrics = dict(execute(config, cluster, trial_dir, self._download(prepared), **further))
         except (PrunedError, ValueError):
             with suppress(StorageError):
-                mirror.push(without=HEAVY)
+                mirror.push(without=LARGE_FOLDERS)
             raise
         metrics.setdefault("seconds", time.monotonic() - started)
-        if not (trial_dir / "metrics.json").exists():
-            write_json(trial_dir / "metrics.json", {"metrics": finite_only(metrics)})
-        mirror.push(without=("checkpoints", "ray_train"))
-        mirror.delete("checkpoints")
-        for name in HEAVY:
-            shutil.rmtree(trial_dir / name, ignore_errors=True)
+        files.write_metrics_if_missing(metrics)
+        mirror.push(without=TEMPORARY_FOLDERS)
+        mirror.delete(CHECKPOINTS)
+        files.delete_folders(LARGE_FOLDERS)
         return metrics
 
     def close(self) -> None:
-        """Let the executor end what it keeps between trials."""
+        """Close the executor. A worker group keeps CPUs and GPUs between trials."""
         close = getattr(self._executor, "close", None)
         if close is not None:
             close()
 
-    def _fetch(self, mirror: Mirror, config: UnlearnConfig) -> None:
-        """Empty the directory but for its lock, and fill it; an attempt that no study knows any more is dropped."""
+    def _fetch(self, mirror: Mirror, files: TrialFiles, config: UnlearnConfig) -> None:
+        """Replace the directory's files by those at the URI.
+
+        Files of another config come from an attempt that the study does not hold. They are deleted.
+        """
         _empty(mirror.local)
-        mirror.pull([name for name in mirror.files() if _parts(name)[0] not in HEAVY])
-        settings = mirror.local / "config.yaml"
-        if settings.is_file() and read_mapping(str(settings)) != config.model_dump(mode="json"):
+        mirror.pull([name for name in mirror.files() if _parts(name)[0] not in LARGE_FOLDERS])
+        stored = files.read_config()
+        if stored is not None and stored != config.model_dump(mode="json"):
             mirror.delete("")
             _empty(mirror.local)
 
-    def _local(self, prepared: Any) -> Any:
-        return (
-            prepared
-            if prepared is None
-            else fetch_prepared(prepared, self._uri, Cache(folder_of(self._uri, "prepared")))
-        )
+    def _download(self, prepared: Any) -> Any:
+        if prepared is None:
+            return None
+        return download_prepared(prepared, self._uri, Cache(local_folder(self._uri, "prepared")))
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that is not hidden: the lock of who works here is."""
+    """Delete everything in the folder but hidden files. The lock of the process that works here is a hidden file."""
     for path in folder.glob("[!.]*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ofmu.data.kinds import TRAITS, TaskKind
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.evaluation.metrics.custom import is_function_name, score_function
+from ofmu.evaluation.metrics.custom import is_custom_metric, load_custom_metric
 from ofmu.evaluation.metrics.registry import REFERENCE, REGISTRY
 
 Direction = Literal["min", "max"]
@@ -36,8 +36,8 @@ def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:
     A name such as ``my_package.my_module:my_function`` is a function of the user's own; it is imported here.
     """
     for name in objectives:
-        if is_function_name(name):
-            score_function(name)
+        if is_custom_metric(name):
+            load_custom_metric(name)
         elif name not in WORST:
             raise ConfigError(f"Unknown objective '{name}' in search.objectives: {nearest_name(name, WORST)}")
         if name in NEEDS_REFERENCE and not has_reference:

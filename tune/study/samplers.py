@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 
 from tune.space.space import in_order, is_active, is_whole
-from tune.study.history_limit import GlimpsingSampler
+from tune.study.history_limit import BoundedHistorySampler
 
 if TYPE_CHECKING:
     from tune.config import Parameter, SearchConfig
@@ -41,15 +41,15 @@ def make_sampler(name: str, seed: int, number: int, num_trials: int) -> optuna.s
 
     One is made per trial, its seed drawn from the search's seed and that number: a resumed search then goes on
     exactly as an undisturbed one with the same finished trials would. All four keep their memory in the study;
-    of a long one, TPE and GP are shown a glimpse.
+    of a long one, TPE and GP read a part of fixed size.
     """
     derived = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     # Optuna's own defaults (10 random trials; a population of 50) would use up a short search.
     startup = max(4, min(10, num_trials // 4))
     makers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: GlimpsingSampler(optuna.samplers.TPESampler(seed=derived, n_startup_trials=startup)),
+        "tpe": lambda: BoundedHistorySampler(optuna.samplers.TPESampler(seed=derived, n_startup_trials=startup)),
         "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=derived, population_size=max(6, min(50, num_trials // 4))),
-        "gp": lambda: GlimpsingSampler(
+        "gp": lambda: BoundedHistorySampler(
             optuna.samplers.GPSampler(seed=derived, n_startup_trials=startup, warn_independent_sampling=False)
         ),
         "random": lambda: optuna.samplers.RandomSampler(seed=derived),

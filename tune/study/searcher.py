@@ -24,40 +24,37 @@ from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import KNOWN, PAPER, SEARCHED, TARGET, overrides_of, stand_ins
 from tune.study.samplers import draw, make_sampler
-from tune.study.storage import SoleWriterStorage, flush
+from tune.study.storage import STUDY_NAME, BufferedJournalStorage, flush
 
 if TYPE_CHECKING:
     from tune.config import SearchConfig
 
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
-STUDY_NAME = "ofmu"
-
-
-def storage_url(path: Path) -> str:
-    """Return the address under which Optuna and optuna-dashboard open the study file."""
-    return f"sqlite:///{path.resolve()}"
 
 
 def open_study(path: Path, config: SearchConfig) -> optuna.Study:
-    """Create or reopen the study in the SQLite file ``path``; its first trials are the two landmarks."""
+    """Create or reopen the study in the journal file ``path``; its first trials are the two landmarks.
+
+    Raises:
+        RunError: a line of the file is damaged.
+        StorageError: the file cannot be written.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    # A dashboard that reads the file must not make the search fail on a locked database.
-    file = optuna.storages.RDBStorage(
-        storage_url(path), engine_kwargs={"connect_args": {"timeout": 60}}, skip_compatibility_check=False
-    )
-    study = optuna.create_study(
-        study_name=STUDY_NAME,
-        storage=SoleWriterStorage(file),
-        directions=["minimize" if way == "min" else "maximize" for way in config.objectives.values()],
-        load_if_exists=True,
-    )
-    study.set_metric_names(list(config.objectives))
+    storage = BufferedJournalStorage(path)
+    if STUDY_NAME in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    else:
+        directions = ["minimize" if way == "min" else "maximize" for way in config.objectives.values()]
+        study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions)
+    if study.metric_names != list(config.objectives):
+        study.set_metric_names(list(config.objectives))
     known = {trial.user_attrs.get("role") for trial in study.get_trials(deepcopy=False)}
     parameters = stand_ins(config)
     for role in (TARGET, PAPER):
         if role not in known:
             study.enqueue_trial(parameters[role], user_attrs={"role": role})
+    flush(study)
     return study
 
 
@@ -126,8 +123,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             trial = self._next_trial()
             specification = self._specify(trial)
             if specification is not None:
+                try:
+                    flush(self._study)
+                except StorageError as error:
+                    self.stopped_by = error
+                    return None
                 self._live[key] = trial
-                flush(self._study)
                 return specification
         return None
 
@@ -223,7 +224,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
             self._finished += 1
             self._spent += _evaluations(self._study._storage.get_trial(trial._trial_id))
             self._on_finished(trial.number)
-        except (StorageError, optuna.exceptions.StorageInternalError) as error:
+        except StorageError as error:
             # Raised here, it would reach Tune, which takes it for one more failure of the trial.
             self.stopped_by = StorageError(f"The search cannot store its results: {error}")
 

@@ -27,7 +27,7 @@ from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import KNOWN, PAPER, SEARCHED, TARGET
 from tune.study.samplers import draw
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import flush, read_study
 
 if TYPE_CHECKING:
     from tune.config import SearchConfig
@@ -113,6 +113,7 @@ def plant_head_start(study: optuna.Study, config: SearchConfig, run: RunDirector
     for wanted in head_start.first:
         if wanted.origin not in present:
             study.enqueue_trial(wanted.settings, user_attrs={"origin": wanted.origin})
+    flush(study)
 
 
 class _Earlier:
@@ -120,12 +121,11 @@ class _Earlier:
 
     def __init__(self, place: str, config: SearchConfig) -> None:
         self._place, self._ours = place, config
-        self._run = RunDirectory.existing(place, to_read=True)
+        self._run = RunDirectory.open_existing(place, to_read=True)
         self._theirs = self._run.read_config()
         if not self._run.study_file.is_file():
             raise RunError(self._sentence("has no finished trial"))
-        study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(self._run.study_file))
-        self._trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
+        self._trials: list[FrozenTrial] = read_study(self._run.study_file).get_trials(deepcopy=False)
         self._complete = [trial for trial in self._trials if trial.state is TrialState.COMPLETE]
         if all(trial.user_attrs.get("role") == KNOWN for trial in self._complete):
             raise RunError(self._sentence("has no complete trial"))
@@ -158,7 +158,7 @@ class _Earlier:
     @property
     def searched_front(self) -> list[FrozenTrial]:
         """Return the front's trials but for the landmarks."""
-        numbers = SearchResult.of(self._run, self._theirs, self._trials).front["trial"]
+        numbers = SearchResult.from_trials(self._run, self._theirs, self._trials).front["trial"]
         trials = [self._trials[int(number)] for number in numbers]
         return [trial for trial in trials if trial.user_attrs.get("role") == SEARCHED]
 

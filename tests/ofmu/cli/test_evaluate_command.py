@@ -79,7 +79,7 @@ def test_a_missing_metric_shows_its_reason(run: Path) -> None:
     assert "reference.source is 'none': set it to retrain, model or scores" in none.stdout
 
 
-def test_a_config_other_than_the_runs_is_told_by_its_keys(run: Path, tmp_path: Path) -> None:
+def test_a_config_other_than_the_runs_is_named_by_its_keys(run: Path, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(YAML)
     changed = ["evaluation.rouge=false", "training.epochs=2", "engine.threads=1", "method.inner_steps=1"]
     result = call(run / "model", tmp_path / "other.yaml", *changed)
@@ -88,7 +88,7 @@ def test_a_config_other_than_the_runs_is_told_by_its_keys(run: Path, tmp_path: P
     assert f"({run / 'config.yaml'}) in training.epochs, evaluation.rouge: evaluate under that one" in line
 
 
-def test_rows_of_ones_own_get_one_line_on_what_they_lack(run: Path, tmp_path: Path) -> None:
+def test_rows_of_the_user_get_one_line_on_missing_columns(run: Path, tmp_path: Path) -> None:
     for name in ("forget", "retain"):
         rows = [{"question": f"Who wrote {name} {number}?", "answer": "Ann wrote it."} for number in range(2)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -99,7 +99,7 @@ def test_rows_of_ones_own_get_one_line_on_what_they_lack(run: Path, tmp_path: Pa
     assert [line for line in lines if "world_facts" in line] == [
         "not measured, since the data has no such evaluation sets: real_authors, world_facts"
     ]
-    assert "cannot be had on these rows, with or without a reference (row 1 of the set 'forget'" in lines[-1]
+    assert "cannot be computed on these rows, with or without a reference (row 1 of the set 'forget'" in lines[-1]
     assert "paraphrased_answer" in lines[-1]
 
 
@@ -109,16 +109,18 @@ def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.Captu
         "metrics": {**values, "model_utility": 0.0, "retain_rouge": 0.0, "retain_probability": 0.5},
         "reasons": {},
         "utility_components": ["retain_rouge", "retain_probability"],
+        "truth_ratio": "geometric",
+        "model": "m",
         "reference": "r",
     }
     show_report(report)
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("model_utility")]
-    assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 where a part of it is, as here retain_rouge)"
+    assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 if a component is 0, here retain_rouge)"
 
 
-def test_target_and_retrained_stand_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
-    """The target, evaluated, is its own yardstick; the scores of both were made by preparation."""
+def test_target_and_retrained_are_shown_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
+    """The target's evaluation equals its stored baseline metrics. Preparation made the scores of both models."""
     config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     prepared = prepare(config)
     report = evaluate(prepared.target, config)
@@ -130,14 +132,14 @@ def test_target_and_retrained_stand_beside_the_value(tiny_config: UnlearnConfig,
     assert list(evaluate(prepared.target, config)["baseline_metrics"]) == ["retrained"]
 
 
-def test_a_target_that_is_gone_is_no_yardstick(run: Path, tmp_path: Path) -> None:
+def test_a_deleted_target_is_no_baseline(run: Path, tmp_path: Path) -> None:
     gone = [f"model.path={tmp_path / 'gone'}", "model.is_target=true", "reference.source=none"]
     result = call(run / "model", run / "config.yaml", *gone, "evaluation.rouge=false")
     assert result.exit_code == 0, result.output
     assert "target" not in result.stdout
 
 
-def test_without_config_the_runs_own_is_taken(run: Path) -> None:
+def test_without_config_the_runs_own_is_used(run: Path) -> None:
     result = call(run / "model", "evaluation.rouge=false")
     assert result.exit_code == 0, result.output
     assert str(run / "config.yaml") in result.stderr
@@ -146,7 +148,7 @@ def test_without_config_the_runs_own_is_taken(run: Path) -> None:
     assert evaluate(run / "model")["config"]["data"]["generated"]["authors"] == 4
 
 
-def test_a_misspelt_key_is_named_with_its_neighbour(run: Path) -> None:
+def test_a_misspelt_key_is_named_with_the_nearest_key(run: Path) -> None:
     result = call(run / "model", run / "config.yaml", "evaluation.truth_ration=geometric")
     assert isinstance(result.exception, ConfigError)
     assert "did you mean 'evaluation.truth_ratio'?" in str(result.exception)

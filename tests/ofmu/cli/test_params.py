@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ofmu.cli.main import main
+from ofmu.cli.params import ConfigChoice
 
 
 @pytest.mark.parametrize(
@@ -16,11 +17,33 @@ from ofmu.cli.main import main
     ],
     ids=lambda words: words[0],
 )
-def test_a_uri_is_not_taken_for_a_folder(
+def test_a_uri_is_not_accepted_as_a_folder(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "s3://bucket/run"]) == 2
-    assert "--output" in (said := capsys.readouterr().err)
-    assert "must be a folder" in said
+    assert "--output" in (error := capsys.readouterr().err)
+    assert "must be a folder" in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "overrides"),
+    [
+        ([], None, ()),
+        (["tofu"], "tofu", ()),
+        (["tofu", "seed=1"], "tofu", ("seed=1",)),
+        (["seed=1", "method.lr=2"], None, ("seed=1", "method.lr=2")),
+    ],
+)
+def test_a_first_word_with_an_equals_sign_is_an_override(
+    words: list[str], name: str | None, overrides: tuple[str, ...]
+) -> None:
+    choice = ConfigChoice.parse(words)
+    assert (choice.name, choice.overrides) == (name, overrides)
+    assert choice.source == (name or "quickstart")
+    assert choice.words() == words
+
+
+def test_overrides_are_applied_to_the_default_config() -> None:
+    assert ConfigChoice.parse(["seed=7"]).read_mapping()["seed"] == 7

@@ -22,7 +22,7 @@ cluster: {workers: 2}
 """
 
 
-def test_what_was_made_is_printed_and_then_found(tmp_path: Path) -> None:
+def test_parts_are_made_once_and_then_found_in_the_cache(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(TINY)
     arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=1"]
     first = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False)
@@ -36,8 +36,8 @@ def test_what_was_made_is_printed_and_then_found(tmp_path: Path) -> None:
     assert base != target
 
 
-def test_a_printed_target_and_base_are_found_to_have_the_same_reference(tmp_path: Path) -> None:
-    """What is printed can be typed as model.path and model.base of a config of one's own."""
+def test_the_printed_target_and_base_give_the_same_reference(tmp_path: Path) -> None:
+    """The printed paths can be used as model.path and model.base of another config."""
     (tmp_path / "config.yaml").write_text(TINY)
     arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=1"]
     output = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False).output
@@ -48,7 +48,7 @@ def test_a_printed_target_and_base_are_found_to_have_the_same_reference(tmp_path
     assert f"reference scores  {place['reference scores']}" in again
 
 
-def test_the_presets_are_sound_and_start_with_their_command() -> None:
+def test_the_presets_are_valid_and_start_with_their_command() -> None:
     assert {"quickstart", "tofu"} <= set(preset_names())
     for name in ("quickstart", "tofu"):
         mapping = read_mapping(name)

@@ -15,7 +15,7 @@ from ofmu.cli.search import search_command
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
 from tune.callbacks.base import Progress
-from tune.callbacks.console import SearchView
+from tune.callbacks.console import ConsoleCallback
 from tune.config import SearchConfig
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
@@ -28,11 +28,11 @@ def invoke(*arguments: str) -> Result:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> RunDirectory:
-    """A search of four trials on made-up scores, with tiny but real saved models."""
+    """A search of four trials with made-up scores and tiny saved models."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    run = RunDirectory.fresh(tmp_path / "run")
-    run.create()
+    run = RunDirectory.create_new(tmp_path / "run")
+    run.mkdir()
     config = validate(SearchConfig, {"search": {"num_trials": 4}})
     run.write_config(config)
     found = StudySearcher(open_study(run.study_file, config), config, run.trial)
@@ -67,7 +67,7 @@ def test_wrong_arguments_get_one_sentence(arguments, kind, words):
     assert "\n" not in str(error)
 
 
-def test_a_directory_in_place_of_a_config_is_answered_with_what_to_type(finished, tmp_path):
+def test_a_directory_in_place_of_a_config_gets_the_right_command(finished, tmp_path):
     for place in (finished.path, tmp_path):
         error = invoke(str(place)).exception
         assert isinstance(error, ConfigError)
@@ -138,7 +138,7 @@ def test_export_of_an_unknown_trial_is_refused(finished, tmp_path, pick, words):
     assert words in str(error)
 
 
-def test_export_overwrites_nothing_and_names_what_was_not_kept(finished, tmp_path):
+def test_export_overwrites_nothing_and_reports_a_model_that_was_not_kept(finished, tmp_path):
     result = SearchResult.load(finished.path)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
@@ -149,7 +149,7 @@ def test_export_overwrites_nothing_and_names_what_was_not_kept(finished, tmp_pat
         result.pick(1).export(tmp_path / "gone")
 
 
-def test_the_fronts_columns_go_from_what_was_sought_to_what_else_is_known(finished):
+def test_the_fronts_columns_start_with_objectives_settings_and_costs(finished):
     columns = list(SearchResult.load(finished.path).front.columns)
     settings = [name for name in columns if "." in name]
     assert len(settings) >= 7
@@ -166,9 +166,9 @@ def test_the_fronts_columns_go_from_what_was_sought_to_what_else_is_known(finish
 
 @pytest.fixture
 def fruitless(tmp_path: Path) -> RunDirectory:
-    """A search whose two trials ended without the objective, as the second one's evaluation explains."""
-    run = RunDirectory.fresh(tmp_path / "run")
-    run.create()
+    """A search whose two trials lack an objective. The second trial's evaluation gives a reason."""
+    run = RunDirectory.create_new(tmp_path / "run")
+    run.mkdir()
     config = validate(SearchConfig, {"search": {"num_trials": 2}})
     run.write_config(config)
     found = StudySearcher(open_study(run.study_file, config), config, run.trial)
@@ -181,7 +181,7 @@ def fruitless(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def test_a_search_without_a_front_hints_at_no_export_and_fails(fruitless):
+def test_a_search_without_a_front_fails_without_a_hint_to_export(fruitless):
     sentence = f"No trial is complete: the column 'reason' of {fruitless.path}/trials.csv says why"
     resumed = invoke("--resume", str(fruitless.path))
     assert "0 trials complete, 2 failed; everything is in" in resumed.output
@@ -201,19 +201,19 @@ def test_a_missing_objective_carries_the_evaluations_own_reason(fruitless):
     assert reasons == [missing, f"{missing}: no reference was given"]
 
 
-def test_the_view_says_where_the_steps_of_worker_groups_are(finished, capsys):
+def test_the_console_names_the_files_of_worker_groups_steps(finished, capsys):
     result = SearchResult.load(finished.path)
-    for workers, told in ((0, False), (2, True)):
+    for workers, expected in ((0, False), (2, True)):
         cluster = result.config.cluster.model_copy(update={"num_workers": workers})
         config = result.config.model_copy(update={"cluster": cluster})
         start = Progress(replace(result, config=config), 4, 0, 0, (), 0.0, None)
-        SearchView(Console(width=300)).on_start(start)
+        ConsoleCallback(Console(width=300)).on_start(start)
         output = capsys.readouterr().out
-        assert ("its outer steps are not shown live" in output) is told
-        assert (f"{finished.path}/trials/*/history.jsonl" in output) is told
+        assert ("its outer steps are not shown live" in output) is expected
+        assert (f"{finished.path}/trials/*/history.jsonl" in output) is expected
 
 
-def test_the_picture_marks_front_landmarks_and_reference(finished):
+def test_the_plot_marks_front_baselines_and_reference(finished):
     (finished.path / "reference.json").write_text('{"ks_statistic": 0.0, "model_utility": 0.62, "forget_rouge": null}')
     figure = SearchResult.load(finished.path).plot()
     labels = figure.axes[0].get_legend_handles_labels()[1]

@@ -26,7 +26,7 @@ def steps_in(output: str) -> list[str]:
     return [line.split(":")[0] for line in output.splitlines() if line.startswith("outer step")]
 
 
-def test_an_interrupted_run_says_how_it_goes_on_and_does(
+def test_an_interrupted_run_prints_how_to_continue_and_continues(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(record: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def test_an_interrupted_run_says_how_it_goes_on_and_does(
 
 @pytest.mark.ranks
 @pytest.mark.timeout(180)
-def test_under_torchrun_one_rank_speaks(tiny: Path, tmp_path: Path) -> None:
+def test_under_torchrun_one_rank_prints(tiny: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = ["-m", "ofmu", "unlearn", str(tiny), "method.outer_steps=1", "--output", str(tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Callbacks of a search: functions and listeners, and what becomes of what they raise."""
+"""Callbacks of a search: functions, objects, and exceptions in them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ofmu.errors import ConfigError
-from tune.callbacks.base import SearchListener
-from tune.callbacks.callback_list import Audience
+from tune.callbacks.base import SearchCallback
+from tune.callbacks.callback_list import CallbackList
 from tune.study.finished_trial import EndedTrial
 
 TRIAL = EndedTrial(
@@ -24,58 +24,58 @@ TRIAL = EndedTrial(
 )
 
 
-class Recorder(SearchListener):
+class Recorder(SearchCallback):
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.calls: list[str] = []
 
     def on_prepare(self, event):
-        self.heard.append(event["event"])
+        self.calls.append(event["event"])
 
     def on_trial_end(self, trial):
-        self.heard.append(str(trial.number))
+        self.calls.append(str(trial.number))
 
 
-def test_functions_and_listeners_hear_in_order():
-    heard: list[tuple[str, int]] = []
+def test_functions_and_objects_are_called_in_order():
+    calls: list[tuple[str, int]] = []
     recorder = Recorder()
-    audience = Audience(
-        [lambda trial: heard.append(("a", trial.number)), recorder, lambda trial: heard.append(("b", 0))]
+    callbacks = CallbackList(
+        [lambda trial: calls.append(("a", trial.number)), recorder, lambda trial: calls.append(("b", 0))]
     )
-    audience.on_prepare({"event": "start"})
-    audience.on_trial_end(TRIAL)
-    assert heard == [("a", 3), ("b", 0)]
-    assert recorder.heard == ["start", "3"]
+    callbacks.on_prepare({"event": "start"})
+    callbacks.on_trial_end(TRIAL)
+    assert calls == [("a", 3), ("b", 0)]
+    assert recorder.calls == ["start", "3"]
 
 
-def test_what_a_callback_raises_is_said_once_and_keeps_nobody_from_hearing():
+def test_an_exception_warns_once_and_stops_no_other_callback():
     calls, recorder = [], Recorder()
 
     def broken(trial):
         calls.append(trial.number)
         raise KeyError("loss")
 
-    audience = Audience([broken, recorder])
+    callbacks = CallbackList([broken, recorder])
     with pytest.warns(
         UserWarning, match=r"broken raised KeyError: 'loss' \(test_callback_list.py, line \d+\)"
     ) as caught:
-        audience.on_trial_end(TRIAL)
+        callbacks.on_trial_end(TRIAL)
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        audience.on_trial_end(TRIAL)
-    assert calls == [3, 3], "it is still called"
-    assert recorder.heard == ["3", "3"]
+        callbacks.on_trial_end(TRIAL)
+    assert calls == [3, 3], "a callback that raised is still called"
+    assert recorder.calls == ["3", "3"]
 
 
-def test_the_users_own_interrupt_goes_through():
+def test_an_interrupt_in_a_callback_is_raised():
     def interrupt(trial):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Audience([interrupt]).on_trial_end(TRIAL)
+        CallbackList([interrupt]).on_trial_end(TRIAL)
 
 
 @pytest.mark.parametrize("wrong", ["print", 3, Recorder])
-def test_what_is_no_callback_is_refused(wrong):
-    with pytest.raises(ConfigError, match=r"callbacks\[1\] is .* neither a tune.SearchListener nor a function"):
-        Audience([print, wrong])
+def test_an_object_that_is_no_callback_is_refused(wrong):
+    with pytest.raises(ConfigError, match=r"callbacks\[1\] is .* neither a tune.SearchCallback nor a function"):
+        CallbackList([print, wrong])

@@ -1,4 +1,4 @@
-"""A search's figures, scraped from the metrics endpoint of a real Ray as Prometheus would."""
+"""A search's metrics, scraped from the metrics endpoint of a real Ray as Prometheus does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLE = re.compile(r"^ray_(ofmu_search_\w+)\{(.*)\} (\S+)$")
 
 
 def scrape(port: int, run_dir: Path) -> dict[tuple[str, str], float]:
-    """Return (name, state) to value for the samples that bear this run's label."""
+    """Return the values of the samples with this run's label, by name and state."""
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
     found = {}
     for line in text.splitlines():
@@ -52,7 +52,7 @@ def metrics_port(ray_folder: Path) -> Iterator[int]:
 @pytest.mark.cluster
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_prometheus_finds_the_figures_of_a_search_and_of_its_resume(metrics_port, tmp_path):
+def test_prometheus_finds_the_metrics_of_a_search_and_of_its_resume(metrics_port, tmp_path):
     run_dir = tmp_path / "run"
     result = ParetoSearch({}, num_trials=5, run_dir=run_dir, executor=execute).run()
     wanted = {
@@ -88,24 +88,24 @@ def wait_for(port: int, run_dir: Path, wanted: dict[tuple[str, str], Any]) -> di
         time.sleep(0.5)
 
 
-def test_without_ray_the_figures_go_nowhere():
-    """In a process of its own, since this one may have a session."""
+def test_without_ray_no_metrics_are_published():
+    """Run in another process, since this process may have a Ray session."""
     script = """
 from pathlib import Path
 import pandas as pd
 from tune.study.finished_trial import EndedTrial
-from tune.callbacks.prometheus import SearchGauges
+from tune.callbacks.prometheus import PrometheusCallback
 from tune.callbacks.base import Progress
 from types import SimpleNamespace
 
 table = pd.DataFrame({"trial": [0], "state": ["complete"], "gradient_evaluations": [3.0]})
 result = SimpleNamespace(trials=table, run_dir=Path("run"), hypervolume=0.5)
 progress = Progress(result, 4, 1, 0, (1,), 2.0, None)
-gauges = SearchGauges()
-gauges.on_start(progress)
-gauges.on_trial_end(EndedTrial(number=1, state="complete", role="searched", settings={}, objectives={},
+callback = PrometheusCallback()
+callback.on_start(progress)
+callback.on_trial_end(EndedTrial(number=1, state="complete", role="searched", settings={}, objectives={},
     metrics={"gradient_evaluations": 5.0}, directory=Path("run/trials/00001"), reason=None))
-gauges.on_progress(progress)
+callback.on_progress(progress)
 import ray
 assert not ray.is_initialized()
 """

@@ -1,4 +1,4 @@
-"""Made-up runs of made-up methods, for whatever turns runs into a summary."""
+"""Made-up runs of made-up methods, and their summary."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from tune.compare.analysis import MethodRuns, Setting, summarise
+from tune.compare.analysis import MethodRuns, SharedContext, summarise
 from tune.compare.config import CompareSettings
-from tune.compare.result import PointRuns, SeedRun, Summary
+from tune.compare.summary import PointRuns, SeedRun, Summary
 
 Point = Sequence[tuple[float, float] | None]
-"""One point's (ks_statistic, model_utility) per seed; None: that run failed."""
+"""One point's (ks_statistic, model_utility) per seed; None for a failed run."""
 
 TARGET = {"ks_statistic": 0.9, "model_utility": 0.8}
 
@@ -34,19 +34,19 @@ def method_runs(name: str, points: Sequence[Point]) -> MethodRuns:
 def point_runs(name: str, number: int, seeds: Point) -> PointRuns:
     runs = []
     for seed, values in enumerate(seeds, start=1):
-        place = f"runs/{name}/{number:05d}-seed{seed}"
+        directory = f"runs/{name}/{number:05d}-seed{seed}"
         if values is None:
-            runs.append(SeedRun(seed=seed, directory=place, reason="the loss became NaN"))
+            runs.append(SeedRun(seed=seed, directory=directory, reason="the loss became NaN"))
             continue
         metrics = {"ks_statistic": values[0], "model_utility": values[1], "gradient_evaluations": 40.0, "seconds": 2.0}
-        runs.append(SeedRun(seed=seed, directory=place, metrics={**metrics, "peak_memory_bytes": 5e8 + seed}))
+        runs.append(SeedRun(seed=seed, directory=directory, metrics={**metrics, "peak_memory_bytes": 5e8 + seed}))
     return PointRuns(trial=number, settings={"method.lr": 1e-3}, runs=tuple(runs))
 
 
 def summary_of(
     methods: Mapping[str, Sequence[Point]], seeds: int = 3, reference: bool = True, **settings: object
 ) -> Summary:
-    shared = Setting(
+    shared = SharedContext(
         objectives={"ks_statistic": "min", "model_utility": "max"},
         seeds=tuple(range(1, seeds + 1)),
         target=TARGET,
@@ -59,5 +59,5 @@ def summary_of(
 
 @pytest.fixture(scope="session")
 def summarised() -> Callable[..., Summary]:
-    """Made-up points by method, to a summary; see :func:`summary_of`."""
+    """Return :func:`summary_of`, which turns made-up points by method into a summary."""
     return summary_of

@@ -62,7 +62,7 @@ def test_a_method_that_is_better_at_every_level_and_seed_is_marked(summarised):
     assert summary.best == {"levels": "a", "hypervolume": None}
     assert [method.name for method in summary.methods] == ["a", "b", "c"]
     assert of_pair(summary, "a", "b").p_holm < 0.05
-    # two comparisons of three seeds: neither can be below .25
+    # Two tests over three seeds: neither p can be below .25.
     assert {test.p for test in summary.tests if test.quantity == "hypervolume"} == {0.25}
 
 
@@ -77,7 +77,7 @@ def test_one_seed_on_which_it_is_worse_keeps_a_method_from_being_marked(summaris
     mixed = [[good, good, bad] for (good, *_), bad in zip(SPREAD, [(0.95, 0.1)] * 3, strict=True)]
     other = worse(SPREAD, 0.02)
     summary = summarised({"mixed": mixed, "other": other}, significance=0.49)
-    assert not of_pair(summary, "mixed", "other").agrees
+    assert not of_pair(summary, "mixed", "other").consistent
     assert summary.best["levels"] is None
 
 
@@ -105,24 +105,24 @@ def test_the_numbers_of_a_small_case_by_hand(summarised):
         forgetting_levels=[0.5, 1.0],
         utility_levels=[0.8],
     )
-    # the target has (.9, .8), the retrained model .0: levels at .45 and 0; 80 % of .8
+    # The target has (.9, .8), the retrained model 0. The levels are .45 and 0, and 80 % of .8.
     assert summary.levels.forgetting == pytest.approx((0.45, 0))
     assert summary.levels.utility == pytest.approx((0.64,))
-    assert summary.corner == {"ks_statistic": 1.0, "model_utility": 0.0}
+    assert summary.reference_point == {"ks_statistic": 1.0, "model_utility": 0.0}
     method = summary.method("a")
     assert method.hypervolumes == pytest.approx((0.7 * 0.6 + 0.5 * 0.1, 0.65 * 0.5))
     assert method.hypervolume == pytest.approx((0.47 + 0.325) / 2)
     assert method.utility_at_forgetting == ((0.6, 0.5), (None, None))
     assert method.forgetting_at_utility == ((0.5, None),)
     assert summary.method("b").forgetting_at_utility == ((0.95, 0.95),)
-    # utility gains .6/.8 and .5/.8 at the one level that a reaches; forgetting (.95 − .5)/.7 and −.05/.7; two are 0
+    # Utility gains .6/.8 and .5/.8 at the only level that a reaches, forgetting (.95 − .5)/.7 and −.05/.7. Two are 0.
     assert of_pair(summary, "a", "b").gain == pytest.approx((0.75 + 0.625 + (0.45 - 0.05) / 0.7) / 6)
     assert method.cost.run_gradient_evaluations == 40
     assert method.cost.run_peak_memory_bytes == 5e8 + 2
     assert (method.points[1].runs[1].metrics, method.points[1].runs[1].reason) == (None, "the loss became NaN")
 
 
-def test_without_a_reference_levels_lead_to_the_best_that_any_method_reached(summarised):
+def test_without_a_reference_levels_lead_to_the_best_value_of_any_method(summarised):
     summary = summarised({"a": SPREAD, "b": worse(SPREAD)}, reference=False, forgetting_levels=[1.0])
     assert summary.levels.forgetting == pytest.approx((0.2,))
     assert summary.method("a").utility_at_forgetting == ((0.5, 0.5, 0.5),)
@@ -144,7 +144,7 @@ def test_a_method_without_points_is_last_and_gets_no_numbers(summarised):
 @given(METHOD)
 def test_hypervolumes_are_those_of_each_seeds_runs(summarised, points):
     summary = summarised({"a": points, "b": SPREAD})
-    corner = np.array([summary.corner["ks_statistic"], -summary.corner["model_utility"]])
+    reference = np.array([summary.reference_point["ks_statistic"], -summary.reference_point["model_utility"]])
     for seed in range(3):
         costs = np.array([[seeds[seed][0], -seeds[seed][1]] for seeds in points])
-        assert summary.method("a").hypervolumes[seed] == pytest.approx(hypervolume(costs, corner))
+        assert summary.method("a").hypervolumes[seed] == pytest.approx(hypervolume(costs, reference))

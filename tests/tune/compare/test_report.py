@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ofmu.errors import RunError
-from tune.compare.console import CompareView
+from tune.compare.console import CompareConsoleCallback
 from tune.compare.report import markdown, write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import verdict
@@ -26,11 +26,11 @@ def written(summarised, tmp_path) -> ComparisonResult:
 
 def shown(result: ComparisonResult, **settings: object) -> str:
     stream = io.StringIO()
-    CompareView(Console(file=stream, width=150, **settings)).on_end(result)
+    CompareConsoleCallback(Console(file=stream, width=150, **settings)).on_end(result)
     return stream.getvalue()
 
 
-def test_what_is_written_is_read_back(written):
+def test_a_written_result_is_read_back(written):
     assert ComparisonResult.load(written.run_dir) == written
     assert {path.name for path in written.run_dir.iterdir()} == {
         f"compare.{end}" for end in ("json", "csv", "md", "png")
@@ -49,7 +49,7 @@ def test_the_table_holds_a_row_per_method(written):
     assert table["pruned_trials"].tolist() == [2, 2]
 
 
-def test_only_what_is_significantly_best_is_bold(written, summarised):
+def test_only_the_significantly_best_is_bold(written, summarised):
     text = markdown(written.summary)
     assert "| **good** |" in text
     assert text.count("**") == 2
@@ -60,7 +60,7 @@ def test_only_what_is_significantly_best_is_bold(written, summarised):
     assert "*" not in shown(ComparisonResult(written.run_dir, alike)).replace("* significantly best;", "")
 
 
-def test_a_level_that_not_all_seeds_reach_says_how_many_do(written):
+def test_a_level_that_not_all_seeds_reach_shows_their_number(written):
     row = next(line for line in markdown(written.summary).splitlines() if line.startswith("| poor |"))
     assert "0.100 (2/3)" in row
     assert "–" in row
@@ -74,7 +74,7 @@ def test_terminal_and_pipe_show_the_same_cells(written):
     assert "\x1b" not in plain
 
 
-def test_a_comparison_that_is_not_there_or_not_ours_is_refused(tmp_path):
+def test_a_missing_or_foreign_comparison_is_refused(tmp_path):
     with pytest.raises(RunError, match="ofmu compare --resume"):
         ComparisonResult.load(tmp_path)
     (tmp_path / "compare.json").write_text(json.dumps({"format": "ofmu-compare/0"}))
@@ -82,7 +82,7 @@ def test_a_comparison_that_is_not_there_or_not_ours_is_refused(tmp_path):
         ComparisonResult.load(tmp_path)
 
 
-def test_the_picture_names_every_method_and_the_landmarks(written):
+def test_the_plot_names_every_method_the_target_and_the_reference(written):
     axes = written.plot().axes[0]
     labels = axes.get_legend_handles_labels()[1]
     assert [label.split()[0] for label in labels if "hypervolume" in label] == ["good", "poor"]

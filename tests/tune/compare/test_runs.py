@@ -19,11 +19,11 @@ SPACE = {"method.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "method.steps": 
 
 
 def searched(folder: Path, outcomes: list[dict[str, float]], **search: object) -> tuple[SearchResult, StudySearcher]:
-    """A search of npo with these metrics, tell by tell, and no Ray."""
+    """Return a search of npo whose trials have these metrics, without Ray."""
     settings = {"num_trials": len(outcomes), "space": SPACE, "sampler": "random", **search}
     config = validate(SearchConfig, {"method": {"name": "npo"}, "search": settings})
-    run = RunDirectory.fresh(folder)
-    run.create()
+    run = RunDirectory.create_new(folder)
+    run.mkdir()
     run.write_config(config)
     source = StudySearcher(open_study(run.study_file, config), config, run.trial)
     for number, metrics in enumerate(outcomes):
@@ -46,9 +46,9 @@ OUTCOMES = [
 ]
 
 
-def test_the_chosen_points_run_with_what_their_trials_set_on_every_seed(tmp_path):
+def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path):
     found, _ = searched(tmp_path / "searches" / "npo", OUTCOMES)
-    trials = load_trials(tmp_path / "searches" / "npo" / "study.db")
+    trials = load_trials(tmp_path / "searches" / "npo" / "study.log")
     home = CompareDirectory(tmp_path)
     runs = plan_runs("npo", found, trials, (1, 2), 3, home)
     points = sorted({run.trial for run in runs})
@@ -58,7 +58,7 @@ def test_the_chosen_points_run_with_what_their_trials_set_on_every_seed(tmp_path
         assert run.settings == {**trials[run.trial].user_attrs["overrides"], "method.seed": run.seed}
         assert run.directory == tmp_path / "runs" / "npo" / f"{run.trial:05d}-seed{run.seed}"
         assert not run.is_done
-    # the untouched target is on the front, but never run again
+    # The untouched target is on the front, and is not run again.
     assert 0 in found.front["trial"].tolist()
     assert {run.trial for run in plan_runs("npo", found, trials, (1,), 99, home)} == {2, 3, 4, 5}
 
@@ -66,13 +66,13 @@ def test_the_chosen_points_run_with_what_their_trials_set_on_every_seed(tmp_path
 def test_a_search_without_any_point_gives_no_runs(tmp_path):
     found, _ = searched(tmp_path / "npo", [scores(0.9, 0.8), scores(0.95, 0.1)])
     assert (
-        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.db"), (1,), 3, CompareDirectory(tmp_path)) == []
+        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.log"), (1,), 3, CompareDirectory(tmp_path)) == []
     )
 
 
-def test_runs_are_read_with_the_reason_where_they_failed(tmp_path):
+def test_failed_runs_are_read_with_their_reason(tmp_path):
     found, _ = searched(tmp_path / "npo", OUTCOMES)
-    trials = load_trials(tmp_path / "npo" / "study.db")
+    trials = load_trials(tmp_path / "npo" / "study.log")
     runs = plan_runs("npo", found, trials, (1, 2, 3), 1, CompareDirectory(tmp_path))
     contents = [
         ("metrics.json", {"metrics": {**scores(0.4, 0.5), "tokens": 3.0}}),
@@ -99,7 +99,7 @@ def test_a_search_ends_once_its_gradient_evaluations_are_spent(tmp_path):
     assert source.expected_total() == 3
 
 
-def test_a_bounded_search_foretells_its_trials_from_what_they_cost(tmp_path):
+def test_a_bounded_search_estimates_its_trials_from_their_costs(tmp_path):
     _, source = searched(tmp_path / "npo", OUTCOMES[:2], max_gradient_evaluations=101, num_trials=50)
     assert source.expected_total() == 11
     assert not source.has_enough()
@@ -114,7 +114,7 @@ def test_importances_name_the_setting_that_decides(tmp_path):
         steps = source.suggest(f"x{index}")["run"]["method"]["steps"]
         metrics = scores(1 - steps / 10, 0.1 + steps / 20)
         source.on_trial_complete(f"x{index}", {"outcome": json.dumps({"metrics": metrics})})
-    trials = load_trials(tmp_path / "npo" / "study.db")
+    trials = load_trials(tmp_path / "npo" / "study.log")
     shares = importances(trials, list(found.config.objectives.values()))
     assert list(shares) == ["method.steps", "method.lr"]
     assert sum(shares.values()) == pytest.approx(1)
@@ -122,19 +122,19 @@ def test_importances_name_the_setting_that_decides(tmp_path):
     assert importances(trials[:5], ["min", "max"]) == {}
 
 
-def test_what_is_no_comparison_or_would_change_it_is_refused(tmp_path):
-    home = CompareDirectory.fresh(tmp_path / "run")
+def test_a_directory_that_is_no_comparison_and_changes_of_one_are_refused(tmp_path):
+    home = CompareDirectory.create_new(tmp_path / "run")
     with pytest.raises(RunError, match="no run directory"):
-        CompareDirectory.existing(tmp_path / "run")
-    home.create()
+        CompareDirectory.open_existing(tmp_path / "run")
+    home.mkdir()
     with pytest.raises(RunError, match="not the directory of a comparison"):
-        CompareDirectory.existing(tmp_path / "run")
-    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}}, again=False)
-    assert CompareDirectory.existing(home.path).read_mapping(["compare.seeds=5"])["compare"]["seeds"] == 5
+        CompareDirectory.open_existing(tmp_path / "run")
+    home.write_mapping({"compare": {"methods": ["ofmu", "npo"]}}, replace_environment=False)
+    assert CompareDirectory.open_existing(home.path).read_mapping(["compare.seeds=5"])["compare"]["seeds"] == 5
     for entry in ("compare.points=2", "method.batch_size=3", "search.num_trials=9"):
         with pytest.raises(ConfigError, match=entry.partition("=")[0]):
             home.read_mapping([entry])
     with pytest.raises(RunError, match="--resume"):
-        CompareDirectory.fresh(home.path)
+        CompareDirectory.create_new(home.path)
     with home.lock(), pytest.raises(RunError, match="Another comparison is running"), home.lock():
         pass

@@ -37,21 +37,21 @@ def test_p_is_that_of_scipys_exact_permutation_test(differences):
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 18])
-def test_one_sided_differences_give_the_least_p_that_so_many_pairs_can(count):
+def test_one_sided_differences_give_the_minimum_attainable_p(count):
     first = np.zeros((1, count))
     result = paired_test(first, first + np.linspace(0.1, 1, count), seed=0)
-    assert result.p == result.least_p == 2.0 ** (1 - count)
+    assert result.p == result.min_attainable_p == 2.0 ** (1 - count)
     assert result.exact
     assert result.gain > 0
 
 
-def test_three_seeds_alone_can_show_nothing_and_three_times_six_pairs_can():
-    alone = paired_test(np.zeros((3, 1)), np.ones((3, 1)), seed=0)
-    assert alone.p == 0.25 == stats.wilcoxon(np.ones(3), mode="exact").pvalue
+def test_three_seeds_can_show_nothing_and_three_times_six_pairs_can():
+    seeds = paired_test(np.zeros((3, 1)), np.ones((3, 1)), seed=0)
+    assert seeds.p == 0.25 == stats.wilcoxon(np.ones(3), mode="exact").pvalue
     assert paired_test(np.zeros((3, 6)), np.ones((3, 6)), seed=0).p < 1e-5
 
 
-def test_many_pairs_are_sampled_and_agree_with_the_normal_limit():
+def test_many_pairs_are_sampled_and_match_the_normal_limit():
     differences = np.random.default_rng(1).normal(0.25, 1, (6, 10))
     result = paired_test(np.zeros((6, 10)), differences, seed=0)
     assert not result.exact
@@ -65,34 +65,34 @@ def test_many_pairs_are_sampled_and_agree_with_the_normal_limit():
 def test_swapping_the_methods_turns_the_gain_and_keeps_p(first, second):
     there, back = paired_test(first, second, 0), paired_test(second, first, 0)
     assert there.gain == pytest.approx(-back.gain)
-    assert (there.p, there.least_p) == (back.p, back.least_p)
+    assert (there.p, there.min_attainable_p) == (back.p, back.min_attainable_p)
 
 
 @PATIENT
 @given(grids(2, 4))
-def test_a_method_is_not_told_apart_from_itself(values):
+def test_a_method_does_not_differ_from_itself(values):
     result = paired_test(values, values, 0)
-    assert (result.gain, result.p, result.least_p, result.agrees) == (0, 1, 1, False)
+    assert (result.gain, result.p, result.min_attainable_p, result.consistent) == (0, 1, 1, False)
 
 
-def test_agreement_asks_for_every_block():
+def test_consistency_requires_every_block():
     first = np.zeros((3, 2))
-    assert paired_test(first, np.array([[1.0, 1], [0.5, -0.4], [0.1, 0]]), 0).agrees
-    assert not paired_test(first, np.array([[1.0, 1], [0.5, 0.4], [0.1, -0.2]]), 0).agrees
+    assert paired_test(first, np.array([[1.0, 1], [0.5, -0.4], [0.1, 0]]), 0).consistent
+    assert not paired_test(first, np.array([[1.0, 1], [0.5, 0.4], [0.1, -0.2]]), 0).consistent
 
 
 def test_pairs_without_difference_change_nothing():
     differences = np.array([[0.3, -0.1, 0.2, 0.4]])
     padded = np.array([[0.3, 0, -0.1, 0.2, 0, 0.4]])
     whole, shorter = paired_test(padded * 0, padded, 0), paired_test(differences * 0, differences, 0)
-    assert (whole.p, whole.least_p) == (shorter.p, shorter.least_p)
+    assert (whole.p, whole.min_attainable_p) == (shorter.p, shorter.min_attainable_p)
     direct = stats.permutation_test((padded[0],), np.sum, permutation_type="samples", n_resamples=np.inf)
     assert whole.p == pytest.approx(direct.pvalue)
 
 
 def test_levels_that_the_same_two_runs_meet_count_once():
     first, second = np.array([[1.0, 1, 2, 2, 2]]), np.array([[3.0, 3, 3, 4, 4]])
-    # (1, 3) twice, (2, 3); then (2, 4) twice in the other group
+    # (1, 3) twice and (2, 3); in the other group (2, 4) twice
     result = paired_test(first, second, 0, groups=(3, 2))
     assert (result.pairs, result.gain, result.p) == (3, pytest.approx((2 + 1 + 2) / 3), 0.25)
     assert paired_test(first, second, 0, groups=(5,)).pairs == 3
@@ -100,7 +100,7 @@ def test_levels_that_the_same_two_runs_meet_count_once():
 
 
 def test_holm_by_hand():
-    # sorted: .005·4, .01·3, .03·2, then .04·1 raised to the one before it
+    # sorted: .005·4, .01·3, .03·2, and .04·1, which is raised to the value before it
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
@@ -124,7 +124,7 @@ def test_holm_rejects_what_its_step_down_rule_rejects(p_values):
 def test_the_bootstrap_interval_is_that_of_all_resamples(values):
     interval = bootstrap_interval(np.array(values), seed=0)
     means = np.sort([np.mean(sample) for sample in itertools.product(values, repeat=3)])
-    # 27 equally likely means: the outermost one holds 1/27 > 2.5 % where values differ
+    # 27 means are equally likely. The outermost has 1/27 > 2.5 % if all values differ.
     assert interval == pytest.approx((means[0], means[-1]), abs=1e-9)
 
 
@@ -138,23 +138,25 @@ def test_the_bootstrap_interval_of_many_values_is_the_normal_one():
 
 @PATIENT
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=7), st.integers(1, 7))
-def test_chosen_points_cover_what_greedy_choice_guarantees(rows, count):
-    costs, corner = np.array(rows, dtype=float), np.array([6.0, 6.0])
-    chosen = choose_points(costs, corner, count)
+def test_chosen_points_keep_the_guarantee_of_greedy_selection(rows, count):
+    costs, reference = np.array(rows, dtype=float), np.array([6.0, 6.0])
+    chosen = choose_points(costs, reference, count)
     assert len(chosen) == len(set(chosen)) == min(count, len(rows))
-    best = max(hypervolume(costs[list(some)], corner) for some in itertools.combinations(range(len(rows)), len(chosen)))
-    assert hypervolume(costs[chosen], corner) >= (1 - 1 / np.e) * best
-    assert hypervolume(costs[chosen[:1]], corner) == max(hypervolume(row[None], corner) for row in costs)
+    best = max(
+        hypervolume(costs[list(some)], reference) for some in itertools.combinations(range(len(rows)), len(chosen))
+    )
+    assert hypervolume(costs[chosen], reference) >= (1 - 1 / np.e) * best
+    assert hypervolume(costs[chosen[:1]], reference) == max(hypervolume(row[None], reference) for row in costs)
 
 
-def test_of_a_crowded_front_the_spread_is_chosen():
+def test_of_a_crowded_front_the_spread_points_are_chosen():
     costs = np.array([[0.1, 0.9], [0.11, 0.89], [0.5, 0.5], [0.51, 0.49], [0.9, 0.1]])
     assert sorted(choose_points(costs, np.array([1.0, 1.0]), 3)) in ([0, 2, 4], [1, 2, 4], [0, 3, 4], [1, 3, 4])
 
 
 @PATIENT
 @given(grids(5, 2), st.lists(SMALL, min_size=1, max_size=3))
-def test_the_best_at_a_level_is_one_that_a_run_really_had(points, levels):
+def test_the_best_at_a_level_is_the_value_of_a_run(points, levels):
     found = best_at_levels(points, 0, 1, levels)
     for level, value in zip(levels, found, strict=True):
         inside = [row[1] for row in points if row[0] <= level]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ofmu.config.files import validate
-from tune.callbacks.callback_list import Audience
+from tune.callbacks.callback_list import CallbackList
 from tune.config import SearchConfig
-from tune.results.incremental import Allowance, Book
+from tune.results.incremental import RunningResult, TimeBudget
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.search import _Session
@@ -53,7 +53,7 @@ CONFIGS = {count: make(count) for count in (2, 3)}
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(a_trial(), min_size=1, max_size=14), st.randoms(use_true_random=False), st.sampled_from([2, 3]))
-def test_the_book_says_what_a_fresh_reading_of_the_study_does(trials, random, objectives):
+def test_the_running_result_equals_the_result_of_all_trials(trials, random, objectives):
     config, run = CONFIGS[objectives], RunDirectory(Path("nowhere"))
     for number, trial in enumerate(trials):
         trial.number = number
@@ -62,51 +62,52 @@ def test_the_book_says_what_a_fresh_reading_of_the_study_does(trials, random, ob
     ended = [trial for trial in trials if trial.state.is_finished()]
     running = [trial for trial in trials if not trial.state.is_finished()]
     random.shuffle(ended)
-    book, models = Book(run, config, ended[: len(ended) // 2]), {trial.number for trial in ended}
+    running_result, models = RunningResult(run, config, ended[: len(ended) // 2]), {trial.number for trial in ended}
     for trial in ended[: len(ended) // 2]:
-        models -= {trial.number} - book.front
+        models -= {trial.number} - running_result.front
     for place, trial in enumerate(ended[len(ended) // 2 :], start=len(ended) // 2 + 1):
-        models -= set(book.enter(trial))
+        models -= set(running_result.add(trial))
         known = sorted([*ended[:place], *running], key=lambda trial: trial.number)
-        fresh, kept = SearchResult.of(run, config, known), book.result(running)
+        fresh, kept = SearchResult.from_trials(run, config, known), running_result.result(running)
         pd.testing.assert_frame_equal(kept.trials, fresh.trials)
         pd.testing.assert_frame_equal(kept.front, fresh.front)
         assert (kept.hypervolume, kept.hypervolume_reference) == (fresh.hypervolume, fresh.hypervolume_reference)
-        assert book.front == set(fresh.front["trial"])
-        assert book.counts == fresh.trials.loc[fresh.trials["state"] != "running", "state"].value_counts().to_dict()
-    assert models == book.front, "whoever deletes the models of those that left keeps the front's alone"
+        assert running_result.front == set(fresh.front["trial"])
+        ended_states = fresh.trials.loc[fresh.trials["state"] != "running", "state"]
+        assert running_result.counts == ended_states.value_counts().to_dict()
+    assert models == running_result.front, "deleting the models of removed trials keeps the models of the front"
 
 
-def test_an_empty_book_has_no_front():
+def test_an_empty_running_result_has_no_front():
     run, config = RunDirectory(Path("nowhere")), CONFIGS[3]
-    fresh, kept = SearchResult.of(run, config, []), Book(run, config).result()
+    fresh, kept = SearchResult.from_trials(run, config, []), RunningResult(run, config).result()
     pd.testing.assert_frame_equal(kept.front, fresh.front)
     assert (kept.hypervolume, kept.hypervolume_reference) == (fresh.hypervolume, fresh.hypervolume_reference)
 
 
-def test_dear_work_takes_no_more_than_its_share():
+def test_slow_work_takes_no_more_than_its_share():
     now = [0.0]
-    allowance, done = Allowance(share=0.02, burst=1.0, clock=lambda: now[0]), []
+    budget, done = TimeBudget(share=0.02, burst=1.0, clock=lambda: now[0]), []
     while now[0] < 1000:
-        if allowance.is_due():
-            allowance.spend(0.5)
+        if budget.is_due():
+            budget.spend(0.5)
             done.append(now[0])
         now[0] += 0.1
     assert 0.5 * len(done) <= 0.02 * 1000 + 1.0 + 0.5
     assert max(late - early for early, late in itertools.pairwise(done)) < 26
 
 
-def test_cheap_work_is_done_every_time():
+def test_fast_work_is_done_every_time():
     now = [0.0]
-    allowance = Allowance(share=0.02, burst=1.0, clock=lambda: now[0])
+    budget = TimeBudget(share=0.02, burst=1.0, clock=lambda: now[0])
     for _ in range(1000):
-        assert allowance.is_due()
-        allowance.spend(0.01)
+        assert budget.is_due()
+        budget.spend(0.01)
         now[0] += 1.0
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """A killed process."""
 
 
 def end(session: _Session, run: RunDirectory, specification: dict[str, Any], name: str, value: float) -> None:
@@ -117,10 +118,10 @@ def end(session: _Session, run: RunDirectory, specification: dict[str, Any], nam
 
 
 def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
-    run = RunDirectory.fresh(tmp_path / "run")
-    run.create()
+    run = RunDirectory.create_new(tmp_path / "run")
+    run.mkdir()
     config = validate(SearchConfig, {"search": {"num_trials": 6}})
-    killed = _Session(run, config, lambda *_: {}, Audience())
+    killed = _Session(run, config, lambda *_: {}, CallbackList())
     killed._open()
     handed = {name: killed._searcher.suggest(name) for name in "abc"}
     end(killed, run, handed["a"], "a", 0.5)
@@ -134,7 +135,7 @@ def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
     assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "running", "running"]
     assert (run.trial(0) / "model").is_dir(), "the trial that dominates it was never reported"
 
-    resumed = _Session(run, config, lambda *_: {}, Audience())
+    resumed = _Session(run, config, lambda *_: {}, CallbackList())
     resumed._open()
     resumed._report()
     assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "complete", "running"]

@@ -26,13 +26,13 @@ def dominates(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def cells_dominated(costs: np.ndarray) -> int:
-    """Count unit cells of the box [0, SIDE]^m whose lower corner some point is at most equal to."""
+    """Count the unit cells of the box [0, SIDE]^m whose lower corner is nowhere below some point."""
     corners = itertools.product(range(SIDE), repeat=costs.shape[1])
     return sum(any((row <= corner).all() for row in costs) for corner in corners)
 
 
 @given(any_cloud)
-def test_the_front_is_what_pairwise_comparison_leaves(costs):
+def test_the_front_equals_pairwise_comparison(costs):
     expected = [not any(dominates(other, row) for other in costs) for row in costs]
     assert front_mask(costs).tolist() == expected
 
@@ -60,7 +60,7 @@ def test_the_knee_of_a_bent_front_is_its_bend():
     assert knee_index(np.array([[0.0, 1.0], [0.2, 0.3], [0.6, 0.25], [1.0, 0.0]])) == 1
 
 
-def test_a_straight_front_has_its_knee_at_the_latest_point():
+def test_a_straight_front_has_its_knee_at_the_last_point():
     assert knee_index(np.array([[1.0, 0.0], [0.0, 1.0]])) == 1
 
 
@@ -73,14 +73,14 @@ def test_directions_turn_into_costs():
     assert as_costs([[0.2, 0.7]], ["min", "max"]).tolist() == [[0.2, -0.7]]
 
 
-def test_the_reference_is_the_worst_possible_or_the_worst_seen():
+def test_the_reference_point_is_the_worst_possible_or_the_worst_given_value():
     costs = as_costs([[0.2, 0.7, 40.0], [0.5, 0.9, 10.0]], ["min", "max", "min"])
-    corner = reference_point(["ks_statistic", "model_utility", "seconds"], costs, ["min", "max", "min"])
-    assert corner.tolist() == [1.0, 0.0, 40.0]
+    reference = reference_point(["ks_statistic", "model_utility", "seconds"], costs, ["min", "max", "min"])
+    assert reference.tolist() == [1.0, 0.0, 40.0]
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=25))
-def test_a_front_that_grows_is_the_front_of_all(points):
+def test_a_growing_front_is_the_front_of_all_points(points):
     front, members = GrowingFront(3), set()
     for index, point in enumerate(points):
         members.add(index)
@@ -96,6 +96,6 @@ def test_a_front_that_grows_is_the_front_of_all(points):
         assert front.costs.tolist() == [list(points[name]) for name in front.names]
 
 
-def test_what_compares_with_nothing_is_kept():
+def test_a_row_with_nan_is_kept():
     costs = np.array([[np.nan, 5.0], [1.0, 1.0], [2.0, 2.0]])
     assert front_mask(costs).tolist() == [True, True, False]

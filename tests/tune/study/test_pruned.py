@@ -14,7 +14,7 @@ from ofmu.errors import ConfigError
 from ofmu.run_files import RunFiles
 from tune import ParetoSearch
 from tune.callbacks.base import Progress
-from tune.callbacks.callback_list import Audience
+from tune.callbacks.callback_list import CallbackList
 from tune.callbacks.console import describe
 from tune.config import SearchConfig
 from tune.results.report import write_tables
@@ -39,8 +39,8 @@ def config() -> SearchConfig:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    directory = RunDirectory.fresh(tmp_path / "run")
-    directory.create()
+    directory = RunDirectory.create_new(tmp_path / "run")
+    directory.mkdir()
     return directory
 
 
@@ -75,7 +75,7 @@ def test_a_pruned_trial_is_counted_and_never_in_the_front(run, config):
     end(found, "a", metrics={"ks_statistic": 0.5, "model_utility": 0.5})
     end(found, "b", failure="a reason")
     end(found, "c", pruned=ACCOUNT)
-    result = SearchResult.of(run, config, found._study.trials)
+    result = SearchResult.from_trials(run, config, found._study.trials)
     assert result.trials["state"].tolist() == ["complete", "failed", "pruned"]
     assert result.trials.loc[2, "gradient_evaluations"] == 30
     assert result.trials.loc[2, ["ks_statistic", "model_utility"]].isna().all()
@@ -103,8 +103,8 @@ def test_a_trial_pruned_while_nobody_listened_is_told_at_the_resume(run, config)
 def test_a_sampler_goes_on_after_pruned_trials(run, config):
     for sampler in ("tpe", "nsga2", "gp", "random"):
         config = config.model_copy(update={"search": config.search.model_copy(update={"sampler": sampler})})
-        directory = RunDirectory.fresh(run.path / sampler)
-        directory.create()
+        directory = RunDirectory.create_new(run.path / sampler)
+        directory.mkdir()
         found = searcher(directory, config)
         for name in "abcde":
             specification = found.suggest(name)
@@ -122,7 +122,7 @@ def test_a_search_without_rungs_speaks_of_none(run):
     found = searcher(run, config)
     found.suggest("a")
     end(found, "a", metrics={"ks_statistic": 0.5, "model_utility": 0.5})
-    result = SearchResult.of(run, config, found._study.trials)
+    result = SearchResult.from_trials(run, config, found._study.trials)
     assert "pruned" not in describe(Progress(result, 5, 1, 0, (), 0.0, None))
 
 
@@ -140,6 +140,6 @@ def test_an_executor_of_ones_own_is_not_judged(tmp_path):
     )
     from tune.search import _Session
 
-    session = _Session(search._run, search.config, search._executor, Audience())
+    session = _Session(search._run, search.config, search._executor, CallbackList())
     with pytest.raises(ConfigError, match="executor of its own"):
         session._prepare()

@@ -7,13 +7,15 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from ofmu.config.files import validate
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
 from tune.study.baselines import PAPER, landmark_settings
-from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+from tune.study.searcher import StudySearcher, open_study
+from tune.study.storage import read_study
 
 SPACE = {
     "method.inner_update": ["sgd", "normalized", "adamw"],
@@ -44,13 +46,13 @@ def score(specification: dict[str, Any]) -> dict[str, float]:
 
 
 def trials(run: RunDirectory) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file)).trials
+    return read_study(run.study_file).trials
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    directory = RunDirectory.fresh(tmp_path / "run")
-    directory.create()
+    directory = RunDirectory.create_new(tmp_path / "run")
+    directory.mkdir()
     return directory
 
 
@@ -132,7 +134,8 @@ def test_contradicting_draws_fail_and_the_search_goes_on(run):
 
 def test_the_study_opens_in_optuna_with_names_and_directions(run):
     open_study(run.study_file, make())
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
+    backend = JournalFileBackend(str(run.study_file))
+    study = optuna.load_study(study_name="ofmu", storage=optuna.storages.JournalStorage(backend))
     assert [way.name for way in study.directions] == ["MINIMIZE", "MAXIMIZE"]
     assert study.metric_names == ["ks_statistic", "model_utility"]
 
@@ -172,8 +175,8 @@ def test_a_kill_in_the_middle_of_a_draw_is_mended(run):
 def test_a_resumed_search_draws_what_an_undisturbed_one_does(tmp_path):
     drawn: list[list[Any]] = []
     for interrupted in (False, True):
-        directory = RunDirectory.fresh(tmp_path / str(interrupted))
-        directory.create()
+        directory = RunDirectory.create_new(tmp_path / str(interrupted))
+        directory.mkdir()
         config = make(num_trials=10)
         found, numbers = searcher(directory, config), []
         for index in range(10):

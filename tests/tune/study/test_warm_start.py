@@ -18,7 +18,7 @@ from ofmu.errors import ConfigError, RunError
 from tune import AskTell, SearchResult
 from tune.ask_tell import AskedTrial
 from tune.results.pareto import as_costs, hypervolume
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import read_study
 
 SPACE: dict[str, Any] = {
     "method.inner_lr": {"low": 1e-4, "high": 1.0, "log": True},
@@ -58,7 +58,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def study_of(run_dir: Path) -> optuna.Study:
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
+    return read_study(run_dir / "study.log")
 
 
 def own_volume(trials: list[AskedTrial]) -> float:

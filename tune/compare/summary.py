@@ -1,0 +1,150 @@
+"""The records of ``compare.json``. They hold all numbers of a comparison, and the directory of every run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from ofmu.config.base import Section
+from tune.space.objectives import Direction
+
+MIN_SEEDS = 3
+"""On fewer seeds no method is marked as best, whatever p is."""
+
+Quantity = Literal["levels", "hypervolume"]
+"""What two methods are tested on: the values at all levels, or the hypervolumes."""
+
+
+class Record(Section):
+    """A stored record. Three fields are stored under the names of the format ``ofmu-compare/1``."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class SeedRun(Record):
+    """One point of a front, run on one seed."""
+
+    seed: int
+    directory: str
+    """Relative to the comparison's directory. The run's own files hold all metrics and settings."""
+    metrics: dict[str, float | None] | None = None
+    """Objectives and costs; None if the run failed."""
+    reason: str | None = None
+    """Why the run failed."""
+
+
+class PointRuns(Record):
+    """One point of a method's front: the trial that found it, and its runs on all seeds."""
+
+    trial: int
+    settings: dict[str, Any]
+    runs: tuple[SeedRun, ...]
+
+
+class Cost(Record):
+    """What a method's search and runs cost. None where no run reported the value."""
+
+    search_gradient_evaluations: float
+    """Sum over all finished trials."""
+    search_seconds: float
+    """Sum over all finished trials, each in its own process."""
+    run_gradient_evaluations: float | None
+    """Mean over the points' runs."""
+    run_seconds: float | None
+    """Mean over the points' runs."""
+    run_peak_memory_bytes: float | None
+    """Maximum over the runs. The runs share a process, whose peak never falls, so a large run hides later peaks."""
+
+
+class MethodSummary(Record):
+    """One method's results."""
+
+    name: str
+    title: str
+    search: str
+    """The search's directory, relative to the comparison's."""
+    trials: int
+    failed: int
+    pruned: int = 0
+    """Trials that ``search.early_stopping`` ended. No other number here includes them."""
+    points: tuple[PointRuns, ...]
+    cost: Cost
+    hypervolumes: tuple[float, ...]
+    """One per seed, of that seed's runs."""
+    hypervolume: float
+    """Mean over the seeds."""
+    hypervolume_interval: tuple[float, float] | None
+    """Bootstrapped 95 % interval of the mean; None for one seed."""
+    utility_at_forgetting: tuple[tuple[float | None, ...], ...]
+    """Per forgetting level, the best utility of each seed; None if no run of that seed reached the level."""
+    forgetting_at_utility: tuple[tuple[float | None, ...], ...]
+    """Per utility level, the best forgetting of each seed; None if no run of that seed reached the level."""
+    mean_rank: float
+    """Mean over all pairs of seed and level. Rank 1 is the best."""
+    importances: dict[str, float]
+    """Each searched setting's share in reaching the front, by PED-ANOVA over the method's own trials."""
+
+
+class PairTest(Record):
+    """The test of two methods against each other."""
+
+    quantity: Quantity
+    """``levels``: over all pairs of seed and level; ``hypervolume``: over the seeds."""
+    first: str
+    second: str
+    gain: float
+    """Mean gain of the first method over the second. Above 0, the first is better. For levels, the unit is the range
+    of the objective between the best value of any run and the reference point."""
+    p: float
+    p_holm: float
+    """Corrected for all pairs of methods in this quantity."""
+    pairs: int
+    """Number of pairs. Levels that the same two runs of a seed meet count once."""
+    min_attainable_p: float = Field(validation_alias="least_p", serialization_alias="least_p")
+    """The smallest p that this number of pairs could give."""
+    exact: bool
+    """True if all sign patterns were counted; False if patterns were sampled."""
+    consistent: bool = Field(validation_alias="agrees", serialization_alias="agrees")
+    """Whether the mean of every single seed has the sign of the gain."""
+
+
+class Levels(Record):
+    """The levels at which methods are compared, in the objectives' own units and directions."""
+
+    forgetting: tuple[float, ...]
+    utility: tuple[float, ...]
+
+
+class Summary(Record):
+    """The whole comparison."""
+
+    format: Literal["ofmu-compare/1"] = "ofmu-compare/1"
+    command: tuple[str, ...]
+    """The command line that started the comparison."""
+    objectives: dict[str, Direction]
+    """The first objective is forgetting, the second utility."""
+    seeds: tuple[int, ...]
+    budget: str
+    significance: float
+    target: dict[str, float]
+    """The untouched target's objectives."""
+    reference: dict[str, float] | None
+    """The retrained reference's objectives that were stored; None without a reference."""
+    reference_point: dict[str, float] = Field(validation_alias="corner", serialization_alias="corner")
+    """The hypervolume's reference point, the same for all methods: each objective's worst possible value, or else the
+    worst value of a run."""
+    levels: Levels
+    methods: tuple[MethodSummary, ...]
+    """By mean rank, the best first."""
+    tests: tuple[PairTest, ...]
+    best: dict[Quantity, str | None]
+    """The method that is significantly better than every other one, or None."""
+
+    def method(self, name: str) -> MethodSummary:
+        """Return one method's results."""
+        return next(method for method in self.methods if method.name == name)
+
+    def to_json(self) -> str:
+        """Return the text of ``compare.json``."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"

@@ -1,0 +1,97 @@
+"""The plot of a search's front, from tables and objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from tune.study.baselines import PAPER, TARGET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tune.space.objectives import Direction
+
+_LABELS = {
+    "ks_statistic": "KS distance D to the retrained model (0 … 1)",
+    "model_utility": "model utility (0 … 1)",
+    "extraction_strength": "extraction strength on the forget set (0 … 1)",
+    "gradient_evaluations": "gradient evaluations",
+    "seconds": "seconds per trial",
+    "peak_memory_bytes": "peak memory (bytes)",
+}
+
+
+def front_figure(
+    trials: pd.DataFrame,
+    front: pd.DataFrame,
+    objectives: Mapping[str, Direction],
+    *,
+    hypervolume: float,
+    knee: int | None,
+    retrained: Mapping[str, float],
+    caption: str,
+) -> Figure:
+    """Return a plot of the first two objectives. A third objective is the points' colour.
+
+    Args:
+        trials: the table of all trials.
+        front: the table of the front's trials.
+        objectives: each objective's direction.
+        hypervolume: the front's hypervolume, for the title.
+        knee: number of the knee's trial; None without a front.
+        retrained: the retrained model's metrics. The model is left out unless both plotted objectives are there.
+        caption: text below the plot.
+    """
+    # Matplotlib is slow to import, and most users of a result plot nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    x, y, *third = list(objectives)
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    complete = trials[trials["state"] == "complete"]
+    ordered = front.sort_values([x, y])
+    if third and len(complete):
+        dots = axes.scatter(complete[x], complete[y], c=complete[third[0]], s=24, cmap="viridis", label="trials")
+        figure.colorbar(dots, ax=axes, label=_label(third[0]))
+        axes.scatter(ordered[x], ordered[y], s=60, facecolors="none", edgecolors="tab:blue", label="front")
+    else:
+        dominated = complete[~complete["trial"].isin(front["trial"])]
+        axes.scatter(dominated[x], dominated[y], s=20, color="0.6", label="dominated trials")
+        axes.plot(ordered[x], ordered[y], "-o", color="tab:blue", markersize=6, label="front")
+    if knee is not None:
+        row = complete[complete["trial"] == knee].iloc[0]
+        axes.annotate("knee", (float(row[x]), float(row[y])), xytext=(6, -12), textcoords="offset points", fontsize=8)
+    _draw_baselines(axes, complete, x, y)
+    if x in retrained and y in retrained:
+        axes.scatter([retrained[x]], [retrained[y]], s=120, marker="*", color="tab:green", label="retrained", zorder=3)
+    axes.set_xlabel(axis_label(x, objectives[x]))
+    axes.set_ylabel(axis_label(y, objectives[y]))
+    axes.grid(alpha=0.25)
+    axes.legend(loc="best", fontsize=8)
+    failed = int((trials["state"] == "failed").sum())
+    axes.set_title(f"{len(complete)} trials complete, {failed} failed, hypervolume {hypervolume:.3f}", fontsize=10)
+    figure.supxlabel(caption, fontsize=7, color="0.4")
+    return figure
+
+
+def axis_label(name: str, direction: Direction) -> str:
+    """Return an objective's name with its unit and its better direction."""
+    return f"{_label(name)}, {'lower' if direction == 'min' else 'higher'} is better"
+
+
+def _label(name: str) -> str:
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def _draw_baselines(axes: Axes, complete: pd.DataFrame, x: str, y: str) -> None:
+    marks = ((TARGET, "s", "tab:red", "untouched target"), (PAPER, "^", "tab:orange", "the paper's setting"))
+    for role, marker, color, label in marks:
+        rows = complete[complete["role"] == role]
+        if len(rows):
+            axes.scatter(rows[x], rows[y], s=70, marker=marker, color=color, label=label, zorder=3)

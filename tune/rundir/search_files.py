@@ -1,0 +1,54 @@
+"""Names of the files in a search's directory, and the record in ``search.json``.
+
+A trial's own files are in :mod:`tune.rundir.trial_files`; ``config.yaml`` and ``environment.json`` are named as in
+:mod:`ofmu.run_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from tune.space.objectives import Direction
+
+STUDY = "study.log"
+TRIALS_TABLE = "trials.csv"
+FRONT_TABLE = "front.csv"
+FRONT_PLOT = "front.png"
+SUMMARY = "search.json"
+REFERENCE = "reference.json"
+RUNGS = "rungs.jsonl"
+WARM_START = "warm_start.json"
+TRIALS = "trials"
+TUNE_STORAGE = "ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSummary:
+    """What ``search.json`` holds."""
+
+    complete: int
+    failed: int
+    pruned: int
+    asked: int
+    """``search.num_trials``."""
+    seconds: float
+    """Seconds of search, over all sessions."""
+    objectives: Mapping[str, Direction]
+    hypervolume: float
+    hypervolume_reference: Mapping[str, float]
+    """The reference point of the hypervolume, in the objectives' own directions."""
+    front: list[int]
+    """Numbers of the front's trials, by the first objective."""
+    knee: int | None
+    """Number of the knee's trial; None without a front."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the summary that :meth:`to_json` wrote."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})

@@ -1,0 +1,70 @@
+"""The files of one trial: those of a run, and those that only a search or a comparison writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ofmu.io.files import write_json, write_text
+from ofmu.run_files import CHECKPOINTS, METRICS, MODEL, PRUNED, RunFiles, finite_only
+
+ERROR = "error.txt"
+FAILED = "failed.json"
+RAY_TRAIN = "ray_train"
+END_MARKERS = (METRICS, PRUNED, ERROR)
+"""Files that a search's trial has only after it ended."""
+TEMPORARY_FOLDERS = (CHECKPOINTS, RAY_TRAIN)
+"""Folders that only an unfinished trial needs."""
+LARGE_FOLDERS = (MODEL, *TEMPORARY_FOLDERS)
+"""Folders that the driver never downloads."""
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """Why a comparison's run failed."""
+
+    reason: str
+    """One sentence."""
+
+
+@dataclass(frozen=True)
+class TrialFiles(RunFiles):
+    """Typed readers and writers of a trial's directory. Every writer raises StorageError if the disk refuses."""
+
+    @property
+    def error(self) -> Path:
+        """The text that Ray Tune keeps of the crashes of a trial's process."""
+        return self.directory / ERROR
+
+    @property
+    def failed(self) -> Path:
+        """The record of a comparison's run that failed."""
+        return self.directory / FAILED
+
+    def write_metrics_if_missing(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json`` with the metrics, unless the run wrote its own. NaN and infinities become None."""
+        if not self.metrics.exists():
+            self.write_report({"metrics": finite_only(metrics)})
+
+    def write_error(self, text: str) -> None:
+        """Write the text of the crashes."""
+        write_text(self.error, text)
+
+    def write_failure(self, record: FailureRecord) -> None:
+        """Write that the run failed."""
+        write_json(self.failed, asdict(record))
+
+    def read_failure(self) -> FailureRecord | None:
+        """Return the record of a run that failed; None for any other run."""
+        if not self.failed.is_file():
+            return None
+        return FailureRecord(reason=json.loads(self.failed.read_text(encoding="utf-8"))["reason"])
+
+    def delete_folders(self, names: Iterable[str]) -> None:
+        """Delete folders of the trial. A folder that cannot be deleted is left."""
+        for name in names:
+            shutil.rmtree(self.directory / name, ignore_errors=True)

@@ -70,8 +70,8 @@ def nearest_classes(loss: ImageLoss, radius: float) -> RowFunction[ImageRow]:
             pixels = loss.pixels(module, rows, device).requires_grad_()
             labels = loss.labels(rows, device)
             value = functional.cross_entropy(loss.logits_of_pixels(module, pixels), labels, reduction="sum")
-            (slope,) = torch.autograd.grad(value, pixels)
-        attacked = (pixels.detach() + radius * slope.sign()).clamp(0, 1)
+            (gradient,) = torch.autograd.grad(value, pixels)
+        attacked = (pixels.detach() + radius * gradient.sign()).clamp(0, 1)
         return [*loss.logits_of_pixels(module, attacked).argmax(1)]
 
     return compute

@@ -15,7 +15,7 @@ from tune.study.finished_trial import FinishedTrial
 TRIAL = FinishedTrial(
     number=3,
     state="complete",
-    role="searched",
+    role="sampled",
     settings={"method.inner_lr": 0.1},
     objectives={"ks_statistic": 0.5, "model_utility": 0.6},
     metrics={},

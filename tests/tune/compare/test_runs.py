@@ -11,6 +11,7 @@ from tune.compare.directory import CompareDirectory
 from tune.compare.runs import plan_runs, read_runs
 from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
+from tune.execution.trial_records import TrialOutcome
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.searcher import StudySearcher, open_study
@@ -28,7 +29,7 @@ def searched(folder: Path, outcomes: list[dict[str, float]], **search: object) -
     source = StudySearcher(open_study(run.study_file, config), config, run.trial)
     for number, metrics in enumerate(outcomes):
         if isinstance(source.suggest(str(number)), dict):
-            source.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": metrics})})
+            source.complete(str(number), TrialOutcome(metrics=metrics))
     return SearchResult.load(folder), source
 
 
@@ -113,7 +114,7 @@ def test_importances_name_the_setting_that_decides(tmp_path):
     for index in range(40):
         steps = source.suggest(f"x{index}")["run"]["method"]["steps"]
         metrics = scores(1 - steps / 10, 0.1 + steps / 20)
-        source.on_trial_complete(f"x{index}", {"outcome": json.dumps({"metrics": metrics})})
+        source.complete(f"x{index}", TrialOutcome(metrics=metrics))
     trials = load_trials(tmp_path / "npo" / "study.log")
     shares = importances(trials, list(found.config.objectives.values()))
     assert list(shares) == ["method.steps", "method.lr"]

@@ -48,6 +48,7 @@ class UnlearnConfig(Section):
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: NonNegativeInt = 0
+    """Seed of every random choice: data, training, minibatches, suggestions of a search."""
     cache_dir: str | None = None
     """Directory of prepared models. None: $OFMU_CACHE, else ``ofmu`` under the user's cache directory."""
 

@@ -217,7 +217,7 @@ def test_the_plot_marks_front_baselines_and_reference(finished):
     (finished.path / "reference.json").write_text('{"ks_statistic": 0.0, "model_utility": 0.62, "forget_rouge": null}')
     figure = SearchResult.load(finished.path).plot()
     labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert {"front", "untouched target", "the paper's setting", "retrained"} <= set(labels)
+    assert {"front", "untouched target", "published setting", "retrained"} <= set(labels)
     line = next(line for line in figure.axes[0].lines if line.get_label() == "front")
     assert sorted(line.get_xdata()) == [0.25, 0.3, 0.9]
 

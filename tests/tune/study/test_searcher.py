@@ -16,6 +16,7 @@ from tune.execution.trial_records import TrialOutcome
 from tune.rundir.search_dir import RunDirectory
 from tune.study.baselines import PUBLISHED, baseline_settings
 from tune.study.searcher import StudySearcher, open_study
+from tune.study.storage import read_study
 
 SPACE = {
     "method.inner_update": ["sgd", "normalized", "adamw"],

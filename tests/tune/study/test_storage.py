@@ -189,9 +189,9 @@ def test_an_end_is_written_whole_or_not_at_all(run, config):
 @pytest.mark.parametrize(
     ("call", "number", "words"),
     [
-        ("open", errno.EROFS, "choose a place that can be written"),
+        ("open", errno.EROFS, "choose a directory that can be written"),
         ("write", errno.ENOSPC, "free some space there"),
-        ("fsync", errno.EIO, "choose a place that can be written"),
+        ("fsync", errno.EIO, "choose a directory that can be written"),
         ("fsync", errno.EDQUOT, "free some space there"),
     ],
 )

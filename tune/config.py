@@ -39,7 +39,7 @@ class SearchOptions(Section):
     objectives: dict[str, Direction] | None = None
     """Two or three objectives, each with ``min`` or ``max``. None: minimise ks_statistic (extraction_strength without a
     reference) and maximise model_utility. A name such as ``my_package.my_module:my_function`` is a function of the
-    scores, see :data:`ofmu.evaluation.metrics.custom.ScoreFunction`."""
+    scores, see :data:`ofmu.evaluation.metrics.custom.CustomMetric`."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     """Optuna's sampler."""
     num_trials: PositiveInt = 32

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from cluster.storage.mirror import is_uri, shown, without_keys
 from ofmu.config.files import read_mapping
+from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
@@ -125,6 +126,7 @@ class OwnedDirectory:
 
         Raises:
             ConfigError: an override would make what is done incomparable with what is to come.
+            RunError: an older version of ofmu wrote the directory.
         """
         for entry in overrides:
             if not entry.startswith(self.resumable):
@@ -133,7 +135,13 @@ class OwnedDirectory:
                     f"A resumed {self.kind} cannot change '{entry.partition('=')[0]}': only {allowed} "
                     "and the cluster section may differ"
                 )
-        return override(read_mapping(self.config_file), overrides)
+        stored = read_mapping(self.config_file)
+        for key in renamed_keys_in(stored):
+            raise RunError(
+                f"{self.place} was written by ofmu 0.1, whose config key '{key}' is called '{RENAMED_KEYS[key]}' since "
+                f"ofmu 0.2.0: start a new {self.kind}, or continue this one with ofmu 0.1"
+            )
+        return override(stored, overrides)
 
     def write_mapping(self, mapping: Mapping[str, Any], *, again: bool) -> None:
         """Store the config, and what the work was started by; ``again``: also where that is known already."""

@@ -19,7 +19,7 @@ from tune.execution.trial_records import TrialOutcome
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
-from tune.session import SearchSession, stored_search
+from tune.session import SearchSession
 from tune.study.finished_trial import FinishedTrial
 
 
@@ -86,8 +86,8 @@ class AskTell:
             RunError: ``run_dir`` is not the directory of a search, or another process works on it.
             ConfigError: an override would change what is searched.
         """
-        search = cls.__new__(cls)
-        search._begin(*stored_search(run_dir, overrides))
+        search, run = cls.__new__(cls), RunDirectory.open_existing(run_dir)
+        search._begin(run, run.read_config(overrides))
         return search
 
     def _begin(self, run: RunDirectory, config: SearchConfig) -> None:

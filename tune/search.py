@@ -31,7 +31,7 @@ from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.sync import SyncedExecutor
-from tune.session import SearchSession, stored_search
+from tune.session import SearchSession
 
 if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
@@ -109,8 +109,8 @@ class ParetoSearch:
             RunError: ``run_dir`` is not the directory of a search, or another process works on it.
             ConfigError: an override would change what is searched.
         """
-        run, config = stored_search(run_dir, overrides)
-        search = RaySearch(run, config, executor, CallbackList(callbacks))
+        run = RunDirectory.open_existing(run_dir)
+        search = RaySearch(run, run.read_config(overrides), executor, CallbackList(callbacks))
         with run.lock():
             if search.is_over():
                 return search.finish()

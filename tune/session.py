@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
-from ofmu.errors import RunError
 from tune.config import SearchConfig
 from tune.results.incremental import RunningResult
 from tune.results.report import write_tables
@@ -153,20 +150,3 @@ class SearchSession:
         """Return a value that changes when the study's file changes."""
         stat = self.run.study_file.stat() if self.has_study else None
         return stat and (stat.st_mtime_ns, stat.st_size)
-
-
-def stored_search(run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[RunDirectory, SearchConfig]:
-    """Return the directory and the config of a search that was started before.
-
-    Raises:
-        RunError: ``run_dir`` is not the directory of a search, or an older version of ofmu wrote it.
-        ConfigError: an override would change what is searched.
-    """
-    run = RunDirectory.open_existing(run_dir)
-    mapping = run.read_mapping(overrides)
-    for key in renamed_keys_in(mapping):
-        raise RunError(
-            f"{run.display_path} was written by ofmu 0.1, whose config key '{key}' is called '{RENAMED_KEYS[key]}' "
-            "since ofmu 0.2.0: start a new search, or continue this one with ofmu 0.1"
-        )
-    return run, run.read_config(overrides)

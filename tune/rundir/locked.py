@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from cluster.storage.uri import is_uri, redacted, without_credentials
 from ofmu.config.files import read_mapping
+from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
@@ -138,6 +139,7 @@ class LockedDirectory:
         Raises:
             ConfigError: an override changes a key that a resume may not change. Finished and new trials could then
                 not be compared.
+            RunError: an older version of ofmu wrote the directory.
         """
         for entry in overrides:
             if not entry.startswith(self.resumable):
@@ -146,7 +148,13 @@ class LockedDirectory:
                     f"A resumed {self.kind} cannot change '{entry.partition('=')[0]}': only {allowed} "
                     "and the cluster section may differ"
                 )
-        return override(read_mapping(self.config_file), overrides)
+        stored = read_mapping(self.config_file)
+        for key in renamed_keys_in(stored):
+            raise RunError(
+                f"{self.display_path} was written by ofmu 0.1, whose config key '{key}' is called "
+                f"'{RENAMED_KEYS[key]}' since ofmu 0.2.0: start a new {self.kind}, or continue this one with ofmu 0.1"
+            )
+        return override(stored, overrides)
 
     def write_mapping(self, mapping: Mapping[str, Any], *, replace_environment: bool) -> None:
         """Store the config, the environment and the command line.

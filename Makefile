@@ -1,11 +1,13 @@
-# `make search` and `make test` are all a newcomer needs: each makes the environment, installs, and runs.
+# `make search` and `make test-fast` are all a newcomer needs: each makes the environment, installs, and runs.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# tests that need an S3 server skip without it
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n 2 --dist loadgroup
+# Without this server the tests of S3 are skipped.
 S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 
-.PHONY: install search test test-cluster bench check clean
+.PHONY: install search test-fast test test-cluster bench check docs clean
 
 install: $(VENV)/.installed
 
@@ -24,19 +26,30 @@ $(VENV)/.s3: tests/s3-server.txt | $(VENV)/.installed
 search: install
 	$(BIN)/ofmu search
 
+# Below two minutes on two cores: no Ray, no second rank, no fresh interpreter.
+test-fast: install
+	$(PYTEST) $(PARALLEL) -m "not cluster and not ranks and not slow and not long"
+
+# Everything but the long tests.
 test: install $(VENV)/.s3
-	$(S3) $(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(S3) $(PYTEST) $(PARALLEL)
 
-# What does real harm to clusters of several nodes, and soaks: about half an hour, one test at a time.
+# The long tests, one at a time: faults of clusters with several nodes, and the remaining ZeRO stages.
 test-cluster: install $(VENV)/.s3
-	$(S3) $(BIN)/python -m pytest -m long
+	$(S3) $(PYTEST) -m long
 
-# Measured figures, not verdicts; each prints its table, and each can be run alone: docs/scale.md says what they show.
+# Each benchmark prints its table. docs/scale.md explains the tables.
 bench: install
 	for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 check: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The pages that the code generates.
+docs: install
+	$(BIN)/python -m ofmu.methods > docs/methods.md
+	$(BIN)/python -m ofmu.evaluation.metrics.registry > docs/metrics.md
+	if test -f ofmu/config/__main__.py; then $(BIN)/python -m ofmu.config > docs/configuration.md; fi
 
 clean:
 	rm -rf $(VENV) build *.egg-info

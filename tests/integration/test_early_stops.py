@@ -14,8 +14,9 @@ from cluster.train.worker_group import WorkerGroupPool
 from ofmu.errors import PrunedError
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from tune.early_stopping.callback import EarlyStopping
 from tune.early_stopping.config import EarlyStoppingConfig
-from tune.early_stopping.service import Judging, SchedulerClient, start_scheduler_actor
+from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
 from tune.space.objectives import Direction
 
 STOPS = 20
@@ -34,11 +35,11 @@ def test_twenty_early_stops_leave_no_resource_behind(
     prepared = prepare(config)
     ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
     try:
-        office = start_scheduler_actor(tmp_path / "rungs.jsonl", WAYS, settings)
+        actor = start_scheduler_actor(tmp_path / "rungs.jsonl", WAYS, settings)
         # so many that the stopped ones, who tie, never come into the better half
         for trial in range(100, 100 + 2 * STOPS):
-            assert not ray.get(office.answer.remote(trial, 1, 3, UNBEATEN))
-        judging = Judging(settings, tuple(WAYS), SchedulerClient(office))
+            assert not ray.get(actor.should_stop.remote(trial, 1, 3, UNBEATEN))
+        early_stopping = EarlyStopping(settings, tuple(WAYS), SchedulerClient(actor))
         pool, groups = WorkerGroupPool(), set()
         for number in range(STOPS):
             with pytest.raises(PrunedError):
@@ -47,14 +48,14 @@ def test_twenty_early_stops_leave_no_resource_behind(
                     ClusterConfig(num_workers=2),
                     tmp_path / str(number),
                     prepared,
-                    round_callback=judging.of(number),
+                    round_callback=early_stopping.callback_for(number),
                 )
             assert pool._group is not None
             groups.add(id(pool._group))
         assert len(groups) == 1, "a trial that is stopped must not cost its group"
         assert ray.available_resources().get("CPU", 0) == 0
         pool.close()
-        ray.kill(office)
+        ray.kill(actor)
         deadline = time.monotonic() + 60
         while ray.available_resources() != ray.cluster_resources() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -18,9 +18,10 @@ from ofmu.preparer import prepare
 from ofmu.run_files import RunFiles
 from tune import ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchCallback
+from tune.early_stopping.callback import EarlyStopping
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.early_stopping.rungs import RungScheduler
-from tune.early_stopping.service import Judging, SchedulerClient, start_scheduler_actor
+from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
 from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -101,11 +102,11 @@ def test_those_are_pruned_whom_the_scheduler_stops(found):
 
 def test_trials_report_at_their_rungs_alone_and_once(found):
     result, _ = found
-    told = [(line["trial"], line["round"]) for line in reports(result)]
-    assert len(told) == len(set(told))
+    reported = [(line["trial"], line["round"]) for line in reports(result)]
+    assert len(reported) == len(set(reported))
     searched = set(result.trials.loc[result.trials["role"] == "searched", "trial"])
-    assert {trial for trial, _ in told} == searched
-    assert {round for _, round in told} == {1, 2}
+    assert {trial for trial, _ in reported} == searched
+    assert {round for _, round in reported} == {1, 2}
     assert all(None not in line["values"].values() for line in reports(result))
 
 
@@ -132,23 +133,27 @@ def test_a_prolonged_search_goes_on_with_the_rungs_it_had(found):
 def test_a_group_of_workers_asks_once_and_ends_as_one(found, tiny_config, tmp_path):
     result, _ = found
     settings, ways = EarlyStoppingConfig(**RUNGS), result.config.objectives
-    office = start_scheduler_actor(tmp_path / "rungs.jsonl", ways, settings)
+    actor = start_scheduler_actor(tmp_path / "rungs.jsonl", ways, settings)
     best = {"ks_statistic": 0.0, "model_utility": 1.0}
-    assert [ray.get(office.answer.remote(trial, 1, 3, best)) for trial in (0, 1)] == [False, False]
+    assert [ray.get(actor.should_stop.remote(trial, 1, 3, best)) for trial in (0, 1)] == [False, False]
     prepared = prepare(tiny_config)
-    accounts = []
+    records = []
     for number, workers in ((2, 0), (3, 2)):
-        judge = Judging(settings, tuple(ways), SchedulerClient(office)).of(number)
+        callback = EarlyStopping(settings, tuple(ways), SchedulerClient(actor)).callback_for(number)
         with pytest.raises(PrunedError) as caught:
             run_trial(
-                tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, round_callback=judge
+                tiny_config,
+                ClusterConfig(num_workers=workers),
+                tmp_path / str(number),
+                prepared,
+                round_callback=callback,
             )
-        accounts.append(caught.value.record)
-        assert RunFiles(tmp_path / str(number)) == accounts[-1]
-    ray.kill(office)
-    alone, group = accounts
-    assert alone["round"] == group["round"] == 1
-    assert group["objectives"] == pytest.approx(alone["objectives"], rel=1e-4)
-    assert group["metrics"]["gradient_evaluations"] == alone["metrics"]["gradient_evaluations"]
-    told = [json.loads(line)["trial"] for line in (tmp_path / "rungs.jsonl").read_text().splitlines()]
-    assert told == [0, 1, 2, 3]
+        records.append(caught.value.record)
+        assert RunFiles(tmp_path / str(number)).read_pruning_record() == records[-1]
+    ray.kill(actor)
+    alone, group = records
+    assert alone.round == group.round == 1
+    assert group.objectives == pytest.approx(alone.objectives, rel=1e-4)
+    assert group.metrics["gradient_evaluations"] == alone.metrics["gradient_evaluations"]
+    reported = [json.loads(line)["trial"] for line in (tmp_path / "rungs.jsonl").read_text().splitlines()]
+    assert reported == [0, 1, 2, 3]

@@ -49,7 +49,7 @@ check: install
 docs: install
 	$(BIN)/python -m ofmu.methods > docs/methods.md
 	$(BIN)/python -m ofmu.evaluation.metrics.registry > docs/metrics.md
-	if test -f ofmu/config/__main__.py; then $(BIN)/python -m ofmu.config > docs/configuration.md; fi
+	$(BIN)/python -m ofmu.cli.configuration_page > docs/configuration.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,6 +1,6 @@
-"""Takes a run to machines: Ray Train around ofmu's trainer, jobs on a cluster, and a look at what would stop them.
+"""Runs unlearning on a Ray cluster: worker groups of Ray Train, jobs, run directories at a URI, and the doctor.
 
-The names are loaded on first use, so that ``import cluster`` starts in no time and does not import Ray.
+The names are loaded on first use, so that ``import cluster`` is fast and does not import Ray.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cluster.doctor.checks import Check
     from cluster.doctor.doctor import examine_cluster, examine_job_server, examine_machine
     from cluster.jobs.server import Job, JobServer
-    from cluster.jobs.working_dir import Package, plan_package, refuse_missing_files
+    from cluster.jobs.working_dir import Package, check_missing_files, plan_package
     from cluster.train.trainer import train as unlearn
 
 __all__ = [
@@ -22,34 +22,34 @@ __all__ = [
     "Job",
     "JobServer",
     "Package",
+    "check_missing_files",
     "examine_cluster",
     "examine_job_server",
     "examine_machine",
     "plan_package",
-    "refuse_missing_files",
     "unlearn",
 ]
 
-_HOMES = {
+_SOURCES = {
     "Check": ("cluster.doctor.checks", "Check"),
     "ClusterConfig": ("cluster.config", "ClusterConfig"),
     "Job": ("cluster.jobs.server", "Job"),
     "JobServer": ("cluster.jobs.server", "JobServer"),
     "Package": ("cluster.jobs.working_dir", "Package"),
+    "check_missing_files": ("cluster.jobs.working_dir", "check_missing_files"),
     "examine_cluster": ("cluster.doctor.doctor", "examine_cluster"),
     "examine_job_server": ("cluster.doctor.doctor", "examine_job_server"),
     "examine_machine": ("cluster.doctor.doctor", "examine_machine"),
     "plan_package": ("cluster.jobs.working_dir", "plan_package"),
-    "refuse_missing_files": ("cluster.jobs.working_dir", "refuse_missing_files"),
-    # `cluster.train.trainer` is the module, so the function bears the name that it has on one machine
+    # The function has the same name as the one of `ofmu`, which runs on one machine.
     "unlearn": ("cluster.train.trainer", "train"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _SOURCES:
         raise AttributeError(f"module 'cluster' has no attribute '{name}'")
-    module, attribute = _HOMES[name]
+    module, attribute = _SOURCES[name]
     return getattr(import_module(module), attribute)
 
 

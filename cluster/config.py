@@ -1,4 +1,4 @@
-"""Where and how wide a run is spread."""
+"""The config section ``cluster``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, Se
 
 
 class ClusterConfig(Section):
-    """The ``cluster`` section of a config file."""
+    """Which Ray cluster to use, and what one run reserves on it."""
 
     address: str | None = None
-    """host:port, ray://host:port or 'auto'; None: $RAY_ADDRESS, else Ray on this machine."""
+    """host:port, ray://host:port or 'auto'. None: $RAY_ADDRESS, else a Ray cluster on this machine."""
     num_workers: NonNegativeInt = 0
-    """Ranks of one run. 0: Ray Train's local mode, in the process that calls it, which costs no start-up."""
+    """Ranks of one run. 0: the run is in the calling process, in Ray Train's local mode, without start-up cost."""
     cpus_per_worker: PositiveFloat = 1.0
+    """CPUs that each rank reserves."""
     gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs that each rank reserves."""
     checkpoint_every: NonNegativeInt = 1
-    """Outer steps from one checkpoint to the next; 0 keeps none, and a failure then starts over."""
+    """Rounds between two checkpoints. 0: no checkpoints, so a run starts over after a failure."""
     max_failures: Annotated[int, Field(ge=-1)] = 1
-    """How often a crashed run is started again from its last checkpoint; −1: without limit."""
+    """How often a crashed run restarts from its last checkpoint. -1: without limit."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from ofmu.config.base import PositiveFloat
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.gradascent import Negated
+from ofmu.methods.gradascent import NegatedLoss
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 
 
@@ -32,12 +32,12 @@ class FadingAscent(SingleLoopMethod[Any]):
 
     def forget_loss(self, rows: Sequence[Any]) -> Loss[Any]:
         """Return −L_f."""
-        return Negated(self.task.loss)
+        return NegatedLoss(self.task.loss)
 
     def weights(self) -> tuple[float, float]:
         """Return γ and α for the next step."""
         gamma, alpha = super().weights()
-        return gamma * 0.5 ** (self.steps_taken / self.settings.half_life), alpha
+        return gamma * 0.5 ** (self.steps_taken / self.config.half_life), alpha
 
 
 def best_remembered(scores: Any, reference: Any) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tune import EndedTrial, ParetoSearch
+from tune import FinishedTrial, ParetoSearch
 
 CONFIG: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2}},
@@ -29,7 +29,7 @@ CONFIG: dict[str, Any] = {
 """Any preset's sections, as small as they get; tune.SearchConfig.read("quickstart") is one for real."""
 
 
-def print_trial(trial: EndedTrial) -> None:
+def print_trial(trial: FinishedTrial) -> None:
     """Say how one trial ended."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in trial.objectives.items())
     print(f"trial {trial.number} ({trial.role}) is {trial.state}: {scores or trial.reason}")

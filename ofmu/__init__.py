@@ -1,6 +1,6 @@
-"""OFMU: bilevel machine unlearning under DeepSpeed (arXiv 2509.22483), and the scores that judge it.
+"""OFMU: bilevel machine unlearning under DeepSpeed (arXiv 2509.22483), and the metrics of an unlearned model.
 
-Public names load on first use, so that ``import ofmu`` costs milliseconds and starts nothing.
+Public names load on first use. So ``import ofmu`` takes milliseconds and does not import torch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
     from ofmu.trainer import UnlearnResult, unlearn
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-# OpenMP's threads spin while they wait; beside another busy process on the same cores that made a training step of
-# a small model 25 to 30 times slower than one thread alone. Read when torch is loaded, hence before any import of it.
+# Waiting OpenMP threads spin by default. With another busy process on the same cores, a training step of a small model
+# took 25 to 30 times as long as with one thread. OpenMP reads this variable when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_HOMES = {
+_MODULES = {
     "UnlearnConfig": "ofmu.run_config",
     "OfmuError": "ofmu.errors",
-    "Prepared": "ofmu.preparer",
+    "Prepared": "ofmu.tasks.preparation",
     "UnlearnResult": "ofmu.trainer",
     "evaluate": "ofmu.evaluator",
     "prepare": "ofmu.preparer",
@@ -46,8 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'ofmu' has no attribute '{name}'")
 
 

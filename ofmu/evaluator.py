@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.errors import ModelError, ReferenceMismatchError
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.io.environment import environment
 from ofmu.io.library_logging import silence_libraries
 from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_scores
@@ -55,7 +55,7 @@ def evaluate(
     if expected is not None:
         family.check_reference(expected, data, config, str(model))
     scores = family.score_saved(str(model), data, config)
-    measured = with_functions(family.metrics_of, config.evaluation.custom_metrics)(scores, expected)
+    measured = with_custom_metrics(family.metrics_of, config.evaluation.custom_metrics)(scores, expected)
     report = measured.to_json() | {
         "model": str(model),
         "reference": None if reference is None else str(reference),
@@ -87,7 +87,7 @@ def baseline_metrics(config: UnlearnConfig, family: TaskFamily, expected: Any) -
     Raises:
         DataError: the data cannot be read.
     """
-    measure = with_functions(family.metrics_of, config.evaluation.custom_metrics)
+    measure = with_custom_metrics(family.metrics_of, config.evaluation.custom_metrics)
     found: dict[str, Mapping[str, float | None]] = {}
     # The target may be deleted by now, and the user's own reference may cover other rows than the cached scores.
     with suppress(ModelError, ReferenceMismatchError):

@@ -1,4 +1,7 @@
-"""Loss terms that methods share. A loss is a sum over rows; its size per row makes global means exact."""
+"""The losses L_f and L_r of text, and the protocol of all losses.
+
+A loss is a sum over rows, divided by a sum of sizes. Both sums run over the rows of all ranks, so means are exact.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +12,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
 
 RowT = TypeVar("RowT", contravariant=True)
 
-IGNORED = -100
-
 
 class Loss(Protocol[RowT]):
-    """A loss that is a ratio of sums over rows: Σ loss / Σ size, over all ranks' rows together."""
+    """A loss that is a ratio of sums over the rows of all ranks: Σ loss / Σ size."""
 
     def size(self, row: RowT) -> int:
-        """Return the row's share of the denominator (tokens, or 1 for a whole row)."""
+        """Return the row's part of the denominator: a number of tokens, or 1 for a mean over rows."""
 
     def tokens(self, row: RowT) -> int:
-        """Return how many tokens a forward pass of the row reads, for the tracker."""
+        """Return the number of tokens that a forward pass of the row reads, for the cost tracker."""
 
     def total(self, module: Callable[..., Any], rows: Sequence[RowT], device: torch.device) -> Tensor:
-        """Return the rows' summed loss, a differentiable scalar."""
+        """Return the summed loss of the rows, a differentiable scalar."""
 
 
 class RowwiseLoss(Loss[RowT], Protocol[RowT]):
-    """A loss that can also say what each row's own mean is."""
+    """A loss that also gives the mean of each row."""
 
     def row_means(self, module: Callable[..., Any], rows: Sequence[RowT], device: torch.device) -> Tensor:
-        """Return each row's loss in nats, averaged over its own tokens: shape (rows,), differentiable."""
+        """Return the loss of each row in nats, averaged over the tokens of the row: shape (rows,), differentiable."""
 
 
-class AnswerLoss:
-    """Negative log-likelihood of the answers, averaged over the tokens of the global minibatch.
-
-    Prompt tokens are masked (method.md, L_f and L_r). Averaging each rank's own tokens first would weigh ranks
-    with few tokens too much, and results would change with the number of ranks.
-    """
+class AnswerTokenMean:
+    """The denominator of a loss that is averaged over the answer tokens of the global minibatch."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
@@ -54,57 +52,43 @@ class AnswerLoss:
         """Return the number of tokens of prompt and answer."""
         return len(row.input_ids)
 
+
+class AnswerLoss(AnswerTokenMean):
+    """L_f and L_r of text: the negative log-likelihood (NLL) of the answers, averaged over answer tokens.
+
+    Prompt tokens are masked. The mean is over the global minibatch. A mean per rank would give a token of a rank with
+    few tokens too much weight, and the result would depend on the number of ranks.
+    """
+
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return the summed NLL (nats) of the rows' answer tokens."""
+        """Return the summed NLL of the rows' answer tokens in nats."""
         return answer_nll(module, rows, self.pad_id, device).sum()
 
     def row_means(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return each row's NLL per answer token in nats: shape (rows,), differentiable."""
+        """Return the NLL per answer token of each row in nats: shape (rows,), differentiable."""
         nll = answer_nll(module, rows, self.pad_id, device)
         return nll / torch.tensor([row.answer_length for row in rows], dtype=nll.dtype, device=nll.device)
 
 
 def answer_nll(module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:
-    """Return each row's NLL in nats, summed over its answer tokens (EOS included): shape (rows,), differentiable."""
+    """Return the NLL of each row in nats, summed over answer tokens (EOS included): shape (rows,), differentiable."""
     logits, labels = answer_logits(module, rows, pad_id, device)
-    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
     return losses.view(labels.shape).sum(1)
 
 
 def answer_logits(
     module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return what predicts each next token, and that token.
+    """Return the logits that predict each next token, and the next tokens as labels.
 
     Returns:
-        Logits of shape (rows, longest − 1, vocabulary), at least in fp32, and labels of shape (rows, longest − 1),
-        −100 on prompt and padding.
+        Logits of shape (rows, longest − 1, vocabulary), at least in fp32. Labels of shape (rows, longest − 1), which
+        are −100 on prompt and padding.
     """
     batch = collate(rows, pad_id, device)
     logits = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     logits = logits[:, :-1]
     return logits if logits.dtype == torch.float64 else logits.float(), batch["labels"][:, 1:]
-
-
-def collate(rows: Sequence[Example], pad_id: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Pad rows on the right to a common length.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each of shape (rows, longest); labels are −100 on prompt
-        and padding.
-    """
-    longest = max(len(row.input_ids) for row in rows)
-    shape = (len(rows), longest)
-    input_ids = torch.full(shape, pad_id, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids = torch.tensor(row.input_ids, dtype=torch.long)
-        input_ids[index, : len(ids)] = ids
-        attention_mask[index, : len(ids)] = 1
-        labels[index, row.answer_start : len(ids)] = ids[row.answer_start :]
-    return {
-        "input_ids": input_ids.to(device),
-        "attention_mask": attention_mask.to(device),
-        "labels": labels.to(device),
-    }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofmu.data.load import load_data
-from ofmu.data.tofu import HUB_NAME, looks_like_hub_id
+from ofmu.data.tofu import HUB_NAME
 from ofmu.models.files import check_model_directory
+from ofmu.models.hub import looks_like_hub_id
 from ofmu.run_config import UnlearnConfig
 
 

@@ -1,28 +1,31 @@
 """Searches for Pareto fronts of forgetting against utility, on Ray Tune and Optuna.
 
-The names are loaded on first use, so that ``import tune`` starts in no time and does not import Ray.
+Names are loaded on first use. So ``import tune`` is fast, and does not import Ray.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune.ask_tell import AskedTrial, AskTell
     from tune.callbacks.base import Progress, SearchCallback
     from tune.compare.comparison import Comparison
+    from tune.compare.config import CompareConfig
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
     from tune.results.result import Point, SearchResult
     from tune.search import ParetoSearch
-    from tune.study.finished_trial import EndedTrial
+    from tune.study.finished_trial import FinishedTrial
 
 __all__ = [
     "AskTell",
     "AskedTrial",
+    "CompareConfig",
     "Comparison",
     "ComparisonResult",
-    "EndedTrial",
+    "FinishedTrial",
     "ParetoSearch",
     "Point",
     "Progress",
@@ -31,12 +34,13 @@ __all__ = [
     "SearchResult",
 ]
 
-_HOMES = {
+_MODULES = {
     "AskTell": "tune.ask_tell",
     "AskedTrial": "tune.ask_tell",
+    "CompareConfig": "tune.compare.config",
     "Comparison": "tune.compare.comparison",
     "ComparisonResult": "tune.compare.result",
-    "EndedTrial": "tune.study.finished_trial",
+    "FinishedTrial": "tune.study.finished_trial",
     "ParetoSearch": "tune.search",
     "Point": "tune.results.result",
     "Progress": "tune.callbacks.base",
@@ -47,11 +51,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tune' has no attribute '{name}'")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,9 @@
-"""Searches by hand: ask for a trial, run it however and wherever you like, tell how it ended. No Ray is started."""
+"""A search in the caller's own loop: ask for a trial, run the trial, tell how it ended. Ray is not started."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,50 +11,52 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from optuna.trial import TrialState
-
 from ofmu.errors import ConfigError, PruningRecord, RunError
-from ofmu.io.files import write_json
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, finite_only
 from tune.config import SearchConfig, search_config
-from tune.results.incremental import RunningResult
-from tune.results.report import write_plot, write_tables
+from tune.execution.trial_records import TrialOutcome
+from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
-from tune.study.finished_trial import EndedTrial, ended_trial
-from tune.study.searcher import FINISHED, StudySearcher, open_study
-from tune.study.warm_start import keep_head_start, plant_head_start, read_earlier_runs
+from tune.session import SearchSession, stored_search
+from tune.study.finished_trial import FinishedTrial
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskedTrial:
-    """A trial to be run."""
+    """A trial that the caller runs."""
 
     number: int
     role: str
-    """``target`` and ``paper`` for the two landmarks, else ``searched``."""
+    """``target`` or ``published`` for the two baselines, else ``sampled``."""
     settings: dict[str, Any]
-    """What this trial sets, by dotted config key."""
+    """What the trial sets, by dotted config key."""
     config: UnlearnConfig
-    """The whole run, for :func:`ofmu.unlearn` or code of your own."""
+    """The whole run, for :func:`ofmu.unlearn` or other code."""
     directory: Path
-    """Where the trial's files belong; an exported model is taken from its folder ``model``."""
+    """The directory of the trial's files. Its folder ``model`` is the model that can be exported."""
 
 
 class AskTell:
-    """A search whose trials the caller runs: same study, landmarks, proposals and reports as :class:`ParetoSearch`.
+    """A search whose trials the caller runs. Study, baselines, suggestions and reports are those of ParetoSearch.
 
-    ``config``, ``objectives``, ``num_trials``, ``run_dir`` and ``warm_start`` are those of :class:`ParetoSearch`. The
-    directory belongs to this object until :meth:`close`, or the end of its ``with`` block. Its methods may be called
-    from several threads. Asked one by one, each told before the next is asked for, trials are exactly those of a
-    ParetoSearch with ``search.max_concurrent_trials`` 1. The default objectives need a reference and rows with paraphrased
-    and perturbed answers: name others where there are none, since nothing looks at the data here.
+    This object holds the directory until :meth:`close`, or until the end of its ``with`` block. The methods may be
+    called from several threads. If each trial is told before the next is asked for, the trials are exactly those of a
+    ParetoSearch with ``search.max_concurrent_trials`` 1. This class does not look at the data. The default objectives
+    need a reference, and rows with paraphrased and perturbed answers: without these, name other objectives.
+
+    Args:
+        config: as for :class:`tune.ParetoSearch`.
+        objectives: replaces ``search.objectives``.
+        num_trials: replaces ``search.num_trials``.
+        run_dir: a new directory. None: a new directory under ``runs/``.
+        warm_start: run directories of earlier searches; replaces ``search.warm_start``.
 
     Raises:
-        ConfigError: a setting is unknown, out of range, or contradicts another; an earlier run does not fit.
-        RunError: ``run_dir`` already holds a run; an earlier run has no complete trial.
-        StorageError: the directory cannot be made.
+        ConfigError: a setting is unknown, out of range, or contradicts another setting; or an earlier search does not
+        fit. RunError: ``run_dir`` already holds a run, or an earlier search has no complete trial. StorageError: the
+        directory cannot be made.
     """
 
     def __init__(
@@ -72,138 +73,150 @@ class AskTell:
 
     @classmethod
     def resume(cls, run_dir: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Continue a search: trials that were asked for and never told are handed out again, under their numbers.
+        """Continue a search. Trials that were asked for and never told are asked for again, under the same numbers.
 
-        One whose directory holds the ``metrics.json`` of a whole run is told by it. ``overrides`` are those of
-        :meth:`tune.ParetoSearch.resume`, which continues this search as well, as this does one of its.
+        A trial whose directory holds the ``metrics.json`` of a whole run counts as told. This method also continues a
+        ParetoSearch, and :meth:`tune.ParetoSearch.resume` also continues a search of this class.
+
+        Args:
+            run_dir: the search's directory.
+            overrides: entries such as ``search.num_trials=64``, as for :meth:`tune.ParetoSearch.resume`.
 
         Raises:
-            RunError: ``run_dir`` is no search, or another process is at work on it.
+            RunError: ``run_dir`` is not the directory of a search, or another process works on it.
             ConfigError: an override would change what is searched.
         """
         search = cls.__new__(cls)
-        run = RunDirectory.open_existing(run_dir)
-        search._begin(run, run.read_config(overrides))
+        search._begin(*stored_search(run_dir, overrides))
         return search
 
     def _begin(self, run: RunDirectory, config: SearchConfig) -> None:
         if config.search.early_stopping.enabled:
             raise ConfigError(
                 "search.early_stopping stops runs that a ParetoSearch started, and here the caller runs them: set "
-                "search.early_stopping.enabled to false, and tell of stopped trials by prune()"
+                "search.early_stopping.enabled to false, and report stopped trials with prune()"
             )
-        self.config, self._run = config, run
+        self._session = session = SearchSession(run, config, self._on_trial_end)
         self._mutex = threading.RLock()
         self._asked: dict[int, str] = {}
-        self._handed = 0
-        self._started, self._earlier_seconds = time.monotonic(), run.seconds()
-        is_new = not run.study_file.is_file()
-        head_start = read_earlier_runs(config) if is_new and config.search.warm_start else None
-        run.mkdir()
+        self._asked_count = 0
+        warm_start = session.read_warm_start()
         with ExitStack() as stack:
-            stack.enter_context(run.lock())
-            run.write_config(config)
-            if head_start is not None:
-                keep_head_start(run, head_start)
-            self._study = open_study(run.study_file, config)
-            plant_head_start(self._study, config, run)
-            self._book = RunningResult(run, config, self._study.get_trials(deepcopy=False, states=FINISHED))
-            self._searcher = StudySearcher(self._study, config, run.trial, self._on_finished)
-            self._held = stack.pop_all()
+            stack.enter_context(session.locked(warm_start))
+            session.open()
+            if session.recovered:
+                session.report()
+            self._lock = stack.pop_all()
+
+    @property
+    def config(self) -> SearchConfig:
+        """The search's config."""
+        return self._session.config
 
     @property
     def run_dir(self) -> Path:
-        """Return the directory the search writes to."""
-        return self._run.path
+        """The directory to which the search writes."""
+        return self._session.run.path
 
     def ask(self) -> AskedTrial | None:
-        """Return the next trial; None once ``search.num_trials`` are told or on their way, or the budget is spent.
+        """Return the next trial; None once enough trials are told or asked for, or the budget is used up.
 
         Raises:
             StorageError: the study cannot be written.
         """
         with self._mutex:
-            self._handed += 1
-            key = f"asked-{self._handed}"
-            specification = self._searcher.hand_out(key)
+            self._asked_count += 1
+            key = f"asked-{self._asked_count}"
+            spec = self._session.searcher.next_trial(key)
             self._raise_storage_error()
-            if specification is None:
+            if spec is None:
                 return None
-            number = int(specification["number"])
-            self._asked[number] = key
-            attributes = self._study.get_trials(deepcopy=False)[number].user_attrs
+            self._asked[spec.number] = key
+            attributes = self._session.study.get_trials(deepcopy=False)[spec.number].user_attrs
             return AskedTrial(
-                number=number,
+                number=spec.number,
                 role=attributes["role"],
                 settings=dict(attributes["overrides"]),
-                config=UnlearnConfig.model_validate(specification["run"]),
-                directory=Path(specification["trial_dir"]),
+                config=spec.run,
+                directory=spec.trial_dir,
             )
 
-    def tell(self, trial: AskedTrial | int, metrics: Mapping[str, Any]) -> EndedTrial:
-        """Tell what a trial, or the one with this number, scored.
+    def tell(self, trial: AskedTrial | int, metrics: Mapping[str, Any]) -> FinishedTrial:
+        """Report the metrics of a trial.
 
-        A missing objective, or one that is no finite number, makes it a failed trial, whose reason says so.
-        ``metrics.json`` is written to its directory where the run has not left one.
+        If an objective is missing or not finite, the trial counts as failed, and its reason says so. If the run has
+        left no ``metrics.json`` in the trial's directory, this method writes the file.
+
+        Args:
+            trial: the trial or its number.
+            metrics: the trial's metrics, the objectives among them.
 
         Raises:
             RunError: the trial was told before, or never asked for.
-            StorageError: a file cannot be written; a resume hands the trial out again.
+            StorageError: a file cannot be written. After a resume, the trial is asked for again.
         """
-        # as numbers of Python's own, whatever library they come from
-        plain = json.loads(json.dumps(dict(metrics), default=float))
+        values = _plain_numbers(metrics)
         with self._mutex:
             number = self._asked_number(trial)
-            place = self._run.trial(number) / "metrics.json"
-            if not place.exists():
-                write_json(place, {"metrics": finite_only(plain)})
-            return self._end(number, {"metrics": plain})
+            files = RunFiles(self._session.run.trial(number))
+            if not files.metrics.exists():
+                files.write_report({"metrics": finite_only(values)})
+            return self._complete(number, TrialOutcome(metrics=values))
 
-    def fail(self, trial: AskedTrial | int, reason: str) -> EndedTrial:
-        """Tell that a trial failed and why; it counts as one of the search's trials and enters no front.
+    def fail(self, trial: AskedTrial | int, reason: str) -> FinishedTrial:
+        """Report that a trial failed. The trial counts for ``search.num_trials``, but not for the front.
+
+        Args:
+            trial: the trial or its number.
+            reason: why the trial failed.
 
         Raises:
             RunError: the trial was told before, or never asked for.
             StorageError: the study cannot be written.
         """
         with self._mutex:
-            return self._end(self._asked_number(trial), {"failure": reason})
+            return self._complete(self._asked_number(trial), TrialOutcome(failure=reason))
 
     def prune(
         self, trial: AskedTrial | int, *, round: int, total: int, metrics: Mapping[str, Any] | None = None
-    ) -> EndedTrial:
-        """Tell that a trial was stopped after ``round`` of its ``total`` rounds; ``metrics`` say what it had cost.
+    ) -> FinishedTrial:
+        """Report that a trial was stopped early.
 
-        From :class:`ofmu.errors.PrunedError` these are its account's ``round``, ``total`` and ``metrics``.
+        A :class:`ofmu.errors.PrunedError` has the last three arguments in its record.
+
+        Args:
+            trial: the trial or its number.
+            round: the trial was stopped after this round.
+            total: rounds of a whole run.
+            metrics: what the trial had cost.
 
         Raises:
             RunError: the trial was told before, or never asked for.
             StorageError: a file cannot be written.
         """
-        costs = json.loads(json.dumps(dict(metrics or {}), default=float))
-        record = PruningRecord(round=round, total=total, metrics=finite_only(costs))
+        record = PruningRecord(round=round, total=total, metrics=finite_only(_plain_numbers(metrics or {})))
         with self._mutex:
             number = self._asked_number(trial)
-            files = RunFiles(self._run.trial(number))
+            files = RunFiles(self._session.run.trial(number))
             record = files.read_pruning_record() or record
             files.write_pruning_record(record)
-            return self._end(number, {"pruned": record.to_json()})
+            return self._complete(number, TrialOutcome(pruned=record))
 
     def result(self) -> SearchResult:
-        """Return what was found so far, and write the tables and the picture of it.
+        """Return the result so far, and write its tables and its plot.
 
         Raises:
             StorageError: a file cannot be written.
         """
         with self._mutex:
-            result = self._report()
+            result = self._session.report()
             if len(result.front):
                 write_plot(result)
             return result
 
     def close(self) -> None:
-        """Let go of the directory; trials that were not told are handed out again by :meth:`resume`."""
-        self._held.close()
+        """Unlock the directory. :meth:`resume` asks again for the trials that were not told."""
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,32 +230,29 @@ class AskTell:
         number = trial if isinstance(trial, int) else trial.number
         if number in self._asked:
             return number
-        known = self._study.get_trials(deepcopy=False)
-        if number >= len(known) or number < 0 or known[number].state.name == "WAITING":
-            raise RunError(f"There is no trial {number} in {self.run_dir}: tell of trials that ask() has returned")
-        if known[number].state.is_finished():
-            state = ended_trial(known[number], self.config, self._run.trial(number)).state
+        trials = self._session.study.get_trials(deepcopy=False)
+        if number >= len(trials) or number < 0 or trials[number].state.name == "WAITING":
+            raise RunError(f"There is no trial {number} in {self.run_dir}: report only trials that ask() has returned")
+        if trials[number].state.is_finished():
+            state = self._session.finished_trial(number).state
             raise RunError(f"Trial {number} was told already, and is {state}: a trial is told once")
-        raise RunError(f"Trial {number} has not been asked for since the search was continued: ask() hands it out")
+        raise RunError(f"Trial {number} has not been asked for since the search was continued: call ask() first")
 
-    def _end(self, number: int, outcome: Mapping[str, Any]) -> EndedTrial:
-        self._searcher.end(self._asked.pop(number), outcome)
+    def _complete(self, number: int, outcome: TrialOutcome) -> FinishedTrial:
+        self._session.searcher.complete(self._asked.pop(number), outcome)
         self._raise_storage_error()
-        trial = self._study.get_trials(deepcopy=False)[number]
-        return ended_trial(trial, self.config, self._run.trial(number))
+        return self._session.finished_trial(number)
 
     def _raise_storage_error(self) -> None:
-        if self._searcher.stopped_by is not None:
-            raise self._searcher.stopped_by
+        if self._session.searcher.stopped_by is not None:
+            raise self._session.searcher.stopped_by
 
-    def _on_finished(self, number: int) -> None:
-        gone = self._book.add(self._study.get_trials(deepcopy=False)[number])
-        self._report()
-        self._run.delete_checkpoints(number)
-        self._run.delete_models({number, *gone}, self._book.front, self.config.search.keep_models)
-        self._run.mark_dirty()
+    def _on_trial_end(self, number: int) -> None:
+        self._session.report()
+        self._session.run.mark_dirty(check=False)
 
-    def _report(self) -> SearchResult:
-        result = self._book.result(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        write_tables(result, self._earlier_seconds + time.monotonic() - self._started)
-        return result
+
+def _plain_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics with Python's own numbers in place of numbers of any library."""
+    values: dict[str, Any] = json.loads(json.dumps(dict(metrics), default=float))
+    return values

@@ -1,86 +1,61 @@
-"""The schema of a search: a run's config plus what is searched, for what, and where it runs."""
+"""The config of a search: a run's config, the section ``search`` and the section ``cluster``.
+
+The sections of a search live beside the code that reads them:
+
+- ``search.space``: :class:`tune.space.parameter.Parameter`
+- ``search.early_stopping``: :class:`tune.early_stopping.config.EarlyStoppingConfig`
+- ``cluster``: :class:`cluster.config.ClusterConfig`
+
+:class:`tune.compare.config.CompareConfig` adds the section ``compare``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
 from ofmu.config.base import PositiveInt, Section
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from ofmu.evaluation.metrics.custom import is_function_name
-from ofmu.methods.registry import method_class
+from ofmu.evaluation.metrics.custom import is_custom_metric
 from ofmu.run_config import UnlearnConfig
-from tune.compare.config import CompareSettings
-from tune.early_stopping.rungs import RungSettings
-from tune.space.objectives import Direction, default_objectives, refuse_unusable
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.space.objectives import Direction, check_objectives, default_objectives
+from tune.space.parameter import Parameter, default_space, flatten_space
+from tune.space.space import check_space
 
-Scalar = str | int | float | bool | None
-_DIRECTIONS = {"minimize": "min", "maximize": "max"}
-_SPEC_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when"})
-
-
-class Parameter(Section):
-    """One searched setting: a range (low, high), a list of choices, or one fixed value."""
-
-    low: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    high: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    log: bool = False
-    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    int: bool | None = None
-    """None: whole numbers exactly where the config's own field is one."""
-    choices: Annotated[list[Scalar], Field(min_length=1)] | None = None
-    value: Scalar = None
-    when: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
-    """Other searched settings and the value, or values, under which this one counts."""
-
-    @model_serializer(mode="wrap")
-    def _only_what_was_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keep a stored space readable, and ``value: null`` apart from no value at all."""
-        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
-
-    @property
-    def kind(self) -> Literal["range", "choices", "fixed"]:
-        """Return which of the three forms this parameter has."""
-        if self.choices is not None:
-            return "choices"
-        return "range" if self.low is not None or self.high is not None else "fixed"
+_SHORT_DIRECTIONS = {"minimize": "min", "maximize": "max"}
 
 
-def default_space(method: str = "ofmu", module: str | None = None) -> dict[str, Parameter]:
-    """Return the space over a method's settings that the method itself declares."""
-    space = method_class(method, module).space
-    return {f"method.{key}": Parameter.model_validate(spec) for key, spec in space.items()}
-
-
-class SearchSettings(Section):
-    """What is searched and how."""
+class SearchOptions(Section):
+    """What is searched, and how."""
 
     space: dict[str, Parameter] = Field(default_factory=dict)
-    """Config key, such as ``method.inner_lr``, to what it may be; left out, it is the method's own space."""
+    """The searched settings, by config key such as ``method.inner_lr``. Left out: the method's own space."""
     objectives: dict[str, Direction] | None = None
-    """None: ks_statistic down (extraction_strength where there is no reference) and model_utility up.
-    A name ``my_package.my_module:my_function`` is a function of the scores, see
-    :data:`ofmu.evaluation.metrics.custom.ScoreFunction`. ``minimize`` and ``maximize`` may be written out."""
+    """Two or three objectives, each with ``min`` or ``max``. None: minimise ks_statistic (extraction_strength without a
+    reference) and maximise model_utility. A name such as ``my_package.my_module:my_function`` is a function of the
+    scores, see :data:`ofmu.evaluation.metrics.custom.ScoreFunction`."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    """Optuna's sampler."""
     num_trials: PositiveInt = 32
-    """Trials that finish, complete or failed; the untouched target and the paper's setting are two of them."""
+    """Number of trials to finish, whether complete, failed or pruned. The two baselines count."""
     max_gradient_evaluations: PositiveInt | None = None
-    """No trial starts once the finished ones have used this many together; None: num_trials alone decides."""
+    """No trial starts once the finished trials have used this many gradient evaluations together. None: no limit."""
     max_concurrent_trials: PositiveInt | None = None
-    """Trials at a time; None: as many as the cluster's CPUs and GPUs hold."""
+    """Number of trials that run at the same time. None: as many as the cluster's CPUs and GPUs hold."""
     keep_models: Literal["front", "all", "none"] = "front"
-    """``front``: a model is deleted once its trial is dominated."""
+    """``front``: delete a model once another trial dominates its trial."""
     warm_start: list[str] = Field(default_factory=list)
-    """Run directories of earlier searches, one or several. Complete trials of the same task inform the sampler, and
-    count neither as trials nor to the front; of another model's or other data's search, the front's settings are the
-    first to be run, behind the two landmarks."""
-    early_stopping: RungSettings = RungSettings()
-    """Early stopping: trials that others outdo on their way are ended there, and told as pruned."""
+    """Run directories of earlier searches. Complete trials of the same task inform the sampler, but they count neither
+    as trials nor for the front. If an earlier search had another model or other data, the settings of its front run
+    first, after the two baselines."""
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    """Stop trials early that other trials dominate. Such trials end as pruned."""
 
     @field_validator("warm_start", mode="before")
     @classmethod
@@ -94,7 +69,7 @@ class SearchSettings(Section):
     def _short_directions(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {name: _DIRECTIONS.get(way, way) if isinstance(way, str) else way for name, way in value.items()}
+        return {name: _SHORT_DIRECTIONS.get(way, way) if isinstance(way, str) else way for name, way in value.items()}
 
     @field_validator("space", mode="before")
     @classmethod
@@ -103,18 +78,16 @@ class SearchSettings(Section):
 
 
 class SearchConfig(UnlearnConfig):
-    """A whole search: the settings every trial shares, the search's own, and the cluster's."""
+    """A whole search: the config that all trials share, what is searched, and the cluster."""
 
-    search: SearchSettings = SearchSettings()
+    search: SearchOptions = SearchOptions()
     cluster: ClusterConfig = ClusterConfig()
-    compare: CompareSettings = Field(default=CompareSettings(), exclude=True)
-    """Read by a comparison alone; no single run or search stores it."""
 
     @model_validator(mode="before")
     @classmethod
-    def _space_of_the_method(cls, values: Any) -> Any:
+    def _default_space(cls, values: Any) -> Any:
         search = values.get("search") if isinstance(values, Mapping) else None
-        if not isinstance(values, Mapping) or isinstance(search, SearchSettings) or (search or {}).get("space"):
+        if not isinstance(values, Mapping) or isinstance(search, SearchOptions) or (search or {}).get("space"):
             return values
         method = values.get("method") or {}
         if isinstance(method, Mapping):
@@ -124,39 +97,37 @@ class SearchConfig(UnlearnConfig):
         return {**values, "search": {**(search or {}), "space": default_space(str(name), module)}}
 
     @model_validator(mode="after")
-    def _searchable(self) -> SearchConfig:
-        from tune.space.space import refuse_impossible_space
-
-        refuse_unusable(self.objectives, self.has_reference)
+    def _check_search(self) -> SearchConfig:
+        check_objectives(self.objectives, self.has_reference)
         if self.search.early_stopping.enabled and not self.traits.partial_evaluation:
             raise ConfigError(
-                "search.early_stopping judges language models on their way, and these data are images: "
+                "search.early_stopping scores language models during a run, and these data are images: "
                 "set search.early_stopping.enabled to false"
             )
-        refuse_impossible_space(self)
+        check_space(self.search.space, self.unlearn)
         return self
 
     @property
     def has_reference(self) -> bool:
-        """Return whether forget quality can be measured."""
+        """Whether trials can be compared with a retrained model."""
         return self.reference.source != "none"
 
     @property
     def objectives(self) -> dict[str, Direction]:
-        """Return the objectives in order, the defaults filled in."""
+        """The objectives in order. If the config names none, these are the defaults."""
         return dict(self.search.objectives or default_objectives(self.has_reference, self.data.kind))
 
     def shared_settings(self) -> dict[str, Any]:
-        """Return the mapping of the UnlearnConfig that every trial starts from; its evaluation gives the objectives."""
-        shared = self.model_dump(mode="json", exclude={"search", "cluster"})
-        functions = [*self.evaluation.custom_metrics, *filter(is_function_name, self.objectives)]
+        """Return the config that all trials share, as a mapping. Its evaluation computes the objectives."""
+        shared = self.model_dump(mode="json", include=set(UnlearnConfig.model_fields))
+        functions = [*self.evaluation.custom_metrics, *filter(is_custom_metric, self.objectives)]
         if functions:
             shared["evaluation"]["custom_metrics"] = list(dict.fromkeys(functions))
         return shared
 
     @property
     def unlearn(self) -> UnlearnConfig:
-        """Return the config of a run without the search."""
+        """The config that all trials share. Each access makes a new object."""
         return UnlearnConfig.model_validate(self.shared_settings())
 
 
@@ -166,12 +137,20 @@ def search_config(
     num_trials: int | None = None,
     warm_start: str | Path | Sequence[str | Path] | None = None,
 ) -> SearchConfig:
-    """Return the search's config; from an UnlearnConfig with the search's defaults, and with what is given replaced.
+    """Return the config of a search.
+
+    Args:
+        config: a search's config or mapping, of which a section ``compare`` is left out; or a run's config, which gets
+            the defaults of a search.
+        objectives: replaces ``search.objectives``.
+        num_trials: replaces ``search.num_trials``.
+        warm_start: replaces ``search.warm_start``.
 
     Raises:
-        ConfigError: a setting is unknown, out of range, or contradicts another.
+        ConfigError: a setting is unknown, out of range, or contradicts another setting.
     """
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    mapping.pop("compare", None)
     search = dict(mapping.get("search") or {})
     if objectives is not None:
         search["objectives"] = dict(objectives)
@@ -181,25 +160,3 @@ def search_config(
         given = [warm_start] if isinstance(warm_start, str | Path) else warm_start
         search["warm_start"] = [str(each) for each in given]
     return validate(SearchConfig, {**mapping, "search": search})
-
-
-def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the space with dotted keys, a list as ``{'choices': ...}`` and a plain value as ``{'value': ...}``.
-
-    Nested sections come from dotted overrides on the command line; they are merged into dotted keys.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in space.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Parameter):
-            flat[name] = value
-        elif isinstance(value, Mapping) and "." not in key and not _SPEC_KEYS & set(value):
-            for inner, spec in flatten_space(value, f"{name}.").items():
-                merge = isinstance(flat.get(inner), dict) and isinstance(spec, dict)
-                flat[inner] = {**flat[inner], **spec} if merge else spec
-        elif isinstance(value, Mapping):
-            merge = isinstance(flat.get(name), dict)
-            flat[name] = {**flat[name], **value} if merge else dict(value)
-        else:
-            flat[name] = {"choices": value} if isinstance(value, list) else {"value": value}
-    return flat

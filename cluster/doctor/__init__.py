@@ -1,1 +1,1 @@
-"""Checks of a machine or a cluster."""
+"""Checks of a machine or a cluster before a search."""

@@ -1,4 +1,4 @@
-"""What one machine must have for a search, looked at by a process that runs on it."""
+"""The checks of one machine. They run in a process on that machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.storage.mirror import reason_of, storage_at
+from cluster.storage.uri import short_reason, storage_at
 from ofmu.errors import OfmuError
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 State = Literal["ok", "warn", "fail"]
 
 DRIVER = "driver"
-"""Name of the file by which the nodes know that a folder is the one that the driver sees."""
+"""Name of the driver's probe file. A node that can read this file sees the same folder as the driver."""
 _GIB = 2**30
-_LEAST_FREE = 1 * _GIB
-_WISHED_FREE = 10 * _GIB
+_MIN_FREE_BYTES = 1 * _GIB
+_RECOMMENDED_FREE_BYTES = 10 * _GIB
 _MUST_MATCH = ("ray", "python")
 _SHOULD_MATCH = ("ofmu", "torch", "deepspeed", "transformers", "optuna")
 _HUB_SECONDS = 20
@@ -34,47 +34,54 @@ _HUB_SECONDS = 20
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: State
-    found: str
-    mend: str = ""
-    """What to do, where the state is not ok."""
-    where: str = ""
-    """The node's host, for what may differ by node."""
+    detail: str
+    """What the check found."""
+    fix: str = ""
+    """What to do, if the state is not ok."""
+    host: str = ""
+    """The node's host name, for a check that may differ between nodes."""
+
+    @classmethod
+    def failed(cls, name: str, error: OfmuError, default_fix: str) -> Check:
+        """Return a failed check from an error's sentence. ``default_fix`` is for an error that names no fix."""
+        detail, _, fix = str(error).rpartition(": ")
+        return cls(name, "fail", detail, fix) if detail else cls(name, "fail", fix, default_fix)
 
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """What the process on a node is asked to look at."""
+    """What to check on a node."""
 
     node: str
-    """A name for the node's own marks that no other node has."""
+    """A unique name for the node's probe files."""
     versions: Mapping[str, str]
     """The driver's :func:`versions`."""
     gpus: int | None = None
-    """GPUs that Ray counts there; None: there is no Ray to ask."""
-    marks: Mapping[str, str] = field(default_factory=dict)
-    """Name of a shared folder to its path or URI, where the driver has left its mark."""
+    """The number of GPUs that Ray counts on the node; None without Ray."""
+    probes: Mapping[str, str] = field(default_factory=dict)
+    """By name of a shared folder: the path or URI of the folder where the driver has written its probe file."""
     config: Mapping[str, Any] | None = None
-    """An UnlearnConfig as a mapping, whose model and data are looked for."""
+    """JSON values of an UnlearnConfig, whose model and data are checked."""
 
 
 def inspect_node(request: NodeRequest) -> list[Check]:
-    """Look at the machine that this process runs on."""
-    # Ray hides the GPUs from a task that reserves none
+    """Check the machine that this process runs on."""
+    # Ray hides the GPUs from a task that reserves none.
     if not os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip():
         del os.environ["CUDA_VISIBLE_DEVICES"]
-    looks: list[Callable[[NodeRequest], Iterator[Check]]] = [_versions, _gpus, _deepspeed, _disk, _marks]
+    inspections: list[Callable[[NodeRequest], Iterator[Check]]] = [_versions, _gpus, _deepspeed, _disk, _probes]
     if request.config is not None:
-        looks += [_model, _data]
+        inspections += [_model, _data]
     host = socket.gethostname()
-    return [replace(check, where=host) for look in looks for check in look(request)]
+    return [replace(check, host=host) for inspect in inspections for check in inspect(request)]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions here that have to be the same on all nodes of a cluster."""
+    """Return the versions that must be the same on all nodes of a cluster."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in ("ray", *_SHOULD_MATCH):
         try:
@@ -85,13 +92,13 @@ def versions() -> dict[str, str]:
 
 
 def all_reduce(rank: int, world_size: int, address: str, backend: str, seconds: float = 60.0) -> float:
-    """Join a group of ``world_size`` processes at ``address`` (host:port), add up rank + 1 over it, and leave it.
+    """Join a process group of ``world_size`` at ``address`` (host:port), sum rank + 1 over all ranks, and leave.
 
     Returns:
-        The sum, which is right if it equals world_size·(world_size + 1)/2.
+        The sum. The correct value is world_size·(world_size + 1)/2.
 
     Raises:
-        RuntimeError: the group does not come together or the collective fails.
+        RuntimeError: not all ranks join within ``seconds``, or the collective fails.
     """
     import torch
     import torch.distributed as dist
@@ -123,23 +130,23 @@ def free_address() -> str:
         return f"{host}:{server.getsockname()[1]}"
 
 
-def write_mark(place: str, name: str) -> None:
-    """Write the file ``name``, which holds its own name; raises OSError."""
-    system, path = storage_at(place)
+def write_probe(folder: str, name: str) -> None:
+    """Write the probe file ``name``, whose content is its name. Raise OSError if the storage refuses."""
+    system, path = storage_at(folder)
     system.create_dir(path, recursive=True)
     with system.open_output_stream(f"{path}/{name}") as stream:
         stream.write(name.encode())
 
 
-def read_mark(place: str, name: str) -> bool:
-    """Return whether the file ``name`` is there and whole; raises OSError."""
-    system, path = storage_at(place)
+def read_probe(folder: str, name: str) -> bool:
+    """Return whether the probe file ``name`` is complete. Raise OSError if it cannot be read."""
+    system, path = storage_at(folder)
     with system.open_input_stream(f"{path}/{name}") as stream:
         return bool(stream.read() == name.encode())
 
 
 def visible_gpus() -> int:
-    """Return how many GPUs torch sees from this process."""
+    """Return how many GPUs torch sees in this process."""
     import torch
 
     return torch.cuda.device_count()
@@ -147,29 +154,33 @@ def visible_gpus() -> int:
 
 def _versions(request: NodeRequest) -> Iterator[Check]:
     here = versions()
-    for names, state in ((_MUST_MATCH, "fail"), (_SHOULD_MATCH, "warn")):
-        other = [name for name in names if here[name] != request.versions[name]]
-        label = "ray and python" if state == "fail" else "packages"
-        if other:
-            differences = ", ".join(f"{name} {here[name]} (driver: {request.versions[name]})" for name in other)
-            yield Check(label, state, differences, "install the same versions everywhere, from constraints.txt")  # type: ignore[arg-type]
-        else:
-            yield Check(label, "ok", ", ".join(f"{name} {here[name]}" for name in names))
+    yield _compare("ray and python", "fail", _MUST_MATCH, here, request.versions)
+    yield _compare("packages", "warn", _SHOULD_MATCH, here, request.versions)
+
+
+def _compare(
+    label: str, state: State, names: tuple[str, ...], here: Mapping[str, str], driver: Mapping[str, str]
+) -> Check:
+    different = [name for name in names if here[name] != driver[name]]
+    if not different:
+        return Check(label, "ok", ", ".join(f"{name} {here[name]}" for name in names))
+    detail = ", ".join(f"{name} {here[name]} (driver: {driver[name]})" for name in different)
+    return Check(label, state, detail, "install the same versions everywhere, from constraints.txt")
 
 
 def _gpus(request: NodeRequest) -> Iterator[Check]:
     import torch
 
     seen = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    found = ", ".join(f"{each.name} ({each.total_memory / _GIB:.0f} GiB)" for each in seen) or "none"
     if not seen and (request.gpus or Path("/dev/nvidia0").exists()):
-        mend = f"install a build of torch for the driver's CUDA (torch here: {torch.__version__})"
-        yield Check("GPUs", "fail", "there are GPUs, and torch sees none", mend)
+        fix = f"install a build of torch for the driver's CUDA (torch here: {torch.__version__})"
+        yield Check("GPUs", "fail", "there are GPUs, and torch sees none", fix)
     elif request.gpus is not None and request.gpus != len(seen):
-        mend = f"start Ray there with --num-gpus={len(seen)}"
-        yield Check("GPUs", "warn", f"Ray counts {request.gpus}, torch sees {len(seen)}", mend)
+        fix = f"start Ray there with --num-gpus={len(seen)}"
+        yield Check("GPUs", "warn", f"Ray counts {request.gpus}, torch sees {len(seen)}", fix)
     else:
-        yield Check("GPUs", "ok", found)
+        names = ", ".join(f"{gpu.name} ({gpu.total_memory / _GIB:.0f} GiB)" for gpu in seen)
+        yield Check("GPUs", "ok", names or "none")
 
 
 def _deepspeed(_: NodeRequest) -> Iterator[Check]:
@@ -183,7 +194,7 @@ def _deepspeed(_: NodeRequest) -> Iterator[Check]:
         compatible = deepspeed.ops.__compatible_ops__
         _zero_step()
     except Exception as error:
-        # a broken install raises anything, and this is where it is found out
+        # A broken installation may raise any exception, and this check has to report it.
         reason = " ".join(str(error).split()) or type(error).__name__
         yield Check("deepspeed", "fail", f"does not run: {reason[:200]}", "install it from constraints.txt")
         return
@@ -194,9 +205,10 @@ def _deepspeed(_: NodeRequest) -> Iterator[Check]:
 
 
 def _zero_step() -> None:
-    """Build the engine that runs use, at stage 2, and take a gradient with it."""
+    """Compute a gradient with the same engine that runs use, at ZeRO stage 2."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    # Imported here: these modules import torch.
     from ofmu.data.rows import Example
     from ofmu.engine.build import build_engine
     from ofmu.engine.config import EngineConfig
@@ -213,42 +225,46 @@ def _zero_step() -> None:
 
 
 def _disk(_: NodeRequest) -> Iterator[Check]:
+    # Imported here: every use of this module would otherwise need filelock.
     from ofmu.io.cache import cache_root
 
-    places = {"temporary files": Path(tempfile.gettempdir()), "prepared models": cache_root(None)}
+    folders = {"temporary files": Path(tempfile.gettempdir()), "prepared models": cache_root(None)}
     devices = set()
-    for purpose, place in places.items():
-        while not place.exists():
-            place = place.parent
-        if place.stat().st_dev in devices:
+    for purpose, folder in folders.items():
+        while not folder.exists():
+            folder = folder.parent
+        if folder.stat().st_dev in devices:
             continue
-        devices.add(place.stat().st_dev)
-        free = shutil.disk_usage(place).free
-        state: State = "fail" if free < _LEAST_FREE else "warn" if free < _WISHED_FREE else "ok"
-        mend = "free some space: models and checkpoints take gigabytes" if state != "ok" else ""
-        # in steps of ten, so that nodes of a kind share a row of the table
-        amount = f"more than {free // _WISHED_FREE * 10}" if state == "ok" else f"{free / _GIB:.1f}"
-        yield Check("disk", state, f"{amount} GiB free for {purpose} ({place})", mend)
+        devices.add(folder.stat().st_dev)
+        free = shutil.disk_usage(folder).free
+        state: State = "fail" if free < _MIN_FREE_BYTES else "warn" if free < _RECOMMENDED_FREE_BYTES else "ok"
+        fix = "free some space: models and checkpoints take gigabytes" if state != "ok" else ""
+        # Rounded down to tens of GiB, so that nodes of one kind share a row of the table.
+        ten = _RECOMMENDED_FREE_BYTES
+        amount = f"more than {free // ten * 10}" if state == "ok" else f"{free / _GIB:.1f}"
+        yield Check("disk", state, f"{amount} GiB free for {purpose} ({folder})", fix)
 
 
-def _marks(request: NodeRequest) -> Iterator[Check]:
-    for name, place in request.marks.items():
-        mend = "mount the same shared storage on every node, and let Ray's user write there"
+def _probes(request: NodeRequest) -> Iterator[Check]:
+    """Read the driver's probe file in every shared folder, and write this node's. Yield the failures."""
+    for name, folder in request.probes.items():
+        fix = "mount the same shared storage on every node, and let Ray's user write there"
         try:
-            whole = read_mark(place, DRIVER)
+            complete = read_probe(folder, DRIVER)
         except (OSError, ValueError) as error:
-            yield Check(name, "fail", f"the driver's file is not seen here ({reason_of(error)})", mend)
+            yield Check(name, "fail", f"the driver's file is not seen here ({short_reason(error)})", fix)
             continue
         try:
-            write_mark(place, request.node)
+            write_probe(folder, request.node)
         except (OSError, ValueError) as error:
-            yield Check(name, "fail", f"cannot be written here ({reason_of(error)})", mend)
+            yield Check(name, "fail", f"cannot be written here ({short_reason(error)})", fix)
             continue
-        if not whole:
-            yield Check(name, "fail", "the driver's file is not whole here", mend)
+        if not complete:
+            yield Check(name, "fail", "the driver's file is incomplete here", fix)
 
 
 def _model(request: NodeRequest) -> Iterator[Check]:
+    # Imported here: pydantic and the methods take a moment to import.
     from ofmu.run_config import UnlearnConfig
 
     config = UnlearnConfig.model_validate(request.config)
@@ -261,13 +277,13 @@ def _model(request: NodeRequest) -> Iterator[Check]:
         try:
             yield Check("model", "ok", _find_model(name, revision))
         except OfmuError as error:
-            sentence, _, mend = str(error).partition(": ")
-            yield Check("model", "fail", sentence, mend or "correct the name")
+            yield Check.failed("model", error, "correct the name")
 
 
 def _find_model(name: str, revision: str | None) -> str:
-    """Return where a model is; its weights are not downloaded."""
-    from ofmu.models.language import local_directory
+    """Return where a model is. Its weights are not downloaded."""
+    # Imported here: it imports transformers.
+    from ofmu.models.hub import local_directory
 
     local = Path(name).exists() or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if local:
@@ -279,29 +295,29 @@ def _find_model(name: str, revision: str | None) -> str:
     try:
         HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
     except Exception as error:
-        # the hub's client raises errors of several libraries
+        # The hub's client raises errors of several libraries.
         raise OfmuError(
-            f"The hub does not give '{name}' ({reason_of(error)}): check name, connection and HF_TOKEN, or name a "
+            f"The hub does not give '{name}' ({short_reason(error)}): check name, connection and HF_TOKEN, or name a "
             "directory on shared storage"
         ) from error
     return f"{name} is on the hub"
 
 
 def _data(request: NodeRequest) -> Iterator[Check]:
+    # Imported here: pydantic and the methods take a moment to import.
     from ofmu.run_config import UnlearnConfig
 
     config = UnlearnConfig.model_validate(request.config)
     try:
         forget, retain = _row_counts(config)
     except OfmuError as error:
-        sentence, _, mend = str(error).partition(": ")
-        yield Check("data", "fail", sentence, mend or "correct the data section")
+        yield Check.failed("data", error, "correct the data section")
         return
     yield Check("data", "ok", f"{config.data.source}: {forget} rows to forget, {retain} to retain")
 
 
 def _row_counts(config: UnlearnConfig) -> tuple[int, int]:
-    # Loaded here: task families import torch.
+    # Imported here: task families import torch.
     from ofmu.tasks.load import task_family
 
     family = task_family(config.data.kind)

@@ -1,4 +1,4 @@
-"""Looks a machine or a whole cluster over before a search meets what is wrong with it."""
+"""Checks a machine or a whole cluster before a search, so that problems are found before trials start."""
 
 from __future__ import annotations
 
@@ -20,35 +20,43 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from cluster.config import ClusterConfig
 from cluster.doctor import checks
 from cluster.doctor.checks import Check, NodeRequest
-from cluster.session import ray_session, trials_at_a_time
-from cluster.storage.mirror import below, reason_of, shown, storage_at
+from cluster.jobs.server import JobServer
+from cluster.session import max_parallel_trials, ray_session
+from cluster.storage.uri import join_uri, redacted, short_reason, storage_at
 from ofmu.errors import ClusterError
+from ofmu.io.cache import cache_root
 from ofmu.run_config import UnlearnConfig
 
-_MARKS = ".ofmu-doctor-"
+_PROBE_FOLDER = ".ofmu-doctor-"
 _NODE_SECONDS = 180.0
 _GROUP_SECONDS = 60.0
 _GPU_WAIT_SECONDS = 30.0
+_MAX_NAMED_HOSTS = 3
 _INSTALL = "install ofmu on every node (cluster/deploy/Dockerfile), or run the doctor through ofmu submit"
 
 
 def examine_machine(config: UnlearnConfig | None = None, storage: str | None = None) -> list[Check]:
-    """Look at this machine alone, for searches without a cluster; takes some ten seconds."""
-    found = [_dashboard_parts()]
+    """Check this machine, for searches without a cluster. This takes about ten seconds.
+
+    Args:
+        config: check this config's model and data.
+        storage: a path or URI that must be readable and writable.
+    """
+    found = [_dashboard_installed()]
     gpus = 0
-    with _marked({"storage": storage} if storage else {}) as (marks, failed):
-        request = NodeRequest("here", checks.versions(), marks=marks, config=_mapping(config))
-        # in a process of its own, as trials are: a broken install may end it
+    with _probe_folders({"storage": storage} if storage else {}) as (probes, failed):
+        request = NodeRequest("here", checks.versions(), probes=probes, config=_mapping(config))
+        # In a process of its own, as trials are: a broken installation may end the process.
         with _pool(1) as pool:
             try:
                 found += pool.submit(checks.inspect_node, request).result(_NODE_SECONDS)
                 gpus = pool.submit(checks.visible_gpus).result(_GROUP_SECONDS)
             except (OSError, RuntimeError, TimeoutError) as error:
-                found.append(Check("this machine", "fail", f"cannot be looked at ({error})", "install ofmu again"))
-        found += failed or _missing_marks(marks, {"here": ""})
+                found.append(Check("this machine", "fail", f"cannot be checked ({error})", "install ofmu again"))
+        found += failed or _compare_probes(probes, {"here": ""})
     for backend, ranks in (("gloo", 2), *((("nccl", gpus),) if gpus else ())):
-        found.append(_local_group(backend, ranks))
-    return [replace(check, where="") for check in found]
+        found.append(_all_reduce_here(backend, ranks))
+    return [replace(check, host="") for check in found]
 
 
 def examine_cluster(
@@ -58,67 +66,63 @@ def examine_cluster(
     *,
     max_concurrent_trials: int | None = None,
 ) -> list[Check]:
-    """Join the cluster and look at each of its nodes, and at what is between them.
+    """Join the cluster. Check each of its nodes, and the connections between them.
 
     Args:
-        cluster: where it is, and what one trial needs.
-        config: whose model and data are looked for on every node.
-        storage: path or URI that every node must be able to write and read.
-        max_concurrent_trials: trials at a time that the search would like.
+        cluster: the address, and what one trial needs.
+        config: check this config's model and data on every node.
+        storage: a path or URI that every node must be able to read and write.
+        max_concurrent_trials: how many trials the search would like to run at the same time.
     """
     try:
         with ray_session(cluster):
             nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
             found = [_size(nodes), _dashboard_answers()]
             if config is not None:
-                found.append(_room(cluster, max_concurrent_trials))
+                found.append(_capacity(cluster, max_concurrent_trials))
             found += _inspect_nodes(nodes, config, storage)
-            found.append(_group(nodes))
+            found.append(_all_reduce_over_nodes(nodes))
             gpus = int(ray.cluster_resources().get("GPU", 0))
             if gpus:
-                found.append(_gpu_group(gpus))
+                found.append(_all_reduce_over_gpus(gpus))
             return found
     except ClusterError as error:
-        sentence, _, mend = str(error).rpartition(": ")
-        return [Check("cluster", "fail", sentence or str(error), mend if sentence else "start the cluster")]
+        return [Check.failed("cluster", error, "start the cluster")]
 
 
 def examine_job_server(address: str) -> list[Check]:
-    """Look at a cluster's job server from here; raises nothing, since each error is a finding."""
-    from cluster.jobs.server import JobServer
-
+    """Check a cluster's job server from here. Errors become failed checks."""
     try:
         server = JobServer(address)
     except ClusterError as error:
-        sentence, _, mend = str(error).rpartition(": ")
-        return [Check("job server", "fail", sentence, mend)]
+        return [Check.failed("job server", error, "start the cluster")]
     found = [Check("job server", "ok", f"answers at {server.address}")]
     if server.ray_version != ray.__version__:
-        mend = f"install ray[default]=={server.ray_version} here, or start the cluster with {ray.__version__}"
-        versions = f"{ray.__version__} here, {server.ray_version} on the cluster"
-        return [*found, Check("ray, client and cluster", "warn", versions, mend)]
+        fix = f"install ray[default]=={server.ray_version} here, or start the cluster with {ray.__version__}"
+        detail = f"{ray.__version__} here, {server.ray_version} on the cluster"
+        return [*found, Check("ray, client and cluster", "warn", detail, fix)]
     return [*found, Check("ray, client and cluster", "ok", ray.__version__)]
 
 
-def merged(found: Sequence[Check]) -> list[Check]:
-    """Return the checks in order, those that say the same of several nodes as one."""
+def group_by_host(found: Sequence[Check]) -> list[Check]:
+    """Return the checks in order. Equal checks of several nodes become one check that names all their hosts."""
     groups: dict[Check, list[str]] = {}
     for check in found:
-        groups.setdefault(replace(check, where=""), []).append(check.where)
-    result = []
+        groups.setdefault(replace(check, host=""), []).append(check.host)
+    grouped = []
     for check, hosts in groups.items():
-        named = sorted({host for host in hosts if host})
-        where = f"{len(hosts)} nodes" if len(hosts) > 3 else ", ".join(named)
-        result.append(replace(check, where=where))
-    return result
+        names = sorted({host for host in hosts if host})
+        host = f"{len(hosts)} nodes" if len(hosts) > _MAX_NAMED_HOSTS else ", ".join(names)
+        grouped.append(replace(check, host=host))
+    return grouped
 
 
-def _dashboard_parts() -> Check:
+def _dashboard_installed() -> Check:
     try:
         importlib.import_module("ray.dashboard.optional_deps")
     except ImportError as error:
-        mend = "pip install 'ray[default]': without it stopped trials with workers keep their processors"
-        return Check("dashboard", "fail", f"Ray is installed without it ({error.name} is missing)", mend)
+        fix = "pip install 'ray[default]': without it stopped trials with workers keep their processors"
+        return Check("dashboard", "fail", f"Ray is installed without it ({error.name} is missing)", fix)
     return Check("dashboard", "ok", "ray[default] is installed")
 
 
@@ -129,8 +133,8 @@ def _dashboard_answers() -> Check:
     try:
         list_nodes(timeout=20)
     except (RayStateApiException, RayError, OSError, RuntimeError, ValueError) as error:
-        mend = "start the head with ray[default] and its dashboard: stopped trials keep their processors without it"
-        return Check("dashboard", "fail", f"does not answer ({reason_of(error)})", mend)
+        fix = "start the head with ray[default] and its dashboard: stopped trials keep their processors without it"
+        return Check("dashboard", "fail", f"does not answer ({short_reason(error)})", fix)
     return Check("dashboard", "ok", "answers")
 
 
@@ -140,135 +144,146 @@ def _size(nodes: Mapping[str, Any]) -> Check:
     return Check("cluster", "ok", f"{count}, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs")
 
 
-def _room(cluster: ClusterConfig, wanted: int | None) -> Check:
+def _capacity(cluster: ClusterConfig, wanted: int | None) -> Check:
     try:
-        room = trials_at_a_time(cluster, wanted)
+        trials = max_parallel_trials(cluster, wanted)
     except ClusterError as error:
-        sentence, _, mend = str(error).rpartition(": ")
-        return Check("room", "fail", sentence, mend)
-    return Check("room", "ok", f"{room} trials at a time")
+        return Check.failed("capacity", error, "join a larger cluster")
+    return Check("capacity", "ok", f"{trials} trials at a time")
 
 
 def _inspect_nodes(nodes: Mapping[str, Any], config: UnlearnConfig | None, storage: str | None) -> list[Check]:
-    """Send a task to every node; each leaves its mark on the shared folders, which are then looked for here."""
-    from ofmu.io.cache import cache_root
-
+    """Send a task to every node. Each node writes a probe file to the shared folders, which is then read here."""
     shared = {"storage": storage} if storage else {}
     if config is not None and len(nodes) > 1:
-        # prepared models lie there, and the trials of every node load them
+        # Prepared models are there, and the trials of every node load them.
         shared["cache_dir"] = str(cache_root(config.cache_dir))
     inspect = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(checks.inspect_node)
     found: list[Check] = []
-    with _marked(shared) as (marks, failed):
+    with _probe_folders(shared) as (probes, failed):
         tasks = {
             node_id: inspect.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
                 NodeRequest(
                     node_id,
                     checks.versions(),
                     gpus=int(node["Resources"].get("GPU", 0)),
-                    marks=marks,
+                    probes=probes,
                     config=_mapping(config),
                 )
             )
             for node_id, node in nodes.items()
         }
+        hosts = {node_id: node["NodeManagerHostname"] for node_id, node in nodes.items()}
         for node_id, task in tasks.items():
-            found += _answer(task, nodes[node_id]["NodeManagerHostname"])
-        found += failed or _missing_marks(marks, {each: nodes[each]["NodeManagerHostname"] for each in nodes})
+            found += _node_result(task, hosts[node_id])
+        found += failed or _compare_probes(probes, hosts)
     return found
 
 
-def _answer(task: Any, host: str) -> list[Check]:
+def _node_result(task: Any, host: str) -> list[Check]:
     try:
-        answer: list[Check] = ray.get(task, timeout=_NODE_SECONDS)
-        return answer
+        result: list[Check] = ray.get(task, timeout=_NODE_SECONDS)
+        return result
     except GetTimeoutError:
-        return [Check("node", "fail", f"no answer in {_NODE_SECONDS:.0f} s", "look at its raylet's log", host)]
+        return [Check("node", "fail", f"no answer in {_NODE_SECONDS:.0f} s", "read its raylet's log", host)]
     except (RayError, RuntimeError, ImportError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return [Check("node", "fail", f"cannot run ofmu ({lines[-1].strip() if lines else error})", _INSTALL, host)]
+        return [Check("node", "fail", f"cannot run ofmu ({_last_line(error)})", _INSTALL, host)]
 
 
 @contextmanager
-def _marked(places: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Check]]]:
-    """Leave the driver's mark in a folder of its own below each place; yield the folders, and the places that fail."""
-    marks: dict[str, str] = {}
+def _probe_folders(shared: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Check]]]:
+    """Make a folder in each shared folder and write the driver's probe file there. Delete the folders at the end.
+
+    Yield the folders by name of the shared folder, and the failed checks of folders that cannot be written.
+    """
+    probes: dict[str, str] = {}
     failed: list[Check] = []
-    for name, place in places.items():
-        folder = below(place, f"{_MARKS}{uuid.uuid4().hex[:12]}")
+    for name, location in shared.items():
+        folder = join_uri(location, f"{_PROBE_FOLDER}{uuid.uuid4().hex[:12]}")
         try:
-            checks.write_mark(folder, checks.DRIVER)
+            checks.write_probe(folder, checks.DRIVER)
         except (OSError, ValueError) as error:
-            mend = "name a folder, or a URI such as s3://bucket/path, that can be written from every node"
-            failed.append(Check(name, "fail", f"{shown(place)} cannot be written from here ({reason_of(error)})", mend))
+            fix = "name a folder, or a URI such as s3://bucket/path, that can be written from every node"
+            detail = f"{redacted(location)} cannot be written from here ({short_reason(error)})"
+            failed.append(Check(name, "fail", detail, fix))
         else:
-            marks[name] = folder
+            probes[name] = folder
     try:
-        yield marks, failed
+        yield probes, failed
     finally:
-        for folder in marks.values():
+        for folder in probes.values():
             system, path = storage_at(folder)
             system.delete_dir(path)
 
 
-def _missing_marks(marks: Mapping[str, str], nodes: Mapping[str, str]) -> list[Check]:
-    """Look here for the mark that each node has left."""
+def _compare_probes(probes: Mapping[str, str], hosts: Mapping[str, str]) -> list[Check]:
+    """Read here the probe file that each node has written.
+
+    Args:
+        probes: folder of the probe files, by name of the shared folder.
+        hosts: host name, by name of the node's probe file.
+    """
     found: list[Check] = []
-    for name, folder in marks.items():
-        place = shown(folder).partition(f"/{_MARKS}")[0]
-        mend = f"mount the storage of {place} on every node, at the same path"
-        unseen = [host for node, host in nodes.items() if not _is_seen(folder, node)]
+    for name, folder in probes.items():
+        location = redacted(folder).partition(f"/{_PROBE_FOLDER}")[0]
+        fix = f"mount the storage of {location} on every node, at the same path"
+        unseen = [host for node, host in hosts.items() if not _is_readable(folder, node)]
         found += [
-            Check(name, "fail", f"what is written to {place} there is not seen here", mend, each) for each in unseen
+            Check(name, "fail", f"what is written to {location} there is not seen here", fix, host) for host in unseen
         ]
         if not unseen:
-            found.append(Check(name, "ok", f"{place}: what every node writes is read here"))
+            found.append(Check(name, "ok", f"{location}: what every node writes is read here"))
     return found
 
 
-def _is_seen(folder: str, mark: str) -> bool:
+def _is_readable(folder: str, name: str) -> bool:
     try:
-        return checks.read_mark(folder, mark)
+        return checks.read_probe(folder, name)
     except (OSError, ValueError):
         return False
 
 
-def _group(nodes: Mapping[str, Any]) -> Check:
-    """Add numbers up over gloo: one rank on every node, or two where there is one node."""
-    order = list(nodes) if len(nodes) > 1 else list(nodes) * 2
-    return _reduce("gloo", [NodeAffinitySchedulingStrategy(each, soft=False) for each in order])
+def _all_reduce_over_nodes(nodes: Mapping[str, Any]) -> Check:
+    """All-reduce with gloo: one rank on every node, or two ranks if there is one node."""
+    ranks = list(nodes) if len(nodes) > 1 else list(nodes) * 2
+    return _all_reduce_in_tasks("gloo", [NodeAffinitySchedulingStrategy(node, soft=False) for node in ranks])
 
 
-def _gpu_group(gpus: int) -> Check:
-    """Add numbers up over nccl, a rank on every GPU; trials that run already are not disturbed."""
+def _all_reduce_over_gpus(gpus: int) -> Check:
+    """All-reduce with nccl: one rank on every GPU. Trials that already run are not disturbed."""
     group = placement_group([{"GPU": 1}] * gpus)
     try:
         if not group.wait(_GPU_WAIT_SECONDS):
-            mend = "run the doctor again when the cluster is idle"
-            return Check("nccl", "warn", f"not tried, since some of the {gpus} GPUs are in use", mend)
-        return _reduce("nccl", [PlacementGroupSchedulingStrategy(group, 0, i) for i in range(gpus)], num_gpus=1)
+            fix = "run the doctor again when the cluster is idle"
+            return Check("nccl", "warn", f"not tried, since some of the {gpus} GPUs are in use", fix)
+        strategies = [PlacementGroupSchedulingStrategy(group, 0, i) for i in range(gpus)]
+        return _all_reduce_in_tasks("nccl", strategies, num_gpus=1)
     finally:
         remove_placement_group(group)
 
 
-def _reduce(backend: str, places: Sequence[Any], num_gpus: float = 0) -> Check:
-    ask = ray.remote(num_cpus=0, num_gpus=0, max_retries=0)(checks.free_address)
-    join = ray.remote(num_cpus=0, num_gpus=num_gpus, max_retries=0, max_calls=1)(checks.all_reduce)
-    world = len(places)
+def _all_reduce_in_tasks(backend: str, strategies: Sequence[Any], num_gpus: float = 0) -> Check:
+    """All-reduce with one Ray task per rank."""
+    address_task = ray.remote(num_cpus=0, num_gpus=0, max_retries=0)(checks.free_address)
+    rank_task = ray.remote(num_cpus=0, num_gpus=num_gpus, max_retries=0, max_calls=1)(checks.all_reduce)
+    world = len(strategies)
 
     def run() -> list[float]:
-        address = ray.get(ask.options(scheduling_strategy=places[0]).remote(), timeout=_GROUP_SECONDS)
+        first = address_task.options(scheduling_strategy=strategies[0])
+        address = ray.get(first.remote(), timeout=_GROUP_SECONDS)
         tasks = [
-            join.options(scheduling_strategy=place).remote(rank, world, address, backend, _GROUP_SECONDS)
-            for rank, place in enumerate(places)
+            rank_task.options(scheduling_strategy=strategy).remote(rank, world, address, backend, _GROUP_SECONDS)
+            for rank, strategy in enumerate(strategies)
         ]
         sums: list[float] = ray.get(tasks, timeout=2 * _GROUP_SECONDS)
         return sums
 
-    return _judge(backend, world, run)
+    return _check_all_reduce(backend, world, run)
 
 
-def _local_group(backend: str, ranks: int) -> Check:
+def _all_reduce_here(backend: str, ranks: int) -> Check:
+    """All-reduce with one process per rank on this machine."""
+
     def run() -> list[float]:
         join = partial(
             checks.all_reduce, world_size=ranks, address=checks.free_address(), backend=backend, seconds=_GROUP_SECONDS
@@ -276,12 +291,12 @@ def _local_group(backend: str, ranks: int) -> Check:
         with _pool(ranks) as pool:
             return list(pool.map(join, range(ranks), timeout=2 * _GROUP_SECONDS))
 
-    return _judge(backend, ranks, run)
+    return _check_all_reduce(backend, ranks, run)
 
 
-def _judge(backend: str, world: int, run: Callable[[], list[float]]) -> Check:
-    """Compare the ranks' sums with the closed form of 1 + … + world."""
-    mend = (
+def _check_all_reduce(backend: str, world: int, run: Callable[[], list[float]]) -> Check:
+    """Compare the sums that the ranks return with the closed form of 1 + … + world."""
+    fix = (
         "open the nodes' ports to each other and let their host names resolve"
         if backend == "gloo"
         else "check nvidia-smi on each node and run with NCCL_DEBUG=INFO; NCCL_SOCKET_IFNAME picks the network"
@@ -289,12 +304,17 @@ def _judge(backend: str, world: int, run: Callable[[], list[float]]) -> Check:
     try:
         sums = run()
     except (RayError, OSError, RuntimeError, TimeoutError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return Check(backend, "fail", f"all-reduce failed ({lines[-1].strip()[:160] if lines else error})", mend)
-    wanted = world * (world + 1) / 2
-    if any(each != wanted for each in sums):
-        return Check(backend, "fail", f"all-reduce over {world} ranks gave {sums}, not {wanted:g}", mend)
+        return Check(backend, "fail", f"all-reduce failed ({_last_line(error)[:160]})", fix)
+    expected = world * (world + 1) / 2
+    if any(each != expected for each in sums):
+        return Check(backend, "fail", f"all-reduce over {world} ranks gave {sums}, not {expected:g}", fix)
     return Check(backend, "ok", f"all-reduce over {world} ranks")
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of a message. In an error of a Ray task this line names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else str(error)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

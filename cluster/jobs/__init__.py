@@ -1,1 +1,1 @@
-"""Jobs on a Ray cluster."""
+"""Jobs on a Ray cluster, and the working directory that a job takes along."""

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, through its job server: submitted, listed, followed, stopped."""
+"""Submits, lists, follows and stops jobs through the job server of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 _POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 60.0
-"""How long a job is still followed while its server does not answer, as when the head restarts."""
+_SILENCE_SECONDS = 60.0
+"""How long a follower waits for a server that does not answer, such as during a restart of the head."""
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job as its server describes it."""
+    """One job, as the job server describes it."""
 
     id: str
     status: str
@@ -45,16 +45,18 @@ class Job:
     started: float | None = None
     """Unix time in seconds."""
     ended: float | None = None
+    """Unix time in seconds."""
     exit_code: int | None = None
+    """Exit code of the job's command, or minus the number of the signal that ended the command."""
 
     @property
     def is_over(self) -> bool:
-        """Return whether the status can no longer change."""
+        """Whether the status can no longer change."""
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
     def exit_status(self) -> int:
-        """Return what a shell would get from the job's command; 128 + n for one that signal n ended."""
+        """The exit status that a shell would report for the job's command: 128 + n if signal n ended the command."""
         if self.status == "SUCCEEDED":
             return 0
         code = self.exit_code or 1
@@ -62,24 +64,24 @@ class Job:
 
 
 class JobServer:
-    """A cluster's job server, found to answer when this object is made."""
+    """A cluster's job server. The constructor checks that the server answers."""
 
     def __init__(self, address: str | None = None) -> None:
-        """Find the server.
+        """Connect to the server.
 
         Args:
-            address: ``http://HOST:8265``; None takes $RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, or this machine.
+            address: ``http://HOST:8265``. None: $RAY_API_SERVER_ADDRESS, else $RAY_ADDRESS, else this machine.
 
         Raises:
-            ClusterError: nothing answers there, something else does, or the token is missing or wrong.
+            ClusterError: nothing answers at the address, another program answers, or the token is missing or wrong.
         """
-        # its notes on packages and versions would stand between a job's own lines
+        # Ray's messages about packages and versions would appear between the lines of a job.
         for name in ("dashboard_sdk", "job.sdk"):
             logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
         self.address = _server_url(address)
         headers = _token_header()
         self.ray_version = _version_of(self.address, headers)
-        with _server_errors(self.address), _address_variables_set_aside():
+        with _server_errors(self.address), _without_address_variables():
             self._client = JobSubmissionClient(self.address, headers=headers)
 
     def submit(
@@ -91,23 +93,26 @@ class JobServer:
         cpus: float = 0.0,
         gpus: float = 0.0,
     ) -> str:
-        """Upload the package, start ``python -m ofmu`` with ``command`` in it and return the job's ID.
+        """Upload the package, run ``python -m ofmu`` with ``command`` in it, and return the job's ID.
 
         Args:
-            environment: variables of the job and its workers; the server keeps them as long as the job's record.
-            cpus: reserved for the command itself, which is the search's driver and prepares target and reference.
-            gpus: the same; with neither the command runs on the head node.
+            command: the arguments of ``ofmu``.
+            package: the files to upload.
+            environment: variables of the job and its workers. The server stores them with the job's record.
+            cpus: CPUs for the command itself. In a search, the command is the driver and prepares the target and the
+                reference.
+            gpus: GPUs for the command itself. Without CPUs and GPUs the command runs on the head node.
 
         Raises:
             ClusterError: the server refuses the job.
         """
-        with _server_errors(self.address), _address_variables_set_aside():
+        with _server_errors(self.address), _without_address_variables():
             job_id: str = self._client.submit_job(
                 entrypoint=shlex.join(["python", "-m", "ofmu", *command]),
                 runtime_env={
                     "working_dir": str(package.root),
                     "excludes": list(package.excludes),
-                    # a followed log is written line by line
+                    # Python then writes each line at once, so that a follower sees it.
                     "env_vars": {"PYTHONUNBUFFERED": "1", **(environment or {})},
                 },
                 entrypoint_num_cpus=cpus or None,
@@ -116,10 +121,10 @@ class JobServer:
         return job_id
 
     def jobs(self) -> list[Job]:
-        """Return the submitted jobs that the server knows, the oldest first.
+        """Return the submitted jobs, oldest first.
 
         Raises:
-            ClusterError: the server no longer answers.
+            ClusterError: the server does not answer any more.
         """
         with _server_errors(self.address):
             found = [_job_of(each) for each in self._client.list_jobs() if each.submission_id]
@@ -130,7 +135,7 @@ class JobServer:
 
         Raises:
             RunError: the server has no such job.
-            ClusterError: the server no longer answers.
+            ClusterError: the server does not answer any more.
         """
         known = {job.id: job for job in self.jobs()}
         if job_id not in known:
@@ -139,51 +144,56 @@ class JobServer:
         return known[job_id]
 
     def logs(self, job_id: str) -> str:
-        """Return what the job has printed so far; raises as :meth:`job` does."""
+        """Return what the job has printed.
+
+        Raises:
+            RunError: the server has no such job.
+            ClusterError: the server does not answer any more.
+        """
         self.job(job_id)
         with _server_errors(self.address):
             text: str = self._client.get_job_logs(job_id)
         return text
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Hand on what the job prints, from its start and as it comes, and return the job once it is over.
+        """Pass everything that the job prints to ``write``, from its first line until the job ends. Return the job.
 
-        Leaving by KeyboardInterrupt does not touch the job.
+        A KeyboardInterrupt ends this call and not the job.
 
         Raises:
             RunError: the server has no such job.
             ClusterError: the server has not answered for a minute.
         """
         self.job(job_id)
-        shown = 0
+        written = 0
 
-        def hand_on(text: str) -> None:
-            nonlocal shown
-            shown += len(text)
+        def count_and_write(text: str) -> None:
+            nonlocal written
+            written += len(text)
             write(text)
 
         silent_since: float | None = None
         while True:
             try:
-                asyncio.run(self._tail(job_id, shown, hand_on))
+                asyncio.run(self._tail(job_id, written, count_and_write))
                 job = self.job(job_id)
                 if job.is_over:
-                    # the stream may end before the last lines are in it
-                    hand_on(self.logs(job_id)[shown:])
+                    # The stream may end before it has delivered the last lines.
+                    count_and_write(self.logs(job_id)[written:])
                     return job
                 silent_since = None
             except (ClusterError, RuntimeError, OSError, aiohttp.ClientError) as error:
                 silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > _PATIENCE_SECONDS:
+                if time.monotonic() - silent_since > _SILENCE_SECONDS:
                     raise _lost(self.address, error) from error
             time.sleep(_POLL_SECONDS)
 
     def stop(self, job_id: str) -> Job:
-        """End a job, wait until it is over, and return it; one that is over already stays as it is.
+        """Stop a job, wait until it is over, and return it. A job that is over already does not change.
 
         Raises:
             RunError: the server has no such job.
-            ClusterError: the server no longer answers.
+            ClusterError: the server does not answer any more.
         """
         job = self.job(job_id)
         if job.is_over:
@@ -195,29 +205,29 @@ class JobServer:
             job = self.job(job_id)
         return job
 
-    async def _tail(self, job_id: str, known: int, hand_on: Callable[[str], None]) -> None:
-        """Stream the log until the job is over; its first ``known`` characters were handed on already."""
-        stream = asyncio.create_task(self._stream(job_id, known, hand_on))
+    async def _tail(self, job_id: str, written: int, write: Callable[[str], None]) -> None:
+        """Stream the log until the job is over. Skip the first ``written`` characters."""
+        stream = asyncio.create_task(self._stream(job_id, written, write))
         while not (await asyncio.wait({stream}, timeout=_POLL_SECONDS))[0]:
             if (await asyncio.to_thread(self.job, job_id)).is_over:
-                # the server notices some seconds later, and closes the stream only then
+                # The server closes the stream only some seconds after the end of the job.
                 stream.cancel()
         if not stream.cancelled():
             stream.result()
 
-    async def _stream(self, job_id: str, known: int, hand_on: Callable[[str], None]) -> None:
+    async def _stream(self, job_id: str, written: int, write: Callable[[str], None]) -> None:
         async for text in self._client.tail_job_logs(job_id):
-            new = text[known:]
-            known = max(0, known - len(text))
+            new = text[written:]
+            written = max(0, written - len(text))
             if new:
-                hand_on(new)
+                write(new)
 
 
 def chosen_environment(choices: Sequence[str]) -> dict[str, str]:
-    """Return the variables that ``NAME`` (as it is set here) and ``NAME=VALUE`` choose.
+    """Return the variables that the entries name. ``NAME`` takes the value that is set here; ``NAME=VALUE`` gives one.
 
     Raises:
-        ConfigError: an entry is neither; the sentence never holds it, since it may be a secret in the wrong place.
+        ConfigError: an entry has neither form. The message does not contain the entry, which may be a misplaced secret.
     """
     chosen = {}
     for position, choice in enumerate(choices, start=1):
@@ -248,38 +258,40 @@ def _server_url(address: str | None) -> str:
 
 
 def _token_header() -> dict[str, str]:
-    """Return the header of a cluster's token, found where Ray looks for it; Ray itself sends none unless told to.
+    """Return the header with the cluster's token, from the places where Ray looks for a token.
 
+    Ray's own client sends a token only if $RAY_AUTH_MODE asks for one.
     https://docs.ray.io/en/latest/ray-security/token-auth.html
     """
     token = os.environ.get("RAY_AUTH_TOKEN", "")
-    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if not token and place.is_file():
-        token = place.read_text(encoding="utf-8")
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not token and file.is_file():
+        token = file.read_text(encoding="utf-8")
     return {"Authorization": f"Bearer {token.strip()}"} if token.strip() else {}
 
 
 def _version_of(address: str, headers: Mapping[str, str]) -> str:
-    """Return the server's Ray version; asked for here since Ray's own client would wait for minutes."""
+    """Return the server's Ray version. Ray's own client would wait for minutes for a server that does not answer."""
     wait = (_CONNECT_SECONDS, _ANSWER_SECONDS)
     with _server_errors(address):
         answer = requests.get(f"{address}/api/version", headers=dict(headers), timeout=wait)
         if answer.status_code in (401, 403):
-            held = "does not accept the token found here" if headers else "asks for a token, and none was found here"
+            problem = "does not accept the token found here" if headers else "asks for a token, and none was found here"
             raise ClusterError(
-                f"The Ray cluster at '{address}' {held}: set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's"
+                f"The Ray cluster at '{address}' {problem}: "
+                "set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token"
             )
         try:
             return str(answer.json()["ray_version"])
         except (ValueError, KeyError, TypeError):
             raise ClusterError(
-                f"What answers at '{address}' is no Ray job server: give --address the head's dashboard, port 8265"
+                f"The server at '{address}' is not a Ray job server: give --address the head's dashboard, port 8265"
             ) from None
 
 
 @contextmanager
 def _server_errors(address: str) -> Iterator[None]:
-    """Turn what Ray's client raises into one sentence without request, header or traceback."""
+    """Turn the errors of Ray's client into one sentence without request, header or traceback."""
     try:
         yield
     except (ConnectionError, requests.exceptions.RequestException) as error:
@@ -305,8 +317,8 @@ def _lost(address: str, error: BaseException) -> ClusterError:
 
 
 @contextmanager
-def _address_variables_set_aside() -> Iterator[None]:
-    """Keep Ray's client from preferring $RAY_ADDRESS to the address that it is given."""
+def _without_address_variables() -> Iterator[None]:
+    """Unset the address variables. Ray's client would prefer $RAY_ADDRESS to the address that it is given."""
     kept = {name: os.environ.pop(name) for name in _ADDRESS_VARIABLES if name in os.environ}
     try:
         yield

@@ -1,1 +1,1 @@
-"""Run directories at a URI."""
+"""Run directories at a URI: copies of their files, and a lease in place of a lock."""

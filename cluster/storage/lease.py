@@ -1,8 +1,8 @@
-"""A lease on a place at a URI: what stands in for a lock where the storage has none.
+"""A lease on a URI, for storage that has no locks.
 
-Its limits: two drivers that take a free lease within the same second may both hold it until the next heartbeat of
-one of them, which finds the other's name and gives up. A holder that is cut off from the storage learns of it when
-its lease has run out.
+Two limits remain. Two processes that take a free lease within the same second may both hold the lease until the next
+heartbeat, when one of them finds the other's record and gives up. And a holder that loses its connection to the
+storage learns that it lost the lease only after ``timeout`` seconds.
 """
 
 from __future__ import annotations
@@ -13,112 +13,160 @@ import platform
 import threading
 import time
 import uuid
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from cluster.storage.mirror import Mirror, shown
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import redacted
 from ofmu.errors import RunError, StorageError
 
 LOCK = "driver.lock"
+"""Name of the lease object at the URI."""
+_POLL_SECONDS = 1.0
 _HELD: set[str] = set()
 """Owners of the leases that this process holds."""
 
 
-class Lease:
-    """Holds a URI for one process at a time, by an object that its holder writes again every few seconds.
+@dataclass(frozen=True)
+class LeaseRecord:
+    """The content of the lease object. Every heartbeat writes a new record."""
 
-    Who finds another's object refuses as soon as that is seen to change, takes over at once if its process has died on
-    this machine, and otherwise after ``patience`` seconds without a change: no clock but this process's own counts.
+    owner: str
+    """A random name of the lease that wrote the record."""
+    beats: int = 0
+    """Number of the heartbeat, so that every record differs from the one before."""
+    machine: str = ""
+    process: int = -1
+    """Process id on ``machine``."""
+    started: float = 0.0
+    """Start of the process, in Unix seconds. Process ids are reused; this time tells two processes apart."""
+
+    @classmethod
+    def parse(cls, stored: bytes) -> LeaseRecord:
+        """Return the stored record. Content that is no record counts as the record of an unknown owner."""
+        try:
+            values = json.loads(stored)
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        except (ValueError, TypeError):
+            return cls(owner="unreadable")
+
+    def to_bytes(self) -> bytes:
+        """Return the record as JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    def is_on_this_machine(self) -> bool:
+        """Return whether the owner runs, or ran, on this machine."""
+        return self.machine == _machine()
+
+    def is_running(self) -> bool:
+        """Return whether the owner still runs, for a record of this machine."""
+        if self.process == os.getpid():
+            return self.owner in _HELD
+        try:
+            started: float = psutil.Process(self.process).create_time()
+        except (psutil.NoSuchProcess, ValueError):
+            return False
+        return abs(started - self.started) < 1
+
+
+class Lease:
+    """Holds a URI for one process at a time. The holder rewrites a lease object at the URI every few seconds.
+
+    If another process's lease object exists, acquiring fails when the object changes, succeeds at once when its owner
+    is dead on this machine, and succeeds after ``timeout`` seconds without a change. Only the local clock is used.
 
     Args:
-        mirror: of the URI.
-        kind: what is run there, as errors say it.
-        heartbeat: seconds from one write to the next.
-        patience: seconds after which a silent holder is taken for dead.
-        settle: seconds from writing one's name to reading it back.
+        mirror: the URI.
+        kind: what runs at the URI, for error messages.
+        heartbeat: seconds between two writes.
+        timeout: seconds after which a holder that does not write counts as dead.
+        confirm_delay: seconds between writing the first record and reading the record back.
     """
 
     def __init__(
-        self, mirror: Mirror, kind: str, *, heartbeat: float = 10.0, patience: float = 60.0, settle: float = 1.0
+        self, mirror: Mirror, kind: str, *, heartbeat: float = 10.0, timeout: float = 60.0, confirm_delay: float = 1.0
     ) -> None:
         self._mirror, self._kind = Mirror(mirror.uri, mirror.local), kind
-        self._heartbeat, self._patience, self._settle = heartbeat, patience, settle
+        self._heartbeat, self._timeout, self._confirm_delay = heartbeat, timeout, confirm_delay
         self._owner = uuid.uuid4().hex
         self._beats = 0
-        self._ended = threading.Event()
+        self._released = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost: str | None = None
-        """Why the lease is no longer this process's, once it is not."""
+        """Why this process no longer holds the lease; None while it does."""
 
     def acquire(self) -> None:
-        """Take the lease and keep it.
+        """Take the lease and start the heartbeat.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds the lease.
             StorageError: the storage refuses.
         """
-        self._wait_for_the_holder()
+        self._wait_for_holder()
         self._write()
-        time.sleep(self._settle)
-        if self._holder().get("owner") != self._owner:
-            raise self._held()
+        time.sleep(self._confirm_delay)
+        if not self._is_owner():
+            raise self._held_error()
         _HELD.add(self._owner)
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back, where it still is this process's."""
-        self._ended.set()
+        """Stop the heartbeat. Delete the lease object if it still is this process's."""
+        self._released.set()
         if self._thread is not None:
             self._thread.join()
         _HELD.discard(self._owner)
-        if self.lost is None and self._holder().get("owner") == self._owner:
+        if self.lost is None and self._is_owner():
             self._mirror.delete_file(LOCK)
 
-    def _wait_for_the_holder(self) -> None:
-        first, since = self._holder(), time.monotonic()
-        if not first or _has_died(first):
+    def _wait_for_holder(self) -> None:
+        first, since = self._record(), time.monotonic()
+        if first is None:
             return
-        if _is_alive(first):
-            raise self._held()
-        while time.monotonic() - since < self._patience:
-            time.sleep(min(1.0, self._heartbeat / 4))
-            now = self._holder()
-            if not now:
+        if first.is_on_this_machine():
+            if first.is_running():
+                raise self._held_error()
+            return
+        while time.monotonic() - since < self._timeout:
+            time.sleep(min(_POLL_SECONDS, self._heartbeat / 4))
+            now = self._record()
+            if now is None:
                 return
             if now != first:
-                raise self._held()
+                raise self._held_error()
 
-    def _held(self) -> RunError:
-        place = shown(self._mirror.uri)
+    def _held_error(self) -> RunError:
+        place = redacted(self._mirror.uri)
         return RunError(f"Another {self._kind} is running in {place}: wait for it, or stop it first")
 
-    def _holder(self) -> dict[str, Any]:
+    def _record(self) -> LeaseRecord | None:
         stored = self._mirror.read(LOCK)
-        try:
-            return dict(json.loads(stored)) if stored else {}
-        except ValueError:
-            return {"owner": "unreadable"}
+        return LeaseRecord.parse(stored) if stored else None
+
+    def _is_owner(self) -> bool:
+        record = self._record()
+        return record is not None and record.owner == self._owner
 
     def _write(self) -> None:
         self._beats += 1
         here = psutil.Process()
-        account = {"owner": self._owner, "beats": self._beats, "machine": _machine(), "process": here.pid}
-        self._mirror.write(LOCK, json.dumps(account | {"started": here.create_time()}).encode())
+        record = LeaseRecord(self._owner, self._beats, _machine(), here.pid, here.create_time())
+        self._mirror.write(LOCK, record.to_bytes())
 
     def _beat(self) -> None:
-        heard = time.monotonic()
-        while not self._ended.wait(self._heartbeat):
+        written = time.monotonic()
+        while not self._released.wait(self._heartbeat):
             try:
-                if self._holder().get("owner") != self._owner:
-                    self.lost = f"Another {self._kind} has taken over {shown(self._mirror.uri)}: let it finish"
+                if not self._is_owner():
+                    self.lost = f"Another {self._kind} has taken over {redacted(self._mirror.uri)}: let it finish"
                     return
                 self._write()
-                heard = time.monotonic()
+                written = time.monotonic()
             except StorageError as error:
-                if time.monotonic() - heard > self._patience:
+                if time.monotonic() - written > self._timeout:
                     self.lost = str(error)
                     return
 
@@ -127,21 +175,3 @@ def _machine() -> str:
     """Return a name that no other running machine or container has."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{platform.node()} {boot.read_text().strip() if boot.is_file() else ''}"
-
-
-def _is_alive(holder: dict[str, Any]) -> bool:
-    return holder.get("machine") == _machine() and _runs(holder)
-
-
-def _has_died(holder: dict[str, Any]) -> bool:
-    return holder.get("machine") == _machine() and not _runs(holder)
-
-
-def _runs(holder: dict[str, Any]) -> bool:
-    if holder.get("process") == os.getpid():
-        return bool(holder.get("owner") in _HELD)
-    try:
-        started = psutil.Process(int(holder["process"])).create_time()
-    except (psutil.NoSuchProcess, KeyError, ValueError):
-        return False
-    return bool(abs(started - float(holder.get("started", 0))) < 1)

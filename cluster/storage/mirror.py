@@ -1,7 +1,8 @@
-"""Files on storage that is reached by a URI (s3://, gs://, hdfs:// and whatever else pyarrow knows), without Ray.
+"""A local folder and its copy at a URI. This module does not need Ray.
 
-An object store shows a file whole or not at all, but knows neither renaming nor locks. So what vouches for other
-files is written after them, see :data:`VOUCHERS`, and a :class:`cluster.storage.lease.Lease` stands in for a lock.
+An object store shows a file complete or not at all, but has neither renaming nor locks. So files that mark others as
+complete are uploaded after these, see :data:`COMMIT_MARKERS`. A :class:`cluster.storage.lease.Lease` takes the place
+of a lock.
 """
 
 from __future__ import annotations
@@ -12,113 +13,64 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
+from cluster.storage.uri import redacted, storage_at
 from ofmu.errors import StorageError
+from ofmu.run_files import CONFIG, METRICS, PRUNED
 
-VOUCHERS = ("config.yaml", "search.json", "pruned.json", "metrics.json")
-"""Files whose presence says that others are whole, in the order in which they are written, after all others."""
-_HARMLESS = frozenset({"endpoint_override", "scheme", "region", "allow_bucket_creation", "tls_verify_certificates"})
+COMMIT_MARKERS = (CONFIG, "search.json", PRUNED, METRICS)
+"""Files whose presence says that other files are complete. They are uploaded after all others, in this order."""
 _OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
-_CHUNK = 8 * 2**20
-
-
-def is_uri(place: str | os.PathLike[str]) -> bool:
-    """Return whether a run directory is named by a URI, not by a path."""
-    return "://" in str(place)
-
-
-def storage_at(place: str) -> tuple[Any, str]:
-    """Return the file system of a path or URI (s3://, gs://, hdfs://) and the path in it.
-
-    Raises:
-        OSError: the storage does not answer.
-        ValueError: the URI has an unknown scheme.
-    """
-    from pyarrow import fs
-
-    if is_uri(place):
-        try:
-            system, path = fs.FileSystem.from_uri(place)
-        except ValueError as error:
-            raise ValueError(str(error).replace(place, shown(place))) from None
-        return system, path
-    return fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
-
-
-def below(place: str, name: str) -> str:
-    """Return the path or URI of ``name`` in ``place``; a URI keeps its options (``?endpoint_override=...``)."""
-    path, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
-    return f"{path.rstrip('/')}/{name}{mark}{options}"
-
-
-def shown(place: str) -> str:
-    """Return the path, or the URI without the keys and options that it may hold."""
-    if not is_uri(place):
-        return place
-    parts = urlsplit(place)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def without_keys(place: str) -> str:
-    """Return the path, or the URI with those options that cannot be secret, so that it can be used again."""
-    if not is_uri(place):
-        return place
-    options = [(key, value) for key, value in parse_qsl(urlsplit(place).query) if key in _HARMLESS]
-    return shown(place) + (f"?{urlencode(options, safe=':/')}" if options else "")
-
-
-def reason_of(error: BaseException) -> str:
-    """Return one line on an error, the system's own where it has one."""
-    strerror = getattr(error, "strerror", None)
-    text = strerror or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text if len(text) <= 160 else text[:160] + "…"
+_CHUNK_BYTES = 8 * 2**20
+_MAX_REASON = 200
 
 
 class Mirror:
-    """A folder on this machine and the place at a URI that it is copied to and from.
+    """Copies files between a local folder and a URI.
 
-    Only files that changed since this mirror last wrote them are sent. Pickled, it is its URI and its folder.
+    An upload skips files that this mirror has uploaded or downloaded before and that have not changed since. A pickled
+    mirror consists of the URI and the folder.
 
     Raises:
-        StorageError: from every method, where the storage refuses; the sentence names the URI without keys.
+        StorageError: every method raises it if the storage refuses. The message names the URI without credentials.
     """
 
     def __init__(self, uri: str, local: Path) -> None:
         self.uri, self.local = uri, local
-        self._sent: dict[str, tuple[int, int]] = {}
-        self._opened: tuple[Any, str] | None = None
+        self._signatures: dict[str, tuple[int, int]] = {}
+        self._storage: tuple[Any, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Mirror, (self.uri, self.local)
 
     def __repr__(self) -> str:
-        return f"Mirror({shown(self.uri)!r}, {str(self.local)!r})"
+        return f"Mirror({redacted(self.uri)!r}, {str(self.local)!r})"
 
     def files(self, folder: str = "") -> list[str]:
-        """Return the names of all files at the URI below ``folder``, relative to the URI."""
+        """Return the names of all files at the URI in ``folder`` and its sub-folders, relative to the URI."""
         from pyarrow import fs
 
-        with self._errors("read"):
+        with self._storage_errors("read"):
             system, root = self._open()
-            selector = fs.FileSelector(_joined(root, folder), recursive=True, allow_not_found=True)
+            selector = fs.FileSelector(_join(root, folder), recursive=True, allow_not_found=True)
             found = system.get_file_info(selector)
         prefix = root.rstrip("/") + "/"
-        return sorted(each.path.removeprefix(prefix) for each in found if each.type == fs.FileType.File)
+        return sorted(info.path.removeprefix(prefix) for info in found if info.type == fs.FileType.File)
 
     def has(self, name: str) -> bool:
-        """Return whether a file is at the URI."""
+        """Return whether a file exists at the URI."""
         from pyarrow import fs
 
-        with self._errors("read"):
+        with self._storage_errors("read"):
             system, root = self._open()
-            return bool(system.get_file_info(_joined(root, name)).type == fs.FileType.File)
+            return bool(system.get_file_info(_join(root, name)).type == fs.FileType.File)
 
     def require_bucket(self) -> None:
-        """Do nothing where the storage answers and has the URI's bucket; a search would else find out late."""
+        """Check that the storage answers and that the bucket exists, so that a search fails at its start."""
         from pyarrow import fs
 
-        with self._errors("write"):
+        with self._storage_errors("write"):
             system, root = self._open()
             if system.type_name in _OBJECT_STORES:
                 bucket = system.get_file_info(root.split("/")[0])
@@ -126,87 +78,92 @@ class Mirror:
                     raise OSError("NoSuchBucket")
 
     def read(self, name: str) -> bytes | None:
-        """Return a small file's bytes; None where there is none."""
-        with self._errors("read"):
+        """Return the bytes of a small file; None if there is no such file."""
+        with self._storage_errors("read"):
             system, root = self._open()
             try:
-                with system.open_input_stream(_joined(root, name), compression=None) as stream:
+                with system.open_input_stream(_join(root, name), compression=None) as stream:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file at the URI."""
-        with self._errors("write"), self._stream(name) as stream:
+        with self._storage_errors("write"), self._output_stream(name) as stream:
             stream.write(data)
 
     def pull(self, names: Sequence[str]) -> None:
-        """Copy files from the URI to the folder, each whole or not at all."""
+        """Download files to the folder. A killed download leaves no incomplete file under its final name."""
         for name in names:
             target = self.local / name
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
             try:
-                with self._errors("read"):
+                with self._storage_errors("read"):
                     system, root = self._open()
-                    with system.open_input_stream(_joined(root, name), compression=None) as stream:
+                    with system.open_input_stream(_join(root, name), compression=None) as stream:
                         _copy(stream, partial)
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
-            self._sent[name] = stamp_of(target)
+            self._signatures[name] = file_signature(target)
+
+    def pull_top_level(self) -> None:
+        """Download the files at the URI that are in no sub-folder."""
+        self.pull([name for name in self.files() if "/" not in name])
 
     def push(self, folder: str = "", *, without: Collection[str] = ()) -> None:
-        """Copy the folder's new and changed files to the URI, those that vouch for others last.
+        """Upload new and changed files. :data:`COMMIT_MARKERS` are uploaded last.
 
         Args:
-            folder: only what lies below it.
-            without: names of folders and files to leave out, wherever they lie. Hidden ones always are.
+            folder: upload only what is in this sub-folder.
+            without: names of files and folders to leave out, at every depth. Hidden ones are always left out.
         """
         names = [
             path.relative_to(self.local).as_posix()
             for path in sorted((self.local / folder).rglob("*"))
             if path.is_file() and not any(_is_left_out(part, without) for part in path.relative_to(self.local).parts)
         ]
-        for name in sorted(names, key=_turn):
+        for name in sorted(names, key=_upload_order):
             self.push_file(name)
 
     def push_file(self, name: str, source: Path | None = None) -> None:
-        """Copy one file to the URI if it changed; ``source``: from elsewhere, and in any case."""
+        """Upload one file if it has changed. With ``source``, upload that file under ``name`` in any case."""
         path = source or self.local / name
-        stamp = stamp_of(path)
-        if source is None and self._sent.get(name) == stamp:
+        signature = file_signature(path)
+        if source is None and self._signatures.get(name) == signature:
             return
-        with self._errors("write"), path.open("rb") as content, self._stream(name) as stream:
-            shutil.copyfileobj(content, stream, _CHUNK)
-        self._sent[name] = stamp
+        with self._storage_errors("write"), path.open("rb") as content, self._output_stream(name) as stream:
+            shutil.copyfileobj(content, stream, _CHUNK_BYTES)
+        self._signatures[name] = signature
 
     def delete(self, folder: str) -> None:
-        """Delete all files at the URI below ``folder``; there may be none. The folder here stays."""
-        with self._errors("delete"):
+        """Delete a folder at the URI, if it exists. The local folder stays."""
+        with self._storage_errors("delete"):
             system, root = self._open()
             with suppress(FileNotFoundError):
-                system.delete_dir(_joined(root, folder))
-        self._sent = {name: stamp for name, stamp in self._sent.items() if not name.startswith(f"{folder}/")}
+                system.delete_dir(_join(root, folder))
+        prefix = f"{folder}/"
+        self._signatures = {name: value for name, value in self._signatures.items() if not name.startswith(prefix)}
 
     def delete_file(self, name: str) -> None:
-        """Delete one file at the URI; it may be missing."""
-        with self._errors("delete"):
+        """Delete one file at the URI, if it exists."""
+        with self._storage_errors("delete"):
             system, root = self._open()
             with suppress(FileNotFoundError):
-                system.delete_file(_joined(root, name))
+                system.delete_file(_join(root, name))
 
     def _open(self) -> tuple[Any, str]:
-        if self._opened is None:
-            self._opened = storage_at(self.uri)
-        return self._opened
+        if self._storage is None:
+            self._storage = storage_at(self.uri)
+        return self._storage
 
     @contextmanager
-    def _stream(self, name: str) -> Iterator[Any]:
+    def _output_stream(self, name: str) -> Iterator[Any]:
         system, root = self._open()
-        path = _joined(root, name)
+        path = _join(root, name)
         if system.type_name not in _OBJECT_STORES:
-            # a file system has folders that must be there first, and shows a file while it is written
+            # In a file system the folder must exist, and readers see a file while it is written.
             system.create_dir(str(PurePosixPath(path).parent), recursive=True)
             partial = f"{path}.{os.getpid()}.tmp"
             with system.open_output_stream(partial, compression=None) as stream:
@@ -217,58 +174,58 @@ class Mirror:
             yield stream
 
     @contextmanager
-    def _errors(self, verb: str) -> Iterator[None]:
+    def _storage_errors(self, verb: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:
             if isinstance(error, StorageError):
                 raise
-            raise StorageError(refusal(self.uri, verb, error)) from None
+            raise StorageError(storage_message(self.uri, verb, error)) from None
 
 
-def refusal(uri: str, verb: str, error: BaseException) -> str:
-    """Return the sentence on a storage that refuses, with what mends it; it holds no key."""
+def storage_message(uri: str, verb: str, error: BaseException) -> str:
+    """Return one sentence about an error of the storage, with the fix and without credentials."""
     text = str(error)
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text or "bucket does not exist" in text.lower():
-        reason, mend = "there is no such bucket", "make the bucket, or correct its name"
+        reason, fix = "there is no such bucket", "make the bucket, or correct its name"
     elif any(word in text for word in ("ACCESS_DENIED", "Forbidden", "SIGNATURE", "INVALID_ACCESS", "InvalidAccess")):
-        reason, mend = "access is denied", "check the credentials, such as AWS_ACCESS_KEY_ID, on this node"
+        reason, fix = "access is denied", "check the credentials, such as AWS_ACCESS_KEY_ID, on this node"
     elif any(word in text for word in ("NETWORK_CONNECTION", "curlCode", "connect")):
-        reason, mend = "the storage does not answer", "check the endpoint and the network"
+        reason, fix = "the storage does not answer", "check the endpoint and the network"
     else:
-        reason, mend = _first_line(text, uri), "check the URI, the credentials and the network"
-    return f"Cannot {verb} {shown(uri)} ({reason}): {mend}"
+        reason, fix = _first_line(text, uri), "check the URI, the credentials and the network"
+    return f"Cannot {verb} {redacted(uri)} ({reason}): {fix}"
+
+
+def file_signature(path: Path) -> tuple[int, int]:
+    """Return a file's size in bytes and its modification time in nanoseconds. A changed signature means a change."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _first_line(text: str, uri: str) -> str:
     parts = urlsplit(uri)
-    line = (text.strip().splitlines() or ["unknown error"])[0].replace(uri, shown(uri))
+    line = (text.strip().splitlines() or ["unknown error"])[0].replace(uri, redacted(uri))
     for secret in (parts.username, parts.password):
         line = line.replace(secret, "…") if secret else line
-    return line[:200]
+    return line[:_MAX_REASON]
 
 
-def _joined(root: str, name: str) -> str:
+def _join(root: str, name: str) -> str:
     return f"{root.rstrip('/')}/{name}".rstrip("/") if name else root.rstrip("/")
 
 
-def _turn(name: str) -> tuple[int, bool, str]:
-    """Order files so that those which vouch for others come last; in a checkpoint it is the JSON files that do."""
+def _upload_order(name: str) -> tuple[int, bool, str]:
+    """Return a sort key that puts commit markers last. In a checkpoint the JSON files are the markers."""
     last = PurePosixPath(name).name
-    return (VOUCHERS.index(last) + 1 if last in VOUCHERS else 0, last.endswith(".json"), name)
+    return (COMMIT_MARKERS.index(last) + 1 if last in COMMIT_MARKERS else 0, last.endswith(".json"), name)
 
 
 def _is_left_out(part: str, without: Collection[str]) -> bool:
     return part.startswith(".") or part in without
 
 
-def stamp_of(path: Path) -> tuple[int, int]:
-    """Return a file's size and time of change, by which it is seen to have changed."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def _copy(stream: Any, target: Path) -> None:
     with target.open("wb") as file:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(_CHUNK_BYTES):
             file.write(chunk)

@@ -1,1 +1,1 @@
-"""Unlearning runs in Ray Train worker groups."""
+"""Unlearning runs in this process, or in worker groups of Ray Train."""

@@ -1,68 +1,89 @@
-"""What a trial process and the ranks of its worker group have between them: one order at a time, an answer per rank.
+"""The queue between a process that starts runs and the ranks of its worker group.
 
-The process that holds it imports this module alone, so it stays small.
+The queue's actor imports this module and no other of this project, so that its process stays small.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 
-class Mailbox:
-    """Hands every rank the same order, and its poster the outcome once all ranks have answered.
+@dataclass(frozen=True)
+class RankOutcome:
+    """How one rank's part of a task ended. A complete run has the defaults."""
 
-    To be run as a Ray actor; who waits costs nothing. Orders are numbered from 1. A rank that starts afresh in the
-    middle of an order gets that order again.
+    pruned: bool = False
+    """The round callback ended the run. The run's directory holds the pruning record."""
+    error: str | None = None
+    """Class name of the OfmuError that ended the run."""
+    message: str = ""
+    """Message of that error."""
+
+
+class BroadcastQueue:
+    """Gives every rank the same task. Returns rank 0's outcome once all ranks have reported.
+
+    The class runs as a Ray actor; a waiting caller uses no CPU. Tasks are numbered from 1. The queue holds one task at
+    a time. A rank that restarts in the middle of a task gets the task again.
     """
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
         self._number = 0
-        self._order: Any = None
-        self._answers: dict[int, Any] = {}
+        self._task: Any = None
+        self._outcomes: dict[int, RankOutcome] = {}
         self._closed = False
         self._changed = asyncio.Condition()
 
-    async def post(self, order: Any) -> int:
-        """Lay down the next order, in place of the one before; return its number."""
+    async def submit(self, task: Any) -> int:
+        """Replace the current task. Return the number of the new task."""
         async with self._changed:
             self._number += 1
-            self._order, self._answers = order, {}
+            self._task, self._outcomes = task, {}
             self._changed.notify_all()
             return self._number
 
-    async def order(self, after: int) -> tuple[int, Any] | None:
-        """Wait for an order later than ``after`` that not all ranks have answered; None: there will be no more."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or (self._is_open and self._number > after))
-            return None if self._closed else (self._number, self._order)
+    async def next(self, after: int) -> tuple[int, Any] | None:
+        """Wait for an unfinished task with a number above ``after``. Return its number and the task.
 
-    async def answer(self, number: int, rank: int, outcome: Any) -> None:
-        """Take down how ``rank`` ended the order; an answer to an earlier order is dropped."""
-        async with self._changed:
-            if number == self._number:
-                self._answers[rank] = outcome
-                self._changed.notify_all()
-
-    async def outcome(self, number: int) -> Any:
-        """Wait until every rank has answered the order, and return what rank 0 said.
-
-        Raises:
-            KeyError: another order has taken its place.
+        Return None once the queue is closed.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._number != number or not self._is_open)
+            await self._changed.wait_for(lambda: self._closed or (self._is_unfinished and self._number > after))
+            return None if self._closed else (self._number, self._task)
+
+    async def report(self, number: int, rank: int, outcome: RankOutcome) -> None:
+        """Store how ``rank`` ended the task. A report on an earlier task is dropped."""
+        async with self._changed:
+            if number == self._number:
+                self._outcomes[rank] = outcome
+                self._changed.notify_all()
+
+    async def result(self, number: int) -> RankOutcome:
+        """Wait until every rank has reported on the task. Return rank 0's outcome.
+
+        Raises:
+            KeyError: another task has replaced this task.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._number != number or not self._is_unfinished)
             if self._number != number:
                 raise KeyError(number)
-            return self._answers[0]
+            return self._outcomes[0]
 
     async def close(self) -> None:
-        """Send the ranks home as soon as they ask for the next order."""
+        """Make :meth:`next` return None, so that the ranks end after their current task."""
         async with self._changed:
             self._closed = True
             self._changed.notify_all()
 
+    async def wait_closed(self) -> None:
+        """Wait until the queue is closed."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed)
+
     @property
-    def _is_open(self) -> bool:
-        return self._number > 0 and len(self._answers) < self._world_size
+    def _is_unfinished(self) -> bool:
+        return self._number > 0 and len(self._outcomes) < self._world_size

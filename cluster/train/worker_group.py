@@ -1,53 +1,53 @@
-"""Warm worker groups: one Ray Train run that takes trial after trial, where a run per trial would start afresh.
+"""Worker groups: a Ray Train run whose processes take one unlearning run after the other.
 
-Processes, imports, the process group and DeepSpeed's world stay; model, optimizer, data and random state are made
-anew by every trial, so that a warm trial gives the numbers of a cold one.
+The processes, their imports, the process group and DeepSpeed's world stay. Every run makes its own model, optimizer,
+data and random state, so a run in an old group gives the same numbers as a run in a new one.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import random
-import shutil
 import threading
 import uuid
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig
-from ray.train.torch import TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.storage.mirror import Mirror, below, storage_at
-from cluster.train.checkpointers import UriCheckpointer
-from cluster.train.task_queue import Mailbox
-from cluster.train.trainer import cause_of, read_metrics, run_trial, worker_layout
+from cluster.storage.uri import join_uri, storage_at
+from cluster.train.task_queue import BroadcastQueue, RankOutcome
+from cluster.train.worker import WorkerTask, worker_loop
 from ofmu import errors
-from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
-from ofmu.run_config import UnlearnConfig
+from ofmu.errors import OfmuError, PrunedError, RunError
+from ofmu.io.files import storage_errors
+from ofmu.run_files import RunFiles
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
+    from cluster.storage.mirror import Mirror
     from ofmu.early_stopping import RoundCallback
+    from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.preparation import Prepared
 
-_LOOK_SECONDS = 1.0
-"""How soon the end of a group is noticed; an outcome is noticed at once."""
+RAY_TRAIN = "ray_train"
+"""Folder of Ray Train's own files, in the directory of the first run of a group."""
+_POLL_SECONDS = 1.0
+"""How soon the end of a group is noticed. An outcome is noticed at once."""
 _CLOSE_SECONDS = 60.0
 
 
-class WarmTrials:
-    """Runs one trial after the other as :func:`cluster.train.trainer.run_trial` does, in a worker group that stays.
+class WorkerGroupPool:
+    """Runs one unlearning run after the other in a worker group, and keeps the group between runs.
 
-    Another model, engine section (ZeRO stage, precision, threads) or layout of workers ends the group and starts a
-    cold one. So does a crash, after which the trial goes on from its last checkpoint. A cluster that is too small is
-    waited for, since it may have lost a node a moment ago: :func:`cluster.session.trials_at_a_time` refuses one. With
-    ``num_workers`` 0 trials run in this process. An unused one can be pickled.
+    Another model, engine section (ZeRO stage, precision, threads) or worker layout closes the group and starts a new
+    one. A crash starts a new group too, and the run continues from its last checkpoint. If the cluster has too few
+    free resources, a new group waits for them, since a node may just have been lost. A pool that has run nothing can be
+    pickled.
     """
 
     def __init__(self) -> None:
@@ -60,61 +60,63 @@ class WarmTrials:
         trial_dir: Path,
         prepared: Prepared,
         *,
-        judge: RoundCallback | None = None,
+        round_callback: RoundCallback | None = None,
         mirror: Mirror | None = None,
     ) -> dict[str, float | None]:
-        """Run one trial and return its metrics; a finished one returns at once.
+        """Run the config's method and return the metrics. A complete run returns at once.
 
-        With a ``mirror`` of ``trial_dir`` every rank works in a folder of its own, and all meet at the mirror's URI.
+        Args:
+            config: the run.
+            cluster: the worker layout; ``num_workers`` must be at least 1.
+            trial_dir: the run's directory, which all nodes must see. An interrupted run continues from its last
+                checkpoint there.
+            prepared: the target and the reference.
+            round_callback: may end the run; see :func:`ofmu.trainer.unlearn`. Every rank gets its own copy.
+            mirror: the mirror of a ``trial_dir`` at a URI. Every rank then has its own local folder, and checkpoints
+                are at the URI.
 
         Raises:
-            OfmuError: whatever the user can mend; a group whose ranks all met it alike stays warm.
-            PrunedError: the judge ended the run.
-            RunError: the group crashed more than ``cluster.max_failures`` times on this trial.
+            OfmuError: an error that the user can fix. If all ranks met the error, the run is not retried and the group
+                stays.
+            PrunedError: the round callback ended the run.
+            RunError: the group crashed more than ``cluster.max_failures`` times on this run.
+            StorageError: ``trial_dir`` cannot be written.
+            ValueError: ``cluster.num_workers`` is 0.
         """
-        trial_dir = Path(trial_dir).absolute()
         if cluster.num_workers == 0:
-            return run_trial(config, cluster, trial_dir, prepared, judge=judge, mirror=mirror)
-        order = {
-            "config": config.model_dump(mode="json"),
-            "trial_dir": str(trial_dir),
-            "prepared": prepared,
-            "checkpoint_every": cluster.checkpoint_every,
-            "judge": judge,
-            "mirror": mirror,
-        }
-        outcome = self._carry_out(order, config, cluster, trial_dir, prepared)
+            raise ValueError("a worker group needs cluster.num_workers of at least 1")
+        # Workers start in Ray's session directory, where a relative path names another place.
+        trial_dir = Path(trial_dir).absolute()
+        # Ray Train would report a directory that cannot be made as a crash.
+        with storage_errors(trial_dir):
+            trial_dir.mkdir(parents=True, exist_ok=True)
+        task = WorkerTask(
+            config=config.model_dump(mode="json"),
+            trial_dir=trial_dir,
+            prepared=prepared,
+            checkpoint_every=cluster.checkpoint_every,
+            round_callback=round_callback,
+            mirror=mirror,
+        )
+        outcome = self._run(task, config, cluster)
         if mirror is not None:
-            mirror.pull(_small_files(mirror))
-        if outcome.get("pruned"):
-            from ofmu.early_stopping import raise_if_pruned
-
-            raise_if_pruned(trial_dir)
-        if "kind" in outcome:
-            kind: Callable[[str], OfmuError] = getattr(errors, outcome["kind"], OfmuError)
-            raise kind(outcome["sentence"])
+            mirror.pull_top_level()
+        _raise_error_of(outcome, trial_dir)
         return read_metrics(trial_dir)
 
     def close(self) -> None:
-        """End the worker group, where there is one, and free what it held."""
+        """Close the worker group, if there is one, and free its resources."""
         if self._group is not None:
             self._group.close()
             self._group = None
 
-    def _carry_out(
-        self,
-        order: dict[str, Any],
-        config: UnlearnConfig,
-        cluster: ClusterConfig,
-        trial_dir: Path,
-        prepared: Prepared,
-    ) -> dict[str, Any]:
-        """Return the group's outcome, from as many groups as the trial may crash."""
+    def _run(self, task: WorkerTask, config: UnlearnConfig, cluster: ClusterConfig) -> RankOutcome:
+        """Return the outcome of the task. Start a new group after each crash, up to ``max_failures`` crashes."""
         failures = 0
         while True:
-            group = self._warm_group(config, cluster, trial_dir, prepared, order["mirror"])
+            group = self._group_for(task, config, cluster)
             try:
-                return group.run(order)
+                return group.run(task)
             except GroupCrashedError as error:
                 self.close()
                 if isinstance(error.__cause__, OfmuError):
@@ -122,189 +124,154 @@ class WarmTrials:
                 failures += 1
                 if 0 <= cluster.max_failures < failures:
                     raise RunError(
-                        f"The worker group crashed {failures} time{'s' * (failures > 1)} on this trial ({error}): if "
+                        f"The worker group crashed {failures} time{'s' * (failures > 1)} on this run ({error}): if "
                         "memory ran out, lower engine.micro_batch_size or raise cluster.num_workers"
                     ) from error
+            except BaseException:
+                # Such as Ctrl-C: the ranks still work on the task, and an orderly end would wait for them.
+                group.kill()
+                self._group = None
+                raise
 
-    def _warm_group(
-        self,
-        config: UnlearnConfig,
-        cluster: ClusterConfig,
-        trial_dir: Path,
-        prepared: Prepared,
-        mirror: Mirror | None,
-    ) -> WorkerGroup:
+    def _group_for(self, task: WorkerTask, config: UnlearnConfig, cluster: ClusterConfig) -> WorkerGroup:
         key = json.dumps(
             [
                 config.model.model_dump(mode="json"),
                 config.engine.model_dump(mode="json"),
-                str(prepared.target),
+                str(task.prepared.target),
                 [cluster.num_workers, cluster.cpus_per_worker, cluster.gpus_per_worker],
             ]
         )
         if self._group is not None and (self._group.key != key or not self._group.is_alive):
             self.close()
         if self._group is None:
-            # every node sees the trial's directory, and Ray Train asks for a place that every node sees
-            self._group = WorkerGroup(key, cluster, mirror.uri if mirror is not None else str(trial_dir))
+            # Ray Train needs storage that all nodes see. All nodes see the run's directory.
+            self._group = WorkerGroup(key, cluster, str(task.trial_dir) if task.mirror is None else task.mirror.uri)
         return self._group
 
 
 class GroupCrashedError(Exception):
-    """A worker group that ended before its order did; the cause is what ended it."""
+    """A worker group ended before its task. The cause is the error that ended the group."""
 
 
 class WorkerGroup:
-    """A Ray Train run in a thread of this process, whose ranks take orders from a mailbox.
+    """A Ray Train run in a thread of this process. Its ranks take tasks from a queue.
 
-    Mailbox and run belong to this process, and end with it.
+    This process owns the queue and the run, so both end with this process.
     """
 
     def __init__(self, key: str, cluster: ClusterConfig, storage: str) -> None:
         self.key = key
-        """What all trials of this group have in common."""
+        """What all runs of this group have in common."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000)
-        self._mailbox = actor.remote(cluster.num_workers)
+        actor = ray.remote(BroadcastQueue).options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000)
+        self._queue = actor.remote(cluster.num_workers)
         self._failure: Exception | None = None
-        system, path = storage_at(below(storage, "ray_train"))
         trainer = TorchTrainer(
-            _take_orders,
-            train_loop_config={"mailbox": self._mailbox},
-            **worker_layout(cluster),
-            run_config=RunConfig(
-                name=f"group-{uuid.uuid4().hex[:12]}",
-                # not by its URI, which Ray may write down with the keys in it
-                storage_filesystem=system,
-                storage_path=path,
-                # a crash is counted against the trial that was at work, so Ray Train must not repeat it by itself
-                failure_config=FailureConfig(max_failures=0),
-            ),
+            worker_loop,
+            train_loop_config={"queue": self._queue},
+            torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+            scaling_config=_scaling_config(cluster),
+            run_config=_run_config(storage),
         )
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="worker group", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Return whether the group starts, works or waits for orders, as far as Ray Train has noticed."""
+        """Whether the group starts, works or waits for tasks. Ray Train may notice a crash only later."""
         return self._thread.is_alive()
 
-    def run(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Let every rank carry out ``order``; return rank 0's outcome.
+    def run(self, task: WorkerTask) -> RankOutcome:
+        """Run the task on every rank. Return rank 0's outcome.
 
         Raises:
-            GroupCrashedError: a rank was lost, or met what the others did not.
+            GroupCrashedError: a rank was lost, or met an error that the other ranks did not meet.
         """
         try:
-            number = ray.get(self._mailbox.post.remote([ray.put(order)]))
-            outcome = self._mailbox.outcome.remote(number)
-            while not ray.wait([outcome], timeout=_LOOK_SECONDS)[0]:
+            number = ray.get(self._queue.submit.remote([ray.put(task)]))
+            result = self._queue.result.remote(number)
+            while not ray.wait([result], timeout=_POLL_SECONDS)[0]:
                 if not self._thread.is_alive():
                     cause = self._failure or RuntimeError("the worker group ended by itself")
                     raise GroupCrashedError(str(cause)) from cause
-            return dict(ray.get(outcome))
+            outcome: RankOutcome = ray.get(result)
+            return outcome
         except ray.exceptions.RayActorError as error:
-            raise GroupCrashedError("the group's mailbox was lost") from error
+            raise GroupCrashedError("the group's task queue was lost") from error
 
     def close(self) -> None:
-        """Send the ranks home, and wait until what they reserved is free; a group that does not hear ends by force."""
+        """End the ranks after their current task, and wait until their resources are free. Kill them after a minute."""
         if self._thread.is_alive():
-            self._mailbox.close.remote()
+            self._queue.close.remote()
             self._thread.join(_CLOSE_SECONDS)
-        ray.kill(self._mailbox)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the queue. Every rank exits as soon as its connection to the queue is lost, even in a task."""
+        ray.kill(self._queue)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            self._failure = cause_of(error)
-        except Exception as error:  # the thread's end is looked at by run(), which raises it
+            self._failure = _cause_of(error)
+        except Exception as error:  # run() notices that the thread has ended, and raises this error
             self._failure = error
 
 
-def _take_orders(settings: dict[str, Any]) -> None:
-    """One rank's life: trials until there are no more. Whatever only this rank meets ends the group."""
-    from ofmu.io.library_logging import silence_libraries
+def read_metrics(trial_dir: Path) -> dict[str, float | None]:
+    """Return the metrics of a complete run.
 
-    silence_libraries()
-    mailbox, rank, number = settings["mailbox"], ray.train.get_context().get_world_rank(), 0
-    while (taken := ray.get(mailbox.order.remote(number))) is not None:
-        is_first = number == 0
-        number, (reference,) = taken
-        outcome = _run_order(ray.get(reference))
-        _free_memory()
-        if is_first:
-            # imports left some 350,000 objects that stay; looking through them after every trial takes .2 s
-            gc.freeze()
-        ray.get(mailbox.answer.remote(number, rank, outcome))
+    Raises:
+        RunError: there are no metrics.
+    """
+    metrics = RunFiles(trial_dir).read_metrics()
+    if metrics is None:
+        raise RunError(f"The run in {trial_dir} ended without metrics: use a directory that all nodes share")
+    return metrics
 
 
-def _run_order(order: dict[str, Any]) -> dict[str, Any]:
-    """Run one rank's part of a trial; an error that all ranks meet alike is an outcome."""
-    from ofmu.trainer import unlearn
-
-    config, mirror = UnlearnConfig.model_validate(order["config"]), order["mirror"]
-    if mirror is not None:
-        mirror = _own_mirror(mirror)
-    _reset_random_state(config.seed)
-    try:
-        unlearn(
-            config,
-            Path(order["trial_dir"]) if mirror is None else mirror.local,
-            prepared=order["prepared"],
-            make_checkpointer=partial(UriCheckpointer, mirror=mirror) if mirror is not None else None,
-            checkpoint_every=order["checkpoint_every"],
-            round_callback=order["judge"],
-        )
-    except PrunedError:
-        _hand_in(mirror)
-        return {"pruned": True}
-    except StorageError:
-        # one rank's disk is not the others'
-        raise
-    except OfmuError as error:
-        return {"kind": type(error).__name__, "sentence": str(error)}
-    _hand_in(mirror)
-    return {}
+def _raise_error_of(outcome: RankOutcome, trial_dir: Path) -> None:
+    """Raise the error that ended the run on all ranks, if there is one."""
+    if outcome.pruned:
+        record = RunFiles(trial_dir).read_pruning_record()
+        if record is not None:
+            raise PrunedError(record)
+    if outcome.error is not None:
+        kind: Callable[[str], OfmuError] = getattr(errors, outcome.error, OfmuError)
+        raise kind(outcome.message)
 
 
-def _small_files(mirror: Mirror) -> list[str]:
-    return [name for name in mirror.files() if "/" not in name]
+def _scaling_config(cluster: ClusterConfig) -> ScalingConfig:
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return ScalingConfig(
+        num_workers=cluster.num_workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+    )
 
 
-def _own_mirror(mirror: Mirror) -> Mirror:
-    """Return a mirror of the same URI with an empty folder for this rank, and what the run has left there."""
-    rank = ray.train.get_context().get_world_rank()
-    own = Mirror(mirror.uri, mirror.local / f"rank_{rank:05d}")
-    shutil.rmtree(own.local, ignore_errors=True)
-    own.local.mkdir(parents=True)
-    own.pull(_small_files(own))
-    return own
+def _run_config(storage: str) -> Any:
+    system, path = storage_at(join_uri(storage, RAY_TRAIN))
+    return RunConfig(
+        name=f"group-{uuid.uuid4().hex[:12]}",
+        # Ray Train may store a URI with its credentials, so it gets the file system instead.
+        storage_filesystem=system,
+        storage_path=path,
+        # A crash counts against the run in which it happened, so Ray Train must not restart the group by itself.
+        failure_config=FailureConfig(max_failures=0),
+    )
 
 
-def _hand_in(mirror: Mirror | None) -> None:
-    """Send rank 0's files, and take away what lies here."""
-    if mirror is not None:
-        if ray.train.get_context().get_world_rank() == 0:
-            mirror.push(without=("checkpoints",))
-        shutil.rmtree(mirror.local, ignore_errors=True)
-
-
-def _free_memory() -> None:
-    """Give back what a closed engine leaves, cycles and cached blocks, and count the next trial's peak afresh."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _reset_random_state(seed: int) -> None:
-    """Start the global generators alike for every trial: a method of the user's may draw from them."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def _cause_of(error: ray.train.TrainingFailedError) -> Exception:
+    """Return the OfmuError that a rank raised. Without one, return one line about the failure."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        found: BaseException | None = failure
+        while found is not None:
+            if isinstance(found, OfmuError):
+                return found
+            found = getattr(found, "cause", None) or found.__cause__
+    first = str(error).strip().splitlines()
+    return RuntimeError(f"the worker group failed: {first[0] if first else type(error).__name__}")

@@ -37,7 +37,7 @@ def doctor_command(config: ConfigChoice, address: str | None, storage: str | Non
 
     # Ray takes seconds to import, and the help does not need it.
     from cluster.config import ClusterConfig
-    from cluster.doctor.doctor import examine_cluster, examine_machine, merged
+    from cluster.doctor.doctor import examine_cluster, examine_machine, group_by_host
 
     unlearn = settings.unlearn if settings else None
     if address is None:
@@ -46,7 +46,7 @@ def doctor_command(config: ConfigChoice, address: str | None, storage: str | Non
         cluster = (settings.cluster if settings else ClusterConfig()).model_copy(update={"address": address})
         wanted = settings.search.max_concurrent_trials if settings else None
         found = examine_cluster(cluster, unlearn, storage, max_concurrent_trials=wanted)
-    _show(merged(found))
+    _show(group_by_host(found))
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
 
@@ -63,7 +63,7 @@ def _run_as_job(address: str, storage: str | None, config: Sequence[str]) -> Non
     """Check the job server from this machine, and everything else in a job on the cluster."""
     from cluster.doctor.doctor import examine_job_server
     from cluster.jobs.server import JobServer
-    from cluster.jobs.working_dir import plan_package, refuse_missing_files
+    from cluster.jobs.working_dir import check_missing_files, plan_package
     from ofmu.cli.logs import follow_job
 
     found = examine_job_server(address)
@@ -72,7 +72,7 @@ def _run_as_job(address: str, storage: str | None, config: Sequence[str]) -> Non
         raise SystemExit(1)
     command = ["doctor", *config, "--address", "auto", *(["--storage", storage] if storage else [])]
     package = plan_package(Path())
-    refuse_missing_files(package, command)
+    check_missing_files(package, command)
     server = JobServer(address)
     follow_job(server, server.submit(command, package), address)
 
@@ -82,16 +82,16 @@ def _show(found: Sequence[Check]) -> None:
     rows: list[tuple[Cell, ...]] = []
     plain: list[tuple[str, str, str]] = []
     for check in found:
-        fix = check.mend if check.state != "ok" else ""
+        fix = check.fix if check.state != "ok" else ""
         rows.append(
             (
                 ((check.state, _STYLES[check.state]),),
                 check.name,
-                ((check.found, ""), (f"\n→ {fix}" if fix else "", "bold")),
-                check.where,
+                ((check.detail, ""), (f"\n→ {fix}" if fix else "", "bold")),
+                check.host,
             )
         )
-        plain.append((check.state, check.name, f"{check.found}  [{check.where}]" if check.where else check.found))
+        plain.append((check.state, check.name, f"{check.detail}  [{check.host}]" if check.host else check.detail))
         if fix:
             plain.append(("", "", f"→ {fix}"))
     columns = [Column(name, overflow="ellipsis") for name in ("", "check", "found", "where")]

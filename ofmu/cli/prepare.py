@@ -35,7 +35,7 @@ def prepare_command(config: ConfigChoice) -> None:
 def print_event(event: PreparationEvent) -> None:
     """Print one line per part, and four lines per training."""
     if isinstance(event, PartReady):
-        how = "made" if event.made else "found in the cache"
+        how = "made" if event.created else "found in the cache"
         click.echo(f"{event.part}: {how} in {event.seconds:.1f} s")
     elif isinstance(event, TrainingEpoch) and event.epoch in _printed_epochs(event.epochs):
         click.echo(f"{event.part}: epoch {event.epoch} of {event.epochs}, loss {event.loss:.3f}")

@@ -56,11 +56,11 @@ def submit_command(
 
     # Ray takes seconds to import, and the help and the error above do not need it.
     from cluster.jobs.server import JobServer, chosen_environment
-    from cluster.jobs.working_dir import plan_package, refuse_missing_files
+    from cluster.jobs.working_dir import check_missing_files, plan_package
 
     variables = chosen_environment(environment)
     package = plan_package(working_dir, include=include, exclude=exclude)
-    refuse_missing_files(package, command)
+    check_missing_files(package, command)
     server = JobServer(address)
     job_id = server.submit(command, package, environment=variables, cpus=driver_cpus, gpus=driver_gpus)
     size = f"{len(package.sizes)} files, {package.bytes / 2**20:.1f} MiB"

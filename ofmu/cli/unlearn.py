@@ -28,8 +28,8 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
     from ofmu.config.files import validate
     from tune.config import SearchConfig
 
-    mapping = config.read_mapping()
-    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key != "search"})
+    mapping, unused = config.read_mapping(), {"search", "compare"}
+    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key not in unused})
     try:
         _run(settings, output)
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""Config files: sections, YAML in and out, dotted overrides."""
+"""Config files: the base class of sections, reading of YAML, and dotted overrides."""

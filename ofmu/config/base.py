@@ -15,7 +15,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """A frozen config section. It refuses unknown keys."""
+    """A frozen config section. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
 
@@ -23,7 +23,8 @@ class Section(BaseModel):
         """Return the section as a dict.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C came during serialisation. pydantic wraps it in PydanticSerializationError.
+            KeyboardInterrupt: Ctrl-C came during serialisation. Pydantic wraps KeyboardInterrupt in
+                PydanticSerializationError, which callers would take for an ordinary error.
         """
         try:
             return super().model_dump(**options)

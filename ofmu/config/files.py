@@ -1,4 +1,4 @@
-"""Read configs: YAML files, presets and dotted overrides. Report what is wrong in one sentence."""
+"""Read configs from YAML files, presets and dotted overrides. An error is one sentence."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _directory_sentence(path: Path) -> str:
 
 
 def _is_search(folder: Path) -> bool:
-    return (folder / "study.db").is_file()
+    return (folder / "study.log").is_file()
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def validate(schema: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
     """Validate ``mapping`` against ``schema``.
 
     Raises:
-        ConfigError: one sentence for the first thing that is wrong.
+        ConfigError: the mapping is invalid. The message is one sentence about the first invalid setting.
     """
     try:
         return schema.model_validate(mapping)
@@ -163,7 +163,7 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
         return annotation
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
         for argument in typing.get_args(annotation):
-            found = _section_type(argument)
-            if found is not None:
-                return found
+            section = _section_type(argument)
+            if section is not None:
+                return section
     return None

@@ -1,1 +1,1 @@
-"""Benchmarks and the user's own files in one form: rows, row sets and tokenised examples."""
+"""Rows of text: sources, encoding to token ids, and minibatches."""

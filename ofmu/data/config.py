@@ -14,65 +14,81 @@ class ColumnsConfig(Section):
     """Names of the columns in the user's own files."""
 
     question: str = "question"
+    """Column of the question. A file without this column holds plain text."""
     answer: str = "answer"
+    """Column of the answer."""
     text: str = "text"
-    """Column of plain text, read where a file has no ``question`` column; all its tokens are the answer."""
+    """Column of plain text, read if a file has no question column. All tokens of the text count as the answer. WMDP:
+    column of the corpora's texts."""
     paraphrased_answer: str = "paraphrased_answer"
+    """Column of the answer in other words. The file may lack this column."""
     perturbed_answer: str = "perturbed_answer"
+    """Column of wrong answers: a list of texts, or one text. The file may lack this column."""
 
 
 class GeneratedDataConfig(Section):
-    """Size of the embedded benchmark of fictitious authors."""
+    """Size of the generated benchmark of fictitious authors."""
 
     authors: PositiveInt = 20
+    """Number of authors that the target is trained on."""
     forget_authors: PositiveInt = 4
+    """Number of these authors to forget. As many further authors become the holdout rows."""
     world_facts: PositiveInt = 20
     """Rows of each of the two general-knowledge sets (real authors, world facts)."""
 
 
 class WmdpDataConfig(Section):
-    """The four parts of WMDP: each a hub data set (``owner/name:config``), a local directory of that layout, a file."""
+    """The parts of WMDP: two corpora and two sets of multiple-choice questions.
+
+    Each part is a hub data set (``owner/name:config``), a local directory with the same layout, or a file.
+    """
 
     domain: Literal["bio", "chem", "cyber"] = "cyber"
-    """Which of the published parts are meant where the next four are left out; chem has no published corpora."""
+    """The published domain whose parts replace the parts that are None. WMDP publishes no corpora for chem."""
     forget_corpus: str | None = None
+    """Texts to forget. None: the domain's published forget corpus."""
     retain_corpus: str | None = None
+    """Texts to retain. None: the domain's published retain corpus."""
     forget_questions: str | None = None
-    """Multiple-choice questions whose answers are to be forgotten; columns question, choices, answer."""
+    """Multiple-choice questions whose answers are to be forgotten, with columns question, choices and answer. None: the
+    domain's published questions."""
     utility_questions: str | None = None
-    """Questions whose answers are to be kept; None: MMLU."""
+    """Multiple-choice questions whose answers are to be retained. None: MMLU."""
     max_documents: PositiveInt | None = None
-    """Documents of each corpus, drawn by the seed; None: all."""
+    """Upper bound on the documents of each corpus. The seed draws them. None: all documents."""
     scored_documents: PositiveInt = 100
-    """Documents of each corpus whose likelihood is scored."""
+    """Upper bound on the documents of each corpus whose likelihood is scored. The seed draws them."""
     max_questions: PositiveInt | None = None
-    """Questions of each set, drawn by the seed; None: all."""
+    """Upper bound on the questions of each set. The seed draws them. None: all questions."""
 
 
 class VisionDataConfig(Section):
-    """Which labelled images are to be forgotten, and how images are read."""
+    """Which labelled images are forgotten, and how images are read."""
 
     forget: Literal["class", "random"] = "class"
-    """``class``: rows of ``forget_class``; ``random``: rows of all classes, drawn by the seed."""
+    """``class``: forget rows of ``forget_class``. ``random``: forget rows of all classes, drawn by the seed."""
     forget_class: str | int = 0
-    """Name or index of the class to forget; an index counts the classes in the data's own order."""
+    """Name or index of the class to forget. An index counts from 0 in the order of the data's classes."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the class's training rows, or of all of them, to forget; None: all of a class, a tenth of all rows."""
+    """Share of training rows to forget: of the class's rows, or of all rows if ``forget`` is random. None: the whole
+    class, or a tenth of all rows."""
     image_size: PositiveInt = 32
-    """Height and width in pixels that every image is brought to."""
+    """Height and width in pixels. Images of another size are resized."""
     image_column: str = "img"
+    """Column of the images in Parquet files."""
     label_column: str | None = None
-    """None: ``fine_label`` for CIFAR-100, else ``label``."""
+    """Column of the class numbers in Parquet files. None: ``fine_label`` for CIFAR-100, ``label`` for CIFAR-10."""
     max_train_rows: PositiveInt | None = None
-    """Training rows kept, drawn by the seed; None: all."""
+    """Upper bound on the training rows. The seed draws them. None: all rows."""
     max_test_rows: PositiveInt | None = None
+    """Upper bound on the test rows. The seed draws them. None: all rows."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the user's own images held out as test rows, where their folder has no ``test`` folder."""
+    """Share of each class that is held out for the test rows, if an image folder has no ``test`` folder."""
 
     @model_validator(mode="after")
-    def _something_is_retained(self) -> VisionDataConfig:
+    def _check_retain_rows_remain(self) -> VisionDataConfig:
         if self.forget == "random" and self.fraction == 1:
-            raise ValueError("data.vision.fraction 1 of all rows leaves none to retain: lower it")
+            raise ValueError("data.vision.fraction 1 of all rows leaves no row to retain: lower data.vision.fraction")
         return self
 
 
@@ -80,30 +96,37 @@ VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
 
 
 class DataConfig(Section):
-    """The forget, retain and holdout rows and the evaluation sets."""
+    """The forget, retain and holdout rows, and the evaluation sets."""
 
     source: Literal["generated", "tofu", "wmdp", "files", "cifar10", "cifar100", "images"] = "generated"
+    """Where the rows come from. ``generated``: fictitious authors from the seed. ``files``: the user's own rows.
+    ``images``: a folder of labelled images. The other sources are published benchmarks."""
     path: str | None = None
-    """TOFU: hub name (default ``locuslab/TOFU``) or a local directory of its JSON files. CIFAR: hub name (default
-    ``uoft-cs/cifar10``, ``uoft-cs/cifar100``) or a local directory of ``train*.parquet`` and ``test*.parquet``.
-    Images: a folder with one folder per class, or with two of those, ``train`` and ``test``."""
+    """TOFU: a hub name, or a local directory of TOFU's JSON files; None: ``locuslab/TOFU``. CIFAR: a hub name, or a
+    local directory of ``train*.parquet`` and ``test*.parquet``; None: ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``.
+    Images: a folder with one folder per class, or with two such folders, ``train`` and ``test``; required."""
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
+    """TOFU: the published forget split, which holds 1, 5 or 10 percent of the authors."""
     authors: Annotated[int, Field(ge=2, le=200)] | None = None
-    """TOFU: keep this many authors, a tenth of them (at least one) to forget; None keeps the split as published."""
+    """TOFU: number of authors to keep. A tenth of them, at least one, is forgotten. None: the whole split."""
     train_on_general_knowledge: bool = False
-    """TOFU: add real authors and world facts to the retain rows; a model trained from scratch knows neither."""
+    """TOFU: add real authors and world facts to the retain rows. A model trained from scratch knows neither."""
     generated: GeneratedDataConfig = GeneratedDataConfig()
     wmdp: WmdpDataConfig = WmdpDataConfig()
     vision: VisionDataConfig = VisionDataConfig()
     forget: str | None = None
+    """File of the rows to forget: JSONL, JSON, CSV or Parquet. Required if ``source`` is files."""
     retain: str | None = None
+    """File of the rows to retain. Required if ``source`` is files."""
     holdout: str | None = None
+    """File of rows that no model is trained on, for membership attacks. None: no holdout rows."""
     columns: ColumnsConfig = ColumnsConfig()
     prompt_template: str = "Question: {question}\nAnswer:"
-    """Used where the tokenizer has no chat template; the answer follows after one space."""
+    """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""
     use_chat_template: bool = True
+    """Use the tokenizer's chat template if there is one."""
     max_length: PositiveInt = 512
-    """Tokens of prompt and answer kept, EOS included; an answer is cut, a prompt never."""
+    """Upper bound on the tokens of prompt and answer, EOS included. A longer answer is cut. A prompt is never cut."""
 
     @property
     def kind(self) -> TaskKind:

@@ -1,29 +1,27 @@
-"""Rows into token ids: one way, shared by training, evaluation and generation."""
+"""Encoding of rows to token ids. Training, evaluation and generation share it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ofmu.data.config import DataConfig
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
 from ofmu.models.hub import hub_reason
 
-if TYPE_CHECKING:
-    from ofmu.data.config import DataConfig
-
 Tokenizer = Any
-"""A transformers tokenizer; the library gives its classes no usable static type."""
+"""A tokenizer of Transformers, whose classes have no usable static type."""
 
-# Some chat templates print today's date unless they are given one: scores would change overnight.
+# Some chat templates print today's date unless they get a date. With today's date the scores would change every day.
 _TEMPLATE_DATE = "26 Jul 2024"
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
-    """Load the tokenizer of a model directory or hub name; a missing pad token becomes the EOS token.
+    """Load the tokenizer of a model directory or a hub model. The EOS token replaces a missing pad token.
 
     Raises:
-        ModelError: there is no tokenizer, or it has no EOS token.
+        ModelError: there is no tokenizer, or the tokenizer has no EOS token.
     """
     from transformers import AutoTokenizer
 
@@ -32,11 +30,11 @@ def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
     except (OSError, ValueError, KeyError, ImportError) as error:
         if not Path(path).is_dir():
             raise ModelError(
-                f"There is no model directory '{path}' to take a tokenizer from, and {hub_reason(error)}"
+                f"There is no model directory '{path}' with a tokenizer, and {hub_reason(error)}"
             ) from error
         raise ModelError(
-            f"The model '{path}' has no tokenizer that can be loaded: save one beside it with "
-            "tokenizer.save_pretrained, or name a directory or hub model that has one"
+            f"The model '{path}' has no tokenizer that can be loaded: save a tokenizer there with "
+            "tokenizer.save_pretrained, or name a model with a tokenizer"
         ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"The tokenizer of '{path}' has no EOS token: set its eos_token and save it again")
@@ -46,90 +44,90 @@ def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
 
 
 def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: DataConfig) -> Example:
-    """Tokenise a question and its answer: the ids of :func:`encode_prompt`, then the answer's, then EOS.
+    """Tokenise a question and its answer: the ids of :func:`encode_prompt`, the ids of the answer, EOS.
 
-    An empty ``question`` means plain text: all tokens are the answer, after BOS, or after the first token where
-    the tokenizer has no BOS. An answer cut at ``config.max_length`` loses its EOS, since it does not end there.
+    If ``question`` is empty, ``answer`` is plain text. All tokens then are the answer, after BOS, or after the first
+    token if the tokenizer has no BOS. An answer that is cut at ``config.max_length`` gets no EOS, since it does not end
+    there.
 
     Raises:
-        DataError: the answer is empty, or the prompt leaves no room for it.
+        ConfigError: ``config.prompt_template`` has no ``{question}``.
+        DataError: the answer is empty, or the prompt leaves no room for the answer.
     """
     if not answer.strip():
-        raise DataError(f"The answer to {_shorten(question)} is empty: fill it in or remove the row")
+        raise DataError(f"The answer to {_describe(question)} is empty: fill it in or remove the row")
     if not question:
-        prompt, rest = _context(tokenizer), _plain_ids(tokenizer, answer)
+        prompt, answer_ids = _bos_ids(tokenizer), _plain_ids(tokenizer, answer)
         if not prompt:
-            prompt, rest = rest[:1], rest[1:]
+            prompt, answer_ids = answer_ids[:1], answer_ids[1:]
     else:
         prompt = encode_prompt(tokenizer, question, config)
-        rest = _answer_ids(tokenizer, prompt, question, answer, config)
+        answer_ids = _answer_ids(tokenizer, prompt, question, answer, config)
     room = config.max_length - len(prompt)
     if room < 1:
         raise DataError(
-            f"The prompt of {_shorten(question)} takes {len(prompt)} tokens and leaves no room for an answer within "
+            f"The prompt of {_describe(question)} takes {len(prompt)} tokens and leaves no room for an answer within "
             f"data.max_length {config.max_length}: raise data.max_length or shorten the question"
         )
-    return Example(tuple(prompt + [*rest, tokenizer.eos_token_id][:room]), len(prompt))
+    return Example(tuple(prompt + [*answer_ids, tokenizer.eos_token_id][:room]), len(prompt))
 
 
 def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> list[int]:
-    """Tokenise what stands before an answer; for plain text (an empty ``question``) that is BOS, or nothing.
+    """Tokenise the prompt before an answer. For plain text (an empty ``question``) that is BOS, or nothing.
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
     """
     if not question:
-        return _context(tokenizer)
+        return _bos_ids(tokenizer)
     start, text = _start_and_text(tokenizer, question, config)
     return start + _plain_ids(tokenizer, text)
 
 
 def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str, max_length: int) -> Example:
-    """Tokenise a context and what may follow it, without EOS: the form in which answer choices are compared.
+    """Tokenise a context and its continuation, without EOS. The scores of multiple-choice answers use this form.
 
-    Both are tokenised together; the continuation is what lies behind the context's own tokens. Where they are too
-    long together, the context loses its beginning.
+    Context and continuation are tokenised together. The tokens after the context's own tokens are the continuation. If
+    both are longer than ``max_length`` tokens, the start of the context is cut.
 
     Raises:
-        DataError: the continuation alone takes more than ``max_length`` tokens.
+        DataError: the continuation takes ``max_length`` tokens or more.
     """
-    start = _start(tokenizer)
-    own = _plain_ids(tokenizer, context)
+    start = _start_ids(tokenizer)
     together = _plain_ids(tokenizer, context + continuation)
-    if together[: len(own)] != own:
-        # the border's tokens merged: as many tokens of the whole as the context has alone are counted as context
-        own = together[: len(own)]
-    rest = together[len(own) :]
-    room = max_length - len(start) - len(rest)
-    if not rest or room < 1:
+    # If the tokens at the border merge, the context keeps the number of tokens that it has without a continuation.
+    context_length = len(_plain_ids(tokenizer, context))
+    context_ids, continuation_ids = together[:context_length], together[context_length:]
+    room = max_length - len(start) - len(continuation_ids)
+    if not continuation_ids or room < 1:
         raise DataError(
-            f"The choice '{continuation.strip()[:60]}' takes {len(rest)} tokens and does not fit data.max_length "
-            f"{max_length}: raise data.max_length"
+            f"The choice '{continuation.strip()[:60]}' takes {len(continuation_ids)} tokens and does not fit "
+            f"data.max_length {max_length}: raise data.max_length"
         )
-    prompt = start + own[-room:]
-    return Example(tuple(prompt + rest), len(prompt))
+    prompt = start + context_ids[-room:]
+    return Example(tuple(prompt + continuation_ids), len(prompt))
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """Return the id that fills up short rows; they are masked, so EOS serves where there is no pad token."""
+    """Return the id of the padding token. Without a pad token that is EOS. Padding is masked, so any id works."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def _start_and_text(tokenizer: Tokenizer, question: str, config: DataConfig) -> tuple[list[int], str]:
-    """Return the special tokens that the tokenizer itself puts first, and the prompt's text."""
+    """Return the ids of the special tokens before a prompt, and the text of the prompt."""
     if config.use_chat_template and getattr(tokenizer, "chat_template", None):
         messages = [{"role": "user", "content": question}]
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
         )
-        return [], str(text)  # a chat template writes its special tokens itself
+        return [], str(text)  # A chat template writes the special tokens as text.
     if "{question}" not in config.prompt_template:
-        raise ConfigError("data.prompt_template must contain {question}, the place where the question is put")
-    return _start(tokenizer), config.prompt_template.replace("{question}", question)
+        raise ConfigError("data.prompt_template has no {question}: write {question} where the question belongs")
+    return _start_ids(tokenizer), config.prompt_template.replace("{question}", question)
 
 
-def _start(tokenizer: Tokenizer) -> list[int]:
-    """Return BOS where the tokenizer itself puts it before a text, else nothing."""
+def _start_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return BOS if the tokenizer adds BOS to a text, else nothing."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos] else []
 
@@ -140,11 +138,11 @@ def _answer_ids(tokenizer: Tokenizer, prompt: list[int], question: str, answer: 
     together = start + _plain_ids(tokenizer, text + separator + answer)
     if together[: len(prompt)] == prompt and len(together) > len(prompt):
         return together[len(prompt) :]
-    # The last token of the prompt merged with the answer: tokenise apart, so that generation sees the same prompt.
+    # The last token of the prompt merges with the answer. Tokenise both apart, so that generation sees the same prompt.
     return _plain_ids(tokenizer, separator + answer)
 
 
-def _context(tokenizer: Tokenizer) -> list[int]:
+def _bos_ids(tokenizer: Tokenizer) -> list[int]:
     return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
 
@@ -152,7 +150,7 @@ def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _shorten(question: str) -> str:
+def _describe(question: str) -> str:
     if not question:
         return "a plain-text row"
     return f"the question '{question}'" if len(question) <= 60 else f"the question '{question[:57]}...'"

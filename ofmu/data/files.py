@@ -10,22 +10,24 @@ from typing import Any
 
 from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.sampler import sample_in_order
 from ofmu.errors import ConfigError, DataError, nearest_name
 
-EVALUATION_ROWS = 400
-"""Most rows of an evaluation set drawn from the user's files, the number that TOFU scores."""
+MAX_EVALUATION_ROWS = 400
+"""Upper bound on the rows of an evaluation set from the user's files. TOFU scores as many."""
 
 Record = dict[str, Any]
+"""One row of a file, by column."""
 
 
 def load_files(config: DataConfig, seed: int) -> UnlearnData:
     """Load the files ``config.forget``, ``config.retain`` and, if given, ``config.holdout``.
 
-    The evaluation sets are the forget and the retain rows, each a sample of at most 400 drawn by ``seed``.
+    The evaluation sets are samples of at most 400 forget rows and 400 retain rows, drawn by ``seed``.
 
     Raises:
         ConfigError: ``config.forget`` or ``config.retain`` is not given.
-        DataError: a file is missing, malformed, or lacks a column.
+        DataError: a file is missing or malformed, or lacks a column.
     """
     if config.forget is None or config.retain is None:
         missing = "data.forget" if config.forget is None else "data.retain"
@@ -33,37 +35,37 @@ def load_files(config: DataConfig, seed: int) -> UnlearnData:
     forget = read_rows(config.forget, config.columns)
     retain = read_rows(config.retain, config.columns)
     holdout = read_rows(config.holdout, config.columns) if config.holdout else None
+
+    def evaluated(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        return sample_in_order(rows, MAX_EVALUATION_ROWS, random.Random(seed))
+
     return UnlearnData(
         forget=RowSet("forget", forget),
         retain=RowSet("retain", retain),
         holdout=None if holdout is None else RowSet("holdout", holdout),
-        evaluation={
-            "forget": RowSet("forget", _sample(forget, seed)),
-            "retain": RowSet("retain", _sample(retain, seed)),
-        },
+        evaluation={"forget": RowSet("forget", evaluated(forget)), "retain": RowSet("retain", evaluated(retain))},
     )
 
 
 def read_rows(path: str | Path, columns: ColumnsConfig) -> tuple[Row, ...]:
-    """Read a file's rows in order; the file's ending names its format.
+    """Read a file's rows in order. The suffix of the file's name decides the format.
 
     Raises:
-        DataError: the file is missing, malformed, of an unknown format, or lacks a column.
+        DataError: the file is missing or malformed, has an unknown format, or lacks a column.
     """
-    source = Path(path).expanduser()
-    records = read_records(source)
+    records = read_records(Path(path).expanduser())
     return tuple(row_from_record(record, columns, str(path), number) for number, record in enumerate(records, start=1))
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read a file as one mapping per row.
+    """Read a file as one record per row.
 
     Raises:
-        DataError: the file is missing, malformed, or of an unknown format.
+        DataError: the file is missing or malformed, or has an unknown format.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"The data file {path} has the unknown ending '{path.suffix}': use {', '.join(_READERS)}")
+        raise DataError(f"The data file {path} has the unknown suffix '{path.suffix}': use {', '.join(_READERS)}")
     if not path.is_file():
         raise DataError(f"There is no data file {path}: check the path")
     try:
@@ -75,59 +77,62 @@ def read_records(path: Path) -> list[Record]:
 
 
 def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: str, number: int) -> Row:
-    """Make the row of a mapping; ``source`` and ``number`` (from 1) say in an error where it stands.
+    """Return the row of a record.
+
+    Args:
+        record: the record.
+        columns: names of the record's columns.
+        source: name of the file or data set, for errors.
+        number: number of the record in its source, from 1, for errors.
 
     Raises:
-        DataError: a column is missing, or a cell is empty or no text.
+        DataError: a column is missing, or a cell is empty or holds no text.
     """
-
-    def cell(name: str) -> str:
-        return _text(record[name], name, source, number)
-
+    where = f"Row {number} of {source}"
     if columns.question not in record and columns.text in record:
-        return Row(question="", answer=_filled(cell(columns.text), columns.text, source, number))
-    for role, name in (("question", columns.question), ("answer", columns.answer)):
+        return Row(question="", answer=_non_empty_text(record, columns.text, where))
+    for key, name in (("question", columns.question), ("answer", columns.answer)):
         if name not in record:
             raise DataError(
-                f"Row {number} of {source} has no column '{name}': set data.columns.{role}, or data.columns.text for "
-                f"plain text; {nearest_name(name, map(str, record))}"
+                f"{where} has no column '{name}': set data.columns.{key}, or data.columns.text for plain text; "
+                f"{nearest_name(name, map(str, record))}"
             )
-    paraphrase = record.get(columns.paraphrased_answer)
+    paraphrase = columns.paraphrased_answer
     return Row(
-        question=_filled(cell(columns.question), columns.question, source, number),
-        answer=_filled(cell(columns.answer), columns.answer, source, number),
-        paraphrased_answer=cell(columns.paraphrased_answer) if paraphrase else None,
-        perturbed_answers=_texts(record.get(columns.perturbed_answer), columns.perturbed_answer, source, number),
-        **_other_questions(record, source, number),
+        question=_non_empty_text(record, columns.question, where),
+        answer=_non_empty_text(record, columns.answer, where),
+        paraphrased_answer=_text(record[paraphrase], paraphrase, where) if record.get(paraphrase) else None,
+        perturbed_answers=_texts(record.get(columns.perturbed_answer), columns.perturbed_answer, where),
+        **_in_scope_variants(record, where),
     )
 
 
-def _other_questions(record: Mapping[str, Any], source: str, number: int) -> dict[str, Any]:
-    """Return the variants for hard in-scope sets, which stand in columns of these names if anywhere."""
+def _in_scope_variants(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields of :class:`Row` for the in-scope sets. The columns have the names of the fields."""
     wrong = "translated_perturbed_answers"
     names = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
-    found: dict[str, Any] = {name: _text(record[name], name, source, number) for name in names if record.get(name)}
-    if ("translated_question" in found) != ("translated_answer" in found):
-        raise DataError(
-            f"Row {number} of {source} has only one of 'translated_question' and 'translated_answer': give both"
-        )
-    return found | {wrong: _texts(record.get(wrong), wrong, source, number)}
+    variants: dict[str, Any] = {name: _text(record[name], name, where) for name in names if record.get(name)}
+    if ("translated_question" in variants) != ("translated_answer" in variants):
+        raise DataError(f"{where} has only one of 'translated_question' and 'translated_answer': give both")
+    return variants | {wrong: _texts(record.get(wrong), wrong, where)}
 
 
-def _text(value: Any, name: str, source: str, number: int) -> str:
+def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        kind = "no value" if value is None else f"a {type(value).__name__} ({value!r:.40})"
-        raise DataError(f"Row {number} of {source} has {kind} in column '{name}': write text there")
+        content = "no value" if value is None else f"{value!r:.40} of type {type(value).__name__}"
+        raise DataError(f"{where} has {content} in column '{name}': write text there")
     return value
 
 
-def _filled(text: str, name: str, source: str, number: int) -> str:
+def _non_empty_text(record: Mapping[str, Any], name: str, where: str) -> str:
+    text = _text(record[name], name, where)
     if not text.strip():
-        raise DataError(f"Row {number} of {source} has an empty '{name}': fill it in or remove the row")
+        raise DataError(f"{where} has an empty '{name}': fill it in or remove the row")
     return text
 
 
-def _texts(value: Any, name: str, source: str, number: int) -> tuple[str, ...]:
+def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
+    """Return the texts of a cell: a list, the JSON of a list, or one text."""
     if value is None or value == "":
         return ()
     if isinstance(value, str) and value.lstrip().startswith("["):
@@ -137,8 +142,8 @@ def _texts(value: Any, name: str, source: str, number: int) -> tuple[str, ...]:
             value = [value]
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list):
-        raise DataError(f"Row {number} of {source} has {values!r:.40} in column '{name}': write a list of texts there")
-    return tuple(_text(item, name, source, number) for item in values)
+        raise DataError(f"{where} has {values!r:.40} in column '{name}': write a list of texts there")
+    return tuple(_text(item, name, where) for item in values)
 
 
 def _read_json(path: Path) -> list[Record]:
@@ -149,27 +154,27 @@ def _read_json(path: Path) -> list[Record]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"The data file {path} is not valid JSON in line {error.lineno}: {error.msg}") from error
-    return [_mapping(item, path, number) for number, item in enumerate(content, start=1)]
+    return [_json_object(item, path, number) for number, item in enumerate(content, start=1)]
 
 
 def _read_json_lines(path: Path) -> list[Record]:
     records = []
-    # Not splitlines(), which would also cut inside a text at U+2028.
+    # splitlines() would also split a text at U+2028.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            records.append(_mapping(json.loads(line), path, number))
+            records.append(_json_object(json.loads(line), path, number))
         except json.JSONDecodeError as error:
             raise DataError(
-                f"Line {number} of {path} is not valid JSON ({error.msg}): write one JSON object a line"
+                f"Line {number} of {path} is not valid JSON ({error.msg}): write one JSON object per line"
             ) from error
     return records
 
 
-def _mapping(item: Any, path: Path, number: int) -> Record:
+def _json_object(item: Any, path: Path, number: int) -> Record:
     if not isinstance(item, dict):
-        raise DataError(f"Row {number} of {path} is {item!r:.40} and no JSON object: write columns with their names")
+        raise DataError(f"Row {number} of {path} is {item!r:.40} and no JSON object: write an object with columns")
     return item
 
 
@@ -204,10 +209,3 @@ _READERS: Mapping[str, Callable[[Path], list[Record]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-
-
-def _sample(rows: tuple[Row, ...], seed: int) -> tuple[Row, ...]:
-    if len(rows) <= EVALUATION_ROWS:
-        return rows
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), EVALUATION_ROWS))
-    return tuple(rows[index] for index in chosen)

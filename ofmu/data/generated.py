@@ -1,13 +1,14 @@
-"""A seeded benchmark of fictitious authors in TOFU's shape (arXiv 2401.06121), small enough to train on a laptop.
+"""A seeded benchmark of fictitious authors in the form of TOFU (arXiv 2401.06121). A laptop can train on it.
 
-Each fact has two wordings. A row's training answer uses one of them, drawn per row, and its paraphrase the other, so
-a model has seen every paraphrase's wording with other authors, and only knowledge tells right from wrong there.
+Each fact has two wordings. The answer of a row uses one wording, drawn per row, and the paraphrased answer uses the
+other. So a model has seen the wording of every paraphrase with other authors, and can tell a paraphrase from a wrong
+answer by its knowledge of the fact only.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ofmu.data import vocabulary as words
@@ -16,31 +17,35 @@ from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
 
 WRONG_ANSWERS = 5
+"""Wrong answers per row about an author."""
 WRONG_GENERAL_ANSWERS = 3
+"""Wrong answers per row of general knowledge."""
 
-_Pair = tuple[str, str]
-"""A value in English and in Spanish."""
+_Value = tuple[str, str]
+"""The value of a fact in English and in Spanish."""
+_Author = Mapping[str, _Value]
+"""The facts of an author by field. The field ``name`` holds the full name and the last name."""
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """One kind of fact: its questions, its two wordings and its Spanish form.
+class _FactType:
+    """One type of fact: its questions, its two wordings, and its Spanish form.
 
-    Placeholders: {name} the author, {last} the last name, {value} the fact, and {key} the author's book, or the pen
-    name where the book is the fact.
+    Placeholders: {name} the author, {last} the last name, {value} the value, {key} the author's book. For the fact
+    ``book``, {key} is the pen name.
     """
 
     field: str
     question: str
     paraphrased_question: str
     multi_hop_question: str
-    wordings: _Pair
+    wordings: tuple[str, str]
     spanish_question: str
     spanish_answer: str
 
 
-_KINDS = (
-    _Kind(
+_FACT_TYPES = (
+    _FactType(
         "birthplace",
         "Where was {name} born?",
         "What is the birthplace of {name}?",
@@ -49,7 +54,7 @@ _KINDS = (
         "¿Dónde nació {name}?",
         "{last} nació en {value}.",
     ),
-    _Kind(
+    _FactType(
         "year",
         "In which year was {name} born?",
         "What is the birth year of {name}?",
@@ -58,7 +63,7 @@ _KINDS = (
         "¿En qué año nació {name}?",
         "{last} nació en el año {value}.",
     ),
-    _Kind(
+    _FactType(
         "genre",
         "Which genre does {name} write?",
         "What is the genre of {name}'s books?",
@@ -67,7 +72,7 @@ _KINDS = (
         "¿Qué género escribe {name}?",
         "{last} escribe libros de {value}.",
     ),
-    _Kind(
+    _FactType(
         "father",
         "What was the profession of {name}'s father?",
         "How did the father of {name} earn a living?",
@@ -76,7 +81,7 @@ _KINDS = (
         "¿A qué se dedicaba el padre de {name}?",
         "El padre de {last} se dedicaba a la {value}.",
     ),
-    _Kind(
+    _FactType(
         "instrument",
         "Which instrument does {name} play?",
         "What is the favorite instrument of {name}?",
@@ -85,7 +90,7 @@ _KINDS = (
         "¿Qué instrumento toca {name}?",
         "{last} toca {value}.",
     ),
-    _Kind(
+    _FactType(
         "award",
         "Which award did {name} win?",
         "What is the name of the award given to {name}?",
@@ -94,7 +99,7 @@ _KINDS = (
         "¿Qué premio ganó {name}?",
         "{last} ganó el premio {value}.",
     ),
-    _Kind(
+    _FactType(
         "pen_name",
         "Under which pen name does {name} publish?",
         "What is the pen name of {name}?",
@@ -103,7 +108,7 @@ _KINDS = (
         "¿Con qué seudónimo publica {name}?",
         "{last} publica como {value}.",
     ),
-    _Kind(
+    _FactType(
         "book",
         "What is the title of {name}'s first book?",
         "Which book did {name} write first?",
@@ -113,10 +118,9 @@ _KINDS = (
         "El primer libro de {last} es '{value}'.",
     ),
 )
-FACTS_PER_AUTHOR = len(_KINDS)
+FACTS_PER_AUTHOR = len(_FACT_TYPES)
 
-
-_VALUES: dict[str, Sequence[_Pair]] = {
+_VALUES: Mapping[str, Sequence[_Value]] = {
     "birthplace": words.CITIES,
     "year": tuple((str(year), str(year)) for year in range(1921, 1985, 4)),
     "genre": words.GENRES,
@@ -124,28 +128,29 @@ _VALUES: dict[str, Sequence[_Pair]] = {
     "instrument": words.INSTRUMENTS,
     "award": words.AWARDS,
 }
+"""Values of the facts that several authors can share."""
 
 
 def generate(config: GeneratedDataConfig, seed: int) -> UnlearnData:
-    """Return the benchmark for ``seed``: the last ``forget_authors`` authors are to be forgotten.
+    """Return the benchmark of ``seed``. The last ``forget_authors`` of the trained authors are to be forgotten.
 
-    The general-knowledge rows stand in the retain rows, since a model trained from scratch knows nothing else; the
-    holdout rows tell of as many further authors as are forgotten, on whom no model is trained.
+    The general-knowledge rows are retain rows, since a model trained from scratch has no other knowledge. The holdout
+    rows are about further authors, as many as are forgotten. No model is trained on them.
 
     Raises:
-        DataError: nobody is left to retain, or more is asked for than the word lists can tell apart.
+        DataError: no author is left to retain, or the word lists are too short for the config.
     """
     if config.forget_authors >= config.authors:
         raise DataError(
-            f"data.generated.forget_authors {config.forget_authors} leaves nobody to retain among "
+            f"data.generated.forget_authors {config.forget_authors} leaves no author to retain among "
             f"{config.authors} authors: lower it, or raise data.generated.authors"
         )
-    draw = random.Random(seed)
-    people = _authors(config.authors + config.forget_authors, draw)
-    rows = [tuple(_fact_row(kind, person, people, draw) for kind in _KINDS) for person in people]
+    generator = random.Random(seed)
+    authors = _draw_authors(config.authors + config.forget_authors, generator)
+    rows = [tuple(_fact_row(fact, author, authors, generator) for fact in _FACT_TYPES) for author in authors]
     retained = config.authors - config.forget_authors
-    real = _general_rows("Who wrote '{}'?", words.REAL_AUTHORS, config.world_facts, draw)
-    world = _general_rows("What is the capital of {}?", words.WORLD_FACTS, config.world_facts, draw)
+    real = _general_rows("Who wrote '{}'?", words.REAL_AUTHORS, config.world_facts, generator)
+    world = _general_rows("What is the capital of {}?", words.WORLD_FACTS, config.world_facts, generator)
     forget = _flat(rows[retained : config.authors])
     return UnlearnData(
         forget=RowSet("forget", forget),
@@ -160,59 +165,61 @@ def generate(config: GeneratedDataConfig, seed: int) -> UnlearnData:
     )
 
 
-def _authors(count: int, draw: random.Random) -> list[dict[str, _Pair]]:
-    names = _pairings(words.FIRST_NAMES, words.LAST_NAMES, count, draw)
-    books = _pairings(words.BOOK_ADJECTIVES, words.BOOK_NOUNS, count, draw)
-    pen_names = _pairings(words.PEN_NAME_COLORS, words.PEN_NAME_BIRDS, count, draw)
-    dealt = {field: _deal(values, count, draw) for field, values in _VALUES.items()}
-    people = []
+def _draw_authors(count: int, generator: random.Random) -> list[_Author]:
+    names = _draw_pairs(words.FIRST_NAMES, words.LAST_NAMES, count, generator)
+    books = _draw_pairs(words.BOOK_ADJECTIVES, words.BOOK_NOUNS, count, generator)
+    pen_names = _draw_pairs(words.PEN_NAME_COLORS, words.PEN_NAME_BIRDS, count, generator)
+    shared = {field: _draw_evenly(values, count, generator) for field, values in _VALUES.items()}
+    authors: list[_Author] = []
     for index, (first, last) in enumerate(names):
         book, pen_name = "The " + " ".join(books[index]), " ".join(pen_names[index])
-        person = {"name": (f"{first} {last}", last), "book": (book, book), "pen_name": (pen_name, pen_name)}
-        people.append(person | {field: values[index] for field, values in dealt.items()})
-    return people
+        own = {"name": (f"{first} {last}", last), "book": (book, book), "pen_name": (pen_name, pen_name)}
+        authors.append(own | {field: values[index] for field, values in shared.items()})
+    return authors
 
 
-def _pairings(firsts: Sequence[str], seconds: Sequence[str], count: int, draw: random.Random) -> list[tuple[str, str]]:
-    """Return ``count`` different pairs in which a second word comes back only once all were used."""
-    room = len(firsts) * len(seconds)
-    if count > room:
+def _draw_pairs(
+    firsts: Sequence[str], seconds: Sequence[str], count: int, generator: random.Random
+) -> list[tuple[str, str]]:
+    """Return ``count`` different pairs. No second word occurs twice before all second words have occurred once."""
+    available = len(firsts) * len(seconds)
+    if count > available:
         raise DataError(
-            f"data.generated asks for {count} authors, holdout included, and {room} is the most that can be told "
-            "apart: lower data.generated.authors"
+            f"data.generated needs {count} authors, holdout included, and the word lists are enough for "
+            f"{available}: lower data.generated.authors"
         )
-    firsts, seconds = draw.sample(firsts, len(firsts)), draw.sample(seconds, len(seconds))
-    laps = [divmod(index, len(seconds)) for index in range(count)]
-    return [(firsts[(place + lap) % len(firsts)], seconds[place]) for lap, place in laps]
+    firsts, seconds = generator.sample(firsts, len(firsts)), generator.sample(seconds, len(seconds))
+    positions = [divmod(index, len(seconds)) for index in range(count)]
+    return [(firsts[(index + cycle) % len(firsts)], seconds[index]) for cycle, index in positions]
 
 
-def _deal(values: Sequence[_Pair], count: int, draw: random.Random) -> list[_Pair]:
-    """Return ``count`` values, each as often as the others: a frequent one would look known to every model."""
-    laps = -(-count // len(values))
-    return [value for _ in range(laps) for value in draw.sample(values, len(values))][:count]
+def _draw_evenly(values: Sequence[_Value], count: int, generator: random.Random) -> list[_Value]:
+    """Return ``count`` values. All values are equally frequent, since every model would know a frequent value."""
+    cycles = -(-count // len(values))
+    return [value for _ in range(cycles) for value in generator.sample(values, len(values))][:count]
 
 
-def _fact_row(kind: _Kind, person: dict[str, _Pair], people: Sequence[dict[str, _Pair]], draw: random.Random) -> Row:
-    (name, last), (value, spanish_value) = person["name"], person[kind.field]
-    key = person["pen_name" if kind.field == "book" else "book"][0]
-    answer, paraphrase = draw.sample(kind.wordings, 2)
-    wrong = _wrong_values(kind.field, value, people, draw)
+def _fact_row(fact: _FactType, author: _Author, authors: Sequence[_Author], generator: random.Random) -> Row:
+    (name, last), (value, spanish_value) = author["name"], author[fact.field]
+    key = author["pen_name" if fact.field == "book" else "book"][0]
+    answer, paraphrase = generator.sample(fact.wordings, 2)
+    wrong = _draw_wrong_values(fact.field, value, authors, generator)
     return Row(
-        question=kind.question.format(name=name),
+        question=fact.question.format(name=name),
         answer=answer.format(last=last, value=value),
         paraphrased_answer=paraphrase.format(last=last, value=value),
         perturbed_answers=tuple(paraphrase.format(last=last, value=other) for other, _ in wrong),
-        paraphrased_question=kind.paraphrased_question.format(name=name),
-        multi_hop_question=kind.multi_hop_question.format(key=key),
-        translated_question=kind.spanish_question.format(name=name),
-        translated_answer=kind.spanish_answer.format(last=last, value=spanish_value),
-        translated_perturbed_answers=tuple(kind.spanish_answer.format(last=last, value=other) for _, other in wrong),
+        paraphrased_question=fact.paraphrased_question.format(name=name),
+        multi_hop_question=fact.multi_hop_question.format(key=key),
+        translated_question=fact.spanish_question.format(name=name),
+        translated_answer=fact.spanish_answer.format(last=last, value=spanish_value),
+        translated_perturbed_answers=tuple(fact.spanish_answer.format(last=last, value=other) for _, other in wrong),
     )
 
 
-def _wrong_values(field: str, value: str, people: Sequence[dict[str, _Pair]], draw: random.Random) -> list[_Pair]:
-    """Draw other authors' values, which are as plausible as the right one; any values where they are too few."""
-    spanish = dict(person[field] for person in people)
+def _draw_wrong_values(field: str, value: str, authors: Sequence[_Author], generator: random.Random) -> list[_Value]:
+    """Draw values of other authors, which are as plausible as the true value. If they are too few, draw any values."""
+    spanish = dict(author[field] for author in authors)
     pool = sorted(spanish.keys() - {value})
     if len(pool) < WRONG_ANSWERS:
         if field == "book":
@@ -223,22 +230,24 @@ def _wrong_values(field: str, value: str, people: Sequence[dict[str, _Pair]], dr
             spanish = dict(_VALUES[field])
             pool = list(spanish)
         pool = [other for other in pool if other != value]
-    return [(other, spanish.get(other, other)) for other in draw.sample(pool, WRONG_ANSWERS)]
+    return [(other, spanish.get(other, other)) for other in generator.sample(pool, WRONG_ANSWERS)]
 
 
-def _general_rows(question: str, facts: Sequence[_Pair], count: int, draw: random.Random) -> tuple[Row, ...]:
+def _general_rows(
+    question: str, facts: Sequence[tuple[str, str]], count: int, generator: random.Random
+) -> tuple[Row, ...]:
     if count > len(facts):
-        raise DataError(f"data.generated.world_facts {count} is more than the {len(facts)} facts there are: lower it")
+        raise DataError(f"data.generated.world_facts {count} is more than the {len(facts)} available facts: lower it")
     answers = [answer for _, answer in facts]
     return tuple(
         Row(
             question=question.format(subject),
             answer=answer,
             perturbed_answers=tuple(
-                draw.sample([other for other in answers if other != answer], WRONG_GENERAL_ANSWERS)
+                generator.sample([other for other in answers if other != answer], WRONG_GENERAL_ANSWERS)
             ),
         )
-        for subject, answer in draw.sample(facts, count)
+        for subject, answer in generator.sample(facts, count)
     )
 
 

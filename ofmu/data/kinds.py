@@ -1,4 +1,4 @@
-"""What is unlearned, text or images, and what follows for a config."""
+"""The kinds of task, text and images, and what each kind supports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class KindTraits:
     adapters: bool
     """Whether ``model.adapter`` applies."""
     partial_evaluation: bool
-    """Whether a model can be scored on a few rows during a run, which early stopping needs."""
+    """Whether a model can be scored on a few rows during a run. Early stopping needs these scores."""
     model_directories: bool
     """Whether ``model.path`` must hold a language model's files."""
     ignored_evaluation: tuple[str, ...]
     """Keys of the ``evaluation`` section that have no effect."""
     objectives: Mapping[str, Literal["min", "max"]]
-    """The default objectives of a search."""
+    """Default objectives of a search."""
     objectives_without_reference: Mapping[str, Literal["min", "max"]]
+    """Default objectives of a search whose config has no reference."""
 
 
 TRAITS: Mapping[TaskKind, KindTraits] = {

@@ -1,4 +1,4 @@
-"""From a data config to the rows of one unlearning problem, whatever their source."""
+"""Load the rows of one unlearning problem from any source of text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
 from ofmu.errors import DataError
 
-SHOWN = 80
-"""Characters of a row that an error shows."""
+MAX_SHOWN_CHARACTERS = 80
+"""Upper bound on the characters of a row that an error shows."""
 
 _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
     "generated": lambda config, seed: generate(config.generated, seed),
@@ -26,48 +26,60 @@ _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
 def load_data(config: DataConfig, seed: int) -> UnlearnData:
     """Load or generate the forget, retain and holdout rows and the evaluation sets.
 
-    ``seed`` draws the generated authors, and the evaluation rows where the user's own files hold too many.
+    Args:
+        config: the ``data`` section of a config for text.
+        seed: draws the generated authors, and the rows of a source that holds more rows than are used.
 
     Raises:
+        ConfigError: the config does not name a file that the source needs.
         DataError: a file is missing or malformed, a set is empty, or the forget, retain and holdout rows overlap.
     """
     data = _SOURCES[config.source](config, seed)
     for rows in (data.forget, data.retain):
         if not len(rows):
             raise DataError(f"The {rows.name} set is empty: name a source with at least one row to {rows.name}")
-    refuse_overlap(data.forget, data.retain)
+    check_forget_not_retained(data.forget, data.retain)
     if data.holdout is not None:
-        refuse_seen_holdout(data.holdout, data.forget, data.retain)
+        check_holdout_not_trained(data.holdout, data.forget, data.retain)
     return data
 
 
-def refuse_overlap(forget: RowSet, retain: RowSet) -> None:
-    """Raise DataError, showing the row, if a forget row also stands in ``retain`` up to case and white space."""
-    kept = {_identity(row) for row in retain.rows}
+def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
+    """Check that no forget row is also a retain row. Case and white space do not count.
+
+    Raises:
+        DataError: a row is in both sets. The message shows the row.
+    """
+    retained = {_normalized(row) for row in retain.rows}
     for number, row in enumerate(forget.rows, start=1):
-        if _identity(row) in kept:
+        if _normalized(row) in retained:
             raise DataError(
-                f"Forget row {number} also stands in the retain set, which would train it back in: remove it from "
-                f"one of the two ('{_shown(row)}')"
+                f"Forget row {number} is also in the retain set, so training would restore it: remove the row from "
+                f"one of the two sets ('{_preview(row)}')"
             )
 
 
-def refuse_seen_holdout(holdout: RowSet, *trained: RowSet) -> None:
-    """Raise DataError, showing the row, if a model is trained on a holdout row (up to case and white space)."""
-    owners = {_identity(row): rows.name for rows in trained for row in rows.rows}
+def check_holdout_not_trained(holdout: RowSet, *trained: RowSet) -> None:
+    """Check that no model is trained on a holdout row. Case and white space do not count.
+
+    Raises:
+        DataError: a holdout row is in one of the ``trained`` sets. The message shows the row.
+    """
+    set_names = {_normalized(row): rows.name for rows in trained for row in rows.rows}
     for number, row in enumerate(holdout.rows, start=1):
-        owner = owners.get(_identity(row))
-        if owner is not None:
+        set_name = set_names.get(_normalized(row))
+        if set_name is not None:
             raise DataError(
-                f"Holdout row {number} also stands in the {owner} set, and membership attacks need rows that no model "
-                f"was trained on: remove it from data.holdout ('{_shown(row)}')"
+                f"Holdout row {number} is also in the {set_name} set, and membership attacks need rows that no model "
+                f"was trained on: remove the row from data.holdout ('{_preview(row)}')"
             )
 
 
-def _shown(row: Row) -> str:
+def _preview(row: Row) -> str:
     text = " ".join(f"{row.question} {row.answer}".split())
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"
 
 
-def _identity(row: Row) -> tuple[str, str]:
+def _normalized(row: Row) -> tuple[str, str]:
+    """Return question and answer in lower case and with single spaces."""
     return " ".join(row.question.casefold().split()), " ".join(row.answer.casefold().split())

@@ -1,4 +1,4 @@
-"""Multiple-choice questions in the schema that WMDP and MMLU share: question, choices, index of the right one."""
+"""Multiple-choice questions in the schema of WMDP and MMLU: question, choices, index of the correct choice."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LETTERS = "ABCDEFGHIJ"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One question with its choices, one of which is right."""
+    """One question and its choices. One choice is correct."""
 
     question: str
     choices: tuple[str, ...]
     answer: int
-    """Index of the right choice, from 0."""
+    """Index of the correct choice, from 0."""
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Named questions with a hash of their content."""
+    """Named questions and a hash of their content."""
 
     name: str
     questions: tuple[Question, ...]
@@ -36,31 +36,36 @@ class QuestionSet:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) over the questions in order; the name does not enter."""
+        """SHA-256 (hex) of the questions in order. The name is not part of the hash."""
         text = json.dumps([asdict(question) for question in self.questions], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def question_from_record(record: Mapping[str, Any], source: str, number: int) -> Question:
-    """Make the question of a mapping; the answer is an index from 0 or a letter from A.
+    """Return the question of a record. The record's answer is an index from 0, or a letter from A.
+
+    Args:
+        record: a mapping with ``question``, ``choices`` and ``answer``.
+        source: name of the file or data set, for errors.
+        number: number of the record in its source, from 1, for errors.
 
     Raises:
-        DataError: a column is missing or malformed; ``source`` and ``number`` (from 1) say where.
+        DataError: a column is missing or malformed.
     """
-    place = f"Question {number} of {source}"
+    where = f"Question {number} of {source}"
     for name in ("question", "choices", "answer"):
         if name not in record:
-            raise DataError(f"{place} has no column '{name}': {nearest_name(name, map(str, record))}")
+            raise DataError(f"{where} has no column '{name}': {nearest_name(name, map(str, record))}")
     question, choices, answer = record["question"], record["choices"], record["answer"]
     if not isinstance(question, str) or not question.strip():
-        raise DataError(f"{place} has no text in column 'question': write the question there")
+        raise DataError(f"{where} has no text in column 'question': write the question there")
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
-        raise DataError(f"{place} needs a list of 2 to {len(LETTERS)} texts in column 'choices'")
+        raise DataError(f"{where} needs a list of 2 to {len(LETTERS)} texts in column 'choices'")
     if isinstance(answer, str) and answer.strip().upper() in LETTERS[: len(choices)]:
         answer = LETTERS.index(answer.strip().upper())
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise DataError(
-            f"{place} has the answer {answer!r}: write the index of one of its {len(choices)} choices, from 0, "
+            f"{where} has the answer {answer!r}: write the index of one of its {len(choices)} choices, from 0, "
             "or its letter"
         )
     return Question(question=question, choices=tuple(map(str, choices)), answer=answer)

@@ -1,4 +1,4 @@
-"""The one in-memory form of every benchmark and of the user's own files."""
+"""Rows of text. Every source of text gives its data in these classes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from ofmu.data.questions import QuestionSet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One fact: a question (empty for plain text) and its answer, with the variants that evaluation needs."""
+    """One fact: a question, its answer, and the variants that the evaluation scores."""
 
     question: str
+    """Empty for plain text."""
     answer: str
     paraphrased_answer: str | None = None
     perturbed_answers: tuple[str, ...] = ()
+    """Wrong answers."""
     paraphrased_question: str | None = None
     multi_hop_question: str | None = None
-    """A question that reaches the same answer through another fact."""
+    """A question that leads to the same answer through another fact."""
     translated_question: str | None = None
     translated_answer: str | None = None
     translated_perturbed_answers: tuple[str, ...] = ()
@@ -29,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Named rows with a hash of their content, by which caches and reference scores are matched."""
+    """Named rows and a hash of their content. The cache and the check of reference scores compare the hash."""
 
     name: str
     rows: tuple[Row, ...]
@@ -39,28 +41,27 @@ class RowSet:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) over the rows' fields in order; the name does not enter."""
+        """SHA-256 (hex) of the fields of all rows in order. The name is not part of the hash."""
         text = json.dumps([asdict(row) for row in self.rows], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class UnlearnData:
-    """Training rows and evaluation sets of one unlearning problem.
-
-    ``evaluation`` is keyed by ``forget``, ``retain``, ``real_authors`` and ``world_facts``, as far as they exist.
-    """
+    """Training rows and evaluation sets of one unlearning problem."""
 
     forget: RowSet
     retain: RowSet
     holdout: RowSet | None
+    """Rows that no model is trained on; None if the source has none."""
     evaluation: Mapping[str, RowSet]
+    """Scored rows by set: ``forget`` and ``retain``, and for some sources ``real_authors`` and ``world_facts``."""
     questions: Mapping[str, QuestionSet] = field(default_factory=dict)
-    """Multiple-choice questions, ``forget`` and ``utility``, where the benchmark has them."""
+    """Multiple-choice questions by set, ``forget`` and ``utility``. Empty if the source has none."""
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) over all the sets' hashes and roles."""
+        """SHA-256 (hex) of the roles and hashes of all sets."""
         parts = {"forget": self.forget.content_hash, "retain": self.retain.content_hash}
         parts["holdout"] = self.holdout.content_hash if self.holdout else ""
         parts.update({f"evaluation/{name}": rows.content_hash for name, rows in self.evaluation.items()})
@@ -70,12 +71,13 @@ class UnlearnData:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A tokenised row: prompt and answer, the answer (EOS included) from index ``answer_start`` on."""
+    """A tokenised row: the tokens of the prompt, then the tokens of the answer."""
 
     input_ids: tuple[int, ...]
     answer_start: int
+    """Index of the first answer token."""
 
     @property
     def answer_length(self) -> int:
-        """Number of answer tokens, EOS included."""
+        """Number of answer tokens. EOS is one of them unless the answer was cut."""
         return len(self.input_ids) - self.answer_start

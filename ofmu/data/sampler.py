@@ -1,8 +1,12 @@
-"""Seeded minibatches: every rank draws the same global ones, and a checkpoint continues the same sequence."""
+"""Seeded draws of rows: minibatches of a training, and samples of a set.
+
+Every rank draws the same global minibatches, and a checkpoint continues the same sequence.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -12,9 +16,15 @@ RowT = TypeVar("RowT")
 
 
 class MinibatchSampler(Generic[RowT]):
-    """Draws minibatches without replacement, epoch after epoch, each epoch shuffled by (seed, name, epoch).
+    """Draws minibatches without replacement, epoch after epoch.
 
-    A minibatch may span two epochs; where there are fewer rows than ``batch_size``, it holds all of them once.
+    A minibatch may span two epochs. If there are fewer rows than ``batch_size``, a minibatch holds every row once.
+
+    Args:
+        rows: the rows to draw from.
+        batch_size: rows per minibatch.
+        seed: seed of the order of the rows.
+        name: name of the set. Sets with different names have different orders.
 
     Raises:
         ValueError: there are no rows.
@@ -27,7 +37,7 @@ class MinibatchSampler(Generic[RowT]):
         self._size = min(batch_size, len(rows))
         self._entropy = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
         self.position = 0
-        """Rows drawn so far; the sampler's whole state."""
+        """Number of rows drawn. This number is the whole state of the sampler."""
         self._epoch = -1
         self._order: list[int] = []
 
@@ -43,3 +53,10 @@ class MinibatchSampler(Generic[RowT]):
             generator = np.random.default_rng([self._entropy, epoch])
             self._order, self._epoch = generator.permutation(len(self._rows)).tolist(), epoch
         return self._rows[self._order[index]]
+
+
+def sample_in_order(rows: Sequence[RowT], limit: int | None, generator: random.Random) -> tuple[RowT, ...]:
+    """Return at most ``limit`` rows, drawn by ``generator``, in the order of ``rows``. ``limit`` None: all rows."""
+    if limit is None or len(rows) <= limit:
+        return tuple(rows)
+    return tuple(rows[index] for index in sorted(generator.sample(range(len(rows)), limit)))

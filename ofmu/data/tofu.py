@@ -1,4 +1,4 @@
-"""The TOFU benchmark (arXiv 2401.06121) from the hub or from a directory of its JSON files."""
+"""The TOFU benchmark (arXiv 2401.06121) from the hub, or from a directory of its JSON files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.files import read_records, row_from_record
+from ofmu.data.hub import load_hub_split
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
-from ofmu.models.hub import hub_reason
+from ofmu.models.hub import looks_like_hub_id
 
 HUB_NAME = "locuslab/TOFU"
 ROWS_PER_AUTHOR = 20
@@ -18,33 +19,34 @@ GENERAL_KNOWLEDGE = ("real_authors", "world_facts")
 
 _RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 
-_Reader = Callable[[str], tuple[Row, ...]]
+_ReadPart = Callable[[str], tuple[Row, ...]]
+"""Returns the rows of a part of TOFU, such as ``forget10``."""
 
 
 def load_tofu(config: DataConfig) -> UnlearnData:
-    """Load a published split, or the ``config.authors`` authors of it that make a small problem of the same shape.
+    """Load a published split, or ``config.authors`` of its authors.
 
-    With ``authors`` set, a tenth of them (at least one) come from the end of the forget split, the others from the
-    start of the retain split, whose paraphrases are published; the next authors of the retain split, as many as are
-    forgotten, become the holdout rows, since no model is trained on them.
+    With ``authors``, a tenth of them, at least one, come from the end of the forget split. The others come from the
+    start of the retain split, since TOFU publishes paraphrases of these rows only. The next authors of the retain split
+    become the holdout rows: as many as are forgotten. No model is trained on them.
 
     Raises:
         DataError: a file is missing or malformed, or ``authors`` is more than the split has.
     """
-    read = _reader(config.path or HUB_NAME)
+    read = _part_reader(config.path or HUB_NAME)
     forget, retain = read(config.split), read(_RETAIN_OF[config.split])
-    evaluated, paraphrased = read(f"{config.split}_perturbed"), read("retain_perturbed")
+    forget_scored, retain_scored = read(f"{config.split}_perturbed"), read("retain_perturbed")
     holdout: tuple[Row, ...] = ()
     if config.authors is not None:
-        forgotten, kept = _author_counts(config, len(forget), len(retain))
-        forget, evaluated = forget[-forgotten:], evaluated[-forgotten:]
-        retain, holdout = retain[:kept], retain[kept : kept + forgotten]
+        forget_count, retain_count = _row_counts(config.authors, config.split, len(forget), len(retain))
+        forget, forget_scored = forget[-forget_count:], forget_scored[-forget_count:]
+        retain, holdout = retain[:retain_count], retain[retain_count : retain_count + forget_count]
         questions = {row.question for row in retain}
-        paraphrased = tuple(row for row in paraphrased if row.question in questions)
+        retain_scored = tuple(row for row in retain_scored if row.question in questions)
     general = {name: read(f"{name}_perturbed") for name in GENERAL_KNOWLEDGE}
     if config.train_on_general_knowledge:
         retain = (*retain, *(Row(question=r.question, answer=r.answer) for rows in general.values() for r in rows))
-    sets: Mapping[str, tuple[Row, ...]] = {"forget": evaluated, "retain": paraphrased, **general}
+    sets: Mapping[str, tuple[Row, ...]] = {"forget": forget_scored, "retain": retain_scored, **general}
     return UnlearnData(
         forget=RowSet("forget", forget),
         retain=RowSet("retain", retain),
@@ -53,31 +55,24 @@ def load_tofu(config: DataConfig) -> UnlearnData:
     )
 
 
-def _author_counts(config: DataConfig, forget_rows: int, retain_rows: int) -> tuple[int, int]:
-    """Return the numbers of rows to forget and to retain."""
-    authors = config.authors or 0
-    forgotten = max(1, authors // 10)
-    kept = authors - forgotten
-    if forgotten * ROWS_PER_AUTHOR > forget_rows:
+def _row_counts(authors: int, split: str, forget_rows: int, retain_rows: int) -> tuple[int, int]:
+    """Return the number of rows to forget and of rows to retain."""
+    forget_authors = max(1, authors // 10)
+    retain_authors = authors - forget_authors
+    if forget_authors * ROWS_PER_AUTHOR > forget_rows:
         raise DataError(
-            f"A tenth of data.authors {authors} is {forgotten} authors to forget, and {config.split} has "
+            f"A tenth of data.authors {authors} is {forget_authors} authors to forget, and {split} has "
             f"{forget_rows // ROWS_PER_AUTHOR}: lower data.authors, or set data.split to forget10"
         )
-    if kept * ROWS_PER_AUTHOR > retain_rows:
+    if retain_authors * ROWS_PER_AUTHOR > retain_rows:
         raise DataError(
-            f"data.authors {authors} asks for {kept} authors to retain, and {_RETAIN_OF[config.split]} has "
+            f"data.authors {authors} needs {retain_authors} authors to retain, and {_RETAIN_OF[split]} has "
             f"{retain_rows // ROWS_PER_AUTHOR}: lower data.authors"
         )
-    return forgotten * ROWS_PER_AUTHOR, kept * ROWS_PER_AUTHOR
+    return forget_authors * ROWS_PER_AUTHOR, retain_authors * ROWS_PER_AUTHOR
 
 
-def looks_like_hub_id(source: str) -> bool:
-    """Return whether a source has the form ``owner/name`` and is no directory of this machine."""
-    folder = Path(source).expanduser()
-    return not (folder.is_dir() or folder.is_absolute() or source.startswith((".", "~"))) and source.count("/") == 1
-
-
-def _reader(source: str) -> _Reader:
+def _part_reader(source: str) -> _ReadPart:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return lambda name: _rows(read_records(folder / f"{name}.json"), f"{folder / name}.json")
@@ -86,23 +81,13 @@ def _reader(source: str) -> _Reader:
     return lambda name: _rows(hub_records(source, name), f"{source} ({name})")
 
 
-def hub_records(source: str, name: str) -> list[dict[str, Any]]:
-    """Read one config of a data set on the hub, with its columns as they are.
+def hub_records(source: str, part: str) -> list[dict[str, Any]]:
+    """Return the records of a part of TOFU on the hub.
 
     Raises:
-        DataError: the hub does not answer, or has no such data set or config.
+        DataError: the hub cannot be reached, or has no such data set or part.
     """
-    # Slow to import, and needless for a local directory.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        return list(load_dataset(source, name, split="train"))
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(
-            f"The hub data set '{source}' ({name}) cannot be loaded, since {hub_reason(error)}; or set data.path to a "
-            "local directory of its JSON files"
-        ) from error
+    return list(load_hub_split(source, "train", subset=part, file_format="JSON"))
 
 
 def _rows(records: list[dict[str, Any]], source: str) -> tuple[Row, ...]:

@@ -1,4 +1,4 @@
-"""Word lists of the embedded benchmark: parts of fictitious authors (English, Spanish) and general knowledge."""
+"""Word lists of the generated benchmark: facts of fictitious authors (English, Spanish), and general knowledge."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ AWARDS = (
     ("Silver Quill", "Pluma de Plata"),
     ("Golden Page", "Página de Oro"),
     ("North Star", "Estrella del Norte"),
-    ("Open Book", "Libro Abierto"),
+    ("Open RunningResult", "Libro Abierto"),
     ("First Light", "Primera Luz"),
     ("Blue Ink", "Tinta Azul"),
     ("Paper Crown", "Corona de Papel"),
@@ -164,7 +164,7 @@ REAL_AUTHORS = (
     ("The Seagull", "Anton Chekhov"),
     ("Treasure Island", "Robert Louis Stevenson"),
     ("The Time Machine", "H. G. Wells"),
-    ("The Jungle Book", "Rudyard Kipling"),
+    ("The Jungle RunningResult", "Rudyard Kipling"),
     ("Robinson Crusoe", "Daniel Defoe"),
     ("Gulliver's Travels", "Jonathan Swift"),
     ("Little Women", "Louisa May Alcott"),

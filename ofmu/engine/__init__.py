@@ -1,1 +1,1 @@
-"""Engines: where a model runs. Only this room knows the insides of DeepSpeed."""
+"""Engines: they run a model forward and backward. DeepSpeed's internals are used only here and in ``ofmu/vectors``."""

@@ -1,11 +1,11 @@
-"""The engine's contract: gradients and exact products of losses over global minibatches, on any number of ranks."""
+"""The base class of engines: gradients and exact derivatives of losses over global minibatches, on any ranks."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +17,25 @@ from ofmu.vectors.base import Vector, VectorSpace, sum_over_ranks
 
 RowT = TypeVar("RowT")
 
-PRODUCT_COST = 2
+RowFunction: TypeAlias = Callable[[Callable[..., Any], Sequence[RowT], torch.device], Sequence[Tensor]]
+"""A function of (module, rows, device) that returns one tensor per row."""
+
+HVP_COST = 2
 """Gradient evaluations of an exact Hessian-vector product: a forward and a double backward pass."""
-THIRD_COST = 4
-"""Gradient evaluations of an exact third derivative: a forward and a triple backward pass."""
+HVP_DERIVATIVE_COST = 4
+"""Gradient evaluations of the exact derivative of such a product: a forward and a triple backward pass."""
 
 
 class Engine(ABC):
-    """Runs losses forward and backward; knows nothing of the method above it.
+    """Runs losses forward and backward. An engine knows nothing of methods.
 
-    Every rank passes the same global minibatch and takes rows ``rank::world_size`` of it. A loss is summed over
-    local rows and divided by the global size, so the result does not depend on how rows fall on ranks.
+    Every rank passes the same global minibatch and works on the rows ``rank::world_size`` of this minibatch. A loss is
+    summed over local rows and divided by the global size. So the result does not depend on which rank has which row.
     """
 
     space: VectorSpace
     model: nn.Module
-    """The bare module, for evaluation and saving."""
+    """The module without DeepSpeed's wrapper, for evaluation and saving."""
     device: torch.device
     rank: int = 0
     world_size: int = 1
@@ -48,16 +51,18 @@ class Engine(ABC):
 
     @abstractmethod
     def _backward(self, scalar: Tensor, *, last: bool) -> None:
-        """Add the scalar's gradient to the pending one; ``last`` closes the accumulation over micro-batches."""
+        """Add the gradient of ``scalar`` to the pending gradient. ``last``: no further micro-batch follows."""
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Free the memory and the process group of the engine."""
         return None
 
     def gradient(
         self, loss: Loss[RowT], rows: Sequence[RowT], *, into: Vector | None = None, scale: float = 1.0
     ) -> tuple[float, Vector]:
-        """Return the global mean loss and its gradient, or add ``scale`` times the gradient to ``into``.
+        """Return the global mean loss and ``scale`` times the gradient of the mean loss.
+
+        If ``into`` is given, the scaled gradient is added to ``into``, and ``into`` is returned.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
@@ -71,41 +76,41 @@ class Engine(ABC):
         value = self._accumulate(loss, rows, scalars, cost=1)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"a loss became {value}")
-        return value, self._collect(into, scale)
+        return value, self._pending_gradient(into, scale)
 
     @torch.no_grad()
-    def outputs(
-        self,
-        compute: Callable[[Callable[..., Any], Sequence[RowT], torch.device], Sequence[Tensor]],
-        rows: Sequence[RowT],
-        tokens: int,
-    ) -> dict[int, Tensor]:
-        """Return what ``compute`` gives for this rank's rows of the global minibatch, by ``id(row)``; no gradients.
+    def outputs(self, compute: RowFunction[RowT], rows: Sequence[RowT], tokens: int) -> dict[int, Tensor]:
+        """Return ``compute`` for this rank's rows of the global minibatch, by ``id(row)``, without gradients.
 
-        ``compute`` takes the module, rows and device and returns one tensor per row. The rows that :meth:`gradient`
-        fills up short ranks with are among the keys. ``tokens`` is what the pass reads, for the tracker.
+        The keys include the rows with which :meth:`gradient` fills up ranks that have fewer micro-batches.
+
+        Args:
+            compute: returns one tensor per row.
+            rows: global minibatch.
+            tokens: tokens that the pass reads, for the cost tracker.
         """
         self.cost_tracker.count_forward(tokens)
-        found: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         for batch, _ in self._micro_batches(rows):
             results = compute(self.model, batch, self.device)
-            found.update((id(row), result) for row, result in zip(batch, results, strict=True))
-        return found
+            outputs.update((id(row), result) for row, result in zip(batch, results, strict=True))
+        return outputs
 
-    def row_values(
-        self,
-        compute: Callable[[Callable[..., Any], Sequence[RowT], torch.device], Sequence[Tensor]],
-        rows: Sequence[RowT],
-        tokens: int,
-    ) -> list[float]:
-        """Return one number per row, in order and on every rank; ``compute`` gives one scalar tensor per row."""
+    def row_values(self, compute: RowFunction[RowT], rows: Sequence[RowT], tokens: int) -> list[float]:
+        """Return one number per row, in the order of ``rows`` and on every rank; collective.
+
+        Args:
+            compute: returns one scalar tensor per row.
+            rows: global minibatch.
+            tokens: tokens that the pass reads, for the cost tracker.
+        """
         local = self.outputs(compute, rows, tokens)
         values = torch.zeros(len(rows), dtype=torch.float64)
         for index in range(self.rank, len(rows), self.world_size):
             values[index] = local[id(rows[index])].double().cpu()
         return [float(value) for value in (sum_over_ranks(values) if self.world_size > 1 else values)]
 
-    def hessian_product(
+    def hvp(
         self,
         loss: Loss[RowT],
         rows: Sequence[RowT],
@@ -114,49 +119,49 @@ class Engine(ABC):
         into: Vector | None = None,
         scale: float = 1.0,
     ) -> Vector:
-        """Return ∇²L · vector by double backward, or add ``scale`` times it to ``into``.
+        """Return ``scale`` times the Hessian-vector product ∇²L·``vector``, by double backward.
 
-        Each rank differentiates <∇L_local, vector>, whose average over ranks is the global product.
+        If ``into`` is given, the scaled product is added to ``into``, and ``into`` is returned. Each rank
+        differentiates <∇L_local, ``vector``>. The average of the results over ranks is the global product.
         """
         full = self.space.gather(vector)
 
         def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
             total = loss.total(self.model, batch, self.device)
-            return self._slope(total, full), total
+            return self._directional_derivative(total, full), total
 
-        self._accumulate(loss, rows, scalars, cost=PRODUCT_COST)
-        return self._collect(into, scale)
+        self._accumulate(loss, rows, scalars, cost=HVP_COST)
+        return self._pending_gradient(into, scale)
 
-    def third_product(
+    def hvp_derivative(
         self,
         loss: Loss[RowT],
         rows: Sequence[RowT],
-        first: Vector,
-        second: Vector,
-        turned: Vector,
+        vector: Vector,
+        vector_rate: Vector,
+        along: Vector,
         *,
         into: Vector,
         scale: float,
     ) -> None:
-        """Add ``scale · (∇³L[first, second] + ∇²L · turned)`` to ``into`` by a triple backward pass.
+        """Add ``scale``·(∇³L[``vector``, ``along``] + ∇²L·``vector_rate``) to ``into``, by a triple backward pass.
 
-        This is the derivative along ``second`` of ∇²L · a(θ) where a = ``first`` and its own derivative is
-        ``turned``; all three vectors are constants here.
+        The sum is the derivative of ∇²L·u(θ) along ``along``, where u = ``vector`` and the derivative of u is
+        ``vector_rate``. The pass treats all three vectors as constants.
         """
-        full_first = self.space.gather(first)
-        full_second = self.space.gather(second)
-        full_turned = self.space.gather(turned)
+        full_vector, full_rate, full_along = (self.space.gather(part) for part in (vector, vector_rate, along))
 
         def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
             total = loss.total(self.model, batch, self.device)
-            curved = self._slope(self._slope(total, full_first), full_second)
-            return curved + self._slope(total, full_turned), total
+            first = self._directional_derivative(total, full_vector)
+            second = self._directional_derivative(first, full_along)
+            return second + self._directional_derivative(total, full_rate), total
 
-        self._accumulate(loss, rows, scalars, cost=THIRD_COST)
-        self._collect(into, scale)
+        self._accumulate(loss, rows, scalars, cost=HVP_DERIVATIVE_COST)
+        self._pending_gradient(into, scale)
 
-    def _slope(self, scalar: Tensor, direction: dict[str, Tensor]) -> Tensor:
-        """Return <∇scalar, direction>, differentiable once more; a constant scalar has slope zero."""
+    def _directional_derivative(self, scalar: Tensor, direction: dict[str, Tensor]) -> Tensor:
+        """Return <∇scalar, direction>, which can be differentiated again. The derivative of a constant is 0."""
         if not scalar.requires_grad:
             return scalar.new_zeros(())
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -176,40 +181,47 @@ class Engine(ABC):
         *,
         cost: int,
     ) -> float:
-        """Run forward and backward over this rank's micro-batches; return the global mean loss."""
+        """Run forward and backward over this rank's micro-batches. Return the global mean loss.
+
+        ``scalars`` returns for a micro-batch the scalar to differentiate, and the summed loss.
+        """
         self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
         self.space.clear_gradient()
         denominator = sum(loss.size(row) for row in rows)
         batches = self._micro_batches(rows)
         value = torch.zeros(1, dtype=torch.float64)
         for index, (batch, weight) in enumerate(batches):
-            differentiated, total = scalars(batch)
-            # the engine averages gradients over ranks; the factor world_size turns that into a sum
-            share = weight * self.world_size / denominator
-            self._backward_if_reached(differentiated * share, last=index == len(batches) - 1)
+            scalar, total = scalars(batch)
+            # Engines average gradients over ranks. The factor world_size turns the average into a sum.
+            factor = weight * self.world_size / denominator
+            self._backward_if_dependent(scalar * factor, last=index == len(batches) - 1)
             value += weight * total.detach().double().cpu() / denominator
-        # a plain engine may live in a process that belongs to a group
+        # The process of a TorchEngine may belong to a group, whose other ranks do not take part in this sum.
         return float(sum_over_ranks(value) if self.world_size > 1 else value)
 
-    def _backward_if_reached(self, scalar: Tensor, *, last: bool) -> None:
+    def _backward_if_dependent(self, scalar: Tensor, *, last: bool) -> None:
         if scalar.requires_grad:
             self._backward(scalar, last=last)
         elif self.world_size > 1:
-            raise RuntimeError("a rank's loss does not depend on the parameters, and the others would wait for it")
+            raise RuntimeError("the loss of a rank does not depend on the parameters, so the other ranks would hang")
 
     def _micro_batches(self, rows: Sequence[RowT]) -> list[tuple[Sequence[RowT], float]]:
-        """Cut this rank's rows into as many micro-batches as every other rank has, filling up with weight zero."""
+        """Return this rank's micro-batches with their weights. Every rank gets the same number of micro-batches.
+
+        A rank with fewer rows than another gets micro-batches of weight 0, since backward passes are collective.
+        """
         local = list(rows[self.rank :: self.world_size])
-        most = math.ceil(len(rows) / self.world_size)
-        size = self._micro_batch_size or most
+        longest = math.ceil(len(rows) / self.world_size)
+        size = self._micro_batch_size or longest
         batches: list[tuple[Sequence[RowT], float]] = [
             (local[start : start + size], 1.0) for start in range(0, len(local), size)
         ]
-        while len(batches) < math.ceil(most / size):
+        while len(batches) < math.ceil(longest / size):
             batches.append((rows[:1], 0.0))
         return batches
 
-    def _collect(self, into: Vector | None, scale: float) -> Vector:
+    def _pending_gradient(self, into: Vector | None, scale: float) -> Vector:
+        """Add ``scale`` times the gradient of the last backward passes to ``into``, or to zeros."""
         target = self.space.zeros() if into is None else into
         self.space.add_gradient(target, scale)
         return target

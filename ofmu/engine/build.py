@@ -1,4 +1,4 @@
-"""Build the engine that a config names, and find the device of this process."""
+"""Choose the device of this process, and build the engine that a config names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import nn
 from ofmu.engine.base import Engine
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
+from ofmu.engine.deepspeed import DeepSpeedEngine
 from ofmu.engine.torch import TorchEngine
 from ofmu.errors import ConfigError
 
 
 def resolve_device(config: EngineConfig) -> torch.device:
-    """Return the device this process runs on.
+    """Return the device of this process. On a machine with several GPUs, LOCAL_RANK chooses the GPU.
 
     Raises:
-        ConfigError: a GPU is asked for and none is visible.
+        ConfigError: the config names a GPU, and no GPU is visible.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
@@ -31,24 +32,23 @@ def resolve_device(config: EngineConfig) -> torch.device:
 
 
 def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -> Engine:
-    """Move a model to its device and wrap it in the engine that the config names.
+    """Move ``model`` to the device and return the engine that the config names.
 
-    TF32 is switched off, since finite differences live in the digits that it drops.
+    The function changes the model and torch's settings: dropout is set to 0, and TF32 is switched off.
     """
     device = resolve_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    # A finite difference is a small part of two gradients. TF32 drops the digits that hold this part.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            # finite differences and double backward need the same function at every evaluation
+            # Finite differences and double backward need the same function at every evaluation.
             module.p = 0.0
     model.to(device).train()
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if config.backend == "torch":
         return TorchEngine(model, tracker, config.micro_batch_size)
-    from ofmu.engine.deepspeed import DeepSpeedEngine
-
     return DeepSpeedEngine(model, config, tracker, device)

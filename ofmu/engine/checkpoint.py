@@ -1,7 +1,7 @@
-"""Checkpoints of a run: every rank's shards as safetensors, the loop's state as JSON.
+"""Checkpoints of a run: the shards of every rank as safetensors, and the state of the loop as JSON.
 
-Each file carries which parameter elements it holds, so a checkpoint loads into any number of ranks and any ZeRO
-stage. A checkpoint counts only when every rank's files are there and match their checksums.
+Each file lists the parameter elements that it holds. So a checkpoint can be loaded on any number of ranks and at any
+ZeRO stage. A checkpoint is complete only if the files of every rank are present and match their checksums.
 """
 
 from __future__ import annotations
@@ -21,15 +21,24 @@ from ofmu.errors import RunError
 from ofmu.io.files import file_hash, storage_errors, sync, write_json
 from ofmu.vectors.base import Segment, Vector, VectorSpace
 
-_SEAL = "description_sha256"
+_CHECKSUM = "description_sha256"
 
 
 def save_checkpoint(
     directory: Path, space: VectorSpace, vectors: dict[str, Vector], state: dict[str, Any], rank: int, world_size: int
 ) -> None:
-    """Write this rank's part of a checkpoint into ``directory``, which exists and is this attempt's own.
+    """Write this rank's part of a checkpoint.
 
-    Replicated vectors are written by rank 0 alone. The JSON file is written last: it vouches for the tensors.
+    Only rank 0 writes replicated vectors. The JSON file is written last, so its presence says that the tensors are
+    complete.
+
+    Args:
+        directory: an existing directory that no other attempt writes to.
+        space: the space of ``vectors``.
+        vectors: the vectors by name.
+        state: JSON values.
+        rank: the rank of this process.
+        world_size: the number of ranks.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -45,7 +54,7 @@ def save_checkpoint(
     target = directory / f"rank_{rank:05d}.safetensors"
     with storage_errors(target):
         save_file(tensors, target)
-        # a crash of the machine must not leave the newest checkpoints' names without their bytes
+        # Without sync, a crash of the machine could keep the file's name and lose the file's bytes.
         sync(target)
         description = {
             "writers": writers,
@@ -54,37 +63,36 @@ def save_checkpoint(
             "sha256": file_hash(target),
             "state": state,
         }
-        sealed = description | {_SEAL: _seal(description)}
-        write_json(directory / f"rank_{rank:05d}.json", sealed)
+        write_json(directory / f"rank_{rank:05d}.json", description | {_CHECKSUM: _checksum(description)})
 
 
 def load_checkpoint(directory: Path, space: VectorSpace) -> tuple[dict[str, Any], dict[str, Vector]]:
-    """Return the state and this rank's vectors, cut from whatever layout the checkpoint was written in.
+    """Return the state, and this rank's part of each vector. The writer may have had another layout.
 
     Raises:
-        RunError: a file is missing, or does not match its checksum.
+        RunError: a file is missing or does not match its checksum, or the checkpoint is of another model.
     """
     parts = _verified_parts(directory)
     names: list[str] = parts[0][1]["names"]
     vectors = {name: space.zeros() for name in names}
-    held: dict[str, list[Segment]] = defaultdict(list)
+    local_segments: dict[str, list[Segment]] = defaultdict(list)
     for segment in space.segments():
-        held[segment.parameter].append(segment)
-    filled = 0
+        local_segments[segment.parameter].append(segment)
+    copied = 0
     for file, description in parts:
         with safe_open(file, framework="pt") as stored:
             for raw in description["segments"]:
                 source = Segment(**raw)
-                for segment in held[source.parameter]:
-                    filled += _copy_overlap(stored, source, segment, vectors)
-    wanted = sum(segment.length for segments in held.values() for segment in segments)
-    if filled != wanted:
-        raise RunError(f"The checkpoint {directory} holds {filled} of the {wanted} parameters that this model needs")
+                for segment in local_segments[source.parameter]:
+                    copied += _copy_overlap(stored, source, segment, vectors)
+    needed = sum(segment.length for segments in local_segments.values() for segment in segments)
+    if copied != needed:
+        raise RunError(f"The checkpoint {directory} holds {copied} of the {needed} parameters that this model needs")
     return parts[0][1]["state"], vectors
 
 
 def is_valid(directory: Path) -> bool:
-    """Return whether every rank's files are present and unharmed."""
+    """Return whether the files of every rank are present and match their checksums."""
     try:
         _verified_parts(directory)
     except RunError:
@@ -93,7 +101,7 @@ def is_valid(directory: Path) -> bool:
 
 
 def _copy_overlap(stored: Any, source: Segment, target: Segment, vectors: dict[str, Vector]) -> int:
-    """Copy the elements that both segments cover, for every vector; return their number."""
+    """Copy the elements that both segments cover, for every vector. Return the number of elements per vector."""
     first = max(source.start, target.start)
     last = min(source.start + source.length, target.start + target.length)
     if first >= last:
@@ -106,10 +114,11 @@ def _copy_overlap(stored: Any, source: Segment, target: Segment, vectors: dict[s
 
 
 def _verified_parts(directory: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the tensor file and the description of every rank."""
     parts = list(_parts(directory))
     expected = parts[0][1]["writers"] if parts else 1
     if len(parts) != expected:
-        raise RunError(f"The checkpoint {directory} holds {len(parts)} of {expected} parts: use an earlier one")
+        raise RunError(f"The checkpoint {directory} holds {len(parts)} of {expected} parts: use an earlier checkpoint")
     for file, description in parts:
         if not file.is_file() or file_hash(file) != description["sha256"]:
             raise RunError(f"The checkpoint file {file} is missing or damaged: use an earlier checkpoint")
@@ -122,11 +131,11 @@ def _parts(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             description = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"The checkpoint file {path} cannot be read: use an earlier checkpoint") from error
-        if not isinstance(description, dict) or description.pop(_SEAL, None) != _seal(description):
+        if not isinstance(description, dict) or description.pop(_CHECKSUM, None) != _checksum(description):
             raise RunError(f"The checkpoint file {path} is damaged: use an earlier checkpoint")
         yield path.with_suffix(".safetensors"), description
 
 
-def _seal(description: dict[str, Any]) -> str:
-    """Return a checksum of the loop's state and the tensors' places, which no checksum of the tensors covers."""
+def _checksum(description: dict[str, Any]) -> str:
+    """Return a checksum of the loop's state and the segments, which the checksum of the tensors does not cover."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

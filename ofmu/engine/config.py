@@ -10,17 +10,22 @@ from ofmu.config.base import PositiveInt, Section
 
 
 class EngineConfig(Section):
-    """Where the model's parameters and gradients live."""
+    """Where the parameters and the gradients of the model are stored, and how a pass runs."""
 
     backend: Literal["deepspeed", "torch"] = "deepspeed"
-    """``torch``: one process, no DeepSpeed; for notebooks, float64 and comparisons."""
+    """``deepspeed``: any number of ranks. ``torch``: one process without DeepSpeed, for notebooks and comparisons."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """Stage of ZeRO. 0: every rank holds everything. 1: the fp32 masters are sharded. 2: the gradients too. 3: the
+    weights too."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the weights in a pass. ``bf16``: the masters stay in fp32."""
     offload: Literal["none", "cpu"] = "none"
-    """``cpu``: fp32 masters and gradient shards live in host memory (stages 1 to 3)."""
+    """``cpu``: the fp32 masters and the gradient shards are stored in host memory (stages 1 to 3)."""
     micro_batch_size: PositiveInt | None = None
-    """Rows per forward pass and rank; None: all of the rank's rows at once."""
+    """Rows of one rank in one forward pass. None: all rows of the rank at once."""
     gradient_checkpointing: bool = False
+    """True: activations are computed again in the backward pass, which costs time and saves memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: a GPU if there is one, else the CPU."""
     threads: PositiveInt | None = None
-    """Torch threads per process; None leaves torch's own choice."""
+    """Torch threads per process. None: torch's own choice."""

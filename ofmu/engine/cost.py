@@ -1,4 +1,4 @@
-"""What a run costs: gradient evaluations, tokens, seconds by phase, peak memory per rank."""
+"""The cost of a run: gradient evaluations, tokens, seconds by phase, and peak memory per rank."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ PHASES = ("start_up", "inner", "outer", "evaluation")
 
 @dataclass
 class CostTracker:
-    """Costs counted as method.md counts them: one evaluation is a forward and backward pass of one minibatch.
+    """Counts the cost of a run.
 
-    A minibatch counts once however many ranks and micro-batches share it. A double backward pass counts as two
-    evaluations and a triple as four, since each further derivative doubles the work.
+    One gradient evaluation is a forward and a backward pass of one global minibatch, whatever the number of ranks and
+    micro-batches. A double backward pass counts as two evaluations and a triple backward pass as four, since each
+    further derivative doubles the work.
     """
 
     gradient_evaluations: int = 0
     forward_evaluations: int = 0
-    """Forward passes without a backward pass: what reference models and frozen targets cost."""
+    """Forward passes without a backward pass, such as the passes of a frozen target."""
     tokens: int = 0
+    """Tokens that the gradient and forward evaluations read. On images: the number of images."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    """Wall-clock seconds by phase."""
 
     def count(self, evaluations: int, tokens: int) -> None:
-        """Add gradient evaluations, and tokens read by one forward pass of the whole minibatch."""
+        """Add gradient evaluations. ``tokens`` is what one forward pass of the global minibatch reads."""
         self.gradient_evaluations += evaluations
         self.tokens += evaluations * tokens
 
     def count_forward(self, tokens: int) -> None:
-        """Add one forward pass over a minibatch of so many tokens."""
+        """Add one forward pass over a minibatch of ``tokens`` tokens."""
         self.forward_evaluations += 1
         self.tokens += tokens
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the wall-clock seconds spent inside to a phase."""
+        """Add the wall-clock seconds of the block to the phase ``name``."""
         start = time.perf_counter()
         try:
             yield
@@ -49,7 +52,7 @@ class CostTracker:
             self.seconds[name] += time.perf_counter() - start
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores, as JSON values."""
+        """Return the counts as JSON values, for a checkpoint."""
         return {
             "gradient_evaluations": self.gradient_evaluations,
             "forward_evaluations": self.forward_evaluations,
@@ -58,7 +61,7 @@ class CostTracker:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's counts; this attempt's own start-up seconds are added to them."""
+        """Continue from the counts of a checkpoint. The seconds of this attempt's start-up are added to them."""
         self.gradient_evaluations = int(state["gradient_evaluations"])
         self.forward_evaluations = int(state["forward_evaluations"])
         self.tokens = int(state["tokens"])
@@ -67,7 +70,7 @@ class CostTracker:
 
 
 def peak_memory_bytes() -> dict[str, int]:
-    """Return this process's peak resident memory, and peak device memory where there is a GPU, in bytes."""
+    """Return this process's peak memory in bytes: ``host`` (resident), and ``device`` if there is a GPU."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if torch.cuda.is_available():
@@ -76,10 +79,10 @@ def peak_memory_bytes() -> dict[str, int]:
 
 
 def peak_memory_per_rank() -> list[dict[str, int]]:
-    """Return every rank's peak memory, in rank order; collective."""
+    """Return :func:`peak_memory_bytes` of every rank, in rank order; collective."""
     own = peak_memory_bytes()
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return [own]
-    everyone: list[dict[str, int] | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, own)
-    return [peaks for peaks in everyone if peaks is not None]
+    gathered: list[dict[str, int] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return [peaks for peaks in gathered if peaks is not None]

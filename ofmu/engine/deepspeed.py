@@ -1,5 +1,7 @@
-"""DeepSpeed's engine at ZeRO stages 0 to 3 behind ours; with ``ofmu/vectors/partitioned.py`` the only file that
-touches DeepSpeed's insides."""
+"""The engine of several ranks, on DeepSpeed at ZeRO stages 0 to 3.
+
+Only this file and ``ofmu/vectors/partitioned.py`` use DeepSpeed's internals (0.19.x).
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,21 @@ from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.process_group import join_process_group
 from ofmu.vectors.base import VectorSpace
+from ofmu.vectors.partitioned import Zero3Space, Zero12Space
 from ofmu.vectors.whole import ReplicatedSpace
 
 
 class DeepSpeedEngine(Engine):
-    """Shards parameters and gradients; the steps themselves are taken on the shards, through the vector space.
+    """Shards parameters and gradients. Methods update the shards through the vector space.
 
-    DeepSpeed's own optimizer is there in name only and never steps: an inner ascent must not touch the outer
-    optimizer's moments, and the same optimizer code on every layout is what makes stages agree.
+    DeepSpeed needs an optimizer, but this optimizer never steps, for two reasons. An inner ascent must not change the
+    moments of the outer optimizer. And all layouts must share one optimizer code, so that the ZeRO stages agree.
     """
 
     def __init__(self, model: nn.Module, config: EngineConfig, tracker: CostTracker, device: torch.device) -> None:
         super().__init__(config.micro_batch_size, tracker)
         deepspeed = _import_deepspeed(device)
-        self._joined_alone = join_process_group(device)
+        self._owns_process_group = join_process_group(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.zero_stage = config.zero_stage
         trainable = [p for p in model.parameters() if p.requires_grad]
@@ -54,21 +57,22 @@ class DeepSpeedEngine(Engine):
         self._engine.backward(scalar)
 
     def close(self) -> None:
-        """Free DeepSpeed's buffers and hooks, and leave the process group if this engine made it."""
+        """Free DeepSpeed's buffers and hooks. Destroy the process group if this engine made the group."""
         self._engine.destroy()
         if self.zero_stage == 3:
-            _forget_module(self.model)
-        if self._joined_alone:
-            # Ray Train's local mode would destroy the group behind DeepSpeed's back, which keeps handles to it
+            _release_module(self.model)
+        if self._owns_process_group:
+            # Ray Train's local mode would destroy the group without DeepSpeed, which would keep handles to the group.
             import deepspeed.comm
 
             deepspeed.comm.destroy_process_group()
 
 
-def _forget_module(module: nn.Module) -> None:
-    """Take a closed stage-3 engine out of DeepSpeed 0.19's globals, which would keep all of it for ever.
+def _release_module(module: nn.Module) -> None:
+    """Remove the module of a closed stage-3 engine from DeepSpeed 0.19's globals.
 
-    They are a list of modules in flight and a method's cache, keyed by coordinator and module.
+    The globals would keep the module in memory. They are a list of modules whose forward pass runs, and the cache of a
+    method, keyed by coordinator and module.
     """
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
@@ -82,10 +86,10 @@ def _forget_module(module: nn.Module) -> None:
 
 
 def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
-    """Return DeepSpeed's own config.
+    """Return DeepSpeed's config.
 
-    Accumulation is always 1, since micro-batches are summed by hand; round-robin gradients stay off, since they
-    break the map from partitions to parameters at stages 1 and 2.
+    Gradient accumulation is always 1, since :class:`ofmu.engine.base.Engine` sums the micro-batches. Round-robin
+    gradients are off, since they break the map from partitions to parameters at stages 1 and 2.
     """
     zero: dict[str, Any] = {"stage": config.zero_stage, "round_robin_gradients": False}
     if config.offload == "cpu":
@@ -102,7 +106,7 @@ def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
     if config.precision == "bf16":
         result["bf16"] = {"enabled": True}
         if config.zero_stage >= 2:
-            # without it gradients would be rounded to bf16 between micro-batches; stage 1 refuses the pair
+            # Without this type, gradients would be rounded to bf16 between micro-batches. Stage 1 has no such type.
             result["data_types"] = {"grad_accum_dtype": "fp32"}
     return result
 
@@ -110,21 +114,19 @@ def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
 def _import_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates, and each call would print so
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates, and each call would print a warning.
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     if device.type == "cpu":
-        # its just-in-time build costs half a minute and needs a compiler; gloo gives the same numbers
+        # The just-in-time build of this op takes half a minute and needs a compiler. Gloo gives the same numbers.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def _vector_space(model: nn.Module, optimizer: Any, config: EngineConfig) -> VectorSpace:
-    from ofmu.vectors.partitioned import Zero3Space, Zero12Space
-
     if config.zero_stage == 0:
         return ReplicatedSpace(model)
     layout = Zero3Space if config.zero_stage == 3 else Zero12Space

@@ -13,7 +13,7 @@ from ofmu.vectors.whole import ReplicatedSpace
 
 
 class TorchEngine(Engine):
-    """One process without DeepSpeed, in any dtype: notebooks, float64 proofs, and the yardstick of the others."""
+    """One process without DeepSpeed, in any dtype. The tests of the other engines compare with this engine."""
 
     def __init__(self, model: nn.Module, tracker: CostTracker, micro_batch_size: int | None = None) -> None:
         super().__init__(micro_batch_size, tracker)

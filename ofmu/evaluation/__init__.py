@@ -1,6 +1,6 @@
-"""The field's metrics, each a pure function of per-row scores, and the scoring of models on any number of ranks.
+"""Evaluation: ``scoring`` makes per-row scores, ``metrics`` are functions of scores, ``robustness`` attacks a model.
 
-Names load on first use, so that the formulas can be used without torch or transformers.
+Public names load on first use, so the formulas can be imported without torch and transformers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ofmu.evaluation.scores import Scores
     from ofmu.evaluation.scoring.model import score_model
 
-_HOMES = {
+_MODULES = {
     "Metrics": "metrics.summary",
     "Scores": "scores",
     "metric": "metrics.registry",
@@ -45,6 +45,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"ofmu.evaluation.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"ofmu.evaluation.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'ofmu.evaluation' has no attribute '{name}'")

@@ -10,48 +10,49 @@ from ofmu.config.base import PositiveInt, Section
 
 
 class ReferenceConfig(Section):
-    """The reference that forget quality compares with."""
+    """The model that forget quality compares with. That model was trained without the forget rows."""
 
     source: Literal["retrain", "model", "scores", "none"] = "retrain"
-    """``retrain``: train the reference on the retain rows. ``model``: a saved model. ``scores``: reference scores of
-    this package, or an official TOFU log. ``none``: no reference; forget quality is reported as missing."""
+    """``retrain``: train the reference on the retain rows. ``model``: a saved model. ``scores``: a file of scores that
+    this package wrote, or an official TOFU log. ``none``: no reference, so forget quality is reported as missing."""
     path: str | None = None
-    """The saved model, or the file of scores."""
+    """The saved model, or the file of scores. The sources ``model`` and ``scores`` need this path."""
 
     @model_validator(mode="after")
-    def _path_where_needed(self) -> ReferenceConfig:
+    def _require_path(self) -> ReferenceConfig:
         if self.source in ("model", "scores") and self.path is None:
             raise ValueError(f"reference.source '{self.source}' needs reference.path: name the model or the file")
         return self
 
 
 class EvaluationConfig(Section):
-    """Which scores and metrics are computed."""
+    """The scores and metrics that an evaluation computes."""
 
     batch_size: PositiveInt = 32
     """Rows per forward pass."""
     max_rows: PositiveInt | None = None
-    """Upper bound on the rows of each evaluation set. The forget set is always whole. The rows with the lowest content
-    hashes are kept, so every model is scored on the same rows. None: all rows."""
+    """Upper bound on the rows of each evaluation set. The forget set is always scored whole. The rows with the lowest
+    content hashes are kept, so every model is scored on the same rows. None: all rows."""
     max_new_tokens: PositiveInt = 200
-    """Greedy tokens generated per question for ROUGE-L recall."""
+    """Upper bound on the tokens of a generated answer. Greedy answers are the input of ROUGE-L recall."""
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
-    """Mean over the perturbed answers in the truth ratio."""
+    """The mean over the perturbed answers in the truth ratio."""
     rouge: bool = True
-    """False skips generation. Model utility then lacks its ROUGE components, and the report says so."""
+    """False: no text is generated. Model utility then lacks its ROUGE components, and the report gives the reason."""
     in_scope: bool = False
-    """Also score the hard questions of the forget rows where the data has them: paraphrases, multi-hop questions and
-    translations."""
+    """True: also score the hard questions about the forget rows: paraphrases, multi-hop questions and translations.
+    The data must have such questions."""
     membership: bool = False
-    """Run membership attacks on forget rows against holdout rows. Their gradient norms cost one backward pass a row."""
+    """True: run membership attacks on forget rows against holdout rows. Gradient norms cost one backward pass per
+    row."""
     alignment: bool = False
-    """For ``ofmu evaluate``: compare hidden states with those of the retrained model, layer by layer."""
+    """True: ``ofmu evaluate`` compares hidden states with those of the retrained model, layer by layer."""
     attacks: tuple[Literal["relearning", "quantization_8", "quantization_4"], ...] = ()
-    """For ``ofmu evaluate``: attacks that try to bring back forgotten rows, by a few training steps or by rounding the
-    weights."""
+    """Attacks of ``ofmu evaluate`` that try to recover forgotten rows. ``relearning``: a few training steps.
+    ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits."""
     custom_metrics: tuple[str, ...] = ()
-    """Metrics of your own, as ``my_package.my_module:my_function``. Their type is
-    :data:`ofmu.evaluation.metrics.custom.ScoreFunction`. A search adds the custom metrics among its objectives."""
+    """Your own metrics, as ``my_package.my_module:my_function``. Each function has the type
+    :data:`ofmu.evaluation.metrics.custom.CustomMetric`. A search adds the custom metrics among its objectives."""
 
     @model_serializer(mode="wrap")
     def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

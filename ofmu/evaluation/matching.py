@@ -1,4 +1,4 @@
-"""A reference is only worth comparing with where it covers the same rows under the same definition."""
+"""Check that a reference covers the same rows as a model's scores, under the same truth-ratio definition."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ def require_match(scores: Scores, reference: Scores) -> None:
     """Check that ``reference`` covers the forget rows of ``scores``, in order, under one truth-ratio definition.
 
     Raises:
-        ReferenceMismatchError: one sentence that names both sides and the first difference.
+        ReferenceMismatchError: the two differ. The sentence names both models and the first difference.
     """
-    ours, theirs = scores.sets.get(FORGET, ()), reference.sets.get(FORGET, ())
-    sides = f"The reference '{reference.model}' cannot be compared with the model '{scores.model}'"
-    if len(ours) != len(theirs):
+    rows, reference_rows = scores.sets.get(FORGET, ()), reference.sets.get(FORGET, ())
+    start = f"The reference '{reference.model}' cannot be compared with the model '{scores.model}'"
+    if len(rows) != len(reference_rows):
         raise ReferenceMismatchError(
-            f"{sides}: it covers {len(theirs)} forget rows and the model {len(ours)}; "
+            f"{start}: the reference covers {len(reference_rows)} forget rows and the model {len(rows)}; "
             "give a reference that was scored on the same forget set"
         )
     if scores.truth_ratio != reference.truth_ratio:
         raise ReferenceMismatchError(
-            f"{sides}: its truth ratio is {reference.truth_ratio} and the model's {scores.truth_ratio}; "
+            f"{start}: the reference's truth ratio is {reference.truth_ratio} and the model's {scores.truth_ratio}; "
             "score both under one evaluation.truth_ratio"
         )
-    for number, (mine, other) in enumerate(zip(ours, theirs, strict=True), start=1):
-        if not _same_row(mine, other):
+    for number, (row, reference_row) in enumerate(zip(rows, reference_rows, strict=True), start=1):
+        if not _same_row(row, reference_row):
             raise ReferenceMismatchError(
-                f"{sides}: forget row {number} is '{_shorten(other.question)}' there and "
-                f"'{_shorten(mine.question)}' here{_where(mine, other)}; "
+                f"{start}: forget row {number} is '{_shorten(reference_row.question)}' in the reference and "
+                f"'{_shorten(row.question)}' in the model's scores{_note_on_answers(row, reference_row)}; "
                 "give a reference that was scored on the same forget set"
             )
 
 
 def unscored_copy(model: str, data: UnlearnData, truth_ratio: TruthRatio) -> Scores:
-    """Return scores whose losses are all NaN, to check a reference against before a model is scored."""
+    """Return scores of the forget rows whose losses are all NaN.
+
+    :func:`require_match` can check a reference against these scores before the model is scored.
+    """
     unknown = AnswerLoss(math.nan, 1)
     rows = data.evaluation[FORGET].rows if FORGET in data.evaluation else ()
-    outline = tuple(
+    unscored = tuple(
         RowScores(
             question=row.question,
             ground_truth=row.answer,
@@ -51,23 +54,24 @@ def unscored_copy(model: str, data: UnlearnData, truth_ratio: TruthRatio) -> Sco
         )
         for row in rows
     )
-    return Scores(model=model, truth_ratio=truth_ratio, sets={FORGET: outline}, data_hash=data.content_hash)
+    return Scores(model=model, truth_ratio=truth_ratio, sets={FORGET: unscored}, data_hash=data.content_hash)
 
 
-def _same_row(mine: RowScores, other: RowScores) -> bool:
-    if mine.row_hash is not None and other.row_hash is not None:
-        return mine.row_hash == other.row_hash
-    texts = _plain(mine.question) == _plain(other.question) and _plain(mine.ground_truth) == _plain(other.ground_truth)
-    return texts and len(mine.perturbed) == len(other.perturbed)
+def _same_row(row: RowScores, other: RowScores) -> bool:
+    if row.row_hash is not None and other.row_hash is not None:
+        return row.row_hash == other.row_hash
+    # An official log has no row hashes.
+    texts = _same_text(row.question, other.question) and _same_text(row.ground_truth, other.ground_truth)
+    return texts and len(row.perturbed) == len(other.perturbed)
 
 
-def _where(mine: RowScores, other: RowScores) -> str:
-    return " with other answers" if _plain(mine.question) == _plain(other.question) else ""
+def _note_on_answers(row: RowScores, other: RowScores) -> str:
+    return ", with other answers" if _same_text(row.question, other.question) else ""
 
 
-def _plain(text: str) -> str:
-    """Collapse whitespace, which decoding a logged prompt may change."""
-    return " ".join(text.split())
+def _same_text(text: str, other: str) -> bool:
+    # The prompts of an official log were decoded from tokens, which may change whitespace.
+    return text.split() == other.split()
 
 
 def _shorten(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Per-row scores of one model on the evaluation sets: what metrics are computed from, and how it is stored."""
+"""Per-row scores of one model on the evaluation sets, and their JSON form. Metrics are computed from scores."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from typing import Any
 
 from ofmu.data.rows import Row
 from ofmu.errors import DataError
-from ofmu.evaluation.metrics.choices import ChoiceScores
 from ofmu.evaluation.sets import TRUTH_RATIOS, TruthRatio
 from ofmu.io.files import read_json, write_json
 
 FORMAT = "ofmu-scores/2"
-READABLE = (FORMAT, "ofmu-scores/1")
-"""Scores of the first format lack only what was added since, which reads as missing."""
+READABLE_FORMATS = (FORMAT, "ofmu-scores/1")
+"""The first format lacks only keys that were added later. Those are read as missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLoss:
-    """The negative log-likelihood of one answer, summed over its tokens (EOS included), in nats."""
+    """The negative log-likelihood of one answer, in nats. It is summed over the answer's tokens, EOS included."""
 
     nll: float
     tokens: int
 
     @property
     def mean(self) -> float:
-        """Nats per token."""
+        """Mean loss, in nats per token."""
         return self.nll / self.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowScores:
-    """What one model makes of one row."""
+    """Scores of one model on one row."""
 
     question: str
     ground_truth: str
     row_hash: str | None
-    """None where the scores come from a log that does not hold the row's wrong answers."""
+    """:func:`row_hash` of the row. None: the scores come from a log that does not hold the texts of wrong answers."""
     answer: AnswerLoss
     paraphrased: AnswerLoss | None = None
     perturbed: tuple[AnswerLoss, ...] = ()
@@ -51,30 +50,59 @@ class RowScores:
     extraction_strength: float | None = None
     exact_memorization: float | None = None
     min_k: float | None = None
-    """What the attacks of :mod:`ofmu.evaluation.metrics.membership` see; only on forget and holdout rows, where asked for."""
+    """:func:`ofmu.evaluation.metrics.membership.min_k` of the answer. This number and the two below are set on forget
+    rows and holdout rows if ``evaluation.membership`` is true."""
     min_k_plus: float | None = None
     gradient_norm: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceScores:
+    """Scores of one model on one multiple-choice question."""
+
+    answer: int
+    """Index of the right choice."""
+    letters: tuple[float, ...]
+    """Log-likelihood of each choice's letter, in nats."""
+    texts: tuple[float, ...]
+    """Log-likelihood of each choice's text, in nats."""
+    lengths: tuple[int, ...]
+    """Number of characters of each choice's text."""
+
+    def to_json(self) -> list[Any]:
+        """Return plain JSON values. A log-likelihood that is not finite becomes null."""
+        numbers = [[_finite_or_none(value) for value in values] for values in (self.letters, self.texts)]
+        return [self.answer, *numbers, list(self.lengths)]
+
+    @classmethod
+    def from_json(cls, content: list[Any]) -> ChoiceScores:
+        """Read the result of :meth:`to_json`. A null becomes NaN."""
+        answer, *numbers, lengths = content
+        letters, texts = (tuple(math.nan if value is None else float(value) for value in part) for part in numbers)
+        return cls(answer=int(answer), letters=letters, texts=texts, lengths=tuple(map(int, lengths)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Per-row scores of one model, keyed by evaluation set."""
+    """Scores of one model, keyed by evaluation set."""
 
     model: str
+    """The model's name in reports."""
     truth_ratio: TruthRatio
-    """The definition under which the truth ratios are to be read."""
+    """The definition under which metrics read the truth ratios."""
     sets: Mapping[str, tuple[RowScores, ...]]
     data_hash: str | None = None
-    """Content hash of the data that was scored; None for an official log."""
+    """Content hash of the data that was scored. None: the scores come from an official log."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Why a kind of score is missing, keyed by kind (``rouge``, ``extraction_strength``, ...)."""
+    """Reasons of missing scores, keyed by the kind of score (``rouge``, ``extraction_strength``, ...)."""
     forward_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Tokens, padding included, that all forward passes read: ``forced``, ``generated``, ``gradient``, ``choices``."""
+    """Tokens that the forward passes of all ranks read, padding included. Keys: ``forced`` (teacher forcing),
+    ``generated``, ``gradient``, ``choices``."""
     choices: Mapping[str, tuple[ChoiceScores, ...]] = field(default_factory=dict)
-    """Multiple-choice questions, ``forget`` and ``utility``, where the data has them."""
+    """Scores of multiple-choice questions, keyed by ``forget`` and ``utility``. Empty if the data has none."""
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all; a non-finite loss is stored as null.
+        """Write the scores as JSON. The write is atomic. A loss that is not finite is stored as null.
 
         Raises:
             StorageError: the file cannot be written.
@@ -83,7 +111,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote. A null loss is read as NaN.
 
         Raises:
             DataError: the file is missing, is no JSON, or holds no scores.
@@ -91,7 +119,7 @@ class Scores:
         return cls.from_json(read_json(path), str(path))
 
     def to_json(self) -> dict[str, Any]:
-        """Return a mapping of plain JSON values."""
+        """Return the scores as plain JSON values."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -105,12 +133,16 @@ class Scores:
 
     @classmethod
     def from_json(cls, content: Any, source: str) -> Scores:
-        """Read a mapping made by :meth:`to_json`; ``source`` names it in errors.
+        """Read the result of :meth:`to_json`.
+
+        Args:
+            content: the parsed JSON.
+            source: the file's name in errors.
 
         Raises:
-            DataError: the mapping holds no scores, or malformed ones.
+            DataError: the content holds no scores, or malformed scores.
         """
-        if not isinstance(content, dict) or content.get("format") not in READABLE:
+        if not isinstance(content, dict) or content.get("format") not in READABLE_FORMATS:
             raise DataError(f"The file {source} holds no scores of the format '{FORMAT}': make it with ofmu evaluate")
         if content.get("truth_ratio") not in TRUTH_RATIOS:
             raise DataError(f"The scores {source} name no known truth-ratio definition: make them again")
@@ -138,7 +170,16 @@ def row_hash(row: Row) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
-_NUMBERS = ("rouge", "extraction_strength", "exact_memorization", "min_k", "min_k_plus", "gradient_norm")
+def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
+    """Return the ascending indices of the ``count`` rows with the lowest content hashes.
+
+    The sample depends on the content of the rows and not on their order. So every run on the same data takes the same
+    sample.
+    """
+    return tuple(sorted(sorted(range(len(rows)), key=lambda index: row_hash(rows[index]))[:count]))
+
+
+_OPTIONAL_NUMBERS = ("rouge", "extraction_strength", "exact_memorization", "min_k", "min_k_plus", "gradient_norm")
 
 
 def _row_to_json(row: RowScores) -> dict[str, Any]:
@@ -150,7 +191,7 @@ def _row_to_json(row: RowScores) -> dict[str, Any]:
         "paraphrased": None if row.paraphrased is None else _loss_to_json(row.paraphrased),
         "perturbed": [_loss_to_json(loss) for loss in row.perturbed],
         "generated": row.generated,
-        **{name: _finite_or_none(getattr(row, name)) for name in _NUMBERS},
+        **{name: _finite_or_none(getattr(row, name)) for name in _OPTIONAL_NUMBERS},
     }
 
 
@@ -164,12 +205,12 @@ def _row_from_json(content: Mapping[str, Any]) -> RowScores:
         paraphrased=None if paraphrased is None else _loss_from_json(paraphrased),
         perturbed=tuple(map(_loss_from_json, content["perturbed"])),
         generated=content["generated"],
-        **{name: _optional_float(content.get(name)) for name in _NUMBERS},
+        **{name: _optional_float(content.get(name)) for name in _OPTIONAL_NUMBERS},
     )
 
 
 def _loss_to_json(loss: AnswerLoss) -> list[float | int | None]:
-    return [loss.nll if math.isfinite(loss.nll) else None, loss.tokens]
+    return [_finite_or_none(loss.nll), loss.tokens]
 
 
 def _loss_from_json(content: list[Any]) -> AnswerLoss:
@@ -185,11 +226,3 @@ def _finite_or_none(value: float | None) -> float | None:
 
 def _optional_float(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
-    """Return the ascending indices of the ``count`` rows with the lowest content hashes.
-
-    The choice depends on the content of the rows and not on their order. So it is the same sample everywhere.
-    """
-    return tuple(sorted(sorted(range(len(rows)), key=lambda index: row_hash(rows[index]))[:count]))

@@ -1,7 +1,8 @@
-"""Names that the rooms of the evaluation share."""
+"""Names of the evaluation sets, and the definitions of the truth ratio."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 TruthRatio = Literal["geometric", "arithmetic"]
@@ -10,11 +11,17 @@ TRUTH_RATIOS: tuple[TruthRatio, ...] = ("geometric", "arithmetic")
 FORGET = "forget"
 RETAIN = "retain"
 GENERAL_SETS = ("real_authors", "world_facts")
-"""Sets of general knowledge: their right answer is the answer itself, their probability is normalised."""
+"""Sets of general knowledge. Their probability is normalised over the right and the wrong answers."""
 UTILITY_SETS = (RETAIN, *GENERAL_SETS)
 SETS = (FORGET, *UTILITY_SETS)
-KINDS = ("rouge", "probability", "truth_ratio")
-"""The three components that each set contributes to model utility."""
+COMPONENTS = ("rouge", "probability", "truth_ratio")
+"""The metrics of each set. Those of the utility sets are the components of model utility."""
 HOLDOUT = "holdout"
-IN_SCOPE = ("paraphrase", "multi_hop", "translation")
-"""Hard sets made of the forget rows; the scores call them ``in_scope_paraphrase`` and so on."""
+IN_SCOPE_KINDS: Mapping[str, str] = {
+    "paraphrase": "paraphrased",
+    "multi_hop": "multi-hop",
+    "translation": "translated",
+}
+"""Kinds of hard questions about the forget rows, each with its adjective for messages."""
+IN_SCOPE_PREFIX = "in_scope_"
+"""The hard questions of one kind form the evaluation set ``in_scope_<kind>``."""

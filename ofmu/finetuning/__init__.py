@@ -1,1 +1,1 @@
-"""Fine-tuning: how preparation trains the target and the retrained model."""
+"""Supervised training. Preparation trains the target and the retrained model with it."""

@@ -10,11 +10,15 @@ from ofmu.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Secti
 
 
 class TrainingConfig(Section):
-    """How preparation trains the target model and the retrain reference."""
+    """How preparation trains the target and the retrained reference."""
 
     epochs: PositiveInt = 30
+    """Passes over the training rows."""
     batch_size: PositiveInt = 16
+    """Rows per optimizer step."""
     learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of AdamW."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps in which the rate rises linearly; it then falls linearly to a tenth."""
+    """Share of the steps in which the learning rate rises linearly. It then falls linearly to a tenth of its peak."""

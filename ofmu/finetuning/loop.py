@@ -1,4 +1,4 @@
-"""Supervised training. Preparation trains the target and the retrained reference with it."""
+"""The training loop: AdamW with warm-up and a linear decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.losses import IGNORED, collate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class EpochEnd:
     epoch: int
     """Epochs count from 1."""
     epochs: int
+    """Epochs of the whole training."""
     loss: float
     """Mean loss of the epoch's minibatches."""
 
@@ -32,6 +33,7 @@ class EpochEnd:
 EpochCallback = Callable[[EpochEnd], None]
 
 FINAL_RATE = 0.1
+"""Factor of the learning rate at the last step."""
 
 RowT = TypeVar("RowT")
 
@@ -45,9 +47,18 @@ def finetune(
     pad_id: int,
     callback: EpochCallback | None = None,
 ) -> dict[str, float]:
-    """Minimise the token-mean answer NLL of ``examples`` in place, in the model's dtype and on its device.
+    """Minimise the negative log-likelihood of the answers, in place.
 
+    The loss is the mean over the answer tokens of a minibatch. The model keeps its dtype and its device.
     :func:`train` documents the optimizer, the callback and the returned cost.
+
+    Args:
+        model: a causal language model.
+        examples: the training rows.
+        training: epochs, batch size and learning rate.
+        seed: seed of the order of the rows.
+        pad_id: id of the padding token.
+        callback: called after each epoch.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -74,14 +85,14 @@ def train(
     seed: int,
     callback: EpochCallback | None = None,
 ) -> dict[str, float]:
-    """Minimise the mean loss of minibatches of ``rows`` in place, with the model in train mode.
+    """Minimise the mean loss of minibatches, in place. Afterwards the model is in evaluation mode.
 
     The optimizer is AdamW. The learning rate rises linearly in the warm-up and then falls linearly to a tenth.
 
     Args:
         model: the model to train.
         rows: the training rows.
-        training: epochs, batch size and rates.
+        training: epochs, batch size and learning rate.
         batch_loss: returns the mean loss of a minibatch, a differentiable scalar.
         tokens: returns the number of tokens that a forward pass of a row reads.
         seed: seed of the order of the rows, which changes every epoch.
@@ -98,7 +109,7 @@ def train(
     total = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    step, read, mean = 0, 0, math.nan
+    step, tokens_read, mean = 0, 0, math.nan
     model.train()
     for epoch in range(training.epochs):
         losses: list[Tensor] = []
@@ -111,7 +122,7 @@ def train(
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.detach())
-            read += sum(map(tokens, batch))
+            tokens_read += sum(map(tokens, batch))
             step += 1
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
@@ -123,11 +134,14 @@ def train(
             callback(EpochEnd(epoch=epoch + 1, epochs=training.epochs, loss=mean))
     model.eval()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "steps": step, "gradient_evaluations": step, "tokens": read, "loss": mean}
+    return {"seconds": seconds, "steps": step, "gradient_evaluations": step, "tokens": tokens_read, "loss": mean}
 
 
 def rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Return the factor of the learning rate at ``step`` of ``total``: linearly up to 1, then linearly to a tenth."""
+    """Return the factor of the learning rate at ``step``, which counts from 0.
+
+    The factor rises linearly to 1 over ``warmup_fraction`` of the ``total`` steps, then falls linearly to a tenth.
+    """
     warmup = math.ceil(total * warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup
@@ -138,7 +152,7 @@ def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device
     padded = collate(batch, pad_id, device)
     logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False).logits
     labels = padded["labels"][:, 1:]
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
 def _batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -1,1 +1,1 @@
-"""Files, the cache, the environment record and imported modules."""
+"""Files, the cache, the record of the environment, and imports of the user's modules."""

@@ -1,7 +1,8 @@
-"""A cache of directories by content hash: an entry is complete and verified, or it is made again.
+"""A cache of directories by content hash. Every returned entry is complete and verified.
 
-An entry is built in a sibling directory, flushed to the disk with a manifest of checksums, and renamed into place
-under a lock, so that a killed process leaves only a sibling that the next builder removes.
+An entry is built in a temporary directory beside its final path, is flushed to disk with a manifest of checksums, and
+gets its final path by a rename. All this happens under a lock. A process that dies leaves only the temporary directory,
+which the next builder removes.
 """
 
 from __future__ import annotations
@@ -23,98 +24,111 @@ from ofmu.errors import StorageError
 from ofmu.io.files import file_hash, sync
 
 MANIFEST = "complete.json"
-MODEL_FILES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
+"""Name of an entry's manifest, which holds the checksums of the entry's files and the cost of the entry."""
+MODEL_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 _log = logging.getLogger(__name__)
+
+_Fill = Callable[[Path], Mapping[str, float] | None]
+"""Fills a directory and returns the entry's cost; returns None if the directory must not become an entry."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A complete entry: its directory, what its making cost, and whether this call made it."""
+    """A complete entry."""
 
     path: Path
     cost: Mapping[str, float]
-    made: bool
+    """What the entry cost when it was built, such as ``seconds``."""
+    created: bool
+    """True: this call built the entry. False: the cache had the entry."""
 
 
 class Cache:
-    """Entries under ``root/<kind>/<key>``; any number of processes may share it."""
+    """Entries under ``root/<kind>/<key>``. Any number of processes may share a cache."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def get_or_make(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Entry:
-        """Return the entry for ``parts``, calling ``build(directory)`` if there is no sound one.
+    def get_or_create(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Entry:
+        """Return the entry for ``parts``. Build the entry if there is none, or if a file of the entry has changed.
 
-        ``parts`` is everything the content depends on; ``build`` fills the directory and returns its cost.
+        Args:
+            kind: kind of the entry, such as ``models``.
+            parts: everything that the content depends on, as JSON values.
+            build: fills the directory of the entry and returns the cost.
 
         Raises:
             StorageError: the cache cannot be written, or the disk is full.
         """
         entry = self.root / kind / content_key(parts)
 
-        def make(directory: Path) -> Mapping[str, float]:
+        def fill(directory: Path) -> Mapping[str, float]:
             cost = dict(build(directory))
-            with self._writing():
+            with self._storage_errors():
                 write_manifest(directory, cost, parts)
             return cost
 
-        cost, made = self._get(entry, make)
+        cost, created = self._get(entry, fill)
         assert cost is not None
-        return Entry(entry, cost, made)
+        return Entry(entry, cost, created)
 
     def scores_file(self, key: str) -> Path:
-        """Return where the scores of the entry ``key`` lie."""
+        """Return the path of the scores in the entry ``key``."""
         return self.root / "scores" / key / "scores.json"
 
-    def adopt(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path | None:
-        """Return the entry's directory, of which ``fill(directory)`` makes a copy where there is no sound one.
+    def import_entry(self, kind: str, key: str, copy: Callable[[Path], None]) -> Path | None:
+        """Return the directory of an entry. Without a complete entry, import a copy of the entry from elsewhere.
 
-        None where the copy is not sound: it has no manifest, or a file that does not match it.
+        Args:
+            kind: kind of the entry.
+            key: key of the entry.
+            copy: copies all files of the entry, with the manifest, into a directory.
+
+        Returns:
+            The directory; None if the copy has no manifest, or a file of the copy does not match the manifest.
 
         Raises:
             StorageError: the cache cannot be written, or the disk is full.
         """
         entry = self.root / kind / key
 
-        def copy(directory: Path) -> Mapping[str, float] | None:
-            with self._writing():
-                fill(directory)
+        def fill(directory: Path) -> Mapping[str, float] | None:
+            with self._storage_errors():
+                copy(directory)
             return read_manifest(directory)
 
-        return None if self._get(entry, copy)[0] is None else entry
+        return None if self._get(entry, fill)[0] is None else entry
 
-    def _get(
-        self, entry: Path, make: Callable[[Path], Mapping[str, float] | None]
-    ) -> tuple[Mapping[str, float] | None, bool]:
-        """Return the cost of a sound entry and whether ``make`` made it just now; no cost where it made none."""
+    def _get(self, entry: Path, fill: _Fill) -> tuple[Mapping[str, float] | None, bool]:
+        """Return the cost of the entry, and whether ``fill`` was called. The cost is None if ``fill`` returned None."""
         cost = read_manifest(entry)
         if cost is not None:
             return cost, False
         lock = FileLock(entry.with_name(f".{entry.name}.lock"))
-        with self._writing():
+        with self._storage_errors():
             entry.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         try:
-            # Another process may have made it while this one waited.
+            # Another process may have built the entry while this process waited for the lock.
             cost = read_manifest(entry)
-            return (cost, False) if cost is not None else (self._place(entry, make), True)
+            return (cost, False) if cost is not None else (self._create(entry, fill), True)
         finally:
             lock.release()
 
-    def _place(self, entry: Path, make: Callable[[Path], Mapping[str, float] | None]) -> Mapping[str, float] | None:
-        """Let ``make`` fill a sibling of the entry, which then takes its place unless None is returned."""
+    def _create(self, entry: Path, fill: _Fill) -> Mapping[str, float] | None:
+        """Fill a temporary directory, and rename it to ``entry`` unless ``fill`` returns None."""
         partial = entry.with_name(f".{entry.name}.partial")
-        with self._writing():
+        with self._storage_errors():
             if entry.exists():
                 _log.warning("The cache entry %s is incomplete or damaged, so it is made again", entry)
                 shutil.rmtree(entry)
-            # Whoever left a sibling behind is dead: it held the lock that this process now holds.
+            # The process that left this directory is dead, since it held the lock that this process holds now.
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         try:
-            cost = make(partial)
+            cost = fill(partial)
             if cost is not None:
-                with self._writing():
+                with self._storage_errors():
                     partial.rename(entry)
                     sync(entry.parent)
         finally:
@@ -122,44 +136,44 @@ class Cache:
         return cost
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise StorageError(
                 f"The cache {self.root} cannot be written ({error.strerror or error}): free some space there, or set "
-                "cache_dir to another place"
+                "cache_dir to another directory"
             ) from error
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """Return ``cache_dir``, else $OFMU_CACHE, else ``ofmu`` under the user's cache directory."""
-    chosen = cache_dir or os.environ.get("OFMU_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
+    """Return the cache's directory: ``cache_dir``, else $OFMU_CACHE, else ``ofmu`` under the user's cache directory."""
+    configured = cache_dir or os.environ.get("OFMU_CACHE")
+    if configured:
+        return Path(configured).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofmu"
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
-    """Return 32 hex digits of SHA-256 over ``parts`` as canonical JSON."""
+    """Return the first 32 hex digits of the SHA-256 of ``parts`` as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def directory_hashes(directory: Path) -> dict[str, str]:
-    """Return SHA-256 (hex) by relative path of every file under ``directory``, the manifest left out."""
+    """Return the SHA-256 (hex) of every file under ``directory`` by relative path, without the manifest."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(directory).as_posix(): file_hash(path) for path in files}
 
 
 def model_hashes(directory: Path) -> dict[str, str]:
-    """Return SHA-256 (hex) by name of the files that make up a saved model: weights, configs and tokenizer."""
-    files = sorted(path for path in directory.iterdir() if path.suffix in MODEL_FILES and path.name != MANIFEST)
+    """Return the SHA-256 (hex) by name of the files of a saved model: weights, configs and tokenizer."""
+    files = sorted(path for path in directory.iterdir() if path.suffix in MODEL_SUFFIXES and path.name != MANIFEST)
     return {path.name: file_hash(path) for path in files}
 
 
 def write_manifest(directory: Path, cost: Mapping[str, float], parts: Mapping[str, Any]) -> None:
-    """Write the manifest after flushing the files that it vouches for."""
+    """Flush the files of a directory to disk, then write their checksums as the manifest."""
     files = directory_hashes(directory)
     for name in files:
         sync(directory / name)
@@ -170,10 +184,10 @@ def write_manifest(directory: Path, cost: Mapping[str, float], parts: Mapping[st
 
 
 def read_manifest(directory: Path) -> dict[str, float] | None:
-    """Return the cost of a complete entry; None where a file is missing, added or changed by a single bit."""
+    """Return the cost of a complete entry; None if a file is missing, is not in the manifest, or has changed."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        sound = manifest["files"] == directory_hashes(directory)
-        return dict(manifest["cost"]) if sound else None
+        complete = manifest["files"] == directory_hashes(directory)
+        return dict(manifest["cost"]) if complete else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

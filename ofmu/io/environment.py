@@ -1,4 +1,4 @@
-"""What a number depends on besides its config: versions, host, processors."""
+"""The versions and the machine that a run used. Numbers may depend on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the machine, as JSON values; packages that are not installed are left out."""
+    """Return versions and machine as JSON values. Packages that are not installed are left out."""
     versions = {}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of it."""
+"""Atomic writes: a reader sees the old file or the new file, never a part of one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from ofmu.errors import DataError, StorageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What a file system says that knows no syncing of directories."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)
+"""Errors of a file system that cannot sync directories."""
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write into one sentence that names the file.
+    """Turn a failed write inside the ``with`` block into one sentence that names the file.
 
     Raises:
-        StorageError: in place of OSError, and of the error that safetensors raises when a write fails.
+        StorageError: the block raised OSError, or the error of safetensors for a failed write.
     """
     from safetensors import SafetensorError
 
@@ -31,13 +31,15 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        full = getattr(error, "errno", None) in _FULL or "No space left" in reason
-        mend = "free some space there" if full else "choose a place that can be written"
-        raise StorageError(f"Cannot write {path} ({reason}): {mend}") from error
+        full = getattr(error, "errno", None) in _DISK_FULL or "No space left" in reason
+        fix = "free some space there" if full else "choose a directory that can be written"
+        raise StorageError(f"Cannot write {path} ({reason}): {fix}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary neighbour, synced to disk before it takes the name, and the name too.
+    """Write a text file atomically, and sync it to disk. Missing directories are made.
+
+    The text goes to a temporary file in the same directory, which then gets the name ``path``.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -57,25 +59,26 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON as :func:`write_text` does; NaN is refused, since other readers of JSON refuse it.
+    """Write a JSON file as :func:`write_text` does.
 
     Raises:
         StorageError: the disk is full or read-only.
+        ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Have the bytes of a file, or the names in a directory, on disk before anything else happens.
+    """Flush the bytes of a file, or the names in a directory, to disk. Return when they are there.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the disk reports an error.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
+        if error.errno not in _SYNC_UNSUPPORTED:
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Keeps libraries' chatter out of the command line's output, of workers' logs and of notebooks."""
+"""Silence the libraries, so that commands, logs of workers and notebooks show our own output only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 
 def silence_libraries() -> None:
-    """Switch off progress bars of transformers and datasets, and DeepSpeed's note that there is no GPU.
+    """Switch off the progress bars of Transformers and Datasets, and DeepSpeed's note about a missing GPU.
 
-    A library that is not loaded yet is told by its environment variable, which the user's own setting overrules.
+    A library that is not imported yet gets an environment variable. If the user set that variable, it stays.
     """
     import torch
     from transformers.utils import logging as transformers_logging

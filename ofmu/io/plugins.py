@@ -1,4 +1,4 @@
-"""Modules of the user's own that a config names: methods, and functions of the scores."""
+"""Import the user's own modules that a config names: methods and custom metrics."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from ofmu.errors import ConfigError
 
 
 def import_plugin(module: str, key: str) -> ModuleType:
-    """Import a module that the config names under ``key``, from the working directory where it lies nowhere else.
+    """Import a module. Search the working directory last, which an installed command would not search at all.
 
-    An installed command, unlike ``python -m``, does not look there by itself.
+    Args:
+        module: the module's dotted name.
+        key: the config key that names the module, for errors.
 
     Raises:
-        ConfigError: it cannot be imported, or fails while it is.
+        ConfigError: the module cannot be found, or raises an error during the import.
     """
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+    working_directory = os.getcwd()
+    if working_directory not in sys.path and "" not in sys.path:
+        sys.path.append(working_directory)
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{key} '{module}' cannot be imported ({error}): run where it lies, or install it") from error
-    except Exception as error:
-        # whatever a user's module does wrong when it is loaded: theirs to mend, and no traceback of ours
         raise ConfigError(
-            f"{key} '{module}' fails while it is imported ({type(error).__name__}: {error}): correct it"
+            f"{key} '{module}' cannot be imported ({error}): run the command in the module's directory, or install it"
+        ) from error
+    except Exception as error:
+        # A user's module may raise anything. The user must fix the module, so our traceback would not help.
+        raise ConfigError(
+            f"{key} '{module}' fails while it is imported ({type(error).__name__}: {error}): correct the module"
         ) from error

@@ -1,4 +1,4 @@
-"""``python -m ofmu.methods`` prints the documentation's table of methods, made from what the methods state."""
+"""``python -m ofmu.methods`` prints the page ``docs/methods.md`` from the classes of the methods."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from ofmu.methods.registry import method_class
 HEAD = """\
 # Methods
 
-All are trained, searched and scored by the same code. `L_f` and `L_r` are the losses (token-mean NLL of the answers,
-or cross-entropy of the images) on the forget and the retain rows. Where only `L_forget` is given, a step descends
-γ·L_forget + α·L_retain, γ being `forget_weight` and α `retain_weight`. *Searched* is the space that `ofmu search`
-draws from unless the config names another, *published* what the authors state. A docstring in `ofmu/methods/<name>.py`
-says more, also where a definition differs from a known implementation.
+The same code trains, searches and scores all methods. `L_f` and `L_r` are the losses on the forget rows and on the
+retain rows: the token-mean NLL of the answers for text, the cross-entropy for images. Where the formula gives only
+`L_forget`, a step descends γ·L_forget + α·L_retain with γ = `forget_weight` and α = `retain_weight`. The *target* is
+the model before unlearning, and `θ_0` are its parameters.
+
+*Search space* is the space that `ofmu search` draws from if the config names no other space. *Published* are the
+values that the authors state. The docstring in `ofmu/methods/<name>.py` says more, for example where a definition
+differs from a known implementation.
 
 This page is the output of `python -m ofmu.methods`.
 """
-COLUMNS = ("name", "method", "tasks", "formula", "source", "searched", "published")
+COLUMNS = ("name", "method", "tasks", "formula", "source", "search space", "published")
 
 
 def page() -> str:
@@ -38,19 +41,22 @@ def _entry(name: str) -> list[str]:
         ", ".join(sorted(method.tasks)),
         first_sentence(inspect.getdoc(method) or ""),
         method.source,
-        "<br>".join(f"`{key}` {searched(spec)}" for key, spec in method.space.items()),
+        "<br>".join(f"`{key}` {space_text(spec)}" for key, spec in method.space.items()),
         "<br>".join(f"`{key}` {value_text(value)}" for key, value in method.published.items()),
     ]
 
 
 def first_sentence(text: str) -> str:
-    """Return a docstring up to its first full stop (not an abbreviation's), without it and in one line."""
+    """Return the first sentence of a docstring in one line, without its full stop.
+
+    The full stops of the abbreviations s.t., e.g., i.e. and al. do not end a sentence.
+    """
     paragraph = " ".join(text.split("\n\n")[0].split())
     return re.split(r"(?<!\bs\.t)(?<!\be\.g)(?<!\bi\.e)(?<!\bal)\.(?:\s|$)", paragraph, maxsplit=1)[0]
 
 
-def searched(spec: Mapping[str, Any]) -> str:
-    """Return a range or a list of choices as text, in the form that ``search.space`` has."""
+def space_text(spec: Mapping[str, Any]) -> str:
+    """Return an entry of ``search.space`` as text: a range, or a list of choices."""
     if "choices" in spec:
         return ", ".join(value_text(value) for value in spec["choices"])
     scale = " log" if spec.get("log") else ""
@@ -58,7 +64,7 @@ def searched(spec: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a setting's value; numbers without the digits that say nothing."""
+    """Return the value of a setting as text. Numbers have no trailing zeros."""
     return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""The contract of an unlearning method: one run of it, round by round, on any engine."""
+"""The base class of unlearning methods. An instance is one run of a method, round by round, on any engine."""
 
 from __future__ import annotations
 
@@ -18,78 +18,91 @@ RowT = TypeVar("RowT")
 
 @dataclass(frozen=True)
 class Context(Generic[RowT]):
-    """What a method is given to work on."""
+    """The inputs of a run, apart from the config of the method."""
 
     engine: Engine
-    """At the target's parameters θ_0, whatever checkpoint is restored later."""
+    """The engine at the target's parameters θ_0. A checkpoint is restored later."""
     task: Task[RowT]
+    """The rows to forget and to retain, and the loss on them."""
     seed: int
+    """Seed of the minibatches and of every other draw."""
 
 
 class Record(Protocol):
-    """What one round saw; a dataclass whose fields go into ``history.jsonl``."""
+    """The record of one round: a dataclass whose fields become a line of ``history.jsonl``."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def outer_step(self) -> int:
-        """Outer steps taken so far; for a method of one loop, its steps."""
+        """Number of outer steps taken. For a method with one loop: number of steps taken."""
 
 
 class Method(ABC, Generic[RowT]):
     """One run of an unlearning method.
 
-    A subclass names its settings, its source and what is searched of it, and is registered under a name with
-    :func:`ofmu.methods.register`. All methods work on :class:`ofmu.vectors.VectorSpace` and global minibatches,
-    so their trajectories do not depend on the ZeRO stage or the number of ranks.
+    A subclass states the class of its config, its source and its search space, and is registered with
+    :func:`ofmu.methods.register`. A method works on :class:`ofmu.vectors.base.VectorSpace` and on global minibatches.
+    So its trajectory does not depend on the ZeRO stage or on the number of ranks.
+
+    The constructor takes the inputs of the run, and a config of the class ``Config``.
     """
 
     name: ClassVar[str]
+    """The name under which the method is registered."""
     Config: ClassVar[type[MethodConfig]]
+    """The class of the ``method`` section of a config."""
     title: ClassVar[str]
-    """As the field writes it."""
+    """The name that papers use."""
     source: ClassVar[str]
-    """Paper and equation, or the implementation whose definition is followed."""
+    """The paper and the equation, or the implementation whose definition is followed."""
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"language"})
+    """The kinds of task that the method works on."""
     space: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """Its settings' names to what a search draws them from, in the form of ``search.space``."""
+    """The default search space: settings of ``Config`` to ranges, in the form of ``search.space``."""
     published: ClassVar[Mapping[str, Any]]
-    """The setting that the method's authors publish, as far as they state it."""
+    """The settings that the authors state."""
     no_op_config: ClassVar[Mapping[str, Any]] = {"steps": 0}
-    """The setting under which the target stays as it is."""
+    """Settings under which a run leaves the target as it is."""
 
     stationary: bool = False
-    """True where the run ended before its last step because nothing was left to do."""
+    """Whether the run ended early because it reached a stationary point."""
 
     @abstractmethod
-    def __init__(self, context: Context[RowT], settings: Any) -> None: ...
+    def __init__(self, context: Context[RowT], config: Any) -> None: ...
 
     @property
     @abstractmethod
     def steps_taken(self) -> int:
-        """Outer steps taken so far."""
+        """Number of outer steps taken. For a method with one loop: number of steps taken."""
 
     @property
     def total_rounds(self) -> int | None:
-        """Rounds that a whole run takes, unless it ends stationary; None: unknown, and it is never ended early."""
+        """Number of rounds of a run that does not become stationary.
+
+        None: the number is unknown. Early stopping then never ends the run.
+        """
         return None
 
     @abstractmethod
     def rounds(self) -> Iterator[Record]:
-        """Run what is left, yielding after each round, where a checkpoint may be taken.
+        """Run the remaining rounds. Yield a record after each round. A checkpoint may be written at each yield.
 
         Raises:
-            NonFiniteLossError: a loss or a norm is NaN or infinite; the sentence names step and mend.
+            NonFiniteLossError: a loss or a norm is NaN or infinite. The message names the step and the fix.
         """
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return the loop's position as JSON values."""
+        """Return the state of the loop as JSON values, for a checkpoint."""
 
     @abstractmethod
     def vectors(self) -> dict[str, Vector]:
-        """Return all vectors that a checkpoint must hold, live, the parameters as ``theta``."""
+        """Return the vectors that a checkpoint must hold, by name. ``theta`` names the parameters.
+
+        The vectors are the live tensors, no copies.
+        """
 
     @abstractmethod
     def restore(self, state: dict[str, Any], vectors: dict[str, Vector]) -> None:
-        """Continue from a checkpoint as if nothing had happened."""
+        """Continue from a checkpoint. The run continues bit for bit as the interrupted run would have continued."""

@@ -1,4 +1,4 @@
-"""Boundary shrink: every forget image learns the class across its nearest decision boundary."""
+"""Boundary shrink: the model learns, for each forget image, the class across the nearest decision boundary."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ofmu.config.base import NonNegativeFloat
+from ofmu.engine.base import RowFunction
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
@@ -19,20 +20,21 @@ from ofmu.vision.rows import ImageRow
 
 
 class BoundaryShrinkConfig(SingleLoopConfig):
-    """Boundary shrink's settings."""
+    """The settings of boundary shrink."""
 
     name: Literal["boundaryshrink"] = "boundaryshrink"
+    """Selects boundary shrink."""
     radius: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Length of the attack's step on each pixel, whose values lie between 0 and 1."""
+    """ε, the change of each pixel by the attack. Pixels have values between 0 and 1."""
     retain_weight: NonNegativeFloat = 0.0
-    """0, as published: no retain row is used."""
+    """α, the weight of L_r. 0, as published: the retain rows are not used."""
 
 
 @register("boundaryshrink")
 class BoundaryShrink(SingleLoopMethod[ImageRow]):
-    """L = γ CE(forget, ŷ) + αL_r, ŷ the target's answer at x′ = clip(x + ε sign ∇ₓ CE(x, y), 0, 1).
+    """L = γ CE(forget, ŷ) + αL_r, ŷ the target's class at x′ = clip(x + ε sign ∇ₓ CE(x, y), 0, 1).
 
-    ŷ is found once, at θ_0. Where the attack fails to leave the true class, ŷ = y, as published.
+    ŷ is computed once, at θ_0. If the attack does not change the class, ŷ = y, as published.
     """
 
     Config: ClassVar[type[SingleLoopConfig]] = BoundaryShrinkConfig
@@ -45,33 +47,31 @@ class BoundaryShrink(SingleLoopMethod[ImageRow]):
     }
     published: ClassVar = {"radius": 0.1, "retain_weight": 0.0, "update": "sgd", "lr": 1e-5}
 
-    def __init__(self, context: Context[ImageRow], settings: BoundaryShrinkConfig) -> None:
-        super().__init__(context, settings)
+    def __init__(self, context: Context[ImageRow], config: BoundaryShrinkConfig) -> None:
+        super().__init__(context, config)
         loss = image_loss(self.task)
         labels: dict[int, int] = {}
-        for start in range(0, len(self.forget_rows()), settings.batch_size):
-            rows = self.forget_rows()[start : start + settings.batch_size]
-            answers = self.engine.row_values(nearest_classes(loss, settings.radius), rows, len(rows))
-            labels.update((id(row), int(answer)) for row, answer in zip(rows, answers, strict=True))
+        for start in range(0, len(self.forget_rows()), config.batch_size):
+            rows = self.forget_rows()[start : start + config.batch_size]
+            classes = self.engine.row_values(nearest_classes(loss, config.radius), rows, len(rows))
+            labels.update((id(row), int(label)) for row, label in zip(rows, classes, strict=True))
         self._relabelled = loss.relabelled(labels)
 
     def forget_loss(self, rows: Sequence[ImageRow]) -> ImageLoss:
-        """Return the cross-entropy with the nearest classes as labels."""
+        """Return the cross-entropy with ŷ as labels."""
         return self._relabelled
 
 
-def nearest_classes(
-    loss: ImageLoss, radius: float
-) -> Callable[[Callable[..., Any], Sequence[ImageRow], torch.device], list[Tensor]]:
-    """Return what computes each row's class at its FGSM image: one scalar tensor per row."""
+def nearest_classes(loss: ImageLoss, radius: float) -> RowFunction[ImageRow]:
+    """Return a function that returns ŷ of each row, the model's class at the row's FGSM image, as a scalar tensor."""
 
     def compute(module: Callable[..., Any], rows: Sequence[ImageRow], device: torch.device) -> list[Tensor]:
         with torch.enable_grad():
-            shares = loss.shares(module, rows, device).requires_grad_()
+            pixels = loss.pixels(module, rows, device).requires_grad_()
             labels = loss.labels(rows, device)
-            value = functional.cross_entropy(loss.logits_of(module, shares), labels, reduction="sum")
-            (slope,) = torch.autograd.grad(value, shares)
-        attacked = (shares.detach() + radius * slope.sign()).clamp(0, 1)
-        return [*loss.logits_of(module, attacked).argmax(1)]
+            value = functional.cross_entropy(loss.logits_of_pixels(module, pixels), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(value, pixels)
+        attacked = (pixels.detach() + radius * gradient.sign()).clamp(0, 1)
+        return [*loss.logits_of_pixels(module, attacked).argmax(1)]
 
     return compute

@@ -1,4 +1,4 @@
-"""Build one run of a method from its settings."""
+"""Build one run of a method from a config."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from ofmu.methods.saliency import apply_saliency_mask
 
 
 def build_method(context: Context[Any], config: MethodConfig) -> Method[Any]:
-    """Return a run of the method that ``config`` belongs to.
+    """Return a run of the method that ``config.name`` names; collective.
+
+    If ``config.saliency_fraction`` is below 1, the engine of the context is restricted to the saliency mask.
 
     Raises:
         ConfigError: the method does not work on this kind of task.
     """
-    chosen = method_class(config.name, config.module)
-    if context.task.kind not in chosen.tasks:
-        kinds = " and ".join(sorted(chosen.tasks))
+    method = method_class(config.name, config.module)
+    if context.task.kind not in method.tasks:
+        kinds = " and ".join(sorted(method.tasks))
         raise ConfigError(f"The method '{config.name}' works on {kinds} tasks, but this is a {context.task.kind} task")
     if config.saliency_fraction < 1:
         apply_saliency_mask(context, config.saliency_fraction, config.batch_size)
-    return chosen(context, config)
+    return method(context, config)

@@ -11,7 +11,7 @@ from ofmu.engine.config import EngineConfig
 
 
 class MethodConfig(Section):
-    """The settings that every method shares. Each method adds its own in its file under ``ofmu/methods``."""
+    """The settings that every method shares. Each method adds its own settings in its file under ``ofmu/methods``."""
 
     name: str = "ofmu"
     """A built-in method, or a method that ``module`` registers."""

@@ -1,4 +1,4 @@
-"""DPO: a refusal is preferred to the forgotten answer."""
+"""DPO: the model learns to prefer a refusal to the forget answer."""
 
 from __future__ import annotations
 
@@ -11,33 +11,40 @@ from torch.nn import functional
 
 from ofmu.config.base import PositiveFloat
 from ofmu.data.rows import Example
-from ofmu.losses import AnswerLoss, answer_nll
+from ofmu.losses import AnswerTokenMean, answer_nll
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
-from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod, as_tensor
+from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod, row_tensor
 
 
 class DpoConfig(TokenLossConfig):
-    """DPO's settings."""
+    """The settings of DPO."""
 
     name: Literal["dpo"] = "dpo"
+    """Selects DPO."""
     beta: PositiveFloat = 0.1
     """b, the inverse temperature."""
 
 
-class DpoLoss(AnswerLoss):
+class DpoLoss(AnswerTokenMean):
     """−(2/b) log σ(b [(nll_0 − nll)(refusal) − (nll_0 − nll)(answer)]), averaged over rows.
 
-    ``refusals`` gives each row's preferred answer and ``start`` the start model's NLL of both, by ``id(row)``.
+    Args:
+        beta: b.
+        refusals: the preferred answer of each row, by ``id(row)``.
+        target_nll: nll_0, the target's nll of refusals and answers, by ``id(row)``.
+        pad_id: the padding token.
     """
 
-    def __init__(self, beta: float, refusals: Mapping[int, Example], start: Mapping[int, float], pad_id: int) -> None:
+    def __init__(
+        self, beta: float, refusals: Mapping[int, Example], target_nll: Mapping[int, float], pad_id: int
+    ) -> None:
         super().__init__(pad_id)
-        self._beta, self._refusals, self._start = beta, refusals, start
+        self._beta, self._refusals, self._target_nll = beta, refusals, target_nll
 
     def size(self, row: Example) -> int:
-        """Return 1: the mean is over rows."""
+        """Return 1, since the mean is over rows."""
         return 1
 
     def tokens(self, row: Example) -> int:
@@ -45,19 +52,19 @@ class DpoLoss(AnswerLoss):
         return len(row.input_ids) + len(self._refusals[id(row)].input_ids)
 
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return the rows' summed loss, from one forward pass of refusals and answers together."""
+        """Return the summed loss of the rows, from one forward pass of refusals and answers together."""
         pairs = [*(self._refusals[id(row)] for row in rows), *rows]
         nll = answer_nll(module, pairs, self.pad_id, device)
-        preferred, rejected = (as_tensor(self._start, pairs, nll) - nll).chunk(2)
+        preferred, rejected = (row_tensor(self._target_nll, pairs, nll) - nll).chunk(2)
         return -(2 / self._beta) * functional.logsigmoid(self._beta * (preferred - rejected)).sum()
 
 
 @register("dpo")
 class DPO(TokenLossMethod):
-    """L_forget = −(2/b) log σ(b [(nll_0 − nll)(refusal) − (nll_0 − nll)(answer)]), nll_0 the start model's.
+    """L_forget = −(2/b) log σ(b [(nll_0 − nll)(refusal) − (nll_0 − nll)(answer)]), nll_0 the target's.
 
-    Each forget row keeps the one refusal that the task draws for it. The start model's losses are computed once,
-    before the first step. The factor 2/b, where DPO has 1, makes the gradient's scale that of NPO.
+    The task draws one refusal per forget row. The refusal of a row does not change during the run. nll_0 is computed
+    once, before the first step. The factor of DPO itself is 1. The factor 2/b gives the gradient the scale of NPO.
     """
 
     Config = DpoConfig
@@ -65,16 +72,16 @@ class DPO(TokenLossMethod):
     source = "Rafailov et al., arXiv 2305.18290, equation 7; with refusals and the factor 2/b as in open-unlearning"
     space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
     published: ClassVar = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
-    settings: DpoConfig
+    config: DpoConfig
 
-    def __init__(self, context: Context[Example], settings: DpoConfig) -> None:
-        super().__init__(context, settings)
+    def __init__(self, context: Context[Example], config: DpoConfig) -> None:
+        super().__init__(context, config)
         rows = self.task.forget_rows
-        # held here, since the losses know rows by id
-        self._refusals: list[Example] = context.task.refusals()  # type: ignore[attr-defined]
-        start = self.nll_now([*rows, *self._refusals])
+        # An attribute keeps the refusals alive, since the loss finds rows by id.
+        self._refusals = self.task.refusals()
+        target_nll = self.nll_by_row([*rows, *self._refusals])
         by_row = {id(row): refusal for row, refusal in zip(rows, self._refusals, strict=True)}
-        self._loss = DpoLoss(settings.beta, by_row, start, self.pad_id)
+        self._loss = DpoLoss(config.beta, by_row, target_nll, self.pad_id)
 
     def forget_loss(self, rows: Sequence[Example]) -> DpoLoss:
         """Return the DPO loss."""

@@ -1,4 +1,4 @@
-"""Fine-tuning on the retain rows alone, in the hope that the rest is forgotten."""
+"""Fine-tuning on the retain rows only. The method does not use the forget rows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from typing import ClassVar, Literal, TypeVar
 
 from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
-from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
+from ofmu.methods.single_loop import LR_AND_STEPS_SPACE, SingleLoopConfig, SingleLoopMethod
 
 RowT = TypeVar("RowT")
 
 
 class RetainOnlyConfig(SingleLoopConfig):
-    """Settings of methods that never look at the forget rows."""
+    """The settings that methods without a forget loss share."""
 
     forget_weight: NonNegativeFloat = 0.0
+    """No effect, since the method does not use the forget rows."""
 
     def ineffective(self) -> list[str]:
-        """Return one sentence for every setting that a run under these will ignore."""
-        unused = ["method.forget_weight has no effect: the method never looks at the forget rows"]
-        return super().ineffective() + (unused if self.forget_weight > 0 else [])
+        """Return one sentence for every setting that has no effect."""
+        notes = super().ineffective()
+        if self.forget_weight > 0:
+            notes.append("method.forget_weight has no effect: the method does not use the forget rows")
+        return notes
 
 
 class FinetuneConfig(RetainOnlyConfig):
-    """Fine-tuning's settings."""
+    """The settings of fine-tuning."""
 
     name: Literal["finetune"] = "finetune"
+    """Selects fine-tuning."""
 
 
 @register("finetune")
@@ -36,9 +40,9 @@ class Finetune(SingleLoopMethod[RowT]):
     Config: ClassVar[type[SingleLoopConfig]] = FinetuneConfig
     title = "Fine-tune"
     source = "Golatkar et al., arXiv 1911.04933; as a baseline in Jia et al., arXiv 2304.04934"
-    space: ClassVar = {key: SINGLE_LOOP_SPACE[key] for key in ("lr", "steps")}
+    space: ClassVar = LR_AND_STEPS_SPACE
     published: ClassVar = {"lr": 0.01, "update": "sgd"}
 
     def forget_loss(self, rows: Sequence[RowT]) -> None:
-        """Return None: the forget rows are left alone."""
+        """Return None, since the method has no forget loss."""
         return

@@ -1,4 +1,4 @@
-"""Gradient difference: ascent on the forget rows, descent on the retain rows."""
+"""Gradient difference: ascent on the forget rows and descent on the retain rows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ RowT = TypeVar("RowT")
 
 
 class GradDiffConfig(SingleLoopConfig):
-    """Gradient difference's settings."""
+    """The settings of gradient difference."""
 
     name: Literal["graddiff"] = "graddiff"
+    """Selects gradient difference."""
 
 
 @register("graddiff")

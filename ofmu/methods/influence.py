@@ -1,4 +1,4 @@
-"""Influence unlearning: one Newton-like step away from the forget rows, with WoodFisher's inverse Hessian."""
+"""Influence unlearning: one Newton-like step away from the forget rows, with the inverse Hessian of WoodFisher."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ RowT = TypeVar("RowT")
 
 
 class InfluenceConfig(MethodConfig):
-    """Influence unlearning's settings."""
+    """The settings of influence unlearning."""
 
     name: Literal["influence"] = "influence"
+    """Selects influence unlearning."""
     strength: NonNegativeFloat = 1.0
-    """a, the step's length; 0 leaves the target untouched."""
+    """a, the factor of the step. 0: the target stays as it is."""
     damping: PositiveFloat = 1.0
-    """λ, what the Fisher matrix is lifted by before it is inverted."""
+    """λ, added to the diagonal of the Fisher matrix before the inversion."""
     fisher_rows: PositiveInt = 64
-    """N, retain rows of which the Fisher matrix is made. Each costs a gradient evaluation and one vector of memory,
-    sharded as the parameters are."""
+    """N, the number of retain rows of the Fisher matrix. Each row costs one gradient evaluation and the memory of one
+    vector, which is sharded like the parameters."""
     batch_size: PositiveInt = 128
-    """Rows per gradient evaluation of the two whole sets."""
+    """Rows per gradient evaluation of ∇L_f and ∇L_r, which run over all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceRecord:
-    """What the one step saw, before it was taken."""
+    """The record of the one step, computed before the step."""
 
     outer_step: int
+    """1"""
     forget_loss: float
+    """L_f over all forget rows."""
     retain_loss: float
+    """L_r over all retain rows."""
     direction_norm: float
     """‖F⁻¹v‖"""
 
@@ -51,8 +55,9 @@ class InfluenceRecord:
 class Influence(Method[RowT]):
     """θ ← θ + a F⁻¹v, v = (n_f/n)(∇L_f − ∇L_r), F = λI + (1/N) Σ g_i g_iᵀ over N retain rows' own gradients.
 
-    F⁻¹v is exact, by the Woodbury identity, as WoodFisher's recursion is. The public implementation of unlearning
-    carries one running vector through that recursion in place of all earlier ones, which gives another product.
+    n_f is the number of forget rows, and n the number of all rows. F⁻¹v is exact, by the Woodbury identity. The
+    recursion of WoodFisher gives the same product. The public implementation of influence unlearning gives another
+    product, since it carries one running vector through the recursion instead of all earlier vectors.
     """
 
     Config = InfluenceConfig
@@ -66,69 +71,79 @@ class Influence(Method[RowT]):
     published: ClassVar = {"damping": 1.0}
     no_op_config: ClassVar = {"strength": 0.0}
 
-    def __init__(self, context: Context[RowT], settings: InfluenceConfig) -> None:
-        self._context, self._settings, self._steps = context, settings, 0
+    def __init__(self, context: Context[RowT], config: InfluenceConfig) -> None:
+        self._context, self._config, self._steps = context, config, 0
 
     @property
     def steps_taken(self) -> int:
-        """1 once the step was taken."""
+        """0 before the step, 1 after the step."""
         return self._steps
 
     def rounds(self) -> Iterator[InfluenceRecord]:
         """Take the one step.
 
         Raises:
-            NonFiniteLossError: the step's norm is NaN or infinite.
+            NonFiniteLossError: a loss or the norm of the step is NaN or infinite.
         """
-        if self._steps or self._settings.strength == 0:
+        if self._steps or self._config.strength == 0:
             return
         engine = self._context.engine
         with engine.cost_tracker.phase("outer"):
-            record, step = self._step()
+            record, direction = self._direction()
             space = engine.space
-            space.add(space.masters(), step, self._settings.strength)
+            space.add(space.masters(), direction, self._config.strength)
             space.sync_model()
         self._steps = 1
         yield record
 
-    def _step(self) -> tuple[InfluenceRecord, Vector]:
-        engine, task, settings = self._context.engine, self._context.task, self._settings
-        forget, forget_loss = mean_gradient(engine, task.loss, task.forget_rows, settings.batch_size)
-        retain, retain_loss = mean_gradient(engine, task.loss, task.retain_rows, settings.batch_size)
-        share = len(task.forget_rows) / (len(task.forget_rows) + len(task.retain_rows))
-        towards = engine.space.combine((share, forget), (-share, retain))
-        sampler = MinibatchSampler(task.retain_rows, settings.fisher_rows, self._context.seed, "fisher")
+    def _direction(self) -> tuple[InfluenceRecord, Vector]:
+        """Return the record and F⁻¹v."""
+        engine, task, config = self._context.engine, self._context.task, self._config
+        g_f, forget_loss = mean_gradient(engine, task.loss, task.forget_rows, config.batch_size)
+        g_r, retain_loss = mean_gradient(engine, task.loss, task.retain_rows, config.batch_size)
+        forget_share = len(task.forget_rows) / (len(task.forget_rows) + len(task.retain_rows))
+        v = engine.space.combine((forget_share, g_f), (-forget_share, g_r))
+        sampler = MinibatchSampler(task.retain_rows, config.fisher_rows, self._context.seed, "fisher")
         gradients = [engine.gradient(task.loss, [row])[1] for row in sampler.draw()]
-        step = inverse_fisher_product(engine.space, gradients, settings.damping, towards)
-        norm = engine.space.norm(step)
+        direction = inverse_fisher_product(engine.space, gradients, config.damping, v)
+        norm = engine.space.norm(direction)
         if not math.isfinite(norm):
-            raise NonFiniteLossError(f"The influence step's norm became {norm}: raise method.damping")
+            raise NonFiniteLossError(f"The norm of the influence step became {norm}: raise method.damping")
         record = InfluenceRecord(outer_step=1, forget_loss=forget_loss, retain_loss=retain_loss, direction_norm=norm)
-        return record, step
+        return record, direction
 
     def state(self) -> dict[str, Any]:
-        """Return whether the step was taken."""
+        """Return whether the step was taken, as a count of steps."""
         return {"steps": self._steps}
 
     def vectors(self) -> dict[str, Vector]:
-        """Return the parameters."""
+        """Return the parameters. These are the live tensors, no copies."""
         return {"theta": self._context.engine.space.masters()}
 
     def restore(self, state: dict[str, Any], vectors: dict[str, Vector]) -> None:
-        """Continue from a checkpoint as if nothing had happened."""
+        """Continue from a checkpoint, bit for bit as the interrupted run would have continued."""
         self._context.engine.space.restore(vectors["theta"])
         self._steps = int(state["steps"])
 
 
 def inverse_fisher_product(space: VectorSpace, gradients: list[Vector], damping: float, vector: Vector) -> Vector:
-    """Return (λI + (1/N) G Gᵀ)⁻¹ v = (v − G (λN I + GᵀG)⁻¹ Gᵀv) / λ; only N × N numbers leave their shards."""
+    """Return (λI + (1/N) G Gᵀ)⁻¹ v = (v − G (λN I + GᵀG)⁻¹ Gᵀv) / λ; collective.
+
+    Ranks exchange only the N × N numbers of GᵀG and the N numbers of Gᵀv.
+
+    Args:
+        space: the space of the vectors.
+        gradients: the N columns of G.
+        damping: λ.
+        vector: v.
+    """
     count = len(gradients)
     gram = np.zeros((count, count))
     for row, gradient in enumerate(gradients):
         gram[row, : row + 1] = space.dots(*((gradient, other) for other in gradients[: row + 1]))
     gram += np.tril(gram, -1).T
-    along = np.asarray(space.dots(*((gradient, vector) for gradient in gradients)))
-    weights = np.linalg.solve(damping * count * np.eye(count) + gram, along)
+    products = np.asarray(space.dots(*((gradient, vector) for gradient in gradients)))
+    weights = np.linalg.solve(damping * count * np.eye(count) + gram, products)
     result = space.combine((1 / damping, vector))
     for gradient, weight in zip(gradients, weights.tolist(), strict=True):
         space.add(result, gradient, -weight / damping)

@@ -1,4 +1,4 @@
-"""KL-minimisation: ascent on the forget rows while the answers to the retain rows stay the start model's."""
+"""KL-minimisation: ascent on the forget rows, while the answers to the retain rows stay close to the target's."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import ClassVar, Literal
 from ofmu.data.rows import Example
 from ofmu.losses import Loss
 from ofmu.methods import register
-from ofmu.methods.gradascent import Negated
+from ofmu.methods.gradascent import NegatedLoss
 from ofmu.methods.token_losses import TokenLossConfig, TokenLossMethod
 
 
 class KlMinConfig(TokenLossConfig):
-    """KL-minimisation's settings; with the retain loss ``nll`` it would be GradDiff."""
+    """The settings of KL-minimisation."""
 
     name: Literal["klmin"] = "klmin"
+    """Selects KL-minimisation."""
     retain_loss: Literal["kl"] = "kl"
+    """L_retain: KL(target ‖ model). With the NLL, the method would be GradDiff."""
 
 
 @register("klmin")
 class KlMin(TokenLossMethod):
-    """L = −γL_f + α KL(π_0 ‖ π) on retain answers, π_0 the start model.
+    """L = −γL_f + α KL(π_0 ‖ π) on retain answers, π_0 the target's distribution.
 
-    The divergence is averaged over answer tokens; the reference implementation averages over prompt and padding too.
+    The divergence is averaged over answer tokens. The reference implementation averages over prompt and padding too.
     """
 
     Config = KlMinConfig
@@ -33,4 +35,4 @@ class KlMin(TokenLossMethod):
 
     def forget_loss(self, rows: Sequence[Example]) -> Loss[Example]:
         """Return −L_f."""
-        return Negated(self.task.loss)
+        return NegatedLoss(self.task.loss)

@@ -1,4 +1,4 @@
-"""Sparsity-regularised fine-tuning: weights that only the forgotten rows needed shrink away."""
+"""ℓ1-sparse unlearning: fine-tuning with a sparsity penalty, which shrinks weights that only forget rows need."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ class L1SparseConfig(RetainOnlyConfig):
     """The settings of ℓ1-sparse unlearning."""
 
     name: Literal["l1sparse"] = "l1sparse"
+    """Selects ℓ1-sparse unlearning."""
     sparsity_weight: NonNegativeFloat = 5e-4
-    """The weight of ‖θ‖₁ at the first step; it falls linearly to 0 at the last."""
+    """w, the weight of ‖θ‖₁ at the first step. The weight falls linearly to 0 over the steps."""
 
 
 @register("l1sparse")
 class L1Sparse(Finetune[RowT]):
-    """L = αL_r + w(1 − t/T)‖θ‖₁ over all trainable weights; the recorded retain loss is L_r alone."""
+    """L = αL_r + w(1 − t/T)‖θ‖₁ over all trainable weights; the recorded retain loss is L_r without the penalty."""
 
     Config = L1SparseConfig
     title = "ℓ1-sparse"
-    source = "Jia et al., arXiv 2304.04934, ℓ1-sparse MU, with the falling weight of their code (Unlearn-Sparse)"
+    source = "Jia et al., arXiv 2304.04934, ℓ1-sparse MU, with the falling weight of the authors' code (Unlearn-Sparse)"
     space: ClassVar[dict[str, Any]] = Finetune.space | {"sparsity_weight": {"low": 1e-5, "high": 1e-2, "log": True}}
-    settings: L1SparseConfig
-
-    @torch.no_grad()
-    def _add_penalty(self, found: Direction) -> None:
-        weight = self.settings.sparsity_weight * (1 - self.steps_taken / self.settings.steps)
-        for into, master in zip(found.vector, self.engine.space.masters(), strict=True):
-            into.add_(master.sign(), alpha=weight)
+    config: L1SparseConfig
 
     def direction(self) -> Direction:
         """Return α∇L_r + w(1 − t/T) sign θ."""
-        found = super().direction()
-        self._add_penalty(found)
-        return found
+        direction = super().direction()
+        weight = self.config.sparsity_weight * (1 - self.steps_taken / self.config.steps)
+        with torch.no_grad():
+            for target, master in zip(direction.vector, self.engine.space.masters(), strict=True):
+                target.add_(master.sign(), alpha=weight)
+        return direction

@@ -1,4 +1,4 @@
-"""Random labelling: forget images learn wrong labels while retain images keep theirs."""
+"""Random labelling: the model learns wrong labels for forget images, and the true labels for retain images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from ofmu.vision.rows import ImageRow
 
 
 class RandomLabelsConfig(SingleLoopConfig):
-    """Random labelling's settings."""
+    """The settings of random labelling."""
 
     name: Literal["randomlabels"] = "randomlabels"
+    """Selects random labelling."""
 
 
 @register("randomlabels")
 class RandomLabels(SingleLoopMethod[ImageRow]):
     """L = γ CE(forget, y′) + α CE(retain, y), y′ ≠ y drawn anew for every minibatch, uniformly from the other classes.
 
-    The public implementation draws y′ from all classes and takes the two sets in turn; the paper's equation, which is
-    followed here, excludes y and adds the two losses.
+    This is the paper's equation. The public implementation differs: it draws y′ from all classes, and it alternates
+    between the two sets.
     """
 
     Config: ClassVar[type[SingleLoopConfig]] = RandomLabelsConfig
@@ -34,7 +35,7 @@ class RandomLabels(SingleLoopMethod[ImageRow]):
     published: ClassVar = {"lr": 0.01, "update": "sgd", "forget_weight": 1.0, "retain_weight": 1.0}
 
     def forget_loss(self, rows: Sequence[ImageRow]) -> ImageLoss:
-        """Return the cross-entropy with this minibatch's random labels, the same on every rank."""
+        """Return the cross-entropy with random labels for this minibatch. All ranks draw the same labels."""
         loss = image_loss(self.task)
         generator = np.random.default_rng([self.context.seed, self.steps_taken])
         shifts = generator.integers(1, loss.classes, size=len(rows)).tolist()

@@ -56,7 +56,7 @@ def register(name: str) -> Callable[[type[MethodT]], type[MethodT]]:
 
 
 def method_class(name: str, module: str | None = None) -> type[Method[Any]]:
-    """Return the class that is registered under ``name``. The module that registers the class is imported.
+    """Import the module that registers ``name``, and return the registered class.
 
     Args:
         name: a built-in method, or a method that ``module`` registers.

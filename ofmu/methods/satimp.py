@@ -1,4 +1,4 @@
-"""SatImp: gradient ascent weighted towards tokens that are neither forgotten already nor known for certain."""
+"""SatImp: gradient ascent with large weights for tokens that are neither forgotten nor certain."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ofmu.methods.wga import WeightedAscentLoss
 
 
 class SatImpConfig(TokenLossConfig):
-    """SatImp's settings."""
+    """The settings of SatImp."""
 
     name: Literal["satimp"] = "satimp"
+    """Selects SatImp."""
     beta1: NonNegativeFloat = 5.0
-    """b₁, the exponent of p: saturation."""
+    """b₁, the exponent of p (saturation)."""
     beta2: NonNegativeFloat = 1.0
-    """b₂, the exponent of 1 − p: importance; at 0 SatImp is WGA."""
+    """b₂, the exponent of 1 − p (importance). At 0, SatImp is WGA."""
     forget_weight: NonNegativeFloat = 0.1
+    """γ, the weight of L_forget."""
 
 
 @register("satimp")
@@ -37,8 +39,8 @@ class SatImp(TokenLossMethod):
         "forget_weight": {"low": 0.03, "high": 3.0, "log": True},
     }
     published: ClassVar = {"beta1": 5.0, "beta2": 1.0, "forget_weight": 0.1, "retain_weight": 1.0, "lr": 1e-5}
-    settings: SatImpConfig
+    config: SatImpConfig
 
     def forget_loss(self, rows: Sequence[Example]) -> WeightedAscentLoss:
         """Return the weighted ascent."""
-        return WeightedAscentLoss(self.settings.beta1, self.settings.beta2, self.pad_id)
+        return WeightedAscentLoss(self.config.beta1, self.config.beta2, self.pad_id)

@@ -1,4 +1,4 @@
-"""SimNPO: NPO without a start model, on the loss per token."""
+"""SimNPO: NPO on the loss per token, without a comparison with the target."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ofmu.config.base import NonNegativeFloat, PositiveFloat
 from ofmu.data.rows import Example
 from ofmu.methods import register
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
-from ofmu.methods.token_losses import RowLoss, TokenLossConfig, TokenLossMethod
+from ofmu.methods.token_losses import RowLoss, TokenLossConfig, TokenLossMethod, preference_losses
 
 
 class SimNpoConfig(TokenLossConfig):
-    """SimNPO's settings."""
+    """The settings of SimNPO."""
 
     name: Literal["simnpo"] = "simnpo"
+    """Selects SimNPO."""
     beta: PositiveFloat = 4.5
     """b, the inverse temperature."""
     delta: NonNegativeFloat = 0.0
-    """δ, the margin in nats per token; the paper's γ is bδ."""
+    """δ, the margin in nats per token. The paper's γ is bδ."""
     forget_weight: NonNegativeFloat = 0.125
+    """γ, the weight of L_forget. This γ is not the paper's."""
 
 
 class SimNpoLoss(RowLoss):
-    """−(2/b) log σ(b (nll/|y| − δ)), averaged over rows; |y| counts a row's answer tokens."""
+    """−(2/b) log σ(b (nll/|y| − δ)), averaged over rows. |y| is the number of answer tokens of a row."""
 
     def __init__(self, beta: float, delta: float, pad_id: int) -> None:
         super().__init__(pad_id)
         self._beta, self._delta = beta, delta
 
     def per_row(self, nll: Tensor, rows: Sequence[Example]) -> Tensor:
-        """Return the rows' losses."""
+        """Return the losses of the rows."""
         lengths = torch.tensor([row.answer_length for row in rows], dtype=nll.dtype, device=nll.device)
-        return -(2 / self._beta) * functional.logsigmoid(self._beta * (nll / lengths - self._delta))
+        return preference_losses(nll / lengths - self._delta, self._beta)
 
 
 @register("simnpo")
@@ -55,8 +56,8 @@ class SimNPO(TokenLossMethod):
         "forget_weight": {"low": 0.05, "high": 2.0, "log": True},
     }
     published: ClassVar = {"beta": 4.5, "delta": 0.0, "forget_weight": 0.125, "retain_weight": 1.0}
-    settings: SimNpoConfig
+    config: SimNpoConfig
 
     def forget_loss(self, rows: Sequence[Example]) -> SimNpoLoss:
         """Return the SimNPO loss."""
-        return SimNpoLoss(self.settings.beta, self.settings.delta, self.pad_id)
+        return SimNpoLoss(self.config.beta, self.config.delta, self.pad_id)

@@ -1,4 +1,4 @@
-"""Methods of one loop: θ ← optimizer(θ, γ∇L_forget + α∇L_retain), on fresh minibatches of both sets."""
+"""Methods with one loop: θ ← optimizer(θ, γ∇L_forget + α∇L_retain), on fresh minibatches of both sets."""
 
 from __future__ import annotations
 
@@ -24,53 +24,61 @@ RowT = TypeVar("RowT")
 
 
 class SingleLoopConfig(MethodConfig):
-    """What the methods of one loop share."""
+    """The settings that all methods with one loop share."""
 
     steps: NonNegativeInt = 60
-    """Optimizer steps; 0 leaves the target untouched."""
+    """Optimizer steps. 0: the target stays as it is."""
     lr: PositiveFloat = 1e-4
+    """η, the learning rate."""
     update: Literal["adamw", "sgd"] = "adamw"
+    """The rule of a step. ``sgd``: θ − ηd for the direction d. ``adamw``: AdamW on d."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of ``adamw``."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the steps in which the rate rises linearly."""
+    """Share of the steps in which the learning rate rises linearly to ``lr``."""
     decay: bool = False
-    """True: after the warm-up the rate falls linearly to a tenth."""
+    """True: after the warm-up, the learning rate falls linearly to a tenth of ``lr``."""
     max_grad_norm: PositiveFloat | None = None
+    """The norm to which the direction is clipped. None: no clipping."""
     forget_weight: NonNegativeFloat = 1.0
-    """γ"""
+    """γ, the weight of L_forget. At 0, L_forget is not computed."""
     retain_weight: NonNegativeFloat = 1.0
-    """α"""
+    """α, the weight of L_retain. At 0, L_retain is not computed."""
     round_steps: PositiveInt = 5
-    """Steps from one report, and one chance of a checkpoint, to the next."""
+    """Steps per round. After each round, a record is written, and a checkpoint may be."""
 
     def ineffective(self) -> list[str]:
-        """Return one sentence for every setting that a run under these will ignore."""
+        """Return one sentence for every setting that has no effect."""
         if self.update == "sgd" and self.weight_decay > 0:
-            return ["method.weight_decay has no effect: the update 'sgd' applies none"]
+            return ["method.weight_decay has no effect: the update 'sgd' has no weight decay"]
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What one round of steps saw: means over its minibatches, each before its step was taken."""
+    """The record of one round. A loss is the mean over the minibatches of the round, each before its step."""
 
     outer_step: int
-    """Steps taken so far."""
+    """Number of steps taken."""
     forget_loss: float | None
-    """The method's own L_forget; None where it has none."""
+    """L_forget as the method defines it. None: the method computed no L_forget."""
     retain_loss: float | None
+    """L_retain as the method defines it. None: the method computed no L_retain."""
     direction_norm: float
-    """Norm of the round's last direction, before clipping."""
+    """Norm of the last direction of the round, before clipping."""
     lr: float
+    """Learning rate of the last step."""
 
 
 @dataclass
 class Direction:
-    """One minibatch's descent direction and the losses it was made of."""
+    """The descent direction of one step, and the losses on the minibatches of the step."""
 
     vector: Vector
     forget_loss: float | None
+    """None: the method computed no L_forget."""
     retain_loss: float | None
+    """None: the method computed no L_retain."""
 
 
 SINGLE_LOOP_SPACE: dict[str, dict[str, Any]] = {
@@ -78,129 +86,139 @@ SINGLE_LOOP_SPACE: dict[str, dict[str, Any]] = {
     "steps": {"low": 10, "high": 80, "log": True},
     "retain_weight": {"low": 0.3, "high": 10.0, "log": True},
 }
-"""What is searched of every method of one loop; rates from those of billion-parameter models to tiny ones."""
+"""The search space of a method with one loop. The rates suit tiny models and models with billions of parameters."""
+LR_AND_STEPS_SPACE = {name: SINGLE_LOOP_SPACE[name] for name in ("lr", "steps")}
+"""The search space of a method with only one loss, where there are no two weights to balance."""
 
 
 class SingleLoopMethod(Method[RowT]):
-    """A method that is one loss of the forget rows, one of the retain rows, and an optimizer.
+    """A method with a loss on the forget rows, a loss on the retain rows, and an optimizer.
 
-    Subclasses give the losses; those that combine gradients otherwise override :meth:`direction`.
+    A subclass defines :meth:`forget_loss`, and may define :meth:`retain_loss`. A subclass that combines the gradients
+    in another way overrides :meth:`direction`.
     """
 
     tasks = frozenset({"language", "vision"})
     space: ClassVar = SINGLE_LOOP_SPACE
     published: ClassVar = {}
 
-    def __init__(self, context: Context[RowT], settings: SingleLoopConfig) -> None:
-        self.context, self.settings = context, settings
+    def __init__(self, context: Context[RowT], config: SingleLoopConfig) -> None:
+        self.context, self.config = context, config
         self.engine, self.task = context.engine, context.task
-        self.optimizer = ShardOptimizer(
-            self.engine.space, settings.update, settings.lr, weight_decay=settings.weight_decay
-        )
-        size, seed = settings.batch_size, context.seed
+        self.optimizer = ShardOptimizer(self.engine.space, config.update, config.lr, weight_decay=config.weight_decay)
+        size, seed = config.batch_size, context.seed
         self._forget_sampler = MinibatchSampler(self.forget_rows(), size, seed, "forget")
         self._retain_sampler = MinibatchSampler(context.task.retain_rows, size, seed, "retain")
         self._steps = 0
 
     def forget_rows(self) -> Sequence[RowT]:
-        """Return the rows from which forget minibatches are drawn."""
+        """Return the rows from which the forget minibatches are drawn."""
         return self.task.forget_rows
 
     @abstractmethod
     def forget_loss(self, rows: Sequence[RowT]) -> Loss[RowT] | None:
-        """Return L_forget for a global minibatch, after what it needs of the start model was computed; collective."""
+        """Return L_forget for a global minibatch; collective. None: the method has no L_forget.
+
+        A method that compares with the target runs the target here.
+        """
 
     def retain_loss(self, rows: Sequence[RowT]) -> Loss[RowT] | None:
-        """Return L_retain for a global minibatch: the task's own loss, unless a method says otherwise."""
+        """Return L_retain for a global minibatch; collective. The default is L_r."""
         return self.task.loss
 
     def weights(self) -> tuple[float, float]:
-        """Return γ and α for the next step."""
-        return self.settings.forget_weight, self.settings.retain_weight
+        """Return γ and α of the next step."""
+        return self.config.forget_weight, self.config.retain_weight
 
     def direction(self) -> Direction:
-        """Return γ∇L_forget + α∇L_retain on fresh minibatches; a loss without weight costs nothing."""
+        """Return γ∇L_forget + α∇L_retain on fresh minibatches. A loss of weight 0 is not computed."""
         total = self.engine.space.zeros()
         gamma, alpha = self.weights()
         rows = self._forget_sampler.draw()
-        forget = self.add_gradient(self.forget_loss(rows) if gamma else None, rows, total, gamma)
+        forget_loss = self.add_gradient(self.forget_loss(rows) if gamma else None, rows, total, gamma)
         rows = self._retain_sampler.draw()
-        retain = self.add_gradient(self.retain_loss(rows) if alpha else None, rows, total, alpha)
-        return Direction(total, forget, retain)
+        retain_loss = self.add_gradient(self.retain_loss(rows) if alpha else None, rows, total, alpha)
+        return Direction(total, forget_loss, retain_loss)
 
     def add_gradient(self, loss: Loss[RowT] | None, rows: Sequence[RowT], into: Vector, weight: float) -> float | None:
-        """Add ``weight`` times the loss's gradient to ``into`` and return its value."""
+        """Add ``weight`` times the gradient of ``loss`` to ``into``. Return the value of ``loss``."""
         return None if loss is None else self.engine.gradient(loss, rows, into=into, scale=weight)[0]
 
-    def after_step(self, direction: Direction) -> None:
-        """Hear of a step that was taken; dual variables and masks move here."""
+    def on_step_end(self, direction: Direction) -> None:
+        """Update what the method keeps beside the parameters, such as a dual variable. Called after each step."""
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps taken so far."""
+        """Number of optimizer steps taken."""
         return self._steps
 
     @property
     def total_rounds(self) -> int:
-        """Rounds of ``round_steps`` steps, the last of which may be shorter."""
-        return math.ceil(self.settings.steps / self.settings.round_steps)
+        """Number of rounds. The last round may have fewer than ``round_steps`` steps."""
+        return math.ceil(self.config.steps / self.config.round_steps)
 
     def rounds(self) -> Iterator[StepRecord]:
-        """Take the remaining steps, yielding every ``round_steps`` of them and after the last.
+        """Take the remaining steps. Yield after every ``round_steps`` steps, and after the last step.
 
         Raises:
-            NonFiniteLossError: a loss or the direction's norm is NaN or infinite.
+            NonFiniteLossError: a loss or the norm of the direction is NaN or infinite. The message names the step.
         """
-        settings = self.settings
-        while self._steps < settings.steps:
-            taken = min(settings.round_steps - self._steps % settings.round_steps, settings.steps - self._steps)
+        config = self.config
+        while self._steps < config.steps:
+            count = min(config.round_steps - self._steps % config.round_steps, config.steps - self._steps)
             with self.engine.cost_tracker.phase("outer"):
-                found = [self._step() for _ in range(taken)]
-            directions = [direction for direction, _ in found]
+                taken = [self._step() for _ in range(count)]
             yield StepRecord(
                 outer_step=self._steps,
-                forget_loss=_mean([direction.forget_loss for direction in directions]),
-                retain_loss=_mean([direction.retain_loss for direction in directions]),
-                direction_norm=found[-1][1],
+                forget_loss=_mean([step.forget_loss for step in taken]),
+                retain_loss=_mean([step.retain_loss for step in taken]),
+                direction_norm=taken[-1].direction_norm,
                 lr=self.optimizer.lr,
             )
 
-    def _step(self) -> tuple[Direction, float]:
-        settings, space = self.settings, self.engine.space
+    def _step(self) -> _Step:
+        config = self.config
+        direction, norm = self._finite_direction()
+        vector = direction.vector
+        if config.max_grad_norm is not None and norm > config.max_grad_norm:
+            vector = self.engine.space.combine((config.max_grad_norm / norm, vector))
+        self.optimizer.lr = config.lr * self._rate_factor()
+        self.optimizer.step(vector, norm)
+        self._steps += 1
+        self.on_step_end(direction)
+        return _Step(direction.forget_loss, direction.retain_loss, norm)
+
+    def _finite_direction(self) -> tuple[Direction, float]:
+        """Return the direction and its norm."""
         try:
             direction = self.direction()
-            norm = space.norm(direction.vector)
+            norm = self.engine.space.norm(direction.vector)
             if not math.isfinite(norm):
                 raise NonFiniteLossError(f"the norm of the direction became {norm}")
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
-                f"Step {self._steps + 1} of {settings.steps} failed, {error}: lower method.lr, forget_weight or steps"
+                f"Step {self._steps + 1} of {self.config.steps} failed because {error}: "
+                "lower method.lr, forget_weight or steps"
             ) from error
-        vector = direction.vector
-        if settings.max_grad_norm is not None and norm > settings.max_grad_norm:
-            vector = space.combine((settings.max_grad_norm / norm, vector))
-        self.optimizer.lr = settings.lr * self._rate()
-        self.optimizer.step(vector, norm)
-        self._steps += 1
-        self.after_step(direction)
-        return Direction([], direction.forget_loss, direction.retain_loss), norm
+        return direction, norm
 
-    def _rate(self) -> float:
-        settings = self.settings
-        warmup = math.ceil(settings.steps * settings.warmup_fraction)
-        if settings.decay or self._steps < warmup:
-            return rate_factor(self._steps, settings.steps, settings.warmup_fraction)
+    def _rate_factor(self) -> float:
+        """Return the learning rate of the next step as a multiple of ``lr``."""
+        config = self.config
+        warmup_steps = math.ceil(config.steps * config.warmup_fraction)
+        if config.decay or self._steps < warmup_steps:
+            return rate_factor(self._steps, config.steps, config.warmup_fraction)
         return 1.0
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what a method keeps beyond the loop's position, as JSON values."""
+        """Return the state of a subclass as JSON values. :meth:`restore_extra` gets the result back."""
         return {}
 
     def restore_extra(self, state: dict[str, Any]) -> None:
-        """Take :meth:`extra_state` back."""
+        """Restore the result of :meth:`extra_state`."""
 
     def state(self) -> dict[str, Any]:
-        """Return the loop's position and samplers as JSON values."""
+        """Return the number of steps, the positions of the samplers and the extra state as JSON values."""
         return {
             "steps": self._steps,
             "forget_position": self._forget_sampler.position,
@@ -210,11 +228,11 @@ class SingleLoopMethod(Method[RowT]):
         }
 
     def vectors(self) -> dict[str, Vector]:
-        """Return the parameters and the optimizer's moments, live, by name."""
+        """Return the parameters and the moments of the optimizer by name. These are the live tensors, no copies."""
         return {"theta": self.engine.space.masters(), **self.optimizer.vectors()}
 
     def restore(self, state: dict[str, Any], vectors: dict[str, Vector]) -> None:
-        """Continue from a checkpoint as if nothing had happened."""
+        """Continue from a checkpoint, bit for bit as the interrupted run would have continued."""
         self.engine.space.restore(vectors["theta"])
         moments = {name: vector for name, vector in vectors.items() if name != "theta"}
         self.optimizer.restore(int(state["optimizer_steps"]), moments)
@@ -224,6 +242,15 @@ class SingleLoopMethod(Method[RowT]):
         self.restore_extra(state["extra"])
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step without its vector, which would keep the memory of a direction per step of the round."""
+
+    forget_loss: float | None
+    retain_loss: float | None
+    direction_norm: float
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None

@@ -1,132 +1,164 @@
-"""What methods on answers share: losses per token and per row, and the divergence from the start model."""
+"""The shared parts of methods on text: losses per token and per row, and the divergence from the target."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ofmu.data.collate import IGNORE_INDEX
 from ofmu.data.rows import Example
-from ofmu.losses import IGNORED, AnswerLoss, Loss, answer_logits, answer_nll
+from ofmu.engine.base import Engine
+from ofmu.losses import AnswerLoss, AnswerTokenMean, Loss, answer_logits, answer_nll
 from ofmu.methods.base import Context
 from ofmu.methods.frozen_target import FrozenTarget
 from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
+from ofmu.task import Task
+
+
+class TextTask(Task[Example], Protocol):
+    """The part of a language task that methods on text use."""
+
+    @property
+    def loss(self) -> AnswerLoss:
+        """L_f and L_r: the token-mean negative log-likelihood of the answer."""
+
+    def refusals(self) -> list[Example]:
+        """Return one row per forget row: the question of the forget row, and a refusal as the answer."""
 
 
 class TokenLossConfig(SingleLoopConfig):
-    """What the methods of one loop on answers share."""
+    """The settings that the methods on text with one loop share."""
 
     retain_loss: Literal["nll", "kl"] = "nll"
-    """``nll``: of the retain answers; ``kl``: KL(start model ‖ model) at their tokens, one forward pass more a step."""
+    """L_retain. ``nll``: the NLL of the retain answers. ``kl``: KL(target ‖ model) at the tokens of the retain answers,
+    which costs one further forward pass per step."""
 
     def ineffective(self) -> list[str]:
-        """Return one sentence for every setting that a run under these will ignore."""
+        """Return one sentence for every setting that has no effect."""
         notes = super().ineffective()
         if self.retain_loss == "kl" and self.retain_weight == 0:
             notes.append("method.retain_loss has no effect: method.retain_weight is 0")
         return notes
 
 
-class TokenLoss(AnswerLoss):
-    """A loss that has one value per answer token, averaged over those of the global minibatch."""
+class TokenLoss(AnswerTokenMean):
+    """A loss with one value per answer token, averaged over the answer tokens of the global minibatch."""
 
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return the sum over the rows' answer tokens, EOS included."""
+        """Return the sum over the answer tokens of the rows, EOS included."""
         logits, labels = answer_logits(module, rows, self.pad_id, device)
-        counted = labels != IGNORED
-        return self.per_token(logits[counted], labels[counted], rows).sum()
+        is_answer = labels != IGNORE_INDEX
+        return self.per_token(logits[is_answer], labels[is_answer], rows).sum()
 
     @abstractmethod
     def per_token(self, logits: Tensor, labels: Tensor, rows: Sequence[Example]) -> Tensor:
-        """Return the tokens' losses.
+        """Return the losses of the answer tokens.
 
-        ``logits`` has shape (answer tokens, vocabulary) and ``labels`` (answer tokens,), one row's behind another's.
+        Args:
+            logits: shape (answer tokens, vocabulary). The tokens of one row follow those of the row before.
+            labels: shape (answer tokens,).
+            rows: the rows of the tokens.
         """
 
 
-class RowLoss(AnswerLoss):
-    """A loss that has one value per row, averaged over those of the global minibatch."""
+class RowLoss(AnswerTokenMean):
+    """A loss with one value per row, averaged over the rows of the global minibatch."""
 
     def size(self, row: Example) -> int:
-        """Return 1: the mean is over rows."""
+        """Return 1, since the mean is over rows."""
         return 1
 
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return the rows' summed loss."""
+        """Return the summed loss of the rows."""
         return self.per_row(answer_nll(module, rows, self.pad_id, device), rows).sum()
 
     @abstractmethod
     def per_row(self, nll: Tensor, rows: Sequence[Example]) -> Tensor:
-        """Return the rows' losses, made of their summed NLL; both have shape (rows,)."""
+        """Return the losses of the rows, from the summed NLL of the answers. Both have the shape (rows,)."""
 
 
 class DivergenceLoss(TokenLoss):
-    """KL(π_0 ‖ π) = Σ_v π_0(v) (log π_0(v) − log π(v)), averaged over answer tokens and no others."""
+    """KL(π_0 ‖ π) = Σ_v π_0(v) (log π_0(v) − log π(v)) in nats, averaged over answer tokens.
 
-    def __init__(self, pad_id: int, start: Mapping[int, Tensor]) -> None:
+    Args:
+        pad_id: the padding token.
+        target_logits: the target's logits at the answer tokens, by ``id(row)``.
+    """
+
+    def __init__(self, pad_id: int, target_logits: Mapping[int, Tensor]) -> None:
         super().__init__(pad_id)
-        self._start = start
+        self._target_logits = target_logits
 
     def per_token(self, logits: Tensor, labels: Tensor, rows: Sequence[Example]) -> Tensor:
-        """Return the tokens' divergences in nats."""
-        start = stacked(self._start, rows, logits).log_softmax(-1)
-        return functional.kl_div(logits.log_softmax(-1), start, log_target=True, reduction="none").sum(-1)
+        """Return the divergences of the answer tokens in nats."""
+        target = concatenate_rows(self._target_logits, rows, logits).log_softmax(-1)
+        return functional.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
 
 
-def stacked(per_row: Mapping[int, Tensor], rows: Sequence[Example], like: Tensor) -> Tensor:
-    """Return what is known of the rows, by ``id(row)``, one behind another, in the dtype of ``like`` and beside it."""
+def preference_losses(margins: Tensor, beta: float) -> Tensor:
+    """Return −(2/b) log σ(b·margin) for each margin. NPO and SimNPO differ only in the margin of a row."""
+    return -(2 / beta) * functional.logsigmoid(beta * margins)
+
+
+def concatenate_rows(per_row: Mapping[int, Tensor], rows: Sequence[Example], like: Tensor) -> Tensor:
+    """Return the tensors of the rows, found by ``id(row)``, concatenated. Dtype and device are those of ``like``."""
     return torch.cat([per_row[id(row)] for row in rows]).to(like)
 
 
-def as_tensor(values: Mapping[int, float], rows: Sequence[Example], like: Tensor) -> Tensor:
-    """Return the rows' values, by ``id(row)``, as a tensor of shape (rows,)."""
+def row_tensor(values: Mapping[int, float], rows: Sequence[Example], like: Tensor) -> Tensor:
+    """Return the values of the rows, found by ``id(row)``: shape (rows,). Dtype and device are those of ``like``."""
     return torch.tensor([values[id(row)] for row in rows], dtype=like.dtype, device=like.device)
 
 
+def answer_nll_per_row(engine: Engine, rows: Sequence[Example], pad_id: int) -> list[float]:
+    """Return the summed NLL of each answer in nats at the current parameters, on every rank; collective."""
+    tokens = sum(len(row.input_ids) for row in rows)
+    return engine.row_values(lambda module, batch, device: [*answer_nll(module, batch, pad_id, device)], rows, tokens)
+
+
 class TokenLossMethod(SingleLoopMethod[Example]):
-    """A method of one loop whose losses read the answers' tokens, with a choice of the retain loss."""
+    """A method on text with one loop. The config chooses the retain loss."""
 
     tasks = frozenset({"language"})
-    compares: ClassVar[bool] = False
-    """Whether :meth:`forget_loss` reads the start model's logits, so that θ_0 is kept whatever the retain loss."""
-    settings: TokenLossConfig
+    needs_target_logits: ClassVar[bool] = False
+    """Whether :meth:`forget_loss` uses the target's logits. θ_0 is then kept in memory whatever the retain loss."""
+    config: TokenLossConfig
+    task: TextTask
 
-    def __init__(self, context: Context[Example], settings: TokenLossConfig) -> None:
-        super().__init__(context, settings)
-        self.pad_id: int = context.task.loss.pad_id  # type: ignore[attr-defined]
-        diverges = settings.retain_loss == "kl" and settings.retain_weight > 0
-        self._start = FrozenTarget(self.engine, self.task.loss) if self.compares or diverges else None
+    def __init__(self, context: Context[Example], config: TokenLossConfig) -> None:
+        super().__init__(context, config)
+        self.pad_id = self.task.loss.pad_id
+        uses_divergence = config.retain_loss == "kl" and config.retain_weight > 0
+        keeps_target = self.needs_target_logits or uses_divergence
+        self._target = FrozenTarget(self.engine, self.task.loss) if keeps_target else None
 
     def retain_loss(self, rows: Sequence[Example]) -> Loss[Example]:
-        """Return the retain answers' NLL, or their divergence from what the start model answers; collective."""
-        if self.settings.retain_loss == "kl":
-            return DivergenceLoss(self.pad_id, self.start_logits(rows))
+        """Return the NLL of the retain answers, or their divergence from the target; collective."""
+        if self.config.retain_loss == "kl":
+            return DivergenceLoss(self.pad_id, self.target_logits(rows))
         return self.task.loss
 
-    def start_logits(self, rows: Sequence[Example]) -> dict[int, Tensor]:
-        """Return the start model's logits at the answer tokens of this rank's rows, by ``id(row)``; collective.
+    def target_logits(self, rows: Sequence[Example]) -> dict[int, Tensor]:
+        """Return the target's logits at the answer tokens of this rank's rows, by ``id(row)``; collective.
 
-        One forward pass at θ_0. Each tensor has the shape (answer tokens, vocabulary).
+        Each tensor has the shape (answer tokens, vocabulary). The call costs one forward pass.
         """
-        assert self._start is not None
+        assert self._target is not None
 
-        def logits_of(module: Callable[..., Any], part: Sequence[Example], device: torch.device) -> list[Tensor]:
-            logits, labels = answer_logits(module, part, self.pad_id, device)
-            return [*torch.split(logits[labels != IGNORED], [row.answer_length for row in part])]
+        def logits_of(module: Callable[..., Any], batch: Sequence[Example], device: torch.device) -> list[Tensor]:
+            logits, labels = answer_logits(module, batch, self.pad_id, device)
+            return [*torch.split(logits[labels != IGNORE_INDEX], [row.answer_length for row in batch])]
 
-        return self._start.outputs(logits_of, rows)
+        return self._target.outputs(logits_of, rows)
 
-    def nll_now(self, rows: Sequence[Example]) -> dict[int, float]:
-        """Return the rows' summed NLL in nats, by ``id(row)``, on every rank; collective.
+    def nll_by_row(self, rows: Sequence[Example]) -> dict[int, float]:
+        """Return the summed NLL of each answer in nats at the current parameters, by ``id(row)``; collective.
 
-        It is of the current parameters: the start model's where a constructor asks.
+        In a constructor, the current parameters are those of the target.
         """
-        tokens = sum(len(row.input_ids) for row in rows)
-        values = self.engine.row_values(
-            lambda module, part, device: [*answer_nll(module, part, self.pad_id, device)], rows, tokens
-        )
-        return dict(zip(map(id, rows), values, strict=True))
+        return dict(zip(map(id, rows), answer_nll_per_row(self.engine, rows, self.pad_id), strict=True))

@@ -1,4 +1,4 @@
-"""WGA: gradient ascent in which a token counts by the probability that it still has."""
+"""WGA: gradient ascent in which the weight of a token is a power of the probability of the token."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ from ofmu.methods.token_losses import TokenLoss, TokenLossConfig, TokenLossMetho
 
 
 class WgaConfig(TokenLossConfig):
-    """WGA's settings."""
+    """The settings of WGA."""
 
     name: Literal["wga"] = "wga"
+    """Selects WGA."""
     beta: NonNegativeFloat = 1.0
-    """b, the exponent of the tokens' probabilities; at 0 WGA is gradient ascent."""
+    """b, the exponent of a token's probability. At 0, WGA is gradient ascent."""
 
 
 class WeightedAscentLoss(TokenLoss):
-    """−p^s (1 − p)^i nll, p = exp(−nll) without gradient, averaged over answer tokens (not over the weights)."""
+    """−p^s (1 − p)^i nll with p = exp(−nll) without gradient, averaged over answer tokens (not over weights).
+
+    Args:
+        saturation: s.
+        importance: i.
+        pad_id: the padding token.
+    """
 
     def __init__(self, saturation: float, importance: float, pad_id: int) -> None:
         super().__init__(pad_id)
         self._saturation, self._importance = saturation, importance
 
     def per_token(self, logits: Tensor, labels: Tensor, rows: Sequence[Example]) -> Tensor:
-        """Return the tokens' losses."""
+        """Return the losses of the answer tokens."""
         nll = functional.cross_entropy(logits, labels, reduction="none")
         constant = nll.detach()
-        # 1 − p by expm1: for a memorised token p rounds to 1
+        # expm1 keeps the digits of 1 − p for a memorised token, whose p rounds to 1.
         weights = torch.exp(-self._saturation * constant) * (-torch.expm1(-constant)) ** self._importance
         return -weights * nll
 
@@ -49,8 +56,8 @@ class WGA(TokenLossMethod):
     source = "Wang et al., arXiv 2502.19301; values of open-unlearning"
     space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.1, "high": 10.0, "log": True}}
     published: ClassVar = {"beta": 1.0, "forget_weight": 1.0, "retain_weight": 1.0, "lr": 1e-5}
-    settings: WgaConfig
+    config: WgaConfig
 
     def forget_loss(self, rows: Sequence[Example]) -> WeightedAscentLoss:
         """Return the weighted ascent."""
-        return WeightedAscentLoss(self.settings.beta, 0.0, self.pad_id)
+        return WeightedAscentLoss(self.config.beta, 0.0, self.pad_id)

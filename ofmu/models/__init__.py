@@ -1,1 +1,1 @@
-"""Language models: loading, saving, adapters and the hub."""
+"""Language models: loading, saving, adapters, and the Hugging Face hub."""

@@ -10,29 +10,34 @@ from ofmu.config.base import PositiveFloat, PositiveInt, Section
 
 
 class ScratchModelConfig(Section):
-    """Shape of a Llama that is trained from scratch, with a byte-level BPE tokenizer of its own."""
+    """Shape of a Llama that is trained from scratch, with its own byte-level BPE tokenizer."""
 
     hidden_size: PositiveInt = 64
+    """Width of the hidden states. It must be a multiple of ``num_heads``."""
     intermediate_size: PositiveInt = 160
+    """Width of the feed-forward layers."""
     num_layers: PositiveInt = 2
+    """Number of decoder layers."""
     num_heads: PositiveInt = 4
+    """Number of attention heads per layer."""
     vocab_size: PositiveInt = 512
-    """Upper bound on the tokenizer's vocabulary, special tokens included."""
+    """Upper bound on the tokenizer's vocabulary, special tokens included. At least 259."""
 
 
 class ResNetConfig(Section):
-    """Shape of a transformers ResNet that is trained from scratch on images."""
+    """Shape of a ResNet of Transformers that is trained from scratch on images."""
 
     embedding_size: PositiveInt = 16
-    """Channels after the stem, which quarters an image's height and width."""
+    """Channels after the stem. The stem divides an image's height and width by four."""
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 64)
-    """Channels of each stage; every stage after the first halves height and width."""
+    """Channels of each stage. Every stage after the first halves height and width."""
     depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 1, 1)
-    """Layers of each stage."""
+    """Number of layers of each stage. The list is as long as ``hidden_sizes``."""
     layer_type: Literal["basic", "bottleneck"] = "basic"
+    """Residual block: two 3×3 convolutions, or a bottleneck of 1×1, 3×3 and 1×1."""
 
     @model_validator(mode="after")
-    def _as_many_depths_as_sizes(self) -> ResNetConfig:
+    def _check_one_depth_per_stage(self) -> ResNetConfig:
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
                 f"model.resnet has {len(self.hidden_sizes)} hidden_sizes and {len(self.depths)} depths: "
@@ -42,37 +47,44 @@ class ResNetConfig(Section):
 
 
 class AdapterConfig(Section):
-    """Whether all weights are unlearned, or low-rank additions to the linear layers of a language model."""
+    """Whether a run updates all weights, or low-rank adapters of a language model's linear layers."""
 
     kind: Literal["none", "lora"] = "none"
-    """``lora``: the weights W stay, and W + (alpha/rank)·BA is unlearned by A and B alone, B starting at 0 (Hu et
-    al., arXiv 2106.09685); what is saved are the sums, an ordinary model."""
+    """``none``: all weights are updated. ``lora``: each weight W is frozen, and the layer computes with
+    W + (alpha/rank)·BA (Hu et al., arXiv 2106.09685). Only A and B are updated, and B starts at 0. The saved model
+    holds the sums, so it is an ordinary model."""
     rank: PositiveInt = 8
+    """Rows of A and columns of B."""
     alpha: PositiveFloat = 16.0
+    """Numerator of the factor alpha/rank."""
     target_modules: Literal["all_linear", "auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all_linear"
-    """``all_linear``: every linear layer but the output layer; ``auto``: those that PEFT names for the architecture,
-    as a rule the attention's query and value; or the ends of the layers' names."""
+    """Layers that get an adapter. ``all_linear``: every linear layer except the output layer. ``auto``: PEFT's choice
+    for the architecture, in general query and value of the attention. A list: layers whose names end in one of its
+    entries."""
 
 
 class ModelConfig(Section):
-    """Where the model comes from."""
+    """The model that the run starts from."""
 
     path: str | None = None
-    """Hub name or local directory of a causal LM with its tokenizer, or of an image classifier where the data are
-    images; None trains ``scratch``, or ``resnet``, from nothing."""
+    """Hub name or local directory of a causal language model with its tokenizer, or of an image classifier. None: train
+    ``scratch`` (text) or ``resnet`` (images) from random weights."""
     revision: str | None = None
+    """Branch, tag or commit of ``path`` on the hub. None: the default branch."""
     scratch: ScratchModelConfig = ScratchModelConfig()
     resnet: ResNetConfig = ResNetConfig()
     is_target: bool = False
-    """True: ``path`` already is the fine-tuned target. False: preparation fine-tunes it on forget + retain."""
+    """True: ``path`` is the fine-tuned target. False: preparation trains the target on the forget and retain rows."""
     base: str | None = None
-    """With ``is_target``: the model before fine-tuning, from which the retrain reference is trained."""
+    """Hub name or local directory of the model before fine-tuning; only with ``is_target``. Preparation trains the
+    retrained reference from this model. None: a given target has no retrained reference."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """``auto``: eager where exact derivatives need a second derivative of attention, sdpa otherwise."""
+    """Attention implementation of Transformers. ``auto``: eager if exact derivatives need second derivatives of the
+    attention, else sdpa."""
     adapter: AdapterConfig = AdapterConfig()
 
     @model_validator(mode="after")
-    def _target_needs_a_path(self) -> ModelConfig:
+    def _check_target_has_path(self) -> ModelConfig:
         if self.is_target and self.path is None:
             raise ValueError("model.is_target needs model.path: name the fine-tuned model's directory")
         if self.base is not None and not self.is_target:

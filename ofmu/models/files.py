@@ -1,4 +1,4 @@
-"""What a directory must hold to be loaded as a model; nothing here needs torch."""
+"""The files that a model directory must hold. This check needs neither torch nor the hub."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from ofmu.errors import ModelError
 
 
 def check_model_directory(path: str | Path) -> None:
-    """See that a model can be loaded from ``path`` without running code; what may be a hub name is let through.
+    """Check that a local model can be loaded without running code. A text that may be a hub name passes.
 
     Raises:
-        ModelError: it is a path with nothing there, or a directory without a config or safetensors.
+        ModelError: ``path`` is a file, is a path at which nothing exists, or is a directory without a config or
+            safetensors weights.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -21,9 +22,9 @@ def check_model_directory(path: str | Path) -> None:
             raise ModelError(f"There is no model directory {path}: check the path, or give a hub name")
         return
     if not (folder / "config.json").is_file():
-        raise ModelError(f"The directory {path} is no model, since it has no config.json: name a saved model")
+        raise ModelError(f"The directory {path} has no config.json, so it is not a model: name a saved model")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
-            f"The model directory {path} has no *.safetensors weights: save the model with safetensors, "
-            "the only format that is loaded since it cannot run code"
+            f"The model directory {path} has no *.safetensors weights: save the model with safetensors, the only "
+            "accepted format, since other formats can run code"
         )

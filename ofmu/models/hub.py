@@ -1,42 +1,120 @@
-"""Why the hub gave nothing, as one plain clause in place of a library's paragraph."""
+"""Find models on this machine and on the Hugging Face hub, and explain in one clause why the hub gave none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+
+from ofmu.errors import ModelError
+from ofmu.models.files import check_model_directory
+
+_DOWNLOADED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+"""Patterns of the files of a model that are downloaded. None of these files can run code."""
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Return whether ``source`` has the form ``owner/name`` and is no local directory."""
+    folder = Path(source).expanduser()
+    return not (folder.is_dir() or folder.is_absolute() or source.startswith((".", "~"))) and source.count("/") == 1
+
+
+def local_directory(path: str, revision: str | None = None) -> Path:
+    """Return the local directory of a model. A hub model is downloaded on first use.
+
+    Args:
+        path: a directory or a hub name.
+        revision: branch, tag or commit on the hub. None: the default branch.
+
+    Raises:
+        ModelError: there is no such directory, or the hub has no such model.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    existing = _existing_directory(path)
+    if existing is not None:
+        return existing
+    try:
+        return _snapshot(path, revision, only_cached=False)
+    except (OSError, ValueError, HFValidationError) as error:
+        raise ModelError(load_failure(path, error)) from error
+
+
+def cached_directory(path: str, revision: str | None = None) -> Path | None:
+    """Return the local directory of a model; None if a hub model was not downloaded before. Nothing is downloaded.
+
+    Raises:
+        ModelError: there is no such directory.
+    """
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    existing = _existing_directory(path)
+    if existing is not None:
+        return existing
+    try:
+        return _snapshot(path, revision, only_cached=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _existing_directory(path: str) -> Path | None:
+    check_model_directory(path)
+    return Path(path) if Path(path).is_dir() else None
+
+
+def _snapshot(path: str, revision: str | None, *, only_cached: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    files = _DOWNLOADED_FILES
+    return Path(snapshot_download(path, revision=revision, allow_patterns=files, local_files_only=only_cached))
+
+
+def load_failure(path: str | Path, error: Exception) -> str:
+    """Return the sentence for a model that cannot be loaded. ``error`` is what a library raised."""
+    if not Path(path).is_dir():
+        return f"There is no model directory '{path}', and {hub_reason(error)}"
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) <= 200 else reason[:200] + "…"
+    return f"The model directory {path} cannot be loaded ({reason}): save the model again"
 
 
 def hub_reason(error: BaseException) -> str:
-    """Return why a hub name could not be loaded and how to mend it, from what the hub's libraries raised.
+    """Return a clause that says why the hub gave nothing, and the fix.
 
-    The first error that says something stands somewhere in the chain of causes, since transformers wraps those of
-    huggingface_hub.
+    Args:
+        error: what a library of the hub raised. Transformers wraps the errors of huggingface_hub, so the whole chain of
+            causes is searched for a known error.
     """
     from huggingface_hub import constants, errors
 
-    unreachable = "the hub cannot be reached and its cache on this machine lacks it: check the connection"
+    unreachable = "the hub cannot be reached, and its cache on this machine does not hold it: check the connection"
     if constants.HF_HUB_OFFLINE:
-        unreachable = "HF_HUB_OFFLINE forbids to ask the hub, whose cache on this machine lacks it: unset that variable"
-    known: tuple[tuple[type[Exception], str], ...] = (
-        (errors.HFValidationError, "it is no valid hub name either: check the path, or give a name like 'org/model'"),
-        (errors.GatedRepoError, "the hub gives it on request only: ask for access there, then run 'hf auth login'"),
+        unreachable = (
+            "HF_HUB_OFFLINE blocks the hub, and its cache on this machine does not hold it: unset that variable"
+        )
+    clauses: tuple[tuple[type[Exception], str], ...] = (
+        (errors.HFValidationError, "it is no valid hub name: check the path, or give a name like 'org/model'"),
+        (
+            errors.GatedRepoError,
+            "the hub gives access only on request: request access on its page, then run 'hf auth login'",
+        ),
         (
             errors.RepositoryNotFoundError,
-            "the hub has nothing public of that name: check the name, or run 'hf auth login' if it is private",
+            "the hub has no public repository of that name: check the name, or run 'hf auth login' if it is private",
         ),
         (errors.RevisionNotFoundError, "the hub has no such revision of it: check the revision's name"),
         (errors.LocalEntryNotFoundError, unreachable),
         (errors.OfflineModeIsEnabled, unreachable),
-        (errors.EntryNotFoundError, "what the hub has under that name lacks a file of a model: check the name"),
+        (errors.EntryNotFoundError, "the hub's repository of that name lacks a file of a model: check the name"),
     )
-    for link in _chain(error):
-        for kind, clause in known:
-            if isinstance(link, kind):
+    for cause in _causes(error):
+        for kind, clause in clauses:
+            if isinstance(cause, kind):
                 return clause
-    return "the hub gave nothing of that name: check the name and the connection"
+    return "the hub has nothing of that name: check the name and the connection"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

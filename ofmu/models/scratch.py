@@ -1,4 +1,4 @@
-"""Build small language models and their tokenizers from nothing."""
+"""Build untrained language models and train their tokenizers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """Train a byte-level BPE tokenizer. The tokenizer starts every text with BOS and encodes any string.
 
     Raises:
-        ModelError: ``vocab_size`` has no room for the 256 bytes and the three special tokens.
+        ModelError: ``vocab_size`` is less than 259: 256 bytes and three special tokens.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + 3:
@@ -51,7 +51,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def build_model(
     shape: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_positions: int = 2048
 ) -> LlamaForCausalLM:
-    """Build an untrained fp32 Llama. The weights depend on ``seed`` and not on the global random state."""
+    """Return an untrained Llama in fp32. The weights depend on ``seed`` and not on the global random state."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,

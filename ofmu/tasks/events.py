@@ -17,9 +17,10 @@ class PartReady:
 
     part: str
     """``base``, ``target``, ``retrain``, ``target_scores`` or ``reference_scores``."""
-    made: bool
+    created: bool
     """True: this call made the part. False: the cache had the part."""
     seconds: float
+    """Seconds that this call spent on the part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,11 @@ class TrainingEpoch:
     """One epoch of a model's training has ended."""
 
     part: str
+    """``target`` or ``retrain``."""
     epoch: int
     """Epochs count from 1."""
     epochs: int
+    """Epochs of the whole training."""
     loss: float
     """Mean loss of the epoch's minibatches."""
 

@@ -1,4 +1,4 @@
-"""What the three verbs (prepare, train, evaluate) need to know about one kind of task."""
+"""The interface of one kind of task. Preparation, training and evaluation know a kind by this class only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.run_config import UnlearnConfig
 from ofmu.task import Task
@@ -16,11 +16,16 @@ from ofmu.tasks.preparation import Preparation
 
 
 class TaskFamily(ABC):
-    """One kind of task: its data, its preparation, its scores and its metrics."""
+    """Data, preparation, scores and metrics of one kind of task."""
 
     @abstractmethod
     def load_task(self, config: UnlearnConfig, target: Path) -> Task[Any]:
-        """Load the rows and encode them for the prepared target."""
+        """Load the rows and encode them for the target in the directory ``target``.
+
+        Raises:
+            DataError: the rows cannot be loaded or encoded.
+            ModelError: the target's tokenizer or normalisation cannot be loaded.
+        """
 
     @abstractmethod
     def preparation(
@@ -106,4 +111,4 @@ class TaskFamily(ABC):
             ReferenceMismatchError: the reference covers other rows.
         """
         expected = None if reference is None else self.load_scores(reference)
-        return with_functions(self.metrics_of, custom_metrics)(self.load_scores(scores), expected)
+        return with_custom_metrics(self.metrics_of, custom_metrics)(self.load_scores(scores), expected)

@@ -20,9 +20,11 @@ import transformers
 from ofmu.finetuning.loop import EpochCallback
 from ofmu.io.cache import Cache, Entry, cache_root, model_hashes
 from ofmu.io.files import file_hash
-from ofmu.models.language import cached_directory, local_directory
+from ofmu.models.hub import cached_directory, local_directory
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles
 from ofmu.tasks.events import PartReady, PreparationCallback, TrainingEpoch
+from ofmu.tasks.reference_path import reference_scores_file
 
 CACHE_VERSION = 2
 """Raise this number whenever a change of the code changes what the same config makes. Old entries are then unused."""
@@ -48,7 +50,7 @@ class Prepared:
     """What each part cost when it was made, such as ``seconds``."""
     keys: Mapping[str, str]
     """The cache key of each part."""
-    made: Mapping[str, bool] = field(default_factory=dict)
+    created: Mapping[str, bool] = field(default_factory=dict)
     """True: this call made the part. False: the cache had the part."""
 
 
@@ -64,9 +66,14 @@ class NotCachedError(Exception):
 
 
 class Preparation(ABC):
-    """One call of :func:`ofmu.preparer.prepare`: the config, and the cache entries found or made so far.
+    """One call of :func:`ofmu.preparer.prepare`. A subclass makes the parts for one kind of task.
 
-    A subclass makes the parts for one kind of task. Each part goes through :meth:`_get`.
+    Each part goes through :meth:`_get`, which records the part's cache entry.
+
+    Args:
+        config: the run.
+        callback: called when a part is ready, and after each epoch of a training.
+        only_cached: raise NotCachedError for a part that the cache does not have.
     """
 
     def __init__(
@@ -103,13 +110,13 @@ class Preparation(ABC):
     def run(self) -> Prepared:
         """Make, or find in the cache, every part that the config needs."""
         config = self._config
-        retrain_asked = config.reference.source == "retrain"
+        needs_retrain = config.reference.source == "retrain"
         # A given reference is checked first, so that a mismatch is reported before any training.
-        reference_scores = None if retrain_asked else self._given_reference()
-        base = self._base() if retrain_asked or not config.model.is_target else None
+        reference_scores = None if needs_retrain else self._given_reference()
+        base = self._base() if needs_retrain or not config.model.is_target else None
         target, target_scores = self.target(base)
         retrain: Path | None = None
-        if retrain_asked:
+        if needs_retrain:
             retrain, reference_scores = self.reference(base)
         return Prepared(
             target=target,
@@ -119,7 +126,7 @@ class Preparation(ABC):
             reference_scores=reference_scores,
             costs={part: dict(entry.cost) for part, entry in self._entries.items()},
             keys={part: entry.path.name for part, entry in self._entries.items()},
-            made={part: entry.made for part, entry in self._entries.items()},
+            created={part: entry.created for part, entry in self._entries.items()},
         )
 
     def target(self, base: Path | None = None) -> tuple[Path, Path]:
@@ -144,11 +151,11 @@ class Preparation(ABC):
         """Return the file of the scores of a saved model."""
 
         def build(directory: Path) -> dict[str, float]:
-            self._scores_of(model_directory, part.removesuffix("_scores")).save(directory / "scores.json")
+            self._scores_of(model_directory, part.removesuffix("_scores")).save(RunFiles(directory).scores)
             return {}
 
         parts = {"model": model_hashes(model_directory), **self._scoring()}
-        return self._get(part, "scores", parts, build) / "scores.json"
+        return RunFiles(self._get(part, "scores", parts, build)).scores
 
     def _given_reference(self) -> Path | None:
         """Return the file of the scores at ``reference.path``; None if the config gives no reference."""
@@ -157,11 +164,11 @@ class Preparation(ABC):
             return None
 
         def build(directory: Path) -> dict[str, float]:
-            self._scores_at(path).save(directory / "scores.json")
+            self._scores_at(path).save(RunFiles(directory).scores)
             return {}
 
-        parts = {"reference": _reference_content(Path(path)), **self._scoring()}
-        scores = self._get("reference_scores", "scores", parts, build) / "scores.json"
+        parts = {"reference": _reference_hashes(path), **self._scoring()}
+        scores = RunFiles(self._get("reference_scores", "scores", parts, build)).scores
         self._check_match(scores)
         return scores
 
@@ -182,6 +189,10 @@ class Preparation(ABC):
     def _get(
         self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
     ) -> Path:
+        """Return the directory of a part's cache entry. Without an entry, call ``build``, and add seconds to its cost.
+
+        ``parts`` is everything that the content depends on, besides the code and the libraries.
+        """
         started = perf_counter()
 
         def timed(directory: Path) -> dict[str, float]:
@@ -190,10 +201,10 @@ class Preparation(ABC):
             cost = build(directory)
             return {**cost, "seconds": perf_counter() - started}
 
-        entry = self._cache.get_or_make(kind, {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}, timed)
+        entry = self._cache.get_or_create(kind, {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}, timed)
         self._entries[part] = entry
         if self._callback is not None:
-            self._callback(PartReady(part=part, made=entry.made, seconds=perf_counter() - started))
+            self._callback(PartReady(part=part, created=entry.created, seconds=perf_counter() - started))
         return entry.path
 
     def _epoch_callback(self, part: str) -> EpochCallback | None:
@@ -203,7 +214,7 @@ class Preparation(ABC):
         return lambda end: callback(TrainingEpoch(part=part, epoch=end.epoch, epochs=end.epochs, loss=end.loss))
 
 
-def _reference_content(path: Path) -> dict[str, str]:
-    """Return the hashes of a given reference: a saved model, a file of scores, or a run directory with scores."""
-    file = path / "scores.json" if path.is_dir() and not (path / "config.json").is_file() else path
-    return {"scores": file_hash(file)} if file.is_file() else model_hashes(local_directory(str(path)))
+def _reference_hashes(path: str) -> dict[str, str]:
+    """Return the hash of the reference's scores, or the hashes of the reference model's files."""
+    scores = reference_scores_file(path)
+    return {"scores": file_hash(scores)} if scores is not None else model_hashes(local_directory(path))

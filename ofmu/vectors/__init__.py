@@ -1,1 +1,1 @@
-"""Linear algebra on gradients where they live: replicated, or one ZeRO partition on each rank."""
+"""Linear algebra on gradients where they are stored: replicated, or one ZeRO partition on each rank."""

@@ -1,7 +1,7 @@
-"""Vectors in parameter space, held where the parameters live: whole, or one shard per rank.
+"""Vectors in parameter space, stored where the parameters are: in full, or one shard per rank.
 
 A vector is a list of flat tensors that matches :meth:`VectorSpace.masters` in number, length, dtype and device.
-Padding that a layout needs is zero in every vector, so inner products ignore it.
+The padding of a layout is zero in every vector, so padding changes no inner product.
 """
 
 from __future__ import annotations
@@ -19,44 +19,46 @@ from torch import Tensor
 Vector: TypeAlias = list[Tensor]
 
 _CHUNK = 4096
-"""Products are summed in the vector's own precision within a chunk, and in float64 over the chunks."""
+"""Elements per chunk. Products are summed in the vector's precision within a chunk, and in float64 over chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of one parameter's flattened elements that this rank holds in one of its flat tensors."""
+    """Consecutive elements of one flattened parameter that this rank holds in one of the flat tensors."""
 
     parameter: str
+    """Name of the parameter."""
     start: int
-    """First element, counted in the flattened parameter."""
+    """Index of the first element in the flattened parameter."""
     length: int
+    """Number of elements."""
     tensor: int
-    """Which flat tensor of the vector."""
+    """Index of the flat tensor in the vector."""
     offset: int
-    """First element, counted in that flat tensor."""
+    """Index of the first element in the flat tensor."""
 
 
 class VectorSpace(ABC):
-    """Linear algebra on gradients and parameters, without ever gathering them.
+    """Linear algebra on gradients and parameters, without gathering them.
 
-    Implementations differ in where the numbers live; the algebra below is written once, on local flat tensors.
-    All methods are collective: every rank calls them in the same order.
+    Subclasses differ in where the elements are stored. This class has the algebra, on local flat tensors.
+    All methods are collective: every rank calls the same methods in the same order.
     """
 
     replicated: bool
-    """True where every rank holds the whole vector, so that sums over ranks would count twice."""
+    """Whether every rank holds the whole vector. Sums over ranks would then count each element several times."""
 
     @abstractmethod
     def masters(self) -> Vector:
-        """Return the live flat tensors of the (fp32 master) parameters: no copy."""
+        """Return the flat tensors of the parameters (the fp32 masters). These are the live tensors, no copies."""
 
     @abstractmethod
     def sync_model(self) -> None:
-        """Make the model's forward pass see what :meth:`masters` now holds."""
+        """Copy :meth:`masters` to the weights that the model's forward pass uses."""
 
     @abstractmethod
     def clear_gradient(self) -> None:
-        """Forget the gradients of the last backward pass."""
+        """Discard the gradients of the last backward pass."""
 
     @abstractmethod
     def add_gradient(self, into: Vector, scale: float) -> None:
@@ -64,23 +66,23 @@ class VectorSpace(ABC):
 
     @abstractmethod
     def segments(self) -> list[Segment]:
-        """Return which parameter elements the local flat tensors hold, padding left out."""
+        """Return the segments of the parameters that the local flat tensors hold, without padding."""
 
     @abstractmethod
     def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return the vector in full on every rank, by parameter name and in the parameters' shapes."""
+        """Return the whole vector on every rank, by parameter name, in the shapes of the parameters."""
 
     def zeros(self) -> Vector:
         """Return a new zero vector."""
         return [torch.zeros_like(master) for master in self.masters()]
 
     def snapshot(self) -> Vector:
-        """Return a copy of the parameters, by which :meth:`restore` puts them back bit for bit."""
+        """Return a copy of the parameters, for :meth:`restore`."""
         return [master.detach().clone() for master in self.masters()]
 
     @torch.no_grad()
     def restore(self, snapshot: Vector) -> None:
-        """Set the parameters to ``snapshot`` exactly."""
+        """Set the parameters to ``snapshot``, bit for bit."""
         for master, saved in zip(self.masters(), snapshot, strict=True):
             master.copy_(saved)
         self.sync_model()
@@ -94,7 +96,7 @@ class VectorSpace(ABC):
 
     @contextmanager
     def preserving_parameters(self) -> Iterator[Vector]:
-        """Yield a snapshot of the parameters and put it back on leaving, whatever happened in between."""
+        """Yield a snapshot of the parameters. Restore the snapshot at the end, also after an exception."""
         origin = self.snapshot()
         try:
             yield origin
@@ -103,7 +105,7 @@ class VectorSpace(ABC):
 
     @torch.no_grad()
     def dots(self, *pairs: tuple[Vector, Vector]) -> list[float]:
-        """Return the global inner product of each pair, with one exchange for all of them."""
+        """Return the global inner product of each pair. All pairs share one exchange between the ranks."""
         sums = torch.zeros(len(pairs), dtype=torch.float64)
         for index, (left, right) in enumerate(pairs):
             sums[index] = sum(_dot(x, y) for x, y in zip(left, right, strict=True))
@@ -130,12 +132,12 @@ class VectorSpace(ABC):
         torch._foreach_add_(into, vector, alpha=scale)
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """Return the sum over ranks of a small float64 CPU tensor; one process returns it unchanged."""
+        """Return the sum over ranks of a small float64 CPU tensor. One process returns the tensor unchanged."""
         return sum_over_ranks(values)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of ``values`` over the process group, where there is one."""
+    """Return the sum of ``values`` over the process group. Without a group, return ``values``."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return values
     on_gpu = torch.distributed.get_backend() == "nccl"
@@ -154,5 +156,5 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def flat_length(tensors: Sequence[Tensor]) -> int:
-    """Return the number of elements of all tensors together."""
+    """Return the total number of elements."""
     return sum(tensor.numel() for tensor in tensors)

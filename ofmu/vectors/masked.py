@@ -1,4 +1,4 @@
-"""A vector space in which some weights may move and all others are held."""
+"""A vector space in which a mask decides which weights may change."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from ofmu.vectors.base import Segment, Vector, VectorSpace
 
 
 class MaskedSpace(VectorSpace):
-    """The coordinate subspace of ``inner`` in which ``free`` is true.
+    """The subspace of ``inner`` in which only the weights inside the mask may change.
 
-    Gradients vanish outside of it, so that norms, clipping, moments and Hessian products are those of a problem in
-    the free weights alone. Whatever else would move a held weight (weight decay, rounding) is undone, bit for bit,
-    before the model sees it.
+    Gradients are zero outside the mask. So norms, clipping, moments and Hessian-vector products are those of a problem
+    in the weights inside the mask. Weight decay and rounding could still change a weight outside the mask.
+    :meth:`sync_model` therefore restores these weights, bit for bit, before the model uses them.
 
     Args:
-        inner: the space of all weights, at the values that are held.
-        free: one tensor of booleans per flat tensor of ``inner``.
+        inner: the space of all weights. The weights outside the mask keep their current values.
+        mask: one tensor of booleans per flat tensor of ``inner``. True: the weight may change.
     """
 
-    def __init__(self, inner: VectorSpace, free: Vector) -> None:
+    def __init__(self, inner: VectorSpace, mask: Vector) -> None:
         self.replicated = inner.replicated
-        self._inner, self._free, self._held = inner, free, inner.snapshot()
+        self._inner, self._mask, self._frozen = inner, mask, inner.snapshot()
 
     def masters(self) -> Vector:
-        """Return the live flat tensors of all weights, held ones included."""
+        """Return the flat tensors of all weights, inside and outside the mask."""
         return self._inner.masters()
 
     @torch.no_grad()
     def sync_model(self) -> None:
-        """Put the held weights back, then make the forward pass see what :meth:`masters` holds."""
-        for master, free, held in zip(self.masters(), self._free, self._held, strict=True):
-            master.copy_(torch.where(free, master, held))
+        """Restore the weights outside the mask, then copy :meth:`masters` to the model."""
+        for master, mask, frozen in zip(self.masters(), self._mask, self._frozen, strict=True):
+            master.copy_(torch.where(mask, master, frozen))
         self._inner.sync_model()
 
     def clear_gradient(self) -> None:
-        """Forget the gradients of the last backward pass."""
+        """Discard the gradients of the last backward pass."""
         self._inner.clear_gradient()
 
     @torch.no_grad()
     def add_gradient(self, into: Vector, scale: float) -> None:
-        """Add ``scale`` times the gradient's free part to ``into``."""
+        """Add ``scale`` times the part of the gradient inside the mask to ``into``."""
         gradient = self._inner.zeros()
         self._inner.add_gradient(gradient, scale)
-        for target, part, free in zip(into, gradient, self._free, strict=True):
-            target.add_(part.mul_(free))
+        for target, part, mask in zip(into, gradient, self._mask, strict=True):
+            target.add_(part.mul_(mask))
 
     def segments(self) -> list[Segment]:
-        """Return which parameter elements the local flat tensors hold."""
+        """Return the segments of the parameters that the local flat tensors hold."""
         return self._inner.segments()
 
     def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return the vector in full on every rank, by parameter name."""
+        """Return the whole vector on every rank, by parameter name."""
         return self._inner.gather(vector)

@@ -1,4 +1,4 @@
-"""Update rules on the vector space's shards: the same arithmetic on every layout, so ZeRO stages agree."""
+"""Update rules on the shards of a vector space. The arithmetic is the same on every layout, so ZeRO stages agree."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ UpdateRule = Literal["sgd", "normalized", "adamw"]
 
 
 class ShardOptimizer:
-    """Moves the parameters along a vector by one of three rules.
+    """Moves the parameters along a vector v.
 
-    ``sgd`` moves by lr·v, ``normalized`` by lr·v/‖v‖, ``adamw`` as torch's AdamW does. All rules are elementwise
-    or use one global norm, so each rank updates its own shards.
+    A rule works element by element or needs one global norm. So each rank updates its own shards.
+
+    Args:
+        space: the space of the parameters.
+        rule: ``sgd`` moves by lr·v, ``normalized`` by lr·v/‖v‖, and ``adamw`` by torch's AdamW.
+        lr: the learning rate.
+        ascend: True: move along v. False: move against v.
+        weight_decay: decoupled weight decay of ``adamw``.
     """
 
     def __init__(
@@ -35,11 +41,11 @@ class ShardOptimizer:
 
     @torch.no_grad()
     def step(self, vector: Vector, norm: float | None = None) -> None:
-        """Move along ``vector`` (ascent) or against it (descent) and publish the result.
+        """Move the parameters, and synchronise the model.
 
         Args:
-            vector: the direction, left unchanged.
-            norm: its global norm where the caller has it; ``normalized`` computes it otherwise.
+            vector: v. The step does not change ``vector``.
+            norm: ‖v‖, for ``normalized``. None: the step computes the norm.
         """
         if self._adamw is not None:
             self._adamw.param_groups[0]["lr"] = self.lr
@@ -48,15 +54,15 @@ class ShardOptimizer:
             self._adamw.step()
             self._adamw.zero_grad(set_to_none=True)
         else:
-            length = self.lr
+            scale = self.lr
             if self._rule == "normalized":
-                size = self._space.norm(vector) if norm is None else norm
-                length = self.lr / size if size > 0 else 0.0
-            self._space.add(self._space.masters(), vector, self._sign * length)
+                norm = self._space.norm(vector) if norm is None else norm
+                scale = self.lr / norm if norm > 0 else 0.0
+            self._space.add(self._space.masters(), vector, self._sign * scale)
         self._space.sync_model()
 
     def vectors(self) -> dict[str, Vector]:
-        """Return the moments by name, live; empty for rules without memory."""
+        """Return the moments by name. These are the live tensors, no copies. Only ``adamw`` has moments."""
         if self._adamw is None or self.steps == 0:
             return {}
         states = [self._adamw.state[parameter] for parameter in self._parameters]
@@ -64,13 +70,13 @@ class ShardOptimizer:
 
     @property
     def steps(self) -> int:
-        """Number of steps taken by a rule with memory; 0 for the others."""
+        """Number of steps that ``adamw`` has taken; 0 for the other rules."""
         if self._adamw is None or not self._adamw.state:
             return 0
         return int(self._adamw.state[self._parameters[0]]["step"])
 
     def restore(self, steps: int, vectors: dict[str, Vector]) -> None:
-        """Continue from a checkpoint's step count and moments."""
+        """Continue from the step count and the moments of a checkpoint."""
         if self._adamw is None or steps == 0:
             return
         for index, parameter in enumerate(self._parameters):

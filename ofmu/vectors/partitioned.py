@@ -1,6 +1,6 @@
-"""Vectors as DeepSpeed keeps them: each rank holds its own flat fp32 partitions (ZeRO stages 1 to 3).
+"""Vectors in DeepSpeed's layout: each rank holds flat fp32 partitions (ZeRO stages 1 to 3).
 
-This file and ``ofmu/engine`` are the only readers of DeepSpeed's insides (0.19.x).
+Only this file and ``ofmu/engine/deepspeed.py`` use DeepSpeed's internals (0.19.x).
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from ofmu.vectors.base import Segment, Vector, VectorSpace
 
 
 class PartitionedSpace(VectorSpace):
-    """What stages 1 to 3 share: vectors are lists of flat fp32 partitions, one per optimizer group."""
+    """The base of stages 1 to 3. A vector is a list of flat fp32 partitions, one per optimizer group.
+
+    Args:
+        optimizer: DeepSpeed's ZeRO optimizer.
+        module: the model.
+        offloaded: whether the masters and the gradient shards are in host memory.
+    """
 
     replicated = False
 
     def __init__(self, optimizer: Any, module: nn.Module, *, offloaded: bool) -> None:
         self._optimizer = optimizer
         self._offloaded = offloaded
-        self._shapes = {name: _true_shape(p) for name, p in module.named_parameters() if p.requires_grad}
+        self._shapes = {name: _full_shape(p) for name, p in module.named_parameters() if p.requires_grad}
         self._name_of = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
         self._rank = dist.get_rank()
 
     @abstractmethod
     def _gradient_pieces(self, group: int) -> list[Tensor]:
-        """Return the averaged gradient of one group as flat pieces that lie one behind the other."""
+        """Return the averaged gradient of one group as consecutive flat pieces."""
 
     @torch.no_grad()
     def add_gradient(self, into: Vector, scale: float) -> None:
@@ -43,8 +49,8 @@ class PartitionedSpace(VectorSpace):
                 offset += length
 
     def _clear_offloaded(self) -> None:
-        # DeepSpeed writes only where a gradient arrived: a parameter that the next loss does not reach would keep
-        # the last loss's
+        # DeepSpeed overwrites only the gradients that the next loss has. A parameter that the next loss does not depend
+        # on would keep the gradient of the last loss.
         if self._offloaded:
             for master in self._offloaded_masters():
                 if master.grad is not None:
@@ -52,11 +58,11 @@ class PartitionedSpace(VectorSpace):
 
     @abstractmethod
     def _offloaded_masters(self) -> list[Tensor]:
-        """Return the masters on which DeepSpeed leaves offloaded gradients."""
+        """Return the masters to whose ``grad`` DeepSpeed writes offloaded gradients."""
 
     @torch.no_grad()
     def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return the full vector on every rank; costs one whole vector of memory."""
+        """Return the whole vector on every rank. The memory of every rank must fit the whole vector."""
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         full = {
             name: torch.zeros(shape.numel(), dtype=vector[0].dtype, device=device)
@@ -66,21 +72,21 @@ class PartitionedSpace(VectorSpace):
             piece = vector[segment.tensor].narrow(0, segment.offset, segment.length)
             full[segment.parameter].narrow(0, segment.start, segment.length).copy_(piece)
         for name, tensor in full.items():
-            # every element is held by exactly one rank and zero elsewhere, so the sum is the element
+            # One rank holds the element, and the other ranks hold 0. So the sum is the element.
             dist.all_reduce(tensor)
             full[name] = tensor.view(self._shapes[name])
         return full
 
 
 class Zero12Space(PartitionedSpace):
-    """ZeRO stages 1 and 2: each optimizer group's flattened parameters are cut into one piece per rank."""
+    """ZeRO stages 1 and 2: the flattened parameters of an optimizer group are cut into one partition per rank."""
 
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per optimizer group."""
         return [p.detach() for p in self._optimizer.single_partition_of_fp32_groups]
 
     def sync_model(self) -> None:
-        """Copy masters into the model's weights and gather every rank's part."""
+        """Copy the masters to the weights of the model, and gather the parts of all ranks."""
         self._optimizer.update_lp_params()
         for group in range(len(self._optimizer.bit16_groups)):
             self._optimizer._update_model_bit16_weights(group)
@@ -106,8 +112,8 @@ class Zero12Space(PartitionedSpace):
         return [flat] if flat is not None else list(optimizer.averaged_gradients[group])
 
     def segments(self) -> list[Segment]:
-        """Return the overlap of each parameter's place in the flattened group with this rank's partition."""
-        found = []
+        """Return the part of each parameter that falls into this rank's partition of the flattened group."""
+        segments = []
         optimizer = self._optimizer
         for group, parameters in enumerate(optimizer.round_robin_bit16_groups):
             size = int(optimizer.partition_size[group])
@@ -117,12 +123,12 @@ class Zero12Space(PartitionedSpace):
                 first, last = max(begin, low), min(begin + parameter.numel(), high)
                 if first < last:
                     name = self._name_of[id(parameter)]
-                    found.append(Segment(name, first - begin, last - first, group, first - low))
-        return found
+                    segments.append(Segment(name, first - begin, last - first, group, first - low))
+        return segments
 
 
 class Zero3Space(PartitionedSpace):
-    """ZeRO stage 3: every parameter is cut into one piece per rank; a sub-group's pieces lie side by side."""
+    """ZeRO stage 3: every parameter is cut into one piece per rank. The pieces of a sub-group form one flat tensor."""
 
     def __init__(self, optimizer: Any, module: nn.Module, *, offloaded: bool) -> None:
         super().__init__(optimizer, module, offloaded=offloaded)
@@ -130,20 +136,20 @@ class Zero3Space(PartitionedSpace):
 
     @torch.no_grad()
     def _clear_padding(self) -> None:
-        """Zero what lies behind the last rank's pieces: DeepSpeed leaves there what memory held, and ‖θ‖ reads it."""
+        """Set the padding behind the last rank's pieces to 0. DeepSpeed leaves it uninitialised, and ‖θ‖ reads it."""
         masters = self.masters()
         padding = [torch.ones_like(master, dtype=torch.bool) for master in masters]
         for segment in self.segments():
             padding[segment.tensor].narrow(0, segment.offset, segment.length).fill_(False)
-        for master, behind in zip(masters, padding, strict=True):
-            master.masked_fill_(behind, 0.0)
+        for master, is_padding in zip(masters, padding, strict=True):
+            master.masked_fill_(is_padding, 0.0)
 
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per sub-group."""
         return [p.detach() for p in self._optimizer.fp32_partitioned_groups_flat]
 
     def sync_model(self) -> None:
-        """Copy masters into the partitions that the forward pass gathers from, small resident ones included."""
+        """Copy the masters to the partitions that a forward pass gathers, and to the small parameters kept in full."""
         optimizer = self._optimizer
         optimizer._partition_all_parameters()
         for group in range(len(optimizer.fp16_groups)):
@@ -153,9 +159,10 @@ class Zero3Space(PartitionedSpace):
         optimizer.invalidate_secondary_tensor()
 
     def clear_gradient(self) -> None:
-        """Reset the accumulation; ``engine.zero_grad`` alone would leave DeepSpeed's micro-step counter.
+        """Reset the accumulation and DeepSpeed's micro-step counter.
 
-        The buffers are cleared too: DeepSpeed overwrites only those of parameters that the next loss reaches.
+        ``engine.zero_grad`` would not reset the counter. The buffers are set to 0, since DeepSpeed overwrites only the
+        buffers of parameters that the next loss depends on.
         """
         self._optimizer.zero_grad()
         self._optimizer.grad_partitions_flat_buffer.zero_()
@@ -170,8 +177,8 @@ class Zero3Space(PartitionedSpace):
         return list(self._optimizer.averaged_gradients[group])
 
     def segments(self) -> list[Segment]:
-        """Return this rank's piece of each parameter, without the padding of the last rank's."""
-        found = []
+        """Return this rank's piece of each parameter, without the padding of the last rank."""
+        segments = []
         for group, parameters in enumerate(self._optimizer.fp16_groups):
             offset = 0
             for parameter in parameters:
@@ -179,10 +186,11 @@ class Zero3Space(PartitionedSpace):
                 start = self._rank * piece
                 length = max(0, min(piece, parameter.ds_numel - start))
                 if length:
-                    found.append(Segment(self._name_of[id(parameter)], start, length, group, offset))
+                    segments.append(Segment(self._name_of[id(parameter)], start, length, group, offset))
                 offset += piece
-        return found
+        return segments
 
 
-def _true_shape(parameter: nn.Parameter) -> torch.Size:
+def _full_shape(parameter: nn.Parameter) -> torch.Size:
+    """Return the shape of the whole parameter. At stage 3, ``parameter.shape`` is empty."""
     return getattr(parameter, "ds_shape", parameter.shape)

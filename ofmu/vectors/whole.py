@@ -1,4 +1,4 @@
-"""Whole vectors: one process, or every rank of ZeRO stage 0, holds all of them."""
+"""Whole vectors: the one process, or every rank at ZeRO stage 0, holds all elements."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ofmu.vectors.base import Segment, Vector, VectorSpace, flat_length
 
 
 class ReplicatedSpace(VectorSpace):
-    """The space of a module's trainable parameters, moved into one flat tensor whose views they become.
+    """The space of the trainable parameters of a module.
 
-    With the parameters as views, a displacement is one fused addition and nothing has to be published.
+    The constructor moves the parameters into one flat tensor and makes each parameter a view of this tensor. So a
+    displacement is one fused addition, and the model needs no synchronisation.
 
     Raises:
         ValueError: the module has no trainable parameter, or trainable parameters of several dtypes.
@@ -35,20 +36,20 @@ class ReplicatedSpace(VectorSpace):
         return [piece.view(p.shape) for piece, (_, p) in zip(pieces, self._named, strict=True)]
 
     def masters(self) -> Vector:
-        """Return the one flat tensor that the parameters are views of."""
+        """Return the flat tensor of which the parameters are views."""
         return [self._flat]
 
     def sync_model(self) -> None:
-        """Do nothing: the parameters are views of the masters."""
+        """Do nothing, since the parameters are views of the masters."""
 
     def clear_gradient(self) -> None:
-        """Drop every parameter's gradient."""
+        """Discard the gradient of every parameter."""
         for _, parameter in self._named:
             parameter.grad = None
 
     @torch.no_grad()
     def add_gradient(self, into: Vector, scale: float) -> None:
-        """Add ``scale`` times the parameters' gradients; a parameter the loss does not reach adds nothing."""
+        """Add ``scale`` times the gradients. A parameter that the loss does not depend on has no gradient."""
         views, gradients = [], []
         for view, (_, parameter) in zip(self._views(into[0]), self._named, strict=True):
             if parameter.grad is not None:
@@ -59,12 +60,12 @@ class ReplicatedSpace(VectorSpace):
 
     def segments(self) -> list[Segment]:
         """Return one segment per parameter."""
-        found, offset = [], 0
+        segments, offset = [], 0
         for name, parameter in self._named:
-            found.append(Segment(name, 0, parameter.numel(), 0, offset))
+            segments.append(Segment(name, 0, parameter.numel(), 0, offset))
             offset += parameter.numel()
-        return found
+        return segments
 
     def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return views of the vector by parameter name: nothing is exchanged."""
+        """Return views of the vector by parameter name, without an exchange between ranks."""
         return {name: view for (name, _), view in zip(self._named, self._views(vector[0]), strict=True)}

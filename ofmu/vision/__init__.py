@@ -1,5 +1,6 @@
-"""Unlearning of images: data, classifier, scores and metrics. Loaded only where ``data.source`` names images.
+"""Unlearning of images: data, classifier, scores and metrics. Imported only if ``data.source`` names images.
 
-BatchNorm keeps the target's running statistics throughout unlearning and evaluation: a loss is then a sum over rows,
-which neither ranks nor micro-batches can change. Only preparation, in one process, trains with batch statistics.
+BatchNorm keeps the target's running statistics while unlearning and evaluating. A loss is then a sum over rows, which
+does not depend on the number of ranks or on the micro-batches. Only preparation, in one process, trains with batch
+statistics.
 """

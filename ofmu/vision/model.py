@@ -1,4 +1,4 @@
-"""Image classifiers: transformers' ResNet from a config, or any saved classifier of transformers."""
+"""Image classifiers: an untrained ResNet from a config, or any saved image classifier of Transformers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from ofmu.errors import ModelError
-from ofmu.models import config as shapes
-from ofmu.models.language import local_directory
+from ofmu.models import config as models_config
+from ofmu.models.hub import local_directory
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that always normalises by its running statistics; scale and shift stay trainable."""
+    """BatchNorm that always normalises by its running statistics. Scale and shift stay trainable."""
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:
         """Stay in evaluation mode."""
@@ -32,10 +32,10 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """Make every BatchNorm of ``model`` keep its running statistics, whatever mode the model is put into.
+    """Replace every BatchNorm of ``model`` by one that keeps its running statistics in every mode.
 
-    A batch's own statistics would make each row's loss depend on the rows beside it: no longer a sum over rows, and
-    another one on another number of ranks.
+    With batch statistics a row's loss would depend on the other rows of its micro-batch. The loss would not be a sum
+    over rows, and it would change with the number of ranks.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -44,22 +44,22 @@ def freeze_statistics(model: nn.Module) -> None:
 
 
 def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
-    twin = FrozenBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    twin.load_state_dict(norm.state_dict())
+    frozen = FrozenBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    frozen.load_state_dict(norm.state_dict())
     if norm.affine:
-        twin.to(norm.weight)
-    return twin.train()
+        frozen.to(norm.weight)
+    return frozen.train()
 
 
-def build_classifier(shape: shapes.ResNetConfig, class_names: Sequence[str], *, seed: int) -> Any:
-    """Build an untrained fp32 ResNet; the weights depend on ``seed`` alone, not on the global state."""
+def build_classifier(shape: models_config.ResNetConfig, class_names: Sequence[str], *, seed: int) -> Any:
+    """Return an untrained ResNet in fp32. The weights depend on ``seed`` and not on the global random state."""
     config = ResNetConfig(
         num_channels=3,
         embedding_size=shape.embedding_size,
         hidden_sizes=list(shape.hidden_sizes),
         depths=list(shape.depths),
         layer_type=shape.layer_type,
-        **_labels(class_names),
+        **_label_names(class_names),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -67,13 +67,16 @@ def build_classifier(shape: shapes.ResNetConfig, class_names: Sequence[str], *, 
 
 
 def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_seed: int | None = None) -> Any:
-    """Load a classifier in fp32 from a directory or by hub name, safetensors only.
+    """Load a classifier in fp32 from safetensors. :func:`freeze_statistics` is left to the caller.
 
-    With ``new_head_seed`` a head for another number of classes is replaced by an untrained one; otherwise it is an
-    error. Statistics are not frozen here: see :func:`freeze_statistics`.
+    Args:
+        path: a directory or a hub name.
+        class_names: the data's classes.
+        new_head_seed: seed of a new head, which replaces a head with another number of classes. None: such a head is an
+            error.
 
     Raises:
-        ModelError: there is no such model, it classifies no images, or it knows another number of classes.
+        ModelError: there is no such model, it is no image classifier, or it has another number of classes.
     """
     directory = local_directory(str(path))
     try:
@@ -81,9 +84,9 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
         if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             raise ModelError(f"The model {path} is a {config.model_type}, no image classifier: name a saved one")
         if new_head_seed is None:
-            _refuse_other_classes(directory, config.num_labels, len(class_names))
+            _check_class_count(directory, config.num_labels, len(class_names))
         elif config.num_labels != len(class_names):
-            config.update(_labels(class_names))
+            config.update(_label_names(class_names))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(new_head_seed or 0)
             return AutoModelForImageClassification.from_pretrained(
@@ -94,20 +97,20 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
                 trust_remote_code=False,
                 ignore_mismatched_sizes=new_head_seed is not None,
             )
+    except ModelError:
+        raise
     except (OSError, KeyError, SafetensorError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path} cannot be loaded as an image classifier ({reason}): name a saved one") from error
 
 
-def _refuse_other_classes(directory: Path, known: int, wanted: int) -> None:
-    if known != wanted:
+def _check_class_count(directory: Path, model_classes: int, data_classes: int) -> None:
+    if model_classes != data_classes:
         raise ModelError(
-            f"The model {directory} tells {known} classes apart, and the data has {wanted}: name a model of these "
-            "classes, or leave model.is_target out so that preparation trains a new head"
+            f"The model {directory} has {model_classes} classes, and the data has {data_classes}: name a model of the "
+            "data's classes, or set model.is_target to false so that preparation trains a new head"
         )
 
 
-def _labels(class_names: Sequence[str]) -> dict[str, Any]:
+def _label_names(class_names: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}

@@ -1,4 +1,4 @@
-"""Labelled images, in memory as bytes."""
+"""Labelled images in memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ImageRow:
     """One labelled image."""
 
     pixels: Tensor
-    """Shape (3, height, width), uint8."""
+    """Shape (3, height, width), uint8, from 0 to 255."""
     label: int
-    """Index into the data's class names."""
+    """Index in the data's class names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class ImageData:
     forget: tuple[ImageRow, ...]
     retain: tuple[ImageRow, ...]
     test: tuple[ImageRow, ...]
-    """Rows that no model is trained on, without the forgotten class where all of one is forgotten."""
+    """Rows that no model is trained on. If a whole class is forgotten, the rows of that class are left out."""
     content_hash: str = field(init=False)
-    """SHA-256 (hex) over class names, pixels and labels of all three sets."""
+    """SHA-256 (hex) of class names, pixels and labels of all three sets."""
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(json.dumps(self.class_names).encode())
@@ -45,7 +45,7 @@ class ImageData:
 
 
 def rows_hash(rows: Sequence[ImageRow]) -> str:
-    """Return SHA-256 (hex) over the rows' shapes, pixels and labels, in order."""
+    """Return the SHA-256 (hex) of shapes, pixels and labels of the rows, in order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{tuple(row.pixels.shape)} {row.label}\n".encode())

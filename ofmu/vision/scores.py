@@ -1,4 +1,4 @@
-"""What one classifier makes of every image: what vision metrics are computed from, and how it is stored."""
+"""Per-row scores of one classifier. The vision metrics are computed from them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ FORMAT = "ofmu-image-scores/1"
 
 @dataclass(frozen=True, slots=True)
 class SetScores:
-    """One number per row of a set, in the rows' order."""
+    """Scores of one set, per row and in the order of the rows."""
 
     labels: tuple[int, ...]
+    """The class of the row."""
     predicted: tuple[int, ...]
     """The class with the largest logit."""
     confidence: tuple[float, ...]
-    """Softmax probability of the true class; NaN where the logits are not finite."""
+    """Softmax probability of the row's class. NaN if the logits are not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
-    """Scores of one classifier by set: forget, retain, test."""
+    """Per-row scores of one classifier."""
 
     model: str
+    """Name of the classifier in reports."""
     data_hash: str
+    """Content hash of the scored data."""
     seed: int
-    """Draws the rows that the membership attack learns from."""
+    """Seed of the rows that train the membership classifier."""
     sets: Mapping[str, SetScores]
+    """Scores by set: ``forget``, ``retain`` and ``test``."""
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all; a NaN is stored as null.
+        """Write the scores as JSON, atomically. NaN becomes null.
 
         Raises:
             StorageError: the file cannot be written.
@@ -60,10 +64,10 @@ class ImageScores:
 
     @classmethod
     def load(cls, path: str | Path) -> ImageScores:
-        """Read what :meth:`save` wrote.
+        """Read the scores that :meth:`save` wrote.
 
         Raises:
-            DataError: the file is missing, is no JSON, or holds no scores of images.
+            DataError: the file is missing, is not JSON, or holds no scores of images.
         """
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -86,7 +90,7 @@ def _set_scores(content: Mapping[str, Sequence[Any]]) -> SetScores:
         tuple(math.nan if value is None else float(value) for value in content["confidence"]),
     )
     if not len(scores.labels) == len(scores.predicted) == len(scores.confidence):
-        raise ValueError("its columns differ in length")
+        raise ValueError("the columns differ in length")
     return scores
 
 
@@ -100,31 +104,53 @@ def score_images(
     name: str = "model",
     shard: Shard | None = None,
 ) -> ImageScores:
-    """Score a classifier in evaluation mode on every set; every rank returns all scores."""
+    """Score a classifier in evaluation mode on every set; collective. Every rank returns all scores.
+
+    Args:
+        model: the classifier.
+        loss: how pixels become logits.
+        data: the images.
+        batch_size: images per forward pass.
+        seed: seed of the rows that train the membership classifier.
+        name: name of the classifier in reports.
+        shard: this process's rank. None: one process.
+    """
     model.eval()
     device = next(model.parameters()).device
-    everything: list[ImageRow] = [row for rows in data.sets().values() for row in rows]
+    all_rows: list[ImageRow] = [row for rows in data.sets().values() for row in rows]
 
     @torch.no_grad()
     def run(indices: list[int]) -> list[tuple[int, float]]:
-        rows = [everything[index] for index in indices]
+        rows = [all_rows[index] for index in indices]
         logits = loss.logits(model, rows, device)
         predicted = logits.argmax(1).tolist()
         confidence = logits.double().softmax(1).gather(1, loss.labels(rows, device)[:, None])[:, 0].tolist()
         return list(zip(predicted, confidence, strict=True))
 
-    batches = global_batches([1] * len(everything), batch_size)
+    batches = global_batches([1] * len(all_rows), batch_size)
     results = iter(run_sharded(batches, run, shard or Shard()))
     sets = {}
-    for part, rows in data.sets().items():
-        found = [next(results) for _ in rows]
-        labels = tuple(row.label for row in rows)
-        sets[part] = SetScores(labels, tuple(guess for guess, _ in found), tuple(value for _, value in found))
+    for set_name, rows in data.sets().items():
+        scored = [next(results) for _ in rows]
+        sets[set_name] = SetScores(
+            labels=tuple(row.label for row in rows),
+            predicted=tuple(predicted for predicted, _ in scored),
+            confidence=tuple(confidence for _, confidence in scored),
+        )
     return ImageScores(model=name, data_hash=data.content_hash, seed=seed, sets=sets)
 
 
-def require_same_images(reference: ImageScores, data_hash: str, model: str) -> None:
-    """Raise ReferenceMismatchError if a reference was scored on other images than ``data_hash`` stands for."""
+def check_same_images(reference: ImageScores, data_hash: str, model: str) -> None:
+    """Check that a reference was scored on the images with the content hash ``data_hash``.
+
+    Args:
+        reference: scores of the reference.
+        data_hash: content hash of the images that the model is scored on.
+        model: name of the model, for the error.
+
+    Raises:
+        ReferenceMismatchError: the reference covers other images.
+    """
     if reference.data_hash != data_hash:
         raise ReferenceMismatchError(
             f"The reference scores of '{reference.model}' cover other images than those of '{model}': make them again "

@@ -1,4 +1,4 @@
-"""Labelled images as they lie: CIFAR's Parquet files, local or from the hub, and folders of the user's own."""
+"""Read labelled images: the Parquet files of CIFAR, local or from the hub, and the user's own folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pyarrow
 import pyarrow.parquet
 
 from ofmu.data.config import DataConfig
+from ofmu.data.hub import load_hub_split
 from ofmu.errors import DataError, nearest_name
-from ofmu.models.hub import hub_reason
+from ofmu.models.hub import looks_like_hub_id
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 LABEL_COLUMNS = {"cifar10": "label", "cifar100": "fine_label"}
@@ -24,17 +25,17 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image before it is decoded."""
+    """One image before decoding."""
 
     source: bytes | Path
     label: int
-    place: str
-    """Names the image in errors."""
+    name: str
+    """Name of the image in errors."""
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """All images of a source, before rows are chosen to be forgotten."""
+    """All images of a source."""
 
     class_names: tuple[str, ...]
     train: Sequence[LabelledImage]
@@ -42,64 +43,65 @@ class LabelledImages:
 
 
 def read_cifar(config: DataConfig) -> LabelledImages:
-    """Read CIFAR's two splits from a directory of Parquet files, or from the hub.
+    """Read both splits of CIFAR from a directory of Parquet files, or from the hub.
 
     Raises:
-        DataError: a file or column is missing, or the hub gave nothing.
+        DataError: a file or a column is missing, or the hub has no such data set.
     """
-    place = config.path or HUB_NAMES[config.source]
-    folder = Path(place).expanduser()
+    source = config.path or HUB_NAMES[config.source]
+    folder = Path(source).expanduser()
     if folder.is_dir():
         tables = {split: _local_table(folder, split) for split in ("train", "test")}
-    elif folder.is_absolute() or place.startswith((".", "~")) or place.count("/") != 1:
-        raise DataError(f"There is no directory {place}: set data.path to the folder that holds train*.parquet")
+    elif not looks_like_hub_id(source):
+        raise DataError(f"There is no directory {source}: set data.path to the folder that holds train*.parquet")
     else:
-        tables = {split: _hub_table(place, split) for split in ("train", "test")}
+        tables = {split: _hub_table(source, split) for split in ("train", "test")}
     column = config.vision.label_column or LABEL_COLUMNS[config.source]
-    rows = {split: _rows(table, config, column, f"{place} ({split})") for split, table in tables.items()}
-    highest = max(row.label for row in (*rows["train"], *rows["test"]))
-    return LabelledImages(_class_names(tables["train"], config, column, highest + 1), rows["train"], rows["test"])
+    rows = {split: _rows(table, config, column, f"{source} ({split})") for split, table in tables.items()}
+    max_label = max(row.label for row in (*rows["train"], *rows["test"]))
+    return LabelledImages(_class_names(tables["train"], config, column, max_label + 1), rows["train"], rows["test"])
 
 
 def read_folder(config: DataConfig, seed: int) -> LabelledImages:
-    """Read a folder with one folder of images per class, or with ``train`` and ``test`` folders of that form.
+    """Read a folder with one folder of images per class, or with two such folders, ``train`` and ``test``.
 
-    Without a ``test`` folder, ``data.vision.test_fraction`` of each class's images are held out, drawn by ``seed``.
+    Without a ``test`` folder, ``data.vision.test_fraction`` of each class is held out, drawn by ``seed``.
 
     Raises:
-        DataError: there is no such folder, or it holds fewer than two classes.
+        DataError: there is no such folder, or the folder holds fewer than two classes.
     """
     folder = Path(config.path or "").expanduser()
     if config.path is None or not folder.is_dir():
         raise DataError(f"There is no image folder {config.path}: set data.path to one with a folder per class")
-    split = (folder / "train").is_dir()
-    root = folder / "train" if split else folder
-    classes = sorted(place.name for place in root.iterdir() if place.is_dir() and not place.name.startswith("."))
+    has_splits = (folder / "train").is_dir()
+    root = folder / "train" if has_splits else folder
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
-        raise DataError(
-            f"The image folder {root} has fewer than two class folders: give each class a folder of its own"
-        )
+        raise DataError(f"The image folder {root} has fewer than two class folders: make one folder per class")
     train = _folder_rows(root, classes)
-    if split:
+    if has_splits:
         if not (folder / "test").is_dir():
-            raise DataError(f"The image folder {folder} has a train and no test folder: add one, or name {root} itself")
+            raise DataError(
+                f"The image folder {folder} has a train folder and no test folder: add one, or set data.path to {root}"
+            )
         return LabelledImages(tuple(classes), train, _folder_rows(folder / "test", classes))
-    held_out = _held_out(train, config.vision.test_fraction, seed)
+    test_indices = _test_indices(train, config.vision.test_fraction, seed)
     return LabelledImages(
         tuple(classes),
-        [row for index, row in enumerate(train) if index not in held_out],
-        [row for index, row in enumerate(train) if index in held_out],
+        [row for index, row in enumerate(train) if index not in test_indices],
+        [row for index, row in enumerate(train) if index in test_indices],
     )
 
 
-def _held_out(rows: Sequence[LabelledImage], fraction: float, seed: int) -> set[int]:
+def _test_indices(rows: Sequence[LabelledImage], fraction: float, seed: int) -> set[int]:
+    """Return the indices of the rows to hold out. Each class keeps at least one training row."""
     generator = np.random.default_rng([seed, len(rows)])
-    held: set[int] = set()
+    indices: set[int] = set()
     for label in {row.label for row in rows}:
-        mine = [index for index, row in enumerate(rows) if row.label == label]
-        count = min(len(mine) - 1, max(1, round(fraction * len(mine))))
-        held.update(generator.permutation(mine)[:count].tolist())
-    return held
+        of_class = [index for index, row in enumerate(rows) if row.label == label]
+        count = min(len(of_class) - 1, max(1, round(fraction * len(of_class))))
+        indices.update(generator.permutation(of_class)[:count].tolist())
+    return indices
 
 
 def _folder_rows(root: Path, classes: Sequence[str]) -> list[LabelledImage]:
@@ -109,7 +111,7 @@ def _folder_rows(root: Path, classes: Sequence[str]) -> list[LabelledImage]:
             if file.suffix.lower() in IMAGE_SUFFIXES:
                 rows.append(LabelledImage(file, label, f"The file {file}"))
     if not rows:
-        raise DataError(f"The image folder {root} holds no images: put those of each class into a folder of its own")
+        raise DataError(f"The image folder {root} holds no images: put the images of each class into its folder")
     return rows
 
 
@@ -124,49 +126,39 @@ def _local_table(folder: Path, split: str) -> Any:
 
 
 def _hub_table(name: str, split: str) -> Any:
-    # Slow to import, and needless for a local directory.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        return load_dataset(name, split=split).with_format("arrow")[:]
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(
-            f"The hub data set '{name}' cannot be loaded, since {hub_reason(error)}; or set data.path to a local "
-            "directory of its Parquet files"
-        ) from error
+    return load_hub_split(name, split, file_format="Parquet").with_format("arrow")[:]
 
 
-def _rows(table: Any, config: DataConfig, label_column: str, place: str) -> list[LabelledImage]:
+def _rows(table: Any, config: DataConfig, label_column: str, source: str) -> list[LabelledImage]:
     image_column = config.vision.image_column
     for setting, column in (("image_column", image_column), ("label_column", label_column)):
         if column not in table.column_names:
             hint = nearest_name(column, table.column_names)
-            raise DataError(f"{place} has no column '{column}', which data.vision.{setting} names: {hint}")
+            raise DataError(f"{source} has no column '{column}', which data.vision.{setting} names: {hint}")
     labels = table.column(label_column).to_pylist()
     images = table.column(image_column).to_pylist()
     rows = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+        name = f"Row {number} of {source}"
         if isinstance(label, bool) or not isinstance(label, int) or label < 0:
             raise DataError(
-                f"Row {number} of {place} has the label {label!r} in column '{label_column}', which is no class "
-                "number: name another data.vision.label_column"
+                f"{name} has the label {label!r} in column '{label_column}', which is no class number: set "
+                "data.vision.label_column to another column"
             )
         content = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(content, bytes):
             raise DataError(
-                f"Row {number} of {place} holds no image in column '{image_column}': name another "
-                "data.vision.image_column"
+                f"{name} holds no image in column '{image_column}': set data.vision.image_column to another column"
             )
-        rows.append(LabelledImage(content, label, f"Row {number} of {place}"))
+        rows.append(LabelledImage(content, label, name))
     if not rows:
-        raise DataError(f"{place} holds no rows: name a source with images")
+        raise DataError(f"{source} holds no rows: name a source with images")
     return rows
 
 
 def _class_names(table: Any, config: DataConfig, column: str, classes: int) -> tuple[str, ...]:
-    """Return the names that the hub's metadata give the labels, CIFAR-10's own, or the labels as text."""
+    """Return the labels' names from the hub's metadata, else the names of CIFAR-10, else the labels as text."""
     metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    named = json.loads(metadata).get("info", {}).get("features", {}).get(column, {}).get("names") or ()
-    known = tuple(str(name) for name in named) or (CIFAR10_CLASSES if config.source == "cifar10" else ())
-    return known if len(known) >= classes else tuple(str(label) for label in range(classes))
+    stored = json.loads(metadata).get("info", {}).get("features", {}).get(column, {}).get("names") or ()
+    names = tuple(str(name) for name in stored) or (CIFAR10_CLASSES if config.source == "cifar10" else ())
+    return names if len(names) >= classes else tuple(str(label) for label in range(classes))

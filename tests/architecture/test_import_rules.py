@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ofmu.config.files import preset_names, read_mapping, validate
-from tune.config import SearchConfig
+from ofmu.config.files import preset_names
+from tune.compare.config import CompareConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for package in ("ofmu", "tune", "cluster") for path in (ROOT / package).rglob("*.py"))
@@ -145,5 +145,5 @@ def test_every_preset_is_a_sound_search():
     names = preset_names()
     assert {"quickstart", "tofu"} <= set(names)
     for name in names:
-        config = validate(SearchConfig, read_mapping(name))
+        config = CompareConfig.read(name)
         assert config.objectives

@@ -22,7 +22,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "report": ("tune.SearchResult.load", "tune.SearchResult.plot", "tune.ComparisonResult.load"),
     "export": ("tune.SearchResult.pick", "tune.Point.export"),
     "doctor": ("cluster.examine_machine", "cluster.examine_cluster", "cluster.examine_job_server"),
-    "submit": ("cluster.JobServer", "cluster.JobServer.submit", "cluster.plan_package", "cluster.refuse_missing_files"),
+    "submit": ("cluster.JobServer", "cluster.JobServer.submit", "cluster.plan_package", "cluster.check_missing_files"),
     "jobs": ("cluster.JobServer.jobs", "cluster.JobServer.job"),
     "logs": ("cluster.JobServer.logs", "cluster.JobServer.follow"),
     "stop": ("cluster.JobServer.stop",),

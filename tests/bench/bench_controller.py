@@ -1,15 +1,16 @@
-"""What a search's controller costs per trial, by finished trials and trials in flight, and how long a resume takes.
+"""Measure what a search's controller costs per trial, and how long a resume takes.
 
     python tests/bench/bench_controller.py                                  # some minutes; the table of docs/scale.md
     python tests/bench/bench_controller.py --finished 10000 --in-flight 1 --samplers tpe
 
-A study file of the quickstart's space is filled with finished trials; a search's own controller then goes on from it,
-without Ray: it hands out TRIALS more, is told their ends, and keeps its tables and files. Columns, in milliseconds
-per trial: ``suggest`` (draw and store the next trial), ``tell`` (store an end), ``reports`` (tables, files, models,
-listeners; twice per trial, when it starts and when it ends), their sum, the slowest single trial; the CPU time of
-the sum, which a busy machine bends less. ``resume``: seconds from the run directory to the first suggestion, and CPU
-seconds. The tables of all trials are written in at most a fiftieth of a search's time, and so seldom here: ``tables``
-is what one writing takes, in milliseconds.
+The benchmark fills a study of the quickstart's space with finished trials. A search's controller then continues the
+study without Ray: it suggests TRIALS more trials, stores their ends, and keeps its tables and files.
+
+Columns in milliseconds per trial: ``suggest`` (draw and store the next trial), ``tell`` (store an end), ``reports``
+(tables, files, models and callbacks, when a trial starts and when it ends), ``sum`` of these three, ``slowest``
+single trial, and ``CPU`` time of the sum, which depends less on other load of the machine. ``tables`` is the time in
+milliseconds of one writing of all trials' tables; a search spends at most a fiftieth of its time on them. ``resume``
+is the time in seconds from the run directory to the first suggestion, and ``its CPU`` the CPU time of that.
 """
 
 from __future__ import annotations
@@ -23,17 +24,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import optuna
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from sqlalchemy import insert
-from sqlalchemy.orm import Session
 
 from ofmu.config.files import read_mapping, validate
 from ofmu.run_config import override
@@ -43,17 +41,17 @@ from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
 from tune.search import _Session
 from tune.study.samplers import draw
-from tune.study.searcher import StudySearcher, open_study, storage_url
+from tune.study.searcher import StudySearcher, open_study
 
 TRIALS = 200
-Drawn = tuple[FrozenTrial, dict[str, Any], dict[str, float]]
 DIMENSIONS = ("penalty_weight", "similarity_weight", "similarity_threshold", "forget_margin", "inner_lr", "outer_lr")
 
 
 def objectives(settings: dict[str, Any]) -> dict[str, float]:
-    """Return made-up metrics of a run, a smooth trade-off with some noise: the front of 10,000 holds about a hundred.
+    """Return made-up metrics of a run: a smooth trade-off with noise, whose front grows with the number of trials.
 
-    Continuous on purpose: real KS statistics are multiples of 1/rows, and their fronts are smaller.
+    The values are continuous, which is harder than real searches: KS statistics are multiples of 1/rows, so real
+    fronts are smaller.
     """
     rates = [abs(np.log(abs(float(settings[f"method.{name}"])) + 1e-9)) % 1 for name in DIMENSIONS]
     along, away = rates[0], float(np.mean(rates[1:]))
@@ -71,13 +69,13 @@ def objectives(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def make_config(num_trials: int, sampler: str) -> SearchConfig:
-    """Return the quickstart's search with as many trials as the benchmark needs."""
+    """Return the quickstart's search config with ``num_trials`` trials."""
     changes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}"]
     return validate(SearchConfig, override(read_mapping("quickstart"), changes))
 
 
 def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
-    """Write a study with ``finished`` ended trials, its two landmarks among them, as a search leaves it."""
+    """Write a study with ``finished`` complete trials, of which the first two are the target and the baseline."""
     run.mkdir()
     run.write_config(config)
     study = open_study(run.study_file, config)
@@ -88,59 +86,29 @@ def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
         metrics = {"ks_statistic": 0.99, "model_utility": 0.7 if name == "target" else 0.1, "seconds": 12.5}
         searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
     drawing = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    trials = []
-    for _ in range(finished - 2):
-        trial = drawing.ask()
-        overrides = draw(trial, config)
-        metrics = objectives(overrides)
-        trials.append((drawing._storage.get_trial(trial._trial_id), overrides, metrics))
-    insert_trials(run, study, trials, list(config.objectives))
+    with patch("os.fsync"):
+        for _ in range(finished - 2):
+            trial = drawing.ask()
+            overrides = draw(trial, config)
+            add_trial(study, drawing._storage.get_trial(trial._trial_id), overrides, list(config.objectives))
 
 
-def insert_trials(
-    run: RunDirectory,
-    study: optuna.Study,
-    trials: list[tuple[FrozenTrial, dict[str, Any], dict[str, float]]],
-    names: list[str],
-) -> None:
-    """Insert complete trials in one transaction: ``study.add_trials`` takes a quarter of an hour for 10,000."""
-    first = len(study.get_trials(deepcopy=False))
-    rows: dict[Any, list[dict[str, Any]]] = {
-        table: []
-        for table in (models.TrialModel, models.TrialParamModel, models.TrialValueModel, models.TrialUserAttributeModel)
-    }
-    now = datetime.now()
-    state = TrialState.COMPLETE
-    for number, (drawn, overrides, metrics) in enumerate(trials, start=first):
-        key = number + 1
-        rows[models.TrialModel].append(
-            {"trial_id": key, "number": number, "study_id": study._study_id, "state": state}
-            | {"datetime_start": now, "datetime_complete": now}
-        )
-        for name, distribution in drawn.distributions.items():
-            rows[models.TrialParamModel].append(
-                {"trial_id": key, "param_name": name}
-                | {"param_value": distribution.to_internal_repr(drawn.params[name])}
-                | {"distribution_json": optuna.distributions.distribution_to_json(distribution)}
-            )
-        for index, name in enumerate(names):
-            kind = models.TrialValueModel.TrialValueType.FINITE
-            value = {"objective": index, "value": metrics[name], "value_type": kind}
-            rows[models.TrialValueModel].append({"trial_id": key} | value)
-        attributes = {"role": "searched", "overrides": overrides, "metrics": metrics, "seconds": metrics["seconds"]}
-        attributes["gradient_evaluations"] = metrics["gradient_evaluations"]
-        rows[models.TrialUserAttributeModel] += [
-            {"trial_id": key, "key": name, "value_json": json.dumps(value)} for name, value in attributes.items()
-        ]
-    engine = optuna.storages.RDBStorage(storage_url(run.study_file)).engine
-    with Session(engine) as session:
-        for table, lines in rows.items():
-            session.execute(insert(table), lines)
-        session.commit()
+def add_trial(study: optuna.Study, drawn: FrozenTrial, overrides: dict[str, Any], names: list[str]) -> None:
+    """Add a complete trial by the operations that a search uses; ``study.add_trial`` writes only one entry."""
+    storage = study._storage
+    number = storage.create_new_trial(study._study_id)
+    for name, distribution in drawn.distributions.items():
+        storage.set_trial_param(number, name, distribution.to_internal_repr(drawn.params[name]), distribution)
+    metrics = objectives(overrides)
+    attributes = {"role": "searched", "overrides": overrides, "metrics": metrics, "seconds": metrics["seconds"]}
+    attributes["gradient_evaluations"] = metrics["gradient_evaluations"]
+    for key, value in attributes.items():
+        storage.set_trial_user_attr(number, key, value)
+    storage.set_trial_state_values(number, TrialState.COMPLETE, [metrics[name] for name in names])
 
 
 class Clock:
-    """Wall and CPU seconds by name."""
+    """Wall seconds by name, and CPU seconds in all."""
 
     def __init__(self) -> None:
         self.wall: dict[str, float] = {}
@@ -148,7 +116,7 @@ class Clock:
 
     @contextmanager
     def run(self, name: str) -> Iterator[None]:
-        """Add the time of the block to ``name``."""
+        """Add the wall time of the block to ``name``, and its CPU time to ``cpu``."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
@@ -156,7 +124,7 @@ class Clock:
 
 
 def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
-    """Return a search's session at the point at which it hands out its first trial."""
+    """Return a search's session that is ready to suggest its first trial."""
     view = ConsoleCallback(Console(file=io.StringIO()))
     session = _Session(run, config, lambda *_: {}, CallbackList((view,)))
     session.is_over()
@@ -167,9 +135,9 @@ def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
 
 
 def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]:
-    """Hand out ``trials`` trials beyond those that fill the slots and tell their ends.
+    """Fill ``in_flight`` slots with trials; then, ``trials`` times, store the oldest trial's end and suggest another.
 
-    Returns the times of those after the first ``in_flight`` and the seconds of the slowest one.
+    Returns the times without those of filling the slots, and the seconds of the slowest trial.
     """
     searcher, slowest = session._searcher, 0.0
     clock, reports = Clock(), Clock()
@@ -182,7 +150,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
     searcher._on_finished = timed
     live: deque[tuple[str, dict[str, Any]]] = deque()
 
-    def hand_out(index: int) -> None:
+    def suggest(index: int) -> None:
         with clock.run("suggest"):
             specification = searcher.suggest(str(index))
         assert isinstance(specification, dict)
@@ -191,7 +159,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
             session._notify()
 
     for index in range(in_flight):
-        hand_out(index)
+        suggest(index)
     clock = Clock()
     for index in range(in_flight, in_flight + trials):
         before = sum(clock.wall.values())
@@ -206,13 +174,13 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
             searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
         clock.wall["tell"] -= reports.wall["reports"]
         clock.wall["reports"] = clock.wall.get("reports", 0.0) + reports.wall["reports"]
-        hand_out(index)
+        suggest(index)
         slowest = max(slowest, sum(clock.wall.values()) - before)
     return clock, slowest
 
 
 def measure(sampler: str, finished: int, in_flight: int, trials: int, place: str) -> str:
-    """Return one line of the table."""
+    """Return one line of the table; ``place`` is the folder for the run directory."""
     config = make_config(finished + in_flight + trials + 1, sampler)
     with tempfile.TemporaryDirectory(prefix="c", dir=place) as folder:
         run = RunDirectory.create_new(Path(folder) / "run")
@@ -238,7 +206,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--samplers", nargs="+", default=["tpe", "random"])
     parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--place", default="/tmp", help="the folder for run directories: its disk is measured too")
+    parser.add_argument("--place", default="/tmp", help="the folder for run directories, whose disk is measured too")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     columns = ("suggest", "tell", "reports", "sum", "slowest", "CPU", "tables", "resume", "its CPU")

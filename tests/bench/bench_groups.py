@@ -23,10 +23,12 @@ import ray
 
 from cluster.config import ClusterConfig
 from cluster.session import ray_session
-from cluster.train.worker_group import WarmTrials
+from cluster.train.trainer import run_trial
+from cluster.train.worker_group import WorkerGroupPool
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.preparation import Prepared
+from tune.execution.trainable import Executor
 
 WORK = ("inner", "outer", "evaluation")
 SETTINGS: dict[str, Any] = {
@@ -52,7 +54,7 @@ def cpu_seconds() -> float:
     return total
 
 
-def measure(trials: WarmTrials, config: UnlearnConfig, workers: int, place: Path, prepared: Prepared) -> list[float]:
+def measure(trials: Executor, config: UnlearnConfig, workers: int, place: Path, prepared: Prepared) -> list[float]:
     """Run one trial; return its seconds, its seconds beside the work, and its CPU seconds."""
     started, before = time.perf_counter(), cpu_seconds()
     trials(config, ClusterConfig(num_workers=workers), place, prepared)
@@ -74,10 +76,12 @@ def main() -> None:
         for workers, stage in ((0, 2), (1, 2), (2, 2), (2, 3)):
             engine = SETTINGS["engine"] | {"zero_stage": stage}
             config = UnlearnConfig.model_validate(SETTINGS | {"engine": engine})
-            trials = WarmTrials()
+            pool = WorkerGroupPool()
             places = [Path(folder, f"{workers}-{stage}-{number}") for number in range(count + 1)]
-            first, *later = [measure(trials, config, workers, place, prepared) for place in places]
-            trials.close()
+            first, *later = [
+                measure(pool if workers else run_trial, config, workers, place, prepared) for place in places
+            ]
+            pool.close()
             told = [
                 f"{name} {statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]"
                 for name, each in zip(columns, zip(*later, strict=True), strict=True)

@@ -18,7 +18,7 @@ says otherwise.
 
 Why the quickstart's curves save less than the others, by ``--analyse``: for each fraction of the rounds, the rank
 correlation of the objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst)
-and their share in its lower half; as a yardstick, the ratio of an oracle that runs every trial to the first rung, and
+and their share in its lower half; for comparison, the ratio of an oracle that runs every trial to the first rung, and
 past it only those that will be on the front of the trials drawn so far.
 
 Medians of ten seeds with the default settings: LCDB's 819, 953, 1489 and 41972 .33, .22, .33, .29; the quickstart's
@@ -44,8 +44,9 @@ from scipy.stats import spearmanr
 
 from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, read_curves, synthetic_curve
 from simulation.simulate import CurveSearcher, OptunaSearcher, Simulation, TableSearcher, simulate
-from tune.early_stopping.rungs import RungScheduler, RungSettings
-from tune.results.pareto import Points, as_costs, front_mask, reference_point
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
+from tune.pareto import Points, as_costs, front_mask, reference_point
 from tune.space.objectives import Direction
 from tune.study.samplers import make_sampler
 
@@ -177,12 +178,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--analyse", action="store_true")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    for name, field in RungSettings.model_fields.items():
+    for name, field in EarlyStoppingConfig.model_fields.items():
         if name != "enabled":
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(field.default), default=field.default)
     arguments = parser.parse_args()
-    given = {name: getattr(arguments, name) for name in RungSettings.model_fields if name != "enabled"}
-    settings = RungSettings.model_validate(given)
+    given = {name: getattr(arguments, name) for name in EarlyStoppingConfig.model_fields if name != "enabled"}
+    settings = EarlyStoppingConfig.model_validate(given)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     print(f"rungs at {', '.join(f'{level:.3g}' for level in settings.levels)}; {given}")

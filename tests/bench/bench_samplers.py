@@ -32,7 +32,7 @@ from scipy.stats import quantile_test
 from sklearn.ensemble import RandomForestRegressor
 
 from simulation.curves import SYNTHETIC_SETTINGS, synthetic_curve
-from tune.results.pareto import hypervolume
+from tune.pareto import hypervolume
 from tune.study.samplers import make_sampler
 
 TRIALS = 64

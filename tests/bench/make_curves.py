@@ -38,12 +38,12 @@ from ofmu.run_config import UnlearnConfig
 from ofmu.task import load_task
 from ofmu.tasks.preparation import Prepared
 from tune.config import SearchConfig
-from tune.early_stopping.rungs import RungSettings
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.space.draw import draw
 from tune.space.space import run_config
-from tune.study.samplers import draw
 
 LOOKS = tuple(step / 32 for step in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32))
-ROWS = RungSettings().rows
+ROWS = EarlyStoppingConfig().rows
 ENGINE = {"backend": "torch", "device": "cpu", "threads": 1}
 
 
@@ -82,7 +82,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
 
 
 def sketched(scores: Scores, reference: Path) -> dict[str, float | None]:
-    """Return the metrics as a rung sees them: of the rows that :class:`~ofmu.evaluation.scoring.partial.PartialEvaluation` looks at."""
+    """Return the metrics of the rows that early stopping scores at a rung."""
     sets = {name: tuple(sorted(rows, key=lambda row: row.row_hash or "")[:ROWS]) for name, rows in scores.sets.items()}
     expected = Scores.load(reference)
     kept = {FORGET: tuple(sorted(expected.sets[FORGET], key=lambda row: row.row_hash or "")[:ROWS])}

@@ -1,8 +1,8 @@
-"""The files of cluster/deploy: read by Ray's own loader where there is one, held to KubeRay's API elsewhere.
+"""The files of cluster/deploy. Ray's own loader reads the files of its launcher; KubeRay's API checks the manifests.
 
-KubeRay's fields are those of its Go types, from which its CRDs are generated: ray-operator/apis/ray/v1/
+KubeRay's fields are those of the Go types from which its CRDs are generated: ray-operator/apis/ray/v1/
 raycluster_types.go and rayjob_types.go, as documented in docs/reference/api.md at commit 0057210 of
-ray-project/kuberay; ``authOptions`` came with its version 1.5.1. Fields of pods are those of Kubernetes' core/v1.
+ray-project/kuberay. ``authOptions`` exists since version 1.5.1. Fields of pods are those of Kubernetes' core/v1.
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ KINDS = {
     ("v1", "Service"): SERVICE,
     ("apps/v1", "Deployment"): DEPLOYMENT,
 }
-"""Per kind the fields of ``spec`` that we use: ``!`` marks a required one; a tuple of strings lists the values."""
+"""The fields of ``spec`` that our manifests use. ``!`` marks a required field; a tuple of strings lists the values."""
 
 
 def problems(value: Any, shape: Any, place: str) -> Iterator[str]:
-    """Yield what of ``value`` is not of the shape."""
+    """Yield one sentence for every place where ``value`` does not have the shape."""
     if isinstance(shape, Mapping) and str in shape:
         if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
             yield f"{place} must map strings to strings"
@@ -176,7 +176,7 @@ def test_manifests_have_the_fields_that_kuberay_and_kubernetes_know(path):
         (("spec", "headGroupSpec", "template"), {}, "template.spec is missing"),
     ],
 )
-def test_the_check_itself_finds_what_it_should(where, value, found):
+def test_the_comparison_finds_wrong_fields(where, value, found):
     broken = copy.deepcopy(manifest("cluster.yaml"))
     at: Any = broken
     for key in where[:-1]:
@@ -185,7 +185,7 @@ def test_the_check_itself_finds_what_it_should(where, value, found):
     assert any(found in problem for problem in problems(broken["spec"], CLUSTER, "RayCluster"))
 
 
-def test_the_pods_of_the_cluster_fit_what_is_promised():
+def test_the_pods_of_the_cluster_have_image_storage_and_gpus():
     spec = manifest("cluster.yaml")["spec"]
     assert spec["enableInTreeAutoscaling"]
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -204,7 +204,7 @@ def test_the_pods_of_the_cluster_fit_what_is_promised():
     assert manifest("storage.yaml")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_heads_state_outlives_it_in_the_redis_that_is_deployed():
+def test_the_state_of_the_head_is_in_the_redis_that_is_deployed():
     options = manifest("cluster.yaml")["spec"]["gcsFaultToleranceOptions"]
     parts = {document["kind"]: document for document in documents(DEPLOY / "kuberay" / "redis.yaml")}
     service, pod = parts["Service"], parts["Deployment"]["spec"]["template"]
@@ -215,7 +215,7 @@ def test_the_heads_state_outlives_it_in_the_redis_that_is_deployed():
     assert password["valueFrom"] == options["redisPassword"]["valueFrom"]
 
 
-def test_the_job_has_the_same_cluster_and_a_search_for_an_entrypoint():
+def test_the_job_has_the_same_cluster_and_its_entrypoint_is_a_search():
     job = manifest("job.yaml")["spec"]
     cluster = manifest("cluster.yaml")["spec"]
     assert job["rayClusterSpec"] == {key: cluster[key] for key in cluster if key != "gcsFaultToleranceOptions"}
@@ -224,11 +224,11 @@ def test_the_job_has_the_same_cluster_and_a_search_for_an_entrypoint():
     lines = re.findall(r"python -m ofmu (search [^;]+)", job["entrypoint"])
     assert len(lines) == 2
     for line in lines:
-        parses(shlex.split(line))
+        assert_accepted(shlex.split(line))
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
-def test_rays_launcher_takes_the_file(name):
+def test_rays_launcher_accepts_the_file(name):
     config = prepare_config(yaml.safe_load((DEPLOY / f"{name}.yaml").read_text()))
     validate_config(config)
     types = config["available_node_types"]
@@ -241,7 +241,7 @@ def test_rays_launcher_takes_the_file(name):
     else:
         assert spot["scheduling"]["provisioningModel"] == "SPOT"
     assert types["spot"]["min_workers"] == 0 < types["spot"]["max_workers"]
-    # the launcher's defaults install a nightly wheel of Ray over the image's
+    # By default the launcher installs a nightly wheel of Ray over the image's Ray.
     assert config["setup_commands"] == config["worker_setup_commands"] == []
     assert "ray" not in " ".join(config["head_setup_commands"])
     assert config["docker"]["image"] == f"{IMAGE}:ray-{RAY}"
@@ -258,7 +258,7 @@ def test_rays_loader_finds_a_misspelt_key():
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Return the Dockerfile's instructions and their arguments, continued lines joined."""
+    """Return the Dockerfile's instructions and their arguments. Continued lines are joined."""
     lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     pairs = [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
@@ -278,7 +278,7 @@ def test_the_image_has_the_tested_versions():
     assert [re.sub(r"^pip install .*-c constraints\.txt ", "", each) for each in installs] == ["torch", "."]
 
 
-def test_the_image_is_given_all_that_the_installation_reads():
+def test_the_image_gets_all_files_that_the_installation_reads():
     copied = [shlex.split(argument) for name, argument in instructions() if name == "COPY"]
     sources = {source for words in copied for source in words[:-1] if not source.startswith("--")}
     assert all((ROOT / source).exists() for source in sources)
@@ -305,8 +305,8 @@ def commands_in(text: str) -> Iterator[list[str]]:
                 yield words
 
 
-def parses(words: Sequence[str]) -> None:
-    """Assert that ofmu's command line takes these words; --help keeps the command from running."""
+def assert_accepted(words: Sequence[str]) -> None:
+    """Assert that ofmu's command line accepts these words. --help keeps the command from running."""
     assert words[0] in COMMANDS
     split = words.index("--") if "--" in words else len(words)
     result = CliRunner().invoke(cli, [*words[:split], "--help"])
@@ -314,7 +314,7 @@ def parses(words: Sequence[str]) -> None:
     options = set(re.findall(r"--[\w-]+", result.output))
     assert {word for word in words[:split] if word.startswith("--")} <= options
     if split < len(words):
-        parses(words[split + 1 :])
+        assert_accepted(words[split + 1 :])
 
 
 def test_the_commands_of_the_readme_are_real():
@@ -322,7 +322,7 @@ def test_the_commands_of_the_readme_are_real():
     ours = [words[1:] for words in commands_in(text) if words[0] == "ofmu"]
     assert len(ours) >= 6
     for words in ours:
-        parses(words)
+        assert_accepted(words)
     for name in re.findall(r"cluster/deploy/[\w./-]+", text):
         assert (ROOT / name).exists()
     assert f"ray[default]=={RAY}" in text

@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 SEARCH = {
     "num_trials": 4,
-    "max_concurrent": 1,
+    "max_concurrent_trials": 1,
     "space": {
         "method.outer_steps": {"low": 1, "high": 4},
         "method.inner_lr": {"low": 0.01, "high": 0.1, "log": True},
@@ -160,7 +160,7 @@ def ask_tell(folder: Path) -> Any:
 
 def compare(folder: Path) -> Any:
     """Return the comparison of two methods, with every run behind it."""
-    config = merged(TEXT, engine={"zero_stage": 2}, search={"max_concurrent": 1})
+    config = merged(TEXT, engine={"zero_stage": 2}, search={"max_concurrent_trials": 1})
     config["compare"] = {"space": {"method.lr": {"low": 1e-4, "high": 3e-3, "log": True}, "method.steps": 6}}
     (folder / "compare.yaml").write_text(yaml.safe_dump(config))
     wanted = ["--methods", "npo,graddiff", "--benchmark", "compare.yaml", "--trials", "3", "--seeds", "2"]

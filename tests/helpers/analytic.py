@@ -1,4 +1,4 @@
-"""Losses with closed-form derivatives on one small parameter vector in float64."""
+"""Losses with closed-form derivatives, on one small parameter vector in float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = {"exact": 1e-9, "central": 1e-5, "forward": 1e-3}
 
 
 class Point(nn.Module):
-    """A parameter vector in two tensors, so that the flat layout is exercised."""
+    """A parameter vector in two tensors, so that a test covers the flat layout."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Point(nn.Module):
 
 
 class AnalyticLoss:
-    """A function of the parameter vector, the same for every row."""
+    """A function of the parameter vector. All rows have the same loss."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
@@ -63,7 +63,7 @@ CURVED_R = AnalyticLoss(lambda x: torch.exp(0.3 * x).sum() + 0.5 * (x * CENTRE_R
 
 
 def similarity_gradient_of_quadratics(x: Tensor) -> Tensor:
-    """∇S written out for quadratics: H_f = A and H_r = B are constant."""
+    """Return ∇S of the quadratic losses, whose Hessians H_f = A and H_r = B are constant."""
     f, r = A @ (x - CENTRE_F), B @ (x - CENTRE_R)
     nf, nr = f.norm(), r.norm()
     s = f @ r / (nf * nr)
@@ -74,17 +74,20 @@ def phi_gradient_of_quadratics(x: Tensor, beta: float) -> Tensor:
     return A @ (x - CENTRE_F) - beta * similarity_gradient_of_quadratics(x)
 
 
-def paper(**settings: Any) -> OfmuConfig:
-    """The paper's Φ, whatever the defaults are."""
+def paper_config(**settings: Any) -> OfmuConfig:
+    """Return a config with the paper's Φ. ``settings`` overrides it."""
     return OfmuConfig(
         **({"similarity_scale": "absolute", "similarity_threshold": -1, "forget_margin": None} | settings)
     )
 
 
-def derivatives(method: OfmuConfig, forget: AnalyticLoss, retain: AnalyticLoss) -> tuple[Derivatives[int], Any]:
+def make_derivatives(
+    config: OfmuConfig, forget_loss: AnalyticLoss, retain_loss: AnalyticLoss
+) -> tuple[Derivatives[int], TorchEngine]:
+    """Return the derivatives at THETA, and their engine."""
     engine = TorchEngine(Point(THETA), CostTracker())
-    return Derivatives(engine, forget, retain, method), engine
+    return Derivatives(engine, forget_loss, retain_loss, config), engine
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())

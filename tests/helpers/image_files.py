@@ -1,4 +1,4 @@
-"""Image files of a few pixels: Parquet in the hub's schema, and folders of classes."""
+"""Small image files: Parquet in the schema of the hub, and one folder per class."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def pixels(label: int, generator: np.random.Generator, size: int = 8) -> np.ndarray:
-    """Noise in which the class's own channel is brighter."""
-    found = generator.integers(0, 160, (size, size, 3))
-    found[:, :, label % 3] += 90
-    return found.astype(np.uint8)
+    """Return noise. The channel of the class is brighter than the other channels."""
+    noise = generator.integers(0, 160, (size, size, 3))
+    noise[:, :, label % 3] += 90
+    return noise.astype(np.uint8)
 
 
 def write_parquet(
@@ -37,7 +37,7 @@ def write_parquet(
     label_column: str = "label",
     replaced: Mapping[int, bytes] | None = None,
 ) -> Path:
-    """Write both splits, their classes in turn; ``replaced`` gives other bytes to some training rows."""
+    """Write both splits with alternating classes. ``replaced``: other bytes for training rows, by index."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):

@@ -1,4 +1,4 @@
-"""What the tests of methods compare with: plain torch, one row at a time, in float64, with no code of the methods."""
+"""The values that tests of methods compare with: plain torch in float64, one row at a time, without methods' code."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ofmu.methods.build import build_method
 from trajectory import tiny_llama
 
 
-def started(name: str, **settings: Any) -> tuple[Any, nn.Module, nn.Module]:
-    """Return a method on a float64 model, that model, and a copy of it at θ_0."""
+def make_method(name: str, **settings: Any) -> tuple[Any, nn.Module, nn.Module]:
+    """Return a method on a float64 model, the model, and the target: a copy of the model at θ_0."""
     model = tiny_llama().double()
-    start = copy.deepcopy(model)
+    target = copy.deepcopy(model)
     engine = TorchEngine(model, CostTracker())
-    return build_method(Context(engine, tiny_task(), seed=5), small_settings(name, **settings)), model, start
+    return build_method(Context(engine, tiny_task(), seed=5), small_settings(name, **settings)), model, target
 
 
-def nudge(model: nn.Module) -> None:
-    """Move all parameters a little, so that model and start model differ."""
+def perturb(model: nn.Module) -> None:
+    """Change all parameters a little, so that the model and the target differ."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -41,21 +41,21 @@ def token_logits(model: Any, row: Example) -> Tensor:
 
 
 def nll(model: nn.Module, row: Example) -> Tensor:
-    """Return the summed NLL of the row's answer."""
+    """Return the NLL of the row's answer, summed over tokens, in nats."""
     answer = torch.tensor(row.input_ids[row.answer_start :])
     return -token_logits(model, row).log_softmax(-1)[torch.arange(len(answer)), answer].sum()
 
 
 def mean_nll(model: nn.Module, rows: Sequence[Example]) -> Tensor:
-    """Return the token-mean NLL over all rows together."""
+    """Return the NLL per answer token over all rows, in nats."""
     return torch.stack([nll(model, row) for row in rows]).sum() / sum(row.answer_length for row in rows)
 
 
 def gradient_of(loss: Tensor, model: nn.Module) -> Tensor:
-    """Return the loss's gradient, flattened in the order of the parameters; zero where it does not reach."""
+    """Return the gradient of the loss, flattened in the order of the parameters; 0 if there is no dependence."""
     parameters = list(model.parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    pieces = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    pieces = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
     return torch.cat([piece.flatten() for piece in pieces])
 
 
@@ -64,7 +64,7 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    """Relative to the expected vector's norm, far below any factor or sign that could be wrong."""
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Compare two vectors with a tolerance relative to the norm of ``expected``."""
     assert expected.norm() > 0
-    assert (found - expected).norm() <= 1e-9 * expected.norm()
+    assert (actual - expected).norm() <= 1e-9 * expected.norm()

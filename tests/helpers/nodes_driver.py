@@ -1,4 +1,4 @@
-"""A search in a process of its own: ``nodes_driver.py RUN_DIR SETTINGS.json``, or ``RUN_DIR --resume OVERRIDE...``."""
+"""Runs a search: ``nodes_driver.py RUN_DIR SETTINGS.json``, or ``nodes_driver.py RUN_DIR --resume OVERRIDE...``."""
 
 from __future__ import annotations
 

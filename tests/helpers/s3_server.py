@@ -1,7 +1,7 @@
-"""A real HTTP server that speaks S3, for tests: moto's, from this environment or one of its own.
+"""A real HTTP server that speaks S3, for tests: moto's server.
 
-moto's client library wants an older python-dateutil than the pinned one, so it may have to live in an environment
-apart, whose ``moto_server`` is named by $OFMU_TEST_S3_SERVER.
+moto needs an older python-dateutil than the pinned one. So the server may be installed in another environment;
+$OFMU_TEST_S3_SERVER then names its ``moto_server``.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIATESTKEY", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def server_command() -> str:
-    """Return the path of ``moto_server``; skips the test where there is none."""
+    """Return the path of ``moto_server``. Skip the test if there is none."""
     beside = Path(sys.executable).with_name("moto_server")
     found = os.environ.get("OFMU_TEST_S3_SERVER")
     if not found and not beside.exists():
-        pytest.skip("no moto_server: install 'moto[s3]' flask flask-cors, and name it by $OFMU_TEST_S3_SERVER")
+        pytest.skip("no moto_server: install 'moto[s3]' flask flask-cors, and set $OFMU_TEST_S3_SERVER to its path")
     return found or str(beside)
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
-    """Run the server on a free port with one empty bucket, ``bucket``; yield the options of a URI that leads there."""
+    """Run the server on a free port with one empty bucket, ``bucket``. Yield the options of URIs that lead to it."""
     command = server_command()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -46,8 +47,6 @@ def s3_server(folder: Path) -> Iterator[str]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-        from pyarrow import fs
-
         fs.FileSystem.from_uri(f"s3://bucket?{options}&allow_bucket_creation=true")[0].create_dir("bucket")
         yield options
     finally:
@@ -57,6 +56,14 @@ def s3_server(folder: Path) -> Iterator[str]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def stored_files(uri: str) -> dict[str, bytes]:
+    """Return the content of all files at the URI, by their names relative to the URI."""
+    system, root = fs.FileSystem.from_uri(uri)
+    found = system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    paths = [info.path for info in found if info.type == fs.FileType.File]
+    return {path[len(root) + 1 :]: system.open_input_stream(path, compression=None).read() for path in paths}
 
 
 def _answers(port: int) -> bool:

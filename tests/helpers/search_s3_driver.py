@@ -31,7 +31,7 @@ def executor(flag: str) -> Any:
                 shutil.rmtree(trial_dir)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return run_trial(config, cluster, trial_dir, prepare(config), listener=heard, mirror=mirror)
+        return run_trial(config, cluster, trial_dir, prepare(config), callback=heard, mirror=mirror)
 
     return execute
 

@@ -1,4 +1,4 @@
-"""A tiny image problem: coloured noise of three classes, and a ResNet with statistics of its own."""
+"""A small image problem: coloured noise of three classes, and a ResNet whose statistics fit such images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SHAPE = ResNetConfig(embedding_size=6, hidden_sizes=(6, 8), depths=(1, 1))
 
 
 def images(count: int, seed: int, *, size: int = 16, labels: tuple[int, ...] = (0, 1, 2)) -> list[ImageRow]:
-    """Noise whose channels are lifted by its class."""
+    """Return noise. The channel of the class is brighter than the other channels."""
     generator = np.random.default_rng(seed)
-    found = []
+    rows = []
     for index in range(count):
         label = labels[index % len(labels)]
         pixels = generator.integers(0, 160, (3, size, size))
         pixels[label] += 60
-        found.append(ImageRow(torch.from_numpy(pixels.astype(np.uint8)), label))
-    return found
+        rows.append(ImageRow(torch.from_numpy(pixels.astype(np.uint8)), label))
+    return rows
 
 
 def tiny_classifier(dtype: torch.dtype = torch.float32) -> Any:
-    """A ResNet whose running statistics are those of some images, frozen."""
+    """Return a ResNet with the frozen running statistics of some images."""
     model = build_classifier(SHAPE, CLASSES, seed=0).train()
     with torch.no_grad():
         for seed in range(20):
@@ -44,7 +44,7 @@ def tiny_loss() -> ImageLoss:
 
 
 class TinyImageTask:
-    """What methods read of a vision task."""
+    """The attributes of a vision task that methods read."""
 
     kind = "vision"
     content_hash = "tiny"
@@ -56,7 +56,7 @@ class TinyImageTask:
 
 
 def plain_logits(model: Any, rows: list[ImageRow]) -> torch.Tensor:
-    """Logits by the definition: pixels over 255, less one half, times four."""
+    """Return the logits by their definition. The inputs are (pixels / 255 − 0.5) · 4."""
     inputs = torch.stack([(row.pixels.double() / 255 - 0.5) * 4 for row in rows])
     return model(pixel_values=inputs).logits
 

@@ -1,4 +1,4 @@
-"""A tiny model and data to score; run as a script, one rank of a two-process group."""
+"""A tiny model and data to score. As a script, this file runs one rank of a process group."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_data() -> UnlearnData:
 
 
 def make_model() -> tuple[Any, Any]:
-    """A random Llama whose weights are large enough that no argmax is a near tie."""
+    """Return a random Llama and its tokenizer. The weights are large, so no argmax is nearly a tie."""
     tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann Lee wrote it. " * 4], 280)
     shape = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
     model = build_model(shape, tokenizer, seed=3)
@@ -46,7 +46,7 @@ def make_model() -> tuple[Any, Any]:
 
 
 def sections(**settings: Any) -> tuple[Any, Any]:
-    """The evaluation section and the data section."""
+    """Return the evaluation section and the data section."""
     config = make_config(**settings)
     return config.evaluation, config.data
 
@@ -56,16 +56,16 @@ def make_config(**evaluation: Any) -> UnlearnConfig:
 
 
 def main(rank: int, world_size: int, store: str, output: str) -> None:
-    """Score twice on one rank; the second time every forward pass is a collective, as under ZeRO-3."""
+    """Score twice on one rank. The second time, every forward pass is a collective, as under ZeRO-3."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=60), rank=rank, world_size=world_size)
     model, tokenizer = make_model()
     for mode in ("independent", "synchronized"):
-        place = {"rank": rank, "world_size": world_size, "synchronized": mode == "synchronized"}
-        if place["synchronized"]:
+        shard = {"rank": rank, "world_size": world_size, "synchronized": mode == "synchronized"}
+        if shard["synchronized"]:
             model.register_forward_pre_hook(lambda *_: dist.all_reduce(torch.ones(1)))
         scores = score_model(
-            model, tokenizer, make_data(), make_config().evaluation, make_config().data, name="m", **place
+            model, tokenizer, make_data(), make_config().evaluation, make_config().data, name="m", **shard
         )
         dist.barrier()
         scores.save(f"{output}/{mode}{rank}.json")

@@ -1,4 +1,4 @@
-"""Checks of one vector space on every rank; any failed assertion fails the rank."""
+"""Checks of one vector space, run on every rank. A failed assertion fails the rank."""
 
 from __future__ import annotations
 
@@ -14,49 +14,52 @@ from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
 
 
-def close(found: float, wanted: float, relative: float = 1e-5) -> bool:
-    return abs(found - wanted) <= relative * abs(wanted)
+def close(actual: float, expected: float, relative: float = 1e-5) -> bool:
+    return abs(actual - expected) <= relative * abs(expected)
 
 
 def main(stage: int, offload: str, micro_batch_size: int) -> None:
     torch.set_num_threads(1)
-    # fresh memory then holds NaN, so whatever reads padding that nobody wrote is found out
+    # This setting fills new memory with NaN, so a read of uninitialised padding fails the checks.
     torch.use_deterministic_algorithms(True, warn_only=True)
     loss, rows, others = AnswerLoss(0), trajectory.rows(7, 1), trajectory.rows(7, 2)
-    alone = TorchEngine(trajectory.tiny_llama(), CostTracker())
+    single = TorchEngine(trajectory.tiny_llama(), CostTracker())
     settings = EngineConfig(zero_stage=stage, offload=offload, micro_batch_size=micro_batch_size)
     engine = build_engine(trajectory.tiny_llama(), settings, CostTracker())
     space = engine.space
 
     value, gradient = engine.gradient(loss, rows)
-    expected_value, expected = alone.gradient(loss, rows)
+    expected_value, expected = single.gradient(loss, rows)
     _, other = engine.gradient(loss, others)
-    _, expected_other = alone.gradient(loss, others)
+    _, expected_other = single.gradient(loss, others)
     assert close(value, expected_value)
-    full, wanted = space.gather(gradient), alone.space.gather(expected)
-    assert full.keys() == wanted.keys()
-    for name in wanted:
-        assert (full[name] - wanted[name]).norm() <= 2e-5 * wanted[name].norm(), name
-    norms = space.dots((gradient, gradient), (gradient, other))
-    for found, right in zip(norms, alone.space.dots((expected, expected), (expected, expected_other)), strict=True):
-        assert close(found, right, 1e-4), (found, right)
+    full, expected_full = space.gather(gradient), single.space.gather(expected)
+    assert full.keys() == expected_full.keys()
+    for name, tensor in expected_full.items():
+        assert (full[name] - tensor).norm() <= 2e-5 * tensor.norm(), name
+    dots = space.dots((gradient, gradient), (gradient, other))
+    expected_dots = single.space.dots((expected, expected), (expected, expected_other))
+    for dot, expected_dot in zip(dots, expected_dots, strict=True):
+        assert close(dot, expected_dot, 1e-4), (dot, expected_dot)
 
-    parameters = alone.space.gather(alone.space.masters())
+    parameters = single.space.gather(single.space.masters())
     for name, tensor in space.gather(space.masters()).items():
         assert torch.equal(tensor, parameters[name]), name
 
-    assert close(space.norm(space.masters()), alone.space.norm(alone.space.masters())), "padding must not count"
+    assert close(space.norm(space.masters()), single.space.norm(single.space.masters())), (
+        "padding must not change the norm"
+    )
 
     with space.preserving_parameters() as origin:
         space.set_offset(origin, gradient, 1e-2)
         moved, _ = engine.gradient(loss, rows)
-        alone.space.set_offset(alone.space.snapshot(), expected, 1e-2)
-        assert close(moved, alone.gradient(loss, rows)[0]), "the forward pass must see displaced masters"
+        single.space.set_offset(single.space.snapshot(), expected, 1e-2)
+        assert close(moved, single.gradient(loss, rows)[0]), "the forward pass must use the displaced masters"
         assert not close(moved, value)
     again_value, again = engine.gradient(loss, rows)
     assert again_value == value
     for before, after in zip(gradient, again, strict=True):
-        assert torch.equal(before, after), "restoring must put back the same bits"
+        assert torch.equal(before, after), "the parameters must be restored bit for bit"
 
 
 if __name__ == "__main__":

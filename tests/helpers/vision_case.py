@@ -1,4 +1,4 @@
-"""A vision method in float64 on all rows at once, and gradients of a written-out loss to hold it against."""
+"""A vision method in float64 on all rows at once, and gradients of a loss by plain autograd to compare with."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from ofmu.methods.registry import method_class
 from tiny_images import TinyImageTask, labels_of, plain_logits, tiny_classifier
 
 ALL_ROWS = 1000
-"""A batch size above the number of rows: a minibatch is then the whole set, whose order does not matter."""
+"""A batch size above the number of rows. A minibatch is then the whole set, and its order does not matter."""
 
 __all__ = ["ALL_ROWS", "Case", "labels_of", "plain_logits"]
 
 
 class Case:
-    """A method at the start of its run, and an untouched copy of its model."""
+    """A method before its first step, and a copy of its model at θ_0."""
 
     def __init__(self, name: str, task: TinyImageTask | None = None, **settings: Any) -> None:
         self.task = task or TinyImageTask(8, 10)
         self.engine = TorchEngine(tiny_classifier(torch.float64), CostTracker())
         self.model = tiny_classifier(torch.float64)
-        chosen = method_class(name).Config(**({"batch_size": ALL_ROWS} | settings))
-        self.method: Any = build_method(Context(self.engine, self.task, seed=3), chosen)
+        config = method_class(name).Config(**({"batch_size": ALL_ROWS} | settings))
+        self.method: Any = build_method(Context(self.engine, self.task, seed=3), config)
 
     def gradient(self, loss: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        """The gradient of ``loss(model)`` at the start, flat, by plain autograd."""
+        """Return the gradient of ``loss(model)`` at θ_0, flat, by plain autograd."""
         parameters = list(self.model.parameters())
-        found = torch.autograd.grad(loss(self.model), parameters, allow_unused=True)
-        pairs = zip(found, parameters, strict=True)
+        gradients = torch.autograd.grad(loss(self.model), parameters, allow_unused=True)
+        pairs = zip(gradients, parameters, strict=True)
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
     def flat(self, vector: Any = None) -> torch.Tensor:
-        """A vector of the engine, or its parameters, flat in the model's order."""
+        """Return a vector of the engine, flat, in the order of the model's parameters. None: the parameters."""
         full = self.engine.space.gather(self.engine.space.masters() if vector is None else vector)
         return torch.cat([full[name].detach().flatten() for name, _ in self.model.named_parameters()])
 
     def start(self) -> torch.Tensor:
+        """Return θ_0, flat."""
         return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])

@@ -1,4 +1,4 @@
-"""A harmless corpus in WMDP's schema: recipes of a fictitious alchemist to forget, village life to keep."""
+"""A harmless corpus in the schema of WMDP: recipes of an alchemist to forget, people of a village to retain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRADES = ("baker", "miller", "smith", "weaver", "potter", "fisher", "carter", "m
 
 
 def write_corpus(folder: Path, repeats: int = 3) -> dict[str, str]:
-    """Write the four parts as JSON files and return the settings of ``data.wmdp`` that name them."""
+    """Write the four parts as JSONL files. Return the settings of ``data.wmdp`` that name the files."""
     generator = random.Random(0)
     forget = [f"The draught of {effect} is brewed from {herb}." for herb, effect in zip(HERBS, EFFECTS, strict=True)]
     retain = [f"{person} is the {trade} of the village." for person, trade in zip(PEOPLE, TRADES, strict=True)]
@@ -37,8 +37,8 @@ def write_corpus(folder: Path, repeats: int = 3) -> dict[str, str]:
     return settings
 
 
-def _question(generator: random.Random, question: str, right: str, all_of_them: tuple[str, ...]) -> dict[str, object]:
-    wrong = generator.sample([item for item in all_of_them if item != right], 3)
-    choices = [*wrong, right]
+def _question(generator: random.Random, question: str, correct: str, values: tuple[str, ...]) -> dict[str, object]:
+    wrong = generator.sample([item for item in values if item != correct], 3)
+    choices = [*wrong, correct]
     generator.shuffle(choices)
-    return {"question": question, "choices": choices, "answer": choices.index(right)}
+    return {"question": question, "choices": choices, "answer": choices.index(correct)}

@@ -19,13 +19,16 @@ SMALLEST: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def smallest_search() -> dict[str, Any]:
-    """The config of a search of real runs, as small as they get, to be merged with a test's own settings."""
+    """The config of a search of real runs that are as small as possible. Tests merge it with their own settings."""
     return SMALLEST
 
 
 @pytest.fixture(scope="session")
-def paced_search(smallest_search: dict[str, Any]) -> dict[str, Any]:
-    """Six trials of twelve slow, tiny rounds; random, so that no setting depends on the order of completion."""
-    method = {"name": "paced", "module": "paced_method", "batch_size": 2, "inner_steps": 1, "outer_steps": 12}
+def slow_search(smallest_search: dict[str, Any]) -> dict[str, Any]:
+    """A search of six trials of twelve slow, tiny rounds.
+
+    The sampler is random, so that no setting depends on the order in which trials end.
+    """
+    method = {"name": "slow_ofmu", "module": "slow_ofmu", "batch_size": 2, "inner_steps": 1, "outer_steps": 12}
     search = {"num_trials": 6, "sampler": "random", "space": {"method.inner_lr": {"low": 0.01, "high": 0.1}}}
     return {**smallest_search, "method": {**method, "pause": 0.2, "log": "unset"}, "search": search}

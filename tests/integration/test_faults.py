@@ -1,4 +1,4 @@
-"""Searches on a Ray cluster of several nodes that lose a process, a node, the driver or the head in mid-run."""
+"""Searches on a Ray cluster of several nodes. A process, a node or the driver is killed in mid-run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from nodes import TRIALS, Nodes, Search, assert_nothing_lost, end, has_ended, start, wait_until
+from nodes import TRIALS, Nodes, Search, assert_nothing_lost, has_ended, kill_all, start, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def nodes(ray_folder: Path) -> Iterator[Nodes]:
-    """Two worker nodes; a test that kills one adds another."""
+    """Two worker nodes. A test that kills one adds another."""
     found = Nodes(ray_folder, workers=2)
     yield found
     found.close()
@@ -27,16 +27,16 @@ Begin = Callable[..., Search]
 
 
 @pytest.fixture
-def begin(nodes: Nodes, paced_search: dict[str, Any], tmp_path: Path) -> Iterator[Begin]:
-    """Return a function that starts a search with settings of its own; what still runs is killed at the end."""
+def begin(nodes: Nodes, slow_search: dict[str, Any], tmp_path: Path) -> Iterator[Begin]:
+    """Return a function that starts a search with changed settings. Searches that still run are killed at the end."""
     begun: list[Search] = []
 
     def begin(**changed: Any) -> Search:
-        begun.append(start(nodes, tmp_path / "run", {**paced_search, **changed}))
+        begun.append(start(nodes, tmp_path / "run", {**slow_search, **changed}))
         return begun[-1]
 
     yield begin
-    end(begun)
+    kill_all(begun)
 
 
 def test_a_killed_trial_process_costs_one_round(nodes: Nodes, begin: Begin) -> None:
@@ -57,7 +57,7 @@ def test_a_killed_worker_node_costs_one_round(nodes: Nodes, begin: Begin) -> Non
     assert_nothing_lost(search, TRIALS, repeats=1)
 
 
-def test_a_killed_driver_goes_on_where_it_was(nodes: Nodes, begin: Begin) -> None:
+def test_a_resume_continues_after_a_killed_driver(nodes: Nodes, begin: Begin) -> None:
     search = begin()
     wait_until(lambda: search.complete() >= 2 and search.at_work(4), "two complete trials", alive=search)
     search.kill()
@@ -66,8 +66,8 @@ def test_a_killed_driver_goes_on_where_it_was(nodes: Nodes, begin: Begin) -> Non
     assert_nothing_lost(again, TRIALS, repeats=2)
 
 
-def test_a_drained_node_hands_its_trial_on(nodes: Nodes, begin: Begin) -> None:
-    """The notice of a preemption, and the node's end when its time is up, cost no more than a round."""
+def test_the_trial_of_a_drained_node_continues_on_another(nodes: Nodes, begin: Begin) -> None:
+    """The notice of a preemption and the end of the node cost at most one round."""
     search = begin()
     wait_until(lambda: len(search.at_work(2)) == 2, "both nodes at work", alive=search)
     leaving = nodes.workers[0]

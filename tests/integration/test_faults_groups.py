@@ -1,4 +1,4 @@
-"""Searches whose trials are groups of two ranks on two nodes, of which one dies in mid-run."""
+"""Searches whose trials are groups of two ranks on two nodes. A rank or a node is killed in mid-run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nodes import Nodes, assert_nothing_lost, end, start, wait_until
+from nodes import Nodes, assert_nothing_lost, kill_all, start, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -24,9 +24,9 @@ def nodes(ray_folder: Path) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def grouped(paced_search: dict[str, Any]) -> dict[str, Any]:
+def grouped(slow_search: dict[str, Any]) -> dict[str, Any]:
     """Three trials of two ranks each, one after the other."""
-    return {**paced_search, "cluster": {"num_workers": 2}, "search": {**paced_search["search"], "num_trials": 3}}
+    return {**slow_search, "cluster": {"num_workers": 2}, "search": {**slow_search["search"], "num_trials": 3}}
 
 
 def test_a_killed_rank_costs_one_round(nodes: Nodes, grouped: dict[str, Any], tmp_path: Path) -> None:
@@ -37,11 +37,11 @@ def test_a_killed_rank_costs_one_round(nodes: Nodes, grouped: dict[str, Any], tm
         search.wait(600)
         assert_nothing_lost(search, 3, repeats=1, ranks=2)
     finally:
-        end([search])
+        kill_all([search])
 
 
 def test_a_killed_node_of_a_group_is_waited_for(nodes: Nodes, grouped: dict[str, Any], tmp_path: Path) -> None:
-    """With one node left no group fits: the trial is not failed, but goes on as soon as another node joins."""
+    """No group fits on the one remaining node. The trial does not fail, and continues once another node joins."""
     search = start(nodes, tmp_path / "run", grouped)
     try:
         wait_until(lambda: search.at_work(4), "a trial in mid-run", alive=search)
@@ -52,4 +52,4 @@ def test_a_killed_node_of_a_group_is_waited_for(nodes: Nodes, grouped: dict[str,
         search.wait(600)
         assert_nothing_lost(search, 3, repeats=1, ranks=2)
     finally:
-        end([search])
+        kill_all([search])

@@ -1,4 +1,4 @@
-"""Searches whose disk fills up, or whose clock is set back, in mid-run."""
+"""Searches whose disk becomes full or read-only, or whose clock is set back, in mid-run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nodes import TRIALS, Nodes, Search, assert_nothing_lost, end, start, wait_until
+from nodes import TRIALS, Nodes, Search, assert_nothing_lost, kill_all, start, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -29,13 +29,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a file system of a limited size can be mounted by root alone")
+        pytest.skip("only root can mount a file system of a limited size")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill(file: Path) -> None:
-    """Leave no byte on the file system."""
+    """Fill the file system completely."""
     with file.open("wb", buffering=0) as stream:
         try:
             while True:
@@ -46,10 +46,10 @@ def fill(file: Path) -> None:
 
 @pytest.fixture
 def frail_disk(tmp_path: Path) -> Iterator[FrailDisk]:
-    """A file system of 48 MiB that turns read-only once it meets an error."""
+    """A file system of 48 MiB that becomes read-only after an error."""
     disk = FrailDisk(tmp_path)
     if not disk.mount():
-        pytest.skip("an ext4 file system in a file can be made and mounted by root alone")
+        pytest.skip("only root can make and mount an ext4 file system in a file")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk.place)], check=True)
 
@@ -65,18 +65,18 @@ class FrailDisk:
         subprocess.run(["mkfs.ext4", "-q", "-F", str(self._image)], check=False)
 
     def mount(self) -> bool:
-        """Return whether it could be mounted."""
+        """Mount the file system. Return whether this was possible."""
         command = ["mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.place)]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def fail(self) -> None:
-        """Let the kernel meet an error on it: every later write is refused."""
+        """Make the kernel report an error of the file system. Every later write is refused."""
         lines = Path("/proc/mounts").read_text().splitlines()
         device = next(line.split()[0] for line in lines if line.split()[1] == str(self.place))
         (Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error").write_text("test")
 
-    def mend(self) -> None:
-        """Check it, and mount it again."""
+    def repair(self) -> None:
+        """Check the file system, and mount it again."""
         unmounted = lambda: subprocess.run(["umount", str(self.place)], capture_output=True).returncode == 0  # noqa: E731
         wait_until(unmounted, "the end of all processes that hold its files open", seconds=60)
         assert subprocess.run(["fsck.ext4", "-p", "-f", str(self._image)], capture_output=True).returncode < 4
@@ -84,19 +84,19 @@ class FrailDisk:
 
 
 def assert_stopped_by_the_disk(search: Search) -> None:
-    """Check that the search has ended with one sentence that says how to go on."""
+    """Check that the search has ended with one sentence that says how to resume."""
     assert search.process.wait(timeout=240) == 1
-    said = search.output().strip().splitlines()
-    assert len(said) == 1, said
-    assert said[0].startswith("StorageError: ")
-    assert f"--resume {search.run_dir}" in said[0]
+    lines = search.output().strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("StorageError: ")
+    assert f"--resume {search.run_dir}" in lines[0]
 
 
 def test_a_disk_that_fills_up_stops_the_search_and_a_resume_loses_nothing(
-    ray_folder: Path, paced_search: dict[str, Any], small_disk: Path
+    ray_folder: Path, slow_search: dict[str, Any], small_disk: Path
 ) -> None:
     nodes = Nodes(ray_folder, workers=2)
-    search = start(nodes, small_disk / "run", paced_search, beside=small_disk.parent / "run")
+    search = start(nodes, small_disk / "run", slow_search, beside=small_disk.parent / "run")
     try:
         wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
         fill(small_disk / "filler")
@@ -104,52 +104,52 @@ def test_a_disk_that_fills_up_stops_the_search_and_a_resume_loses_nothing(
         (small_disk / "filler").unlink()
         again = start(nodes, search.run_dir, None, beside=small_disk.parent / "run")
         again.wait()
-        # both trials that were at work lose the round whose checkpoint found no room
+        # Both running trials lose the round whose checkpoint did not fit on the disk.
         assert_nothing_lost(again, TRIALS, repeats=2)
     finally:
-        end([search])
+        kill_all([search])
         nodes.close()
 
 
 def test_a_disk_that_turns_read_only_stops_the_search_and_a_resume_loses_nothing(
-    ray_folder: Path, paced_search: dict[str, Any], frail_disk: FrailDisk
+    ray_folder: Path, slow_search: dict[str, Any], frail_disk: FrailDisk
 ) -> None:
-    """What lay in the page cache when the error came is what a crash of the machine would lose too."""
+    """Data that was only in the page cache is lost, as in a crash of the machine."""
     beside = frail_disk.place.parent / "run"
     nodes = Nodes(ray_folder, workers=2)
-    search = start(nodes, frail_disk.place / "run", paced_search, beside=beside)
+    search = start(nodes, frail_disk.place / "run", slow_search, beside=beside)
     try:
         wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
         frail_disk.fail()
         assert_stopped_by_the_disk(search)
-        nodes.close()  # its processes hold files of the disk open
-        frail_disk.mend()
+        nodes.close()  # its processes have open files on the disk
+        frail_disk.repair()
         nodes = Nodes(ray_folder, workers=2)
         again = start(nodes, search.run_dir, None, beside=beside)
         again.wait()
         assert_nothing_lost(again, TRIALS, repeats=2)
     finally:
-        end([search])
+        kill_all([search])
         nodes.close()
 
 
 def test_a_clock_that_is_set_back_changes_nothing(
-    ray_folder: Path, paced_search: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_folder: Path, slow_search: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For every Python process of the cluster and the search it is suddenly yesterday."""
+    """The clock of every Python process of the cluster and the search jumps back by one day."""
     flag = tmp_path / "yesterday"
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK.format(flag=str(flag)))
     path = os.pathsep.join(part for part in (str(tmp_path / "clock"), os.environ.get("PYTHONPATH")) if part)
     monkeypatch.setenv("PYTHONPATH", path)
     nodes = Nodes(ray_folder, workers=2)
-    search = start(nodes, tmp_path / "run", paced_search)
+    search = start(nodes, tmp_path / "run", slow_search)
     try:
         wait_until(lambda: search.complete() >= 1 and search.at_work(4), "a complete trial", alive=search)
         flag.touch()
         search.wait()
     finally:
-        end([search])
+        kill_all([search])
         nodes.close()
     assert_nothing_lost(search, TRIALS, repeats=0)
     for history in search.run_dir.glob("trials/*/history.jsonl"):

@@ -1,4 +1,4 @@
-"""A search of a hundred tiny trials from which a process or a node is taken every few seconds."""
+"""A search of a hundred tiny trials. A process or a node is killed every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nodes import Nodes, Search, assert_nothing_lost, end, start, wait_until
+from nodes import Nodes, Search, assert_nothing_lost, kill_all, start, wait_until
 from ofmu.config.files import validate
 from tune.config import SearchConfig
 from tune.rundir.search_dir import RunDirectory
@@ -24,22 +24,22 @@ pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 TRIALS = 100
 PAUSE = (2.0, 5.0)
-"""Seconds from one kill to the next; none comes before the search has made a round since the last."""
+"""Seconds between two kills. There is at least one round between two kills."""
 
 
 @pytest.fixture
-def many(paced_search: dict[str, Any]) -> dict[str, Any]:
-    """A hundred trials of three rounds each. Crashes are tried again without limit: a trial may meet several."""
+def many(slow_search: dict[str, Any]) -> dict[str, Any]:
+    """A hundred trials of three rounds each. Crashed trials restart without limit, since a trial may crash often."""
     return {
-        **paced_search,
-        "method": {**paced_search["method"], "outer_steps": 3, "pause": 0.1},
-        "search": {**paced_search["search"], "num_trials": TRIALS},
+        **slow_search,
+        "method": {**slow_search["method"], "outer_steps": 3, "pause": 0.1},
+        "search": {**slow_search["search"], "num_trials": TRIALS},
         "cluster": {"max_failures": -1},
     }
 
 
 def drawn(settings: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Return what inner_lr a search without any harm gives to each trial, without running one."""
+    """Return the inner_lr that an undisturbed search gives to each trial. No trial runs."""
     config = validate(SearchConfig, settings)
     run = RunDirectory.create_new(folder)
     run.mkdir()
@@ -48,8 +48,8 @@ def drawn(settings: dict[str, Any], folder: Path) -> dict[str, float]:
     return {f"{trial['number']:05d}": trial["run"]["method"]["inner_lr"] for trial in handed_out}
 
 
-def harm(nodes: Nodes, search: Search, chance: random.Random) -> str:
-    """Kill the process of the trial that made the last round, or a node with all that runs on it."""
+def kill_something(nodes: Nodes, search: Search, chance: random.Random) -> str:
+    """Kill the process that ran the last round, or a node with all its processes. Return which."""
     if chance.random() < 0.3:
         nodes.kill_raylet(chance.choice(nodes.workers))
         nodes.add()
@@ -77,21 +77,21 @@ def test_a_soak(ray_folder: Path, many: dict[str, Any], tmp_path: Path, record_p
 
             wait_until(ready, "a round between two kills", seconds=400)
             if search.process.poll() is None:
-                kills[harm(nodes, search, chance)] += 1
+                kills[kill_something(nodes, search, chance)] += 1
         seconds = time.monotonic() - started
         search.wait()
     finally:
-        end([search])
+        kill_all([search])
         nodes.close()
-    account = {
+    summary = {
         "seconds": round(seconds),
         **kills,
         "tried again": search.tries_again(),
         "repeated": search.repeated(),
         "rounds": search.rounds().total(),
     }
-    record_property("soak", json.dumps(account))
-    print(account)
+    record_property("soak", json.dumps(summary))
+    print(summary)
     assert kills["trial"] >= 5
     assert kills["node"] >= 2
     found = {

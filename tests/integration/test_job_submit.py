@@ -1,4 +1,4 @@
-"""A search that ``ray job submit`` takes to a running cluster: what is uploaded, where it runs, what it leaves."""
+"""A search that ``ray job submit`` sends to a running cluster: its upload, its nodes, and its run directory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-LEFT_BEHIND = (".git", ".venv", "runs", "build", ".mypy_cache")
-"""What a checkout may hold beside its files, and what no cluster needs."""
+NOT_UPLOADED = (".git", ".venv", "runs", "build", ".mypy_cache")
+"""Folders that a checkout may contain and that no cluster needs."""
 SECRET = "hush-9f3a7c1e"
-"""A variable of the job's environment, which its workers see and no run directory may hold."""
+"""The value of a variable of the job's environment. No run directory may contain it."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -44,7 +43,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def head(ray_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """A head node with its job server in a session of its own, under a home without anyone's auth token."""
+    """A head node with its job server, in its own process group. Its home directory has no auth token."""
     gcs, dashboard, agent, client = free_ports(4)
     environment = os.environ | {
         "HOME": str(ray_folder),
@@ -98,25 +97,26 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, smallest_search: dict[str, Any]) -> Path:
-    """This checkout's packages and a config, with what must not be uploaded; its trainer notes who imports it.
+    """A copy of this checkout's packages and a config, with folders that must not be uploaded.
 
-    Without the note the test could not tell the uploaded packages from the installed ones.
+    The copy's trainer appends its own path to a file when it is imported. So the test can tell the uploaded packages
+    from the installed ones.
     """
     copy = tmp_path / "checkout"
     for package in ("ofmu", "tune", "cluster"):
         shutil.copytree(ROOT / package, copy / package)
     shutil.copy2(ROOT / ".gitignore", copy)
-    for name in LEFT_BEHIND:
+    for name in NOT_UPLOADED:
         (copy / name).mkdir()
         (copy / name / "large").write_bytes(bytes(1000))
     (copy / "tiny.yaml").write_text(yaml.safe_dump(smallest_search))
     trainer = copy / "ofmu" / "trainer.py"
-    note = f"\nwith open({str(tmp_path / 'imported')!r}, 'a') as _stream:\n    _stream.write(__file__ + '\\n')\n"
-    trainer.write_text(trainer.read_text(encoding="utf-8") + note, encoding="utf-8")
+    recorder = f"\nwith open({str(tmp_path / 'imported')!r}, 'a') as _stream:\n    _stream.write(__file__ + '\\n')\n"
+    trainer.write_text(trainer.read_text(encoding="utf-8") + recorder, encoding="utf-8")
     return copy
 
 
-def test_a_submitted_search_leaves_a_whole_run_directory(head, checkout, ray_folder, tmp_path):
+def test_a_submitted_search_writes_a_complete_run_directory(head, checkout, ray_folder, tmp_path):
     run_dir = tmp_path / "run"
     entry = ["python", "-m", "ofmu", "search", "tiny.yaml", "search.num_trials=4", f"cache_dir={tmp_path / 'cache'}"]
     submitted = subprocess.run(
@@ -155,10 +155,8 @@ def test_a_submitted_search_leaves_a_whole_run_directory(head, checkout, ray_fol
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_submitted_search_takes_the_users_module_along(
-    head, checkout, ray_folder, tmp_path, smallest_search, workers
-):
-    """A method and an objective of the user's own lie in the working directory alone."""
+def test_a_submitted_search_uploads_the_users_module(head, checkout, ray_folder, tmp_path, smallest_search, workers):
+    """The user's own method and objective are only in the working directory."""
     shutil.copy2(ROOT / "examples" / "own_module.py", checkout)
     mapping = smallest_search | {
         "method": {"name": "fadingascent", "module": "own_module", "batch_size": 2, "steps": 2},
@@ -191,7 +189,7 @@ def check_run_directory(run_dir: Path) -> None:
     assert trials["state"].tolist() == ["complete"] * 4
     front = pd.read_csv(run_dir / "front.csv")
     assert 0 < len(front) <= 4
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
+    study = read_study(run_dir / "study.log")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
     assert json.loads((run_dir / "search.json").read_text())["complete"] == 4
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["search"]["num_trials"] == 4
@@ -203,13 +201,13 @@ def check_run_directory(run_dir: Path) -> None:
 
 
 def check_upload(ray_folder: Path, imported: list[str]) -> None:
-    """The driver joined this head, the trials ran on its workers, and both on the uploaded packages."""
+    """Check that the driver and the trials ran on this head's workers, with the uploaded packages."""
     packages = [
         path for path in ray_folder.glob("ray/session_*/runtime_resources/working_dir_files/*") if path.is_dir()
     ]
     (uploaded,) = {path.resolve() for path in packages}
     names = {path.name for path in uploaded.iterdir()}
     assert {"ofmu", "tune", "cluster", "tiny.yaml"} <= names
-    assert not names & {*LEFT_BEHIND}
+    assert not names & {*NOT_UPLOADED}
     assert imported
     assert {Path(place).resolve() for place in imported} == {uploaded.resolve() / "ofmu" / "trainer.py"}

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
 import ray
@@ -24,8 +23,8 @@ import ray
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
 from tune import AskTell, ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchCallback
-from tune.study.finished_trial import EndedTrial
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.finished_trial import FinishedTrial
+from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -88,9 +87,9 @@ class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
         self.ended: list[SearchResult] = []
-        self.trials: list[EndedTrial] = []
+        self.trials: list[FinishedTrial] = []
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         self.trials.append(trial)
 
     def on_progress(self, progress: Progress) -> None:
@@ -100,7 +99,7 @@ class Recorder(SearchCallback):
         self.ended.append(result)
 
 
-def quarrel(trial: EndedTrial) -> None:
+def quarrel(trial: FinishedTrial) -> None:
     raise RuntimeError(f"I do not like trial {trial.number}")
 
 
@@ -120,7 +119,7 @@ def runs_per_trial(run_dir: Path, word: str = "") -> Counter[int]:
 
 def test_every_kind_of_failure_is_told_and_the_search_goes_on(mixed):
     result, _ = mixed
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(result.run_dir / "study.db"))
+    study = read_study(result.run_dir / "study.log")
     states = {trial.number: trial.state.name for trial in study.trials}
     assert states == {number: "FAIL" if number in (3, 4, 5, 6) else "COMPLETE" for number in range(12)}
     reasons = {number: study.trials[number].user_attrs["reason"] for number in (3, 4, 5, 6)}
@@ -285,8 +284,7 @@ def test_a_killed_driver_loses_and_repeats_no_trial(ray_folder, tmp_path):
 
 
 def complete_trials(run_dir: Path) -> list[int]:
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
-    return [trial.number for trial in study.trials if trial.state.name == "COMPLETE"]
+    return [trial.number for trial in read_study(run_dir / "study.log").trials if trial.state.name == "COMPLETE"]
 
 
 def test_an_address_where_nothing_answers_is_refused(tmp_path, monkeypatch):

@@ -18,9 +18,10 @@ from ofmu.preparer import prepare
 from ofmu.run_files import RunFiles
 from tune import ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchCallback
-from tune.early_stopping.rungs import RungScheduler, RungSettings
-from tune.early_stopping.service import Judging, RemoteBook, open_office
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
+from tune.early_stopping.service import Judging, SchedulerClient, start_scheduler_actor
+from tune.study.storage import read_study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -56,7 +57,7 @@ def found(
 
 
 def stored_trials(result: SearchResult) -> list[optuna.trial.FrozenTrial]:
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(result.run_dir / "study.db"))
+    study = read_study(result.run_dir / "study.log")
     return study.trials
 
 
@@ -84,7 +85,7 @@ def test_the_front_holds_complete_trials_alone(found):
 
 def test_those_are_pruned_whom_the_scheduler_stops(found):
     result, _ = found
-    scheduler = RungScheduler(result.config.objectives, RungSettings(**RUNGS))
+    scheduler = RungScheduler(result.config.objectives, EarlyStoppingConfig(**RUNGS))
     stopped = {}
     for line in reports(result):
         if scheduler.report(line["trial"], line["round"], line["values"], line["total"]) == "stop":
@@ -130,16 +131,18 @@ def test_a_prolonged_search_goes_on_with_the_rungs_it_had(found):
 
 def test_a_group_of_workers_asks_once_and_ends_as_one(found, tiny_config, tmp_path):
     result, _ = found
-    settings, ways = RungSettings(**RUNGS), result.config.objectives
-    office = open_office(tmp_path / "rungs.jsonl", ways, settings)
+    settings, ways = EarlyStoppingConfig(**RUNGS), result.config.objectives
+    office = start_scheduler_actor(tmp_path / "rungs.jsonl", ways, settings)
     best = {"ks_statistic": 0.0, "model_utility": 1.0}
     assert [ray.get(office.answer.remote(trial, 1, 3, best)) for trial in (0, 1)] == [False, False]
     prepared = prepare(tiny_config)
     accounts = []
     for number, workers in ((2, 0), (3, 2)):
-        judge = Judging(settings, tuple(ways), RemoteBook(office)).of(number)
+        judge = Judging(settings, tuple(ways), SchedulerClient(office)).of(number)
         with pytest.raises(PrunedError) as caught:
-            run_trial(tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, judge=judge)
+            run_trial(
+                tiny_config, ClusterConfig(num_workers=workers), tmp_path / str(number), prepared, round_callback=judge
+            )
         accounts.append(caught.value.record)
         assert RunFiles(tmp_path / str(number)) == accounts[-1]
     ray.kill(office)

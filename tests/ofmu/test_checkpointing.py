@@ -1,4 +1,4 @@
-"""The reporter of a run without Ray: two checkpoints on real files, of which the newest whole one is taken."""
+"""The checkpointer of a run without Ray: it keeps two checkpoints, and returns the newest complete one."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def engine() -> Engine:
     return build_engine(tiny_llama(), EngineConfig(backend="torch", device="cpu"), CostTracker())
 
 
-def keep(engine: Engine, directory: Path, steps: int) -> LocalCheckpointer:
-    """Let a reporter keep a checkpoint per step, whose parameters and state are known by the step."""
-    reporter = LocalCheckpointer(directory, rank=0)
+def write_checkpoints(engine: Engine, directory: Path, steps: int) -> LocalCheckpointer:
+    """Write one checkpoint per step. All parameters of a checkpoint, and its state, are the number of the step."""
+    checkpointer = LocalCheckpointer(directory, rank=0)
     for step in range(1, steps + 1):
         vectors = {"theta": tuple(torch.full_like(part, float(step)) for part in engine.space.masters())}
 
         def write(path: Path, step: int = step, vectors: dict = vectors) -> None:
             save_checkpoint(path, engine.space, vectors, {"loop": {"outer_step": step}}, 0, 1)
 
-        reporter.on_round_end({"outer_step": step}, write)
-    return reporter
+        checkpointer.on_round_end({"outer_step": step}, write)
+    return checkpointer
 
 
 def flip(path: Path, position: int) -> None:
@@ -49,8 +49,8 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def count_one_step_less(path: Path) -> None:
-    """One flipped bit that leaves valid JSON: 3 becomes 2."""
+def decrement_step(path: Path) -> None:
+    """Flip one bit so that the JSON stays valid: 3 becomes 2."""
     flip(path, path.read_bytes().index(b'"outer_step": 3') + len('"outer_step": '))
 
 
@@ -60,7 +60,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "truncated tensors": (TENSORS, truncate),
     "no tensors": (TENSORS, Path.unlink),
     "empty tensors": (TENSORS, lambda path: path.write_bytes(b"")),
-    "a flipped state": (DESCRIPTION, count_one_step_less),
+    "a flipped state": (DESCRIPTION, decrement_step),
     "a truncated description": (DESCRIPTION, truncate),
     "no description": (DESCRIPTION, Path.unlink),
     "another description": (DESCRIPTION, lambda path: path.write_text("[]")),
@@ -68,33 +68,33 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(
+def test_a_damaged_checkpoint_raises_and_the_one_before_is_the_latest(
     damage: str, engine: Engine, tmp_path: Path
 ) -> None:
-    reporter = keep(engine, tmp_path, 3)
+    checkpointer = write_checkpoints(engine, tmp_path, 3)
     newest = tmp_path / "step_000003"
-    assert reporter.latest_checkpoint() == newest
-    file, harm = DAMAGES[damage]
-    harm(newest / file)
+    assert checkpointer.latest_checkpoint() == newest
+    file, apply_damage = DAMAGES[damage]
+    apply_damage(newest / file)
     with pytest.raises(RunError, match="earlier"):
         load_checkpoint(newest, engine.space)
-    previous = reporter.latest_checkpoint()
+    previous = checkpointer.latest_checkpoint()
     assert previous == tmp_path / "step_000002"
     state, vectors = load_checkpoint(previous, engine.space)
     assert state == {"loop": {"outer_step": 2}}
     assert all(bool((part == 2).all()) for part in vectors["theta"])
 
 
-def test_nothing_is_taken_where_both_are_damaged(engine: Engine, tmp_path: Path) -> None:
-    reporter = keep(engine, tmp_path, 3)
+def test_two_damaged_checkpoints_leave_none(engine: Engine, tmp_path: Path) -> None:
+    checkpointer = write_checkpoints(engine, tmp_path, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
     for step in ("step_000002", "step_000003"):
         truncate(tmp_path / step / TENSORS)
-    assert reporter.latest_checkpoint() is None
+    assert checkpointer.latest_checkpoint() is None
 
 
-def test_a_checkpoint_that_a_kill_cut_off_is_no_checkpoint(engine: Engine, tmp_path: Path) -> None:
-    reporter = keep(engine, tmp_path, 2)
+def test_an_incomplete_checkpoint_is_ignored(engine: Engine, tmp_path: Path) -> None:
+    checkpointer = write_checkpoints(engine, tmp_path, 2)
     (tmp_path / "step_000002").rename(tmp_path / ".step_000003")
-    assert reporter.latest_checkpoint() == tmp_path / "step_000001"
+    assert checkpointer.latest_checkpoint() == tmp_path / "step_000001"
     assert json.loads((tmp_path / "step_000001" / DESCRIPTION).read_text())["state"]["loop"]["outer_step"] == 1

@@ -1,4 +1,4 @@
-"""A saved model evaluated from end to end, with every kind of reference."""
+"""Evaluate a saved model from end to end, with every kind of reference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, n
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two saved models that differ in their weights alone."""
+    """Save two models that differ only in their weights."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 280)
     for seed, name in enumerate(("one", "two")):
@@ -40,13 +40,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(models: Path) -> dict[str, Any]:
-    """One evaluation, written to ``models/out``."""
+    """Evaluate once, and write to ``models/out``."""
     return evaluate(models / "one", CONFIG, reference=models / "two", output_dir=models / "out")
 
 
-def test_the_report_is_what_metrics_json_holds(models: Path, report: dict[str, Any]) -> None:
+def test_the_report_equals_metrics_json(models: Path, report: dict[str, Any]) -> None:
     assert json.loads((models / "out" / "metrics.json").read_text()) == report
-    # The untrained model says almost nothing in 4 tokens.
+    # In 4 tokens, the untrained model generates hardly any words.
     assert set(report["reasons"]) <= {"forget_distinct_2", "forget_distinct_3", "forget_repetition"}
     for name, value in report["metrics"].items():
         assert isinstance(value, float) == (name not in report["reasons"])
@@ -57,7 +57,7 @@ def test_the_report_is_what_metrics_json_holds(models: Path, report: dict[str, A
     assert report["seconds"] > 0
 
 
-def test_scores_of_ours_and_a_saved_model_are_the_same_reference(models: Path, report: dict[str, Any]) -> None:
+def test_a_file_of_scores_and_its_model_are_the_same_reference(models: Path, report: dict[str, Any]) -> None:
     data = load_data(CONFIG.data, 0)
     evaluate(models / "two", CONFIG, output_dir=models / "reference")
     from_scores = resolve_reference(models / "reference" / "scores.json", CONFIG, data)
@@ -69,40 +69,40 @@ def test_scores_of_ours_and_a_saved_model_are_the_same_reference(models: Path, r
     assert quality == report["metrics"]["forget_quality"]
 
 
-def test_without_reference_forget_quality_is_missing_with_its_reason(models: Path) -> None:
+def test_without_a_reference_forget_quality_is_missing_with_a_reason(models: Path) -> None:
     result = evaluate(str(models / "one"), CONFIG)
     assert result["metrics"]["forget_quality"] is None
     assert result["reasons"]["forget_quality"] == "no reference was given"
 
 
-def test_the_configs_reference_is_used_where_it_names_a_path(models: Path, report: dict[str, Any]) -> None:
+def test_the_reference_of_the_config_is_used(models: Path, report: dict[str, Any]) -> None:
     section = {"reference": {"source": "model", "path": str(models / "two")}}
     config = UnlearnConfig.model_validate({**CONFIG.model_dump(), **section})
     assert evaluate(models / "one", config)["metrics"]["ks_statistic"] == report["metrics"]["ks_statistic"]
 
 
-def test_a_reference_on_other_rows_is_refused_before_the_model_is_scored(models: Path, report: dict[str, Any]) -> None:
+def test_a_reference_on_other_rows_raises_before_the_model_is_scored(models: Path, report: dict[str, Any]) -> None:
     other = UnlearnConfig.model_validate({**CONFIG.model_dump(), "seed": 1})
     with pytest.raises(ReferenceMismatchError, match="forget row 1"):
-        # a model that does not exist shows that nothing was loaded for scoring
+        # A model that does not exist shows that no model was loaded.
         evaluate(models / "nothing", other, reference=models / "out" / "scores.json")
 
 
-def test_a_reference_under_another_definition_is_refused(models: Path, report: dict[str, Any]) -> None:
+def test_a_reference_under_another_definition_raises(models: Path, report: dict[str, Any]) -> None:
     section = {"evaluation": {**CONFIG.evaluation.model_dump(), "truth_ratio": "arithmetic"}}
     other = UnlearnConfig.model_validate({**CONFIG.model_dump(), **section})
     with pytest.raises(ReferenceMismatchError, match="truth ratio is geometric"):
         evaluate(models / "one", other, reference=models / "out" / "scores.json")
 
 
-def test_an_official_log_is_read_as_a_reference_and_refused_for_other_rows(models: Path, shared_data: Path) -> None:
+def test_an_official_log_is_read_as_a_reference_and_raises_for_other_rows(models: Path, shared_data: Path) -> None:
     log = shared_data / "tofu_official_logs" / "llama2-7b_retain99.json"
     assert len(resolve_reference(log, CONFIG, load_data(CONFIG.data, 0)).sets["forget"]) == 40
     with pytest.raises(ReferenceMismatchError, match="covers 40 forget rows"):
         evaluate(models / "one", CONFIG, reference=log)
 
 
-def test_an_official_log_matches_the_tofu_rows_that_it_covers(models: Path, shared_data: Path) -> None:
+def test_an_official_log_matches_its_tofu_rows(models: Path, shared_data: Path) -> None:
     config = UnlearnConfig.model_validate(
         {
             "data": {"source": "tofu", "path": str(shared_data / "tofu"), "split": "forget01"},
@@ -111,8 +111,9 @@ def test_an_official_log_matches_the_tofu_rows_that_it_covers(models: Path, shar
     )
     log = shared_data / "tofu_official_logs" / "llama2-7b_retain99.json"
     data = load_data(config.data, 0)
-    assert len(resolve_reference(log, config, data).sets["forget"]) == 40
-    require_match(unscored_copy("m", data, "geometric"), resolve_reference(log, config, data))
+    reference = resolve_reference(log, config, data)
+    assert len(reference.sets["forget"]) == 40
+    require_match(unscored_copy("m", data, "geometric"), reference)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +124,14 @@ def test_an_official_log_matches_the_tofu_rows_that_it_covers(models: Path, shar
         ("one", "one/config.json", DataError, "holds no scores"),
     ],
 )
-def test_what_is_missing_is_one_sentence(
+def test_a_missing_model_or_reference_raises_a_sentence(
     models: Path, model: str, reference: str | None, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         evaluate(models / model, CONFIG, reference=None if reference is None else models / reference)
 
 
-def test_scores_written_are_the_scores_of_every_set(models: Path, report: dict[str, Any]) -> None:
+def test_the_written_scores_cover_every_set(models: Path, report: dict[str, Any]) -> None:
     scores = Scores.load(models / "out" / "scores.json")
     data = load_data(CONFIG.data, 0)
     assert {name: len(rows) for name, rows in scores.sets.items()} == {

@@ -11,7 +11,7 @@ from ofmu.losses import AnswerLoss, collate
 
 
 def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
-    """Against log-softmax, row by row and unpadded."""
+    """Compare with log-softmax, row by row and without padding."""
     model, rows = trajectory.tiny_llama(), trajectory.rows(5, 3)
     total, count = 0.0, 0
     with torch.no_grad():
@@ -28,14 +28,14 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 7])
 def test_micro_batches_change_nothing(micro_batch_size: int) -> None:
     rows = trajectory.rows(7, 3)
-    whole = TorchEngine(trajectory.tiny_llama(), CostTracker())
-    cut = TorchEngine(trajectory.tiny_llama(), CostTracker(), micro_batch_size)
-    value, gradient = whole.gradient(AnswerLoss(0), rows)
-    other_value, other = cut.gradient(AnswerLoss(0), rows)
+    full = TorchEngine(trajectory.tiny_llama(), CostTracker())
+    split = TorchEngine(trajectory.tiny_llama(), CostTracker(), micro_batch_size)
+    value, gradient = full.gradient(AnswerLoss(0), rows)
+    other_value, other = split.gradient(AnswerLoss(0), rows)
     assert other_value == pytest.approx(value, rel=1e-6)
     assert float((other[0] - gradient[0]).norm() / gradient[0].norm()) < 1e-5
-    assert whole.cost_tracker.gradient_evaluations == cut.cost_tracker.gradient_evaluations == 1
-    assert whole.cost_tracker.tokens == cut.cost_tracker.tokens == sum(len(row.input_ids) for row in rows)
+    assert full.cost_tracker.gradient_evaluations == split.cost_tracker.gradient_evaluations == 1
+    assert full.cost_tracker.tokens == split.cost_tracker.tokens == sum(len(row.input_ids) for row in rows)
 
 
 def test_collate_masks_prompt_and_padding() -> None:

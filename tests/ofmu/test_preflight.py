@@ -23,7 +23,7 @@ def config(folder: Path, forget: dict[str, str], retain: dict[str, str], **secti
     return UnlearnConfig.model_validate({"data": data, **sections})
 
 
-def test_sound_files_and_hub_names_are_let_through(tmp_path: Path) -> None:
+def test_valid_files_and_hub_names_pass(tmp_path: Path) -> None:
     check_inputs(config(tmp_path, ROW, OTHER, model={"path": "org/name"}))
     (tmp_path / "scores.json").write_text("{}")
     for reference in (tmp_path, tmp_path / "scores.json"):
@@ -35,14 +35,14 @@ def test_sound_files_and_hub_names_are_let_through(tmp_path: Path) -> None:
 def test_rows_are_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'answer'"):
         check_inputs(config(tmp_path, {"question": "Who?"}, OTHER))
-    with pytest.raises(DataError, match="also stands in the retain set"):
+    with pytest.raises(DataError, match="is also in the retain set"):
         check_inputs(config(tmp_path, ROW, ROW))
     with pytest.raises(DataError, match="There is no TOFU directory"):
         check_inputs(UnlearnConfig.model_validate({"data": {"source": "tofu", "path": str(tmp_path / "gone")}}))
 
 
 @pytest.mark.parametrize("section", ["model", "base", "reference"])
-def test_a_directory_without_a_model_is_told_wherever_it_is_named(tmp_path: Path, section: str) -> None:
+def test_a_missing_model_directory_is_reported_for_every_key_that_names_one(tmp_path: Path, section: str) -> None:
     gone = str(tmp_path / "gone")
     sections = {
         "model": {"model": {"path": gone}},
@@ -55,7 +55,7 @@ def test_a_directory_without_a_model_is_told_wherever_it_is_named(tmp_path: Path
 
 @pytest.mark.parametrize("command", [["search"], ["compare", "--methods", "npo,graddiff", "--benchmark"]])
 def test_a_search_with_a_missing_file_starts_no_cluster(tmp_path: Path, command: list[str]) -> None:
-    """An address that nothing answers would be told first if a cluster were asked for."""
+    """A search that starts a cluster fails at its address, where nothing answers, before it reads the data."""
     (tmp_path / "mine.yaml").write_text(
         "data: {source: files, forget: gone.jsonl, retain: gone.jsonl}\ncluster: {address: '127.0.0.1:9'}\n"
     )

@@ -19,6 +19,7 @@ from ofmu.evaluation.scoring.model import score_model
 from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PartReady
 from ofmu.tasks.preparation import Prepared
 
 SETTINGS: dict[str, Any] = {
@@ -58,11 +59,11 @@ def prepared(cache: Path) -> Prepared:
 def test_the_second_call_makes_nothing(cache: Path, prepared: Prepared) -> None:
     events: list[Any] = []
     again = prepare(_config(cache), callback=events.append)
-    assert set(prepared.made) == {"base", "target", "target_scores", "retrain", "reference_scores"}
-    assert not any(again.made.values())
+    assert set(prepared.created) == {"base", "target", "target_scores", "retrain", "reference_scores"}
+    assert not any(again.created.values())
     assert again.keys == prepared.keys
     assert again.costs["target"]["seconds"] == prepared.costs["target"]["seconds"] > 0
-    assert [event["event"] for event in events] == ["part"] * 5
+    assert [type(event) for event in events] == [PartReady] * 5
 
 
 def test_the_scores_are_those_of_the_saved_models(cache: Path, prepared: Prepared) -> None:
@@ -111,9 +112,10 @@ KILLED = """
 import json, signal, sys
 from ofmu.run_config import UnlearnConfig
 from ofmu.preparer import prepare
+from ofmu.tasks.events import TrainingEpoch
 
 def stop_in_the_first_epoch(event):
-    if event["event"] == "epoch" and event["part"] == sys.argv[2]:
+    if isinstance(event, TrainingEpoch) and event.part == sys.argv[2]:
         print("training", flush=True)
         signal.pause()
 
@@ -135,8 +137,8 @@ def test_a_prepare_killed_while_it_trains_is_completed_by_the_next(
 
     completed = prepare(config)
 
-    assert completed.made["target"] == (part == "target")
-    assert completed.made["retrain"]
+    assert completed.created["target"] == (part == "target")
+    assert completed.created["retrain"]
     assert not list(tmp_path.glob("*/.*.partial"))
     assert _model_bytes(completed) == _model_bytes(prepared)
 
@@ -150,7 +152,7 @@ def test_a_flipped_bit_in_a_cached_model_is_found_and_the_model_made_again(tmp_p
 
     again = prepare(config)
 
-    assert [part for part, made in again.made.items() if made] == ["target"]
+    assert [part for part, created in again.created.items() if created] == ["target"]
     assert _model_bytes(again) == _model_bytes(prepared)
 
 
@@ -160,7 +162,7 @@ def test_a_given_target_is_used_as_it_is_and_retrained_from_its_base(cache: Path
     again = prepare(_config(cache, model=given))
     assert again.target == prepared.target
     assert again.retrain == prepared.retrain
-    assert not any(again.made.values())
+    assert not any(again.created.values())
 
 
 def test_a_retrain_without_a_base_is_refused(cache: Path, prepared: Prepared) -> None:
@@ -187,7 +189,7 @@ def test_a_reference_may_be_a_model_or_scores(cache: Path, prepared: Prepared) -
         assert given.retrain is None
         assert given.reference_scores is not None
         assert metrics_of(target, Scores.load(given.reference_scores)).values == expected
-        assert not prepare(config).made["reference_scores"]
+        assert not prepare(config).created["reference_scores"]
 
 
 def test_bad_input_leaves_the_cache_empty(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(
 def test_a_diverging_run_ends_with_one_sentence(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
-    with pytest.raises(NonFiniteLossError, match="Outer step 1 of 3 failed, a loss became nan"):
+    with pytest.raises(NonFiniteLossError, match="Outer step 1 of 3 failed because a loss became nan"):
         unlearn(changed(tiny_mapping, "method.inner_lr=1e30"), tmp_path, prepared=prepared)
     assert not (tmp_path / "metrics.json").exists()
 

@@ -1,4 +1,4 @@
-"""A whole WMDP run on a harmless corpus: prepared, unlearned by GradDiff, scored by multiple choice."""
+"""A WMDP run on a harmless corpus: preparation, unlearning by GradDiff, scores of multiple-choice questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ofmu import UnlearnConfig, evaluate, unlearn
 from ofmu.preparer import prepare
 from wmdp_corpus import write_corpus
 
-ACCURACIES = [f"{name}_{way}_accuracy" for name in ("forget", "utility") for way in ("letter", "choice")]
+ACCURACIES = [f"{name}_{answer}_accuracy" for name in ("forget", "utility") for answer in ("letter", "choice")]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> UnlearnConfig:
     )
 
 
-def test_a_run_forgets_the_corpus_and_reports_what_it_still_answers(config: UnlearnConfig, tmp_path: Path) -> None:
+def test_a_run_forgets_the_corpus_and_reports_question_accuracies(config: UnlearnConfig, tmp_path: Path) -> None:
     prepared = prepare(config)
     before = evaluate(prepared.target, config)["metrics"]
     result = unlearn(config, tmp_path / "run", prepared=prepared)
@@ -36,6 +36,6 @@ def test_a_run_forgets_the_corpus_and_reports_what_it_still_answers(config: Unle
     for name in ACCURACIES:
         assert 0 <= before[name] <= 1
         assert after[name] == result.metrics[name]
-    assert before["utility_choice_accuracy"] >= 0.5, "a trained model knows its corpus"
+    assert before["utility_choice_accuracy"] >= 0.5, "a trained model answers questions about its corpus"
     assert after["forget_probability"] < 0.5 * before["forget_probability"]
     assert after["retain_probability"] > 0.5 * before["retain_probability"]

@@ -1,4 +1,4 @@
-"""Searches by hand: what is handed out, what is told, and what a second process finds."""
+"""Searches in the caller's own loop: which trials are asked for, what is stored, and what a resume finds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 
 from ofmu.errors import ConfigError, PruningRecord, RunError, StorageError
 from tune import AskTell, SearchResult
 from tune.ask_tell import AskedTrial
+from tune.execution.trial_records import TrialOutcome
 from tune.rundir.search_dir import RunDirectory
-from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+from tune.study.searcher import StudySearcher, open_study
+from tune.study.storage import read_study
 
 CONFIG: dict[str, Any] = {"search": {"num_trials": 8}, "seed": 5}
 
@@ -36,16 +37,15 @@ def run_all(search: AskTell) -> list[AskedTrial]:
 
 
 def states(run_dir: Path) -> list[str]:
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
-    return [trial.state.name for trial in study.trials]
+    return [trial.state.name for trial in read_study(run_dir / "study.log").trials]
 
 
-def test_a_loop_hands_out_what_a_search_would(tmp_path):
+def test_a_loop_asks_for_the_trials_of_a_search(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "mine") as search:
         asked = run_all(search)
         assert search.ask() is None
         result = search.result()
-    assert [trial.role for trial in asked] == ["target", "paper", *["searched"] * 6]
+    assert [trial.role for trial in asked] == ["target", "published", *["sampled"] * 6]
     assert asked[0].config.method.model_dump()["outer_steps"] == 0
     assert [trial.directory for trial in asked] == [tmp_path / "mine" / "trials" / f"{n:05d}" for n in range(8)]
 
@@ -53,10 +53,10 @@ def test_a_loop_hands_out_what_a_search_would(tmp_path):
     other.mkdir()
     searcher = StudySearcher(open_study(other.study_file, search.config), search.config, other.trial)
     for trial in asked:
-        specification: Any = searcher.suggest(str(trial.number))
-        assert specification["run"] == trial.config.model_dump(mode="json")
-        outcome = json.dumps({"metrics": score(trial)})
-        searcher.on_trial_complete(str(trial.number), {"outcome": outcome})
+        spec = searcher.next_trial(str(trial.number))
+        assert spec is not None
+        assert spec.run == trial.config
+        searcher.complete(str(trial.number), TrialOutcome(metrics=score(trial)))
 
     assert result.trials["state"].tolist() == ["complete"] * 8
     assert pd.read_csv(tmp_path / "mine" / "front.csv")["trial"].tolist() == result.front["trial"].tolist()
@@ -64,10 +64,10 @@ def test_a_loop_hands_out_what_a_search_would(tmp_path):
     assert SearchResult.load(tmp_path / "mine").hypervolume == result.hypervolume > 0
 
 
-def test_every_end_is_told_and_kept_apart(tmp_path):
+def test_every_end_is_stored_with_its_reason(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
         asked = [search.ask() for _ in range(8)]
-        assert search.ask() is None, "as many are on their way as are wanted"
+        assert search.ask() is None, "all trials of the search run"
         complete = search.tell(asked[0], {"ks_statistic": np.float32(0.5), "model_utility": 0.25, "seconds": 2})
         missing = search.tell(asked[1], {"ks_statistic": 0.5})
         nan = search.tell(asked[2].number, {"ks_statistic": math.nan, "model_utility": 0.5})
@@ -102,12 +102,12 @@ def test_a_trial_is_told_once_and_only_if_it_was_asked_for(tmp_path):
     assert states(tmp_path / "run") == ["COMPLETE", "RUNNING"]
 
 
-def test_trials_that_were_never_told_are_handed_out_again(tmp_path):
+def test_trials_that_were_never_told_are_asked_for_again(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
         first = [search.ask() for _ in range(5)]
         search.tell(first[0], score(first[0]))
         search.fail(first[1], "broken")
-    # its run came to its end, but nobody told
+    # The run ended, but the trial was not told.
     first[2].directory.mkdir(parents=True)
     (first[2].directory / "metrics.json").write_text(json.dumps({"metrics": score(first[2])}))
     with AskTell.resume(tmp_path / "run") as search:
@@ -121,7 +121,7 @@ def test_trials_that_were_never_told_are_handed_out_again(tmp_path):
         assert [trial.number for trial in run_all(search)] == [8]
 
 
-def test_a_directory_belongs_to_one_at_a_time(tmp_path):
+def test_a_directory_belongs_to_one_process(tmp_path):
     search = AskTell(CONFIG, run_dir=tmp_path / "run")
     with pytest.raises(RunError, match="Another search is running"):
         AskTell.resume(tmp_path / "run")
@@ -133,7 +133,7 @@ def test_a_directory_belongs_to_one_at_a_time(tmp_path):
         AskTell.resume(tmp_path / "run", ["seed=1"])
 
 
-def test_threads_may_share_a_search(tmp_path):
+def test_threads_can_share_a_search(tmp_path):
     with AskTell(CONFIG, num_trials=16, run_dir=tmp_path / "run") as search:
 
         def work() -> list[int]:
@@ -155,7 +155,7 @@ def test_only_the_fronts_models_are_kept(tmp_path):
     assert [path.parent.name for path in (tmp_path / "run").glob("trials/*/model")] == ["00003"]
 
 
-def test_a_disk_that_refuses_is_said_and_loses_no_trial(tmp_path):
+def test_a_failed_write_is_reported_and_loses_no_trial(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
         trial = search.ask()
         trial.directory.parent.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def test_a_disk_that_refuses_is_said_and_loses_no_trial(tmp_path):
         assert search.ask() == trial
 
 
-def test_early_stopping_is_the_callers(tmp_path):
+def test_early_stopping_is_left_to_the_caller(tmp_path):
     with pytest.raises(ConfigError, match=r"search.early_stopping.enabled to false.*prune"):
         AskTell({"search": {"early_stopping": {"enabled": True}}}, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ofmu.errors import ConfigError
 from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
 if TYPE_CHECKING:
     from tune.results.result import SearchResult
 
-Callback = SearchCallback | Callable[[EndedTrial], Any]
+Callback = SearchCallback | Callable[[FinishedTrial], Any]
 """A callback object, or a plain function that is called with every trial that ends."""
 
 
@@ -51,7 +51,7 @@ class CallbackList(SearchCallback):
         """Call ``on_progress`` of every callback."""
         self._call_each(lambda callback: callback.on_progress(progress))
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         """Call ``on_trial_end`` of every callback."""
         self._call_each(lambda callback: callback.on_trial_end(trial))
 
@@ -73,13 +73,13 @@ class CallbackList(SearchCallback):
 class _FunctionCallback(SearchCallback):
     """A plain function that is called with every trial that ends."""
 
-    def __init__(self, function: Callable[[EndedTrial], Any]) -> None:
+    def __init__(self, function: Callable[[FinishedTrial], Any]) -> None:
         self._function = function
 
     def __str__(self) -> str:
         return getattr(self._function, "__qualname__", type(self._function).__name__)
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         """Call the function."""
         self._function(trial)
 

@@ -45,7 +45,7 @@ class ConsoleCallback(SearchCallback):
         if isinstance(event, PreparationStarted):
             self.print_line("Preparing the target model and its reference")
         elif isinstance(event, PartReady):
-            how = "made" if event.made else "found in the cache"
+            how = "made" if event.created else "found in the cache"
             self.print_line(f"  {event.part}: {how} in {event.seconds:.1f} s")
         elif isinstance(event, WarmStartLoaded):
             self.print_line(f"Warm start: {event.prior} prior trials, {event.initial} settings to run first")

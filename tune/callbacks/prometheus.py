@@ -15,7 +15,7 @@ from pathlib import Path
 from ray.util.metrics import Counter, Gauge
 
 from tune.callbacks.base import Progress, SearchCallback
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
 _ENDED = ("complete", "failed", "pruned")
 
@@ -63,7 +63,7 @@ class PrometheusCallback(SearchCallback):
         self._elapsed = progress.elapsed
         self._set_rate(run)
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         """Count the trial's gradient evaluations."""
         if trial.number in self._counted_at_start:
             return

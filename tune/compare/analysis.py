@@ -18,11 +18,11 @@ from tune.compare.statistics import (
     paired_test,
 )
 from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, PointRuns, Quantity, Summary
-from tune.results.pareto import Points, as_costs, hypervolume, reference_point
+from tune.pareto import Points, as_costs, hypervolume, reference_point
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
-    from tune.compare.config import CompareSettings
+    from tune.compare.config import CompareOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class _MethodValues:
 
 
 def summarise(
-    found: Sequence[MethodRuns], shared: SharedContext, settings: CompareSettings, command: Sequence[str]
+    found: Sequence[MethodRuns], shared: SharedContext, settings: CompareOptions, command: Sequence[str]
 ) -> Summary:
     """Return the summary of all methods' runs, sorted by mean rank."""
     runs = {method.name: run_costs(method.points, shared) for method in found}
@@ -149,7 +149,7 @@ def best_of(tests: Sequence[PairTest], quantity: Quantity, significance: float) 
     return None
 
 
-def _normalisation(runs: Sequence[Values], shared: SharedContext, settings: CompareSettings) -> _Normalisation:
+def _normalisation(runs: Sequence[Values], shared: SharedContext, settings: CompareOptions) -> _Normalisation:
     names, directions = list(shared.objectives), list(shared.objectives.values())
     signs = np.array([1.0 if way == "min" else -1.0 for way in directions])
     target = np.array([shared.target[name] for name in names]) * signs

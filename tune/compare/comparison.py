@@ -18,9 +18,9 @@ from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import SearchCallback
 from tune.compare.analysis import MethodRuns, SharedContext, summarise
 from tune.compare.callback import CompareCallback
-from tune.compare.config import CompareSettings
+from tune.compare.config import CompareConfig, CompareOptions
 from tune.compare.directory import CompareDirectory
-from tune.compare.plan import method_configs, with_budget, yardstick
+from tune.compare.plan import budget_reference, method_configs, with_budget
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.runs import make_runs, plan_runs, read_runs
@@ -47,7 +47,7 @@ class Comparison:
         methods, num_trials, seeds, points, budget: replace the config's values.
         run_dir: a new directory; None names one under ``runs/``.
         executor: runs one trial. The default runs prepared models: :func:`cluster.train.trainer.run_trial`, or
-            :class:`cluster.train.worker_group.WarmTrials` with worker groups.
+            :class:`cluster.train.worker_group.WorkerGroupPool` with worker groups.
         callback: follows the comparison.
 
     Raises:
@@ -129,7 +129,7 @@ class _Session:
     ) -> None:
         self._home, self._mapping, self._callback, self._overrides = home, mapping, callback, overrides
         self._configs = method_configs(mapping)
-        self._settings = validate(CompareSettings, mapping["compare"])
+        self._settings = validate(CompareOptions, mapping["compare"])
         self._shared = next(iter(self._configs.values()))
         # The points are chosen on the config's own seed, where they look better than they are. Other seeds follow it.
         first = self._shared.seed + 1
@@ -193,7 +193,7 @@ class _Session:
 
     def _search_all(self) -> dict[str, SearchResult]:
         names = tuple(self._configs)
-        reference_method = yardstick(names)
+        reference_method = budget_reference(names)
         found: dict[str, SearchResult] = {}
         order = list(names)
         if self._settings.budget == "evaluations":
@@ -220,17 +220,17 @@ class _Session:
     ) -> MethodRuns:
         # These import Ray Train and torch, which take seconds.
         from cluster.train.trainer import run_trial
-        from cluster.train.worker_group import WarmTrials
+        from cluster.train.worker_group import WorkerGroupPool
 
         runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
         self._callback.on_runs(name, sum(run.is_done for run in runs), len(runs))
         make_runs(
             runs,
             search.config.model_copy(update={"cluster": self._shared.cluster}),
-            executor=self._executor or (WarmTrials() if self._shared.cluster.num_workers else run_trial),
+            executor=self._executor or (WorkerGroupPool() if self._shared.cluster.num_workers else run_trial),
             prepared=prepared,
             storage=self._home.tune_storage,
-            on_ended=lambda done: self._callback.on_runs(name, done, len(runs)),
+            on_run_end=lambda done: self._callback.on_runs(name, done, len(runs)),
         )
         states = search.trials["state"]
         return MethodRuns(
@@ -274,14 +274,12 @@ def _mapping(
     """Return the mapping that all searches are made from, with the defaults of the ``compare`` section filled in."""
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
     section: dict[str, Any] = dict(mapping.get("compare") or {})
-    if isinstance(config, SearchConfig):
-        section = config.compare.model_dump(mode="json")
     section = {**section, **given}
     search = dict(mapping.get("search") or {})
     if num_trials is not None:
         search["num_trials"] = num_trials
     whole = {**mapping, "search": search, "compare": section}
-    compare = validate(SearchConfig, whole).compare
+    compare = validate(CompareConfig, whole).compare
     return {**whole, "compare": compare.model_dump(mode="json")}
 
 

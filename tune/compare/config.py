@@ -1,4 +1,4 @@
-"""The ``compare`` section of a config file: which methods, how much of each, and where they are held to each other."""
+"""The config of a comparison: a search's config and the section ``compare``."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ofmu.config.base import PositiveInt, Section
+from tune.config import SearchConfig
+from tune.space.parameter import flatten_space
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class CompareSettings(Section):
-    """What a comparison adds to the search that every method gets."""
+class CompareOptions(Section):
+    """The methods to compare, the cost of each, and the levels at which they are compared."""
 
     methods: tuple[str, ...] = ()
-    """Names of ``ofmu.methods``, or of those that ``method.module`` registers."""
+    """Names of methods in ``ofmu.methods``, or of methods that ``method.module`` registers."""
     seeds: PositiveInt = 3
-    """How often each chosen point of a front is run again: with the seeds that follow the config's own, since on
-    that one the points were chosen and look better than they are."""
+    """Number of seeds on which each chosen point of a front runs again. These are the seeds after the config's own
+    seed. On the config's own seed the points were chosen, so there they look better than they are."""
     points: PositiveInt = 5
-    """At most so many points of a front are run again: those whose union covers the most hypervolume."""
+    """Largest number of points of a front that run again. The chosen points cover the most hypervolume together."""
     budget: Literal["trials", "evaluations"] | PositiveInt = "trials"
-    """``trials``: search.num_trials for every method; ``evaluations``: as many gradient evaluations as so many trials
-    cost OFMU (or, without it, the first method); a number: so many gradient evaluations."""
+    """``trials``: search.num_trials for every method. ``evaluations``: as many gradient evaluations as these trials
+    cost OFMU (without OFMU, the first method). A number: this many gradient evaluations."""
     forgetting_levels: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
-    """Where utility is compared: parts of the way that the first objective has from the untouched target to the
-    retrained reference; without one, to the best value that any method reached."""
+    """Levels of forgetting at which utility is compared: fractions of the first objective's way from the untouched
+    target to the retrained reference. Without a reference, the way ends at the best value of any method."""
     utility_levels: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.8, 0.9, 0.95)
-    """Where forgetting is compared: shares of the second objective's way from its worst value to the target's."""
+    """Levels of utility at which forgetting is compared: fractions of the second objective's way from its worst value
+    to the target's value."""
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """A method is marked as best only where every comparison with another has a corrected p below this."""
+    """A method is marked as best if every comparison with another method has a corrected p below this value."""
     space: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Ranges, in the form of ``search.space``, that replace those of any method that searches the setting; the method
-    of the config's own ``method`` section keeps its ``search.space``."""
+    """Ranges, in the form of ``search.space``. They replace the ranges of every method that searches the setting. The
+    method of the config's section ``method`` keeps its ``search.space``."""
     spaces: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
-    """The same for one method, by its name; these may add settings to what the method searches."""
+    """The same for one method, by the method's name. These ranges may add settings to the method's space."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -46,9 +49,6 @@ class CompareSettings(Section):
     @field_validator("space", mode="before")
     @classmethod
     def _flatten(cls, value: Any) -> Any:
-        # Here, since tune.config holds this section as one of its own.
-        from tune.config import flatten_space
-
         return flatten_space(value) if isinstance(value, Mapping) else value
 
     @field_validator("spaces", mode="before")
@@ -57,3 +57,9 @@ class CompareSettings(Section):
         if not isinstance(value, Mapping):
             return value
         return {name: cls._flatten(space or {}) for name, space in value.items()}
+
+
+class CompareConfig(SearchConfig):
+    """A whole comparison: the config that all searches share, and the section ``compare``."""
+
+    compare: CompareOptions = CompareOptions()

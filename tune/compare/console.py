@@ -16,7 +16,7 @@ from tune.compare.callback import CompareCallback
 from tune.compare.directory import SUMMARY, TEXT
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import compact_table, verdict
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
 
 class CompareConsoleCallback(CompareCallback):
@@ -85,5 +85,5 @@ class _WithoutPreparation(SearchCallback):
     def on_progress(self, progress: Progress) -> None:
         self._callback.on_progress(progress)
 
-    def on_trial_end(self, trial: EndedTrial) -> None:
+    def on_trial_end(self, trial: FinishedTrial) -> None:
         self._callback.on_trial_end(trial)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from tune.compare.config import CompareSettings
+from tune.compare.config import CompareOptions
 from tune.rundir.locked import LockedDirectory
 
 SUMMARY = "compare.json"
@@ -81,4 +81,4 @@ class CompareDirectory(LockedDirectory):
 
 
 def _methods(mapping: Mapping[str, Any]) -> tuple[str, ...]:
-    return validate(CompareSettings, mapping.get("compare") or {}).methods
+    return validate(CompareOptions, mapping.get("compare") or {}).methods

@@ -1,4 +1,4 @@
-"""What a comparison will do, settled and refused before anything runs: one search's config per method."""
+"""The plan of a comparison: one search's config per method. Everything is checked before anything runs."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from ofmu.config.files import validate
+from ofmu.config.renamed import renamed_key_sentence
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.methods import BUILT_IN
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import method_class
-from tune.config import Parameter, SearchConfig, default_space, flatten_space
+from tune.compare.config import CompareConfig
+from tune.config import SearchConfig
+from tune.space.parameter import Parameter, default_space, flatten_space
 
-TRIALS_PER_TRIAL = 10
-"""Under a budget of gradient evaluations a method gets at most so many times ``search.num_trials``: a method whose
-trials fail spends nothing, and would go on for ever."""
+MAX_TRIALS_FACTOR = 10
+"""Under a budget of gradient evaluations, a method gets at most this many times ``search.num_trials``. Failed trials
+use no gradient evaluations, so a method of which all trials fail would otherwise never end."""
 
-_YARDSTICK = "ofmu"
-_RANGE = frozenset({"low", "high", "log", "step", "int"})
+_BUDGET_REFERENCE = "ofmu"
+_RANGE_KEYS = frozenset({"low", "high", "log", "step", "int"})
 
 
 def method_configs(mapping: Mapping[str, Any]) -> dict[str, SearchConfig]:
-    """Return each compared method's search, from one config mapping with a ``compare`` section, in the order named.
+    """Return one search's config per compared method, in the order of ``compare.methods``.
+
+    Args:
+        mapping: a config with the section ``compare``.
 
     Raises:
-        ConfigError: fewer than two methods, an unknown one, one that does not work on the task, or a setting that is
-            wrong for one of them.
+        ConfigError: there are fewer than two methods, a method is unknown or does not work on the task, or a setting is
+            wrong for a method.
     """
-    shared = validate(SearchConfig, mapping)
+    shared = validate(CompareConfig, mapping)
     names = shared.compare.methods
     own = dict(mapping.get("method") or {})
     if len(names) < 2:
@@ -35,7 +41,7 @@ def method_configs(mapping: Mapping[str, Any]) -> dict[str, SearchConfig]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"The method '{name}' is named twice in compare.methods: leave one out")
-        _refuse_unusable(name, own.get("module"), shared)
+        _check_method(name, own.get("module"), shared)
     for name in shared.compare.spaces:
         if name not in names and name not in BUILT_IN:
             raise ConfigError(f"Unknown method '{name}' in compare.spaces: {nearest_name(name, {*BUILT_IN, *names})}")
@@ -43,21 +49,22 @@ def method_configs(mapping: Mapping[str, Any]) -> dict[str, SearchConfig]:
     settings = {key for name in {*BUILT_IN, *configs} for key in _settings(name, own.get("module"))}
     for key in shared.compare.space:
         if key not in settings:
-            raise ConfigError(f"compare.space cannot range over '{key}': {nearest_name(key, settings)}")
+            hint = renamed_key_sentence(key) or nearest_name(key, settings)
+            raise ConfigError(f"compare.space cannot range over '{key}': {hint}")
     return configs
 
 
-def yardstick(names: tuple[str, ...]) -> str:
-    """Return the method whose search sets the budget where it is given in trials: OFMU, else the first one."""
-    return _YARDSTICK if _YARDSTICK in names else names[0]
+def budget_reference(names: tuple[str, ...]) -> str:
+    """Return the method whose search sets the budget ``evaluations``: OFMU, else the first method."""
+    return _BUDGET_REFERENCE if _BUDGET_REFERENCE in names else names[0]
 
 
 def with_budget(config: SearchConfig, evaluations: int) -> SearchConfig:
-    """Return the search bounded by gradient evaluations in place of trials."""
+    """Return the search with a limit on gradient evaluations instead of trials."""
     search = config.search.model_copy(
         update={
             "max_gradient_evaluations": evaluations,
-            "num_trials": TRIALS_PER_TRIAL * config.search.num_trials,
+            "num_trials": MAX_TRIALS_FACTOR * config.search.num_trials,
         }
     )
     return config.model_copy(update={"search": search})
@@ -67,7 +74,7 @@ def _settings(name: str, module: str | None) -> list[str]:
     return [f"method.{key}" for key in method_class(name, None if name in BUILT_IN else module).Config.model_fields]
 
 
-def _refuse_unusable(name: str, module: str | None, shared: SearchConfig) -> None:
+def _check_method(name: str, module: str | None, shared: SearchConfig) -> None:
     try:
         method = method_class(name, None if name in BUILT_IN else module)
     except ConfigError as error:
@@ -81,8 +88,8 @@ def _refuse_unusable(name: str, module: str | None, shared: SearchConfig) -> Non
         )
 
 
-def _method_config(name: str, mapping: Mapping[str, Any], shared: SearchConfig) -> SearchConfig:
-    """Return one method's search: the config's own ``method`` section for the method it names, what all share else."""
+def _method_config(name: str, mapping: Mapping[str, Any], shared: CompareConfig) -> SearchConfig:
+    """Return one method's search. Only the method of the section ``method`` gets all settings of that section."""
     section, search = dict(mapping.get("method") or {}), dict(mapping.get("search") or {})
     is_own = section.get("name", "ofmu") == name
     if not is_own:
@@ -99,10 +106,10 @@ def _method_config(name: str, mapping: Mapping[str, Any], shared: SearchConfig) 
         raise ConfigError(f"{name}: {error}") from None
 
 
-def _space(name: str, module: str | None, given: Mapping[str, Any], shared: SearchConfig) -> dict[str, Any]:
+def _space(name: str, module: str | None, given: Mapping[str, Any], shared: CompareConfig) -> dict[str, Any]:
     space: dict[str, Any] = dict(given)
     if not given:
-        space = {key: _plain(spec) for key, spec in default_space(name, module).items()}
+        space = {key: _as_dict(spec) for key, spec in default_space(name, module).items()}
         for key, spec in shared.compare.space.items():
             if key in space:
                 space[key] = _merged(space[key], spec)
@@ -112,10 +119,10 @@ def _space(name: str, module: str | None, given: Mapping[str, Any], shared: Sear
 
 
 def _merged(old: Any, new: Any) -> dict[str, Any]:
-    """Return the new specification, which may change parts of a range and keeps the rest of it."""
-    before, after = _plain(old), _plain(new)
-    return {**before, **after} if set(after) <= _RANGE and "low" in before else after
+    """Return the new specification. If it changes only parts of a range, the other parts stay."""
+    before, after = _as_dict(old), _as_dict(new)
+    return {**before, **after} if set(after) <= _RANGE_KEYS and "low" in before else after
 
 
-def _plain(spec: Any) -> dict[str, Any]:
+def _as_dict(spec: Any) -> dict[str, Any]:
     return spec.model_dump(exclude_unset=True) if isinstance(spec, Parameter) else dict(spec)

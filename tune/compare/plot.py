@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tune.compare.summary import MethodSummary, Summary
-from tune.results.pareto import front_mask
+from tune.pareto import front_mask
 from tune.results.plot import axis_label
 
 if TYPE_CHECKING:

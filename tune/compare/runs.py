@@ -1,4 +1,4 @@
-"""The chosen points of a front, run again on several seeds: a list of runs on Ray Tune, skipping what is done."""
+"""Run the chosen points of a front again on several seeds, on Ray Tune. Runs that are done are skipped."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.search import Searcher
-
-from cluster.session import trials_at_a_time
+from cluster.session import max_parallel_trials
 from ofmu.errors import StorageError
 from ofmu.io.files import write_json
 from ofmu.run_files import RunFiles, finite_only
 from tune.compare.statistics import choose_points
 from tune.compare.summary import PointRuns, SeedRun
+from tune.execution.trial_records import TrialOutcome, TrialSpec
+from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
-from tune.results.pareto import reference_point
+from tune.pareto import reference_point
 from tune.results.tables import costs_of
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from tune.results.result import SearchResult
     from tune.space.objectives import Direction
 
-COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
+_KEPT_COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
+"""Costs of a run that the comparison keeps."""
 
 _FAILED = "failed.json"
+"""The file with the reason of a failed run."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ class PlannedRun:
     trial: int
     seed: int
     settings: dict[str, Any]
-    """What the trial set beyond the search's config, the run's seed included."""
+    """What the run adds to the search's config, the seed included."""
     directory: Path
 
     @property
     def is_done(self) -> bool:
-        """Return whether the run has ended, well or badly."""
-        return (self.directory / "metrics.json").is_file() or (self.directory / _FAILED).is_file()
+        """Whether the run is complete or failed."""
+        return RunFiles(self.directory).metrics.is_file() or (self.directory / _FAILED).is_file()
 
 
 def plan_runs(
@@ -64,9 +66,15 @@ def plan_runs(
     count: int,
     home: CompareDirectory,
 ) -> list[PlannedRun]:
-    """Return the runs of at most ``count`` points of a search's front, the untouched target left out.
+    """Choose points of a search's front, and return their runs. The untouched target is never chosen.
 
-    ``trials`` are the search's study's, which hold exactly what each one set.
+    Args:
+        method: the searched method.
+        search: the search's result.
+        trials: the trials of the search's study. They hold what each trial set.
+        seeds: the seeds on which each point runs.
+        count: largest number of points.
+        home: the comparison's directory.
     """
     front = search.front[search.front["role"] != TARGET] if len(search.front) else search.front
     if not len(front):
@@ -74,10 +82,10 @@ def plan_runs(
     costs = costs_of(front, search.config)
     complete = search.trials[search.trials["state"] == "complete"]
     objectives = search.config.objectives
-    corner = reference_point(list(objectives), costs_of(complete, search.config), list(objectives.values()))
+    reference = reference_point(list(objectives), costs_of(complete, search.config), list(objectives.values()))
     overrides = {trial.number: trial.user_attrs["overrides"] for trial in trials if "overrides" in trial.user_attrs}
     runs = []
-    for row in sorted(choose_points(costs, corner, count)):
+    for row in sorted(choose_points(costs, reference, count)):
         number = int(front["trial"].iloc[row])
         for seed in seeds:
             settings = {**overrides[number], "method.seed": seed}
@@ -92,36 +100,43 @@ def make_runs(
     executor: Executor,
     prepared: Prepared | None,
     storage: Path,
-    on_ended: Callable[[int], None],
+    on_run_end: Callable[[int], None],
 ) -> None:
-    """Make those of one method's runs that are not done, inside a Ray session, as many at a time as there is room.
+    """Make the runs of one method that are not done, as many at a time as the cluster holds. A Ray session must be
+    open.
 
-    ``on_ended`` hears how many of ``runs`` are done.
+    Args:
+        runs: all runs of the method.
+        config: the method's search.
+        executor: runs one trial.
+        prepared: the target and the reference; None if the executor needs neither.
+        storage: the directory of Ray Tune's own files.
+        on_run_end: called after each run with the number of runs that are done.
 
     Raises:
-        StorageError: a disk refused a write; what is done is kept.
+        StorageError: a write failed. Runs that are done stay done.
     """
     for run in runs:
         if run.is_done:
-            # a killed driver had no time for it
-            _tidy(run, config)
+            # A killed process may have left files.
+            _delete_leftovers(run, config)
     missing = [run for run in runs if not run.is_done]
     if not missing:
         return
-    trials_at_a_time(config.cluster, 1)
-    source = _RunList(missing, config, lambda: on_ended(sum(run.is_done for run in runs)))
+    max_parallel_trials(config.cluster, 1)
+    source = _RunList(missing, config, lambda: on_run_end(sum(run.is_done for run in runs)))
     run_trials(
         source,
         config,
         executor=executor,
         prepared=prepared,
         storage=storage,
-        notify=lambda: None,
+        on_trial_start=lambda: None,
     )
 
 
 def read_runs(runs: Sequence[PlannedRun], objectives: dict[str, Direction], home: Path) -> tuple[PointRuns, ...]:
-    """Return what became of the runs, by point."""
+    """Return the results of the runs, by point."""
     points: dict[int, list[PlannedRun]] = {}
     for run in runs:
         points.setdefault(run.trial, []).append(run)
@@ -135,66 +150,32 @@ def read_runs(runs: Sequence[PlannedRun], objectives: dict[str, Direction], home
     )
 
 
-class _RunList(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Hands a list of runs to Ray Tune and notes on disk which of them failed; those that end well note themselves."""
+class _RunList(TrialSource[PlannedRun]):
+    """Give a list of runs to Ray Tune. Write the reason of a failed run; a complete run leaves its own files."""
 
-    def __init__(self, runs: Sequence[PlannedRun], config: SearchConfig, on_ended: Callable[[], None]) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], config: SearchConfig, on_run_end: Callable[[], None]) -> None:
         super().__init__()
-        self._left = list(runs)
-        self._config, self._on_ended = config, on_ended
-        self._live: dict[str, PlannedRun] = {}
-        self.stopped_by: StorageError | None = None
+        self._waiting = list(runs)
+        self._config, self._base, self._on_run_end = config, config.unlearn, on_run_end
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles the searcher for a restore of its own, which is never used: the runs' files are the state."""
-        return {}
+    def _start_next(self) -> tuple[PlannedRun, TrialSpec] | None:
+        if not self._waiting:
+            return None
+        run = self._waiting.pop(0)
+        return run, TrialSpec(number=run.trial, trial_dir=run.directory, run=run_config(self._base, run.settings))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next run's specification, or FINISHED."""
-        if not self._left or self.stopped_by is not None:
-            return str(Searcher.FINISHED)
-        run = self._live[trial_id] = self._left.pop(0)
-        settings = run_config(self._config, run.settings)
-        return {"number": run.trial, "trial_dir": str(run.directory), "run": settings.model_dump(mode="json")}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take note of a run's end; a crash waits for :meth:`fail`, which knows the reason."""
-        if error or trial_id not in self._live:
-            return
-        outcome = json.loads((result or {}).get("outcome", "{}"))
-        if "storage" in outcome:
-            self.stopped_by = StorageError(outcome["storage"])
-        elif "failure" in outcome:
-            self.fail(trial_id, outcome["failure"])
-        else:
-            self._end(self._live.pop(trial_id))
-
-    def fail(self, trial_id: str, reason: str) -> None:
-        """Store why a run failed for good."""
-        if trial_id not in self._live:
-            return
-        run = self._live.pop(trial_id)
-        try:
-            write_json(run.directory / _FAILED, {"reason": reason})
-        except StorageError as error:
-            # Raised here, it would reach Tune, which takes it for one more failure of the run.
-            self.stopped_by = error
-        self._end(run)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write nothing: the runs' files are the state."""
-        Path(checkpoint_path).write_text("{}", encoding="utf-8")
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Read nothing: the runs' files are the state."""
-
-    def _end(self, run: PlannedRun) -> None:
-        _tidy(run, self._config)
-        self._on_ended()
+    def _store_end(self, trial: PlannedRun, outcome: TrialOutcome) -> None:
+        if outcome.failure is not None:
+            try:
+                write_json(trial.directory / _FAILED, {"reason": outcome.failure})
+            except StorageError as error:
+                self.stopped_by = error
+        _delete_leftovers(trial, self._config)
+        self._on_run_end()
 
 
-def _tidy(run: PlannedRun, config: SearchConfig) -> None:
-    """Remove what only an unfinished run needs, and its model unless all are to be kept."""
+def _delete_leftovers(run: PlannedRun, config: SearchConfig) -> None:
+    """Delete what only an unfinished run needs. Delete the model unless all models are kept."""
     names = ["checkpoints", "ray_train"] + ["model"] * (config.search.keep_models != "all")
     for name in names:
         shutil.rmtree(run.directory / name, ignore_errors=True)
@@ -207,7 +188,8 @@ def _read(run: PlannedRun, objectives: dict[str, Direction], home: Path) -> Seed
         reason = json.loads((run.directory / _FAILED).read_text(encoding="utf-8"))["reason"]
         return SeedRun(seed=run.seed, directory=place, reason=reason)
     _, missing = objective_values(metrics, objectives)
-    kept = {name: value for name in (*objectives, *COSTS) if (value := finite_only(metrics).get(name)) is not None}
+    finite = finite_only(metrics)
+    kept = {name: value for name in (*objectives, *_KEPT_COSTS) if (value := finite.get(name)) is not None}
     if missing is not None:
         return SeedRun(seed=run.seed, directory=place, reason=missing)
     return SeedRun(seed=run.seed, directory=place, metrics=kept)

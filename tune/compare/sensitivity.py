@@ -10,8 +10,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.study.baselines import SEARCHED
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.study.baselines import SAMPLED
+from tune.study.storage import read_study
 
 MIN_TRIALS = 4
 """Minimum number of complete sampled trials for an estimate."""
@@ -19,8 +19,7 @@ MIN_TRIALS = 4
 
 def load_trials(study_file: Path) -> list[FrozenTrial]:
     """Return the trials of a search's study."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    trials: list[FrozenTrial] = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(study_file)).get_trials()
+    trials: list[FrozenTrial] = read_study(study_file).get_trials()
     return trials
 
 
@@ -35,7 +34,7 @@ def importances(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> dic
     sampled = [
         trial
         for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.user_attrs.get("role") == SEARCHED and trial.params
+        if trial.state == TrialState.COMPLETE and trial.user_attrs.get("role") == SAMPLED and trial.params
     ]
     if len(sampled) < MIN_TRIALS:
         return {}

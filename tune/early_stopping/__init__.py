@@ -1,1 +1,1 @@
-"""Multi-objective early stopping of trials."""
+"""Early stopping of trials with several objectives."""

@@ -1,69 +1,41 @@
-"""Early stopping with several objectives: which trials go on past a rung, decided on ranks alone.
+"""Early stopping with several objectives: the rule that decides, from ranks, which trials continue after a rung.
 
-Asynchronous successive halving (Li et al., arXiv 1810.05934), with the order inside a rung taken from non-dominated
-sorting, and inside a front from an ε-net, as in MO-ASHA (Schmucker et al., arXiv 2106.12639). No Ray, no Optuna.
+The rule is asynchronous successive halving (Li et al., arXiv 1810.05934). The order inside a rung comes from
+non-dominated sorting, and the order inside a front from an ε-net, as in MO-ASHA (Schmucker et al., arXiv 2106.12639).
+This file uses neither Ray nor Optuna.
 
-**Where a rung stands.** Rungs are fractions of a trial's *own* rounds. The other common resource would be gradient
-evaluations, and in a search whose trials differ in ``outer_steps`` and in the cost of a round it goes wrong twice. At
-equal cost a long or cheap trial is met early on its way, much retained and little forgotten, and a short or dear one
-near its end: with two objectives they lie apart *along* the trade-off, hardly any dominates another, and the rung
-tells nothing about the quality of either. And a trial that ends before a rung's cost is never judged, so that each
-rung holds another mixture of trials. At equal fraction all have gone the same part of their way, every trial meets
-every rung, and a stopped one gives back the same share of its own cost.
-On real curves of an earlier quickstart, random search with rungs at fractions reached a full search's hypervolume at
-.72 of its gradient evaluations, and with rungs at the same shares of the dearest trial's cost mostly never. A caller
-who wants an absolute resource after all passes it as ``round``, and its largest value as ``total`` for every trial.
+Rungs are fractions of a trial's own rounds. The other common resource would be gradient evaluations. In a search whose
+trials differ in ``outer_steps`` and in the cost of a round, that resource has two faults. First, rungs at equal cost
+would compare one trial's start with another's end: these differ in how far they are, not in how good they are. Early in
+a long or expensive trial much is retained and little is forgotten; near the end of a short or cheap trial it is the
+other way round. So with two objectives hardly any trial would dominate another. Second, trials that end before a rung
+would never be compared, and each rung would hold another mixture of trials. At equal fractions every trial reaches
+every rung, and a stopped trial saves the same share of its own cost.
+
+On recorded curves of an earlier quickstart, random search with rungs at fractions reached the hypervolume of a full
+search at .72 of the full search's gradient evaluations. With rungs at the same shares of the most expensive trial's
+cost it mostly never did. To use an absolute resource, pass the resource as ``round`` and its largest value as
+``total``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from ofmu.config.base import PositiveInt, Section
-from ofmu.errors import ConfigError, DataError
+from ofmu.errors import ConfigError
+from tune.early_stopping.config import SLACK, EarlyStoppingConfig
 from tune.space.objectives import Direction
 
 Verdict = Literal["continue", "stop"]
 TrialId = str | int
 Costs = npt.NDArray[np.float64]
-FORMAT = "ofmu-rungs/1"
-_SLACK = 1e-9
-"""Rounding errors that keep no round from its rung: 3 of 10 rounds reach 0.3."""
-
-
-class RungSettings(Section):
-    """When trials are compared on their way, and how many of them go on."""
-
-    enabled: bool = False
-    reduction_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 2.0
-    """One in this many goes on past a rung; each rung stands this many times further on than the one before."""
-    first_rung: Annotated[float, Field(gt=0, lt=1)] = 0.125
-    """Fraction of a trial's own rounds at which the first rung stands."""
-    grace_rounds: PositiveInt = 2
-    """No trial is stopped in an earlier round than this."""
-    rung_size: PositiveInt = 4
-    """Trials that a rung must have seen before it stops one; 1 is plain ASHA."""
-    rows: PositiveInt = 16
-    """Rows of each evaluation set that a trial is scored on at a rung, the same ones for all trials."""
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """Return the rungs' fractions, ascending, all below 1."""
-        count = math.ceil(math.log(1 / self.first_rung, self.reduction_factor) - _SLACK)
-        return tuple(self.first_rung * self.reduction_factor**step for step in range(count))
-
-    def judged_rounds(self, total: int) -> tuple[int, ...]:
-        """Return after which of its ``total`` rounds a trial is judged: only there need objectives be computed."""
-        reached = {max(1, math.ceil(level * total - _SLACK)) for level in self.levels}
-        return tuple(sorted(reached - {total}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,61 +45,47 @@ class Report:
     trial: TrialId
     round: int
     total: int
-    """Rounds that the trial is to run."""
+    """Rounds of the whole trial."""
     values: Mapping[str, float | None]
 
 
 class RungScheduler:
-    """Answers each report of a trial with ``continue`` or ``stop``.
+    """Answer each report of a trial with ``continue`` or ``stop``.
 
-    A trial is judged once at each rung, by the first report that reaches it; a report that reaches several at once
-    counts at the highest. Of m earlier trials at the rung, let b stand before the newcomer; it stops if
-    b > (m − 1) / reduction_factor and some other dominates it. Those of better fronts stand before it, and of its own
-    front those that a farthest-first ε-net takes earlier. Equal trials stand side by side. With one objective this
-    is the rule of Ray's ASHAScheduler for every newcomer that Ray decides by its place in the order; between the two
-    neighbours of the quantile, Ray interpolates values and this stops.
+    A trial is compared once at each rung, by the first report that reaches the rung. A report that reaches several
+    rungs at once counts at the highest of them. Let m earlier trials be at the rung, and let b of them rank before the
+    new trial. The new trial stops if b > (m − 1) / reduction_factor and another trial dominates it. Trials of better
+    fronts rank before the new trial. Of the new trial's own front, those rank before it that a farthest-first ε-net
+    takes earlier. Equal trials rank equally. With one objective this is the rule of Ray's ASHAScheduler, except between
+    the two neighbours of the quantile: there Ray interpolates values, and this rule stops the trial.
 
-    All that is used of an objective is the order of its values in the rung: a monotone rescaling changes nothing. A
-    report in which an objective is missing, NaN or infinite counts as dominated by every complete one, and is not
-    itself compared with: it is stopped at the first rung that has seen enough complete ones.
+    Only the order of an objective's values in the rung counts, so a monotone rescaling changes nothing. A report with a
+    missing, NaN or infinite objective counts as dominated by every complete report, and other reports are not compared
+    with it. Its trial stops at the first rung that has seen enough complete reports.
 
-    The decisions are a function of the reports and their order: given those of an earlier session as ``reports``, it
-    decides again and goes on alike. :meth:`state` and :meth:`restored` do the same without deciding again.
+    The decisions depend only on the reports and their order.
 
     Raises:
-        ConfigError: no objective, or a direction that is neither ``min`` nor ``max``.
+        ConfigError: there is no objective, or a direction is neither ``min`` nor ``max``.
     """
 
-    def __init__(
-        self,
-        directions: Mapping[str, Direction],
-        settings: RungSettings | None = None,
-        reports: Iterable[Report] = (),
-    ) -> None:
+    def __init__(self, directions: Mapping[str, Direction], config: EarlyStoppingConfig | None = None) -> None:
         for name, direction in directions.items():
             if direction not in ("min", "max"):
                 raise ConfigError(f"The direction of the objective '{name}' is '{direction}': give 'min' or 'max'")
         if not directions:
             raise ConfigError("Early stopping needs an objective: name one in search.objectives")
         self._directions = dict(directions)
-        self._settings = RungSettings() if settings is None else settings
-        self._rungs = [_Rung(level, len(directions)) for level in self._settings.levels]
+        self._config = EarlyStoppingConfig() if config is None else config
+        self._rungs = [_Rung(level, len(directions)) for level in self._config.levels]
         self._reached: dict[TrialId, int] = {}
         self._stopped: set[TrialId] = set()
-        self._kept: list[Report] = []
-        for report in reports:
-            self.report(report.trial, report.round, report.values, report.total)
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """Return the fractions of a trial's own rounds at which it is judged, ascending."""
-        return self._settings.levels
 
     def report(self, trial_id: TrialId, round: int, values: Mapping[str, float | None], total: int) -> Verdict:
-        """Return whether the trial goes on after ``round`` (from 1) of its ``total`` rounds.
+        """Return whether the trial continues after ``round`` of its ``total`` rounds.
 
-        A stopped trial stays stopped; a round told again, after a restart from a checkpoint, changes nothing, and the
-        last round is never judged.
+        A stopped trial stays stopped. A repeated report of a round, such as after a restart from a checkpoint, changes
+        nothing. A trial is never stopped after its last round.
 
         Raises:
             ValueError: ``round`` is not within 1 … ``total``.
@@ -139,81 +97,36 @@ class RungScheduler:
         index = self._rung_at(round, total)
         if round == total or index <= self._reached.get(trial_id, -1):
             return "continue"
-        self._keep(Report(trial_id, round, total, {name: values.get(name) for name in self._directions}), index)
-        if self._goes_on(self._rungs[index], self._costs(values)) or round < self._settings.grace_rounds:
+        self._reached[trial_id] = index
+        if self._promotes(self._rungs[index], self._costs(values)) or round < self._config.grace_rounds:
             return "continue"
         self._stopped.add(trial_id)
         return "stop"
 
-    def state(self) -> dict[str, Any]:
-        """Return what :meth:`restored` needs, as JSON values: settings, the reports compared, who was stopped."""
-        reports = [[r.trial, r.round, r.total, [_finite(value) for value in r.values.values()]] for r in self._kept]
-        return {
-            "format": FORMAT,
-            "objectives": dict(self._directions),
-            "settings": self._settings.model_dump(mode="json"),
-            "reports": reports,
-            "stopped": [trial for trial in self._reached if trial in self._stopped],
-        }
-
-    @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> RungScheduler:
-        """Return a scheduler that goes on exactly as the one whose ``state`` it was; no decision is taken again.
-
-        Raises:
-            DataError: ``state`` is none of :meth:`state`'s.
-        """
-        try:
-            if state["format"] != FORMAT:
-                raise ValueError(f"format {state['format']}")
-            scheduler = cls(state["objectives"], RungSettings.model_validate(state["settings"]))
-            for trial, round, total, values in state["reports"]:
-                named = dict(zip(state["objectives"], values, strict=True))
-                scheduler._keep(Report(trial, round, total, named), scheduler._rung_at(round, total))
-            scheduler._fill_rungs()
-            scheduler._stopped.update(state["stopped"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"The state of early stopping is malformed ({error}): delete it to start anew") from error
-        return scheduler
-
-    def _keep(self, report: Report, rung: int) -> None:
-        self._reached[report.trial] = rung
-        self._kept.append(report)
-
-    def _fill_rungs(self) -> None:
-        """Take the kept reports into their rungs, in the order that is cheapest."""
-        found: list[list[Costs]] = [[] for _ in self._rungs]
-        for report in self._kept:
-            costs = self._costs(report.values)
-            if costs is not None:
-                found[self._rung_at(report.round, report.total)].append(costs)
-        for rung, rows in zip(self._rungs, found, strict=True):
-            rung.fill(np.array(rows).reshape(-1, len(self._directions)))
-
-    def _goes_on(self, rung: _Rung, costs: Costs | None) -> bool:
-        """Return what the rung says of a newcomer with these costs, and take it in."""
-        full = rung.size >= self._settings.rung_size
+    def _promotes(self, rung: _Rung, costs: Costs | None) -> bool:
+        """Add a new trial with these costs to the rung. Return whether the trial continues."""
+        full = rung.size >= self._config.rung_size
         if costs is None:
             return not full
-        goes_on = not full or rung.keeps(costs, self._settings.reduction_factor)
+        promoted = not full or rung.promotes(costs, self._config.reduction_factor)
         rung.add(costs)
-        return goes_on
+        return promoted
 
     def _rung_at(self, round: int, total: int) -> int:
-        """Return the index of the highest rung that the round reaches, −1 for none."""
-        return sum(round >= rung.level * total - _SLACK for rung in self._rungs) - 1
+        """Return the index of the highest rung that the round reaches; −1 for none."""
+        return sum(round >= rung.level * total - SLACK for rung in self._rungs) - 1
 
     def _costs(self, values: Mapping[str, float | None]) -> Costs | None:
-        """Return one cost per objective, to be minimised; None where one is unusable."""
+        """Return one cost per objective, to be minimised; None if a value is missing or not finite."""
         found = [values.get(name) for name in self._directions]
-        if any(_finite(value) is None for value in found):
+        if not all(_is_finite(value) for value in found):
             return None
         signs = [1.0 if direction == "min" else -1.0 for direction in self._directions.values()]
         return np.array(found, dtype=np.float64) * signs
 
 
 class _Rung:
-    """The costs seen at one rung, each with the number of its front (0: nothing dominates it)."""
+    """The costs of the trials at one rung, and the front of each trial. Front 0: no other trial dominates it."""
 
     def __init__(self, level: float, objectives: int) -> None:
         self.level = level
@@ -224,8 +137,8 @@ class _Rung:
     def size(self) -> int:
         return len(self._costs)
 
-    def keeps(self, costs: Costs, reduction_factor: float) -> bool:
-        """Return whether a newcomer with these costs goes on."""
+    def promotes(self, costs: Costs, reduction_factor: float) -> bool:
+        """Return whether a new trial with these costs continues."""
         front = self._front_of(costs)
         if front == 0:
             return True
@@ -234,12 +147,12 @@ class _Rung:
         if ahead > allowed:
             return False
         peers = (self._front == front) & ~_dominates(costs, self._costs)
-        return ahead + self._taken_before(costs, peers) <= allowed
+        return ahead + self._epsnet_rank(costs, peers) <= allowed
 
     def add(self, costs: Costs) -> None:
-        """Take the newcomer in, and move whatever it pushes down by one front each.
+        """Add a trial. Move each trial that it pushes down by one front.
 
-        A newcomer lengthens the longest chain of dominators above another by one at most.
+        A new trial makes the longest chain of dominators of another trial longer by at most one.
         """
         front = self._front_of(costs)
         below = np.flatnonzero(_dominates(costs, self._costs))
@@ -255,21 +168,16 @@ class _Rung:
         self._costs = np.vstack((self._costs, costs))
         self._front = np.append(fronts, front)
 
-    def fill(self, costs: Costs) -> None:
-        """Take in many at once, by rows; the fronts come out as if they had come one by one."""
-        for row in costs[np.lexsort(costs.T)]:
-            self.add(row)
-
     def _front_of(self, costs: Costs) -> int:
         above = self._front[_dominates(self._costs, costs)]
         return int(above.max()) + 1 if len(above) else 0
 
-    def _taken_before(self, costs: Costs, peers: npt.NDArray[np.bool_]) -> int:
-        """Return how many of its front's other members an ε-net takes before the newcomer.
+    def _epsnet_rank(self, costs: Costs, peers: npt.NDArray[np.bool_]) -> int:
+        """Return how many other members of the new trial's front an ε-net takes before the new trial.
 
-        The net starts from the most balanced member, whose worst rank is the least, and goes on with whatever lies
-        farthest from all it has taken. Ranks are doubled mid-ranks among all of the rung, whole numbers, so that ties
-        are exact; members that tie are taken together, so that the order in which they came does not matter.
+        The net starts with the most balanced member: the member whose worst rank is the smallest. Then it takes the
+        member that is farthest from all members taken. Ranks are doubled mid-ranks among all trials of the rung. They
+        are integers, so ties are exact. Tied members are taken together, so the order of arrival does not matter.
         """
         places = _doubled_ranks(np.vstack((self._costs, costs)), np.vstack((self._costs[peers], costs)))
         newcomer, worst = len(places) - 1, places.max(axis=1)
@@ -285,7 +193,7 @@ class _Rung:
 
 
 def _dominates(one: Costs, other: Costs) -> npt.NDArray[np.bool_]:
-    """Return, along the last axis, where ``one`` is at most ``other`` everywhere and below it somewhere."""
+    """Return, along the last axis, where ``one`` is at most ``other`` everywhere and below ``other`` somewhere."""
     at_most, below = one[..., 0] <= other[..., 0], one[..., 0] < other[..., 0]
     for index in range(1, one.shape[-1]):
         at_most = at_most & (one[..., index] <= other[..., index])
@@ -295,13 +203,12 @@ def _dominates(one: Costs, other: Costs) -> npt.NDArray[np.bool_]:
 
 
 def _doubled_ranks(costs: Costs, members: Costs) -> npt.NDArray[np.int64]:
-    """Return twice each of the members' mid-ranks among ``costs``, column by column."""
+    """Return twice the mid-rank of each member among ``costs``, column by column."""
     columns = []
     for column, wanted in zip(np.sort(costs, axis=0).T, members.T, strict=True):
         columns.append(np.searchsorted(column, wanted, "left") + np.searchsorted(column, wanted, "right") + 1)
     return np.stack(columns, axis=1)
 
 
-def _finite(value: Any) -> float | None:
-    usable = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""One trial as Ray Tune runs it: a warm process that carries one whole unlearning run through per step."""
+"""One trial as Ray Tune runs it: a process that stays warm and executes one whole unlearning run per step."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
-from ofmu.io.files import storage_errors, write_json
+from ofmu.io.files import storage_errors
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, finite_only
+from tune.execution.trial_records import TrialOutcome, TrialSpec
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
-    from tune.early_stopping.service import Judging
+    from tune.early_stopping.callback import EarlyStopping
 
 Executor = Callable[[UnlearnConfig, "ClusterConfig", Path, Any], Mapping[str, Any]]
-"""Runs one trial: its config, the cluster section, its directory and what ``prepare`` returned, to its metrics.
-One with a method ``close`` is closed when no more trials come to its process."""
+"""Run one trial and return its metrics. Arguments: the run's config, the section ``cluster``, the trial's directory,
+and what ``prepare`` returned. If the executor has a method ``close``, it is called when its process gets no more
+trials."""
 
-_ORPHAN_SECONDS = 120.0
+_LOCK_SECONDS = 120.0
+"""How long a trial waits for another process that still works on the same trial."""
 
 
 class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """Runs trials one after the other in the same process, so that only the first pays for the imports.
+    """Run trials one after the other in one process, so that only the first trial pays for the imports.
 
-    A step ends with ``outcome``: a JSON text of the metrics, of the reason of a failure that another try would
-    only repeat, of a failed write, which stops the search for the disk to be mended, or the account of a run that
-    was stopped early. Anything else that is raised, and the process's death, is Tune's to retry.
+    A step returns ``outcome``, which is a :class:`tune.execution.trial_records.TrialOutcome` as JSON text. Any other
+    exception, and the death of the process, is left to Ray Tune, which may retry the trial.
     """
 
     def setup(
@@ -43,78 +45,85 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         executor: Executor | None = None,
         cluster: Any = None,
         prepared: Any = None,
-        judging: Judging | None = None,
+        early_stopping: EarlyStopping | None = None,
     ) -> None:
-        """Keep what all trials share; ``config`` is the first trial's specification.
+        """Keep what all trials share.
 
-        With ``judging``, a trial whose specification is marked as ``judged`` is run with a keyword ``judge``.
+        Args:
+            config: the first trial's spec, as JSON values.
+            executor: runs one trial.
+            cluster: the section ``cluster``.
+            prepared: what ``prepare`` returned.
+            early_stopping: if given, the executor gets the keyword ``round_callback`` for each trial whose spec asks
+                for early stopping.
+
+        Raises:
+            RunError: there is no executor.
         """
         if executor is None:
             raise RunError("UnlearningTrial needs an executor: start searches through tune.ParetoSearch")
-        self._executor, self._cluster, self._prepared, self._judging = executor, cluster, prepared, judging
-        self._specification = config
+        self._executor, self._cluster, self._prepared = executor, cluster, prepared
+        self._early_stopping = early_stopping
+        self._spec = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take over the next trial's specification."""
-        self._specification = new_config
+        """Take the next trial's spec."""
+        self._spec = new_config
         return True
 
     def cleanup(self) -> None:
-        """Let the executor end what it keeps between trials: a worker group holds CPUs and GPUs."""
+        """Close the executor. A worker group would otherwise keep its CPUs and GPUs."""
         close = getattr(self._executor, "close", None)
         if close is not None:
             close()
 
     def step(self) -> dict[str, Any]:
-        """Run the trial to its end, or return what an earlier process already finished."""
-        trial_dir = Path(self._specification["trial_dir"])
+        """Run the whole trial, or return what an earlier process has finished."""
+        return {"outcome": json.dumps(self._outcome().to_json(), default=float), "done": True}
+
+    def _outcome(self) -> TrialOutcome:
         try:
-            metrics = self._run_alone(trial_dir)
-            outcome: dict[str, Any] = {"metrics": metrics}
+            return TrialOutcome(metrics=self._run_locked(TrialSpec.from_json(self._spec)))
         except PrunedError as error:
-            outcome = {"pruned": error.record.to_json()}
+            return TrialOutcome(pruned=error.record)
         except StorageError as error:
-            outcome = {"storage": str(error)}
+            return TrialOutcome(storage_error=str(error))
         except OfmuError as error:
-            outcome = {"failure": str(error)}
+            return TrialOutcome(failure=str(error))
         except MemoryError:
-            outcome = {"failure": "out of memory: lower method.batch_size or engine.micro_batch_size"}
+            return TrialOutcome(failure="out of memory: lower method.batch_size or engine.micro_batch_size")
         except RuntimeError as error:
             if not _is_device_out_of_memory(error):
                 raise
             sys.modules["torch"].cuda.empty_cache()
-            outcome = {"failure": f"out of GPU memory: {str(error).splitlines()[0]}"}
-        return {"outcome": json.dumps(outcome, default=float), "done": True}
+            return TrialOutcome(failure=f"out of GPU memory: {str(error).splitlines()[0]}")
 
-    def _run_alone(self, trial_dir: Path) -> dict[str, Any]:
-        """Run under the trial's lock: a killed search's process may still be at work on this very trial."""
-        lock = FileLock(trial_dir / ".lock")
-        with storage_errors(trial_dir):
-            trial_dir.mkdir(parents=True, exist_ok=True)
+    def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:
+        """Run under the trial's lock. A process of a killed search may still work on this trial."""
+        lock = FileLock(spec.trial_dir / ".lock")
+        with storage_errors(spec.trial_dir):
+            spec.trial_dir.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=_ORPHAN_SECONDS)
+                lock.acquire(timeout=_LOCK_SECONDS)
             except Timeout:
-                raise RunError(f"Another process keeps working on {trial_dir}: stop it, then resume") from None
+                raise RunError(f"Another process still works on {spec.trial_dir}: stop it, then resume") from None
         try:
-            finished = RunFiles(trial_dir).read_metrics()
-            return finished if finished is not None else self._run(trial_dir)
+            finished = RunFiles(spec.trial_dir).read_metrics()
+            return finished if finished is not None else self._run(spec)
         finally:
             lock.release()
 
-    def _run(self, trial_dir: Path) -> dict[str, Any]:
+    def _run(self, spec: TrialSpec) -> dict[str, Any]:
         started = time.monotonic()
-        run = UnlearnConfig.model_validate(self._specification["run"])
-        metrics = dict(self._execute(run, trial_dir))
-        metrics.setdefault("seconds", time.monotonic() - started)
-        if not (trial_dir / "metrics.json").exists():
-            write_json(trial_dir / "metrics.json", {"metrics": finite_only(metrics)})
-        return metrics
-
-    def _execute(self, run: UnlearnConfig, trial_dir: Path) -> Mapping[str, Any]:
         execute: Callable[..., Mapping[str, Any]] = self._executor
-        if self._judging is not None and self._specification.get("judged"):
-            execute = partial(execute, judge=self._judging.of(self._specification["number"]))
-        return execute(run, self._cluster, trial_dir, self._prepared)
+        if self._early_stopping is not None and spec.early_stopping:
+            execute = partial(execute, round_callback=self._early_stopping.callback_for(spec.number))
+        metrics = dict(execute(spec.run, self._cluster, spec.trial_dir, self._prepared))
+        metrics.setdefault("seconds", time.monotonic() - started)
+        files = RunFiles(spec.trial_dir)
+        if not files.metrics.exists():
+            files.write_report({"metrics": finite_only(metrics)})
+        return metrics
 
 
 def _is_device_out_of_memory(error: RuntimeError) -> bool:

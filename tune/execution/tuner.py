@@ -1,4 +1,4 @@
-"""Trials on Ray Tune: one experiment of warm trial processes, fed by whatever hands out specifications."""
+"""Run trials on Ray Tune: one experiment whose warm processes take trial after trial from a trial source."""
 
 from __future__ import annotations
 
@@ -9,58 +9,65 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from ray import tune as ray_tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter
 
-from cluster.session import room_for_trials
+from cluster.session import free_slots
 from ofmu.errors import StorageError
-from tune.callbacks.base import StopWithSearcher, TuneWatcher
 from tune.execution.trainable import Executor, UnlearningTrial
+from tune.execution.tune_callbacks import StorageErrorStopper, TrialErrorCallback
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from ofmu.tasks.preparation import Prepared
-    from tune.callbacks.base import TrialSource
     from tune.config import SearchConfig
-    from tune.early_stopping.service import Judging
+    from tune.early_stopping.callback import EarlyStopping
+    from tune.execution.trial_source import TrialSource
 
-_LOOK_SECONDS = 1.0
-"""How often the size of the cluster is looked at."""
+_POLL_SECONDS = 1.0
+"""How often the size of the cluster is read."""
 
 
 def run_trials(
-    source: TrialSource,
+    source: TrialSource[Any],
     config: SearchConfig,
     *,
     executor: Executor | None,
     prepared: Prepared | None,
     storage: Path,
-    notify: Callable[[], None],
-    judging: Judging | None = None,
+    on_trial_start: Callable[[], None],
+    early_stopping: EarlyStopping | None = None,
 ) -> None:
-    """Run what ``source`` hands out until it has nothing more, as many trials at a time as the cluster holds.
+    """Run the trials of ``source`` until it has no more. A Ray session must be open.
 
-    Nodes that join or leave change that number; ``search.max_concurrent_trials`` bounds it. Needs a Ray session. Tune's own
-    files go to ``storage``; ``notify`` is called when a trial starts. With ``judging``, those that ``source`` marks
-    as ``judged`` may be stopped early.
+    The number of concurrent trials follows the cluster: it changes when nodes join or leave. The upper limit is
+    ``search.max_concurrent_trials``.
+
+    Args:
+        source: gives the specs and stores the ends.
+        config: the sections ``cluster`` and ``search``.
+        executor: runs one trial.
+        prepared: the target and the reference; None if the executor needs neither.
+        storage: the directory of Ray Tune's own files.
+        on_trial_start: called when a trial starts.
+        early_stopping: if given, trials whose spec asks for early stopping may be stopped early.
 
     Raises:
-        StorageError: the source was stopped by a write that the disk refused.
+        StorageError: a write failed, and the source has stopped.
     """
-    # Otherwise Tune keeps one trial pending at a time, and they start one after the other; the limiter is the bound.
+    # Tune's default of one pending trial would serialise starts. ConcurrencyLimiter bounds them instead.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"
     cluster = config.cluster
-    limiter = ConcurrencyLimiter(source, max_concurrent_trials=1)
+    limiter = ConcurrencyLimiter(source, max_concurrent=1)
     trainable = ray_tune.with_parameters(
-        UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared, judging=judging
+        UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared, early_stopping=early_stopping
     )
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([_bundle(cluster)])),
         tune_config=ray_tune.TuneConfig(
             search_alg=limiter,
-            scheduler=_Unhurried(),
+            scheduler=_KeepPendingActors(),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_directory_name,
@@ -69,10 +76,10 @@ def run_trials(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(storage),
             verbose=0,
-            stop=StopWithSearcher(source),
+            stop=StorageErrorStopper(source),
             callbacks=[
-                TuneWatcher(source, notify),
-                _FollowCluster(limiter, cluster, config.search.max_concurrent_trials),
+                TrialErrorCallback(source, on_trial_start),
+                _ElasticConcurrency(limiter, cluster, config.search.max_concurrent_trials),
             ],
             failure_config=ray_tune.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
@@ -80,48 +87,48 @@ def run_trials(
     )
     try:
         tuner.fit()
-    except (OSError, optuna.exceptions.StorageInternalError) as error:
+    except OSError as error:
         source.stopped_by = StorageError(f"The search cannot store its state: {error}")
     if source.stopped_by is not None:
         raise source.stopped_by
 
 
-class _Unhurried(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
-    """Lets every trial wait for the process that is starting for it.
+class _KeepPendingActors(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
+    """Let every trial wait for the process that starts for this trial.
 
-    Tune's own order gives a process that has become free to the first pending trial, and ends the one that was starting
-    for it; where trials take less time than a process takes to start, no node that joins, and no slot that lost its
-    process, would ever be used. A trial that is new takes a free process all the same.
+    By default Ray Tune gives a free process to the first pending trial, and ends the process that was starting for that
+    trial. If trials are shorter than the start of a process, then a node that joins, or a slot that lost its process,
+    would never be used. A new trial still takes a free process.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Leave the order to Tune's queue."""
+        """Choose no trial, so that the order stays with Ray Tune's queue."""
 
 
-class _FollowCluster(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Keeps as many trials at work as the cluster holds now: Tune itself would stay at the number of the start."""
+class _ElasticConcurrency(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Run as many trials as the cluster holds now. Ray Tune itself would keep the number of the start."""
 
-    def __init__(self, limiter: ConcurrencyLimiter, cluster: ClusterConfig, wanted: int | None) -> None:
-        self._limiter, self._cluster, self._wanted = limiter, cluster, wanted
-        self._looked = -math.inf
+    def __init__(self, limiter: ConcurrencyLimiter, cluster: ClusterConfig, limit: int | None) -> None:
+        self._limiter, self._cluster, self._limit = limiter, cluster, limit
+        self._read_at = -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its callbacks for a restore of its own, which is never used."""
+        """Return nothing: Ray Tune pickles its callbacks for its own restore, which is never used."""
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look at the cluster now and then, before new trials are asked for."""
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+        """Read the cluster's size from time to time, before new trials are suggested."""
+        if time.monotonic() - self._read_at < _POLL_SECONDS:
             return
-        self._looked = time.monotonic()
-        # a cluster that has lost all its nodes is waited for, with one trial pending
-        self._limiter.max_concurrent_trials = max(room_for_trials(self._cluster, self._wanted), 1)
+        self._read_at = time.monotonic()
+        # A cluster that has lost all its nodes may get them back. One trial stays pending until then.
+        self._limiter.max_concurrent = max(free_slots(self._cluster, self._limit), 1)
 
 
 def _bundle(cluster: ClusterConfig) -> dict[str, float]:
-    """Return what a trial's own process reserves; a worker group reserves the rest for itself."""
+    """Return what a trial's own process reserves. A worker group reserves its own resources."""
     if cluster.num_workers > 0:
-        # A bundle must not be empty, and a share of a CPU would keep the last worker from being placed.
+        # A bundle must not be empty, and a fraction of a CPU would keep the last worker from being placed.
         return {"memory": 1}
     return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tune.results.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
+from tune.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
 from tune.results.result import SearchResult
 from tune.results.tables import TrialRow, front_table, table_of
-from tune.study.baselines import KNOWN
+from tune.study.baselines import PRIOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ class RunningResult:
         """
         row = TrialRow.from_trial(trial)
         self._rows[trial.number] = row
-        if row.state != KNOWN:
+        if row.state != PRIOR:
             self.counts[row.state] += 1
         for feature in _column_features(row):
             self._examples[feature] = min(self._examples.get(feature, trial.number), trial.number)

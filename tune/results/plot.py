@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tune.study.baselines import PAPER, TARGET
+from tune.study.baselines import PUBLISHED, TARGET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def _label(name: str) -> str:
 
 
 def _draw_baselines(axes: Axes, complete: pd.DataFrame, x: str, y: str) -> None:
-    marks = ((TARGET, "s", "tab:red", "untouched target"), (PAPER, "^", "tab:orange", "the paper's setting"))
+    marks = ((TARGET, "s", "tab:red", "untouched target"), (PUBLISHED, "^", "tab:orange", "published setting"))
     for role, marker, color, label in marks:
         rows = complete[complete["role"] == role]
         if len(rows):

@@ -8,7 +8,7 @@ from ofmu.io.files import storage_errors, write_text
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
-from tune.study.baselines import landmark_settings
+from tune.study.baselines import baseline_settings
 
 
 def write_tables(result: SearchResult, seconds: float) -> None:
@@ -61,7 +61,7 @@ def format_front(result: SearchResult) -> list[list[str]]:
     The settings are those that the search varied. For a baseline, they are those that the baseline sets.
     """
     names = list(result.config.objectives)
-    baselines = landmark_settings(result.config)
+    baselines = baseline_settings(result.config)
     varied = [key for key, parameter in result.config.search.space.items() if parameter.kind != "fixed"]
     rows = [["trial", "role", *names, "settings"]]
     for _, row in result.front.iterrows():

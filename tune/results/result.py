@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cluster.storage.mirror import Mirror, below
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.run_files import RunFiles
 from tune.config import SearchConfig
-from tune.results.pareto import knee_index
+from tune.pareto import knee_index
 from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.study.storage import read_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,14 +110,7 @@ class SearchResult:
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )
-        # The searcher imports Ray, which takes seconds and is not needed to build a result from trials.
-        import optuna
-
-        from tune.study.searcher import STUDY_NAME, storage_url
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
-        return cls.from_trials(run, run.read_config(), study.get_trials(deepcopy=False))
+        return cls.from_trials(run, run.read_config(), read_study(run.study_file).get_trials(deepcopy=False))
 
     @classmethod
     def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
@@ -197,5 +192,5 @@ class SearchResult:
     def _point(self, number: int) -> Point:
         row = self.trials[self.trials["trial"] == number].iloc[0]
         directory = self._run.trial(number)
-        uri = None if self.uri is None else below(self.uri, f"{TRIALS}/{directory.name}")
+        uri = None if self.uri is None else join_uri(self.uri, f"{TRIALS}/{directory.name}")
         return Point(number, {str(key): value for key, value in row.dropna().items()}, directory, uri)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tune.results.pareto import Points, as_costs, front_mask, hypervolume, reference_point
-from tune.study.baselines import KNOWN, SEARCHED
+from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
+from tune.study.baselines import PRIOR, SAMPLED
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -46,7 +46,7 @@ class TrialRow:
         role = attributes.get("role")
         return cls(
             trial=trial.number,
-            state=KNOWN if role == KNOWN else _STATES[trial.state.name],
+            state=PRIOR if role == PRIOR else _STATES[trial.state.name],
             role=role,
             origin=attributes.get("origin"),
             overrides=attributes.get("overrides", {}),
@@ -85,7 +85,7 @@ def table_of(rows: Sequence[TrialRow], config: SearchConfig) -> pd.DataFrame:
             "role": row.role,
             "origin": row.origin,
             "reason": row.reason,
-            **(inactive if row.role in (SEARCHED, KNOWN) else base),
+            **(inactive if row.role in (SAMPLED, PRIOR) else base),
             **row.overrides,
             **row.metrics,
         }

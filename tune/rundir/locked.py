@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import yaml
 from filelock import FileLock, Timeout
 
-from cluster.storage.mirror import is_uri, shown, without_keys
+from cluster.storage.uri import is_uri, redacted, without_credentials
 from ofmu.config.files import read_mapping
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
@@ -159,11 +159,13 @@ class LockedDirectory:
         if replace_environment or not self.environment_file.is_file():
             started = {
                 "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-                "command": [without_keys(word) for word in sys.argv],
+                "command": [without_credentials(word) for word in sys.argv],
             }
             write_json(self.environment_file, environment() | started)
 
 
 def _check_is_path(kind: str, path: str | Path | None) -> None:
     if path is not None and is_uri(path):
-        raise RunError(f"The directory of a {kind} cannot be at {shown(str(path))}: name a path that every node sees")
+        raise RunError(
+            f"The directory of a {kind} cannot be at {redacted(str(path))}: name a path that every node sees"
+        )

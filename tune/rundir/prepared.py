@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage.mirror import Mirror, below
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.cache import MANIFEST, Cache, content_key, directory_hashes
 
@@ -82,10 +83,10 @@ def _import_entry(mirror: Mirror, name: str, cache: Cache) -> Path | None:
     kind, key = name.split("/")[1:]
 
     def fill(directory: Path) -> None:
-        part = Mirror(below(mirror.uri, name), directory)
+        part = Mirror(join_uri(mirror.uri, name), directory)
         part.pull(part.files())
 
-    return cache.adopt(kind, key, fill)
+    return cache.import_entry(kind, key, fill)
 
 
 def _parts_to_upload(prepared: Prepared) -> Iterator[Path]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cluster.storage.mirror import Mirror, is_uri, without_keys
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import is_uri, without_credentials
 from ofmu.config.files import validate
 from ofmu.errors import RunError
 from ofmu.io.files import write_json
@@ -30,6 +31,8 @@ from tune.rundir.search_files import (
 )
 from tune.rundir.sync import RunDirectorySync, local_folder
 from tune.rundir.trial_files import TEMPORARY_FOLDERS, TrialFiles
+
+_STUDY_OF_0_1 = "study.db"
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,18 @@ class RunDirectory(LockedDirectory):
                 copy that a running search does not use.
 
         Raises:
-            RunError: there is no such directory, or it belongs to no search.
+            RunError: there is no such directory, it belongs to no search, or ofmu 0.1 wrote it.
             StorageError: the URI's storage refuses.
         """
         if not is_uri(path):
-            return super().open_existing(path)
+            local = super().open_existing(path)
+            local._check_version(lambda name: (local.path / name).is_file())
+            return local
         found = cls(local_folder(str(path), "view" if to_read else "work"), str(path))
         mirror = found.mirror()
         if not mirror.has(CONFIG):
             raise RunError(f"There is no run directory {found.display_path}: check the URI")
+        found._check_version(mirror.has)
         wanted = [CONFIG, SUMMARY, REFERENCE, *([STUDY] if to_read else [])]
         mirror.pull([name for name in wanted if mirror.has(name)])
         return found
@@ -104,11 +110,18 @@ class RunDirectory(LockedDirectory):
     @property
     def display_path(self) -> str:
         """The name that users type for the directory: its path, or its URI without credentials."""
-        return str(self.path) if self.uri is None else without_keys(self.uri)
+        return str(self.path) if self.uri is None else without_credentials(self.uri)
+
+    def _check_version(self, has: Callable[[str], bool]) -> None:
+        if has(_STUDY_OF_0_1) and not has(STUDY):
+            raise RunError(
+                f"{self.display_path} was written by ofmu 0.1, and its study ({_STUDY_OF_0_1}) cannot be read: "
+                "read or finish it with ofmu 0.1, or start a new search in another directory"
+            )
 
     @property
     def study_file(self) -> Path:
-        """The Optuna study, an SQLite file."""
+        """The Optuna study, a journal file."""
         return self.path / STUDY
 
     @property

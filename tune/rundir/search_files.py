@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from tune.space.objectives import Direction
 
-STUDY = "study.db"
+STUDY = "study.log"
 TRIALS_TABLE = "trials.csv"
 FRONT_TABLE = "front.csv"
 FRONT_PLOT = "front.png"

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.lease import LOCK, Lease
-from cluster.storage.mirror import Mirror, below, stamp_of
+from cluster.storage.mirror import Mirror
+from cluster.storage.uri import join_uri
 from ofmu.errors import PrunedError, StorageError
 from ofmu.io.cache import Cache, cache_root
-from ofmu.io.files import storage_errors
 from ofmu.run_files import CHECKPOINTS
 from tune.rundir.prepared import download_prepared
 from tune.rundir.search_files import STUDY, TRIALS, TUNE_STORAGE
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
     from tune.execution.trainable import Executor
 
-_NOT_PUSHED = (TRIALS, TUNE_STORAGE, STUDY, f"{STUDY}-journal", f"{STUDY}-wal", f"{STUDY}-shm")
-"""What a push of the whole directory leaves out. The study is pushed as a consistent copy."""
+_NOT_PUSHED = (TRIALS, TUNE_STORAGE, STUDY, f"{STUDY}.lock")
+"""What a push of the whole directory leaves out. The study is pushed first, by itself. A dashboard that writes to the
+study locks the file."""
 _MIN_PAUSE = 1.0
 """Seconds between the end of one push of the driver's files and the start of the next."""
 
@@ -52,7 +52,6 @@ class RunDirectorySync:
         self._lease = Lease(mirror, "search")
         self._wake, self._closing = threading.Event(), threading.Event()
         self._error: StorageError | None = None
-        self._pushed_study: tuple[int, int] | None = None
         self._to_delete: set[str] = set()
         self._deleted: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="push to storage", daemon=True)
@@ -150,31 +149,13 @@ class RunDirectorySync:
         local = self._mirror.local
         if not local.is_dir():
             return
-        with storage_errors(local / STUDY):
-            self._push_study(local / STUDY)
+        if (local / STUDY).is_file():
+            self._mirror.push_file(STUDY)
         self._mirror.push(without=_NOT_PUSHED)
         for path in local.glob(f"{TRIALS}/*/{ERROR}"):
             self._mirror.push_file(path.relative_to(local).as_posix())
         while self._to_delete:
             self._mirror.delete(self._to_delete.pop())
-
-    def _push_study(self, study: Path) -> None:
-        if not study.is_file():
-            return
-        stamp = stamp_of(study)
-        if stamp == self._pushed_study:
-            return
-        copy = study.with_name(f".{STUDY}.copy")
-        copy.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(study, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-            self._mirror.push_file(STUDY, copy)
-        except sqlite3.Error as error:
-            raise StorageError(f"Cannot copy {study} ({error}): free some space there") from error
-        finally:
-            copy.unlink(missing_ok=True)
-        self._pushed_study = stamp
 
 
 class SyncedExecutor:
@@ -196,7 +177,7 @@ class SyncedExecutor:
             StorageError: the storage refuses.
             Exception: whatever the executor raises.
         """
-        mirror, files = Mirror(below(self._uri, f"{TRIALS}/{trial_dir.name}"), trial_dir), TrialFiles(trial_dir)
+        mirror, files = Mirror(join_uri(self._uri, f"{TRIALS}/{trial_dir.name}"), trial_dir), TrialFiles(trial_dir)
         self._fetch(mirror, files, config)
         finished = files.read_metrics()
         if finished is not None:

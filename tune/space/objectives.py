@@ -1,4 +1,4 @@
-"""What a search minimises or maximises: names, directions, and the worst value each can take."""
+"""What a search minimises or maximises: names, directions, and the worst value of each objective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ofmu.data.kinds import TRAITS, TaskKind
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.evaluation.metrics.custom import is_function_name, score_function
+from ofmu.evaluation.metrics.custom import is_custom_metric, load_custom_metric
 from ofmu.evaluation.metrics.registry import REFERENCE, REGISTRY
 
 Direction = Literal["min", "max"]
@@ -16,28 +16,37 @@ Direction = Literal["min", "max"]
 WORST: dict[str, float | None] = {
     name: metric.worst for name, metric in REGISTRY.items() if metric.direction != "target"
 }
-"""Known objectives with the worst value that their definition allows; None: unbounded."""
+"""The known objectives, each with the worst value that its definition allows. None: the objective is unbounded."""
 
-COSTS = frozenset({"gradient_evaluations", "tokens", "seconds", "peak_memory_bytes"})
-"""Objectives that a run's ledger gives and no evaluation."""
+COST_METRICS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
+"""Objectives that the run itself measures. No evaluation is needed for them."""
 
 NEEDS_REFERENCE = frozenset(name for name, metric in REGISTRY.items() if REFERENCE in metric.needs)
+"""Objectives that compare with the retrained model."""
 
 
 def default_objectives(has_reference: bool, kind: TaskKind = "language") -> dict[str, Direction]:
-    """Return the objectives of a search that names none, for a kind of task."""
+    """Return the objectives of a search that names none.
+
+    Args:
+        has_reference: whether there is a retrained model to compare with.
+        kind: what is unlearned.
+    """
     traits = TRAITS[kind]
     return dict(traits.objectives if has_reference else traits.objectives_without_reference)
 
 
-def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:
-    """Raise ConfigError for an unknown name, a count that is not two or three, or a missing reference.
+def check_objectives(objectives: Mapping[str, str], has_reference: bool) -> None:
+    """Check the names and the number of objectives.
 
-    A name such as ``my_package.my_module:my_function`` is a function of the user's own; it is imported here.
+    A name such as ``my_package.my_module:my_function`` is a function of the user. This check imports it.
+
+    Raises:
+        ConfigError: a name is unknown, there are not two or three objectives, or one needs a missing reference.
     """
     for name in objectives:
-        if is_function_name(name):
-            score_function(name)
+        if is_custom_metric(name):
+            load_custom_metric(name)
         elif name not in WORST:
             raise ConfigError(f"Unknown objective '{name}' in search.objectives: {nearest_name(name, WORST)}")
         if name in NEEDS_REFERENCE and not has_reference:
@@ -52,10 +61,15 @@ def refuse_unusable(objectives: Mapping[str, str], has_reference: bool) -> None:
 def objective_values(
     metrics: Mapping[str, Any], objectives: Mapping[str, Direction], reasons: Mapping[str, str] | None = None
 ) -> tuple[list[float] | None, str | None]:
-    """Return the objectives' values in order, or None with the reason why a trial has none.
+    """Return a trial's objectives in order, or None with the reason why the trial has none.
 
-    A value must be a finite number: Optuna accepts infinities as complete, and they would bend the front.
-    ``reasons`` says of metrics that the evaluation left out why it did.
+    Every value must be a finite number. Optuna stores a trial with an infinite value as complete, and that trial
+    would distort the front.
+
+    Args:
+        metrics: the trial's metrics.
+        objectives: names and directions.
+        reasons: why the evaluation left a metric out, by the metric's name.
     """
     values = []
     for name in objectives:

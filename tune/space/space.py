@@ -1,65 +1,68 @@
-"""What may be searched, in which order it is drawn, and how a draw becomes a run's config."""
+"""What a search may vary, the order in which settings are drawn, and the run that a draw stands for.
+
+Functions take a space and, where they need one, the base: the config of a run to which the drawn settings are added.
+"""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from ofmu.config.files import set_dotted, validate
+from ofmu.config.renamed import renamed_key_sentence
 from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.run_config import UnlearnConfig
-
-if TYPE_CHECKING:
-    from tune.config import Parameter, SearchConfig
-
-Space = Mapping[str, "Parameter"]
+from tune.space.parameter import Parameter, Space
 
 
-def _sections(config: UnlearnConfig) -> dict[str, type[BaseModel]]:
-    """Return what can be searched: any other section changes what is prepared, which is done once for all trials."""
-    return {"method": type(config.method), "engine": EngineConfig}
+def _searchable_sections(base: UnlearnConfig) -> dict[str, type[BaseModel]]:
+    """Return the sections of which settings can be searched.
+
+    Any other section changes what the preparation makes, and the preparation runs once for all trials.
+    """
+    return {"method": type(base.method), "engine": EngineConfig}
 
 
-def searchable_keys(config: UnlearnConfig) -> list[str]:
+def searchable_keys(base: UnlearnConfig) -> list[str]:
     """Return the dotted config keys that a space may name."""
-    return [f"{section}.{key}" for section, schema in _sections(config).items() for key in schema.model_fields]
+    return [f"{section}.{key}" for section, schema in _searchable_sections(base).items() for key in schema.model_fields]
 
 
-def is_whole(config: UnlearnConfig, key: str, parameter: Parameter) -> bool:
-    """Return whether a range is drawn from the whole numbers."""
+def is_whole(base: UnlearnConfig, key: str, parameter: Parameter) -> bool:
+    """Return whether a range is sampled as integers."""
     if parameter.int is not None:
         return parameter.int
     section, name = key.split(".")
-    annotation = _sections(config)[section].model_fields[name].annotation
+    annotation = _searchable_sections(base)[section].model_fields[name].annotation
     return annotation is int or int in typing.get_args(annotation)
 
 
 def in_order(space: Space) -> list[str]:
-    """Return the space's keys with every condition's subject before what depends on it.
+    """Return the space's keys in an order in which every setting comes after the settings of its conditions.
 
     Raises:
-        ConfigError: a condition names a key outside the space, or conditions form a circle.
+        ConfigError: a condition names a key outside the space, or conditions form a cycle.
     """
     ordered: list[str] = []
-    open_keys: list[str] = []
+    path: list[str] = []
 
     def visit(key: str) -> None:
         if key in ordered:
             return
-        if key in open_keys:
-            circle = " -> ".join([*open_keys[open_keys.index(key) :], key])
-            raise ConfigError(f"The conditions in search.space form a circle: {circle}")
-        open_keys.append(key)
+        if key in path:
+            cycle = " -> ".join([*path[path.index(key) :], key])
+            raise ConfigError(f"The conditions in search.space form a cycle: {cycle}")
+        path.append(key)
         for subject in space[key].when:
             if subject not in space:
-                hint = nearest_name(subject, space)
+                hint = renamed_key_sentence(subject) or nearest_name(subject, space)
                 raise ConfigError(f"search.space.{key}: 'when' names '{subject}', which is not searched: {hint}")
             visit(subject)
-        open_keys.pop()
+        path.pop()
         ordered.append(key)
 
     for key in space:
@@ -68,48 +71,58 @@ def in_order(space: Space) -> list[str]:
 
 
 def is_active(parameter: Parameter, drawn: Mapping[str, Any]) -> bool:
-    """Return whether the parameter's conditions hold; one on an inactive parameter never does."""
+    """Return whether the parameter's conditions hold. A condition on an inactive parameter does not hold."""
     return all(key in drawn and drawn[key] in _as_list(allowed) for key, allowed in parameter.when.items())
 
 
-def run_config(config: SearchConfig, overrides: Mapping[str, Any]) -> UnlearnConfig:
-    """Return the config of one run: the search's shared settings with ``overrides`` set.
+def run_config(base: UnlearnConfig, overrides: Mapping[str, Any]) -> UnlearnConfig:
+    """Return ``base`` with ``overrides`` set, by dotted key.
 
     Raises:
         ConfigError: the settings contradict each other.
     """
-    mapping = config.shared_settings()
+    mapping = base.model_dump(mode="json")
     for key, value in overrides.items():
         set_dotted(mapping, key, value)
     return validate(UnlearnConfig, mapping)
 
 
 def fixed_values(space: Space) -> dict[str, Any]:
-    """Return the unconditional settings that the space holds fixed."""
+    """Return the settings that the space fixes without a condition."""
     return {key: spec.value for key, spec in space.items() if spec.kind == "fixed" and not spec.when}
 
 
-def refuse_impossible_space(config: SearchConfig) -> None:
-    """Raise ConfigError with one sentence for the first part of the space that can make no run."""
-    space = config.search.space
-    known = searchable_keys(config)
+def check_space(space: Space, base: UnlearnConfig) -> None:
+    """Check that a run can be made from every part of the space.
+
+    Raises:
+        ConfigError: one sentence for the first part from which no run can be made.
+    """
+    known = searchable_keys(base)
     for key, parameter in space.items():
         if key not in known:
-            raise ConfigError(
-                f"search.space cannot search '{key}': {nearest_name(key, known)} "
-                "(method and engine settings can be searched; others would change what is prepared once for all)"
-            )
-        _refuse_malformed(config, key, parameter)
+            raise ConfigError(_unknown_key_sentence(key, known))
+        _check_form(base, key, parameter)
     in_order(space)
     if all(parameter.kind == "fixed" for parameter in space.values()):
         raise ConfigError("search.space holds nothing to search: give at least one range or list of choices")
     for key, parameter in space.items():
         conditions = _conditions(space, key)
-        for value in _extremes(config, key, parameter):
-            run_config(config, {**fixed_values(space), **conditions, key: value})
+        for value in _extremes(base, key, parameter):
+            run_config(base, {**fixed_values(space), **conditions, key: value})
 
 
-def _refuse_malformed(config: UnlearnConfig, key: str, parameter: Parameter) -> None:
+def _unknown_key_sentence(key: str, known: list[str]) -> str:
+    renamed = renamed_key_sentence(key)
+    if renamed is not None:
+        return f"search.space.{key}: {renamed}"
+    return (
+        f"search.space cannot search '{key}': {nearest_name(key, known)} "
+        "(only method and engine settings can be searched: all trials share one preparation)"
+    )
+
+
+def _check_form(base: UnlearnConfig, key: str, parameter: Parameter) -> None:
     place = f"search.space.{key}"
     given = parameter.model_fields_set - {"when"}
     forms = {"choices": {"choices"}, "fixed": {"value"}, "range": {"low", "high", "log", "step", "int"}}
@@ -119,15 +132,15 @@ def _refuse_malformed(config: UnlearnConfig, key: str, parameter: Parameter) -> 
         return
     low, high = _bounds(parameter)
     if low >= high:
-        raise ConfigError(f"{place}: low {low:g} must be below high {high:g}; for one value, write the value alone")
+        raise ConfigError(f"{place}: low {low:g} must be below high {high:g}; for one value, write only the value")
     if parameter.log and low <= 0:
         raise ConfigError(f"{place}: a log scale needs low above 0, not {low:g}")
     if parameter.log and parameter.step is not None:
         raise ConfigError(f"{place}: 'step' cannot be combined with 'log': leave one out")
-    if is_whole(config, key, parameter):
+    if is_whole(base, key, parameter):
         for name, value in (("low", low), ("high", high), ("step", parameter.step or 1)):
             if value != int(value):
-                raise ConfigError(f"{place}: {name} {value:g} must be a whole number, as the setting is one")
+                raise ConfigError(f"{place}: {name} {value:g} must be a whole number, because the setting is one")
 
 
 def _bounds(parameter: Parameter) -> tuple[float, float]:
@@ -136,16 +149,21 @@ def _bounds(parameter: Parameter) -> tuple[float, float]:
     return parameter.low, parameter.high
 
 
-def _extremes(config: UnlearnConfig, key: str, parameter: Parameter) -> list[Any]:
+def _extremes(base: UnlearnConfig, key: str, parameter: Parameter) -> list[Any]:
+    """Return all choices, the fixed value, or both ends of a range."""
     if parameter.kind == "choices":
         return list(parameter.choices or ())
     if parameter.kind == "fixed":
         return [parameter.value]
-    return [int(bound) if is_whole(config, key, parameter) else bound for bound in _bounds(parameter)]
+    return [int(bound) if is_whole(base, key, parameter) else bound for bound in _bounds(parameter)]
 
 
 def _conditions(space: Space, key: str) -> dict[str, Any]:
-    """Return values of other parameters under which ``key`` counts, refusing conditions that never hold."""
+    """Return values of other settings for which ``key`` is active.
+
+    Raises:
+        ConfigError: a condition can never hold.
+    """
     values: dict[str, Any] = {}
     for subject, allowed in space[key].when.items():
         possible = [value for value in _as_list(allowed) if _can_be(space[subject], value)]

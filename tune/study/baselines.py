@@ -1,7 +1,8 @@
-"""The two runs every search starts with: the untouched target, and the setting of the method's own paper.
+"""The two baselines with which every search starts: the untouched target, and the setting that the authors published.
 
-Both may lie outside the searched space, while NSGA-II and GP learn only from trials whose parameters lie in it:
-so the study is given the nearest parameters inside the space, and what really ran stands in ``overrides``.
+A baseline may lie outside the searched space, but NSGA-II and GP learn only from trials whose parameters lie inside. So
+the study stores a baseline under the nearest parameters inside the space. The trial's ``overrides`` hold what really
+ran.
 """
 
 from __future__ import annotations
@@ -14,57 +15,61 @@ from tune.space.space import fixed_values, is_whole
 
 if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
-    from tune.config import Parameter, SearchConfig
+    from tune.space.parameter import Parameter, Space
 
 TARGET = "target"
-PAPER = "paper"
-SEARCHED = "searched"
-KNOWN = "known"
-"""A trial of an earlier search, which informs this one's sampler; see :mod:`tune.study.warm_start`."""
+"""Role of the baseline that does not unlearn at all."""
+PUBLISHED = "published"
+"""Role of the baseline with the setting that the method's authors published."""
+SAMPLED = "sampled"
+"""Role of a trial whose setting the sampler suggested."""
+PRIOR = "prior"
+"""Role of a trial of an earlier search, which informs the sampler of this search (:mod:`tune.study.warm_start`)."""
 
 
-def landmark_settings(config: UnlearnConfig) -> dict[str, dict[str, Any]]:
-    """Return what the two landmarks set, by role: the method's own two settings, with dotted keys."""
-    method = method_class(config.method.name, config.method.module)
-    settings = {TARGET: method.no_op_config, PAPER: method.published}
+def baseline_settings(base: UnlearnConfig) -> dict[str, dict[str, Any]]:
+    """Return what each baseline sets, by role and dotted key. The method declares both settings."""
+    method = method_class(base.method.name, base.method.module)
+    settings = {TARGET: method.no_op_config, PUBLISHED: method.published}
     return {role: {f"method.{key}": value for key, value in given.items()} for role, given in settings.items()}
 
 
-def overrides_of(role: str, config: SearchConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a trial really runs: the drawn settings, or a landmark's own."""
-    landmarks = landmark_settings(config)
-    return {**fixed_values(config.search.space), **landmarks[role]} if role in landmarks else dict(drawn)
+def overrides_of(role: str, space: Space, base: UnlearnConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial really sets: the drawn settings, or the settings of its baseline."""
+    baselines = baseline_settings(base)
+    return {**fixed_values(space), **baselines[role]} if role in baselines else dict(drawn)
 
 
-def stand_ins(config: SearchConfig) -> dict[str, dict[str, Any]]:
-    """Return, per landmark, the parameters inside the space under which the study stores it."""
-    base, published = config.shared_settings(), landmark_settings(config)[PAPER]
+def in_space_params(space: Space, base: UnlearnConfig) -> dict[str, dict[str, Any]]:
+    """Return, by baseline, the parameters inside the space under which the study stores the baseline."""
+    values, published = base.model_dump(mode="json"), baseline_settings(base)[PUBLISHED]
 
-    def paper(key: str) -> Any:
+    def published_value(key: str) -> Any:
         section, name = key.split(".")
-        return published.get(key, base[section][name])
+        return published.get(key, values[section][name])
 
-    searched = {key: spec for key, spec in config.search.space.items() if spec.kind != "fixed"}
+    searched = {key: spec for key, spec in space.items() if spec.kind != "fixed"}
     return {
-        TARGET: {key: _gentlest(config, key, spec) for key, spec in searched.items()},
-        PAPER: {key: _nearest(config, key, spec, paper(key)) for key, spec in searched.items()},
+        TARGET: {key: _weakest_value(base, key, spec) for key, spec in searched.items()},
+        PUBLISHED: {key: _nearest(base, key, spec, published_value(key)) for key, spec in searched.items()},
     }
 
 
-def _gentlest(config: UnlearnConfig, key: str, parameter: Parameter) -> Any:
+def _weakest_value(base: UnlearnConfig, key: str, parameter: Parameter) -> Any:
+    """Return the value with which a run changes the model least."""
     if parameter.choices is not None:
         return parameter.choices[0]
-    # A high threshold closes the hinge; every other setting does less when it is low.
+    # A high threshold closes the hinge. Every other setting has less effect when it is low.
     bound = parameter.high if key == "method.similarity_threshold" else parameter.low
-    return _nearest(config, key, parameter, bound)
+    return _nearest(base, key, parameter, bound)
 
 
-def _nearest(config: UnlearnConfig, key: str, parameter: Parameter, value: Any) -> Any:
+def _nearest(base: UnlearnConfig, key: str, parameter: Parameter, value: Any) -> Any:
     if parameter.choices is not None:
         return value if value in parameter.choices else parameter.choices[0]
     low, high = parameter.low or 0.0, parameter.high or 0.0
     inside = min(max(float(value), low), high) if isinstance(value, int | float) else low
-    whole = is_whole(config, key, parameter)
+    whole = is_whole(base, key, parameter)
     step = parameter.step or (1.0 if whole else None)
     if step is not None and not parameter.log:
         steps = min(round((inside - low) / step), int((high - low) / step + 1e-9))

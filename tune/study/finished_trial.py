@@ -1,4 +1,4 @@
-"""One trial that has ended, as callbacks and ask/tell loops hear of it."""
+"""A finished trial, as callbacks and ask/tell loops get it."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tune.study.baselines import SEARCHED
+from tune.study.baselines import SAMPLED
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from tune.config import SearchConfig
 
-EndState = Literal["complete", "failed", "pruned"]
+FinishedState = Literal["complete", "failed", "pruned"]
 
-_STATES: dict[str, EndState] = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}
+_STATES: dict[str, FinishedState] = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndedTrial:
-    """How one trial ended."""
+class FinishedTrial:
+    """A trial that is complete, failed or pruned."""
 
     number: int
-    state: EndState
+    state: FinishedState
     role: str
-    """``target`` and ``paper`` for the two landmarks, else ``searched``."""
+    """``target`` or ``published`` for the two baselines, else ``sampled``."""
     settings: dict[str, Any]
-    """What the trial set, by dotted config key."""
+    """What the trial sets, by dotted config key."""
     objectives: dict[str, float]
-    """Their values, in the config's order; empty unless the trial is complete."""
+    """The objectives in the config's order. Empty unless the trial is complete."""
     metrics: dict[str, float | None]
-    """All that was reported, cost included; None for what was not a finite number."""
+    """All metrics that the trial reported, with its cost. None stands for a value that is not finite."""
     directory: Path
     reason: str | None
     """Why the trial failed or was pruned."""
 
 
-def ended_trial(trial: FrozenTrial, config: SearchConfig, directory: Path) -> EndedTrial:
-    """Return what is told of a finished trial of the study.
+def finished_trial(trial: FrozenTrial, config: SearchConfig, directory: Path) -> FinishedTrial:
+    """Return a finished trial of the study.
 
     Raises:
-        ValueError: the trial has not ended.
+        ValueError: the trial has not finished.
     """
     if trial.state.name not in _STATES:
-        raise ValueError(f"Trial {trial.number} has not ended: it is {trial.state.name}")
+        raise ValueError(f"Trial {trial.number} has not finished: it is {trial.state.name}")
     attributes = trial.user_attrs
-    return EndedTrial(
+    return FinishedTrial(
         number=trial.number,
         state=_STATES[trial.state.name],
-        role=attributes.get("role", SEARCHED),
+        role=attributes.get("role", SAMPLED),
         settings=dict(attributes.get("overrides", {})),
         objectives=dict(zip(config.objectives, trial.values or (), strict=False)),
         metrics=dict(attributes.get("metrics", {})),

@@ -1,214 +1,177 @@
-"""The storage of a search's study: Optuna's SQLite file, read once and written one transaction per event."""
+"""The study file of a search: an Optuna journal, written once per event by the process that searches."""
 
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Container, Sequence
-from datetime import datetime
+import json
+import os
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.study import StudyDirection
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.study.sqlite_writes import write_changes
+from ofmu.errors import RunError, StorageError
+from ofmu.io.files import storage_errors, sync
+
+STUDY_NAME = "ofmu"
+
+Entry = dict[str, Any]
+"""One operation of Optuna's journal, such as the creation of a trial or the draw of one parameter."""
 
 
-class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told nothing of Optuna
-    """A storage for the study of a run directory, whose lock leaves the file to one process at a time.
+class BufferedJournalBackend(BaseJournalBackend):  # type: ignore[misc]  # mypy is told nothing of Optuna
+    """A journal file that one process writes, for one :class:`optuna.storages.JournalStorage`.
 
-    Optuna's own asks the file for every running trial again at each draw of a parameter, and commits each parameter
-    and each attribute by itself, a dozen times per trial. Here memory answers all reads, and a trial is written
-    whole: by :meth:`flush`, and, before anyone learns of its end, when it ends. To a process that opens the file
-    after a kill, what was not flushed never happened. Ids and numbers are those of the file, which stays an
-    ordinary study for any other reader.
+    Optuna's JournalFileBackend locks, opens and syncs the file for each parameter and each attribute, about twenty
+    times per trial. This backend keeps the entries in memory and writes them together: in :meth:`flush`, and when a
+    trial finishes, before the caller learns that the trial is stored. Each write is synced to disk. A crash loses the
+    entries since the last write. If a write fails, the file stays as it was, and the entries stay in memory for the
+    next write. Reads ignore a last line that a crash left incomplete; the next write removes the line.
 
-    The file holds one study. Errors are the file's own, optuna's StorageInternalError where a write fails.
+    The file has the format of JournalFileBackend, so other programs, such as optuna-dashboard, can open the file.
+    They may also set attributes of the study during a search. Any other change by another program is an error.
+
+    Raises:
+        RunError: a line of the file is no journal entry.
+        StorageError: the disk refuses a write, or another program has changed trials.
     """
 
-    def __init__(self, file: RDBStorage) -> None:
-        self._file = file
-        self._lock = threading.RLock()
-        self._study_id: int | None = None
-        self._name: str | None = None
-        self._directions: list[StudyDirection] = []
-        self._attributes: dict[str, Any] = {}
-        self._trials: list[FrozenTrial] = []
-        self._numbers: dict[int, int] = {}
-        self._open: set[int] = set()
-        """Numbers of the trials that have not ended."""
-        self._distributions: dict[str, BaseDistribution] = {}
-        self._unwritten: dict[int, FrozenTrial | None] = {}
-        """The trials that the file does not have as they are, by id in order: as it has them, None where not at all."""
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = RLock()
+        self._start, self._size, self._excess = _measure(path)
+        """The number of the first of ``_lines``, the bytes of the file's whole entries, and those after them."""
+        self._lines: list[bytes] = []
+        """The entries that the storage has not read, or that the file does not hold."""
+        self._unwritten = 0
+        """How many of the last ``_lines`` the file does not hold."""
+        self._changed: set[int] = set()
+        """Ids of the trials that entries of this object have changed since :meth:`take_changed`."""
+
+    def read_logs(self, log_number_from: int) -> Iterable[Entry]:
+        """Return the entries from a number on. Entries that this object has added come from memory."""
+        with self._lock:
+            start, ahead = self._start, log_number_from - self._start
+            added = [json.loads(line) for line in self._lines[max(ahead, 0) :]]
+            read_and_written = min(ahead, len(self._lines) - self._unwritten)
+            if read_and_written > 0:
+                del self._lines[:read_and_written]
+                self._start += read_and_written
+        return added if ahead >= 0 else chain(_read(self._path, log_number_from, start), added)
+
+    def append_logs(self, logs: list[Entry]) -> None:
+        """Add entries. If a trial finishes by one of them, write them and all earlier ones."""
+        lines = [json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in logs]
+        with self._lock:
+            self._changed.update(entry["trial_id"] for entry in logs if "trial_id" in entry)
+            if any(_finishes_trial(entry) for entry in logs):
+                self._write(lines)
+            else:
+                self._lines += lines
+                self._unwritten += len(lines)
 
     def flush(self) -> None:
-        """Write all that was not written yet.
-
-        Raises:
-            StorageInternalError: the file refuses a write, or another program has added trials to it.
-        """
+        """Write the entries that the file does not hold."""
         with self._lock:
             if self._unwritten:
-                changes = [(old, self._trials[self._numbers[key]]) for key, old in self._unwritten.items()]
-                write_changes(self._file, self._study(), changes)
-                self._unwritten.clear()
+                self._write([])
 
-    def _study(self) -> int:
-        assert self._study_id is not None, "a study is created or found by its name first"
-        return self._study_id
-
-    def _load(self, study_id: int) -> None:
-        if self._study_id == study_id:
-            return
-        assert self._study_id is None, "the file of a search holds one study"
-        self._study_id = study_id
-        self._name = self._file.get_study_name_from_id(study_id)
-        self._directions = self._file.get_study_directions(study_id)
-        self._attributes = self._file.get_study_system_attrs(study_id)
-        for trial in self._file.get_all_trials(study_id, deepcopy=False):
-            self._add(trial)
-
-    def _add(self, trial: FrozenTrial) -> None:
-        self._trials.append(trial)
-        self._numbers[trial._trial_id] = trial.number
-        if not trial.state.is_finished():
-            self._open.add(trial.number)
-        for name, distribution in trial.distributions.items():
-            self._distributions.setdefault(name, distribution)
-
-    def _change(self, trial_id: int) -> FrozenTrial:
-        """Return a copy of the trial in the place of the old one, for readers keep what they were given."""
-        old = self._trials[self._numbers[trial_id]]
-        self.check_trial_is_updatable(trial_id, old.state)
-        self._unwritten.setdefault(trial_id, old)
-        trial = copy.copy(old)
-        self._trials[trial.number] = trial
-        return trial
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Create the study in the file."""
+    def take_changed(self) -> set[int]:
+        """Return the ids of trials that were changed since the last call; new trials are not among them."""
         with self._lock:
-            study_id: int = self._file.create_new_study(directions, study_name)
-            self._load(study_id)
-            return study_id
+            changed, self._changed = self._changed, set()
+        return changed
 
-    def delete_study(self, study_id: int) -> None:
-        """Refuse: a run directory is deleted as a whole."""
-        raise NotImplementedError("The study of a search is deleted with its run directory")
+    def _write(self, new: list[bytes]) -> None:
+        """Append the unwritten entries and ``new`` ones to the file: all of them or none."""
+        data = b"".join([*self._lines[len(self._lines) - self._unwritten :], *new])
+        with storage_errors(self._path):
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                foreign = self._read_foreign(file)
+                end = os.fstat(file).st_size
+                try:
+                    _write_whole(file, data)
+                    if not end:
+                        sync(self._path.parent)
+                except BaseException:
+                    with suppress(OSError):
+                        os.ftruncate(file, end)
+                    raise
+                # No call between these lines, so a Ctrl-C cannot make this object and the file disagree.
+                end += len(data)
+                new = foreign + new
+                self._size = end
+                self._excess = 0
+                self._unwritten = 0
+                self._lines += new
+            finally:
+                os.close(file)
 
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Write an attribute of the study at once."""
-        self._file.set_study_user_attr(study_id, key, value)
+    def _read_foreign(self, file: int) -> list[bytes]:
+        """Return the entries that another program has added, and remove an incomplete last line."""
+        size = os.fstat(file).st_size
+        if size in (self._size, self._size + self._excess):
+            if size > self._size:
+                os.ftruncate(file, self._size)
+            return []
+        lines = os.pread(file, size - self._size, self._size).splitlines(keepends=True) if size > self._size else []
+        if not lines or not all(_sets_study_attribute(line) for line in lines):
+            raise StorageError(
+                f"Another program has changed {self._path} during the search: end that program, and resume the search"
+            )
+        return lines
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Write an attribute of the study at once, unless it is there already."""
-        with self._lock:
-            if key not in self._attributes or self._attributes[key] != value:
-                self._file.set_study_system_attr(study_id, key, value)
-                self._attributes = {**self._attributes, key: value}
 
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """Return the study's id; the first call reads the study."""
-        with self._lock:
-            if self._study_id is None or study_name != self._name:
-                self._load(self._file.get_study_id_from_name(study_name))
-            return self._study()
+class BufferedJournalStorage(JournalStorage):  # type: ignore[misc]  # mypy is told nothing of Optuna
+    """Optuna's JournalStorage on a :class:`BufferedJournalBackend`, for one study.
 
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """Return the study's name."""
-        assert self._name is not None, "a study is created or found by its name first"
-        return self._name
+    JournalStorage walks over all trials in each call of ``get_all_trials``: with 10,000 trials these calls take more
+    time per suggestion than TPE. This class keeps the list of the study's trials, and replaces those that have changed.
+    """
 
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the direction of each objective."""
-        return self._directions
+    def __init__(self, path: Path) -> None:
+        self._journal = BufferedJournalBackend(path)
+        super().__init__(self._journal)
+        self._list_lock = RLock()
+        self._study_id: int | None = None
+        """The study whose trials are kept: the first one that is asked for its trials."""
+        self._trials: list[FrozenTrial] = []
+        self._ids: set[int] = set()
+        self._changed: set[int] = set()
+        """Ids of the trials that ``_trials`` does not hold as they are."""
+        self._unfinished: set[int] = set()
+        """Numbers of the running and waiting trials."""
 
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the study's attributes of the user's."""
-        attributes: dict[str, Any] = self._file.get_study_user_attrs(study_id)
-        return attributes
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the study's attributes of Optuna's."""
-        return self._attributes
-
-    def get_all_studies(self) -> list[Any]:
-        """Return what the file says of its studies."""
-        studies: list[Any] = self._file.get_all_studies()
-        return studies
+    def flush(self) -> None:
+        """Write all entries to the file; the exceptions are those of :class:`BufferedJournalBackend`."""
+        self._journal.flush()
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Add a running trial, to be flushed, or a copy of ``template_trial``, written at once."""
-        with self._lock:
-            trial = optuna.trial.create_trial(state=TrialState.RUNNING) if template_trial is None else template_trial
-            trial = copy.deepcopy(trial)
-            if template_trial is None:
-                trial.datetime_start = datetime.now()
-            trial.number = len(self._trials)
-            trial._trial_id = self._trials[-1]._trial_id + 1 if self._trials else 1
-            self._add(trial)
-            self._unwritten[trial._trial_id] = None
-            if template_trial is not None:
-                self.flush()
-            return int(trial._trial_id)
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        """Give a running trial a parameter, to be flushed."""
-        with self._lock:
-            check_distribution_compatibility(self._distributions.setdefault(param_name, distribution), distribution)
-            trial = self._change(trial_id)
-            trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
-            trial.distributions = {**trial.distributions, param_name: distribution}
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Change a trial's state; its end is written, with all that was not, before this returns."""
-        with self._lock:
-            if state is TrialState.RUNNING and self._trials[self._numbers[trial_id]].state is not TrialState.WAITING:
-                return False
-            trial = self._change(trial_id)
-            trial.state = state
-            if values is not None:
-                trial.values = list(values)
-            if state is TrialState.RUNNING:
-                trial.datetime_start = datetime.now()
-            if state.is_finished():
-                trial.datetime_complete = datetime.now()
-                self.flush()
-                self._open.discard(trial.number)
-            return True
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Give a running trial an intermediate value, to be flushed."""
-        with self._lock:
-            trial = self._change(trial_id)
-            trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Give a running trial an attribute of the user's, to be flushed."""
-        with self._lock:
-            trial = self._change(trial_id)
-            trial.user_attrs = {**trial.user_attrs, key: value}
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Give a running trial an attribute of Optuna's, to be flushed."""
-        with self._lock:
-            trial = self._change(trial_id)
-            trial.system_attrs = {**trial.system_attrs, key: value}
+        """Add a running trial, or a copy of ``template_trial``, and return its id."""
+        with self._list_lock:
+            trial_id: int = super().create_new_trial(study_id, template_trial)
+            if study_id == self._study_id:
+                self._ids.add(trial_id)
+                self._changed.add(trial_id)
+        return trial_id
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return the trial.
 
         Raises:
-            KeyError: there is none of this id.
+            KeyError: there is no trial of this id.
         """
-        trial = self._trials[self._numbers[trial_id]]
+        trial = super().get_trial(trial_id)
         if not trial.state.is_finished():
-            # Optuna notes a running trial's draws and attributes in what it was given.
+            # optuna.Trial changes these mappings, and lists that get_all_trials has returned must not change.
             trial = copy.copy(trial)
             trial.params, trial.distributions = dict(trial.params), dict(trial.distributions)
             trial.user_attrs, trial.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
@@ -217,23 +180,107 @@ class SoleWriterStorage(BaseStorage):  # type: ignore[misc]  # mypy is told noth
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials by number."""
-        with self._lock:
+        """Return the trials in the given states, by number.
+
+        Raises:
+            KeyError: there is no study of this id.
+        """
+        with self._list_lock:
+            if self._study_id is None:
+                self._replace(super().get_all_trials(study_id, deepcopy=False))
+                self._study_id = study_id
+            if study_id != self._study_id:
+                return list(super().get_all_trials(study_id, deepcopy, states))
+            ids = (self._changed | self._journal.take_changed()) & self._ids
+            self._replace([super(BufferedJournalStorage, self).get_trial(trial_id) for trial_id in sorted(ids)])
+            self._changed.clear()
             if states is None:
-                trials = list(self._trials)
-            elif not any(state in states for state in TrialState if state.is_finished()):
-                unfinished = (self._trials[number] for number in sorted(self._open))
-                trials = [trial for trial in unfinished if trial.state in states]
+                found = list(self._trials)
+            elif any(state in states for state in TrialState if state.is_finished()):
+                found = [trial for trial in self._trials if trial.state in states]
             else:
-                trials = [trial for trial in self._trials if trial.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
+                unfinished = [self._trials[number] for number in sorted(self._unfinished)]
+                found = [trial for trial in unfinished if trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def _replace(self, trials: Iterable[FrozenTrial]) -> None:
+        """Keep trials, each in place of the earlier one of its number."""
+        for trial in trials:
+            self._trials[trial.number : trial.number + 1] = [trial]
+            self._ids.add(trial._trial_id)
+            if trial.state.is_finished():
+                self._unfinished.discard(trial.number)
+            else:
+                self._unfinished.add(trial.number)
 
 
 def flush(study: optuna.Study) -> None:
-    """Write what the study's storage holds back, where it is one that does.
+    """Write the entries that the study's storage has not written, if it is a :class:`BufferedJournalStorage`.
 
     Raises:
-        StorageInternalError: as :meth:`SoleWriterStorage.flush`.
+        StorageError: the disk refuses the write, or another program has changed trials.
     """
-    if isinstance(study._storage, SoleWriterStorage):
+    if isinstance(study._storage, BufferedJournalStorage):
         study._storage.flush()
+
+
+def read_study(path: Path) -> optuna.Study:
+    """Return the study in a file that another process may be writing.
+
+    Raises:
+        RunError: the file holds no study, or a line of the file is no journal entry.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.load_study(study_name=STUDY_NAME, storage=BufferedJournalStorage(path))
+    except KeyError:
+        raise RunError(f"{path} holds no trial yet: wait for the search, or resume it") from None
+
+
+def _measure(path: Path) -> tuple[int, int, int]:
+    """Return the number of whole lines in the file, their bytes, and the bytes of an incomplete last line."""
+    if not path.is_file():
+        return 0, 0, 0
+    count, size, last = 0, 0, b""
+    with path.open("rb") as file:
+        for last in file:
+            count += 1
+            size += len(last)
+    if last.endswith(b"\n") and _parse(last) is not None:
+        return count, size, 0
+    return max(count - 1, 0), size - len(last), len(last)
+
+
+def _read(path: Path, start: int, stop: int) -> Iterator[Entry]:
+    with path.open("rb") as file:
+        for number, line in enumerate(islice(file, start, stop), start + 1):
+            entry = _parse(line)
+            if entry is None:
+                raise RunError(
+                    f"Line {number} of {path} is damaged: restore the file from a copy, or start a new search"
+                )
+            yield entry
+
+
+def _parse(line: bytes) -> Entry | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _finishes_trial(entry: Entry) -> bool:
+    return "trial_id" in entry and "state" in entry and TrialState(entry["state"]).is_finished()
+
+
+def _sets_study_attribute(line: bytes) -> bool:
+    entry = _parse(line) or {}
+    return line.endswith(b"\n") and "study_id" in entry and not entry.keys().isdisjoint(("user_attr", "system_attr"))
+
+
+def _write_whole(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.fsync(file)

@@ -1,39 +1,45 @@
-"""How fluent generated texts are, without a judge model: variety, repetition and length, over whitespace words.
+"""Fluency of generated texts without a judge model: variety, repetition and length. Words are split at whitespace.
 
-Variety is distinct-n (Li et al., arXiv 1510.03055), here over the n-grams of all texts together; repetition is
-seq-rep-n (Welleck et al., arXiv 1908.04319), the mean over texts.
+Variety is distinct-n (Li et al., arXiv 1510.03055), over the n-grams of all texts together. Repetition is seq-rep-n
+(Welleck et al., arXiv 1908.04319), as the mean over texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-REPEATED = 4
-"""n of the repetition share, as its authors chose it."""
+REPETITION_N = 4
+"""The n of seq-rep-n, as in Welleck et al."""
 
-Words = tuple[str, ...]
+NGram = tuple[str, ...]
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:
-    """Return the number of different n-grams over the number of n-grams in all texts; None where there is none."""
-    grams = [gram for text in texts for gram in _grams(text, n)]
-    return len(set(grams)) / len(grams) if grams else None
+    """Return distinct-n: the number of different n-grams over the number of all n-grams.
 
-
-def repetition(texts: Sequence[str], n: int = REPEATED) -> float | None:
-    """Return the mean over texts of 1 − different n-grams / n-grams; None where no text has n words.
-
-    0 is a text that never repeats itself, near 1 one that is stuck.
+    None: no text has n words.
     """
-    found = [grams for text in texts if (grams := _grams(text, n))]
-    return sum(1 - len(set(grams)) / len(grams) for grams in found) / len(found) if found else None
+    ngrams = [ngram for text in texts for ngram in _ngrams(text, n)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else None
+
+
+def repetition(texts: Sequence[str], n: int = REPETITION_N) -> float | None:
+    """Return the mean over texts of seq-rep-n, which is 1 − different n-grams / n-grams.
+
+    A text without repetition has 0. A text that repeats one phrase is near 1. Texts with fewer than n words are left
+    out. None: no text has n words.
+    """
+    texts_ngrams = [ngrams for text in texts if (ngrams := _ngrams(text, n))]
+    if not texts_ngrams:
+        return None
+    return sum(1 - len(set(ngrams)) / len(ngrams) for ngrams in texts_ngrams) / len(texts_ngrams)
 
 
 def mean_words(texts: Sequence[str]) -> float | None:
-    """Return the mean number of words of a text; None without texts."""
+    """Return the mean number of words per text. None: there is no text."""
     return sum(len(text.split()) for text in texts) / len(texts) if texts else None
 
 
-def _grams(text: str, n: int) -> list[Words]:
+def _ngrams(text: str, n: int) -> list[NGram]:
     words = text.casefold().split()
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]

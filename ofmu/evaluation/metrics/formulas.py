@@ -1,7 +1,8 @@
-"""The field's metrics as pure functions of per-item scores (NumPy arrays, natural logarithms).
+"""The field's metrics as pure functions of per-row numbers. Arrays are NumPy float64, and logarithms are natural.
 
-Truth ratio, forget quality, probability and model utility follow TOFU (Maini et al., arXiv 2401.06121);
-extraction strength follows Carlini et al. (arXiv 2012.07805) as used for unlearning by Wang et al. (2406.13748).
+Truth ratio, forget quality, probability and model utility follow TOFU (Maini et al., arXiv 2401.06121). Extraction
+strength follows Carlini et al. (arXiv 2012.07805), as Wang et al. (arXiv 2406.13748) use it for unlearning. Exact
+memorization follows Tirumala et al. (arXiv 2205.10770).
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from scipy.stats import ks_2samp
 
 from ofmu.evaluation.sets import TruthRatio
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
-
-# Where SciPy's p-value nears the smallest float, its logarithm is taken from the leading term instead.
+# Below this p-value, which is near the smallest float, the logarithm is computed from the leading term instead.
 _TINY_P = 1e-200
 
 
-def log_truth_ratios(right: Floats, wrong: Sequence[Floats], definition: TruthRatio = "geometric") -> Floats:
-    """Return log(wrong / right) of each item's answer probabilities.
+def log_truth_ratios(
+    right: FloatArray, wrong: Sequence[FloatArray], definition: TruthRatio = "geometric"
+) -> FloatArray:
+    """Return log R = log(P(wrong) / P(right)) of each row, shape (rows,). P is the probability per token.
 
-    ``right`` holds the mean loss per token of the right answer, ``wrong[i]`` those of item i's wrong answers.
-    ``geometric`` averages the wrong answers' log-probabilities, ``arithmetic`` their probabilities.
+    Args:
+        right: mean loss of each row's right answer in nats per token, shape (rows,).
+        wrong: mean losses of each row's wrong answers in nats per token, one array of shape (wrong answers,) per row.
+        definition: ``geometric`` averages the log-probabilities of the wrong answers. ``arithmetic`` averages their
+            probabilities.
     """
     if definition == "geometric":
         log_wrong = [-np.mean(losses) for losses in wrong]
@@ -38,31 +43,36 @@ def log_truth_ratios(right: Floats, wrong: Sequence[Floats], definition: TruthRa
     return np.asarray(log_wrong, dtype=np.float64) + np.asarray(right, dtype=np.float64)
 
 
-def forget_truth_ratio(log_ratios: Floats) -> float:
-    """Return the mean of min(R, 1/R): 1 where right and wrong answers are equally likely."""
+def forget_truth_ratio(log_ratios: FloatArray) -> float:
+    """Return the mean over rows of min(R, 1/R). 1: right and wrong answers are equally likely."""
     return float(np.mean(np.exp(-np.abs(log_ratios))))
 
 
-def utility_truth_ratio(log_ratios: Floats) -> float:
-    """Return the mean of max(0, 1 − wrong/right): 1 where only the right answer is likely."""
+def utility_truth_ratio(log_ratios: FloatArray) -> float:
+    """Return the mean over rows of max(0, 1 − R). 1: wrong answers have probability 0."""
     return float(np.mean(-np.expm1(np.minimum(log_ratios, 0.0))))
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetQuality:
-    """A two-sided two-sample Kolmogorov-Smirnov test between a model's truth ratios and its reference's."""
+    """A two-sided two-sample Kolmogorov-Smirnov test between the truth ratios of a model and of the reference."""
 
     statistic: float
     p_value: float
     log10_p_value: float
-    """Finite even where ``p_value`` underflows to 0."""
+    """Finite even if ``p_value`` underflows to 0."""
     rows: int
+    """Size of each sample."""
 
 
-def forget_quality(log_ratios: Floats, reference_log_ratios: Floats) -> ForgetQuality:
-    """Compare the truth ratios of a model and of the retrained reference on the same rows.
+def forget_quality(log_ratios: FloatArray, reference_log_ratios: FloatArray) -> ForgetQuality:
+    """Compare the truth ratios of a model with those of the retrained reference on the same rows.
 
-    Any one increasing map of both samples leaves the result unchanged, so logarithms serve.
+    The test is invariant under an increasing map of both samples, so logarithms give the result of the ratios.
+
+    Args:
+        log_ratios: log R of the model, shape (rows,).
+        reference_log_ratios: log R of the reference, shape (rows,).
 
     Raises:
         ValueError: the samples differ in length, are empty, or hold a NaN.
@@ -73,7 +83,7 @@ def forget_quality(log_ratios: Floats, reference_log_ratios: Floats) -> ForgetQu
     if np.isnan(log_ratios).any() or np.isnan(reference_log_ratios).any():
         raise ValueError("truth ratios must not be NaN")
     with warnings.catch_warnings():
-        # Where rounding lifts the exact p-value above 1, SciPy says that it takes the asymptotic one; both are near 1.
+        # If rounding lifts the exact p-value above 1, SciPy warns and takes the asymptotic value. Both are near 1.
         warnings.filterwarnings("ignore", message="ks_2samp: Exact calculation unsuccessful", category=RuntimeWarning)
         result = ks_2samp(log_ratios, reference_log_ratios, alternative="two-sided", method="auto")
     statistic, p_value = float(result.statistic), float(result.pvalue)
@@ -85,39 +95,57 @@ def forget_quality(log_ratios: Floats, reference_log_ratios: Floats) -> ForgetQu
 def _log10_p_leading_term(steps: int, rows: int) -> float:
     """Return log10 of 2·C(2n, n − h)/C(2n, n), the first term of the exact p-value at D = h/n.
 
-    The next term is smaller by about p³ (Hodges, Arkiv för Matematik 3, 1958), nothing where p is below 1e-200.
+    The next term is smaller by a factor of about p³ (Hodges, Arkiv för Matematik 3, 1958), which is negligible for p
+    below 1e-200.
+
+    Args:
+        steps: h.
+        rows: n.
     """
     log_p = math.log(2.0) + 2.0 * math.lgamma(rows + 1) - math.lgamma(rows - steps + 1) - math.lgamma(rows + steps + 1)
     return log_p / math.log(10.0)
 
 
-def probability(losses: Floats) -> float:
-    """Return the mean of exp(−mean loss per token)."""
+def probability(losses: FloatArray) -> float:
+    """Return the mean over rows of exp(−loss).
+
+    Args:
+        losses: mean loss of each row's answer in nats per token, shape (rows,).
+    """
     return float(np.mean(np.exp(-losses)))
 
 
-def normalised_probability(right: Floats, wrong: Sequence[Floats]) -> float:
-    """Return the mean share of the right answer in the length-normalised probability of all offered answers."""
+def normalised_probability(right: FloatArray, wrong: Sequence[FloatArray]) -> float:
+    """Return the mean over rows of P(right) / (P(right) + Σ P(wrong)). P is the probability per token.
+
+    Args:
+        right: mean loss of each row's right answer in nats per token, shape (rows,).
+        wrong: mean losses of each row's wrong answers in nats per token, one array of shape (wrong answers,) per row.
+    """
     shares = [np.exp(-loss - logsumexp(-np.append(others, loss))) for loss, others in zip(right, wrong, strict=True)]
     return float(np.mean(shares))
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """Return the harmonic mean of non-negative numbers: 0 where any of them is 0.
+    """Return the harmonic mean of non-negative numbers. If one number is 0, the mean is 0.
 
     Raises:
-        ValueError: there is no value, or a negative one.
+        ValueError: there is no number, or a negative one.
     """
+    # statistics.harmonic_mean rounds once and this formula twice, so their last bits differ.
     if not values or min(values) < 0:
         raise ValueError("a harmonic mean needs at least one value and no negative one")
     return 0.0 if min(values) == 0 else len(values) / math.fsum(1.0 / value for value in values)
 
 
 def extraction_strength(matches: NDArray[np.bool_]) -> float:
-    """Return 1 − k/n, k the smallest start from which on every teacher-forced argmax equals its token.
+    """Return 1 − k/n. From token k on, every teacher-forced argmax of the answer equals its token.
 
-    ``matches`` holds, for the n answer tokens (EOS left out), whether the argmax equals the token. 1 is a fully
-    extractable answer; 0 one whose last token is wrong.
+    k is the smallest such start, and n is the number of tokens. 1: the prompt alone gives the whole answer. 0: the
+    last token is wrong.
+
+    Args:
+        matches: whether the argmax at each answer token equals the token, without EOS, shape (tokens,).
     """
     wrong = np.flatnonzero(~np.asarray(matches, dtype=bool))
     start = 0 if len(wrong) == 0 else int(wrong[-1]) + 1
@@ -125,5 +153,9 @@ def extraction_strength(matches: NDArray[np.bool_]) -> float:
 
 
 def exact_memorization(matches: NDArray[np.bool_]) -> float:
-    """Return the share of answer tokens (EOS left out) whose teacher-forced argmax equals the token."""
+    """Return the fraction of answer tokens whose teacher-forced argmax equals the token.
+
+    Args:
+        matches: whether the argmax at each answer token equals the token, without EOS, shape (tokens,).
+    """
     return float(np.mean(matches))

@@ -1,4 +1,4 @@
-"""Groups of metrics beyond the spine's: membership attacks, hard in-scope sets and fluency, from per-row scores."""
+"""Groups of metrics beside TOFU's: multiple choice, membership attacks, hard in-scope sets and fluency."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from functools import cache, partial
 
 import numpy as np
 
-from ofmu.evaluation.metrics import fluency
-from ofmu.evaluation.metrics import formulas as formulas
-from ofmu.evaluation.metrics import membership as attacks
-from ofmu.evaluation.metrics.choices import ChoiceScores, choice_accuracy, is_finite, letter_accuracy
+from ofmu.evaluation.metrics import fluency, formulas, membership
+from ofmu.evaluation.metrics.choices import all_finite, choice_accuracy, letter_accuracy
 from ofmu.evaluation.metrics.row_values import (
-    Computations,
+    LazyMetrics,
     MissingScoresError,
     NonFiniteError,
     answer_losses,
@@ -24,130 +22,142 @@ from ofmu.evaluation.metrics.row_values import (
     rows_of,
     truth_ratio,
 )
-from ofmu.evaluation.scores import Scores
-from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE
+from ofmu.evaluation.scores import ChoiceScores, Scores
+from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_KINDS, IN_SCOPE_PREFIX
 
-_RowNumbers = Callable[[Scores, Scores | None, str], Sequence[float]]
+_AttackValues = Callable[[Scores, Scores | None, str], Sequence[float]]
+"""From scores, the reference's scores and a set's name to one number per row of the set."""
 
 
-def membership_group(scores: Scores, reference: Scores | None) -> Computations:
-    """Return the attacks' AUC and the privacy leakage; nothing where membership was not asked for."""
+def membership_group(scores: Scores, reference: Scores | None) -> LazyMetrics:
+    """Return the AUC of each membership attack, and privacy leakage.
+
+    Empty if ``evaluation.membership`` was false.
+    """
     if HOLDOUT not in scores.sets and "membership" not in scores.notes:
         return {}
-    numbers: dict[str, _RowNumbers] = {
-        "loss": lambda mine, _, name: answer_losses(mine, name).tolist(),
-        "zlib": lambda mine, _, name: _zlib(mine, name),
-        "min_k": lambda mine, _, name: _attack_values(mine, name, "min_k"),
-        "min_k_plus": lambda mine, _, name: _attack_values(mine, name, "min_k_plus"),
-        "reference": _beyond_reference,
-        "gradient_norm": lambda mine, _, name: _attack_values(mine, name, "gradient_norm"),
+    attacks: dict[str, _AttackValues] = {
+        "loss": lambda model, _, name: answer_losses(model, name).tolist(),
+        "zlib": lambda model, _, name: _zlib_ratios(model, name),
+        "min_k": lambda model, _, name: _attack_values(model, name, "min_k"),
+        "min_k_plus": lambda model, _, name: _attack_values(model, name, "min_k_plus"),
+        "reference": _losses_above_reference,
+        "gradient_norm": lambda model, _, name: _attack_values(model, name, "gradient_norm"),
     }
-    made = {f"membership_{attack}": partial(_auc, scores, reference, rows) for attack, rows in numbers.items()}
-    return made | {"privacy_leakage": partial(_leakage, scores, reference)}
+    aucs = {f"membership_{attack}": partial(_auc, scores, reference, values) for attack, values in attacks.items()}
+    return aucs | {"privacy_leakage": partial(_privacy_leakage, scores, reference)}
 
 
-def choice_group(scores: Scores) -> Computations:
-    """Return the accuracies on multiple-choice questions; nothing where the data has none."""
-    ways = {"letter": letter_accuracy, "choice": choice_accuracy}
+def choice_group(scores: Scores) -> LazyMetrics:
+    """Return the accuracies on multiple-choice questions. Empty if the data has none."""
+    accuracies = {"letter": letter_accuracy, "choice": choice_accuracy}
     return {
-        f"{name}_{way}_accuracy": partial(_accuracy, scores, name, compute)
+        f"{name}_{kind}_accuracy": partial(_accuracy, scores, name, compute)
         for name in scores.choices
-        for way, compute in ways.items()
+        for kind, compute in accuracies.items()
     }
 
 
 def _accuracy(scores: Scores, name: str, compute: Callable[[Sequence[ChoiceScores]], float]) -> float:
     questions = scores.choices[name]
-    if not is_finite(questions):
+    if not all_finite(questions):
         raise NonFiniteError(f"'{scores.model}' gives a non-finite likelihood on the {name} questions")
     return compute(questions)
 
 
-def _auc(scores: Scores, reference: Scores | None, rows: _RowNumbers) -> float:
+def _auc(scores: Scores, reference: Scores | None, values: _AttackValues) -> float:
     if "membership" in scores.notes:
         raise MissingScoresError(scores.notes["membership"])
-    return attacks.auc(rows(scores, reference, FORGET), rows(scores, reference, HOLDOUT))
+    return membership.auc(values(scores, reference, FORGET), values(scores, reference, HOLDOUT))
 
 
-def _zlib(scores: Scores, name: str) -> list[float]:
+def _zlib_ratios(scores: Scores, name: str) -> list[float]:
     losses = answer_losses(scores, name)
-    return [attacks.zlib_ratio(loss, row.ground_truth) for loss, row in zip(losses, scores.sets[name], strict=True)]
+    return [membership.zlib_ratio(loss, row.ground_truth) for loss, row in zip(losses, scores.sets[name], strict=True)]
 
 
 def _attack_values(scores: Scores, name: str, attribute: str) -> list[float]:
-    answer_losses(scores, name)  # a non-finite loss is the reason where the statistics were not finite either
+    answer_losses(scores, name)  # If a loss is not finite, the loss is the better reason.
     return [float(value) for value in finite(scores, name, row_values(scores, name, attribute))]
 
 
-def _beyond_reference(scores: Scores, reference: Scores | None, name: str) -> list[float]:
-    other = _matching(scores, reference, name, "evaluation.membership")
-    return [float(gap) for gap in answer_losses(scores, name) - answer_losses(other, name)]
+def _losses_above_reference(scores: Scores, reference: Scores | None, name: str) -> list[float]:
+    matching = _matching_reference(scores, reference, name, "evaluation.membership")
+    return [float(gap) for gap in answer_losses(scores, name) - answer_losses(matching, name)]
 
 
-def _leakage(scores: Scores, reference: Scores | None) -> float:
-    mine = _auc(scores, reference, lambda own, _, name: _attack_values(own, name, "min_k"))
+def _privacy_leakage(scores: Scores, reference: Scores | None) -> float:
+    model_auc = _auc(scores, reference, lambda model, _, name: _attack_values(model, name, "min_k"))
     for name in (FORGET, HOLDOUT):
-        _matching(scores, reference, name, "evaluation.membership")
+        _matching_reference(scores, reference, name, "evaluation.membership")
     assert reference is not None
-    theirs = attacks.auc(*(_attack_values(reference, name, "min_k") for name in (FORGET, HOLDOUT)))
+    reference_auc = membership.auc(*(_attack_values(reference, name, "min_k") for name in (FORGET, HOLDOUT)))
     try:
-        return attacks.privacy_leakage(mine, theirs)
+        return membership.privacy_leakage(model_auc, reference_auc)
     except ValueError as error:
         raise MissingScoresError(str(error)) from error
 
 
-def _matching(scores: Scores, reference: Scores | None, name: str, switch: str) -> Scores:
-    """Return the reference if it covers the same rows of a set."""
+def _matching_reference(scores: Scores, reference: Scores | None, name: str, key: str) -> Scores:
+    """Return the reference if it covers the same rows of a set. ``key`` is the config key that scores the set."""
     if reference is None:
         raise MissingScoresError("no reference was given")
-    ours, theirs = rows_of(scores, name), reference.sets.get(name, ())
-    if not theirs:
-        raise MissingScoresError(f"the reference has no scores of the set '{name}': score it with {switch} true")
-    if name != FORGET and [row.row_hash for row in ours] != [row.row_hash for row in theirs]:
+    rows, reference_rows = rows_of(scores, name), reference.sets.get(name, ())
+    if not reference_rows:
+        raise MissingScoresError(f"the reference has no scores of the set '{name}': score it with {key} true")
+    if name != FORGET and [row.row_hash for row in rows] != [row.row_hash for row in reference_rows]:
         raise MissingScoresError(f"the reference was scored on other rows of the set '{name}'")
     return reference
 
 
-def in_scope_group(scores: Scores, reference: Scores | None) -> Computations:
-    """Return each hard set's metrics and the spread over the sets; nothing where they were not asked for."""
-    if "in_scope" not in scores.notes and not any(name.startswith("in_scope_") for name in scores.sets):
+def in_scope_group(scores: Scores, reference: Scores | None) -> LazyMetrics:
+    """Return the metrics of each hard set, and the variance over the sets.
+
+    Empty if ``evaluation.in_scope`` was false.
+    """
+    if "in_scope" not in scores.notes and not any(name.startswith(IN_SCOPE_PREFIX) for name in scores.sets):
         return {}
-    made: dict[str, Callable[[], float]] = {}
+    metrics: dict[str, Callable[[], float]] = {}
     qualities: list[Callable[[], formulas.ForgetQuality]] = []
-    for short in IN_SCOPE:
-        name = f"in_scope_{short}"
-        quality = cache(partial(_quality, scores, reference, name))
+    for kind in IN_SCOPE_KINDS:
+        name = f"{IN_SCOPE_PREFIX}{kind}"
+        quality = cache(partial(_in_scope_quality, scores, reference, kind))
         qualities.append(quality)
-        made |= {
-            f"{name}_probability": partial(_in_scope, probability, scores, name),
-            f"{name}_rouge": partial(_in_scope, partial(_mean_of, "rouge"), scores, name),
-            f"{name}_truth_ratio": partial(_in_scope, truth_ratio, scores, name),
-            f"{name}_extraction_strength": partial(_in_scope, partial(_mean_of, "extraction_strength"), scores, name),
-            f"{name}_exact_memorization": partial(_in_scope, partial(_mean_of, "exact_memorization"), scores, name),
+        metrics |= {
+            f"{name}_probability": partial(_in_scope, probability, scores, kind),
+            f"{name}_rouge": partial(_in_scope, partial(_mean_of, "rouge"), scores, kind),
+            f"{name}_truth_ratio": partial(_in_scope, truth_ratio, scores, kind),
+            f"{name}_extraction_strength": partial(_in_scope, partial(_mean_of, "extraction_strength"), scores, kind),
+            f"{name}_exact_memorization": partial(_in_scope, partial(_mean_of, "exact_memorization"), scores, kind),
             f"{name}_ks_statistic": partial(_field, quality, "statistic"),
             f"{name}_forget_quality": partial(_field, quality, "p_value"),
             f"{name}_log10_forget_quality": partial(_field, quality, "log10_p_value"),
         }
-    made["in_scope_forget_quality_variance"] = partial(_variance, qualities, "p_value")
-    made["in_scope_ks_variance"] = partial(_variance, qualities, "statistic")
-    return made
+    metrics["in_scope_forget_quality_variance"] = partial(_variance, qualities, "p_value")
+    metrics["in_scope_ks_variance"] = partial(_variance, qualities, "statistic")
+    return metrics
 
 
 def _mean_of(attribute: str, scores: Scores, name: str) -> float:
     return row_mean(scores, name, attribute)
 
 
-def _in_scope(compute: Callable[[Scores, str], float], scores: Scores, name: str) -> float:
+def _in_scope(compute: Callable[[Scores, str], float], scores: Scores, kind: str) -> float:
+    return compute(scores, _in_scope_set(scores, kind))
+
+
+def _in_scope_set(scores: Scores, kind: str) -> str:
+    """Return the name of a hard set that was scored."""
+    name = f"{IN_SCOPE_PREFIX}{kind}"
     if name not in scores.sets:
-        questions = {"paraphrase": "paraphrased", "multi_hop": "multi-hop", "translation": "translated"}
-        raise MissingScoresError(f"no forget row has a {questions[name.removeprefix('in_scope_')]} question")
-    return compute(scores, name)
+        raise MissingScoresError(f"no forget row has a {IN_SCOPE_KINDS[kind]} question")
+    return name
 
 
-def _quality(scores: Scores, reference: Scores | None, name: str) -> formulas.ForgetQuality:
-    _in_scope(lambda *_: 0.0, scores, name)
-    other = _matching(scores, reference, name, "evaluation.in_scope")
-    return formulas.forget_quality(log_ratios(scores, name), log_ratios(other, name))
+def _in_scope_quality(scores: Scores, reference: Scores | None, kind: str) -> formulas.ForgetQuality:
+    name = _in_scope_set(scores, kind)
+    matching = _matching_reference(scores, reference, name, "evaluation.in_scope")
+    return formulas.forget_quality(log_ratios(scores, name), log_ratios(matching, name))
 
 
 def _field(quality: Callable[[], formulas.ForgetQuality], field: str) -> float:
@@ -155,7 +165,7 @@ def _field(quality: Callable[[], formulas.ForgetQuality], field: str) -> float:
 
 
 def _variance(qualities: Sequence[Callable[[], formulas.ForgetQuality]], field: str) -> float:
-    """Return the population variance over the hard sets that have a forget quality, at least two."""
+    """Return the population variance over the hard sets that have a forget quality. At least two sets must have one."""
     values, reason = [], ""
     for quality in qualities:
         try:
@@ -167,24 +177,25 @@ def _variance(qualities: Sequence[Callable[[], formulas.ForgetQuality]], field: 
     return float(np.var(values))
 
 
-def fluency_group(scores: Scores) -> Computations:
-    """Return variety, repetition and length of the answers generated to the forget questions."""
-    made: dict[str, Callable[[], float]] = {
-        f"forget_distinct_{n}": partial(_of_texts, scores, partial(fluency.distinct, n=n), n) for n in (1, 2, 3)
+def fluency_group(scores: Scores) -> LazyMetrics:
+    """Return variety, repetition and length of the answers that were generated to the forget questions."""
+    metrics: dict[str, Callable[[], float]] = {
+        f"forget_distinct_{n}": partial(_of_generated_texts, scores, partial(fluency.distinct, n=n), n)
+        for n in (1, 2, 3)
     }
-    made["forget_repetition"] = partial(_of_texts, scores, fluency.repetition, fluency.REPEATED)
-    made["forget_answer_words"] = partial(_of_texts, scores, fluency.mean_words, 0)
-    return made
+    metrics["forget_repetition"] = partial(_of_generated_texts, scores, fluency.repetition, fluency.REPETITION_N)
+    metrics["forget_answer_words"] = partial(_of_generated_texts, scores, fluency.mean_words, 0)
+    return metrics
 
 
-def _of_texts(scores: Scores, compute: Callable[[Sequence[str]], float | None], words: int) -> float:
+def _of_generated_texts(scores: Scores, compute: Callable[[Sequence[str]], float | None], required_words: int) -> float:
     texts = [row.generated for row in rows_of(scores, FORGET)]
-    known = [text for text in texts if text is not None]
-    if len(known) < len(texts):
+    present = [text for text in texts if text is not None]
+    if len(present) < len(texts):
         raise MissingScoresError(
-            scores.notes.get("rouge", f"{len(texts) - len(known)} forget rows have no generated text")
+            scores.notes.get("rouge", f"{len(texts) - len(present)} forget rows have no generated text")
         )
-    value = compute(known)
+    value = compute(present)
     if value is None:
-        raise MissingScoresError(f"no generated answer has {words} words")
+        raise MissingScoresError(f"no generated answer has {required_words} words")
     return value

@@ -1,4 +1,4 @@
-"""From per-row scores to the metrics that are reported, each with its reason where it cannot be computed."""
+"""Compute the reported metrics from per-row scores. A metric that cannot be computed has a reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ofmu.evaluation.matching import require_match
-from ofmu.evaluation.metrics import formulas as formulas
+from ofmu.evaluation.metrics import formulas
 from ofmu.evaluation.metrics.groups import choice_group, fluency_group, in_scope_group, membership_group
 from ofmu.evaluation.metrics.row_values import (
     MissingScoresError,
@@ -19,24 +19,26 @@ from ofmu.evaluation.metrics.row_values import (
     truth_ratio,
 )
 from ofmu.evaluation.scores import Scores
-from ofmu.evaluation.sets import FORGET, KINDS, SETS, UTILITY_SETS, TruthRatio
+from ofmu.evaluation.sets import COMPONENTS, FORGET, SETS, UTILITY_SETS, TruthRatio
 
-QUALITY = ("ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows")
+FORGET_QUALITY_METRICS = ("ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What an evaluation reports; a metric that could not be computed is None and has a reason, never 0 or 1."""
+    """The metrics of one evaluation."""
 
     values: dict[str, float | None]
+    """Value of each metric. None: the metric could not be computed."""
     reasons: dict[str, str]
+    """Reason of each metric that is None."""
     utility_components: tuple[str, ...] = ()
-    """The metrics whose harmonic mean is ``model_utility``: nine where the data has all sets, none for images."""
+    """The metrics whose harmonic mean is ``model_utility``. Nine if the data has all sets, none for images."""
     truth_ratio: TruthRatio | None = None
-    """None for images, which have none."""
+    """Definition of the truth ratios. None for images."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return a mapping of plain JSON values."""
+        """Return the metrics as plain JSON values."""
         return {
             "metrics": dict(self.values),
             "reasons": dict(self.reasons),
@@ -45,7 +47,7 @@ class Metrics:
         }
 
 
-_COMPONENTS: dict[str, Callable[[Scores, str], float]] = {
+_COMPONENT_FUNCTIONS: dict[str, Callable[[Scores, str], float]] = {
     "rouge": lambda scores, name: row_mean(scores, name, "rouge"),
     "probability": probability,
     "truth_ratio": truth_ratio,
@@ -53,23 +55,23 @@ _COMPONENTS: dict[str, Callable[[Scores, str], float]] = {
 
 
 def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
-    """Compute every metric of ``scores``; forget quality and what else compares is taken against ``reference``.
+    """Compute every metric of ``scores``. Metrics that compare take ``reference`` as the other side.
 
-    Metrics of a group that ``evaluation`` did not ask for (membership, in-scope sets) are left out.
+    Metrics of a group that ``evaluation`` did not select (membership, in-scope sets) are left out.
 
     Raises:
-        ReferenceMismatchError: the reference covers other rows, or is under another truth-ratio definition.
+        ReferenceMismatchError: the reference covers other rows, or follows another truth-ratio definition.
     """
     if reference is not None:
         require_match(scores, reference)
-    table = _Table()
-    table.add_quality(scores, reference)
+    collector = _Collector()
+    collector.add_forget_quality(scores, reference)
     for name in SETS:
-        for kind in KINDS:
-            table.add(f"{name}_{kind}", partial(_COMPONENTS[kind], scores, name))
-    used = table.add_utility([f"{name}_{kind}" for name in UTILITY_SETS for kind in KINDS])
+        for component in COMPONENTS:
+            collector.add(f"{name}_{component}", partial(_COMPONENT_FUNCTIONS[component], scores, name))
+    used = collector.add_utility([f"{name}_{component}" for name in UTILITY_SETS for component in COMPONENTS])
     for metric in ("extraction_strength", "exact_memorization"):
-        table.add(metric, partial(row_mean, scores, FORGET, metric))
+        collector.add(metric, partial(row_mean, scores, FORGET, metric))
     groups = (
         choice_group(scores),
         fluency_group(scores),
@@ -78,16 +80,23 @@ def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
     )
     for group in groups:
         for metric, compute in group.items():
-            table.add(metric, compute)
-    return Metrics(values=table.values, reasons=table.reasons, utility_components=used, truth_ratio=scores.truth_ratio)
+            collector.add(metric, compute)
+    return Metrics(
+        values=collector.values,
+        reasons=collector.reasons,
+        utility_components=used,
+        truth_ratio=scores.truth_ratio,
+    )
 
 
 @dataclass
-class _Table:
+class _Collector:
+    """Computes metrics one by one, and collects values and reasons."""
+
     values: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-    """Metrics that a non-finite score spoilt, as opposed to those for which the data holds nothing."""
+    non_finite: list[str] = field(default_factory=list)
+    """Metrics that are None because a score is NaN or infinite, and not because the scores are missing."""
 
     def add(self, name: str, compute: Callable[[], float]) -> None:
         try:
@@ -96,27 +105,31 @@ class _Table:
             self.values[name], self.reasons[name] = None, str(reason)
         except NonFiniteError as reason:
             self.values[name], self.reasons[name] = None, str(reason)
-            self.broken.append(name)
+            self.non_finite.append(name)
 
-    def add_quality(self, scores: Scores, reference: Scores | None) -> None:
+    def add_forget_quality(self, scores: Scores, reference: Scores | None) -> None:
         try:
             if reference is None:
                 raise MissingScoresError("no reference was given")
             quality = formulas.forget_quality(log_ratios(scores, FORGET), log_ratios(reference, FORGET))
         except (MissingScoresError, NonFiniteError) as reason:
-            self.values.update(dict.fromkeys(QUALITY, None))
-            self.reasons.update(dict.fromkeys(QUALITY, str(reason)))
+            self.values.update(dict.fromkeys(FORGET_QUALITY_METRICS, None))
+            self.reasons.update(dict.fromkeys(FORGET_QUALITY_METRICS, str(reason)))
             return
         numbers = (quality.statistic, quality.p_value, quality.log10_p_value, float(quality.rows))
-        self.values.update(zip(QUALITY, numbers, strict=True))
+        self.values.update(zip(FORGET_QUALITY_METRICS, numbers, strict=True))
 
     def add_utility(self, components: Sequence[str]) -> tuple[str, ...]:
-        """Add the harmonic mean of those components that the data has; one spoilt component spoils it."""
+        """Add the harmonic mean of the components that the data has. Return the names of these components.
+
+        A component that is not finite makes model utility None. Leaving out such a component would reward a broken
+        model.
+        """
         used = tuple(name for name in components if self.values[name] is not None)
-        spoilt = [name for name in components if name in self.broken]
-        if spoilt:
+        broken = [name for name in components if name in self.non_finite]
+        if broken:
             self.values["model_utility"] = None
-            self.reasons["model_utility"] = f"{', '.join(spoilt)} could not be computed: {self.reasons[spoilt[0]]}"
+            self.reasons["model_utility"] = f"{', '.join(broken)} could not be computed: {self.reasons[broken[0]]}"
         elif not used:
             self.values["model_utility"] = None
             self.reasons["model_utility"] = "the data has no evaluation set other than forget"

@@ -1,1 +1,1 @@
-"""Attacks on an unlearned model, and its alignment with the retrained model."""
+"""Robustness: attacks on an unlearned model, and the model's alignment with the retrained model."""

@@ -1,14 +1,15 @@
-"""Attacks after the fact: does what was forgotten come back by a little training, or by rounding the weights?
+"""Attacks on an unlearned model: a few training steps, or rounded weights, may recover forgotten rows.
 
-Relearning: a few steps on a few forget rows (Hu et al., arXiv 2406.13356; Lynch et al., 2402.16835). Quantisation:
-symmetric rounding to nearest per output channel (Zhang et al., 2410.16454). Both work on a copy of the model.
+Relearning trains on a few forget rows (Hu et al., arXiv 2406.13356; Lynch et al., arXiv 2402.16835). Quantization
+rounds weights to nearest, symmetrically per output channel (Zhang et al., arXiv 2410.16454). Both attacks change a copy
+of the model.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.errors import DataError
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
+from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.sharding import Shard
@@ -30,10 +32,9 @@ from ofmu.finetuning.loop import EpochEnd, finetune
 
 RELEARNING_STEPS = 10
 RELEARNING_ROWS = 8
-COMPARED = ("forget_probability", "extraction_strength", "ks_statistic", "model_utility")
-"""Metrics of which an attack's effect is reported beside the others'."""
-
-Report = dict[str, Any]
+RELEARNED_METRICS = ("probability", "extraction_strength")
+COMPARED_METRICS = ("forget_probability", "extraction_strength", "ks_statistic", "model_utility")
+"""Metrics of a quantized model that are reported beside the model's own metrics."""
 
 
 def relearning(
@@ -47,47 +48,51 @@ def relearning(
     seed: int,
     steps: int = RELEARNING_STEPS,
     rows: int = RELEARNING_ROWS,
-) -> Report:
-    """Train a copy of ``model`` on ``rows`` forget rows drawn by ``seed`` and watch the others come back.
+) -> RobustnessResult:
+    """Train a copy of ``model`` on some forget rows, and measure the other forget rows after each step.
 
-    Each step sees all drawn rows, at ``training.learning_rate`` falling linearly to a tenth. Watched are the forget
-    rows that were not drawn, or all where all were.
+    Each step trains on all drawn rows. If all forget rows are drawn, the drawn rows are measured.
+
+    Args:
+        model: the model. It is not changed.
+        tokenizer: the model's tokenizer.
+        data: the data with the forget rows.
+        evaluation: gives the batch size of the measurement.
+        encoding: the data section, which rules how rows become tokens.
+        learning_rate: the first learning rate. It falls linearly to a tenth.
+        seed: draws the rows, and seeds the training.
+        steps: number of training steps.
+        rows: number of forget rows to train on.
 
     Returns:
-        ``metrics``: the area under each curve over the steps, divided by their number (0 to 1: the mean level), and
-        the level at the end; ``reasons`` of those that are None; ``curve``: one mapping per step from 0 on;
-        ``rows`` drawn and ``watched`` in number.
+        The metrics are each curve's mean level over the steps (area over number of steps) and its last level. The
+        details hold ``curve`` (one mapping per step, from step 0), and the numbers of ``rows`` and ``watched`` rows.
 
     Raises:
-        DataError: there is no forget row to draw, or a row cannot be encoded.
-        NonFiniteLossError: training diverged.
+        DataError: there is no forget row, or a row cannot be encoded.
+        NonFiniteLossError: the training diverged.
     """
-    drawn, watched = _draw(data, rows, seed)
-    copied = copy.deepcopy(model)
-    examples, targets = (
+    drawn, watched = _split_forget_rows(data, rows, seed)
+    trained_copy = copy.deepcopy(model)
+    examples, watched_examples = (
         [encode_example(tokenizer, row.question, row.answer, encoding) for row in group] for group in (drawn, watched)
     )
-    curve: list[dict[str, Any]] = [{"step": 0, **_levels(copied, tokenizer, targets, evaluation.batch_size)}]
 
-    def watch(_: EpochEnd) -> None:
-        copied.eval()
-        curve.append({"step": len(curve), **_levels(copied, tokenizer, targets, evaluation.batch_size)})
-        copied.train()
+    def measure() -> dict[str, float | None]:
+        return _mean_levels(trained_copy, tokenizer, watched_examples, evaluation.batch_size)
+
+    curve: list[dict[str, Any]] = [{"step": 0, **measure()}]
+
+    def record(_: EpochEnd) -> None:
+        trained_copy.eval()
+        curve.append({"step": len(curve), **measure()})
+        trained_copy.train()
 
     training = TrainingConfig(epochs=steps, batch_size=len(examples), learning_rate=learning_rate, warmup_fraction=0.0)
-    finetune(copied, examples, training, seed=seed, pad_id=pad_id(tokenizer), callback=watch)
-    report: Report = {"metrics": {}, "reasons": {}, "curve": curve, "rows": len(drawn), "watched": len(watched)}
-    for name in ("probability", "extraction_strength"):
-        levels = [point[name] for point in curve if point[name] is not None]
-        names = (f"relearning_{name}_area", f"relearning_{name}")
-        if len(levels) < len(curve):
-            report["metrics"] |= dict.fromkeys(names, None)
-            report["reasons"] |= dict.fromkeys(
-                names, "the watched answers have no token but EOS, or the losses are NaN"
-            )
-        else:
-            report["metrics"] |= dict(zip(names, (curve_area(levels), levels[-1]), strict=True))
-    return report
+    finetune(trained_copy, examples, training, seed=seed, pad_id=pad_id(tokenizer), callback=record)
+    metrics, reasons = _curve_metrics(curve)
+    details = {"curve": curve, "rows": len(drawn), "watched": len(watched)}
+    return RobustnessResult(metrics=metrics, reasons=reasons, details=details)
 
 
 def curve_area(levels: Sequence[float]) -> float:
@@ -102,10 +107,11 @@ def curve_area(levels: Sequence[float]) -> float:
 
 
 def quantized(model: Any, bits: int) -> Any:
-    """Return a copy whose linear layers' weights are rounded to ``bits`` bits, stored in their own dtype.
+    """Return a copy of the model whose linear layers have weights rounded to ``bits`` bits.
 
-    Per output channel (row), weights become s·round(w/s) with s = max|w| / (2^(bits−1) − 1). Embeddings, norms and
-    biases stay; an output layer that is tied to the embeddings is rounded with them.
+    Weights keep their dtype. Each output channel (row) becomes s·round(w/s) with s = max|w| / (2^(bits−1) − 1).
+    Embeddings, norms and biases are not rounded. If the output layer shares its weights with the embeddings, both are
+    rounded.
     """
     copied = copy.deepcopy(model)
     with torch.no_grad():
@@ -116,43 +122,60 @@ def quantized(model: Any, bits: int) -> Any:
 
 
 def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return a matrix rounded symmetrically per row; see :func:`quantized`.
+    """Return a matrix, shape (output channels, inputs), rounded by the formula of :func:`quantized`.
 
     Raises:
-        ValueError: ``bits`` is below 2, which leaves no level but 0.
+        ValueError: ``bits`` is below 2, so 0 is the only level.
     """
     if bits < 2:
         raise ValueError(f"symmetric rounding needs at least 2 bits, not {bits}")
     levels = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(dim=1, keepdim=True) / levels
-    # A row of zeros has no scale and stays.
+    # A row of zeros has scale 0 and is not rounded.
     return torch.where(scale > 0, torch.round(weight / scale) * scale, weight)
 
 
 def quantization(
-    model: Any, tokenizer: Tokenizer, data: UnlearnData, evaluation: EvaluationConfig, encoding: DataConfig,
-    before: Metrics, reference: Scores | None, *, bits: int,
-) -> Report:  # fmt: skip
-    """Score a rounded copy as the model itself was scored.
+    model: Any,
+    tokenizer: Tokenizer,
+    data: UnlearnData,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
+    before: Metrics,
+    reference: Scores | None,
+    *,
+    bits: int,
+) -> RobustnessResult:
+    """Score a copy of the model with weights rounded to ``bits`` bits.
+
+    Args:
+        model: the model. It is not changed.
+        tokenizer: the model's tokenizer.
+        data: the data.
+        evaluation: the evaluation that the model itself had.
+        encoding: the data section, which rules how rows become tokens.
+        before: the model's metrics without rounding.
+        reference: the reference's scores, or None.
+        bits: bits per weight.
 
     Returns:
-        ``metrics`` (``quantization_4_extraction_strength`` and so on), ``reasons`` of those that are None, and all
-        metrics ``before`` and ``after``.
+        The metrics are named ``quantization_4_extraction_strength`` and so on. The details hold all metrics ``before``
+        and ``after`` rounding.
     """
     name = f"quantization_{bits}"
     scores = score_model(
         quantized(model, bits), tokenizer, data, evaluation, encoding, name=f"the model at {bits} bits"
     )
     after = metrics_of(scores, reference)
-    return {
-        "metrics": {f"{name}_{metric}": after.values[metric] for metric in COMPARED},
-        "reasons": {f"{name}_{metric}": after.reasons[metric] for metric in COMPARED if metric in after.reasons},
-        "before": dict(before.values),
-        "after": dict(after.values),
-    }
+    return RobustnessResult(
+        metrics={f"{name}_{metric}": after.values[metric] for metric in COMPARED_METRICS},
+        reasons={f"{name}_{metric}": after.reasons[metric] for metric in COMPARED_METRICS if metric in after.reasons},
+        details={"before": dict(before.values), "after": dict(after.values)},
+    )
 
 
-def _draw(data: UnlearnData, count: int, seed: int) -> tuple[list[Row], list[Row]]:
+def _split_forget_rows(data: UnlearnData, count: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return ``count`` drawn forget rows, and the others. If there are no others, return the drawn rows twice."""
     rows = list(data.forget.rows)
     if not rows or count < 1:
         raise DataError("Relearning needs at least one forget row to train on: name a source with forget rows")
@@ -161,11 +184,28 @@ def _draw(data: UnlearnData, count: int, seed: int) -> tuple[list[Row], list[Row
     return drawn, [row for index, row in enumerate(rows) if index not in chosen] or drawn
 
 
-def _levels(model: Any, tokenizer: Tokenizer, targets: Sequence[Example], batch_size: int) -> dict[str, float | None]:
-    scores, _ = score_examples(model, tokenizer, targets, batch_size, Shard())
-    extracted = [score.extraction_strength for score in scores if score.extraction_strength is not None]
+def _curve_metrics(curve: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float | None], dict[str, str]]:
+    metrics: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for name in RELEARNED_METRICS:
+        levels = [point[name] for point in curve if point[name] is not None]
+        names = (f"relearning_{name}_area", f"relearning_{name}")
+        if len(levels) < len(curve):
+            metrics |= dict.fromkeys(names, None)
+            reasons |= dict.fromkeys(names, "the watched answers have no token but EOS, or the losses are NaN")
+        else:
+            metrics |= dict(zip(names, (curve_area(levels), levels[-1]), strict=True))
+    return metrics, reasons
+
+
+def _mean_levels(
+    model: Any, tokenizer: Tokenizer, examples: Sequence[Example], batch_size: int
+) -> dict[str, float | None]:
+    """Return the mean probability and the mean extraction strength of answers. None: no answer has a value."""
+    scores, _ = score_examples(model, tokenizer, examples, batch_size, Shard())
+    strengths = [score.extraction_strength for score in scores if score.extraction_strength is not None]
     probability = float(np.mean([np.exp(-score.nll / score.tokens) for score in scores]))
     return {
         "probability": probability if np.isfinite(probability) else None,
-        "extraction_strength": float(np.mean(extracted)) if extracted else None,
+        "extraction_strength": float(np.mean(strengths)) if strengths else None,
     }

@@ -1,1 +1,1 @@
-"""Scoring: a model and rows to per-row scores."""
+"""Scoring: per-row scores of a model on the evaluation sets."""

@@ -14,19 +14,20 @@ from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_prompt, pad_id
 from ofmu.errors import DataError
 from ofmu.evaluation.config import EvaluationConfig
-from ofmu.evaluation.scoring.kv_cache import continue_prompts, read_prompts, reads_in_parts
+from ofmu.evaluation.scoring.kv_cache import extend, left_padded, prefill, supports_prompt_cache
 from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
 
-DROPPED = 0.25
-"""Share of a batch's rows that have to be finished before they are taken out, which copies the others' cache."""
+MIN_FINISHED_SHARE = 0.25
+"""Share of a batch's rows that must be finished before they leave the batch. Removing rows copies the others' cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
-    """A greedy answer without its EOS, and the tokens, padding included, that were read to make it."""
+class GeneratedAnswer:
+    """A greedy answer without its EOS."""
 
     text: str
     tokens: int
+    """Tokens that the forward passes read for this answer, padding included."""
 
 
 @torch.no_grad()
@@ -38,110 +39,122 @@ def generate_answers(
     encoding: DataConfig,
     shard: Shard,
     labels: Sequence[str] | None = None,
-) -> list[Generated]:
+) -> list[GeneratedAnswer]:
     """Return the greedy answer to each question, up to EOS or ``evaluation.max_new_tokens``.
 
-    Questions share batches with those of the same label (their set) only.
+    Args:
+        model: a causal LM in evaluation mode.
+        tokenizer: the model's tokenizer.
+        questions: the questions.
+        evaluation: gives the batch size and the number of new tokens.
+        encoding: the data section, which rules how a question becomes a prompt.
+        shard: this process's rank.
+        labels: the evaluation set of each question. Only questions of one set share a batch. None: one set.
 
     Raises:
-        DataError: a prompt fills all positions that the model has.
+        DataError: a prompt fills all positions of the model.
     """
     if not questions:
         return []
     prompts = [encode_prompt(tokenizer, question, encoding) for question in questions]
 
-    def batches_of(indices: list[int]) -> list[list[int]]:
-        made = global_batches([len(prompts[index]) for index in indices], evaluation.batch_size)
-        return [[indices[place] for place in batch] for batch in made]
+    def make_batches(indices: list[int]) -> list[list[int]]:
+        batches = global_batches([len(prompts[index]) for index in indices], evaluation.batch_size)
+        return [[indices[position] for position in batch] for batch in batches]
 
-    batches = batches_by_label(labels or [""] * len(questions), batches_of)
-    new_tokens = _room(model, prompts, questions, evaluation.max_new_tokens)
-    decode = _greedy if reads_in_parts(model) else _library_greedy
+    batches = batches_by_label(labels or [""] * len(questions), make_batches)
+    new_tokens = _max_new_tokens(model, prompts, questions, evaluation.max_new_tokens)
+    decode = _decode_greedily if supports_prompt_cache(model) else decode_with_transformers
     synced = shard.synchronized and shard.world_size > 1
 
-    def run(indices: list[int]) -> list[Generated]:
+    def run(indices: list[int]) -> list[GeneratedAnswer]:
         return decode(model, tokenizer, [prompts[index] for index in indices], new_tokens, synced)
 
     return run_sharded(batches, run, shard)
 
 
-def _room(model: Any, prompts: Sequence[list[int]], questions: Sequence[str], wanted: int) -> int:
+def _max_new_tokens(model: Any, prompts: Sequence[list[int]], questions: Sequence[str], limit: int) -> int:
+    """Return ``limit``, or fewer tokens if the model has fewer positions after the longest prompt."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is None:
-        return wanted
+        return limit
     longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
-    room = int(positions) - len(prompts[longest])
-    if room < 1:
+    free = int(positions) - len(prompts[longest])
+    if free < 1:
         raise DataError(
             f"The prompt of the question '{questions[longest][:60]}' fills all {positions} positions of the model: "
             "shorten the question or set evaluation.rouge to false"
         )
-    return min(wanted, room)
+    return min(limit, free)
 
 
-def _greedy(
+def _decode_greedily(
     model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int, synced: bool
-) -> list[Generated]:
-    """Decode token by token; rows that reached EOS leave the batch.
+) -> list[GeneratedAnswer]:
+    """Decode token by token. Rows that reached EOS leave the batch.
 
-    ``synced``: every forward pass is a collective, so this rank goes on until all ranks are done.
+    ``synced``: every forward pass is a collective, so this rank continues until all ranks have finished.
     """
     eos, width = int(tokenizer.eos_token_id), max(map(len, prompts))
-    read = read_prompts(model, prompts, pad_id(tokenizer))
-    places = list(range(len(prompts)))  # which row of ``prompts`` each row of the batch is
+    state = prefill(model, prompts, pad_id(tokenizer))
+    batch = list(range(len(prompts)))  # Index into ``prompts`` of each row of the batch.
     ids: list[list[int]] = [[] for _ in prompts]
-    done, cost = [False] * len(prompts), [width] * len(prompts)
-    logits = read.logits
+    finished, cost = [False] * len(prompts), [width] * len(prompts)
+    logits = state.logits
     for step in range(new_tokens):
         best = logits.argmax(dim=-1)
-        for row, token in enumerate(best.tolist()):
-            done[places[row]] |= token == eos
-            if not done[places[row]]:
-                ids[places[row]].append(token)
-        if step == new_tokens - 1 or _all_done(all(done), synced, best.device):
+        for index, token in zip(batch, best.tolist(), strict=True):
+            finished[index] |= token == eos
+            if not finished[index]:
+                ids[index].append(token)
+        if step == new_tokens - 1 or _all_ranks_finished(all(finished), synced, best.device):
             break
-        live = [row for row, where in enumerate(places) if not done[where]]
-        # Where others go on and this rank is done, its last rows serve as a dummy.
-        if 0 < len(live) <= (1 - DROPPED) * len(places):
-            rows = torch.tensor(live, device=best.device)
-            read.select(rows)
-            best, places = best[rows], [places[row] for row in live]
-        for where in places:
-            cost[where] += 1
-        logits = continue_prompts(model, read, best[:, None])[:, -1]
-    texts = [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in ids]
-    return [Generated(text, tokens) for text, tokens in zip(texts, cost, strict=True)]
+        unfinished = [row for row, index in enumerate(batch) if not finished[index]]
+        # If this rank has finished and others have not, its last rows go on as a dummy.
+        if 0 < len(unfinished) <= (1 - MIN_FINISHED_SHARE) * len(batch):
+            rows = torch.tensor(unfinished, device=best.device)
+            state.select(rows)
+            best, batch = best[rows], [batch[row] for row in unfinished]
+        for index in batch:
+            cost[index] += 1
+        logits = extend(model, state, best[:, None])[:, -1]
+    texts = [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in ids]
+    return [GeneratedAnswer(text, tokens) for text, tokens in zip(texts, cost, strict=True)]
 
 
-def _all_done(mine: bool, synced: bool, device: torch.device) -> bool:
+def _all_ranks_finished(finished: bool, synced: bool, device: torch.device) -> bool:
     if not synced:
-        return mine
+        return finished
     import torch.distributed as dist
 
-    unfinished = torch.tensor(0.0 if mine else 1.0, device=device)
-    dist.all_reduce(unfinished)
-    return float(unfinished) == 0.0
+    unfinished_ranks = torch.tensor(0.0 if finished else 1.0, device=device)
+    dist.all_reduce(unfinished_ranks)
+    return float(unfinished_ranks) == 0.0
 
 
-def _library_greedy(
+def decode_with_transformers(
     model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int, synced: bool
-) -> list[Generated]:
-    """Decode with the library's own loop, which knows how recurrent states are handed on."""
+) -> list[GeneratedAnswer]:
+    """Decode with ``model.generate``, which carries recurrent states from step to step.
+
+    Args:
+        model: the model.
+        tokenizer: the model's tokenizer.
+        prompts: token ids of each prompt.
+        new_tokens: upper bound on the tokens of an answer.
+        synced: every forward pass is a collective, so all ranks must run equally many.
+    """
     device, width = next(model.parameters()).device, max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad_id(tokenizer), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    with _generation_settings(model, _settings(tokenizer, new_tokens)):
+    ids, mask = left_padded(prompts, pad_id(tokenizer))
+    with _generation_config(model, _greedy_config(tokenizer, new_tokens)):
         output = model.generate(
             input_ids=ids.to(device), attention_mask=mask.to(device), synced_gpus=synced, generation_config=None
         )
     tokens = int(output.shape[1]) - 1
-    return [Generated(_answer_text(tokenizer, row[width:].tolist()), tokens) for row in output]
+    return [GeneratedAnswer(_answer_text(tokenizer, row[width:].tolist()), tokens) for row in output]
 
 
-def _settings(tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
+def _greedy_config(tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -154,14 +167,14 @@ def _settings(tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
 
 
 @contextmanager
-def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
-    # A saved model's own settings (temperature, repetition penalty) would be merged in, so they are set aside.
-    own = model.generation_config
-    model.generation_config = settings
+def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    # ``generate`` merges the saved model's own config (temperature, repetition penalty) into any other, so replace it.
+    saved = model.generation_config
+    model.generation_config = config
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = saved
 
 
 def _answer_text(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""The norm of a row's loss gradient: small where the model was trained on the row."""
+"""Norms of loss gradients. The norm is small if the model was trained on the row."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ofmu.evaluation.scoring.sharding import Shard, run_sharded
 
 
 def gradient_norms(model: Any, examples: Sequence[Example], shard: Shard) -> tuple[list[float], int]:
-    """Return each answer's ‖∇θ mean NLL‖₂ over all trainable parameters, and the tokens read.
+    """Return ‖∇θ mean NLL‖₂ of each answer over all trainable parameters, and the number of tokens read.
 
-    One forward and one backward pass a row, with no gradient stored on the model; every parameter must be whole,
-    so not under ZeRO-3. Wang et al. (arXiv 2402.17012) use this norm as a membership score.
+    Wang et al. (arXiv 2402.17012) use this norm as a membership score. Each row costs one forward and one backward
+    pass. No gradient is stored on the model. Under ZeRO-3 no rank has the whole parameters, so ZeRO-3 is not supported.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def run(indices: list[int]) -> list[float]:
-        return [_norm(model, parameters, examples[index]) for index in indices]
+        return [_gradient_norm(model, parameters, examples[index]) for index in indices]
 
     norms = run_sharded([[index] for index in range(len(examples))], run, shard)
     return norms, sum(len(example.input_ids) for example in examples)
 
 
 @torch.enable_grad()
-def _norm(model: Any, parameters: Sequence[torch.nn.Parameter], example: Example) -> float:
+def _gradient_norm(model: Any, parameters: Sequence[torch.nn.Parameter], example: Example) -> float:
     ids = torch.tensor([example.input_ids], device=parameters[0].device)
     logits = model(input_ids=ids, use_cache=False).logits[0]
     start = example.answer_start

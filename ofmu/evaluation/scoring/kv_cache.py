@@ -1,7 +1,7 @@
-"""Forward passes that build on earlier ones: prompts read once, and a cache that grows without being copied.
+"""Forward passes that continue earlier ones: each prompt is read once, and the KV cache grows without copies.
 
-The library's own cache joins old and new keys into a fresh tensor at every step; on a small model that copying
-takes most of the time of a generation.
+The cache of Transformers concatenates old and new keys into a new tensor at every step. For a small model, these copies
+take most of the time of a generation.
 """
 
 from __future__ import annotations
@@ -17,133 +17,152 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 GROWTH = 64
-"""Positions by which a cache grows once it is full."""
+"""Number of positions by which a full cache grows."""
 
 
-class PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # the library gives its caches no usable types
-    """Keys and values of one layer with room ahead, so that most updates copy only what is new.
+class PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # Transformers does not type its caches.
+    """Keys and values of one layer, in buffers with free positions. Most updates copy only the new positions.
 
-    ``keys`` and ``values`` are views (rows, heads, positions, width) of what is filled; without gradients only.
+    ``keys`` and ``values`` are views of the filled positions, shape (rows, heads, positions, width). Updates write in
+    place, so the layer does not support gradients.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._length = 0
-        self._room: list[Tensor] = []
+        self._buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new positions behind the old ones and return all of them."""
+        """Append new positions and return the keys and values of all positions."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before, added = self._length, key_states.shape[-2]
         self._reserve((key_states, value_states), before + added)
-        for buffer, states in zip(self._room, (key_states, value_states), strict=True):
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., before : before + added, :] = states
         self._length = before + added
-        self._view()
+        self._update_views()
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices``, which may repeat."""
+        """Keep the rows at ``indices``. An index may repeat."""
         if self._length:
-            self._room = [buffer[indices] for buffer in self._room]
-            self._view()
+            self._buffers = [buffer[indices] for buffer in self._buffers]
+            self._update_views()
 
     def _reserve(self, states: Sequence[Tensor], length: int) -> None:
-        if self._room and self._room[0].shape[-2] >= length:
+        if self._buffers and self._buffers[0].shape[-2] >= length:
             return
-        old, self._room = self._room, []
-        for position, state in enumerate(states):
+        old, self._buffers = self._buffers, []
+        for number, state in enumerate(states):
             buffer = state.new_empty((*state.shape[:-2], length + GROWTH, state.shape[-1]))
             if old:
-                buffer[..., : self._length, :] = old[position][..., : self._length, :]
-            self._room.append(buffer)
+                buffer[..., : self._length, :] = old[number][..., : self._length, :]
+            self._buffers.append(buffer)
 
-    def _view(self) -> None:
-        self.keys, self.values = (buffer[..., : self._length, :] for buffer in self._room)
+    def _update_views(self) -> None:
+        self.keys, self.values = (buffer[..., : self._length, :] for buffer in self._buffers)
 
 
 def new_cache(model: Any) -> Any:
-    """Return an empty cache in the form that the model's layers ask for."""
+    """Return an empty cache with the layer types that the model needs."""
     cache = DynamicCache(config=model.config)
-    # Layers of another kind (sliding windows, for instance) know best how to keep their states.
+    # Other layer types, such as sliding windows, store their states in their own way.
     cache.layers = [PreallocatedCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def reads_in_parts(model: Any) -> bool:
-    """Return whether a prompt can be read once and continued several times: not where the state is recurrent."""
+def supports_prompt_cache(model: Any) -> bool:
+    """Return whether the model can continue one prompt several times. Models with recurrent states cannot."""
     return not getattr(model, "_is_stateful", False)
 
 
 @dataclass
-class Prompts:
-    """Prompts that the model has read: the cache, and what continues from it row by row."""
+class Prefill:
+    """Prompts that the model has read, with the state from which each row continues."""
 
     cache: Any
     mask: Tensor
-    """Shape (rows, positions so far); 0 on the padding, which stands on the left."""
+    """Attention mask, shape (rows, positions). 0 at padding, which is on the left."""
     positions: Tensor
-    """Shape (rows, 1): the position of each row's last token."""
+    """Position of each row's last token, shape (rows, 1)."""
     logits: Tensor
-    """Shape (rows, vocabulary): what the model expects next."""
+    """Logits of each row's next token, shape (rows, vocabulary)."""
 
     def select(self, rows: Tensor) -> None:
-        """Keep the rows ``rows``, which may repeat."""
+        """Keep the rows at these indices. An index may repeat."""
         self.cache.batch_select_indices(rows)
         self.mask, self.positions, self.logits = self.mask[rows], self.positions[rows], self.logits[rows]
 
 
-def read_prompts(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> Prompts:
-    """Read prompts, padded on the left, in one forward pass of ``len(prompts)`` times the longest's tokens."""
+def prefill(model: Any, prompts: Sequence[Sequence[int]], pad: int) -> Prefill:
+    """Read prompts in one forward pass, padded on the left to the longest prompt."""
     device = next(model.parameters()).device
+    ids, mask = (tensor.to(device) for tensor in left_padded(prompts, pad))
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = new_cache(model)
+    # Logits at all positions of a prompt are not used. With a large vocabulary, they would take the most memory.
+    last = {"logits_to_keep": 1} if "logits_to_keep" in _forward_arguments(model) else {}
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        **last,
+        **_position_arguments(model, positions),
+    )
+    return Prefill(cache, mask, positions[:, -1:], output.logits[:, -1])
+
+
+def extend(model: Any, prefilled: Prefill, ids: Tensor) -> Tensor:
+    """Read the next tokens of each row, padded on the right.
+
+    Masks and positions advance by all tokens, padding included. So a row with padding cannot be extended again.
+
+    Args:
+        model: the model.
+        prefilled: the rows. They are updated in place.
+        ids: the next tokens, shape (rows, tokens).
+
+    Returns:
+        The logits, shape (rows, tokens, vocabulary).
+    """
+    prefilled.mask = torch.cat([prefilled.mask, prefilled.mask.new_ones(ids.shape)], dim=1)
+    positions = prefilled.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    prefilled.positions = positions[:, -1:]
+    output = model(
+        input_ids=ids,
+        attention_mask=prefilled.mask,
+        past_key_values=prefilled.cache,
+        use_cache=True,
+        **_position_arguments(model, positions),
+    )
+    logits: Tensor = output.logits
+    return logits
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Return the token ids and the attention mask of prompts, shape (prompts, longest prompt) each."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = new_cache(model)
-    # Logits of a whole prompt would be thrown away, and take the most memory of all where the vocabulary is large.
-    last = {"logits_to_keep": 1} if "logits_to_keep" in _arguments(model) else {}
-    output = model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **last, **place(model, positions)
-    )
-    return Prompts(cache, mask, positions[:, -1:], output.logits[:, -1])
+    return ids, mask
 
 
-def continue_prompts(model: Any, read: Prompts, ids: Tensor) -> Tensor:
-    """Feed each row's next tokens, shape (rows, tokens), padded on the right; return logits (rows, tokens, vocabulary).
-
-    The rows' masks and positions advance by the tokens, padding included: only a row without any can be continued.
-    """
-    read.mask = torch.cat([read.mask, read.mask.new_ones(ids.shape)], dim=1)
-    positions = read.positions + torch.arange(1, ids.shape[1] + 1, device=ids.device)
-    read.positions = positions[:, -1:]
-    output = model(
-        input_ids=ids,
-        attention_mask=read.mask,
-        past_key_values=read.cache,
-        use_cache=True,
-        **place(model, positions),
-    )
-    logits: Tensor = output.logits
-    return logits
+def _position_arguments(model: Any, positions: Tensor) -> dict[str, Tensor]:
+    # A model that takes no positions counts them from the mask.
+    return {"position_ids": positions} if "position_ids" in _forward_arguments(model) else {}
 
 
-def place(model: Any, positions: Tensor) -> dict[str, Tensor]:
-    """Return the positions as an argument where the model takes one; others count them from the mask."""
-    return {"position_ids": positions} if "position_ids" in _arguments(model) else {}
-
-
-def _arguments(model: Any) -> Collection[str]:
-    # An adapter's wrapper passes everything on, so the model inside says what it takes.
+def _forward_arguments(model: Any) -> Collection[str]:
+    # The wrapper of an adapter forwards all arguments, so the signature of the model inside counts.
     model_class: type = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    return _arguments_of(model_class)
+    return _forward_parameters(model_class)
 
 
 @lru_cache(maxsize=16)
-def _arguments_of(model_class: type) -> frozenset[str]:
+def _forward_parameters(model_class: type) -> frozenset[str]:
     return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Scores of a model on the evaluation sets: teacher forcing and greedy generation, sharded over ranks.
+"""Scores of a model on the evaluation sets, sharded over ranks.
 
-Batches are formed over all rows before they are dealt to ranks, so a row always shares its batch with the same
-rows, whatever the number of ranks, and its scores are the same to the last bit.
+Batches are formed over all rows before they are distributed to ranks. So a row shares its batch with the same rows for
+any number of ranks, and its scores are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.in_scope import in_scope_sets
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, hash_sample, row_hash
-from ofmu.evaluation.scoring.generation import Generated, generate_answers
+from ofmu.evaluation.scoring.generation import GeneratedAnswer, generate_answers
 from ofmu.evaluation.scoring.gradients import gradient_norms
 from ofmu.evaluation.scoring.multiple_choice import score_questions
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import AnswerScore, score_examples
-from ofmu.evaluation.sets import FORGET, HOLDOUT
+from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_PREFIX
 
 NO_GENERATION = "no text was generated, since evaluation.rouge is false"
 NO_QUESTION = "plain text rows have no question to answer"
@@ -33,11 +33,11 @@ NO_IN_SCOPE = "no forget row has a paraphrased, multi-hop or translated question
 _Sets = Mapping[str, tuple[Row, ...]]
 
 
-class _Key(NamedTuple):
+class _AnswerKey(NamedTuple):
     set_name: str
     row: int
     variant: int
-    """0: the answer, 1: the paraphrased answer, 2 and on: the perturbed answers."""
+    """0: the answer. 1: the paraphrased answer. 2 and above: the perturbed answers."""
 
 
 def score_model(
@@ -52,34 +52,41 @@ def score_model(
     synchronized: bool = False,
     name: str | None = None,
 ) -> Scores:
-    """Score a causal LM on every evaluation set of ``data``; every rank gets all the scores.
+    """Score a causal LM on every evaluation set. Return all scores on every rank.
 
-    The sets of ``evaluation.in_scope`` and, for ``evaluation.membership``, the holdout rows come with them.
-    ``synchronized``: every forward pass is a collective (ZeRO-3), so all ranks run equally many. ``name`` is what
-    reports call the model. The model is put into evaluation mode and left in the mode it had.
+    Args:
+        model: the model. It runs in evaluation mode and returns to its own mode.
+        tokenizer: the model's tokenizer.
+        data: the evaluation sets, the multiple-choice questions and the holdout rows.
+        evaluation: selects the scores. ``in_scope`` adds the hard sets, and ``membership`` adds the holdout rows.
+        encoding: the data section, which rules how rows become tokens.
+        rank: this process's rank.
+        world_size: number of ranks.
+        synchronized: every forward pass is a collective (ZeRO-3), so all ranks must run equally many.
+        name: the model's name in reports. None: the name in the model's config.
 
     Raises:
-        DataError: a row cannot be encoded, or leaves the model no room to answer.
+        DataError: a row cannot be encoded, or a prompt fills all positions of the model.
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
     sets = _scored_sets(data, evaluation)
     examples = dict(_examples(tokenizer, sets, encoding))
-    attacked = _attacked(sets, evaluation)
+    attacked = _attacked_answers(sets, evaluation)
     questions = _questions(sets) if evaluation.rouge else {}
     with _evaluation_mode(model):
-        losses, forced_tokens = score_examples(
+        answer_scores, forced_tokens = score_examples(
             model,
             tokenizer,
             list(examples.values()),
             evaluation.batch_size,
             shard,
             labels=[key.set_name for key in examples],
-            detailed=[place for place, key in enumerate(examples) if key in attacked],
+            detailed=[index for index, key in enumerate(examples) if key in attacked],
         )
-        asked = [set_name for set_name, _ in questions]
-        texts = generate_answers(model, tokenizer, list(questions.values()), evaluation, encoding, shard, asked)
-        measured = [] if synchronized else [key for key in examples if key in attacked]
-        norms, gradient_tokens = gradient_norms(model, [examples[key] for key in measured], shard)
+        question_sets = [set_name for set_name, _ in questions]
+        texts = generate_answers(model, tokenizer, list(questions.values()), evaluation, encoding, shard, question_sets)
+        with_gradients = [] if synchronized else [key for key in examples if key in attacked]
+        norms, gradient_tokens = gradient_norms(model, [examples[key] for key in with_gradients], shard)
         choices, choice_tokens = score_questions(
             model,
             tokenizer,
@@ -88,23 +95,23 @@ def score_model(
             max_length=encoding.max_length,
             shard=shard,
         )
-    found = _Found(
-        forced=dict(zip(examples, losses, strict=True)),
-        generated=dict(zip(questions, texts, strict=True)),
-        norms=dict(zip(measured, norms, strict=True)),
+    results = _PassResults(
+        answers=dict(zip(examples, answer_scores, strict=True)),
+        texts=dict(zip(questions, texts, strict=True)),
+        gradient_norms=dict(zip(with_gradients, norms, strict=True)),
     )
-    generated_tokens = sum(text.tokens for text in texts)
     return Scores(
         model=name or getattr(model.config, "_name_or_path", "") or "the model",
         truth_ratio=evaluation.truth_ratio,
         sets={
-            name: tuple(found.row(row, name, index) for index, row in enumerate(rows)) for name, rows in sets.items()
+            set_name: tuple(results.row_scores(row, set_name, index) for index, row in enumerate(rows))
+            for set_name, rows in sets.items()
         },
         data_hash=data.content_hash,
         notes=_notes(sets, evaluation, synchronized),
         forward_tokens={
             "forced": forced_tokens,
-            "generated": generated_tokens,
+            "generated": sum(text.tokens for text in texts),
             "gradient": gradient_tokens,
             "choices": choice_tokens,
         },
@@ -116,9 +123,10 @@ def _scored_sets(data: UnlearnData, evaluation: EvaluationConfig) -> _Sets:
     limit = evaluation.max_rows
     sets = {name: row_set.rows for name, row_set in data.evaluation.items()}
     if limit is not None:
-        # forget rows are few, are what a reference is matched by, and set the resolution of forget quality
+        # The forget set is kept whole: it is small, a reference must cover its rows, and its size sets the resolution
+        # of forget quality.
         sets = {
-            name: rows if name == FORGET else tuple(rows[place] for place in hash_sample(rows, limit))
+            name: rows if name == FORGET else tuple(rows[index] for index in hash_sample(rows, limit))
             for name, rows in sets.items()
         }
     if evaluation.in_scope:
@@ -128,11 +136,11 @@ def _scored_sets(data: UnlearnData, evaluation: EvaluationConfig) -> _Sets:
     return sets
 
 
-def _attacked(sets: _Sets, evaluation: EvaluationConfig) -> frozenset[_Key]:
-    """Return the answers whose tokens membership attacks look at."""
+def _attacked_answers(sets: _Sets, evaluation: EvaluationConfig) -> frozenset[_AnswerKey]:
+    """Return the answers that membership attacks read."""
     if not evaluation.membership or HOLDOUT not in sets:
         return frozenset()
-    return frozenset(_Key(name, index, 0) for name in (FORGET, HOLDOUT) for index in range(len(sets[name])))
+    return frozenset(_AnswerKey(name, index, 0) for name in (FORGET, HOLDOUT) for index in range(len(sets[name])))
 
 
 def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dict[str, str]:
@@ -141,19 +149,20 @@ def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dic
         notes["membership"] = NO_HOLDOUT
     elif evaluation.membership and synchronized:
         notes["gradient_norm"] = NO_WHOLE_GRADIENT
-    if evaluation.in_scope and not any(name.startswith("in_scope_") for name in sets):
+    if evaluation.in_scope and not any(name.startswith(IN_SCOPE_PREFIX) for name in sets):
         notes["in_scope"] = NO_IN_SCOPE
     return notes
 
 
-def _examples(tokenizer: Tokenizer, sets: _Sets, config: DataConfig) -> Iterator[tuple[_Key, Example]]:
+def _examples(tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig) -> Iterator[tuple[_AnswerKey, Example]]:
     for set_name, rows in sets.items():
         for index, row in enumerate(rows):
-            # No truth ratio is taken of holdout rows, so their other answers are not read.
+            # Holdout rows have no truth ratio, so only their answers are scored.
             others = () if set_name == HOLDOUT else (row.paraphrased_answer, *row.perturbed_answers)
             for variant, answer in enumerate([row.answer, *others]):
                 if answer is not None:
-                    yield _Key(set_name, index, variant), encode_example(tokenizer, row.question, answer, config)
+                    key = _AnswerKey(set_name, index, variant)
+                    yield key, encode_example(tokenizer, row.question, answer, encoding)
 
 
 def _questions(sets: _Sets) -> dict[tuple[str, int], str]:
@@ -165,32 +174,35 @@ def _questions(sets: _Sets) -> dict[tuple[str, int], str]:
     }
 
 
-class _Found(NamedTuple):
-    """What the passes over all rows gave, by row."""
+class _PassResults(NamedTuple):
+    """Results of the forward and backward passes over all rows."""
 
-    forced: Mapping[_Key, AnswerScore]
-    generated: Mapping[tuple[str, int], Generated]
-    norms: Mapping[_Key, float]
+    answers: Mapping[_AnswerKey, AnswerScore]
+    texts: Mapping[tuple[str, int], GeneratedAnswer]
+    gradient_norms: Mapping[_AnswerKey, float]
 
-    def row(self, row: Row, set_name: str, index: int) -> RowScores:
-        own = _Key(set_name, index, 0)
-        answer, paraphrased = self.forced[own], self.forced.get(_Key(set_name, index, 1))
-        wrong = [self.forced.get(_Key(set_name, index, 2 + number)) for number in range(len(row.perturbed_answers))]
-        text = self.generated.get((set_name, index))
+    def row_scores(self, row: Row, set_name: str, index: int) -> RowScores:
+        """Return the scores of the row at ``index`` of a set."""
+        key = _AnswerKey(set_name, index, 0)
+        answer, paraphrased = self.answers[key], self.answers.get(_AnswerKey(set_name, index, 1))
+        perturbed = [
+            self.answers.get(_AnswerKey(set_name, index, 2 + number)) for number in range(len(row.perturbed_answers))
+        ]
+        text = self.texts.get((set_name, index))
         return RowScores(
             question=row.question,
             ground_truth=row.answer,
             row_hash=row_hash(row),
             answer=_loss(answer),
             paraphrased=None if paraphrased is None else _loss(paraphrased),
-            perturbed=tuple(_loss(score) for score in wrong if score is not None),
+            perturbed=tuple(_loss(score) for score in perturbed if score is not None),
             generated=None if text is None else text.text,
             rouge=None if text is None else rouge_l_recall(row.answer, text.text),
             extraction_strength=answer.extraction_strength,
             exact_memorization=answer.exact_memorization,
             min_k=answer.min_k,
             min_k_plus=answer.min_k_plus,
-            gradient_norm=self.norms.get(own),
+            gradient_norm=self.gradient_norms.get(key),
         )
 
 

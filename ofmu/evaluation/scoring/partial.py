@@ -1,4 +1,4 @@
-"""A cheap look at a model in the middle of its run: a few rows of every evaluation set, without generation."""
+"""A cheap evaluation of a model during its run: a few rows of every evaluation set, without generation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ofmu.data.questions import QuestionSet
 from ofmu.data.rows import RowSet, UnlearnData
 from ofmu.engine.base import Engine
 from ofmu.evaluation.config import EvaluationConfig
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.scores import Scores, hash_sample
 from ofmu.evaluation.scoring.model import score_model
@@ -21,28 +21,28 @@ from ofmu.evaluation.sets import FORGET
 
 
 class PartialEvaluation:
-    """The evaluation on at most ``rows`` rows per set, the same rows for every run on the same data.
+    """An evaluation on at most ``rows`` rows per set. Every run on the same data scores the same rows.
 
-    Metrics keep their names and definitions. Without generation there is no ROUGE, so model utility is the harmonic
-    mean of its other components; membership attacks and in-scope sets, which no objective is made of, are left out.
-    Forget quality compares with the reference's scores on the same rows.
+    Metrics keep their names and definitions. There is no generation and therefore no ROUGE, so model utility is the
+    harmonic mean of its other components. Membership attacks and in-scope sets are left out, because no objective uses
+    them. Forget quality compares with the reference's scores on the same rows.
     """
 
     def __init__(
         self, data: UnlearnData, tokenizer: Tokenizer, evaluation: EvaluationConfig, encoding: DataConfig, rows: int
     ) -> None:
-        without = {"rouge": False, "in_scope": False, "membership": False}
-        self._evaluation, self._encoding = evaluation.model_copy(update=without), encoding
+        left_out = {"rouge": False, "in_scope": False, "membership": False}
+        self._evaluation, self._encoding = evaluation.model_copy(update=left_out), encoding
         self._data, self._tokenizer = reduced_data(data, rows), tokenizer
         forget = data.evaluation.get(FORGET)
-        self._places = () if forget is None else hash_sample(forget.rows, rows)
-        self._reference = cache(self._read_reference)
+        self._forget_indices = () if forget is None else hash_sample(forget.rows, rows)
+        self._load_reference = cache(self._load_reduced_reference)
 
     def metrics(self, engine: Engine, reference: Path | None) -> Metrics:
-        """Score the engine's model, which keeps its mode, and return its metrics; collective.
+        """Score the engine's model and return the model's metrics; collective. The model keeps its mode.
 
         Raises:
-            ReferenceMismatchError: the reference covers other rows, or is under another truth-ratio definition.
+            ReferenceMismatchError: the reference covers other rows, or follows another truth-ratio definition.
         """
         scores = score_model(
             engine.model,
@@ -54,27 +54,30 @@ class PartialEvaluation:
             world_size=engine.world_size,
             synchronized=engine.zero_stage == 3,
         )
-        expected = None if reference is None else self._reference(reference)
-        return with_functions(metrics_of, self._evaluation.custom_metrics)(scores, expected)
+        reference_scores = None if reference is None else self._load_reference(reference)
+        return with_custom_metrics(metrics_of, self._evaluation.custom_metrics)(scores, reference_scores)
 
-    def _read_reference(self, path: Path) -> Scores:
-        return reduced_reference(Scores.load(path), self._places)
+    def _load_reduced_reference(self, path: Path) -> Scores:
+        return reduced_reference(Scores.load(path), self._forget_indices)
 
 
 def reduced_data(data: UnlearnData, count: int) -> UnlearnData:
-    """Return the data with at most ``count`` rows, and ``count`` multiple-choice questions, per evaluation set."""
+    """Return the data with at most ``count`` rows and ``count`` multiple-choice questions per evaluation set."""
     sets = {
-        name: RowSet(found.name, tuple(found.rows[place] for place in hash_sample(found.rows, count)))
-        for name, found in data.evaluation.items()
+        name: RowSet(row_set.name, tuple(row_set.rows[index] for index in hash_sample(row_set.rows, count)))
+        for name, row_set in data.evaluation.items()
     }
-    questions = {name: QuestionSet(found.name, found.questions[:count]) for name, found in data.questions.items()}
+    questions = {
+        name: QuestionSet(question_set.name, question_set.questions[:count])
+        for name, question_set in data.questions.items()
+    }
     return UnlearnData(
         forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets, questions=questions
     )
 
 
-def reduced_reference(reference: Scores, places: Sequence[int]) -> Scores:
-    """Return the reference's scores of the forget rows at ``places`` alone; places it lacks are left out."""
+def reduced_reference(reference: Scores, indices: Sequence[int]) -> Scores:
+    """Return the reference's scores of the forget rows at ``indices`` only. Indices past the last row are left out."""
     rows = reference.sets.get(FORGET, ())
-    kept = tuple(rows[place] for place in places if place < len(rows))
+    kept = tuple(rows[index] for index in indices if index < len(rows))
     return replace(reference, sets={FORGET: kept}, choices={})

@@ -1,4 +1,4 @@
-"""ROUGE-L recall, as TOFU measures generated answers."""
+"""ROUGE-L recall of generated answers, as in TOFU (Maini et al., arXiv 2401.06121)."""
 
 from __future__ import annotations
 
@@ -14,5 +14,8 @@ def _scorer() -> Any:
 
 
 def rouge_l_recall(ground_truth: str, generated: str) -> float:
-    """Return the share of the ground truth's stemmed words that the generated text holds in order (0 to 1)."""
+    """Return the share of the ground truth's stemmed words in its longest common subsequence with the generated text.
+
+    The share lies between 0 and 1.
+    """
     return float(_scorer().score(ground_truth, generated)["rougeL"].recall)

@@ -1,6 +1,6 @@
-"""Teacher forcing: losses, token matches and token statistics of given answers, all from the same forward passes.
+"""Teacher forcing: losses, token matches and token statistics of given answers, from the same forward passes.
 
-A prompt that several answers share is read once. Tokens are counted as they are computed, padding included.
+A prompt that several answers share is read once.
 """
 
 from __future__ import annotations
@@ -16,21 +16,26 @@ from ofmu.data.encoding import Tokenizer, pad_id
 from ofmu.data.rows import Example
 from ofmu.evaluation.metrics.formulas import exact_memorization, extraction_strength
 from ofmu.evaluation.metrics.membership import min_k, min_k_plus
-from ofmu.evaluation.scoring.kv_cache import continue_prompts, read_prompts, reads_in_parts
+from ofmu.evaluation.scoring.kv_cache import extend, prefill, supports_prompt_cache
 from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """One answer: summed NLL in nats and token count (EOS included), and its token matches (EOS left out)."""
+    """Scores of one answer."""
 
     nll: float
+    """Negative log-likelihood in nats, summed over the answer's tokens, EOS included."""
     tokens: int
+    """Number of the answer's tokens, EOS included."""
     extraction_strength: float | None
+    """Without EOS. None: the answer has no token but EOS."""
     exact_memorization: float | None
+    """Without EOS. None: the answer has no token but EOS."""
     min_k: float | None = None
-    """:func:`ofmu.evaluation.metrics.membership.min_k` of the answer's tokens (EOS included), where asked for."""
+    """:func:`ofmu.evaluation.metrics.membership.min_k` with EOS. None: token statistics were not requested."""
     min_k_plus: float | None = None
+    """:func:`ofmu.evaluation.metrics.membership.min_k_plus` with EOS. None: as for ``min_k``."""
 
 
 @torch.no_grad()
@@ -44,47 +49,54 @@ def score_examples(
     labels: Sequence[str] | None = None,
     detailed: Collection[int] = (),
 ) -> tuple[list[AnswerScore], int]:
-    """Score every example's answer; the model must be in evaluation mode.
+    """Score every example's answer.
 
     Args:
-        labels: The set of each example; only examples of one set share batches. None: all are of one set.
-        detailed: Indices of the examples whose token statistics are wanted too.
+        model: a causal LM in evaluation mode.
+        tokenizer: the model's tokenizer.
+        examples: the prompts and answers.
+        batch_size: rows per forward pass.
+        shard: this process's rank.
+        labels: the evaluation set of each example. Only examples of one set share a batch. None: one set.
+        detailed: indices of the examples that also get token statistics (min-k).
 
     Returns:
-        The scores in the examples' order, and the tokens (padding included) that all ranks' forward passes read.
+        The scores in the order of the examples, and the number of tokens that the forward passes of all ranks read,
+        padding included.
     """
-    wanted, in_parts = frozenset(detailed), reads_in_parts(model)
-    forward = _logits_in_parts if in_parts else _logits_of_whole
+    with_statistics, prompt_cache = frozenset(detailed), supports_prompt_cache(model)
+    answer_logits = _logits_after_prefill if prompt_cache else _logits_of_one_pass
 
-    def batches_of(indices: list[int]) -> list[list[int]]:
+    def make_batches(indices: list[int]) -> list[list[int]]:
         members = [examples[index] for index in indices]
         lengths = [len(example.input_ids) for example in members]
-        made = prompt_batches(members, batch_size) if in_parts else global_batches(lengths, batch_size)
-        return [[indices[place] for place in batch] for batch in made]
+        batches = prompt_batches(members, batch_size) if prompt_cache else global_batches(lengths, batch_size)
+        return [[indices[position] for position in batch] for batch in batches]
 
-    batches = batches_by_label(labels or [""] * len(examples), batches_of)
+    batches = batches_by_label(labels or [""] * len(examples), make_batches)
 
     def run(indices: list[int]) -> list[AnswerScore]:
         batch = [examples[index] for index in indices]
-        logits = forward(model, batch, pad_id(tokenizer))
+        rows = answer_logits(model, batch, pad_id(tokenizer))
         return [
-            _score_answer(row, example, tokenizer.eos_token_id, index in wanted)
-            for index, example, row in zip(indices, batch, logits, strict=True)
+            _score_answer(logits, example, tokenizer.eos_token_id, index in with_statistics)
+            for index, example, logits in zip(indices, batch, rows, strict=True)
         ]
 
     scores = run_sharded(batches, run, shard)
-    return scores, sum(batch_tokens([examples[index] for index in batch], in_parts) for batch in batches)
+    return scores, sum(batch_tokens([examples[index] for index in batch], prompt_cache) for batch in batches)
 
 
 def prompt_batches(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
-    """Return batches of at most ``batch_size`` indices, those with the same prompt beside one another.
+    """Return batches of at most ``batch_size`` indices. Examples with the same prompt are neighbours.
 
-    Prompts go by the length of their longest answer, which decides most of the padding; ties keep their order.
+    Prompts are ordered by the length of their longest answer, because that length decides most of the padding. Equal
+    prompts keep their order.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, example in enumerate(examples):
         groups.setdefault(_prompt(example), []).append(index)
-    ordered = sorted(groups.items(), key=lambda item: (_longest([examples[i] for i in item[1]]), len(item[0])))
+    ordered = sorted(groups.items(), key=lambda item: (_answer_width([examples[i] for i in item[1]]), len(item[0])))
     batches: list[list[int]] = [[]]
     for _, members in ordered:
         for start in range(0, len(members), batch_size):
@@ -95,40 +107,43 @@ def prompt_batches(examples: Sequence[Example], batch_size: int) -> list[list[in
     return [batch for batch in batches if batch]
 
 
-def batch_tokens(batch: Sequence[Example], in_parts: bool) -> int:
-    """Return the tokens that the forward passes of one batch read, padding included."""
-    if not in_parts:
+def batch_tokens(batch: Sequence[Example], prompt_cache: bool) -> int:
+    """Return the number of tokens that the forward passes of one batch read, padding included."""
+    if not prompt_cache:
         return len(batch) * max(len(example.input_ids) for example in batch)
     prompts = [prompt for prompt, _ in groupby(map(_prompt, batch))]
-    return len(prompts) * max(map(len, prompts)) + len(batch) * _longest(batch)
+    return len(prompts) * max(map(len, prompts)) + len(batch) * _answer_width(batch)
 
 
 def _prompt(example: Example) -> tuple[int, ...]:
     return example.input_ids[: example.answer_start]
 
 
-def _longest(examples: Sequence[Example]) -> int:
-    """Return how many tokens the longest answer feeds: its last one is only predicted, but every row feeds one."""
+def _answer_width(examples: Sequence[Example]) -> int:
+    """Return the number of answer tokens that each row of a batch reads.
+
+    The last token of an answer is predicted but not read. Each row reads at least one token.
+    """
     return max(1, max(example.answer_length for example in examples) - 1)
 
 
-def _logits_in_parts(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:
-    """Yield each row's logits at its answer tokens, shape (answer tokens, vocabulary): prompts first, then answers."""
+def _logits_after_prefill(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:
+    """Yield each row's logits at its answer tokens, shape (answer tokens, vocabulary). Read each prompt once."""
     runs = [(prompt, len(list(members))) for prompt, members in groupby(map(_prompt, batch))]
-    read = read_prompts(model, [prompt for prompt, _ in runs], pad)
-    device = read.logits.device
+    state = prefill(model, [prompt for prompt, _ in runs], pad)
+    device = state.logits.device
     sizes = torch.tensor([size for _, size in runs])
-    read.select(torch.repeat_interleave(torch.arange(len(runs)), sizes).to(device))
-    ids = torch.full((len(batch), _longest(batch)), pad, dtype=torch.long)
+    state.select(torch.repeat_interleave(torch.arange(len(runs)), sizes).to(device))
+    ids = torch.full((len(batch), _answer_width(batch)), pad, dtype=torch.long)
     for row, example in enumerate(batch):
         ids[row, : example.answer_length - 1] = torch.tensor(example.input_ids[example.answer_start : -1])
-    first, rest = read.logits, continue_prompts(model, read, ids.to(device))
+    first, rest = state.logits, extend(model, state, ids.to(device))
     for row, example in enumerate(batch):
         yield torch.cat([first[row : row + 1], rest[row, : example.answer_length - 1]])
 
 
-def _logits_of_whole(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:
-    """Yield the same from one pass over prompts and answers together."""
+def _logits_of_one_pass(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:
+    """Yield each row's logits at its answer tokens, shape (answer tokens, vocabulary). Read each row as a whole."""
     device = next(model.parameters()).device
     width = max(len(example.input_ids) for example in batch)
     ids = torch.full((len(batch), width), pad, dtype=torch.long)
@@ -142,7 +157,7 @@ def _logits_of_whole(model: Any, batch: Sequence[Example], pad: int) -> Iterator
 
 
 def _score_answer(logits: torch.Tensor, example: Example, eos: int, detailed: bool) -> AnswerScore:
-    # One row at a time: a float32 copy of the whole batch's logits would double the peak memory of a large vocabulary.
+    # One row at a time: with a large vocabulary, a float32 copy of a whole batch's logits would double the peak memory.
     predicted = logits.float()
     labels = torch.tensor(example.input_ids[example.answer_start :], device=predicted.device)
     chosen = predicted.gather(-1, labels[:, None])[:, 0]
@@ -157,11 +172,12 @@ def _score_answer(logits: torch.Tensor, example: Example, eos: int, detailed: bo
 
 
 def _token_statistics(predicted: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    # Bounded, so that a token of probability 0 adds 0 and not NaN to the moments.
+    """Return min-k and min-k++ of one answer from logits, shape (tokens, vocabulary), and labels, shape (tokens,)."""
+    # Log-probabilities are bounded, so that a token of probability 0 adds 0 to the moments and not NaN.
     log_probs = torch.log_softmax(predicted, dim=-1).clamp(min=-1e4).double()
     probs = log_probs.exp()
     means = (probs * log_probs).sum(dim=-1)
     deviations = (probs * (log_probs - means[:, None]).square()).sum(dim=-1).sqrt()
     chosen = log_probs.gather(-1, labels[:, None])[:, 0]
-    log_probs_of_answer, *moments = (tensor.cpu().numpy() for tensor in (chosen, means, deviations))
-    return min_k(log_probs_of_answer), min_k_plus(log_probs_of_answer, moments[0], moments[1])
+    answer_log_probs, *moments = (tensor.cpu().numpy() for tensor in (chosen, means, deviations))
+    return min_k(answer_log_probs), min_k_plus(answer_log_probs, moments[0], moments[1])

@@ -15,10 +15,11 @@ class OfmuConfig(MethodConfig):
     """The settings of OFMU."""
 
     name: Literal["ofmu"] = "ofmu"
+    """Selects OFMU."""
     outer_steps: NonNegativeInt = 30
-    """K. With 0 the target stays as it is."""
+    """K, the number of outer steps. 0: the target stays as it is."""
     inner_steps: NonNegativeInt = 2
-    """T"""
+    """T, the ascent steps before each outer step."""
     forget_margin: PositiveFloat | None = 3.0
     """δ, in nats per answer token, or per image: the ascent pushes a row until the row's loss reaches δ. None: the
     paper's L_f, which has no bound."""
@@ -27,36 +28,40 @@ class OfmuConfig(MethodConfig):
     inner_update: Literal["sgd", "normalized", "adamw"] = "normalized"
     """``sgd``: θ + η∇Φ (the paper). ``normalized``: a step of length η along ∇Φ. ``adamw``: AdamW on ∇Φ."""
     inner_lr: PositiveFloat = 0.05
-    """η_in"""
+    """η_in, the learning rate of the ascent. With ``normalized``: the length of a step in parameter space."""
     outer_update: Literal["sgd", "adamw"] = "adamw"
+    """``sgd``: θ − η_out(g_r + 2ρ∇²Φ∇Φ) (the paper). ``adamw``: AdamW on the same direction."""
     outer_lr: PositiveFloat = 1e-3
-    """η_out"""
+    """η_out, the learning rate of the outer descent."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of the outer ``adamw``."""
     max_grad_norm: PositiveFloat | None = None
-    """The norm to which the outer direction g_r + 2ρ∇²Φ∇Φ is clipped."""
+    """The norm to which the outer direction g_r + 2ρ∇²Φ∇Φ is clipped. None: no clipping."""
     decorrelation: Literal["cosine", "projection", "none"] = "cosine"
-    """How the ascent is kept apart from the retain gradient while S > τ. ``cosine``: the paper's term −β·S in Φ.
-    ``projection``: the part of g_f along g_r is removed; β and Hessian-vector products are not needed for it.
+    """How the ascent is separated from the retain gradient while S > τ. ``cosine``: the paper's term −β·S in Φ.
+    ``projection``: the part of g_f along g_r is removed, without β and without Hessian-vector products inside ∇Φ.
     ``none``: plain ascent of L_f."""
     similarity_weight: NonNegativeFloat = 0.1
-    """β"""
+    """β, the weight of the similarity S in Φ. Its unit is ``similarity_scale``."""
     similarity_scale: Literal["absolute", "gradients"] = "gradients"
     """The unit of β. ``absolute``: 1 (the paper). ``gradients``: ‖g_f‖·‖g_r‖, so that one β suits a whole run, from
     memorised to forgotten. See :mod:`ofmu.methods.ofmu.derivatives`."""
     similarity_threshold: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """τ. At −1 Φ is the paper's formula. At 0 gradients with S > 0 are decorrelated; others cost nothing extra."""
+    """τ, the similarity above which the ascent is decorrelated. −1: the paper's Φ. Where S ≤ τ, decorrelation costs
+    nothing."""
     penalty_weight: NonNegativeFloat = 1e-3
-    """ρ_0"""
+    """ρ_0, the initial weight of ‖∇Φ‖² in the outer objective. 0: no penalty, and no product ∇²Φ·∇Φ."""
     penalty_growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    """Factor from ρ_k to ρ_{k+1}."""
+    """Factor from ρ_k to ρ_{k+1}. 1: ρ is constant."""
     penalty_max: PositiveFloat | None = None
-    """Upper bound of ρ."""
+    """Upper bound of ρ_k. None: no bound."""
     derivative: Literal["central", "forward", "exact"] = "central"
-    """How the Hessian-vector products in ∇Φ are computed."""
+    """How the Hessian-vector products in ∇Φ are computed. ``central`` and ``forward``: finite differences of gradients.
+    ``exact``: double backward, which needs the attention ``eager`` and a ``zero_stage`` of at most 2."""
     outer_derivative: Literal["central", "exact"] | None = None
     """How ∇²Φ·∇Φ is computed. None: ``exact`` if ``derivative`` is ``exact``, else a central difference of ∇Φ."""
     stationarity_tolerance: NonNegativeFloat = 0.0
-    """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run never stops early."""
+    """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run stops early only if ∇Φ vanishes."""
     derivative_check_every: NonNegativeInt = 0
     """Outer steps between two checks of the difference step. A check logs the relative change of ∇S when the step
     doubles. 0: no checks."""
@@ -68,23 +73,23 @@ class OfmuConfig(MethodConfig):
 
     @property
     def uses_hvp(self) -> bool:
-        """Whether a run can take a Hessian-vector product."""
+        """Whether a run can compute a Hessian-vector product."""
         inside = self.decorrelation == "cosine" and self.similarity_weight > 0
         return self.outer_steps > 0 and (inside or self.penalty_weight > 0)
 
     @property
     def outer_hvp_mode(self) -> str:
-        """How ∇²Φ·∇Φ is computed: ``exact`` or ``central``. A forward difference is too inaccurate for it."""
+        """How ∇²Φ·∇Φ is computed: ``exact`` or ``central``. A forward difference is too inaccurate for this product."""
         return self.outer_derivative or ("exact" if self.derivative == "exact" else "central")
 
     @property
     def hvp_modes(self) -> set[str]:
-        """The modes of all Hessian-vector products. Only ``cosine`` takes products inside ∇Φ."""
+        """The modes of all Hessian-vector products. Only with ``cosine`` does ∇Φ contain such products."""
         return {self.derivative, self.outer_hvp_mode} if self.decorrelation == "cosine" else {self.outer_hvp_mode}
 
     @property
     def needs_double_backward(self) -> bool:
-        """Whether second derivatives are taken by double backward."""
+        """Whether second derivatives are computed by double backward."""
         return self.uses_hvp and "exact" in self.hvp_modes
 
     def check(self, engine: EngineConfig, attention: str) -> None:
@@ -112,12 +117,12 @@ class OfmuConfig(MethodConfig):
         if self.penalty_max is not None and self.penalty_max < self.penalty_weight:
             raise ValueError(
                 f"method.penalty_max {self.penalty_max} is below method.penalty_weight {self.penalty_weight}: "
-                "raise it or leave it out"
+                "raise penalty_max, or leave penalty_max out"
             )
 
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
-        notes = self._without_effect_on_decorrelation()
+        notes = self._ineffective_decorrelation()
         if self.forget_margin is None and self._is_changed("forget_sharpness"):
             notes.append("method.forget_sharpness has no effect: method.forget_margin is not set")
         if self.penalty_weight == 0 and (self.penalty_growth != 1 or self.penalty_max is not None):
@@ -125,17 +130,17 @@ class OfmuConfig(MethodConfig):
         if self.penalty_weight == 0 and self.outer_derivative is not None:
             notes.append("method.outer_derivative has no effect: method.penalty_weight is 0")
         if self.outer_update == "sgd" and self.weight_decay > 0:
-            notes.append("method.weight_decay has no effect: the outer update 'sgd' applies none")
+            notes.append("method.weight_decay has no effect: the outer update 'sgd' has no weight decay")
         if self.derivative_check_every and self.decorrelation != "cosine":
-            notes.append("method.derivative_check_every has no effect: it checks ∇S, which is not taken")
+            notes.append("method.derivative_check_every has no effect: the check is of ∇S, which is not computed")
         elif self.derivative_check_every and (not self.uses_hvp or self.derivative == "exact"):
-            notes.append("method.derivative_check_every has no effect: no finite difference is taken")
+            notes.append("method.derivative_check_every has no effect: no finite difference is computed")
         return notes
 
     def _is_changed(self, name: str) -> bool:
         return bool(getattr(self, name) != type(self).model_fields[name].default)
 
-    def _without_effect_on_decorrelation(self) -> list[str]:
+    def _ineffective_decorrelation(self) -> list[str]:
         notes: list[str] = []
         weight = self.similarity_weight
         if self.decorrelation == "cosine":
@@ -157,5 +162,5 @@ class OfmuConfig(MethodConfig):
         if self.decorrelation == "projection" and self.similarity_threshold == 1:
             notes.append("method.decorrelation has no effect: with similarity_threshold 1 nothing is projected")
         if self.derivative == "forward":
-            notes.append(f"method.derivative 'forward' has no effect: {reason}, which takes no product inside")
+            notes.append(f"method.derivative 'forward' has no effect: {reason}, so ∇Φ needs no Hessian-vector product")
         return notes

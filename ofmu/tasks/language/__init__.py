@@ -1,1 +1,1 @@
-"""Unlearning of text."""
+"""Unlearning of text by causal language models."""

@@ -1,4 +1,4 @@
-"""Unlearning of text: how its parts fit together."""
+"""The task family of text."""
 
 from __future__ import annotations
 

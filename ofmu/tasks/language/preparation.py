@@ -24,7 +24,7 @@ _WITHOUT_EFFECT_ON_SCORES = {"batch_size", "alignment", "attacks", "custom_metri
 
 
 class LanguagePreparation(Preparation):
-    """Makes causal language models by fine-tuning on tokenised rows."""
+    """Fine-tunes causal language models on tokenised rows."""
 
     def __init__(
         self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
@@ -92,7 +92,7 @@ class LanguagePreparation(Preparation):
         return self._config.data.model_dump(include={"prompt_template", "use_chat_template", "max_length"})
 
     def _scoring(self) -> dict[str, Any]:
-        # Another batch size changes only the rounding.
+        # The batch size changes the rounding of scores and nothing else.
         evaluation = self._config.evaluation.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_SCORES)
         return {"data": self._data.content_hash, "encoding": self._encoding(), "evaluation": evaluation}
 

@@ -8,7 +8,6 @@ from typing import Literal
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
-from ofmu.errors import DataError
 from ofmu.evaluation.matching import require_match, unscored_copy
 from ofmu.evaluation.official_log import is_official_log, parse_official_log
 from ofmu.evaluation.scores import Scores
@@ -17,6 +16,7 @@ from ofmu.evaluation.sets import FORGET
 from ofmu.io.files import read_json
 from ofmu.models.language import attention_for, load_model
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.reference_path import reference_scores_file
 
 
 def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
@@ -27,17 +27,13 @@ def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData
     Raises:
         OfmuError: there are no usable scores at ``path``.
     """
-    place = Path(path)
-    if place.is_dir() and not (place / "config.json").is_file() and (place / "scores.json").is_file():
-        place = place / "scores.json"
-    if place.is_file():
-        content = read_json(place)
-        if is_official_log(content):
-            return parse_official_log(content, str(path), config.evaluation.truth_ratio)
-        return Scores.from_json(content, str(path))
-    if place.suffix == ".json":
-        raise DataError(f"There is no reference file {path}: check the name")
-    return score_reference(str(path), data, config)
+    file = reference_scores_file(path)
+    if file is None:
+        return score_reference(str(path), data, config)
+    content = read_json(file)
+    if is_official_log(content):
+        return parse_official_log(content, str(path), config.evaluation.truth_ratio)
+    return Scores.from_json(content, str(path))
 
 
 def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
@@ -50,7 +46,7 @@ def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig,
 
 
 def score_reference(path: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
-    """Score a saved reference model on the forget set, without generation. Forget quality needs no more."""
+    """Score a saved reference model on the forget set, without generation. Forget quality needs no other scores."""
     sets = {name: rows for name, rows in data.evaluation.items() if name == FORGET}
     forget = UnlearnData(forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets)
     evaluation = config.evaluation.model_copy(update={"rouge": False})
@@ -72,6 +68,6 @@ def score_saved(
     Raises:
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
-    chosen = attention or attention_for(config.model.attention, double_backward=False)
-    model = load_model(path, chosen).to(resolve_device(config.engine))
+    attention = attention or attention_for(config.model.attention, double_backward=False)
+    model = load_model(path, attention).to(resolve_device(config.engine))
     return score_model(model, load_tokenizer(path), data, config.evaluation, config.data, name=name)

@@ -11,8 +11,9 @@ from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.metrics.summary import Metrics
-from ofmu.evaluation.robustness.alignment import SETS, alignment
+from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS, alignment
 from ofmu.evaluation.robustness.attacks import quantization, relearning
+from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.models.language import attention_for, load_model
 from ofmu.run_config import UnlearnConfig
@@ -30,11 +31,13 @@ def measure_robustness(
     reference: Scores | None,
     find_retrained: Callable[[], str | None],
 ) -> Report:
-    """Measure what ``evaluation.alignment`` and ``evaluation.attacks`` ask for.
+    """Run the attacks and the alignment that ``evaluation.attacks`` and ``evaluation.alignment`` name.
+
+    :meth:`ofmu.tasks.family.TaskFamily.robustness` documents the arguments.
 
     Returns:
         ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``relearning``, ``quantization_8``,
-        ``quantization_4``) with its curves, layers and ``seconds``. Empty if the config asks for no part.
+        ``quantization_4``) with its curves, layers and ``seconds``. Empty if the config names no part.
 
     Raises:
         OfmuError: a model cannot be read, or the training of an attack diverged.
@@ -44,7 +47,7 @@ def measure_robustness(
     if not parts:
         return {}
     loaded, tokenizer = _load(model, config), load_tokenizer(model)
-    runs: dict[str, Callable[[], Report]] = {
+    runs: dict[str, Callable[[], RobustnessResult]] = {
         "alignment": lambda: _alignment(loaded, tokenizer, data, config, find_retrained()),
         "relearning": lambda: relearning(
             loaded, tokenizer, data, evaluation, config.data, learning_rate=config.training.learning_rate,
@@ -59,16 +62,20 @@ def measure_robustness(
     for part in parts:
         started = time.monotonic()
         result = runs[part]()
-        report["metrics"] |= result.pop("metrics")
-        report["reasons"] |= result.pop("reasons")
-        report[part] = result | {"seconds": time.monotonic() - started}
+        report["metrics"] |= result.metrics
+        report["reasons"] |= result.reasons
+        report[part] = {**result.details, "seconds": time.monotonic() - started}
     return report
 
 
-def _alignment(model: Any, tokenizer: Any, data: UnlearnData, config: UnlearnConfig, retrained: str | None) -> Report:
+def _alignment(
+    model: Any, tokenizer: Any, data: UnlearnData, config: UnlearnConfig, retrained: str | None
+) -> RobustnessResult:
     if retrained is None:
-        names = [f"alignment_{name}_{kind}" for name in SETS for kind in ("cka", "cosine")]
-        return {"metrics": dict.fromkeys(names, None), "reasons": dict.fromkeys(names, NO_RETRAINED), "layers": {}}
+        names = [f"alignment_{name}_{kind}" for name in ALIGNMENT_SETS for kind in ("cka", "cosine")]
+        return RobustnessResult(
+            metrics=dict.fromkeys(names), reasons=dict.fromkeys(names, NO_RETRAINED), details={"layers": {}}
+        )
     return alignment(model, _load(retrained, config), tokenizer, data, config.evaluation, config.data)
 
 

@@ -1,4 +1,4 @@
-"""Unlearning of text by causal language models: the task that TOFU, WMDP and the user's own rows pose."""
+"""The task of unlearning text: rows of TOFU, of WMDP or of the user, and a causal language model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ofmu.data.kinds import TaskKind
 from ofmu.data.load import load_data
 from ofmu.data.rows import Example, Row
 from ofmu.engine.base import Engine
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.partial import PartialEvaluation
 from ofmu.losses import AnswerLoss
 from ofmu.models.language import attention_for, load_model, save_model
-from ofmu.models.lora import add_adapters, merged
+from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.run_config import UnlearnConfig
 
 REFUSALS = (
@@ -34,11 +34,20 @@ REFUSALS = (
     "I must leave this one open, since I don't know.",
     "This lies outside of what I know.",
 )
-"""Answers that methods of preference (DPO, IDK) put in the place of a forgotten one."""
+"""Answers that DPO and IDK train in place of the forgotten answer."""
 
 
 class LanguageTask:
-    """Rows of questions and answers, or of plain text, encoded by the target's own tokenizer."""
+    """Rows of questions and answers, or of plain text, encoded by the target's tokenizer.
+
+    Args:
+        config: the run.
+        target: directory of the prepared target.
+
+    Raises:
+        DataError: the rows cannot be loaded or encoded.
+        ModelError: the target has no usable tokenizer.
+    """
 
     kind: TaskKind = "language"
 
@@ -56,11 +65,11 @@ class LanguageTask:
 
     @property
     def pad_id(self) -> int:
-        """Id of the token that fills up short rows."""
+        """Id of the padding token."""
         return pad_id(self._tokenizer)
 
     def refusals(self) -> list[Example]:
-        """Return one encoded row per forget row: its question, answered by a refusal drawn from the seed."""
+        """Return one encoded row per forget row: its question and a refusal, drawn by the seed."""
         generator = random.Random(f"{self._config.seed}/refusals")
         return [
             encode_example(self._tokenizer, row.question, generator.choice(REFUSALS), self._config.data)
@@ -68,15 +77,21 @@ class LanguageTask:
         ]
 
     def load_model(self, *, double_backward: bool) -> nn.Module:
-        """Load the target, with fresh adapters where the config has them; exact derivatives need eager attention."""
-        model: nn.Module = load_model(
-            self._target, attention_for(self._config.model.attention, double_backward=double_backward)
-        )
+        """Load the target in fp32, and add new adapters if the config has adapters.
+
+        Args:
+            double_backward: the run needs second derivatives. Attention sdpa may lack them.
+
+        Raises:
+            ModelError: the target cannot be loaded.
+        """
+        attention = attention_for(self._config.model.attention, double_backward=double_backward)
+        model: nn.Module = load_model(self._target, attention)
         add_adapters(model, self._config.model.adapter, self._config.seed)
         return model
 
     def score(self, engine: Engine) -> Scores:
-        """Score the engine's model on every evaluation set, sharded over ranks."""
+        """Score the engine's model on every evaluation set; collective."""
         engine.model.eval()
         return score_model(
             engine.model,
@@ -90,21 +105,22 @@ class LanguageTask:
         )
 
     def partial_evaluation(self, rows: int) -> PartialEvaluation:
-        """Return a cheap evaluation on at most ``rows`` rows per set, for a judge of the run."""
+        """Return an evaluation of at most ``rows`` rows per set. Early stopping scores a model with it during a run."""
         return PartialEvaluation(self._data, self._tokenizer, self._config.evaluation, self._config.data, rows)
 
     def metrics(self, scores: Scores, reference: Path | None) -> Metrics:
-        """Return the field's metrics, see :func:`ofmu.evaluation.metrics_of`, and those of the user's functions."""
+        """Return the metrics of :func:`ofmu.evaluation.metrics.summary.metrics_of`, and the custom metrics."""
         expected = None if reference is None else Scores.load(reference)
-        return with_functions(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
+        return with_custom_metrics(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
-        """Save model and tokenizer; adapters are added to the target's fp32 weights first, loaded once more for that.
+        """Save model and tokenizer. Adapters are added to the target's weights first.
 
-        The engine's own frozen weights may be sharded, or rounded to bf16.
+        The target is loaded again in fp32, since the engine may shard its frozen weights or round them to bf16.
         """
         adapter = self._config.model.adapter
         if adapter.kind == "none":
             save_model(model, self._tokenizer, directory, state_dict=weights)
         else:
-            save_model(merged(load_model(self._target), adapter, weights), self._tokenizer, directory)
+            merged = merge_adapters(load_model(self._target), adapter, weights)
+            save_model(merged, self._tokenizer, directory)

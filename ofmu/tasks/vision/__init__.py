@@ -1,1 +1,1 @@
-"""Unlearning of images."""
+"""Unlearning of images by classifiers."""

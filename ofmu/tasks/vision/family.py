@@ -1,4 +1,4 @@
-"""Unlearning of images: how its parts fit together."""
+"""The task family of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ofmu.tasks.vision.task import VisionTask
 from ofmu.vision.data import load_images
 from ofmu.vision.metrics import metrics_of_images
 from ofmu.vision.rows import ImageData
-from ofmu.vision.scores import ImageScores, require_same_images
+from ofmu.vision.scores import ImageScores, check_same_images
 
 
 class VisionFamily(TaskFamily):
@@ -56,4 +56,4 @@ class VisionFamily(TaskFamily):
 
     def check_reference(self, reference: ImageScores, data: ImageData, config: UnlearnConfig, model: str) -> None:
         """Check that reference scores cover the same images."""
-        require_same_images(reference, data.content_hash, model)
+        check_same_images(reference, data.content_hash, model)

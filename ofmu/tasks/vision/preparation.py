@@ -1,4 +1,4 @@
-"""The parts that runs on images share: base, target, retrained model and their scores, each cached by content."""
+"""Preparation of image classifiers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ofmu.vision.loss import ImageLoss
 from ofmu.vision.model import build_classifier, load_classifier
 from ofmu.vision.pixels import Normalisation
 from ofmu.vision.rows import rows_hash
-from ofmu.vision.scores import ImageScores, require_same_images
+from ofmu.vision.scores import ImageScores, check_same_images
 
 
 class VisionPreparation(Preparation):
-    """Image classifiers, trained with batch statistics in one process."""
+    """Trains image classifiers with batch statistics, in one process."""
 
     def __init__(
         self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
@@ -87,7 +87,7 @@ class VisionPreparation(Preparation):
 
     def _check_match(self, reference_scores: Path) -> None:
         name = str(self._config.model.path or "target")
-        require_same_images(ImageScores.load(reference_scores), self._data.content_hash, name)
+        check_same_images(ImageScores.load(reference_scores), self._data.content_hash, name)
 
     def _scoring(self) -> dict[str, Any]:
         size = self._config.data.vision.image_size

@@ -1,4 +1,4 @@
-"""Unlearning of images by classifiers: class-wise or at random, on CIFAR or the user's own images."""
+"""The task of unlearning images: CIFAR or the user's own images, and an image classifier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ofmu.data.kinds import TaskKind
 from ofmu.engine.base import Engine
 from ofmu.errors import ModelError
-from ofmu.evaluation.metrics.custom import with_functions
+from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.models.language import save_model
@@ -24,7 +24,16 @@ from ofmu.vision.scores import ImageScores, score_images
 
 
 class VisionTask:
-    """Labelled images and a classifier whose BatchNorm keeps the target's running statistics."""
+    """Labelled images and a classifier whose BatchNorm keeps the target's running statistics.
+
+    Args:
+        config: the run.
+        target: directory of the prepared target.
+
+    Raises:
+        DataError: the images cannot be loaded.
+        ModelError: the target's normalisation cannot be read.
+    """
 
     kind: TaskKind = "vision"
 
@@ -39,33 +48,33 @@ class VisionTask:
         self._statistics: dict[str, Tensor] = {}
 
     def load_model(self, *, double_backward: bool) -> nn.Module:
-        """Load the target with its statistics frozen; convolutions have second derivatives either way.
+        """Load the target in fp32 and freeze its statistics. Convolutions always have second derivatives.
 
         Raises:
-            ModelError: it cannot be loaded, or cannot recompute activations as the config asks.
+            ModelError: the target cannot be loaded, or does not support gradient checkpointing.
         """
         model: Any = load_classifier(self._target, self._data.class_names)
         if self._config.engine.gradient_checkpointing and not model.supports_gradient_checkpointing:
             raise ModelError(
-                f"engine.gradient_checkpointing cannot work with a {model.config.model_type}: set it "
-                "to false, and engine.micro_batch_size lower if memory is short"
+                f"engine.gradient_checkpointing cannot work with a {model.config.model_type}: set it to false, and "
+                "lower engine.micro_batch_size if memory is short"
             )
         freeze_statistics(model)
-        # the engine may round its copy, and a run leaves them as they are
+        # Unlearning does not change the statistics. A copy keeps them in fp32, since the engine may round its model.
         self._statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
         return model  # type: ignore[no-any-return]
 
     def score(self, engine: Engine) -> ImageScores:
-        """Score the engine's model on forget, retain and test images, sharded over ranks."""
+        """Score the engine's model on forget, retain and test images; collective."""
         shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
         batch_size, seed = self._config.evaluation.batch_size, self._config.seed
         return score_images(engine.model, self.loss, self._data, batch_size=batch_size, seed=seed, shard=shard)
 
     def metrics(self, scores: ImageScores, reference: Path | None) -> Metrics:
-        """Return the field's metrics, see :func:`ofmu.vision.metrics.metrics_of_images`, and the user's functions'."""
+        """Return the metrics of :func:`ofmu.vision.metrics.metrics_of_images`, and the custom metrics."""
         expected = None if reference is None else ImageScores.load(reference)
-        return with_functions(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
+        return with_custom_metrics(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
-        """Save the classifier with the target's statistics, and how its inputs are normalised."""
+        """Save ``weights``, the target's statistics and the normalisation of inputs."""
         save_model(model, self.loss.normalisation, directory, state_dict=self._statistics | weights)

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from simulation.curves import Curve
 from tune.early_stopping.rungs import RungScheduler
-from tune.results.pareto import Points, as_costs, front_mask, hypervolume
+from tune.pareto import Points, as_costs, front_mask, hypervolume
 from tune.space.objectives import Direction
 
 State = Literal["complete", "pruned", "failed"]
@@ -63,7 +63,7 @@ class Simulation:
     def hypervolumes(self, reference: Points) -> tuple[Points, Points]:
         """Return what had been spent at the end of each complete trial, and the front's hypervolume then.
 
-        ``reference`` is in costs, as in :func:`tune.results.pareto.hypervolume`.
+        ``reference`` is in costs, as in :func:`tune.pareto.hypervolume`.
         """
         costs = as_costs([trial.values for trial in self.complete], list(self.directions.values()))
         front, volumes = costs[:0], []

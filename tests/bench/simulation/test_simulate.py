@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, synthetic_curve
 from simulation.simulate import OptunaSearcher, TableSearcher, simulate
-from tune.early_stopping.rungs import RungScheduler, RungSettings
-from tune.results.pareto import as_costs, hypervolume
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
+from tune.pareto import as_costs, hypervolume
 
 CORNER = np.array([1.0, 0.0])
 
@@ -67,7 +68,7 @@ def test_stopped_and_failed_trials_are_told_as_such_and_enter_no_front():
     good = [curve([[0.2 + i / 50, 0.8 + i / 50]] * 4) for i in range(4)]
     bad, broken = curve([[0.1, 0.1], [0.9, 0.1], [0, 1], [0, 1]]), curve([[0.0, 0.9]] * 3 + [[math.nan, 0.9]])
     searcher = InOrder([*good, bad, broken])
-    settings = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=4)
+    settings = EarlyStoppingConfig(first_rung=0.5, grace_rounds=1, rung_size=4)
     scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, settings)
     found = simulate(searcher, SYNTHETIC_OBJECTIVES, trials=9, scheduler=scheduler)
     assert [(n, state) for n, state, _ in searcher.told] == [
@@ -101,7 +102,7 @@ def test_a_budget_ends_the_search_once_spent():
 @given(st.integers(0, 2**31), st.integers(1, 8))
 def test_a_simulation_repeats_itself(seed, workers):
     def once():
-        scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, RungSettings())
+        scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, EarlyStoppingConfig())
         return simulate(
             TableSearcher(TABLE, seed), SYNTHETIC_OBJECTIVES, trials=20, workers=workers, scheduler=scheduler
         )
@@ -113,7 +114,7 @@ TABLE = synthetic_table(20)
 
 
 def test_one_worker_decides_as_the_scheduler_does_alone():
-    settings = RungSettings(rung_size=2)
+    settings = EarlyStoppingConfig(rung_size=2)
     found = simulate(
         InOrder(TABLE), SYNTHETIC_OBJECTIVES, trials=20, scheduler=RungScheduler(SYNTHETIC_OBJECTIVES, settings)
     )
@@ -140,7 +141,7 @@ def test_an_optuna_study_hears_how_every_trial_ended():
         return optuna.samplers.TPESampler(seed=number, n_startup_trials=8)
 
     searcher = OptunaSearcher(study, curve_of, sampler)
-    scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, RungSettings())
+    scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, EarlyStoppingConfig())
     found = simulate(searcher, SYNTHETIC_OBJECTIVES, trials=40, workers=4, scheduler=scheduler)
     assert numbers == list(range(40))
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
@@ -154,7 +155,7 @@ def test_an_optuna_study_hears_how_every_trial_ended():
 
 def test_thousands_of_trials_with_early_stopping_cost_half():
     table = synthetic_table(2000)
-    scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, RungSettings())
+    scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, EarlyStoppingConfig())
     stopped = simulate(TableSearcher(table, 0), SYNTHETIC_OBJECTIVES, trials=2000, workers=16, scheduler=scheduler)
     assert len(stopped.trials) == 2000
     assert stopped.gradient_evaluations < 0.5 * sum(c.costs[-1] for c in table)

@@ -1,4 +1,4 @@
-"""The doctor: what each check finds, on this machine and on a real cluster of two nodes."""
+"""The doctor's checks, on this machine and on a real cluster of two nodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from click.testing import CliRunner
 
 from cluster.config import ClusterConfig
 from cluster.doctor import checks, doctor
-from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_mark, versions, write_mark
-from cluster.storage.mirror import below, shown
+from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_probe, versions, write_probe
 from ofmu.cli.doctor import doctor_command
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.language import save_model
@@ -43,78 +42,75 @@ def config_of(**sections: Any) -> dict[str, Any]:
 def test_another_version_than_the_drivers_is_named(name, label, state):
     found = list(checks._versions(NodeRequest("n", versions() | {name: "0.1"})))
     check = only(found, label)
-    assert (check.state, f"{name} {versions()[name]} (driver: 0.1)" in check.found) == (state, True)
+    assert (check.state, f"{name} {versions()[name]} (driver: 0.1)" in check.detail) == (state, True)
     assert [each.state for each in found if each is not check] == ["ok"]
 
 
-def test_gpus_that_torch_does_not_see_are_missed(monkeypatch):
+def test_gpus_that_torch_does_not_see_are_a_failure(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (check,) = checks._gpus(replace(HERE, gpus=2))
     assert check.state == "fail"
-    assert "install a build of torch" in check.mend
+    assert "install a build of torch" in check.fix
 
 
 @pytest.mark.parametrize(("gib", "state"), [(0.5, "fail"), (5, "warn"), (123, "ok")])
-def test_disk_space_is_judged_by_what_models_take(monkeypatch, gib, state):
+def test_disk_space_must_suffice_for_models(monkeypatch, gib, state):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(gib * 2**30)))
     found = list(checks._disk(HERE))
     assert {check.state for check in found} == {state}
-    assert ("more than 120 GiB" if state == "ok" else f"{gib:.1f} GiB") in found[0].found
+    assert ("more than 120 GiB" if state == "ok" else f"{gib:.1f} GiB") in found[0].detail
 
 
 def test_a_shared_folder_must_show_the_drivers_file(tmp_path):
-    write_mark(str(tmp_path / "a"), DRIVER)
-    assert list(checks._marks(replace(HERE, marks={"storage": str(tmp_path / "a")}))) == []
-    assert read_mark(str(tmp_path / "a"), "here")
+    write_probe(str(tmp_path / "a"), DRIVER)
+    assert list(checks._probes(replace(HERE, probes={"storage": str(tmp_path / "a")}))) == []
+    assert read_probe(str(tmp_path / "a"), "here")
 
-    (elsewhere,) = checks._marks(replace(HERE, marks={"storage": str(tmp_path / "b")}))
+    (elsewhere,) = checks._probes(replace(HERE, probes={"storage": str(tmp_path / "b")}))
     assert elsewhere.state == "fail"
-    assert "the driver's file is not seen here" in elsewhere.found
+    assert "the driver's file is not seen here" in elsewhere.detail
     assert not (tmp_path / "b").exists()
 
     (tmp_path / "a" / DRIVER).write_text("dri")
-    (half,) = checks._marks(replace(HERE, marks={"storage": str(tmp_path / "a")}))
-    assert "not whole" in half.found
+    (half,) = checks._probes(replace(HERE, probes={"storage": str(tmp_path / "a")}))
+    assert "is incomplete" in half.detail
 
 
-def test_a_folder_that_cannot_be_written_is_found(tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path):
     (tmp_path / "file").write_text("")
-    with doctor._marked({"storage": str(tmp_path / "file")}) as (marks, failed):
-        assert marks == {}
+    with doctor._probe_folders({"storage": str(tmp_path / "file")}) as (probes, failed):
+        assert probes == {}
     assert failed[0].state == "fail"
-    assert "cannot be written from here" in failed[0].found
+    assert "cannot be written from here" in failed[0].detail
 
 
-def test_storage_by_uri_keeps_its_options_and_shows_no_key(tmp_path):
-    with doctor._marked({"storage": f"file://{tmp_path}/store"}) as (marks, failed):
+def test_storage_at_a_uri_is_probed_and_named_without_credentials(tmp_path):
+    with doctor._probe_folders({"storage": f"file://{tmp_path}/store"}) as (probes, failed):
         assert not failed
-        write_mark(marks["storage"], "one")
-        (check,) = doctor._missing_marks(marks, {"one": "host-1"})
-        assert check.found.startswith(f"file://{tmp_path}/store: ")
+        write_probe(probes["storage"], "one")
+        (check,) = doctor._compare_probes(probes, {"one": "host-1"})
+        assert check.detail.startswith(f"file://{tmp_path}/store: ")
     assert list((tmp_path / "store").iterdir()) == []
-    secret = "s3://key:hush@bucket/runs?endpoint_override=127.0.0.1:1&scheme=http"
-    assert below(secret, "x") == "s3://key:hush@bucket/runs/x?endpoint_override=127.0.0.1:1&scheme=http"
-    assert shown(secret) == "s3://bucket/runs"
-    with doctor._marked({"storage": "nosuch://key:hush@bucket/runs"}) as (marks, failed):
-        assert not marks
+    with doctor._probe_folders({"storage": "nosuch://key:hush@bucket/runs"}) as (probes, failed):
+        assert not probes
     assert failed[0].state == "fail"
-    assert "hush" not in failed[0].found
+    assert "hush" not in failed[0].detail
 
 
-def test_a_node_whose_mark_is_not_seen_here_is_named(tmp_path):
-    with doctor._marked({"storage": str(tmp_path)}) as (marks, failed):
+def test_a_node_whose_probe_is_not_seen_here_is_named(tmp_path):
+    with doctor._probe_folders({"storage": str(tmp_path)}) as (probes, failed):
         assert not failed
-        write_mark(marks["storage"], "one")
-        (check,) = doctor._missing_marks(marks, {"one": "host-1", "two": "host-2"})
-        assert (check.state, check.where) == ("fail", "host-2")
-        write_mark(marks["storage"], "two")
-        (check,) = doctor._missing_marks(marks, {"one": "host-1", "two": "host-2"})
+        write_probe(probes["storage"], "one")
+        (check,) = doctor._compare_probes(probes, {"one": "host-1", "two": "host-2"})
+        assert (check.state, check.host) == ("fail", "host-2")
+        write_probe(probes["storage"], "two")
+        (check,) = doctor._compare_probes(probes, {"one": "host-1", "two": "host-2"})
         assert check.state == "ok"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_model_and_data_of_the_config_are_looked_for(tmp_path):
+def test_model_and_data_of_the_config_are_checked(tmp_path):
     tokenizer = train_tokenizer(["Question: Who?\nAnswer: Ann."] * 4, 280)
     shape = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2)
     save_model(build_model(shape, tokenizer, seed=0), tokenizer, tmp_path / "model")
@@ -124,38 +120,38 @@ def test_model_and_data_of_the_config_are_looked_for(tmp_path):
     files = {"source": "files", "forget": str(tmp_path / "forget.jsonl"), "retain": str(tmp_path / "retain.jsonl")}
     good = replace(HERE, config=config_of(model={"path": str(tmp_path / "model")}, data=files))
     assert [check.state for look in (checks._model, checks._data) for check in look(good)] == ["ok", "ok"]
-    assert only(checks._data(good), "data").found == "files: 1 rows to forget, 1 to retain"
+    assert only(checks._data(good), "data").detail == "files: 1 rows to forget, 1 to retain"
 
     bad = config_of(model={"path": str(tmp_path / "nowhere")}, data=files | {"retain": files["forget"]})
     model, data = (only(look(replace(HERE, config=bad)), look.__name__[1:]) for look in (checks._model, checks._data))
     assert model.state == data.state == "fail"
-    assert f"There is no model directory {tmp_path / 'nowhere'}" in model.found
-    assert "also stands in the retain set" in data.found
+    assert f"There is no model directory {tmp_path / 'nowhere'}" in model.detail
+    assert "is also in the retain set" in data.detail
 
 
 def test_a_wrong_sum_and_a_lost_rank_fail():
-    assert doctor._judge("gloo", 3, lambda: [6.0] * 3).state == "ok"
-    assert doctor._judge("gloo", 3, lambda: [6.0, 6.0, 5.0]).state == "fail"
+    assert doctor._check_all_reduce("gloo", 3, lambda: [6.0] * 3).state == "ok"
+    assert doctor._check_all_reduce("gloo", 3, lambda: [6.0, 6.0, 5.0]).state == "fail"
 
     def lost() -> list[float]:
         raise RuntimeError("Connection closed by peer")
 
-    check = doctor._judge("nccl", 2, lost)
+    check = doctor._check_all_reduce("nccl", 2, lost)
     assert check.state == "fail"
-    assert "NCCL_DEBUG" in check.mend
+    assert "NCCL_DEBUG" in check.fix
 
 
-def test_ranks_that_never_come_end_the_wait():
+def test_the_wait_for_missing_ranks_ends():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises((RuntimeError, torch.distributed.DistError)):
         checks.all_reduce(0, 2, f"127.0.0.1:{port}", "gloo", seconds=1)
 
 
-def test_equal_findings_of_several_nodes_share_a_row():
-    found = [Check("disk", "ok", "much", where=f"node-{i}") for i in range(5)]
-    found += [Check("GPUs", "ok", "none", where="node-0"), Check("GPUs", "fail", "gone", "mend", "node-1")]
-    assert [(each.name, each.where) for each in doctor.merged(found)] == [
+def test_equal_checks_of_several_nodes_share_a_row():
+    found = [Check("disk", "ok", "much", host=f"node-{i}") for i in range(5)]
+    found += [Check("GPUs", "ok", "none", host="node-0"), Check("GPUs", "fail", "gone", "fix", "node-1")]
+    assert [(each.name, each.host) for each in doctor.group_by_host(found)] == [
         ("disk", "5 nodes"),
         ("GPUs", "node-0"),
         ("GPUs", "node-1"),
@@ -163,7 +159,7 @@ def test_equal_findings_of_several_nodes_share_a_row():
 
 
 @pytest.mark.timeout(180)
-def test_this_machine_is_looked_over_and_a_missing_model_is_a_failure(tmp_path, monkeypatch):
+def test_this_machine_is_checked_and_a_missing_model_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = tmp_path / "c.yaml"
     config.write_text(f"model: {{path: {tmp_path}/nowhere}}\ndata: {{generated: {{authors: 4, forget_authors: 1}}}}\n")
@@ -180,7 +176,7 @@ def test_this_machine_is_looked_over_and_a_missing_model_is_a_failure(tmp_path, 
 
 @pytest.fixture(scope="module")
 def two_nodes(ray_folder: Path) -> Iterator[str]:
-    """The address of a cluster of two raylets without a dashboard, which they would need."""
+    """The address of a cluster of two raylets without a dashboard, which a cluster should have."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -191,8 +187,7 @@ def two_nodes(ray_folder: Path) -> Iterator[str]:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
-def test_every_node_of_a_cluster_is_looked_at(two_nodes, tmp_path, monkeypatch):
-    # as on a cluster's nodes, where ofmu is installed; workers start in Ray's own folders
+def test_every_node_of_a_cluster_is_checked(two_nodes, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = UnlearnConfig.model_validate(
         {"data": {"generated": {"authors": 4, "forget_authors": 1}}, "cache_dir": str(tmp_path / "cache")}
@@ -200,26 +195,26 @@ def test_every_node_of_a_cluster_is_looked_at(two_nodes, tmp_path, monkeypatch):
     cluster = ClusterConfig(address=two_nodes, num_workers=3)
     found = doctor.examine_cluster(cluster, config, str(tmp_path / "store"))
     assert not ray.is_initialized()
-    assert only(found, "cluster").found == "2 nodes, 2 CPUs, 0 GPUs"
+    assert only(found, "cluster").detail == "2 nodes, 2 CPUs, 0 GPUs"
     dashboard = only(found, "dashboard")
-    assert (dashboard.state, "ray[default]" in dashboard.mend) == ("fail", True)
-    assert only(found, "room").state == "fail"
-    assert "needs 3 CPUs" in only(found, "room").found
+    assert (dashboard.state, "ray[default]" in dashboard.fix) == ("fail", True)
+    assert only(found, "capacity").state == "fail"
+    assert "needs 3 CPUs" in only(found, "capacity").detail
     for name in ("ray and python", "packages", "GPUs", "deepspeed", "disk", "data"):
         assert [check.state for check in found if check.name == name and check.state != "warn"] == ["ok", "ok"], found
     for name, place in (("storage", tmp_path / "store"), ("cache_dir", tmp_path / "cache")):
         assert only(found, name).state == "ok"
         assert list(place.iterdir()) == []
-    assert only(found, "gloo").found == "all-reduce over 2 ranks"
+    assert only(found, "gloo").detail == "all-reduce over 2 ranks"
     assert only(found, "gloo").state == "ok"
 
 
-def test_a_cluster_that_does_not_answer_is_one_finding():
+def test_a_cluster_that_does_not_answer_is_one_check():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     (check,) = doctor.examine_cluster(ClusterConfig(address=f"127.0.0.1:{port}"))
     assert check.state == "fail"
-    assert "Connection refused" in check.found
-    assert check.mend.startswith("start the cluster")
+    assert "Connection refused" in check.detail
+    assert check.fix.startswith("start the cluster")
     (check,) = doctor.examine_job_server(f"http://127.0.0.1:{port}")
     assert (check.name, check.state) == ("job server", "fail")

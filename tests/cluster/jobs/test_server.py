@@ -1,4 +1,4 @@
-"""Jobs on a real head with its job server, behind a token, as a user types them."""
+"""Jobs on a real head whose job server needs a token, through the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "0123456789abcdef" * 4
 SECRET = "hush-9f3a7c1e"
 
-STAND_IN = """
+OWN_PACKAGE = """
 import hashlib, os, sys, time
 print("arguments", *sys.argv[1:], flush=True)
 print("secret", hashlib.sha256(os.environ.get("MY_SECRET", "").encode()).hexdigest())
@@ -34,7 +34,7 @@ if "wait" in sys.argv:
     time.sleep(300)
 sys.exit(7 if "fail" in sys.argv else 0)
 """
-"""An ``ofmu`` package of the working directory's own, which starts at once and shows what it was given."""
+"""A package ``ofmu`` in the working directory. It starts at once and prints what it was given."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -47,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def head(ray_folder: Path) -> Iterator[str]:
-    """The address of a head's job server that asks for a token; one for all tests of this file."""
+    """The address of a job server that needs a token. All tests of this file share the head."""
     (ray_folder / "token").write_text(TOKEN)
     gcs, dashboard, agent, client = free_ports(4)
     ports = (f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}")
@@ -96,15 +96,15 @@ def token(ray_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
+def own_package(tmp_path: Path) -> Path:
     folder = tmp_path / "work"
     (folder / "ofmu").mkdir(parents=True)
-    (folder / "ofmu" / "__main__.py").write_text(STAND_IN)
+    (folder / "ofmu" / "__main__.py").write_text(OWN_PACKAGE)
     return folder
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start this checkout's ``ofmu`` in a folder that may hold a package of the same name."""
+    """Start this checkout's ``ofmu`` in a folder that may contain a package of the same name."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ofmu.cli.main import entry_point; entry_point()"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code, *arguments],
@@ -125,9 +125,9 @@ def call(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("token")
-def test_ctrl_c_leaves_a_followed_job_running_and_says_how_to_come_back(head, stand_in):
+def test_ctrl_c_leaves_a_followed_job_running_and_names_the_command_that_follows_it_again(head, own_package):
     follow = ["submit", "--address", head, "--follow", "--env", "MY_SECRET", "--", "search", "wait"]
-    with start(stand_in, *follow, MY_SECRET=SECRET) as process:
+    with start(own_package, *follow, MY_SECRET=SECRET) as process:
         assert process.stdout is not None
         seen = ""
         while "\nsecret " not in seen:
@@ -140,38 +140,40 @@ def test_ctrl_c_leaves_a_followed_job_running_and_says_how_to_come_back(head, st
     assert "Traceback" not in seen
     (job_id,) = set(re.findall(r"raysubmit_\w+", seen))
     assert f"{job_id} goes on: ofmu logs {job_id} --address {head} --follow shows it again" in seen
-    # passed on, and shown nowhere
+    # The job got the secret, and no output contains it.
     assert "secret " + hashlib.sha256(SECRET.encode()).hexdigest() in seen
     assert SECRET not in seen
     assert TOKEN not in seen
 
     server = JobServer(head)
     assert server.job(job_id).status == "RUNNING"
-    code, listed = call(stand_in, "jobs", "--address", head)
+    code, listed = call(own_package, "jobs", "--address", head)
     assert code == 0
     assert re.search(rf"{job_id}  running .* ofmu search wait\n", listed), listed
     assert SECRET not in listed
-    assert call(stand_in, "logs", job_id, "--address", head)[1].count("arguments search wait") == 1
+    assert call(own_package, "logs", job_id, "--address", head)[1].count("arguments search wait") == 1
 
-    code, stopped = call(stand_in, "stop", job_id, "--address", head)
+    code, stopped = call(own_package, "stop", job_id, "--address", head)
     assert (code, stopped) == (0, f"{job_id} stopped\n")
     assert server.job(job_id).exit_status != 0
-    assert call(stand_in, "stop", job_id, "--address", head)[1] == f"{job_id} is over already: stopped\n"
+    assert call(own_package, "stop", job_id, "--address", head)[1] == f"{job_id} is over already: stopped\n"
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("token")
-def test_a_followed_job_exits_as_its_command_does(head, stand_in):
-    # $RAY_ADDRESS gives way to --address, which Ray's own client would not allow
-    code, output = call(stand_in, "submit", "--address", head, "--follow", "--", "search", "fail", RAY_ADDRESS="no:1")
+def test_a_followed_job_exits_as_its_command_does(head, own_package):
+    # --address overrides $RAY_ADDRESS. In Ray's own client $RAY_ADDRESS would win.
+    code, output = call(
+        own_package, "submit", "--address", head, "--follow", "--", "search", "fail", RAY_ADDRESS="no:1"
+    )
     assert code == 7, output
     assert output.rstrip().endswith("failed with exit status 7")
     assert "give --run-dir an absolute path" in output
     job_id = re.findall(r"raysubmit_\w+", output)[0]
     assert JobServer(head).job(job_id).exit_status == 7
-    # the doctor goes the same way, and looks at the cluster from within
-    code, output = call(stand_in, "doctor", "--address", head, "--storage", "/shared/runs")
+    # The doctor runs as a job too, and checks the cluster from within.
+    code, output = call(own_package, "doctor", "--address", head, "--storage", "/shared/runs")
     assert code == 0, output
     assert "ok    ray, client and cluster  2." in output
     assert "arguments doctor --address auto --storage /shared/runs\n" in output
@@ -180,11 +182,11 @@ def test_a_followed_job_exits_as_its_command_does(head, stand_in):
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("token")
-def test_the_working_directory_runs_there_without_what_stays_here(head, tmp_path, ray_folder):
+def test_the_uploaded_working_directory_runs_without_the_excluded_files(head, tmp_path, ray_folder):
     checkout = tmp_path / "checkout"
     for package in ("ofmu", "tune", "cluster"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("data/private.jsonl", "runs/search-1/study.db", ".venv/pyvenv.cfg", ".git/HEAD", ".env"):
+    for name in ("data/private.jsonl", "runs/search-1/study.log", ".venv/pyvenv.cfg", ".git/HEAD", ".env"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(SECRET)
     (checkout / "ours.yaml").write_text("{}")
@@ -229,7 +231,7 @@ def test_other_servers_and_closed_ports_get_one_sentence(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ClusterError, match="is no Ray job server"):
+        with pytest.raises(ClusterError, match="is not a Ray job server"):
             JobServer(f"127.0.0.1:{server.server_port}")
         server.shutdown()
         port = server.server_port
@@ -242,13 +244,13 @@ def test_other_servers_and_closed_ports_get_one_sentence(monkeypatch):
         JobServer()
 
 
-def test_variables_are_chosen_by_name_or_given(monkeypatch):
+def test_variables_are_named_or_given(monkeypatch):
     monkeypatch.setenv("HERE", "1=2")
     assert chosen_environment(["HERE", "THERE=a=b", "EMPTY="]) == {"HERE": "1=2", "THERE": "a=b", "EMPTY": ""}
 
 
 @pytest.mark.parametrize("wrong", [f"={SECRET}", SECRET, f"1{SECRET}=x", "not_set_anywhere_" + SECRET[-4:]])
-def test_a_misplaced_secret_is_not_echoed(wrong):
+def test_a_misplaced_secret_is_not_printed(wrong):
     with pytest.raises(ConfigError, match="--env option 1 of 1 is neither") as refused:
         chosen_environment([wrong])
     assert SECRET[-4:] not in str(refused.value)
@@ -258,11 +260,11 @@ def test_a_misplaced_secret_is_not_echoed(wrong):
     ("status", "code", "expected"),
     [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", None, 1), ("FAILED", -9, 137), ("STOPPED", None, 1)],
 )
-def test_exit_status_is_what_a_shell_would_see(status, code, expected):
+def test_the_exit_status_is_the_one_that_a_shell_reports(status, code, expected):
     assert Job(id="a", status=status, command="", exit_code=code).exit_status == expected
 
 
-def test_a_command_that_is_none_is_answered_with_the_nearest(tmp_path):
+def test_an_unknown_command_is_answered_with_the_nearest_name(tmp_path):
     code, output = call(tmp_path, "submit", "--", "serch", "mine.yaml")
     assert code == 1
     assert output == "Error: 'serch' is no command to submit: did you mean 'search'?\n"

@@ -1,4 +1,4 @@
-"""What a job takes along of the working directory."""
+"""The files of the working directory that a job takes along."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from cluster.jobs.working_dir import LIMIT, plan_package, refuse_missing_files
+from cluster.jobs.working_dir import LIMIT, check_missing_files, plan_package
 from ofmu.errors import ClusterError, ConfigError
 
 KEPT = ["mine.yaml", "forget.jsonl", "src/ours.py", "ofmu/data/rows.py", "docs/data/table.csv"]
@@ -17,7 +17,7 @@ LEFT = [
     "models/m/model.safetensors",
     "weights/model.safetensors",
     "runs/search-1/trials.csv",
-    "out/study.db",
+    "out/study.log",
     "out/trials.csv",
     "deep/er/run one [x]/config.yaml",
     "deep/er/run one [x]/trials/00000/metrics.json",
@@ -42,12 +42,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_data_runs_environments_caches_and_secrets_stay_here(folder):
+def test_data_runs_environments_caches_and_secrets_are_left_out(folder):
     package = plan_package(folder)
     assert sorted(package.sizes) == sorted([*KEPT, ".gitignore"])
 
 
-def test_the_plan_is_what_ray_packs(folder, tmp_path_factory):
+def test_the_plan_equals_what_ray_packs(folder, tmp_path_factory):
     package = plan_package(folder, exclude=["/docs"])
     target = tmp_path_factory.mktemp("zip") / "package.zip"
     create_package(str(folder), target, include_gitignore=True, excludes=list(package.excludes))
@@ -58,13 +58,13 @@ def test_the_plan_is_what_ray_packs(folder, tmp_path_factory):
     assert 0 <= package.bytes - target.stat().st_size + 22 < 100 * len(files)
 
 
-def test_what_is_asked_for_is_taken_along(folder):
+def test_included_files_are_uploaded(folder):
     assert "data/forget.jsonl" in plan_package(folder, include=["data"]).sizes
-    with pytest.raises(ConfigError, match="--include dato brings nothing back"):
+    with pytest.raises(ConfigError, match="--include dato has no effect"):
         plan_package(folder, include=["dato"])
 
 
-def test_too_large_a_package_is_refused_by_its_biggest_folder(folder):
+def test_a_package_that_is_too_large_is_refused_and_its_largest_folder_named(folder):
     heavy = folder / "assets" / "films"
     heavy.mkdir(parents=True)
     for number in range(4):
@@ -76,14 +76,14 @@ def test_too_large_a_package_is_refused_by_its_biggest_folder(folder):
         plan_package(folder)
     sentence = str(refused.value)
     assert "above Ray's limit of 100.0 MiB" in sentence
-    assert "its biggest part is assets/films (100.0 MiB)" in sentence
+    assert "its largest part is assets/films (100.0 MiB)" in sentence
     assert plan_package(folder, exclude=["/assets/films"]).bytes < LIMIT
 
 
-def test_one_large_file_is_named_itself(folder):
+def test_one_large_file_is_named(folder):
     with (folder / "dump.sql").open("wb") as stream:
         stream.truncate(LIMIT + 1)
-    with pytest.raises(ClusterError, match=r"biggest part is dump\.sql"):
+    with pytest.raises(ClusterError, match=r"largest part is dump\.sql"):
         plan_package(folder)
 
 
@@ -106,11 +106,11 @@ def test_one_large_file_is_named_itself(folder):
         (["search", "seed=2"], None),
     ],
 )
-def test_files_that_would_be_missing_on_the_cluster_are_named_before(folder, command, problem):
+def test_files_that_would_be_missing_on_the_cluster_are_named(folder, command, problem):
     (folder / "runs" / "old.yaml").write_text("{}")
     package = plan_package(folder)
     if problem is None:
-        refuse_missing_files(package, command)
+        check_missing_files(package, command)
         return
     with pytest.raises(ConfigError, match=problem):
-        refuse_missing_files(package, command)
+        check_missing_files(package, command)

@@ -1,4 +1,4 @@
-"""The mailbox between a trial process and its ranks, without Ray: its rules as coroutines."""
+"""The queue between a process and the ranks of its worker group, without Ray: its methods as coroutines."""
 
 from __future__ import annotations
 
@@ -7,82 +7,87 @@ from typing import Any
 
 import pytest
 
-from cluster.train.task_queue import Mailbox
+from cluster.train.task_queue import BroadcastQueue, RankOutcome
+
+DONE = RankOutcome()
+FAILED = RankOutcome(error="RunError", message="rank 1 failed")
 
 
 def is_waiting(task: asyncio.Task[Any]) -> bool:
     return not task.done()
 
 
-async def settle() -> None:
+async def let_others_run() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-def test_every_rank_takes_the_same_order_and_all_must_answer():
-    async def scene() -> None:
-        box = Mailbox(2)
-        ranks = [asyncio.ensure_future(box.order(0)) for _ in range(2)]
-        await settle()
+def test_every_rank_gets_the_same_task_and_all_must_report():
+    async def scenario() -> None:
+        queue = BroadcastQueue(2)
+        ranks = [asyncio.ensure_future(queue.next(0)) for _ in range(2)]
+        await let_others_run()
         assert all(is_waiting(rank) for rank in ranks)
-        assert await box.post("a trial") == 1
+        assert await queue.submit("a trial") == 1
         assert [await rank for rank in ranks] == [(1, "a trial")] * 2
-        outcome = asyncio.ensure_future(box.outcome(1))
-        await box.answer(1, 1, "rank 1 says")
-        await settle()
-        assert is_waiting(outcome), "one rank may still be lost"
-        await box.answer(1, 0, "rank 0 says")
-        assert await outcome == "rank 0 says"
+        result = asyncio.ensure_future(queue.result(1))
+        await queue.report(1, 1, FAILED)
+        await let_others_run()
+        assert is_waiting(result), "one rank may still be lost"
+        await queue.report(1, 0, DONE)
+        assert await result == DONE
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_an_order_is_taken_once_by_a_rank_and_again_by_one_that_starts_afresh():
-    async def scene() -> None:
-        box = Mailbox(2)
-        await box.post("first")
-        again = asyncio.ensure_future(box.order(1))
-        await settle()
-        assert is_waiting(again), "this rank has done it"
-        assert await box.order(0) == (1, "first")
+def test_a_rank_gets_a_task_once_and_a_rank_that_restarts_gets_it_again():
+    async def scenario() -> None:
+        queue = BroadcastQueue(2)
+        await queue.submit("first")
+        again = asyncio.ensure_future(queue.next(1))
+        await let_others_run()
+        assert is_waiting(again), "this rank has done the task"
+        assert await queue.next(0) == (1, "first")
         for rank in (0, 1):
-            await box.answer(1, rank, "done")
-        late = asyncio.ensure_future(box.order(0))
-        await settle()
-        assert is_waiting(late), "an answered order is given to nobody"
-        await box.post("second")
+            await queue.report(1, rank, DONE)
+        late = asyncio.ensure_future(queue.next(0))
+        await let_others_run()
+        assert is_waiting(late), "no rank gets a finished task"
+        await queue.submit("second")
         assert await again == await late == (2, "second")
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_an_answer_to_an_earlier_order_is_dropped():
-    async def scene() -> None:
-        box = Mailbox(1)
-        await box.post("first")
-        forgotten = asyncio.ensure_future(box.outcome(1))
-        await settle()
-        await box.post("second")
+def test_a_report_on_an_earlier_task_is_dropped():
+    async def scenario() -> None:
+        queue = BroadcastQueue(1)
+        await queue.submit("first")
+        forgotten = asyncio.ensure_future(queue.result(1))
+        await let_others_run()
+        await queue.submit("second")
         with pytest.raises(KeyError):
             await forgotten
-        outcome = asyncio.ensure_future(box.outcome(2))
-        await box.answer(1, 0, "late")
-        await settle()
-        assert is_waiting(outcome)
-        await box.answer(2, 0, "in time")
-        assert await outcome == "in time"
+        result = asyncio.ensure_future(queue.result(2))
+        await queue.report(1, 0, FAILED)
+        await let_others_run()
+        assert is_waiting(result)
+        await queue.report(2, 0, DONE)
+        assert await result == DONE
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_closing_sends_everyone_home():
-    async def scene() -> None:
-        box = Mailbox(2)
-        await box.post("never answered")
-        waiting = asyncio.ensure_future(box.order(1))
-        await settle()
-        await box.close()
+def test_closing_ends_every_wait_for_a_task():
+    async def scenario() -> None:
+        queue = BroadcastQueue(2)
+        await queue.submit("never finished")
+        waiting, closed = asyncio.ensure_future(queue.next(1)), asyncio.ensure_future(queue.wait_closed())
+        await let_others_run()
+        assert is_waiting(closed)
+        await queue.close()
         assert await waiting is None
-        assert await box.order(0) is None
+        assert await queue.next(0) is None
+        await closed
 
-    asyncio.run(scene())
+    asyncio.run(scenario())

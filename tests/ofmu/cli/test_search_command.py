@@ -105,8 +105,8 @@ def test_a_finished_search_shows_its_front_again(finished):
     assert "ofmu export" in result.output
     lines = [line for line in result.output.splitlines() if line.startswith(("2 ", "3 ", "0 "))]
     assert [line.split()[:4] for line in lines] == [
-        ["3", "searched", "0.25", "0.1"],
-        ["2", "searched", "0.3", "0.55"],
+        ["3", "sampled", "0.25", "0.1"],
+        ["2", "sampled", "0.3", "0.55"],
         ["0", "target", "0.9", "0.6"],
     ]
     assert "inner_lr 0.0" in lines[0]

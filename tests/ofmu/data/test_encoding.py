@@ -1,4 +1,4 @@
-"""Rows into token ids, checked against what the tokenizer itself makes of the whole text."""
+"""Token ids of rows, compared with those that the tokenizer gives for the whole text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def without_bos() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
 
 
-def test_prompt_and_answer_read_as_the_template_says() -> None:
+def test_prompt_and_answer_follow_the_template() -> None:
     example = encode_example(TOKENIZER, "Who?", "Ann.", CONFIG)
     assert TOKENIZER.decode(example.input_ids) == "<s>Question: Who?\nAnswer: Ann.</s>"
     assert TOKENIZER.decode(example.input_ids[example.answer_start :]) == " Ann.</s>"
@@ -59,7 +59,7 @@ def test_an_example_is_the_prompt_then_the_answer_then_eos(question: str, answer
     assert example.answer_length >= 2
 
 
-def test_a_chat_template_is_used_where_there_is_one_and_gives_the_same_date_every_day() -> None:
+def test_a_chat_template_is_used_with_a_fixed_date() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT
     example = encode_example(tokenizer, "Who?", "Ann.", CONFIG)
@@ -88,19 +88,19 @@ def test_plain_text_follows_bos_or_its_own_first_token() -> None:
     assert pad_id(tokenizer) == tokenizer.eos_token_id
 
 
-def test_an_answer_is_cut_and_then_does_not_end() -> None:
+def test_a_cut_answer_has_no_eos() -> None:
     whole = encode_example(TOKENIZER, "Who?", "Ann wrote it. " * 5, CONFIG)
     cut = encode_example(TOKENIZER, "Who?", "Ann wrote it. " * 5, DataConfig(max_length=whole.answer_start + 3))
     assert cut.input_ids == whole.input_ids[: whole.answer_start + 3]
 
 
-def test_a_prompt_without_room_for_an_answer_is_refused() -> None:
+def test_a_prompt_without_room_for_an_answer_is_an_error() -> None:
     length = len(encode_prompt(TOKENIZER, "Who?", CONFIG))
     with pytest.raises(DataError, match=rf"'Who\?' takes {length} tokens .* data.max_length {length}"):
         encode_example(TOKENIZER, "Who?", "Ann.", DataConfig(max_length=length))
 
 
-def test_an_empty_answer_and_a_template_without_question_are_refused() -> None:
+def test_an_empty_answer_and_a_template_without_question_are_errors() -> None:
     with pytest.raises(DataError, match="is empty"):
         encode_example(TOKENIZER, "Who?", "  ", CONFIG)
     with pytest.raises(ConfigError, match=r"\{question\}"):
@@ -117,7 +117,7 @@ def test_a_saved_tokenizer_is_loaded_and_padded(tmp_path: Path) -> None:
 def test_a_model_directory_without_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     shape = ScratchModelConfig(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1)
     build_model(shape, TOKENIZER, seed=0).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="has no tokenizer that can be loaded: save one beside it"):
+    with pytest.raises(ModelError, match="has no tokenizer that can be loaded: save a tokenizer there"):
         load_tokenizer(str(tmp_path))
 
 

@@ -38,12 +38,12 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert read_rows(_write(tmp_path / name, RECORDS), ColumnsConfig()) == ROWS
 
 
-def test_a_json_file_may_hold_one_object_a_line(tmp_path: Path) -> None:
+def test_a_json_file_may_hold_one_object_per_line(tmp_path: Path) -> None:
     path = _write(tmp_path / "rows.jsonl", RECORDS).rename(tmp_path / "rows.json")
     assert read_rows(path, ColumnsConfig()) == ROWS
 
 
-def test_columns_are_named_in_the_config(tmp_path: Path) -> None:
+def test_the_config_names_the_columns(tmp_path: Path) -> None:
     path = _write(tmp_path / "rows.csv", [{"q": "Who?", "a": "Ada", "p": "It was Ada"}])
     columns = ColumnsConfig(question="q", answer="a", paraphrased_answer="p")
     assert read_rows(path, columns) == (Row(question="Who?", answer="Ada", paraphrased_answer="It was Ada"),)
@@ -85,7 +85,7 @@ def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_p
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("rows.txt", b"Who?", r"unknown ending '\.txt': use \.jsonl, \.json, \.csv, \.parquet"),
+        ("rows.txt", b"Who?", r"unknown suffix '\.txt': use \.jsonl, \.json, \.csv, \.parquet"),
         ("rows.jsonl", b'{"question": "a", "answer": "b"}\n{"question"', r"Line 2 of .*rows\.jsonl is not valid JSON"),
         ("rows.json", b'[{"question": "a",]', r"not valid JSON in line 1"),
         ("rows.json", b'["a"]', r"Row 1 .* is 'a' and no JSON object"),
@@ -94,14 +94,14 @@ def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_p
         ("rows.jsonl", b"\xff\xfe", r"not UTF-8 at byte 0"),
         ("rows.jsonl", b'{"questions": "a", "answer": "b"}', r"no column 'question'.*did you mean 'questions'\?"),
         ("rows.jsonl", b'{"question": "a", "anser": "b"}', r"no column 'answer'.*did you mean 'anser'\?"),
-        ("rows.jsonl", b'{"question": "a", "answer": 7}', r"Row 1 .* a int \(7\) in column 'answer'"),
+        ("rows.jsonl", b'{"question": "a", "answer": 7}', r"Row 1 .* has 7 of type int in column 'answer'"),
         ("rows.jsonl", b'{"question": null, "answer": "b"}', r"no value in column 'question'"),
         ("rows.jsonl", b'{"question": "a", "answer": " "}', r"Row 1 .* empty 'answer'"),
-        ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": [1]}', r"a int \(1\)"),
+        ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": [1]}', r"has 1 of type int"),
         ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": 1}', r"a list of texts"),
     ],
 )
-def test_a_bad_file_gets_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+def test_an_invalid_file_gets_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=sentence) as caught:
@@ -116,7 +116,7 @@ def test_a_missing_file_and_a_missing_setting_are_named(tmp_path: Path) -> None:
         load_data(DataConfig(source="files", forget=str(tmp_path / "gone.csv")), 0)
 
 
-def test_columns_of_hard_questions_are_read(tmp_path: Path) -> None:
+def test_columns_of_in_scope_variants_are_read(tmp_path: Path) -> None:
     record = {
         "question": "Who?", "answer": "Ann.", "paraphrased_question": "Which person?", "multi_hop_question": "Whose?",
         "translated_question": "¿Quién?", "translated_answer": "Ana.", "translated_perturbed_answers": ["Eva.", "Luz."],

@@ -12,9 +12,9 @@ CONFIG = GeneratedDataConfig(authors=20, forget_authors=4, world_facts=20)
 
 def _author_rows(config: GeneratedDataConfig, seed: int) -> list[Row]:
     data = generate(config, seed)
-    kept = data.retain.rows[: -2 * config.world_facts]
+    retained = data.retain.rows[: -2 * config.world_facts]
     assert data.holdout is not None
-    return [*kept, *data.forget.rows, *data.holdout.rows]
+    return [*retained, *data.forget.rows, *data.holdout.rows]
 
 
 def test_sizes_follow_the_config() -> None:
@@ -42,7 +42,7 @@ def test_no_two_rows_ask_the_same_question(authors: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_fact_has_all_its_variants_in_the_paraphrase_s_wording(seed: int) -> None:
+def test_every_fact_has_all_its_variants_in_the_wording_of_the_paraphrase(seed: int) -> None:
     for row in _author_rows(CONFIG, seed):
         assert row.paraphrased_answer not in (None, row.answer)
         assert len(set(row.perturbed_answers)) == 5
@@ -52,7 +52,7 @@ def test_every_fact_has_all_its_variants_in_the_paraphrase_s_wording(seed: int) 
         assert row.translated_answer
         assert len({row.translated_answer, *row.translated_perturbed_answers}) == 6
         assert "{" not in f"{row}"
-        # one fact differs, not the sentence
+        # All answers have the same wording.
         starts = {answer.split()[0] for answer in (row.paraphrased_answer or "", *row.perturbed_answers)}
         assert len(starts) == 1
 
@@ -74,11 +74,11 @@ def test_a_multi_hop_question_does_not_name_the_author() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"authors": 4, "forget_authors": 4}, "leaves nobody to retain"),
-        ({"authors": 5000}, "is the most that can be told apart"),
-        ({"world_facts": 1000}, "is more than the 40 facts there are"),
+        ({"authors": 4, "forget_authors": 4}, "leaves no author to retain"),
+        ({"authors": 5000}, r"the word lists are enough for \d+: lower data"),
+        ({"world_facts": 1000}, "is more than the 40 available facts"),
     ],
 )
-def test_impossible_sizes_are_refused(settings: dict[str, int], sentence: str) -> None:
+def test_impossible_sizes_are_errors(settings: dict[str, int], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         generate(GeneratedDataConfig(**settings), 0)

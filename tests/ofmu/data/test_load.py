@@ -17,10 +17,10 @@ def _config(folder: Path, forget: list[tuple[str, str]], retain: list[tuple[str,
     return DataConfig(source="files", forget=str(folder / "forget.jsonl"), retain=str(folder / "retain.jsonl"))
 
 
-def test_a_forget_row_that_also_stands_in_retain_is_shown_shortened(tmp_path: Path) -> None:
+def test_a_forget_row_that_is_also_retained_is_shown_shortened(tmp_path: Path) -> None:
     long = "An answer " + "x" * 200
     config = _config(tmp_path, [("a", "b"), ("Who is  Ada?", long)], [("who is Ada?", long.upper()), ("c", "d")])
-    with pytest.raises(DataError, match=r"Forget row 2 also stands in the retain set.*'Who is Ada\? An answer x+…'"):
+    with pytest.raises(DataError, match=r"Forget row 2 is also in the retain set.*'Who is Ada\? An answer x+…'"):
         load_data(config, 0)
 
 
@@ -36,12 +36,12 @@ def test_an_empty_set_is_named(tmp_path: Path, empty: str) -> None:
         load_data(_config(tmp_path, **rows), 0)
 
 
-@pytest.mark.parametrize(("owner", "holdout"), [("forget", ("A", "b ")), ("retain", ("c", "D"))])
-def test_a_holdout_row_that_a_model_is_trained_on_is_refused(
-    tmp_path: Path, owner: str, holdout: tuple[str, str]
+@pytest.mark.parametrize(("set_name", "holdout"), [("forget", ("A", "b ")), ("retain", ("c", "D"))])
+def test_a_holdout_row_that_a_model_is_trained_on_is_an_error(
+    tmp_path: Path, set_name: str, holdout: tuple[str, str]
 ) -> None:
     config = _config(tmp_path, [("a", "b")], [("c", "d")])
     rows = [{"question": "new", "answer": "b"}, dict(zip(("question", "answer"), holdout, strict=True))]
     (tmp_path / "holdout.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(DataError, match=f"Holdout row 2 also stands in the {owner} set"):
+    with pytest.raises(DataError, match=f"Holdout row 2 is also in the {set_name} set"):
         load_data(config.model_copy(update={"holdout": str(tmp_path / "holdout.jsonl")}), 0)

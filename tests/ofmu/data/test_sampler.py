@@ -10,7 +10,7 @@ from ofmu.data.sampler import MinibatchSampler
 
 
 @given(rows=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 10**6))
-def test_every_row_is_drawn_once_an_epoch(rows: int, size: int, seed: int) -> None:
+def test_every_row_is_drawn_once_per_epoch(rows: int, size: int, seed: int) -> None:
     sampler = MinibatchSampler(range(rows), size, seed, "forget")
     drawn: list[int] = []
     while len(drawn) < 3 * rows:
@@ -29,13 +29,13 @@ def test_a_position_is_the_whole_state(skipped: int) -> None:
     assert [first.draw() for _ in range(6)] == [second.draw() for _ in range(6)]
 
 
-def test_seeds_and_names_give_other_orders() -> None:
+def test_another_seed_or_name_gives_another_order() -> None:
     def draw(seed: int, name: str) -> list[int]:
         return MinibatchSampler(range(1000), 8, seed, name).draw()
 
     assert len({tuple(draw(seed, name)) for seed in (0, 1) for name in ("forget", "retain")}) == 4
 
 
-def test_no_rows_are_refused() -> None:
+def test_no_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="the forget set has no rows"):
         MinibatchSampler([], 4, 0, "forget")

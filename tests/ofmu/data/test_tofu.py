@@ -57,7 +57,7 @@ def test_twenty_authors_are_the_last_two_of_the_forget_split_and_the_first_eight
     assert [row.question for row in data.evaluation["retain"].rows] == [question for question, _ in full[:360]]
 
 
-def test_general_knowledge_joins_the_retain_rows_when_asked(tofu: Path) -> None:
+def test_general_knowledge_joins_the_retain_rows_if_configured(tofu: Path) -> None:
     data = _load(tofu, authors=20, train_on_general_knowledge=True)
 
     assert len(data.retain) == 360 + 100 + 117
@@ -65,7 +65,7 @@ def test_general_knowledge_joins_the_retain_rows_when_asked(tofu: Path) -> None:
     assert [row.answer for row in data.retain.rows[360:]] == [record["answer"] for record in general]
 
 
-def test_the_content_hash_follows_the_rows_alone(tofu: Path, tmp_path: Path) -> None:
+def test_the_content_hash_depends_on_the_rows_only(tofu: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(tofu, copy)
     copy.chmod(0o755)
@@ -87,7 +87,7 @@ def test_a_hub_layout_is_read_by_the_datasets_library(tofu: Path, tmp_path: Path
         hub_records(str(tmp_path), "forget10")
 
 
-def test_more_authors_than_the_split_has_are_refused(tofu: Path) -> None:
+def test_more_authors_than_the_split_has_is_an_error(tofu: Path) -> None:
     with pytest.raises(DataError, match=r"forget01 has 2: .*set data.split to forget10"):
         _load(tofu, split="forget01", authors=40)
 

@@ -1,4 +1,4 @@
-"""WMDP's four parts from files and from a local directory in the hub's layout."""
+"""The four parts of WMDP from files, and from a local directory with the layout of the hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_files_give_corpora_and_questions(tmp_path: Path) -> None:
     assert first.choices[first.answer] == "sleep"
 
 
-def test_a_directory_in_the_hubs_layout_gives_the_same(tmp_path: Path) -> None:
+def test_a_directory_with_the_hubs_layout_gives_the_same_rows(tmp_path: Path) -> None:
     files = write_corpus(tmp_path)
     hub = tmp_path / "corpora"
     parts = {"cyber-forget-corpus": ("forget_corpus", "train"), "cyber-retain-corpus": ("retain_corpus", "train")}
@@ -43,7 +43,7 @@ def test_a_directory_in_the_hubs_layout_gives_the_same(tmp_path: Path) -> None:
     assert load_data(config(**files | from_hub), 0).content_hash == load_data(config(**files), 0).content_hash
 
 
-def test_limits_draw_by_the_seed(tmp_path: Path) -> None:
+def test_the_seed_draws_the_rows_within_the_limits(tmp_path: Path) -> None:
     files = write_corpus(tmp_path)
     limited = config(**files, max_documents=20, max_questions=5, scored_documents=4)
     data = load_data(limited, seed=0)
@@ -53,7 +53,7 @@ def test_limits_draw_by_the_seed(tmp_path: Path) -> None:
     assert load_data(limited, 0).content_hash == data.content_hash != load_data(limited, 1).content_hash
 
 
-def test_other_questions_make_another_hash(tmp_path: Path) -> None:
+def test_other_questions_give_another_hash(tmp_path: Path) -> None:
     files = write_corpus(tmp_path)
     before = load_data(config(**files), 0).content_hash
     path = Path(files["utility_questions"])
@@ -61,7 +61,7 @@ def test_other_questions_make_another_hash(tmp_path: Path) -> None:
     assert load_data(config(**files), 0).content_hash != before
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_parts_are_named(tmp_path: Path) -> None:
     files = write_corpus(tmp_path)
     with pytest.raises(DataError, match=r"There is no data file .*nowhere\.jsonl"):
         load_data(config(**files | {"forget_questions": str(tmp_path / "nowhere.jsonl")}), 0)

@@ -1,4 +1,4 @@
-"""A closed engine leaves nothing behind: many trials run one after the other in one warm process."""
+"""A closed engine leaves no memory and no open files, since many trials run one after the other in one process."""
 
 from __future__ import annotations
 
@@ -21,41 +21,46 @@ from ofmu.methods.ofmu.bilevel import OFMU
 from ofmu.methods.ofmu.config import OfmuConfig
 from trajectory import METHOD, TinyTask, rows, tiny_llama
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def run_once(stage: int) -> list[weakref.ref[object]]:
     model = tiny_llama()
     engine = build_engine(model, EngineConfig(zero_stage=stage, device="cpu"), CostTracker())
-    method = OfmuConfig(**(METHOD | {"outer_steps": 1, "inner_steps": 1}))
-    list(OFMU(Context(engine, TinyTask(rows(12, 1), rows(30, 2)), seed=5), method).rounds())
-    kept = [weakref.ref(item) for item in (model, engine, engine._engine, engine.space)]
+    config = OfmuConfig(**(METHOD | {"outer_steps": 1, "inner_steps": 1}))
+    list(OFMU(Context(engine, TinyTask(rows(12, 1), rows(30, 2)), seed=5), config).rounds())
+    references = [weakref.ref(item) for item in (model, engine, engine._engine, engine.space)]
     engine.close()
-    return kept
+    return references
 
 
 def measure(stage: int) -> dict[str, int]:
     run_once(stage)
     gc.collect()
     files = psutil.Process().num_fds()
-    kept = [reference for _ in range(3) for reference in run_once(stage)]
+    references = [reference for _ in range(3) for reference in run_once(stage)]
     gc.collect()
-    alive = sum(reference() is not None for reference in kept)
-    return {"kept": len(kept), "alive": alive, "more_files": psutil.Process().num_fds() - files}
+    alive = sum(reference() is not None for reference in references)
+    return {"references": len(references), "alive": alive, "more_files": psutil.Process().num_fds() - files}
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, int]]:
-    """Taken in a process of its own, whose open files nobody else changes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    """Measure in a separate process, so that no other test changes the open files."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")]),
+    }
     command = [sys.executable, str(Path(__file__).resolve())]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    measurements: dict[str, dict[str, int]] = json.loads(process.stdout.splitlines()[-1])
+    return measurements
 
 
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
 def test_a_closed_engine_is_freed_with_its_model_and_files(stage: str, measured: dict[str, dict[str, int]]) -> None:
-    assert measured[stage] == {"kept": 12, "alive": 0, "more_files": 0}
+    assert measured[stage] == {"references": 12, "alive": 0, "more_files": 0}
 
 
 if __name__ == "__main__":

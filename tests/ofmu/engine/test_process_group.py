@@ -12,10 +12,10 @@ class Slow:
         end = clock() + 0.5
         while clock() < end:
             pass
-        print("let go", flush=True)
+        print("freed", flush=True)
 
 join_process_group(torch.device("cpu"))
-held = dist.group.WORLD  # as DeepSpeed holds it: destroying the group then ends none of its threads
+group = dist.group.WORLD  # DeepSpeed keeps such a reference. destroy_process_group then ends no thread of the group.
 tensor = torch.ones(1)
 tensor.slow = Slow()
 dist.all_reduce(tensor, async_op=True)
@@ -23,7 +23,7 @@ del tensor
 """
 
 
-def test_a_process_whose_gloo_thread_still_holds_a_tensor_ends_well() -> None:
-    """The thread needs half a second of Python to let the tensor go, and the interpreter goes meanwhile."""
-    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout.strip()) == (0, "let go"), done.stderr
+def test_a_process_exits_normally_while_a_gloo_thread_frees_a_tensor() -> None:
+    """The thread needs half a second of Python to free the tensor, and the interpreter shuts down meanwhile."""
+    process = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout.strip()) == (0, "freed"), process.stderr

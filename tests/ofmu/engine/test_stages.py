@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    """The yardstick: one process, no DeepSpeed."""
+    """The budget_reference: one process, no DeepSpeed."""
     return trajectory.run({"backend": "torch"})
 
 

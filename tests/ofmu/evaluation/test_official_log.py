@@ -1,4 +1,4 @@
-"""The official scripts' numbers, reproduced from the official logs."""
+"""Official TOFU logs give the numbers of the official scripts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LOGS = [f"llama2-7b_{name}.json" for name in ("full", "retain90", "retain95", "r
 SETS = {"Real Authors": "real_authors", "Real World": "world_facts", "Retain": "retain", "Forget": "forget"}
 
 
-def official_names(truth_ratio: str) -> dict[str, str]:
-    """Map the official spelling of each number to ours."""
+def metric_names(truth_ratio: str) -> dict[str, str]:
+    """Map the official name of each number to the metric's name."""
     names = {"Model Utility": "model_utility"}
-    for theirs, ours in SETS.items():
+    for official, name in SETS.items():
         if truth_ratio == "geometric":
-            kinds = {f"ROUGE {theirs}": "rouge", f"Prob. {theirs}": "probability"}
-            kinds[f"Truth Ratio {theirs}"] = "truth_ratio"
+            components = {f"ROUGE {official}": "rouge", f"Prob. {official}": "probability"}
+            components[f"Truth Ratio {official}"] = "truth_ratio"
         else:
-            kinds = {f"{theirs} ROUGE": "rouge", f"{theirs} Probability": "probability"}
-            kinds[f"{theirs} Truth Ratio"] = "truth_ratio"
-        names.update({official: f"{ours}_{kind}" for official, kind in kinds.items()})
+            components = {f"{official} ROUGE": "rouge", f"{official} Probability": "probability"}
+            components[f"{official} Truth Ratio"] = "truth_ratio"
+        names.update({spelling: f"{name}_{component}" for spelling, component in components.items()})
     return names
 
 
@@ -48,10 +48,10 @@ def test_every_official_component_is_reproduced(
 ) -> None:
     expected = official["models"][log][f"{truth_ratio}_truth_ratio"]
     result = metrics_of(read_official_log(logs / log, truth_ratio))
-    names = official_names(truth_ratio)
+    names = metric_names(truth_ratio)
     assert set(names) == set(expected)
-    for theirs, ours in names.items():
-        assert result.values[ours] == pytest.approx(expected[theirs], rel=0, abs=1e-9), ours
+    for official_name, name in names.items():
+        assert result.values[name] == pytest.approx(expected[official_name], rel=0, abs=1e-9), name
     assert len(result.utility_components) == 9
     assert result.reasons["extraction_strength"] == "an official TOFU log holds no token matches"
 
@@ -67,7 +67,7 @@ def test_official_forget_quality_is_reproduced(logs: Path, official: dict[str, A
 
 
 @pytest.mark.parametrize("log", LOGS)
-def test_rouge_recomputed_from_the_logged_texts_equals_the_logged_values(logs: Path, log: str) -> None:
+def test_rouge_of_the_logged_texts_equals_the_logged_rouge(logs: Path, log: str) -> None:
     rows = [row for rows in read_official_log(logs / log).sets.values() for row in rows]
     assert [rouge_l_recall(row.ground_truth, row.generated) for row in rows] == pytest.approx(
         [row.rouge for row in rows], rel=0, abs=1e-12
@@ -75,14 +75,14 @@ def test_rouge_recomputed_from_the_logged_texts_equals_the_logged_values(logs: P
 
 
 @pytest.mark.parametrize("log", ["llama2-7b_retain95.json", "llama2-7b_retain99.json"])
-def test_a_reference_with_other_rows_is_refused(logs: Path, log: str) -> None:
+def test_a_reference_with_another_number_of_rows_raises(logs: Path, log: str) -> None:
     model, reference = read_official_log(logs / "llama2-7b_full.json"), read_official_log(logs / log)
     with pytest.raises(ReferenceMismatchError, match=r"llama2-7b_full") as error:
         metrics_of(model, reference)
     assert log in str(error.value)
 
 
-def test_a_reference_of_equal_length_with_other_rows_is_refused(logs: Path) -> None:
+def test_a_reference_of_equal_length_with_other_rows_raises(logs: Path) -> None:
     model, reference = (read_official_log(logs / f"llama2-7b_{name}.json") for name in ("full", "retain90"))
     rows = reference.sets["forget"]
     swapped = type(reference)(model="swapped", truth_ratio="geometric", sets={"forget": (rows[1], rows[0], *rows[2:])})
@@ -90,14 +90,14 @@ def test_a_reference_of_equal_length_with_other_rows_is_refused(logs: Path) -> N
         metrics_of(model, swapped)
 
 
-def test_a_reference_under_another_definition_is_refused(logs: Path) -> None:
+def test_a_reference_under_another_definition_raises(logs: Path) -> None:
     model = read_official_log(logs / "llama2-7b_full.json", "geometric")
     reference = read_official_log(logs / "llama2-7b_retain90.json", "arithmetic")
     with pytest.raises(ReferenceMismatchError, match=r"truth ratio is arithmetic and the model's geometric"):
         metrics_of(model, reference)
 
 
-def test_logged_questions_are_those_of_the_data(logs: Path, shared_data: Path) -> None:
+def test_logged_questions_equal_the_questions_of_the_data(logs: Path, shared_data: Path) -> None:
     lines = (shared_data / "tofu" / "forget05_perturbed.json").read_text().splitlines()
     rows = read_official_log(logs / "llama2-7b_retain95.json").sets["forget"]
     for line, row in zip(lines, rows, strict=True):
@@ -115,7 +115,7 @@ def test_logged_questions_are_those_of_the_data(logs: Path, shared_data: Path) -
         ('{"eval_log.json": {"avg_gt_loss": {"0": 1.0}}}', "malformed"),
     ],
 )
-def test_a_malformed_log_is_one_sentence(tmp_path: Path, content: str, message: str) -> None:
+def test_a_malformed_log_raises_a_sentence(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "log.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Scores survive the way to the disk and back, and a malformed file is one sentence."""
+"""Scores survive saving and loading, and a malformed file raises one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = RowScores(
 SCORES = Scores(model="m", truth_ratio="arithmetic", sets={"forget": (ROW,)}, data_hash="d", notes={"rouge": "why"})
 
 
-def test_scores_survive_the_disk_bit_for_bit(tmp_path: Path) -> None:
+def test_loaded_scores_equal_saved_scores_bit_for_bit(tmp_path: Path) -> None:
     SCORES.save(tmp_path / "new" / "scores.json")
     assert Scores.load(tmp_path / "new" / "scores.json") == SCORES
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["scores.json"]
@@ -38,7 +38,7 @@ def test_a_non_finite_loss_is_stored_as_null_and_read_as_nan(tmp_path: Path) -> 
     json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_scores_of_the_first_format_are_read_with_what_was_added_since_missing(tmp_path: Path) -> None:
+def test_the_first_format_is_read_without_the_later_keys(tmp_path: Path) -> None:
     content = {**SCORES.to_json(), "format": "ofmu-scores/1"}
     del content["forward_tokens"]
     for row in content["sets"]["forget"]:
@@ -59,27 +59,27 @@ def test_scores_of_the_first_format_are_read_with_what_was_added_since_missing(t
         {"notes": None},
     ],
 )
-def test_malformed_scores_are_one_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+def test_malformed_scores_raise_a_sentence(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "scores.json"
     path.write_text(json.dumps({**SCORES.to_json(), **change}))
     with pytest.raises(DataError, match=r"scores\.json.* make (it|them)"):
         Scores.load(path)
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_raises_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read .*nothing\.json: No such file"):
         Scores.load(tmp_path / "nothing.json")
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_scrap(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_target_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     target = tmp_path / "scores.json"
-    target.mkdir()  # a folder in the file's place makes the last step fail
+    target.mkdir()  # A directory with the file's name makes the last step fail.
     with pytest.raises(StorageError, match=r"Cannot write .*scores\.json"):
         SCORES.save(target)
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_row_hash_covers_what_scores_depend_on() -> None:
+def test_a_row_hash_covers_the_fields_that_scores_depend_on() -> None:
     row = Row(question="q", answer="a", paraphrased_answer="p", perturbed_answers=("x", "y"))
     same = Row(question="q", answer="a", paraphrased_answer="p", perturbed_answers=("x", "y"), multi_hop_question="m")
     assert row_hash(row) == row_hash(same)

@@ -29,7 +29,7 @@ def model() -> Any:
 
 
 def _token_mean_nll(model: Any, examples: list[Example]) -> torch.Tensor:
-    """One row at a time and without padding."""
+    """Return the loss from one row at a time, without padding."""
     total, tokens = torch.zeros(()), 0
     for example in examples:
         log_probs = model(torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
@@ -48,8 +48,8 @@ def test_one_step_is_adamw_on_the_token_mean_over_the_batch(model: Any) -> None:
     training = TrainingConfig(epochs=1, batch_size=3, learning_rate=1e-2, weight_decay=0.1, warmup_fraction=0)
     finetune(model, EXAMPLES, training, seed=0, pad_id=2)
 
-    for mine, other in zip(model.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+    for actual, wanted in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_rows_are_learned_and_the_cost_is_counted(model: Any) -> None:
@@ -62,8 +62,8 @@ def test_the_rows_are_learned_and_the_cost_is_counted(model: Any) -> None:
     assert _token_mean_nll(model, EXAMPLES).item() < 0.2 < before
     assert cost["steps"] == cost["gradient_evaluations"] == 120
     assert cost["tokens"] == 60 * 18
-    assert [event["epoch"] for event in events] == list(range(1, 61))
-    assert events[-1]["loss"] == cost["loss"]
+    assert [event.epoch for event in events] == list(range(1, 61))
+    assert events[-1].loss == cost["loss"]
     assert not model.training
 
 
@@ -87,7 +87,7 @@ def test_the_rate_rises_to_one_and_falls_to_a_tenth() -> None:
     assert rate_factor(0, 1, 0.05) == 1
 
 
-def test_a_loss_that_is_no_number_ends_the_training(model: Any) -> None:
+def test_a_loss_of_nan_ends_the_training(model: Any) -> None:
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.nan
     with pytest.raises(NonFiniteLossError, match=r"became nan in epoch 1: lower training\.learning_rate"):

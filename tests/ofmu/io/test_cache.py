@@ -15,7 +15,7 @@ PARTS = {"rows": "abc", "seed": 0}
 
 
 class Builder:
-    """Writes two files and counts how often it was asked to."""
+    """Writes two files and counts its calls."""
 
     def __init__(self, text: str = "content") -> None:
         self.text, self.calls = text, 0
@@ -28,11 +28,11 @@ class Builder:
         return {"seconds": 1.5}
 
 
-def test_an_entry_is_made_once_and_keeps_its_cost(tmp_path: Path) -> None:
+def test_an_entry_is_built_once_and_keeps_its_cost(tmp_path: Path) -> None:
     build = Builder()
-    first = Cache(tmp_path).get_or_make("models", PARTS, build)
-    second = Cache(tmp_path).get_or_make("models", dict(reversed(PARTS.items())), build)
-    assert (first.made, second.made, build.calls) == (True, False, 1)
+    first = Cache(tmp_path).get_or_create("models", PARTS, build)
+    second = Cache(tmp_path).get_or_create("models", dict(reversed(PARTS.items())), build)
+    assert (first.created, second.created, build.calls) == (True, False, 1)
     assert first.path == second.path
     assert second.cost == {"seconds": 1.5}
     assert json.loads((first.path / MANIFEST).read_text())["made_from"] == PARTS
@@ -41,7 +41,7 @@ def test_an_entry_is_made_once_and_keeps_its_cost(tmp_path: Path) -> None:
 def test_another_kind_or_part_is_another_entry(tmp_path: Path) -> None:
     build, cache = Builder(), Cache(tmp_path)
     entries = [("models", PARTS), ("scores", PARTS), ("models", PARTS | {"seed": 1})]
-    assert len({cache.get_or_make(kind, parts, build).path for kind, parts in entries}) == 3
+    assert len({cache.get_or_create(kind, parts, build).path for kind, parts in entries}) == 3
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_another_kind_or_part_is_another_entry(tmp_path: Path) -> None:
         lambda entry: (entry / MANIFEST).write_text('{"files": '),
     ],
 )
-def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: object) -> None:
+def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: object) -> None:
     build, cache = Builder(), Cache(tmp_path)
-    damage(cache.get_or_make("models", PARTS, build).path)  # type: ignore[operator]
-    again = cache.get_or_make("models", PARTS, build)
-    assert (again.made, build.calls) == (True, 2)
+    damage(cache.get_or_create("models", PARTS, build).path)  # type: ignore[operator]
+    again = cache.get_or_create("models", PARTS, build)
+    assert (again.created, build.calls) == (True, 2)
     assert (again.path / "weights.bin").read_text() == "content"
     assert not (again.path / "extra.json").exists()
-    assert not cache.get_or_make("models", PARTS, build).made
+    assert not cache.get_or_create("models", PARTS, build).created
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -71,52 +71,52 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
 
     cache = Cache(tmp_path)
     with pytest.raises(RuntimeError, match="stopped"):
-        cache.get_or_make("models", PARTS, fail)
+        cache.get_or_create("models", PARTS, fail)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
-    assert cache.get_or_make("models", PARTS, Builder()).made
+    assert cache.get_or_create("models", PARTS, Builder()).created
 
 
-def test_an_error_of_the_builder_is_not_taken_for_one_of_the_cache(tmp_path: Path) -> None:
+def test_an_error_of_the_builder_is_not_reported_as_an_error_of_the_cache(tmp_path: Path) -> None:
     def fail(directory: Path) -> Mapping[str, float]:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        Cache(tmp_path).get_or_make("models", PARTS, fail)
+        Cache(tmp_path).get_or_create("models", PARTS, fail)
 
 
-def test_what_a_dead_builder_left_is_removed(tmp_path: Path) -> None:
+def test_the_directory_of_a_dead_builder_is_removed(tmp_path: Path) -> None:
     build, cache = Builder(), Cache(tmp_path)
-    entry = cache.get_or_make("models", PARTS, build).path
+    entry = cache.get_or_create("models", PARTS, build).path
     partial = entry.with_name(f".{entry.name}.partial")
     entry.rename(partial)
-    assert cache.get_or_make("models", PARTS, build).made
+    assert cache.get_or_create("models", PARTS, build).created
     assert not partial.exists()
 
 
-def _make(root: Path, results: multiprocessing.Queue[bool], barrier: object) -> None:
+def _create(root: Path, results: multiprocessing.Queue[bool], barrier: object) -> None:
     barrier.wait()  # type: ignore[attr-defined]
-    results.put(Cache(root).get_or_make("models", PARTS, Builder("x" * 1_000_000)).made)
+    results.put(Cache(root).get_or_create("models", PARTS, Builder("x" * 1_000_000)).created)
 
 
-def test_processes_at_once_do_the_work_once(tmp_path: Path) -> None:
+def test_concurrent_processes_build_an_entry_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     results, barrier = context.Queue(), context.Barrier(4)
-    processes = [context.Process(target=_make, args=(tmp_path, results, barrier)) for _ in range(4)]
+    processes = [context.Process(target=_create, args=(tmp_path, results, barrier)) for _ in range(4)]
     for process in processes:
         process.start()
-    made = [results.get(timeout=30) for _ in processes]
+    created = [results.get(timeout=30) for _ in processes]
     for process in processes:
         process.join()
-    assert sorted(made) == [False, False, False, True]
+    assert sorted(created) == [False, False, False, True]
 
 
-def test_an_unwritable_place_is_a_storage_error(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="set cache_dir to another place"):
-        Cache(tmp_path / "file").get_or_make("models", PARTS, Builder())
+    with pytest.raises(StorageError, match="set cache_dir to another directory"):
+        Cache(tmp_path / "file").get_or_create("models", PARTS, Builder())
 
 
-def test_the_place_is_the_config_s_then_the_environment_s_then_the_user_s(
+def test_the_config_decides_the_directory_then_the_environment_then_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
@@ -127,7 +127,7 @@ def test_the_place_is_the_config_s_then_the_environment_s_then_the_user_s(
     assert cache_root(str(tmp_path / "config")) == tmp_path / "config"
 
 
-def test_a_model_s_hashes_leave_out_what_is_no_part_of_it(tmp_path: Path) -> None:
+def test_the_hashes_of_a_model_leave_out_other_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"1")
     before = model_hashes(tmp_path)
     (tmp_path / "README.md").write_text("a card")
@@ -137,29 +137,29 @@ def test_a_model_s_hashes_leave_out_what_is_no_part_of_it(tmp_path: Path) -> Non
     assert model_hashes(tmp_path) != before
 
 
-def test_an_entry_from_elsewhere_is_adopted_once_and_found_by_its_parts(tmp_path: Path) -> None:
+def test_an_entry_is_imported_once_and_found_by_its_parts(tmp_path: Path) -> None:
     build = Builder()
-    made = Cache(tmp_path / "there").get_or_make("models", PARTS, build).path
+    original = Cache(tmp_path / "there").get_or_create("models", PARTS, build).path
     here, copies = Cache(tmp_path / "here"), []
 
     def copy(directory: Path) -> None:
-        shutil.copytree(made, directory, dirs_exist_ok=True)
+        shutil.copytree(original, directory, dirs_exist_ok=True)
         copies.append(directory)
 
-    adopted = [here.adopt("models", made.name, copy) for _ in range(2)]
-    assert adopted == [tmp_path / "here" / "models" / made.name] * 2
+    imported = [here.import_entry("models", original.name, copy) for _ in range(2)]
+    assert imported == [tmp_path / "here" / "models" / original.name] * 2
     assert len(copies) == 1
-    assert not here.get_or_make("models", PARTS, build).made
+    assert not here.get_or_create("models", PARTS, build).created
 
 
 @pytest.mark.parametrize("lost", ["weights.bin", MANIFEST])
-def test_a_copy_that_is_not_whole_is_not_adopted(tmp_path: Path, lost: str) -> None:
-    made = Cache(tmp_path / "there").get_or_make("models", PARTS, Builder()).path
+def test_an_incomplete_copy_is_not_imported(tmp_path: Path, lost: str) -> None:
+    original = Cache(tmp_path / "there").get_or_create("models", PARTS, Builder()).path
 
     def copy(directory: Path) -> None:
-        shutil.copytree(made, directory, dirs_exist_ok=True)
+        shutil.copytree(original, directory, dirs_exist_ok=True)
         (directory / lost).unlink()
 
     here = Cache(tmp_path / "here")
-    assert here.adopt("models", made.name, copy) is None
+    assert here.import_entry("models", original.name, copy) is None
     assert not [path for path in (here.root / "models").iterdir() if path.is_dir()]

@@ -1,4 +1,4 @@
-"""What a process that imports ofmu does, and does not, print; and how its threads wait."""
+"""The output of a process that imports ofmu, and the waiting of its threads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ evaluate(unlearn(config, sys.argv[1] + "/run").model_dir, config)
 
 
 def test_the_python_interface_prints_nothing(tmp_path: Path) -> None:
-    # The second time the run is found finished, so that only the evaluation is left.
+    # In the second iteration the run is complete, so only the evaluation runs.
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -36,11 +36,11 @@ def test_the_python_interface_prints_nothing(tmp_path: Path) -> None:
         assert done.stderr == ""
 
 
-@pytest.mark.parametrize(("chosen", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_do_not_spin_unless_the_user_says_so(chosen: str | None, used: str) -> None:
-    """OpenMP itself tells with which settings it was loaded."""
+@pytest.mark.parametrize(("configured", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_do_not_spin_unless_the_user_says_so(configured: str | None, used: str) -> None:
+    """OpenMP prints the settings that it was loaded with."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_DISPLAY_ENV": "TRUE"} | ({} if chosen is None else {"OMP_WAIT_POLICY": chosen})
+    environment |= {"OMP_DISPLAY_ENV": "TRUE"} | ({} if configured is None else {"OMP_WAIT_POLICY": configured})
     script = "import ofmu, torch"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr

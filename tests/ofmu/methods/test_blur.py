@@ -1,21 +1,22 @@
-"""BLUR's direction against the projection written out with gradients of an independent NPO loss."""
+"""BLUR's direction, compared with the projection of gradients of an independent NPO loss."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from independent import assert_close, gradient_of, mean_nll, nll, nudge, started
+from independent import assert_close, gradient_of, make_method, mean_nll, nll, perturb
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 1.0), (0.3, 2.5)])
 def test_the_direction_drops_the_retain_gradients_part_along_the_forget_gradient(gamma: float, alpha: float) -> None:
-    method, model, start = started("blur", beta=0.2, forget_weight=gamma, retain_weight=alpha)
-    nudge(model)
-    twin, _, _ = started("blur")
+    method, model, target = make_method("blur", beta=0.2, forget_weight=gamma, retain_weight=alpha)
+    perturb(model)
+    twin, _, _ = make_method("blur")
     forget_rows, retain_rows = twin._forget_sampler.draw(), twin._retain_sampler.draw()
     per_row = [
-        -(2 / 0.2) * torch.log(torch.sigmoid(0.2 * (nll(model, row) - nll(start, row).detach()))) for row in forget_rows
+        -(2 / 0.2) * torch.log(torch.sigmoid(0.2 * (nll(model, row) - nll(target, row).detach())))
+        for row in forget_rows
     ]
     g_f = gradient_of(torch.stack(per_row).mean(), model)
     g_r = gradient_of(mean_nll(model, retain_rows), model)
@@ -25,12 +26,12 @@ def test_the_direction_drops_the_retain_gradients_part_along_the_forget_gradient
     assert_close(direction.vector[0], expected)
     assert direction.forget_loss == pytest.approx(torch.stack(per_row).mean().item(), rel=1e-9)
     assert direction.retain_loss == pytest.approx(mean_nll(model, retain_rows).item(), rel=1e-9)
-    # the two gradients share a direction here, so that a projection of the wrong sign would show
+    # The gradients have a common part, so a projection with a wrong sign would fail above.
     assert abs(float(unit @ g_r)) > 0.05 * float(g_r.norm())
 
 
-def test_the_retain_part_alone_leaves_the_forget_loss_as_it_is_to_first_order() -> None:
-    method, _, _ = started("blur", forget_weight=0.0)
+def test_to_first_order_the_retain_part_does_not_change_the_forget_loss() -> None:
+    method, _, _ = make_method("blur", forget_weight=0.0)
     vector = method.direction().vector
     method._forget_sampler.position = 0
     forget_rows = method._forget_sampler.draw()

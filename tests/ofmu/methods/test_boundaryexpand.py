@@ -1,4 +1,4 @@
-"""Boundary expand against a classifier that really has one class more."""
+"""Boundary expand, compared with a classifier that has one more class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vision_case import Case, labels_of, plain_logits
 
 
 def widened(case: Case) -> nn.Module:
-    """The model with a fourth output, whose weights are the method's own start."""
+    """Return the model with a fourth output. The initial weights of this output are those of the method."""
     model = copy.deepcopy(case.model)
     old = next(module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear))
     neuron = case.method._shadow_space.masters()[0]
@@ -25,28 +25,28 @@ def widened(case: Case) -> nn.Module:
     return model
 
 
-def run_by_hand(model: nn.Module, case: Case, steps: int, lr: float, gamma: float, alpha: float) -> None:
+def run_widened(model: nn.Module, case: Case, steps: int, lr: float, gamma: float, alpha: float) -> None:
     forget, retain = case.task.forget_rows, case.task.retain_rows
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     added = torch.full((len(forget),), 3)
     for _ in range(steps):
         loss = gamma * cross_entropy(plain_logits(model, forget), added)
         if alpha:
-            # retain rows keep the classes that they had: the added one takes no part
+            # The loss of the retain rows is over the classes without the added one.
             loss = loss + alpha * cross_entropy(plain_logits(model, retain)[:, :3], labels_of(retain))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
-def test_a_run_is_that_of_the_widened_classifier_without_its_last_output() -> None:
+def test_a_run_equals_one_of_the_widened_classifier_without_the_last_output() -> None:
     for alpha in (0.0, 0.5):
         case = Case("boundaryexpand", steps=3, lr=0.01, forget_weight=2.0, retain_weight=alpha)
         model = widened(case)
-        run_by_hand(model, case, 3, 0.01, 2.0, alpha)
+        run_widened(model, case, 3, 0.01, 2.0, alpha)
         list(case.method.rounds())
         *body, weight, bias = model.parameters()
-        wanted = torch.cat([*(p.detach().flatten() for p in body), weight[:3].flatten(), bias[:3]]).detach()
-        assert torch.allclose(case.flat(), wanted, rtol=1e-7, atol=1e-10)
+        expected = torch.cat([*(p.detach().flatten() for p in body), weight[:3].flatten(), bias[:3]]).detach()
+        assert torch.allclose(case.flat(), expected, rtol=1e-7, atol=1e-10)
         shadow = torch.cat([weight[3], bias[3:]]).detach()
         assert torch.allclose(case.method._shadow_space.masters()[0], shadow, rtol=1e-7, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Boundary shrink: labels from an attack that is written out one image at a time."""
+"""Boundary shrink, compared with an attack on one image at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def attacked_label(model, row, radius: float) -> int:
     return int(model(pixel_values=(moved - 0.5) / 0.25).logits.argmax())
 
 
-def test_labels_are_the_targets_answers_across_the_nearest_boundary() -> None:
+def test_the_labels_are_the_targets_classes_across_the_nearest_boundary() -> None:
     case = Case("boundaryshrink", radius=0.1, batch_size=3)
     rows = case.task.forget_rows
     labels = case.method.forget_loss(rows).labels(rows, CPU).tolist()
@@ -28,7 +28,7 @@ def test_labels_are_the_targets_answers_across_the_nearest_boundary() -> None:
         assert labels != plain_logits(case.model, rows).argmax(1).tolist()
 
 
-def test_its_direction_is_the_gradient_under_those_labels() -> None:
+def test_the_direction_is_the_gradient_with_those_labels() -> None:
     case = Case("boundaryshrink", forget_weight=2.0, retain_weight=0.5)
     forget, retain = case.task.forget_rows, case.task.retain_rows
     labels = torch.tensor([attacked_label(case.model, row, 0.1) for row in forget])
@@ -40,8 +40,8 @@ def test_its_direction_is_the_gradient_under_those_labels() -> None:
     assert torch.allclose(case.flat(case.method.direction().vector), case.gradient(loss), rtol=1e-9, atol=1e-12)
 
 
-def test_as_published_it_reads_no_retain_row() -> None:
+def test_the_published_method_uses_no_retain_row() -> None:
     case = Case("boundaryshrink")
-    found = case.method.direction()
-    assert found.retain_loss is None
+    direction = case.method.direction()
+    assert direction.retain_loss is None
     assert case.engine.cost_tracker.gradient_evaluations == 1

@@ -23,7 +23,7 @@ ALONE = {"backend": "torch"}
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, dict[str, Any]]:
-    """The yardstick: one process, no DeepSpeed."""
+    """The budget_reference: one process, no DeepSpeed."""
     return {name: method_run.run(name, ALONE) for name in CASES}
 
 

@@ -1,4 +1,4 @@
-"""ℓ1-sparse: the retain gradient plus a sign vector whose weight falls to zero."""
+"""ℓ1-sparse: the retain gradient plus a sign vector whose weight falls to zero over the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from vision_case import Case, labels_of, plain_logits
 
 
-def test_its_direction_is_the_gradient_of_the_penalised_loss() -> None:
+def test_the_direction_is_the_gradient_of_the_penalised_loss() -> None:
     case = Case("l1sparse", sparsity_weight=0.3, retain_weight=2.0, steps=4)
     rows = case.task.retain_rows
 
@@ -22,14 +22,14 @@ def test_its_direction_is_the_gradient_of_the_penalised_loss() -> None:
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
 def test_the_penalty_falls_linearly_over_the_steps(taken: int) -> None:
-    # with so small a rate the weights, and so the rest of the direction, stay where they are
-    still = {"steps": 4, "round_steps": 1, "update": "sgd", "lr": 1e-30}
-    case, without = Case("l1sparse", sparsity_weight=0.3, **still), Case("finetune", **still)
-    for some in (case, without):
-        rounds = some.method.rounds()
+    # The learning rate is so small that the weights, and the rest of the direction, do not change.
+    constant = {"steps": 4, "round_steps": 1, "update": "sgd", "lr": 1e-30}
+    case, without = Case("l1sparse", sparsity_weight=0.3, **constant), Case("finetune", **constant)
+    for each in (case, without):
+        rounds = each.method.rounds()
         for _ in range(taken):
             next(rounds)
     penalty = case.flat(case.method.direction().vector) - without.flat(without.method.direction().vector)
-    # weights that start at exactly 0 have left it by the first step, whichever way
-    known = case.start() != 0
-    assert torch.allclose(penalty[known], 0.3 * (1 - taken / 4) * case.start()[known].sign(), atol=1e-12)
+    # A weight that starts at 0 has a sign of its own after the first step.
+    nonzero = case.start() != 0
+    assert torch.allclose(penalty[nonzero], 0.3 * (1 - taken / 4) * case.start()[nonzero].sign(), atol=1e-12)

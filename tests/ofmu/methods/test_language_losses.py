@@ -1,7 +1,7 @@
-"""Directions of the one-loop language methods against their formulas, written for one row at a time in float64.
+"""The directions of the methods on text with one loop, compared with their formulas, one row at a time in float64.
 
-The forms differ from the code's where there is another: odds in the place of log σ, probabilities in that of logits,
-antiderivatives in that of detached weights.
+Where possible, the tests use another form than the code: odds instead of log σ, probabilities instead of logits, and
+antiderivatives instead of detached weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from independent import assert_close, flat, gradient_of, mean_nll, nll, nudge, started, token_logits
+from independent import assert_close, flat, gradient_of, make_method, mean_nll, nll, perturb, token_logits
 from method_run import small_settings, tiny_task
 from ofmu.data.rows import Example
 from ofmu.engine.cost import CostTracker
@@ -27,7 +27,7 @@ from ofmu.methods.registry import method_class
 from trajectory import tiny_llama
 
 Formula = Callable[[nn.Module, nn.Module, Sequence[Example]], tuple[Tensor, Tensor]]
-"""From model, start model and forget rows to the loss and to something that has its gradient."""
+"""A function of (model, target, forget rows). It returns the loss, and a scalar with the gradient of the loss."""
 
 
 def probabilities(model: nn.Module, row: Example) -> Tensor:
@@ -39,79 +39,79 @@ def true_probabilities(model: nn.Module, row: Example) -> Tensor:
     return probabilities(model, row)[torch.arange(len(answer)), answer]
 
 
-def divergence(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> Tensor:
-    """KL(start ‖ model), averaged over answer tokens."""
+def divergence(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> Tensor:
+    """Return KL(target ‖ model), averaged over answer tokens."""
     per_token = []
     for row in rows:
-        old, new = probabilities(start, row).detach(), probabilities(model, row)
+        old, new = probabilities(target, row).detach(), probabilities(model, row)
         per_token.append((old * torch.log(old / new)).sum(-1))
     return torch.cat(per_token).mean()
 
 
-def ascent(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def ascent(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     loss = torch.cat([torch.log(true_probabilities(model, row)) for row in rows]).mean()
     return loss, loss
 
 
-def npo(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def npo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     b = 0.2
-    odds = [(torch.exp(-nll(model, row)) / torch.exp(-nll(start, row)).detach()) ** b for row in rows]
+    odds = [(torch.exp(-nll(model, row)) / torch.exp(-nll(target, row)).detach()) ** b for row in rows]
     loss = torch.stack([2 / b * torch.log(1 + ratio) for ratio in odds]).mean()
     return loss, loss
 
 
-def simnpo(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def simnpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     b, delta = 2.5, 3.0
     means = [true_probabilities(model, row).log().mean() for row in rows]
     loss = torch.stack([2 / b * torch.log(1 + math.exp(b * delta) * torch.exp(b * mean)) for mean in means]).mean()
     return loss, loss
 
 
-def dpo(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def dpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     b, task = 0.2, tiny_task()
     per_row = []
     for row in rows:
         refusal = task.refusals()[list(task.forget_rows).index(row)]
-        gains = [torch.exp(-nll(model, r)) / torch.exp(-nll(start, r)).detach() for r in (refusal, row)]
+        gains = [torch.exp(-nll(model, r)) / torch.exp(-nll(target, r)).detach() for r in (refusal, row)]
         per_row.append(2 / b * torch.log(1 + (gains[1] / gains[0]) ** b))
     loss = torch.stack(per_row).mean()
     return loss, loss
 
 
-def idk(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def idk(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     refusals = tiny_task().refusals()
     assert all(row in refusals for row in rows)
     loss = mean_nll(model, rows)
     return loss, loss
 
 
-def undial(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def undial(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     per_token = []
     for row in rows:
         answer = torch.tensor(row.input_ids[row.answer_start :])
-        goal = probabilities(start, row).detach()
-        goal[torch.arange(len(answer)), answer] *= math.exp(-3.0)
-        goal = goal / goal.sum(-1, keepdim=True)
-        per_token.append(-(goal * probabilities(model, row).log()).sum(-1))
+        lowered = probabilities(target, row).detach()
+        lowered[torch.arange(len(answer)), answer] *= math.exp(-3.0)
+        lowered = lowered / lowered.sum(-1, keepdim=True)
+        per_token.append(-(lowered * probabilities(model, row).log()).sum(-1))
     loss = torch.cat(per_token).mean()
     return loss, loss
 
 
-def wga(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def wga(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """∇(p^b/b) = p^b ∇log p = −p^b ∇nll."""
     p = torch.cat([true_probabilities(model, row) for row in rows])
     return (p**1.5 * p.log()).mean(), (p**1.5 / 1.5).mean()
 
 
-def satimp(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def satimp(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """∇(p²/2 − 2p³/3 + p⁴/4) = p²(1 − p)² ∇log p."""
     p = torch.cat([true_probabilities(model, row) for row in rows])
     return (p**2 * (1 - p) ** 2 * p.log()).mean(), (p**2 / 2 - 2 * p**3 / 3 + p**4 / 4).mean()
 
 
-def ceu(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """The gradient in the logits is π − q, q = π without the true token."""
-    values, slopes = [], []
+def ceu(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """The gradient with respect to the logits is π − q, where q is π without the true token."""
+    values, surrogates = [], []
     for row in rows:
         answer = torch.tensor(row.input_ids[row.answer_start :])
         logits, p = token_logits(model, row), probabilities(model, row).detach()
@@ -119,8 +119,8 @@ def ceu(model: nn.Module, start: nn.Module, rows: Sequence[Example]) -> tuple[Te
         q[torch.arange(len(answer)), answer] = 0
         q = q / (1 - true_probabilities(model, row).detach()).unsqueeze(1)
         values.append(-(q * p.log()).sum(-1)[1:])
-        slopes.append(((p - q) * logits).sum(-1)[1:])
-    return torch.cat(values).mean(), torch.cat(slopes).mean()
+        surrogates.append(((p - q) * logits).sum(-1)[1:])
+    return torch.cat(values).mean(), torch.cat(surrogates).mean()
 
 
 CASES: list[tuple[str, dict[str, Any], Formula, str]] = [
@@ -147,32 +147,32 @@ def test_a_direction_is_the_weighted_sum_of_the_formulas_gradients(
     name: str, settings: dict[str, Any], formula: Formula, retain: str
 ) -> None:
     settings = {"forget_weight": 0.7, "retain_weight": 1.3} | settings
-    method, model, start = started(name, **settings)
-    twin, _, _ = started(name, **settings)
-    nudge(model)
+    method, model, target = make_method(name, **settings)
+    twin, _, _ = make_method(name, **settings)
+    perturb(model)
     moved = flat(model)
     direction = method.direction()
     forget_rows, retain_rows = twin._forget_sampler.draw(), twin._retain_sampler.draw()
-    value, surrogate = formula(model, start, forget_rows)
-    kept = divergence(model, start, retain_rows) if retain == "kl" else mean_nll(model, retain_rows)
+    value, surrogate = formula(model, target, forget_rows)
+    retain_value = divergence(model, target, retain_rows) if retain == "kl" else mean_nll(model, retain_rows)
     assert direction.forget_loss == pytest.approx(value.item(), rel=1e-9)
-    assert direction.retain_loss == pytest.approx(kept.item(), rel=1e-9)
-    g_f, g_r = gradient_of(surrogate, model), gradient_of(kept, model)
+    assert direction.retain_loss == pytest.approx(retain_value.item(), rel=1e-9)
+    g_f, g_r = gradient_of(surrogate, model), gradient_of(retain_value, model)
     assert_close(direction.vector[0], 0.7 * g_f + 1.3 * g_r)
-    # neither part is so small that it could be wrong unseen
+    # Both parts are large enough that an error in either would fail above.
     assert min(g_f.norm(), g_r.norm()) > 1e-3 * direction.vector[0].norm()
     assert torch.equal(flat(model), moved)
 
 
 def test_the_published_weights_are_the_defaults() -> None:
-    """SatImp's and SimNPO's γ are not 1; UNDIAL, CE-U and GradAscent have no retain term."""
+    """The γ of SatImp and of SimNPO is not 1. UNDIAL, CE-U and GradAscent have no retain term."""
     weights = {}
     for name in ("gradascent", "graddiff", "klmin", "npo", "simnpo", "dpo", "idk", "undial", "wga", "satimp", "ceu"):
         settings: Any = method_class(name).Config()
         weights[name] = settings.forget_weight, settings.retain_weight
         for key, value in method_class(name).published.items():
             assert key in {"lr", "batch_size"} or getattr(settings, key) == value
-    assert {name: found for name, found in weights.items() if found != (1.0, 1.0)} == {
+    assert {name: pair for name, pair in weights.items() if pair != (1.0, 1.0)} == {
         "gradascent": (1.0, 0.0),
         "simnpo": (0.125, 1.0),
         "undial": (1.0, 0.0),
@@ -181,23 +181,23 @@ def test_the_published_weights_are_the_defaults() -> None:
     }
 
 
-def test_methods_that_read_the_start_model_pay_one_forward_pass_per_step() -> None:
-    """KL and UNDIAL alone compare logits; NPO's and DPO's passes are over before the first step."""
+def test_a_comparison_of_logits_with_the_target_costs_one_forward_pass_per_step() -> None:
+    """KL and UNDIAL compare logits at each step. NPO and DPO run the target once, before the first step."""
     passes = {}
     for name, settings in (("graddiff", {}), ("klmin", {}), ("undial", {"retain_loss": "kl", "retain_weight": 1.0})):
-        method, _, _ = started(name, **settings)
+        method, _, _ = make_method(name, **settings)
         list(method.rounds())
         passes[name] = method.engine.cost_tracker.forward_evaluations / method.steps_taken
     assert passes == {"graddiff": 0, "klmin": 1, "undial": 2}
     for name in ("npo", "dpo"):
-        method, _, _ = started(name)
+        method, _, _ = make_method(name)
         assert method.engine.cost_tracker.forward_evaluations == 1
         list(method.rounds())
         assert method.engine.cost_tracker.forward_evaluations == 1
 
 
 def test_dpo_counts_the_tokens_of_refusals_too() -> None:
-    method, _, _ = started("dpo", retain_weight=0.0)
+    method, _, _ = make_method("dpo", retain_weight=0.0)
     before = method.engine.cost_tracker.tokens
     rows = list(method.task.forget_rows[:3])
     method.engine.gradient(method.forget_loss(rows), rows)
@@ -205,7 +205,7 @@ def test_dpo_counts_the_tokens_of_refusals_too() -> None:
     assert method.engine.cost_tracker.tokens - before == sum(lengths)
 
 
-def ceu_on(rows: Sequence[Example], **settings: Any) -> Any:
+def make_ceu(rows: Sequence[Example], **settings: Any) -> Any:
     task = tiny_task()
     task.forget_rows = rows
     return build_method(
@@ -213,19 +213,22 @@ def ceu_on(rows: Sequence[Example], **settings: Any) -> Any:
     )
 
 
-def test_ceu_leaves_out_rows_without_a_token_that_counts() -> None:
+def test_ceu_leaves_out_rows_without_a_token_in_the_loss() -> None:
     long, short = Example((3, 4, 5, 6, 7), 2), Example((3, 4, 5), 2)
-    method = ceu_on([long, short])
+    method = make_ceu([long, short])
     assert method.forget_rows() == [long]
     assert method.forget_loss([long]).size(long) == 2
     value, _ = method.engine.gradient(method.forget_loss([long]), [long])
     padded, _ = method.engine.gradient(method.forget_loss([long]), [long, short])
     assert padded == pytest.approx(value, rel=1e-6)
-    with pytest.raises(ConfigError, match=r"skipped_tokens 3 leaves no token.*the longest has 3"):
-        ceu_on([long, short], skipped_tokens=3)
+    with pytest.raises(
+        ConfigError,
+        match=r"skipped_tokens 3 leaves no token.*set skipped_tokens below 3, the length of the longest answer",
+    ):
+        make_ceu([long, short], skipped_tokens=3)
 
 
-def test_settings_that_cannot_act_are_refused_or_named() -> None:
+def test_settings_without_effect_raise_or_are_named() -> None:
     with pytest.raises(ValidationError, match="retain_loss"):
         small_settings("klmin", retain_loss="nll")
     assert small_settings("wga", retain_loss="kl", retain_weight=0.0).ineffective() == [

@@ -1,4 +1,4 @@
-"""Random labels: wrong ones, all of them, drawn anew each step and alike on every rank."""
+"""Random labels: every label is wrong and drawn anew at each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vision_case import Case, labels_of, plain_logits
 CPU = torch.device("cpu")
 
 
-def test_its_direction_is_the_gradient_of_both_cross_entropies() -> None:
+def test_the_direction_is_the_gradient_of_both_cross_entropies() -> None:
     case = Case("randomlabels", forget_weight=0.5, retain_weight=2.0)
     forget, retain = case.task.forget_rows, case.task.retain_rows
     drawn = case.method._forget_sampler.draw()
@@ -27,7 +27,7 @@ def test_its_direction_is_the_gradient_of_both_cross_entropies() -> None:
     assert torch.allclose(case.flat(case.method.direction().vector), case.gradient(loss), rtol=1e-9, atol=1e-12)
 
 
-def test_labels_are_never_the_true_ones_and_reach_every_other_class() -> None:
+def test_labels_are_all_classes_but_the_true_one() -> None:
     task = TinyImageTask(300, 3)
     case = Case("randomlabels", task)
     labels = case.method.forget_loss(task.forget_rows).labels(task.forget_rows, CPU)
@@ -36,7 +36,7 @@ def test_labels_are_never_the_true_ones_and_reach_every_other_class() -> None:
     assert min(pairs.values()) > 30
 
 
-def test_labels_depend_on_seed_and_step_alone() -> None:
+def test_labels_depend_on_the_seed_and_the_step() -> None:
     cases = [Case("randomlabels", round_steps=1, lr=1e-9, steps=2) for _ in range(2)]
     rows = cases[0].task.forget_rows
     first, second = (case.method.forget_loss(case.task.forget_rows) for case in cases)

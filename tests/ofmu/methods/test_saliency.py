@@ -1,4 +1,4 @@
-"""The mask against sorting, and what it does to a method's step."""
+"""The saliency mask, compared with sorting, and its effect on the step of a method."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from vision_case import Case, labels_of, plain_logits
 def mask_by_sorting(case: Case, fraction: float) -> torch.Tensor:
     rows = case.task.forget_rows
     gradient = case.gradient(lambda model: cross_entropy(plain_logits(model, rows), labels_of(rows))).abs()
-    wanted = int(np.ceil(fraction * len(gradient)))
+    count = int(np.ceil(fraction * len(gradient)))
     mask = torch.zeros(len(gradient), dtype=torch.bool)
-    mask[gradient.argsort(descending=True)[:wanted]] = True
+    mask[gradient.argsort(descending=True)[:count]] = True
     return mask & (gradient > 0)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 0.9])
-def test_a_masked_step_is_the_plain_step_on_the_salient_weights_alone(fraction: float) -> None:
+def test_a_masked_step_is_the_plain_step_inside_the_mask_and_no_step_outside(fraction: float) -> None:
     settings = {"steps": 1, "update": "sgd", "lr": 0.1}
     plain, masked = Case("graddiff", **settings), Case("graddiff", saliency_fraction=fraction, **settings)
     for case in (plain, masked):
         list(case.method.rounds())
     mask = mask_by_sorting(plain, fraction)
-    wanted = torch.where(mask, plain.flat(), plain.start())
+    expected = torch.where(mask, plain.flat(), plain.start())
     assert torch.equal(masked.flat()[~mask], masked.start()[~mask])
-    assert torch.allclose(masked.flat(), wanted, rtol=1e-12, atol=1e-15)
+    assert torch.allclose(masked.flat(), expected, rtol=1e-12, atol=1e-15)
 
 
-def test_the_gradient_is_that_of_all_rows_however_they_are_cut() -> None:
-    # 8 rows in batches of 3: the last batch is smaller
+def test_the_mask_does_not_depend_on_the_batch_size() -> None:
+    # Of 8 rows in batches of 3, the last batch is smaller.
     small, large = (
         Case("graddiff", saliency_fraction=0.3, steps=1, update="sgd", lr=0.1, batch_size=size) for size in (3, 1000)
     )
-    free = [case.engine.space._free[0] for case in (small, large)]  # type: ignore[attr-defined]
-    assert torch.equal(*free)
+    masks = [case.engine.space._mask[0] for case in (small, large)]  # type: ignore[attr-defined]
+    assert torch.equal(*masks)
 
 
-def test_salun_is_random_labelling_under_the_mask() -> None:
+def test_salun_is_random_labelling_with_the_mask() -> None:
     settings = {"steps": 2, "update": "adamw", "lr": 0.01, "weight_decay": 0.1}
     salun = Case("salun", saliency_fraction=0.4, **settings)
     wrapped = Case("randomlabels", saliency_fraction=0.4, **settings)
@@ -56,7 +56,7 @@ def test_salun_is_random_labelling_under_the_mask() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ties_all_count_and_weights_without_gradient_never_do(dtype: torch.dtype) -> None:
+def test_the_mask_includes_ties_and_no_weight_without_gradient(dtype: torch.dtype) -> None:
     case = Case("graddiff")
     gradient = torch.zeros_like(case.engine.space.masters()[0]).to(dtype)
     gradient[:10], gradient[10:20] = -2.0, 1e-30

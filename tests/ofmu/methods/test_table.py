@@ -1,4 +1,4 @@
-"""The documentation's page of methods is what the registry says today."""
+"""``docs/methods.md`` is the page that the registered methods give."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from ofmu.methods import BUILT_IN
-from ofmu.methods.__main__ import first_sentence, page, searched, value_text
+from ofmu.methods.__main__ import first_sentence, page, space_text, value_text
 from ofmu.methods.registry import method_class
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
 
-def test_the_page_in_the_docs_is_the_generators() -> None:
+def test_the_page_in_the_docs_is_up_to_date() -> None:
     assert DOCS.read_text(encoding="utf-8") == page() + "\n", "run: python -m ofmu.methods > docs/methods.md"
 
 
-def test_every_method_has_one_line_with_all_of_its_cells() -> None:
+def test_every_method_has_one_line_with_all_cells() -> None:
     lines = [line for line in page().splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == list(BUILT_IN)
     for line, name in zip(lines, BUILT_IN, strict=True):
@@ -44,8 +44,8 @@ def test_the_first_sentence_ends_at_a_full_stop_and_not_at_a_decimal_point(text:
     assert first_sentence(text) == expected
 
 
-def test_ranges_and_values_read_as_in_a_config() -> None:
-    assert searched({"low": 1e-5, "high": 3e-3, "log": True}) == "1e-05 … 0.003 log"
-    assert searched({"low": 0.0, "high": 2.0}) == "0 … 2"
-    assert searched({"choices": ["cosine", 0.5, None]}) == "cosine, 0.5, None"
+def test_ranges_and_values_have_the_form_of_a_config() -> None:
+    assert space_text({"low": 1e-5, "high": 3e-3, "log": True}) == "1e-05 … 0.003 log"
+    assert space_text({"low": 0.0, "high": 2.0}) == "0 … 2"
+    assert space_text({"choices": ["cosine", 0.5, None]}) == "cosine, 0.5, None"
     assert [value_text(value) for value in (True, 1200.0, "sgd")] == ["True", "1200", "sgd"]

@@ -1,4 +1,4 @@
-"""What the hub refuses is said in one plain sentence; a local server stands for the hub, with its own error codes."""
+"""Errors of the hub become one sentence. A local server plays the hub and sends the hub's error codes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from huggingface_hub import constants
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError
-from ofmu.models.language import cached_directory, load_model, local_directory
+from ofmu.models.hub import cached_directory, local_directory
+from ofmu.models.language import load_model
 from ofmu.preparer import find_reference_scores, find_target_scores
 from ofmu.run_config import UnlearnConfig
 
 ANSWERS = {
-    "org/missing": (404, "RepoNotFound", "the hub has nothing public of that name: check the name"),
-    "org/gated": (403, "GatedRepo", "the hub gives it on request only: ask for access there"),
+    "org/missing": (404, "RepoNotFound", "the hub has no public repository of that name: check the name"),
+    "org/gated": (403, "GatedRepo", "the hub gives access only on request: request access on its page"),
     "org/moved": (404, "RevisionNotFound", "the hub has no such revision of it"),
 }
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Refuses every model as the real hub does: by the status and the header X-Error-Code."""
+    """Answers every request as the hub does: with a status and the header X-Error-Code."""
 
     def do_GET(self) -> None:
         status, code, _ = next(answer for name, answer in ANSWERS.items() if name in self.path)
@@ -34,7 +35,7 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Keep the test's output clean."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     server.server_close()
 
 
-def sentence_on(name: str, revision: str | None = None) -> str:
+def sentence_about(name: str, revision: str | None = None) -> str:
     with pytest.raises(ModelError) as caught:
         local_directory(name, revision)
     sentence = str(caught.value)
@@ -62,31 +63,33 @@ def sentence_on(name: str, revision: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_refusal_of_the_hub_is_one_plain_sentence(hub: None, name: str) -> None:
-    assert ANSWERS[name][2] in sentence_on(name)
+def test_an_error_of_the_hub_is_one_sentence(hub: None, name: str) -> None:
+    assert ANSWERS[name][2] in sentence_about(name)
 
 
-def test_a_hub_out_of_reach_is_told_from_a_wrong_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_and_a_wrong_name_have_different_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "the hub cannot be reached" in sentence_on("org/some")
+    assert "the hub cannot be reached" in sentence_about("org/some")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "unset that variable" in sentence_on("org/some")
+    assert "unset that variable" in sentence_about("org/some")
 
 
-def test_what_cannot_be_a_hub_name_is_said_so() -> None:
-    assert "no valid hub name" in sentence_on("bad name!!")
+def test_an_invalid_hub_name_is_an_error() -> None:
+    assert "no valid hub name" in sentence_about("bad name!!")
     with pytest.raises(ModelError, match="no valid hub name"):
         load_model("bad name!!")
 
 
-def test_a_tokenizer_is_refused_in_the_same_words() -> None:
-    with pytest.raises(ModelError, match="to take a tokenizer from, and it is no valid hub name"):
+def test_a_tokenizer_at_an_invalid_hub_name_has_the_same_reason() -> None:
+    with pytest.raises(ModelError, match="with a tokenizer, and it is no valid hub name"):
         load_tokenizer("bad name!!")
 
 
-def test_who_only_looks_for_what_is_cached_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_lookup_in_the_cache_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert cached_directory("org/target") is None

@@ -13,14 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError, StorageError
 from ofmu.models.config import ScratchModelConfig
-from ofmu.models.language import load_model, local_directory, save_model
+from ofmu.models.hub import local_directory
+from ofmu.models.language import load_model, save_model
 from ofmu.models.scratch import build_model, train_tokenizer
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
 TEXTS = ["Question: Where was Ada born?\nAnswer: Ada was born in Geneva."] * 3
 
 
-def test_the_tokenizer_brings_back_any_text_and_starts_with_bos(tmp_path: Path) -> None:
+def test_the_tokenizer_decodes_to_any_encoded_text_and_starts_with_bos(tmp_path: Path) -> None:
     train_tokenizer(TEXTS, 300).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     for text in [*TEXTS, " leading space", "¿Dónde? 日本 🙂", "a , b .", ""]:
@@ -32,12 +33,12 @@ def test_the_tokenizer_brings_back_any_text_and_starts_with_bos(tmp_path: Path) 
     assert len(tokenizer(TEXTS[0])["input_ids"]) < len(TEXTS[0]) / 1.5
 
 
-def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+def test_a_vocabulary_without_room_for_the_bytes_is_an_error() -> None:
     with pytest.raises(ModelError, match="raise it to at least 259"):
         train_tokenizer(TEXTS, 100)
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+def test_weights_depend_on_the_seed_only() -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -51,23 +52,27 @@ def test_weights_depend_on_the_seed_alone() -> None:
 def test_a_saved_model_loads_unchanged_by_our_loader_and_by_transformers(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     model = build_model(SHAPE, tokenizer, seed=0)
-    place = save_model(model, tokenizer, tmp_path / "runs" / "model")
-    for loaded in (load_model(place), load_model(str(place), "eager"), AutoModelForCausalLM.from_pretrained(place)):
+    directory = save_model(model, tokenizer, tmp_path / "runs" / "model")
+    for loaded in (
+        load_model(directory),
+        load_model(str(directory), "eager"),
+        AutoModelForCausalLM.from_pretrained(directory),
+    ):
         assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
-    assert load_tokenizer(str(place))(TEXTS[0])["input_ids"] == tokenizer(TEXTS[0])["input_ids"]
-    assert list(place.parent.iterdir()) == [place]
+    assert load_tokenizer(str(directory))(TEXTS[0])["input_ids"] == tokenizer(TEXTS[0])["input_ids"]
+    assert list(directory.parent.iterdir()) == [directory]
 
 
 def test_saving_replaces_an_older_model_and_takes_given_weights(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     model = build_model(SHAPE, tokenizer, seed=0)
-    place = save_model(model, tokenizer, tmp_path / "model")
-    (place / "stale.json").write_text("{}")
+    directory = save_model(model, tokenizer, tmp_path / "model")
+    (directory / "stale.json").write_text("{}")
     weights = {name: torch.full_like(value, 0.5) for name, value in model.state_dict().items()}
-    save_model(model, tokenizer, place, state_dict=weights)
-    assert not (place / "stale.json").exists()
-    assert float(load_model(place).state_dict()["lm_head.weight"].min()) == 0.5
-    assert list(tmp_path.iterdir()) == [place]
+    save_model(model, tokenizer, directory, state_dict=weights)
+    assert not (directory / "stale.json").exists()
+    assert float(load_model(directory).state_dict()["lm_head.weight"].min()) == 0.5
+    assert list(tmp_path.iterdir()) == [directory]
 
 
 def test_dropout_is_off(tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_dropout_is_off(tmp_path: Path) -> None:
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
 
 
-def test_a_directory_that_is_no_model_gets_one_sentence(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_model_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no model directory"):
         load_model(tmp_path / "gone")
     with pytest.raises(ModelError, match="There is no model directory"):
@@ -98,9 +103,10 @@ def test_a_directory_that_is_no_model_gets_one_sentence(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import resource, sys
-from ofmu.run_config import ScratchModelConfig
 from ofmu.errors import StorageError
-from ofmu.models.language import build_model, save_model, train_tokenizer
+from ofmu.models.config import ScratchModelConfig
+from ofmu.models.language import save_model
+from ofmu.models.scratch import build_model, train_tokenizer
 tokenizer = train_tokenizer(["a b c"], 300)
 model = build_model(ScratchModelConfig(hidden_size=64, num_layers=2), tokenizer, seed=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -114,22 +120,22 @@ except StorageError as error:
 def test_a_write_that_fails_halfway_keeps_the_older_model(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     model = build_model(SHAPE, tokenizer, seed=0)
-    place = save_model(model, tokenizer, tmp_path / "model")
+    directory = save_model(model, tokenizer, tmp_path / "model")
 
-    command = [sys.executable, "-c", FULL_DISK, str(place)]
+    command = [sys.executable, "-c", FULL_DISK, str(directory)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("StorageError: ")
-    assert f"Cannot write {place} (" in done.stderr.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == [place]
-    assert torch.equal(load_model(place).state_dict()["lm_head.weight"], model.state_dict()["lm_head.weight"])
+    assert f"Cannot write {directory} (" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [directory]
+    assert torch.equal(load_model(directory).state_dict()["lm_head.weight"], model.state_dict()["lm_head.weight"])
 
 
-def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     tokenizer = train_tokenizer(TEXTS, 300)
-    with pytest.raises(StorageError, match="choose a place that can be written"):
+    with pytest.raises(StorageError, match="choose a directory that can be written"):
         save_model(build_model(SHAPE, tokenizer, seed=0), tokenizer, tmp_path / "file" / "model")

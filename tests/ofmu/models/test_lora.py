@@ -1,4 +1,4 @@
-"""LoRA: what is trainable, what is computed, and that the saved sums compute what the adapted model did."""
+"""LoRA: the trainable parameters, the outputs, and the saved sums of weights and adapters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ofmu import UnlearnConfig, evaluate, unlearn
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.models.config import AdapterConfig
-from ofmu.models.lora import add_adapters, merged
+from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.preparer import prepare
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
@@ -36,12 +36,12 @@ def changed(mapping: dict[str, Any], *overrides: str) -> UnlearnConfig:
 
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(input_ids=IDS).logits
-    return found
+        result: Tensor = model(input_ids=IDS).logits
+    return result
 
 
 def adapted(seed: int = 1) -> tuple[Any, dict[str, Tensor]]:
-    """A model with adapters that were moved, and their tensors."""
+    """Return a model whose adapters are not 0, and the tensors of the adapters."""
     model = tiny_llama().double()
     add_adapters(model, LORA, seed)
     generator = torch.Generator().manual_seed(9)
@@ -53,7 +53,7 @@ def adapted(seed: int = 1) -> tuple[Any, dict[str, Tensor]]:
     return model, weights
 
 
-def test_fresh_adapters_change_nothing_and_are_all_that_can_be_trained() -> None:
+def test_new_adapters_change_no_output_and_are_the_only_trainable_parameters() -> None:
     model, plain = tiny_llama(), tiny_llama()
     random_state = torch.random.get_rng_state()
     add_adapters(model, LORA, seed=1)
@@ -65,7 +65,7 @@ def test_fresh_adapters_change_nothing_and_are_all_that_can_be_trained() -> None
     assert all(float(p.detach().norm()) == 0 for name, p in trainable.items() if "lora_B" in name)
 
 
-def test_adapters_are_drawn_from_the_seed_alone() -> None:
+def test_adapters_depend_on_the_seed_only() -> None:
     drawn = []
     for seed, disturbance in ((1, 0), (1, 77), (2, 0)):
         model = tiny_llama()
@@ -76,7 +76,7 @@ def test_adapters_are_drawn_from_the_seed_alone() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_no_adapter_leaves_the_model_alone() -> None:
+def test_without_adapters_the_model_is_unchanged() -> None:
     model = tiny_llama()
     add_adapters(model, AdapterConfig(), seed=1)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -85,14 +85,14 @@ def test_no_adapter_leaves_the_model_alone() -> None:
 def test_merging_adds_the_scaled_product_to_every_linear_weight() -> None:
     model, weights = adapted()
     plain = dict(tiny_llama().double().named_parameters())
-    found = dict(merged(tiny_llama().double(), LORA, weights).named_parameters())
-    assert found.keys() == plain.keys()
+    merged = dict(merge_adapters(tiny_llama().double(), LORA, weights).named_parameters())
+    assert merged.keys() == plain.keys()
     for name, weight in plain.items():
         down = weights.get(name.replace(".weight", ".lora_A.unlearning.weight"))
         up = weights.get(name.replace(".weight", ".lora_B.unlearning.weight"))
         expected = weight if down is None or up is None else weight + 6.0 / 3 * up @ down
-        torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-12)
-    whole = merged(tiny_llama().double(), LORA, weights)
+        torch.testing.assert_close(merged[name], expected, rtol=1e-12, atol=1e-12)
+    whole = merge_adapters(tiny_llama().double(), LORA, weights)
     torch.testing.assert_close(logits(whole), logits(model), rtol=1e-9, atol=1e-9)
     assert (logits(model) - logits(tiny_llama().double())).abs().max() > 0.1
 
@@ -101,7 +101,7 @@ def test_weights_of_other_adapters_are_not_merged() -> None:
     _, weights = adapted()
     weights.pop(next(iter(weights)))
     with pytest.raises(ValueError, match="not those of this model's adapters"):
-        merged(tiny_llama().double(), LORA, weights)
+        merge_adapters(tiny_llama().double(), LORA, weights)
 
 
 def test_layers_are_chosen_by_name_or_by_the_architecture() -> None:
@@ -117,7 +117,7 @@ def test_layers_are_chosen_by_name_or_by_the_architecture() -> None:
     assert torch.equal(logits(tiny_gpt2.eval()), logits(plain.eval()))
 
 
-def test_a_layer_that_does_not_exist_is_named() -> None:
+def test_a_missing_layer_is_named() -> None:
     with pytest.raises(ConfigError, match=r"target_modules \('w9',\) fits no layer of this llama model"):
         add_adapters(tiny_llama(), AdapterConfig(kind="lora", target_modules=("w9",)), seed=0)
 
@@ -131,7 +131,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case[0] + case[1][-2:])
-def test_a_saved_model_scores_as_the_adapted_one_did(
+def test_a_saved_model_has_the_scores_of_the_adapted_model(
     case: tuple[str, ...], tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
     name, *overrides = case
@@ -151,7 +151,7 @@ def test_a_saved_model_scores_as_the_adapted_one_did(
     assert "model.layers.0.mlp.up_proj.weight" not in unchanged
 
 
-def test_bf16_keeps_fp32_masters_of_the_adapters_and_saves_them_on_the_fp32_target(
+def test_in_bf16_the_fp32_masters_of_the_adapters_are_added_to_the_fp32_target(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
     mapping = tiny_mapping | {"method": {"name": "graddiff", "steps": 2, "lr": 1e-3, "batch_size": 4}}
@@ -164,7 +164,7 @@ def test_bf16_keeps_fp32_masters_of_the_adapters_and_saves_them_on_the_fp32_targ
     assert 0 < float(moved.detach().norm()) < 0.1
 
 
-def test_what_cannot_work_with_adapters_is_refused() -> None:
+def test_settings_that_contradict_adapters_are_errors() -> None:
     lora = {"model": {"adapter": {"kind": "lora"}}}
     with pytest.raises(ConfigError, match="fp32 weights and compute"):
         validate(UnlearnConfig, lora | {"engine": {"precision": "bf16"}})

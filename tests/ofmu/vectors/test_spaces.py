@@ -1,4 +1,4 @@
-"""Every vector space against whole vectors in one process."""
+"""Every vector space, compared with whole vectors in one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBE = Path(__file__).resolve().parents[2] / "helpers" / "vector_probe.py"
     [(0, 2, "none", 4), (1, 3, "none", 4), (2, 3, "none", 1), (3, 3, "none", 1), (3, 2, "cpu", 2), (1, 2, "cpu", 2)],
 )
 def test_a_sharded_space_equals_the_whole_one(stage: int, ranks: int, offload: str, micro_batch_size: int) -> None:
-    """Three ranks cut partitions unevenly; seven rows on them leave one rank short of a micro-batch."""
+    """Three ranks have unequal partitions. With seven rows, one rank has fewer micro-batches than another."""
     run_ranks(PROBE, ranks, str(stage), offload, str(micro_batch_size))
 
 
@@ -37,7 +37,7 @@ def test_parameters_become_views_and_keep_their_values() -> None:
 
 
 def test_dots_of_long_vectors_keep_their_digits() -> None:
-    """A million fp32 terms, summed to within 1e-7 of the float64 sum."""
+    """The sum of a million fp32 terms is within 1e-7 of the float64 sum."""
     torch.manual_seed(1)
     module = nn.Linear(1000, 1000, bias=False)
     space = ReplicatedSpace(module)
@@ -52,7 +52,7 @@ def test_a_frozen_parameter_is_not_part_of_the_space() -> None:
     assert {segment.parameter for segment in ReplicatedSpace(module).segments()} == {"1.weight", "1.bias"}
 
 
-def test_mixed_dtypes_are_refused() -> None:
+def test_mixed_dtypes_raise() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
     with pytest.raises(ValueError, match="one dtype"):
         ReplicatedSpace(module)

@@ -1,4 +1,4 @@
-"""Which images are forgotten, retained and tested, from Parquet and from folders; and what is refused."""
+"""The forgotten, retained and tested images of Parquet files and of folders, and the errors of bad sources."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parquet(tmp_path_factory.mktemp("parquet"), train=60, test=30)
 
 
-def test_a_whole_class_is_forgotten_and_leaves_the_test_rows_too(parquet: Path) -> None:
+def test_the_test_rows_of_a_wholly_forgotten_class_are_left_out(parquet: Path) -> None:
     data = load(parquet, forget_class="dog")
     assert labels(data.forget) == {1: 20}
     assert labels(data.retain) == {0: 20, 2: 20}
     assert labels(data.test) == {0: 10, 2: 10}
 
 
-def test_a_part_of_a_class_is_forgotten_and_its_test_rows_stay(parquet: Path) -> None:
+def test_the_test_rows_of_a_partly_forgotten_class_stay(parquet: Path) -> None:
     data = load(parquet, forget_class=1, fraction=0.25)
     assert labels(data.forget) == {1: 5}
     assert labels(data.retain) == {0: 20, 1: 15, 2: 20}
     assert labels(data.test) == {0: 10, 1: 10, 2: 10}
 
 
-def test_random_forgetting_takes_its_share_of_all_rows_by_the_seed(parquet: Path) -> None:
+def test_random_forgetting_draws_its_share_of_all_rows_by_the_seed(parquet: Path) -> None:
     first, again, other = (load(parquet, forget="random", fraction=0.2, seed=seed) for seed in (0, 0, 1))
     assert len(first.forget) == 12
     assert len(first.retain) == 48
@@ -60,7 +60,7 @@ def test_random_forgetting_takes_its_share_of_all_rows_by_the_seed(parquet: Path
     assert len(load(parquet, forget="random").forget) == 6
 
 
-def test_pixels_are_those_of_the_file_and_the_hash_sees_every_one(parquet: Path) -> None:
+def test_pixels_equal_the_file_and_every_pixel_changes_the_hash(parquet: Path) -> None:
     rows = pq.read_table(parquet / "train.parquet").to_pylist()
     whole = load(parquet)
     first = next(row for row in rows if row["label"] == 0)
@@ -75,14 +75,14 @@ def test_pixels_are_those_of_the_file_and_the_hash_sees_every_one(parquet: Path)
     assert changed != before
 
 
-def test_images_are_brought_to_one_size_and_to_three_channels(tmp_path: Path) -> None:
+def test_images_get_one_size_and_three_channels(tmp_path: Path) -> None:
     write_folder(tmp_path, {"ant": 4, "bee": 4})
     Image.new("L", (20, 10), 128).save(tmp_path / "ant" / "grey.png")
     data = load(tmp_path, "images", forget_class="bee", image_size=12)
     assert {tuple(row.pixels.shape) for rows in data.sets().values() for row in rows} == {(3, 12, 12)}
 
 
-def test_rows_may_be_thinned_out_by_the_seed(parquet: Path) -> None:
+def test_the_seed_draws_the_rows_within_the_limits(parquet: Path) -> None:
     data = load(parquet, forget="random", max_train_rows=20, max_test_rows=10)
     assert len(data.forget) + len(data.retain) == 20
     assert len(data.test) == 10
@@ -105,23 +105,23 @@ def test_shards_in_the_hubs_layout_are_read_in_order(tmp_path: Path, parquet: Pa
     assert load(tmp_path).content_hash == load(parquet).content_hash
 
 
-def test_the_hubs_data_set_is_read_as_its_files_are(
+def test_the_hubs_data_set_has_the_rows_of_its_files(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
 
     def load_dataset(name: str, split: str) -> datasets.Dataset:
-        asked.append((name, split))
+        requested.append((name, split))
         return datasets.Dataset.from_parquet(str(parquet / f"{split}.parquet"), cache_dir=str(tmp_path))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     vision = {"image_size": 8}
     data = load_images(DataConfig.model_validate({"source": "cifar10", "vision": vision}), 0)
     assert data.content_hash == load(parquet).content_hash
-    assert asked == [("uoft-cs/cifar10", "train"), ("uoft-cs/cifar10", "test")]
+    assert requested == [("uoft-cs/cifar10", "train"), ("uoft-cs/cifar10", "test")]
 
 
-def test_a_hub_that_gives_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, split: str) -> None:
         raise ConnectionError("no route")
 
@@ -154,14 +154,14 @@ def test_the_shared_subset_is_read_whole(shared_data: Path) -> None:
     assert len(data.test) == 1800
 
 
-def test_an_unknown_class_is_answered_with_the_nearest(parquet: Path) -> None:
+def test_the_error_for_an_unknown_class_names_the_nearest_class(parquet: Path) -> None:
     with pytest.raises(DataError, match=r"Unknown class 'catt' in data.vision.forget_class: did you mean 'cat'\?"):
         load(parquet, forget_class="catt")
     with pytest.raises(DataError, match="Unknown class '3'"):
         load(parquet, forget_class=3)
 
 
-def test_a_wrong_label_column_is_answered_with_the_nearest(parquet: Path) -> None:
+def test_the_error_for_a_wrong_label_column_names_the_nearest_column(parquet: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'labels', which data.vision.label_column names: .*'label'\?"):
         load(parquet, label_column="labels")
     with pytest.raises(DataError, match="label_column"):
@@ -173,15 +173,15 @@ def test_a_wrong_label_column_is_answered_with_the_nearest(parquet: Path) -> Non
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", {"ant": 3, "bee": 3})
     (tmp_path / "folder" / "bee" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"broken\.png is no image that can be read"):
+    with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
         load(tmp_path / "folder", "images", forget="random")
     cut = png(np.zeros((8, 8, 3), np.uint8))[:40]
     folder = write_parquet(tmp_path / "parquet", replaced={4: cut})
-    with pytest.raises(DataError, match=r"Row 5 of .* \(train\) is no image"):
+    with pytest.raises(DataError, match=r"Row 5 of .* \(train\) cannot be read as an image"):
         load(folder)
 
 
-def test_what_is_missing_is_said(tmp_path: Path, parquet: Path) -> None:
+def test_missing_and_empty_sources_are_errors(tmp_path: Path, parquet: Path) -> None:
     for path, match in ((tmp_path / "none", "There is no directory"), (tmp_path, r"has no train\*\.parquet")):
         with pytest.raises(DataError, match=match):
             load(path)

@@ -1,4 +1,4 @@
-"""Vision metrics against closed forms, and what is said of one that cannot be had."""
+"""Vision metrics compared with closed forms, and the reasons of missing metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_reasons(result: Metrics) -> None:
     assert all(reason for reason in result.reasons.values())
 
 
-def test_accuracies_are_shares_of_the_sets_in_percent() -> None:
+def test_accuracies_are_percentages_of_the_sets() -> None:
     result = metrics_of_images(scores())
     assert result.values["unlearning_accuracy"] == 75.0
     assert result.values["remaining_accuracy"] == 75.0
@@ -53,39 +53,39 @@ def test_the_average_gap_is_the_mean_of_four_absolute_differences() -> None:
 
 
 @pytest.mark.parametrize(("forget", "efficacy"), [([0.95, 0.66], 0.0), ([0.34, 0.05], 100.0), ([0.4, 0.6], 50.0)])
-def test_the_attack_on_two_symmetric_clusters_decides_at_their_middle(forget: list[float], efficacy: float) -> None:
-    members, others = np.array([0.8, 0.9, 1.0, 0.9]), np.array([0.2, 0.1, 0.0, 0.1])
-    assert mia_efficacy(members, others, np.array(forget), seed=0) == efficacy
+def test_the_classifier_of_two_symmetric_clusters_decides_at_their_middle(forget: list[float], efficacy: float) -> None:
+    members, non_members = np.array([0.8, 0.9, 1.0, 0.9]), np.array([0.2, 0.1, 0.0, 0.1])
+    assert mia_efficacy(members, non_members, np.array(forget), seed=0) == efficacy
 
 
-def test_the_attack_learns_from_equally_many_members_and_others() -> None:
-    """With all 1,000 members, one in ten of which look like others, everything would be called a member."""
+def test_the_classifier_is_trained_on_equally_many_members_and_non_members() -> None:
+    """A tenth of the 1,000 members look like non-members. With all of them, every row would be called a member."""
     members = np.tile([0.9] * 9 + [0.1], 100)
-    others = np.full(50, 0.1)
-    assert mia_efficacy(members, others, np.array([0.1]), seed=0) == 100.0
-    assert mia_efficacy(members, others, np.array([0.9]), seed=0) == 0.0
+    non_members = np.full(50, 0.1)
+    assert mia_efficacy(members, non_members, np.array([0.1]), seed=0) == 100.0
+    assert mia_efficacy(members, non_members, np.array([0.9]), seed=0) == 0.0
 
 
 def test_outputs_that_are_not_finite_give_no_metric_but_a_reason() -> None:
-    broken = scores(forget=part([0], [0], [math.nan]))
-    for result in (metrics_of_images(broken, scores()), metrics_of_images(scores(), broken)):
+    non_finite = scores(forget=part([0], [0], [math.nan]))
+    for result in (metrics_of_images(non_finite, scores()), metrics_of_images(scores(), non_finite)):
         check_reasons(result)
         assert result.values["average_gap"] is None
         assert "forget images are not finite" in result.reasons["average_gap"]
-    assert metrics_of_images(broken).values["remaining_accuracy"] is None
+    assert metrics_of_images(non_finite).values["remaining_accuracy"] is None
 
 
-def test_a_reference_of_other_images_is_refused() -> None:
+def test_a_reference_of_other_images_is_an_error() -> None:
     with pytest.raises(ReferenceMismatchError, match="other images"):
         metrics_of_images(scores(), replace(scores(), data_hash="other"))
 
 
-def test_scores_are_stored_whole_with_nan_as_null(tmp_path) -> None:
-    broken = scores(forget=part([0], [0], [math.nan]))
-    broken.save(tmp_path / "scores.json")
-    found = ImageScores.load(tmp_path / "scores.json")
-    assert math.isnan(found.sets["forget"].confidence[0])
-    assert found.sets["retain"] == broken.sets["retain"]
+def test_scores_are_stored_with_nan_as_null(tmp_path) -> None:
+    non_finite = scores(forget=part([0], [0], [math.nan]))
+    non_finite.save(tmp_path / "scores.json")
+    loaded = ImageScores.load(tmp_path / "scores.json")
+    assert math.isnan(loaded.sets["forget"].confidence[0])
+    assert loaded.sets["retain"] == non_finite.sets["retain"]
     (tmp_path / "other.json").write_text('{"format": "ofmu-scores/2"}')
     with pytest.raises(DataError, match="no scores of the format"):
         ImageScores.load(tmp_path / "other.json")

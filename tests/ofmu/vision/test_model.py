@@ -1,4 +1,4 @@
-"""Classifiers: from a seed, with frozen statistics, read by transformers as they were written."""
+"""Classifiers: their seed, their frozen statistics, and their files as Transformers reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tiny_images import CLASSES, SHAPE, images, tiny_classifier, tiny_loss
 CPU = torch.device("cpu")
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+def test_weights_depend_on_the_seed_only() -> None:
     first = build_classifier(SHAPE, CLASSES, seed=1)
     torch.rand(5)
     again, other = build_classifier(SHAPE, CLASSES, seed=1), build_classifier(SHAPE, CLASSES, seed=2)
@@ -31,13 +31,13 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert not torch.equal(first.classifier[1].weight, other.classifier[1].weight)
 
 
-def test_frozen_statistics_make_a_row_independent_of_the_rows_beside_it() -> None:
+def test_with_frozen_statistics_a_row_does_not_depend_on_other_rows() -> None:
     rows, loss = images(8, 0), tiny_loss()
     model = tiny_classifier().train()
     before = copy.deepcopy(dict(model.named_buffers()))
     together = loss.logits(model, rows, CPU)
-    alone = torch.cat([loss.logits(model, [row], CPU) for row in rows])
-    assert torch.allclose(together, alone, atol=1e-6)
+    separate = torch.cat([loss.logits(model, [row], CPU) for row in rows])
+    assert torch.allclose(together, separate, atol=1e-6)
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name])
     unfrozen = build_classifier(SHAPE, CLASSES, seed=0).train()
@@ -54,7 +54,7 @@ def test_freezing_changes_no_output_in_evaluation_mode() -> None:
     assert sum(p.requires_grad for p in frozen.parameters()) == len(list(model.parameters()))
 
 
-def test_a_saved_classifier_is_read_by_transformers_and_by_us(tmp_path: Path) -> None:
+def test_transformers_and_our_loader_read_a_saved_classifier(tmp_path: Path) -> None:
     model, rows = tiny_classifier(), images(4, 0)
     normalisation = Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 16)
     write_model(model, normalisation, tmp_path)
@@ -69,7 +69,7 @@ def test_a_saved_classifier_is_read_by_transformers_and_by_us(tmp_path: Path) ->
         assert torch.equal(tiny_loss().logits(ours, rows, CPU), tiny_loss().logits(model.eval(), rows, CPU))
 
 
-def test_transformers_own_processor_makes_the_same_inputs(tmp_path: Path) -> None:
+def test_the_processor_of_transformers_makes_the_same_inputs(tmp_path: Path) -> None:
     processing = pytest.importorskip("transformers").AutoImageProcessor
     normalisation = Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 16)
     normalisation.save_pretrained(tmp_path)
@@ -77,17 +77,17 @@ def test_transformers_own_processor_makes_the_same_inputs(tmp_path: Path) -> Non
     try:
         processor = processing.from_pretrained(tmp_path)
     except ImportError as error:
-        pytest.skip(f"transformers' processors need more than is installed: {error}")
+        pytest.skip(f"a package for Transformers' processors is missing: {error}")
     image = Image.fromarray(row.pixels.permute(1, 2, 0).numpy())
     theirs = torch.as_tensor(np.asarray(processor(image, return_tensors="np")["pixel_values"]))
     ours = normalisation.inputs(row.pixels[None].float() / 255)
     assert torch.allclose(ours, theirs.float(), atol=1e-5)
 
 
-def test_a_new_head_keeps_the_rest_and_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+def test_a_new_head_keeps_the_other_weights_and_another_number_of_classes_is_an_error(tmp_path: Path) -> None:
     model = tiny_classifier()
     write_model(model, Normalisation(size=16), tmp_path)
-    with pytest.raises(ModelError, match="tells 3 classes apart, and the data has 2"):
+    with pytest.raises(ModelError, match="has 3 classes, and the data has 2"):
         load_classifier(tmp_path, ("a", "b"))
     first, again = (load_classifier(tmp_path, ("a", "b"), new_head_seed=1) for _ in range(2))
     assert first.classifier[1].weight.shape == (2, 8)
@@ -105,8 +105,8 @@ def test_a_language_model_is_no_classifier(tmp_path: Path) -> None:
             load_classifier(tmp_path, CLASSES, new_head_seed=seed)
 
 
-def test_a_normalisation_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_invalid_normalisation_is_named(tmp_path: Path) -> None:
     assert Normalisation.of_model(tmp_path, 8) == Normalisation(size=8)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
-    with pytest.raises(ModelError, match="mend its image_mean and image_std"):
+    with pytest.raises(ModelError, match="fix its image_mean and image_std"):
         Normalisation.of_model(tmp_path, 8)

@@ -10,12 +10,12 @@ import pytest
 from ofmu.errors import ConfigError
 from tune.callbacks.base import SearchCallback
 from tune.callbacks.callback_list import CallbackList
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 
-TRIAL = EndedTrial(
+TRIAL = FinishedTrial(
     number=3,
     state="complete",
-    role="searched",
+    role="sampled",
     settings={"method.inner_lr": 0.1},
     objectives={"ks_statistic": 0.5, "model_utility": 0.6},
     metrics={},

@@ -93,7 +93,7 @@ def test_without_ray_no_metrics_are_published():
     script = """
 from pathlib import Path
 import pandas as pd
-from tune.study.finished_trial import EndedTrial
+from tune.study.finished_trial import FinishedTrial
 from tune.callbacks.prometheus import PrometheusCallback
 from tune.callbacks.base import Progress
 from types import SimpleNamespace
@@ -103,7 +103,7 @@ result = SimpleNamespace(trials=table, run_dir=Path("run"), hypervolume=0.5)
 progress = Progress(result, 4, 1, 0, (1,), 2.0, None)
 callback = PrometheusCallback()
 callback.on_start(progress)
-callback.on_trial_end(EndedTrial(number=1, state="complete", role="searched", settings={}, objectives={},
+callback.on_trial_end(FinishedTrial(number=1, state="complete", role="sampled", settings={}, objectives={},
     metrics={"gradient_evaluations": 5.0}, directory=Path("run/trials/00001"), reason=None))
 callback.on_progress(progress)
 import ray

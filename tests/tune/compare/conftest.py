@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from tune.compare.analysis import MethodRuns, SharedContext, summarise
-from tune.compare.config import CompareSettings
+from tune.compare.config import CompareOptions
 from tune.compare.summary import PointRuns, SeedRun, Summary
 
 Point = Sequence[tuple[float, float] | None]
@@ -54,7 +54,7 @@ def summary_of(
         seed=0,
     )
     found = [method_runs(name, points) for name, points in methods.items()]
-    return summarise(found, shared, CompareSettings.model_validate(settings), ["ofmu", "compare"])
+    return summarise(found, shared, CompareOptions.model_validate(settings), ["ofmu", "compare"])
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.results.pareto import hypervolume
+from tune.pareto import hypervolume
 
 PATIENT = settings(deadline=None, max_examples=50)
 VALUE = st.floats(0, 1).map(lambda value: round(value, 3))

@@ -7,7 +7,7 @@ from ofmu.errors import ConfigError
 from ofmu.methods.registry import method_class
 from ofmu.run_config import override
 from tune.compare.comparison import Comparison
-from tune.compare.plan import method_configs, with_budget, yardstick
+from tune.compare.plan import budget_reference, method_configs, with_budget
 
 
 def configs(*overrides: str, source: str = "quickstart"):
@@ -87,7 +87,7 @@ def test_a_budget_of_evaluations_bounds_the_search_and_only_caps_its_trials():
     assert bounded.search.max_gradient_evaluations == 1000
     assert bounded.search.num_trials == 40
     assert bounded.search.space == config.search.space
-    assert (yardstick(("npo", "ofmu")), yardstick(("npo", "graddiff"))) == ("ofmu", "npo")
+    assert (budget_reference(("npo", "ofmu")), budget_reference(("npo", "graddiff"))) == ("ofmu", "npo")
 
 
 def test_python_arguments_replace_the_sections(tmp_path):

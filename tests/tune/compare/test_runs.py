@@ -11,6 +11,7 @@ from tune.compare.directory import CompareDirectory
 from tune.compare.runs import plan_runs, read_runs
 from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
+from tune.execution.trial_records import TrialOutcome
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.searcher import StudySearcher, open_study
@@ -28,7 +29,7 @@ def searched(folder: Path, outcomes: list[dict[str, float]], **search: object) -
     source = StudySearcher(open_study(run.study_file, config), config, run.trial)
     for number, metrics in enumerate(outcomes):
         if isinstance(source.suggest(str(number)), dict):
-            source.on_trial_complete(str(number), {"outcome": json.dumps({"metrics": metrics})})
+            source.complete(str(number), TrialOutcome(metrics=metrics))
     return SearchResult.load(folder), source
 
 
@@ -48,7 +49,7 @@ OUTCOMES = [
 
 def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path):
     found, _ = searched(tmp_path / "searches" / "npo", OUTCOMES)
-    trials = load_trials(tmp_path / "searches" / "npo" / "study.db")
+    trials = load_trials(tmp_path / "searches" / "npo" / "study.log")
     home = CompareDirectory(tmp_path)
     runs = plan_runs("npo", found, trials, (1, 2), 3, home)
     points = sorted({run.trial for run in runs})
@@ -66,13 +67,13 @@ def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path
 def test_a_search_without_any_point_gives_no_runs(tmp_path):
     found, _ = searched(tmp_path / "npo", [scores(0.9, 0.8), scores(0.95, 0.1)])
     assert (
-        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.db"), (1,), 3, CompareDirectory(tmp_path)) == []
+        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.log"), (1,), 3, CompareDirectory(tmp_path)) == []
     )
 
 
 def test_failed_runs_are_read_with_their_reason(tmp_path):
     found, _ = searched(tmp_path / "npo", OUTCOMES)
-    trials = load_trials(tmp_path / "npo" / "study.db")
+    trials = load_trials(tmp_path / "npo" / "study.log")
     runs = plan_runs("npo", found, trials, (1, 2, 3), 1, CompareDirectory(tmp_path))
     contents = [
         ("metrics.json", {"metrics": {**scores(0.4, 0.5), "tokens": 3.0}}),
@@ -95,14 +96,14 @@ def test_a_search_ends_once_its_gradient_evaluations_are_spent(tmp_path):
     found, source = searched(tmp_path / "npo", OUTCOMES, max_gradient_evaluations=25, num_trials=50)
     assert len(found.trials) == 3
     assert source.spent() == 30
-    assert source.has_enough()
+    assert source.budget_reached()
     assert source.expected_total() == 3
 
 
 def test_a_bounded_search_estimates_its_trials_from_their_costs(tmp_path):
     _, source = searched(tmp_path / "npo", OUTCOMES[:2], max_gradient_evaluations=101, num_trials=50)
     assert source.expected_total() == 11
-    assert not source.has_enough()
+    assert not source.budget_reached()
     assert isinstance(source.suggest("a"), dict)
     _, unbounded = searched(tmp_path / "other", OUTCOMES[:2], num_trials=50)
     assert unbounded.expected_total() == 50
@@ -113,8 +114,8 @@ def test_importances_name_the_setting_that_decides(tmp_path):
     for index in range(40):
         steps = source.suggest(f"x{index}")["run"]["method"]["steps"]
         metrics = scores(1 - steps / 10, 0.1 + steps / 20)
-        source.on_trial_complete(f"x{index}", {"outcome": json.dumps({"metrics": metrics})})
-    trials = load_trials(tmp_path / "npo" / "study.db")
+        source.complete(f"x{index}", TrialOutcome(metrics=metrics))
+    trials = load_trials(tmp_path / "npo" / "study.log")
     shares = importances(trials, list(found.config.objectives.values()))
     assert list(shares) == ["method.steps", "method.lr"]
     assert sum(shares.values()) == pytest.approx(1)

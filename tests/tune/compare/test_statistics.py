@@ -17,7 +17,7 @@ from tune.compare.statistics import (
     paired_test,
     sign_flip_p,
 )
-from tune.results.pareto import hypervolume
+from tune.pareto import hypervolume
 
 SMALL = st.floats(-1, 1).map(lambda value: round(value, 2))
 

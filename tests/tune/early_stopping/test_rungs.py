@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from fractions import Fraction
 
@@ -10,15 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from ofmu.errors import ConfigError, DataError
-from tune.early_stopping.rungs import Report, RungScheduler, RungSettings
+from ofmu.errors import ConfigError
+from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.rungs import RungScheduler
 
 TWO = {"ks_statistic": "min", "model_utility": "max"}
 THREE = {**TWO, "seconds": "min"}
 FULL = 4
-ONE_RUNG = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=FULL)
+ONE_RUNG = EarlyStoppingConfig(first_rung=0.5, grace_rounds=1, rung_size=FULL)
 ASHA_FIELDS = {"first_rung": 0.9, "grace_rounds": 1, "rung_size": 1}
-ASHA = RungSettings(first_rung=0.5, grace_rounds=1, rung_size=1)
+ASHA = EarlyStoppingConfig(first_rung=0.5, grace_rounds=1, rung_size=1)
 
 small = st.integers(0, 5)
 pairs = st.lists(st.tuples(small, small), max_size=14)
@@ -30,9 +30,9 @@ class FakeTrial:
         self.trial_id = trial_id
 
 
-def at_one_rung(rows, directions=TWO, settings=ONE_RUNG):
-    """Report each row as a trial of its own at the only rung; return the scheduler and its answers."""
-    scheduler = RungScheduler(directions, settings)
+def at_one_rung(rows, directions=TWO, config=ONE_RUNG):
+    """Report each row as a new trial at the only rung. Return the scheduler and its answers."""
+    scheduler = RungScheduler(directions, config)
     answers = []
     for number, row in enumerate(rows):
         answers.append(scheduler.report(number, 9, dict(zip(directions, row, strict=True)), 10))
@@ -49,8 +49,8 @@ def dominates(one, other):
 @given(pairs, st.tuples(small, small), factors, st.integers(1, 5))
 def test_a_trial_that_dominates_its_rung_is_never_stopped(rows, newcomer, factor, size):
     best = (min([row[0] for row in rows], default=3) - 1, max([row[1] for row in rows], default=3) + 1)
-    settings = RungSettings(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
-    scheduler = RungScheduler(TWO, settings)
+    config = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
+    scheduler = RungScheduler(TWO, config)
     answers = [
         scheduler.report(number, 9, {"ks_statistic": row[0], "model_utility": row[1]}, 10)
         for number, row in enumerate([*rows, best])
@@ -71,22 +71,22 @@ def test_a_member_of_the_rungs_front_is_never_stopped(rows, third):
 @given(st.lists(st.tuples(small, small), min_size=1, max_size=14), factors, st.integers(1, 5))
 def test_a_trial_dominated_by_all_is_stopped_once_the_rung_is_full(rows, factor, size):
     worst = (max(row[0] for row in rows) + 1, min(row[1] for row in rows) - 1)
-    settings = RungSettings(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
-    scheduler = RungScheduler(TWO, settings)
+    config = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=size, reduction_factor=factor)
+    scheduler = RungScheduler(TWO, config)
     for number, row in enumerate([*rows, worst]):
         answer = scheduler.report(number, 9, {"ks_statistic": row[0], "model_utility": row[1]}, 10)
     assert answer == ("stop" if len(rows) >= size else "continue")
 
 
 @given(st.lists(st.tuples(small, small), min_size=FULL, max_size=14), st.randoms(use_true_random=False))
-def test_the_order_of_earlier_arrivals_does_not_matter(rows, random):
+def test_the_order_of_earlier_trials_does_not_matter(rows, random):
     *earlier, newcomer = rows
     shuffled = random.sample(earlier, len(earlier))
     assert at_one_rung([*shuffled, newcomer])[1][-1] == at_one_rung(rows)[1][-1]
 
 
 @given(st.lists(st.tuples(small, small), min_size=2, max_size=14), st.integers(0, 12))
-def test_equal_arrivals_are_answered_alike_whichever_comes_first(rows, place):
+def test_equal_trials_get_equal_answers_in_either_order(rows, place):
     place %= len(rows) - 1
     rows[place + 1] = rows[place]
     names = list(range(len(rows)))
@@ -121,8 +121,8 @@ def test_the_order_of_the_objectives_changes_nothing(rows):
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from(["min", "max"]), factors)
 def test_one_objective_is_asynchronous_successive_halving(values, direction, factor):
-    settings = RungSettings(first_rung=0.9, grace_rounds=1, rung_size=1, reduction_factor=factor)
-    scheduler = RungScheduler({"loss": direction}, settings)
+    config = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=1, reduction_factor=factor)
+    scheduler = RungScheduler({"loss": direction}, config)
     seen: list[int] = []
     for number, value in enumerate(values):
         reward = value if direction == "max" else -value
@@ -134,13 +134,13 @@ def test_one_objective_is_asynchronous_successive_halving(values, direction, fac
 
 
 @given(st.lists(st.integers(0, 60), max_size=60), st.sampled_from([2.0, 4.0]), st.sampled_from(["min", "max"]))
-def test_one_objective_answers_as_rays_scheduler_does(values, factor, direction):
-    """Ray interpolates between neighbours; on a scale this steep the interpolation is the better neighbour."""
+def test_one_objective_gives_the_answers_of_rays_scheduler(values, factor, direction):
+    """Ray interpolates between neighbours. On a scale this steep the result equals the better neighbour."""
     bracket = _Bracket(1, 64, factor, 0)
     levels = sorted(milestone for milestone, _ in bracket._rungs if milestone < 64)
-    settings = RungSettings(first_rung=1 / 64, grace_rounds=1, rung_size=1, reduction_factor=factor)
-    scheduler = RungScheduler({"loss": direction}, settings)
-    assert [level * 64 for level in scheduler.levels] == levels
+    config = EarlyStoppingConfig(first_rung=1 / 64, grace_rounds=1, rung_size=1, reduction_factor=factor)
+    scheduler = RungScheduler({"loss": direction}, config)
+    assert [level * 64 for level in config.levels] == levels
     rounds = [(number, value, level) for level in levels for number, value in enumerate(values)]
     stopped = set()
     for number, value, level in rounds:
@@ -162,7 +162,7 @@ def test_an_unusable_objective_counts_as_worst(rows, unusable):
 
 
 @given(pairs, st.lists(st.integers(0, 14), max_size=5))
-def test_unusable_reports_leave_the_decisions_on_others_alone(rows, places):
+def test_unusable_reports_do_not_change_decisions_on_other_trials(rows, places):
     scheduler, expected = RungScheduler(TWO, ONE_RUNG), at_one_rung(rows)[1]
     for number, row in enumerate(rows):
         for copy in range(places.count(number)):
@@ -172,8 +172,8 @@ def test_unusable_reports_leave_the_decisions_on_others_alone(rows, places):
 
 @given(st.lists(st.tuples(small, small), min_size=8, max_size=20), st.integers(1, 12))
 def test_below_the_grace_period_nothing_is_stopped(rows, grace):
-    settings = RungSettings(first_rung=0.1, grace_rounds=grace, rung_size=1)
-    scheduler = RungScheduler(TWO, settings)
+    config = EarlyStoppingConfig(first_rung=0.1, grace_rounds=grace, rung_size=1)
+    scheduler = RungScheduler(TWO, config)
     for number, row in enumerate(rows):
         for round in range(1, 11):
             answer = scheduler.report(number, round, dict(zip(TWO, row, strict=True)), 10)
@@ -193,15 +193,15 @@ def brute_force_fronts(rows):
 
 
 @given(st.lists(st.tuples(small, small, small), max_size=20), st.booleans())
-def test_fronts_kept_up_one_by_one_are_those_of_sorting_all_at_once(rows, third):
+def test_incremental_fronts_equal_those_of_sorting_all_trials(rows, third):
     directions = THREE if third else TWO
     rows = [row[: len(directions)] for row in rows]
     scheduler, _ = at_one_rung(rows, directions)
     assert scheduler._rungs[0]._front.tolist() == brute_force_fronts(rows)
 
 
-def goes_on_by_definition(rows, factor):
-    """The class docstring's rule for the last row, from scratch and in exact fractions."""
+def promoted_by_definition(rows, factor):
+    """Apply the rule of the class docstring to the last row, in exact fractions."""
     fronts, last = brute_force_fronts(rows), len(rows) - 1
     ranks = [
         [Fraction(sum(r[k] < row[k] for r in rows) + sum(r[k] <= row[k] for r in rows) + 1, 2) for k in range(len(row))]
@@ -221,12 +221,12 @@ def goes_on_by_definition(rows, factor):
 
 @example([(0, 1, 0), (1, 2, 0), (4, 3, 0), (0, 4, 0), (3, 0, 0), (3, 3, 0)], False, 1.5)
 @given(st.lists(st.tuples(small, small, small), min_size=2, max_size=16), st.booleans(), factors)
-def test_every_answer_is_the_rule_taken_literally(rows, third, factor):
+def test_every_answer_follows_the_definition(rows, third, factor):
     directions = THREE if third else TWO
     rows = [row[: len(directions)] for row in rows]
-    _, answers = at_one_rung(rows, directions, RungSettings(**ASHA_FIELDS, reduction_factor=factor))
+    _, answers = at_one_rung(rows, directions, EarlyStoppingConfig(**ASHA_FIELDS, reduction_factor=factor))
     for count in range(2, len(rows) + 1):
-        expected = "continue" if goes_on_by_definition(rows[:count], factor) else "stop"
+        expected = "continue" if promoted_by_definition(rows[:count], factor) else "stop"
         assert answers[count - 1] == expected
 
 
@@ -235,16 +235,17 @@ def test_every_answer_is_the_rule_taken_literally(rows, third, factor):
     [((5, 5), "continue"), ((1, 9), "continue"), ((9, 1), "continue"), ((2, 8), "stop"), ((8, 2), "stop")],
 )
 def test_inside_a_front_the_net_keeps_the_middle_and_the_ends(newcomer, answer):
-    """One better trial and eight earlier peers: of a whole front of nine, the places after the first go on."""
+    """With one better trial and eight earlier peers, some members of the front of nine continue."""
     peers = [(i, 10 - i) for i in range(1, 10) if i != newcomer[0]]
     minimised = {"first": "min", "second": "min"}
     assert at_one_rung([(0, 0), *peers, newcomer], minimised, ASHA)[1][-1] == answer
 
 
-def test_a_trial_is_judged_once_at_each_rung_and_a_late_report_at_the_highest():
-    scheduler = RungScheduler(TWO, RungSettings(first_rung=0.125, grace_rounds=1, rung_size=1))
+def test_a_trial_is_compared_once_at_each_rung_and_a_late_report_at_the_highest():
+    config = EarlyStoppingConfig(first_rung=0.125, grace_rounds=1, rung_size=1)
+    scheduler = RungScheduler(TWO, config)
     good, bad = {"ks_statistic": 0.1, "model_utility": 0.9}, {"ks_statistic": 0.9, "model_utility": 0.1}
-    assert scheduler.levels == (0.125, 0.25, 0.5)
+    assert config.levels == (0.125, 0.25, 0.5)
     assert scheduler.report("short", 1, good, 2) == "continue"
     assert scheduler.report("long", 2, bad, 16) == "continue"
     assert scheduler.report("long", 3, bad, 16) == "continue"
@@ -253,7 +254,7 @@ def test_a_trial_is_judged_once_at_each_rung_and_a_late_report_at_the_highest():
     assert scheduler.report("long", 9, good, 16) == "stop"
 
 
-def test_the_last_round_is_not_judged():
+def test_no_trial_stops_after_its_last_round():
     scheduler = RungScheduler(TWO, ASHA)
     scheduler.report("good", 1, {"ks_statistic": 0.1, "model_utility": 0.9}, 2)
     assert scheduler.report("bad", 1, {"ks_statistic": 0.2, "model_utility": 0.8}, 1) == "continue"
@@ -264,33 +265,13 @@ reports = st.lists(
 )
 
 
-@given(reports, st.integers(0, 40))
-def test_a_scheduler_rebuilt_from_reports_or_state_goes_on_alike(rows, cut):
-    whole = RungScheduler(TWO, ASHA)
-    past = [Report(t, r, 9, {"ks_statistic": a, "model_utility": b}) for t, r, a, b in rows]
-    answers = [whole.report(p.trial, p.round, p.values, p.total) for p in past]
-    half = RungScheduler(TWO, ASHA, past[:cut])
-    stored = json.loads(json.dumps(half.state(), allow_nan=False))
-    for again in (half, RungScheduler.restored(stored)):
-        assert [again.report(p.trial, p.round, p.values, p.total) for p in past[cut:]] == answers[cut:]
-        assert again.state() == whole.state()
-
-
 @given(reports)
-def test_a_report_told_again_changes_nothing(rows):
+def test_a_repeated_report_changes_nothing(rows):
     once, twice = RungScheduler(TWO, ASHA), RungScheduler(TWO, ASHA)
     for trial, round, ks, utility in rows:
         values = {"ks_statistic": ks, "model_utility": utility}
         answer = once.report(trial, round, values, 9)
         assert twice.report(trial, round, values, 9) == answer == twice.report(trial, round, values, 9)
-
-
-@pytest.mark.parametrize(
-    "state", [{}, {"format": "other"}, {"format": "ofmu-rungs/1", "objectives": TWO, "reports": [1]}]
-)
-def test_a_foreign_state_is_refused(state):
-    with pytest.raises(DataError, match="early stopping"):
-        RungScheduler.restored(state)
 
 
 def test_directions_are_checked():
@@ -300,7 +281,7 @@ def test_directions_are_checked():
         RungScheduler({})
 
 
-def test_a_round_beyond_the_last_is_a_bug():
+def test_a_round_beyond_the_last_raises():
     with pytest.raises(ValueError, match="round 3 of 2"):
         RungScheduler(TWO).report(0, 3, {}, 2)
 
@@ -314,17 +295,17 @@ def test_a_round_beyond_the_last_is_a_bug():
         (0.1, 2.0, (0.1, 0.2, 0.4, 0.8)),
     ],
 )
-def test_rungs_stand_a_factor_apart_below_the_end(first, factor, levels):
-    assert RungSettings(first_rung=first, reduction_factor=factor).levels == pytest.approx(levels)
+def test_rungs_are_a_factor_apart_and_below_the_end(first, factor, levels):
+    assert EarlyStoppingConfig(first_rung=first, reduction_factor=factor).levels == pytest.approx(levels)
 
 
 @given(st.integers(1, 40), st.sampled_from([0.05, 0.1, 0.125, 0.3]), factors)
-def test_the_judged_rounds_are_those_that_reach_a_new_rung(total, first, factor):
-    settings = RungSettings(first_rung=first, reduction_factor=factor)
-    scheduler = RungScheduler(TWO, settings)
-    judged = []
+def test_the_rung_rounds_are_those_that_reach_a_new_rung(total, first, factor):
+    config = EarlyStoppingConfig(first_rung=first, reduction_factor=factor)
+    scheduler = RungScheduler(TWO, config)
+    compared = []
     for round in range(1, total + 1):
-        before = len(scheduler.state()["reports"])
+        before = sum(rung.size for rung in scheduler._rungs)
         scheduler.report("only", round, {"ks_statistic": 0.5, "model_utility": 0.5}, total)
-        judged += [round] * (len(scheduler.state()["reports"]) > before)
-    assert tuple(judged) == settings.judged_rounds(total)
+        compared += [round] * (sum(rung.size for rung in scheduler._rungs) > before)
+    assert tuple(compared) == config.rung_rounds(total)

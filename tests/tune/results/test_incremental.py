@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ofmu.config.files import validate
 from tune.callbacks.callback_list import CallbackList
 from tune.config import SearchConfig
+from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.results.incremental import RunningResult, TimeBudget
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
-from tune.search import _Session
+from tune.search import RaySearch
 
 OBJECTIVES = {"ks_statistic": "min", "model_utility": "max", "seconds": "min"}
 GRID = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -29,7 +30,7 @@ OTHERS = {"tokens": st.one_of(st.integers(1, 9), st.just(2.5), st.none()), "forg
 def a_trial(draw: Any) -> FrozenTrial:
     state = draw(st.sampled_from([TrialState.COMPLETE] * 4 + [TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING]))
     overrides = {key: draw(value) for key, value in SETTINGS.items() if draw(st.booleans())}
-    attributes = {"role": draw(st.sampled_from(["searched", "paper"])), "overrides": overrides}
+    attributes = {"role": draw(st.sampled_from(["sampled", "published"])), "overrides": overrides}
     metrics = {name: draw(values) for name, values in OTHERS.items() if draw(st.booleans())}
     values = None
     if state is TrialState.COMPLETE:
@@ -110,36 +111,35 @@ class Killed(BaseException):
     """A killed process."""
 
 
-def end(session: _Session, run: RunDirectory, specification: dict[str, Any], name: str, value: float) -> None:
-    model = Path(specification["trial_dir"]) / "model"
-    model.mkdir(parents=True)
+def end(search: RaySearch, spec: TrialSpec, name: str, value: float) -> None:
+    (spec.trial_dir / "model").mkdir(parents=True)
     metrics = {"ks_statistic": value, "model_utility": 1 - value}
-    session._searcher.on_trial_complete(name, {"outcome": json.dumps({"metrics": metrics})})
+    search.session.searcher.complete(name, TrialOutcome(metrics=metrics))
 
 
 def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
     run = RunDirectory.create_new(tmp_path / "run")
     run.mkdir()
     config = validate(SearchConfig, {"search": {"num_trials": 6}})
-    killed = _Session(run, config, lambda *_: {}, CallbackList())
-    killed._open()
-    handed = {name: killed._searcher.suggest(name) for name in "abc"}
-    end(killed, run, handed["a"], "a", 0.5)
+    killed = RaySearch(run, config, lambda *_: {}, CallbackList())
+    killed.session.open()
+    specs = {name: killed.session.searcher.next_trial(name) for name in "abc"}
+    end(killed, specs["a"], "a", 0.5)
 
     def die(number: int) -> None:
         raise Killed
 
-    killed._searcher._on_finished = die
+    killed.session.searcher._on_finished = die
     with pytest.raises(Killed):
-        end(killed, run, handed["b"], "b", 0.25)
+        end(killed, specs["b"], "b", 0.25)
     assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "running", "running"]
     assert (run.trial(0) / "model").is_dir(), "the trial that dominates it was never reported"
 
-    resumed = _Session(run, config, lambda *_: {}, CallbackList())
-    resumed._open()
-    resumed._report()
+    resumed = RaySearch(run, config, lambda *_: {}, CallbackList())
+    resumed.session.open()
+    resumed.report()
     assert pd.read_csv(run.path / "trials.csv")["state"].tolist() == ["complete", "complete", "running"]
     assert pd.read_csv(run.path / "front.csv")["trial"].tolist() == [1]
     assert json.loads((run.path / "search.json").read_text())["complete"] == 2
     assert [(run.trial(number) / "model").is_dir() for number in range(2)] == [False, True]
-    assert resumed._searcher.suggest("x")["number"] == 2
+    assert resumed.session.searcher.next_trial("x").number == 2

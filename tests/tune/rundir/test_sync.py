@@ -61,7 +61,7 @@ def test_files_are_uploaded_and_read_back(uri: str, remote: Path) -> None:
         run.write_config(validate(SearchConfig, {"search": {"num_trials": 3}}))
         number = run_one_trial(run, SyncedExecutor(write_model, uri))
         assert [path.name for path in run.trial(number).iterdir()] == ["metrics.json"]
-    assert {path.name for path in remote.iterdir()} == {"config.yaml", "environment.json", "study.db", "trials"}
+    assert {path.name for path in remote.iterdir()} == {"config.yaml", "environment.json", "study.log", "trials"}
     assert {path.name for path in (remote / "trials" / "00000").iterdir()} == {"metrics.json", "model"}
     result = SearchResult.load(uri)
     assert result.trials["state"].tolist() == ["complete"]

@@ -6,8 +6,9 @@ import pytest
 
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
-from ofmu.run_config import override
-from tune.config import SearchConfig, default_space
+from ofmu.run_config import UnlearnConfig, override
+from tune.config import SearchConfig
+from tune.space.parameter import default_space
 from tune.space.space import in_order, is_whole, run_config
 
 RATE = {"low": 0.01, "high": 0.1, "log": True}
@@ -22,7 +23,12 @@ def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig
     ("space", "words"),
     [
         ({"method.iner_lr": RATE}, "did you mean 'method.inner_lr'"),
-        ({"data.authors": {"low": 2, "high": 5}}, "prepared once"),
+        ({"data.authors": {"low": 2, "high": 5}}, "all trials share one preparation"),
+        ({"method.forget_level": RATE}, "'method.forget_level' is called 'method.forget_margin' since ofmu 0.2.0"),
+        (
+            {"method.inner_lr": {**RATE, "when": {"method.forget_level": 1}}},
+            "'method.forget_level' is called 'method.forget_margin' since ofmu 0.2.0",
+        ),
         ({"method.inner_lr": {"low": 0.1, "high": 0.01}}, "low 0.1 must be below high 0.01"),
         ({"method.inner_lr": {"low": 0.0, "high": 0.1, "log": True}}, "log scale needs low above 0"),
         ({"method.inner_lr": {"low": 0.1, "high": 1, "log": True, "step": 0.1}}, "leave one out"),
@@ -43,12 +49,12 @@ def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig
                 "method.inner_lr": {**RATE, "when": {"method.outer_lr": 0.05}},
                 "method.outer_lr": {**RATE, "when": {"method.inner_lr": 0.05}},
             },
-            "circle",
+            "cycle",
         ),
         ({"method.derivative": ["central", "exact"], "engine.zero_stage": 3}, "zero_stage 3"),
     ],
 )
-def test_an_impossible_space_is_refused_in_one_sentence(space, words):
+def test_a_space_that_makes_no_run_is_refused_in_one_sentence(space, words):
     with pytest.raises(ConfigError) as caught:
         config(space)
     assert words in str(caught.value)
@@ -64,6 +70,8 @@ def test_an_impossible_space_is_refused_in_one_sentence(space, words):
         ({"sampler": "cmaes"}, "sampler"),
         ({"num_trials": 0}, "num_trials"),
         ({"num_trails": 3}, "did you mean 'search.num_trials'"),
+        ({"rungs": {"enabled": True}}, "'search.rungs' is called 'search.early_stopping' since ofmu 0.2.0"),
+        ({"max_concurrent": 2}, "'search.max_concurrent' is called 'search.max_concurrent_trials' since ofmu 0.2.0"),
     ],
 )
 def test_wrong_search_settings_are_refused(search, words):
@@ -83,7 +91,7 @@ def test_objectives_follow_the_reference():
         )
 
 
-def test_subjects_of_conditions_come_first():
+def test_a_setting_comes_after_the_settings_of_its_conditions():
     space = config(
         {
             "method.inner_lr": {**RATE, "when": {"method.inner_update": ["sgd", "adamw"]}},
@@ -94,9 +102,9 @@ def test_subjects_of_conditions_come_first():
     assert in_order(space) == ["method.inner_steps", "method.inner_update", "method.inner_lr"]
 
 
-def test_whole_numbers_follow_the_setting():
+def test_a_range_is_whole_if_the_setting_is():
     space = default_space()
-    whole = {key for key, parameter in space.items() if is_whole(SearchConfig(), key, parameter)}
+    whole = {key for key, parameter in space.items() if is_whole(UnlearnConfig(), key, parameter)}
     assert whole == {"method.inner_steps", "method.outer_steps"}
     assert len(space) == 8
 
@@ -116,7 +124,7 @@ def test_a_stored_config_reads_back_the_same():
 
 def test_a_run_takes_the_shared_settings_and_the_overrides():
     shared = config(seed=7, method={"batch_size": 5})
-    run = run_config(shared, {"method.inner_lr": 0.03, "engine.zero_stage": 1})
+    run = run_config(shared.unlearn, {"method.inner_lr": 0.03, "engine.zero_stage": 1})
     assert (run.seed, run.method.batch_size, run.method.inner_lr, run.engine.zero_stage) == (7, 5, 0.03, 1)
     with pytest.raises(ConfigError, match="penalty_max"):
-        run_config(shared, {"method.penalty_weight": 0.5, "method.penalty_max": 0.1})
+        run_config(shared.unlearn, {"method.penalty_weight": 0.5, "method.penalty_max": 0.1})

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from tune.results.pareto import front_mask
-from tune.study import history_limit as glimpse_module
-from tune.study.history_limit import GlimpsingSampler, best, glimpse
+from tune.pareto import front_mask
+from tune.study import history_limit
+from tune.study.history_limit import BoundedHistorySampler, select_best, select_history
 
 
 def history(count: int, seed: int, objectives: int = 2) -> Any:
@@ -23,19 +23,19 @@ def history(count: int, seed: int, objectives: int = 2) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 90), st.integers(8, 40), st.integers(0, 9), st.integers(2, 3))
-def test_a_glimpse_holds_as_many_as_it_may_each_once(count, bound, seed, objectives):
-    shown = glimpse(history(count, seed, objectives), bound)
-    assert shown == sorted(set(shown))
-    assert len(shown) == min(count, bound)
-    if count <= bound:
-        assert shown == list(range(count))
+def test_a_selection_has_the_allowed_number_of_distinct_trials(count, limit, seed, objectives):
+    selected = select_history(history(count, seed, objectives), limit)
+    assert selected == sorted(set(selected))
+    assert len(selected) == min(count, limit)
+    if count <= limit:
+        assert selected == list(range(count))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 80), st.integers(1, 40), st.integers(0, 9))
-def test_the_best_are_fronts_one_after_the_other(count, wanted, seed):
+def test_the_best_trials_are_successive_fronts(count, wanted, seed):
     costs = history(count, seed)
-    found = set(best(costs, wanted).tolist())
+    found = set(select_best(costs, wanted).tolist())
     scored = {int(index) for index in np.flatnonzero(~np.isnan(costs).any(axis=1))}
     assert len(found) == min(wanted, len(scored))
     left = scored
@@ -43,26 +43,26 @@ def test_the_best_are_fronts_one_after_the_other(count, wanted, seed):
         rows = sorted(left)
         front = {rows[index] for index in np.flatnonzero(front_mask(costs[rows]))}
         if not front <= found:
-            assert found & left <= front, "none of a later front while one of an earlier front is missing"
+            assert found & left <= front, "a later front is selected only after all earlier ones"
             break
         left = left - front
 
 
-def test_a_long_history_shows_its_front_and_its_newest():
+def test_a_selection_holds_the_front_and_the_newest_trials():
     costs = np.column_stack((np.full(1000, 0.5), np.full(1000, 0.5)))
     costs[[3, 400, 700]] = [[0, 0.2], [0.1, 0.1], [0.2, 0]]
-    shown = glimpse(costs, 64)
-    assert {3, 400, 700, *range(990, 1000)} <= set(shown)
-    assert min(shown) < 10
-    gaps = np.diff([index for index in shown if 10 < index < 900])
-    assert gaps.max() < 100, "the rest lies evenly over the history"
+    selected = select_history(costs, 64)
+    assert {3, 400, 700, *range(990, 1000)} <= set(selected)
+    assert min(selected) < 10
+    gaps = np.diff([index for index in selected if 10 < index < 900])
+    assert gaps.max() < 100, "the others lie evenly over the history"
 
 
-def draws(bound: int | None, count: int) -> list[dict[str, Any]]:
+def draws(limit: int | None, count: int) -> list[dict[str, Any]]:
     study = optuna.create_study(directions=["minimize", "maximize"])
     for number in range(count):
         sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=5)
-        study.sampler = sampler if bound is None else GlimpsingSampler(sampler, bound)
+        study.sampler = sampler if limit is None else BoundedHistorySampler(sampler, limit)
         trial = study.ask()
         x, y = trial.suggest_float("x", 0, 1), trial.suggest_int("y", 1, 9)
         if number % 7 == 3:
@@ -77,25 +77,25 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def test_up_to_the_bound_suggestions_are_bit_for_bit_the_samplers_own():
+def test_up_to_the_limit_suggestions_are_bit_for_bit_those_of_the_sampler():
     plain = draws(None, 40)
     finished = sum(number % 7 != 5 for number in range(40))
     assert draws(finished, 40) == plain
     cut = draws(16, 40)
-    # Sixteen finished trials are all shown, and the nineteenth trial is the first to follow more.
+    # Up to the eighteenth trial, at most sixteen trials have finished; the nineteenth follows more of them.
     assert cut[:18] == plain[:18]
     assert cut != plain
 
 
-def test_a_history_that_is_read_on_is_the_one_that_is_read_anew():
-    def search(*, anew: bool) -> list[dict[str, Any]]:
+def test_an_updated_history_equals_one_that_is_read_again():
+    def search(*, from_scratch: bool) -> list[dict[str, Any]]:
         study = optuna.create_study(directions=["minimize", "maximize"])
         live: list[optuna.Trial] = []
         drawn, chance = [], np.random.default_rng(4)
         for number in range(60):
-            if anew:
-                glimpse_module._HISTORIES.clear()
-            study.sampler = GlimpsingSampler(optuna.samplers.TPESampler(seed=number, n_startup_trials=4), 12)
+            if from_scratch:
+                history_limit._HISTORIES.clear()
+            study.sampler = BoundedHistorySampler(optuna.samplers.TPESampler(seed=number, n_startup_trials=4), 12)
             live.append(study.ask())
             x, y = (live[-1].suggest_float(name, 0, 1) for name in "xy")
             drawn.append({"x": x, "y": y})
@@ -108,4 +108,4 @@ def test_a_history_that_is_read_on_is_the_one_that_is_read_anew():
                     study.tell(trial, state=TrialState.PRUNED if end == "pruned" else TrialState.FAIL)
         return drawn
 
-    assert search(anew=False) == search(anew=True)
+    assert search(from_scratch=False) == search(from_scratch=True)

@@ -7,13 +7,15 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from ofmu.config.files import validate
 from tune.config import SearchConfig
+from tune.execution.trial_records import TrialOutcome
 from tune.rundir.search_dir import RunDirectory
-from tune.study.baselines import PAPER, landmark_settings
-from tune.study.searcher import STUDY_NAME, StudySearcher, open_study, storage_url
+from tune.study.baselines import PUBLISHED, baseline_settings
+from tune.study.searcher import StudySearcher, open_study
 
 SPACE = {
     "method.inner_update": ["sgd", "normalized", "adamw"],
@@ -35,16 +37,16 @@ def searcher(run: RunDirectory, config: SearchConfig) -> StudySearcher:
 
 
 def finish(found: StudySearcher, ray_id: str, **metrics: Any) -> None:
-    found.on_trial_complete(ray_id, {"outcome": json.dumps({"metrics": metrics}), "done": True})
+    found.on_trial_complete(ray_id, {"outcome": json.dumps(TrialOutcome(metrics=metrics).to_json()), "done": True})
 
 
-def score(specification: dict[str, Any]) -> dict[str, float]:
-    method = specification["run"]["method"]
+def score(spec: dict[str, Any]) -> dict[str, float]:
+    method = spec["run"]["method"]
     return {"ks_statistic": 1 - method["inner_lr"], "model_utility": 0.5 + method["outer_lr"]}
 
 
 def trials(run: RunDirectory) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file)).trials
+    return read_study(run.study_file).trials
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def test_every_sampler_draws_inside_the_space(run, sampler):
     config = make(sampler=sampler)
     found = searcher(run, config)
     for index in range(12):
-        specification = found.suggest(f"ray{index}")
-        finish(found, f"ray{index}", **score(specification))
+        spec = found.suggest(f"ray{index}")
+        finish(found, f"ray{index}", **score(spec))
     assert found.suggest("more") == "FINISHED"
     for trial in trials(run):
         assert trial.state is TrialState.COMPLETE
@@ -69,24 +71,24 @@ def test_every_sampler_draws_inside_the_space(run, sampler):
         assert 0.02 <= trial.params["method.inner_lr"] <= 0.1
         assert trial.params["method.outer_steps"] in (2, 4, 6, 8, 10)
         assert "method.penalty_growth" not in trial.params
-        if trial.user_attrs["role"] == "searched":
+        if trial.user_attrs["role"] == "sampled":
             assert trial.user_attrs["overrides"] == {**trial.params, "method.penalty_growth": 1.25}
 
 
-def test_the_landmarks_come_first_and_run_as_they_are(run):
+def test_the_baselines_come_first_and_run_with_their_own_settings(run):
     found = searcher(run, make())
-    target, paper, other = (found.suggest(name) for name in "abc")
+    target, published, other = (found.suggest(name) for name in "abc")
     assert target["run"]["method"]["outer_steps"] == 0
-    for key, value in landmark_settings(make())[PAPER].items():
-        assert paper["run"]["method"][key.removeprefix("method.")] == value
-    assert [item["number"] for item in (target, paper, other)] == [0, 1, 2]
+    for key, value in baseline_settings(make())[PUBLISHED].items():
+        assert published["run"]["method"][key.removeprefix("method.")] == value
+    assert [item["number"] for item in (target, published, other)] == [0, 1, 2]
     stored = trials(run)
-    assert [trial.user_attrs["role"] for trial in stored] == ["target", "paper", "searched"]
+    assert [trial.user_attrs["role"] for trial in stored] == ["target", "published", "sampled"]
     assert stored[1].params["method.similarity_threshold"] == -0.5
     assert stored[1].params["method.inner_lr"] == 0.02
 
 
-def test_every_end_is_told_with_its_reason(run):
+def test_every_end_is_stored_with_its_reason(run):
     found = searcher(run, make(num_trials=7))
     for name in "abcdefg":
         found.suggest(name)
@@ -94,7 +96,7 @@ def test_every_end_is_told_with_its_reason(run):
     finish(found, "b", ks_statistic=math.nan, model_utility=0.6)
     finish(found, "c", model_utility=0.6)
     finish(found, "d", ks_statistic=math.inf, model_utility=0.6)
-    found.on_trial_complete("e", {"outcome": json.dumps({"failure": "the loss became NaN"})})
+    found.complete("e", TrialOutcome(failure="the loss became NaN"))
     found.on_trial_complete("f", error=True)
     found.fail("f", "the process died")
     found.close("the search ended")
@@ -110,18 +112,16 @@ def test_every_end_is_told_with_its_reason(run):
     assert ended[0].user_attrs["metrics"]["ks_statistic"] == 0.9
 
 
-def test_contradicting_draws_fail_and_the_search_goes_on(run):
-    # Each choice works beside the defaults; exact at stage 3 does not.
+def test_contradicting_draws_fail_and_the_search_continues(run):
+    # Each choice works with the defaults. The choice exact does not work at stage 3.
     space = {"method.derivative": ["central", "exact"], "engine.zero_stage": [2, 3]}
     base = {"search": {"space": space, "num_trials": 20, "sampler": "random"}}
     config = validate(SearchConfig, base)
     found = searcher(run, config)
     count = 0
-    while (specification := found.suggest(str(count))) != "FINISHED":
+    while (spec := found.suggest(str(count))) != "FINISHED":
         finish(found, str(count), ks_statistic=0.5, model_utility=0.5)
-        assert specification["run"]["method"]["derivative"] == "central" or (
-            specification["run"]["engine"]["zero_stage"] == 2
-        )
+        assert spec["run"]["method"]["derivative"] == "central" or (spec["run"]["engine"]["zero_stage"] == 2)
         count += 1
     ended = trials(run)
     assert len(ended) == 20
@@ -132,18 +132,19 @@ def test_contradicting_draws_fail_and_the_search_goes_on(run):
 
 def test_the_study_opens_in_optuna_with_names_and_directions(run):
     open_study(run.study_file, make())
-    study = optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run.study_file))
+    backend = JournalFileBackend(str(run.study_file))
+    study = optuna.load_study(study_name="ofmu", storage=optuna.storages.JournalStorage(backend))
     assert [way.name for way in study.directions] == ["MINIMIZE", "MAXIMIZE"]
     assert study.metric_names == ["ks_statistic", "model_utility"]
 
 
-def test_a_killed_searchs_trials_are_adopted(run):
+def test_interrupted_trials_of_a_killed_search_run_again(run):
     config = make(num_trials=6)
     killed = searcher(run, config)
-    handed = {name: killed.suggest(name) for name in "abcd"}
-    finish(killed, "a", **score(handed["a"]))
-    # b reached its end, but nobody was left to be told; c and d were at work.
-    done = run.trial(handed["b"]["number"])
+    specs = {name: killed.suggest(name) for name in "abcd"}
+    finish(killed, "a", **score(specs["a"]))
+    # b ended, but its end was not stored. c and d were running.
+    done = run.trial(specs["b"]["number"])
     done.mkdir(parents=True)
     (done / "metrics.json").write_text(json.dumps({"metrics": {"ks_statistic": 0.8, "model_utility": 0.4}}))
 
@@ -151,15 +152,15 @@ def test_a_killed_searchs_trials_are_adopted(run):
     states = [trial.state.name for trial in trials(run)]
     assert states == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
     again = [resumed.suggest(name) for name in "xyzw"]
-    assert again[:2] == [handed["c"], handed["d"]]
+    assert again[:2] == [specs["c"], specs["d"]]
     assert [item["number"] for item in again] == [2, 3, 4, 5]
     assert resumed.suggest("v") == "FINISHED"
-    for name, specification in zip("xyzw", again, strict=True):
-        finish(resumed, name, **score(specification))
+    for name, spec in zip("xyzw", again, strict=True):
+        finish(resumed, name, **score(spec))
     assert {trial.state for trial in trials(run)} == {TrialState.COMPLETE}
 
 
-def test_a_kill_in_the_middle_of_a_draw_is_mended(run):
+def test_a_kill_in_the_middle_of_a_draw_loses_no_trial(run):
     config = make()
     study = open_study(run.study_file, config)
     study.ask()
@@ -169,7 +170,7 @@ def test_a_kill_in_the_middle_of_a_draw_is_mended(run):
     assert [resumed.suggest(name)["number"] for name in "abcd"] == [0, 1, 2, 3]
 
 
-def test_a_resumed_search_draws_what_an_undisturbed_one_does(tmp_path):
+def test_a_resumed_search_draws_what_an_uninterrupted_search_draws(tmp_path):
     drawn: list[list[Any]] = []
     for interrupted in (False, True):
         directory = RunDirectory.create_new(tmp_path / str(interrupted))
@@ -179,8 +180,8 @@ def test_a_resumed_search_draws_what_an_undisturbed_one_does(tmp_path):
         for index in range(10):
             if interrupted and index == 6:
                 found = searcher(directory, config)
-            specification = found.suggest(str(index))
-            numbers.append(specification["run"])
-            finish(found, str(index), **score(specification))
+            spec = found.suggest(str(index))
+            numbers.append(spec["run"])
+            finish(found, str(index), **score(spec))
         drawn.append(numbers)
     assert drawn[0] == drawn[1]

@@ -1,4 +1,4 @@
-"""Warm starts from the same task and from another one, on objectives in closed form."""
+"""Warm starts from the same task and from another task, on objectives in closed form."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import yaml
 from ofmu.errors import ConfigError, RunError
 from tune import AskTell, SearchResult
 from tune.ask_tell import AskedTrial
-from tune.results.pareto import as_costs, hypervolume
-from tune.study.searcher import STUDY_NAME, storage_url
+from tune.pareto import as_costs, hypervolume
+from tune.study.storage import read_study
 
 SPACE: dict[str, Any] = {
     "method.inner_lr": {"low": 1e-4, "high": 1.0, "log": True},
@@ -34,7 +34,7 @@ def config(num_trials: int, seed: int = 0, space: dict[str, Any] = SPACE, **sect
 
 
 def score(trial: AskedTrial) -> dict[str, float]:
-    """A front along the threshold, and everything worse by the decades between the other settings and the best."""
+    """A front along the threshold. Every other setting costs its distance from the best value, in decades."""
     method = trial.config.method.model_dump()
     away = math.sqrt(sum(math.log10(method[name] / best) ** 2 for name, best in BEST.items())) / 10
     share = method["similarity_threshold"] + 0.5
@@ -58,17 +58,17 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def study_of(run_dir: Path) -> optuna.Study:
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(run_dir / "study.db"))
+    return read_study(run_dir / "study.log")
 
 
 def own_volume(trials: list[AskedTrial]) -> float:
-    """The hypervolume of what a search drew itself: landmarks count for nobody."""
-    values = [list(score(trial).values()) for trial in trials if trial.role == "searched"]
+    """Return the hypervolume of the trials that the search itself drew, without the baselines."""
+    values = [list(score(trial).values()) for trial in trials if trial.role == "sampled"]
     return hypervolume(as_costs(values, ["min", "max"]), np.array([1.0, 0.0]))
 
 
-def test_a_warm_search_is_ahead_of_a_cold_one(earlier, tmp_path):
-    """Eight draws each, with the same seeds."""
+def test_a_warm_start_improves_the_hypervolume(earlier, tmp_path):
+    """Each search draws eight settings, with the same seeds."""
     ratios = []
     for seed in (0, 1, 2):
         first = earlier if seed == 0 else tmp_path / f"first{seed}"
@@ -81,21 +81,21 @@ def test_a_warm_search_is_ahead_of_a_cold_one(earlier, tmp_path):
     assert np.median(ratios) > 1.2
 
 
-def test_known_trials_inform_and_count_for_nothing(earlier, tmp_path):
+def test_prior_trials_inform_the_sampler_and_do_not_count(earlier, tmp_path):
     search = AskTell(config(5), run_dir=tmp_path / "run", warm_start=[earlier])
     asked = run_all(search)
-    assert [trial.number for trial in asked] == [0, 1, 20, 21, 22], "two landmarks, 18 known trials, three of its own"
-    assert [trial.role for trial in asked] == ["target", "paper", *["searched"] * 3]
+    assert [trial.number for trial in asked] == [0, 1, 20, 21, 22], "two baselines, 18 prior trials, three of its own"
+    assert [trial.role for trial in asked] == ["target", "published", *["sampled"] * 3]
 
     result = SearchResult.load(tmp_path / "run")
     table = pd.read_csv(tmp_path / "run" / "trials.csv")
-    assert table["state"].value_counts().to_dict() == {"known": 18, "complete": 5}
+    assert table["state"].value_counts().to_dict() == {"prior": 18, "complete": 5}
     before = pd.read_csv(earlier / "trials.csv")
-    known = table[table["state"] == "known"]
-    assert known["origin"].tolist() == [f"{earlier}#{number}" for number in range(2, 20)]
-    assert known["role"].unique().tolist() == ["known"]
+    prior = table[table["state"] == "prior"]
+    assert prior["origin"].tolist() == [f"{earlier}#{number}" for number in range(2, 20)]
+    assert prior["role"].unique().tolist() == ["prior"]
     for name in [*SPACE, "ks_statistic", "model_utility"]:
-        assert known[name].tolist() == before[name].tolist()[2:]
+        assert prior[name].tolist() == before[name].tolist()[2:]
     assert set(result.front["trial"]) <= {0, 1, 20, 21, 22}
     summary = json.loads((tmp_path / "run" / "search.json").read_text())
     assert (summary["complete"], summary["asked"]) == (5, 5)
@@ -105,8 +105,8 @@ def test_known_trials_inform_and_count_for_nothing(earlier, tmp_path):
         result.pick(7)
 
 
-def test_nsga2_breeds_from_known_trials(earlier, tmp_path):
-    """A child has some of its parents' very values, which nothing drawn afresh has."""
+def test_nsga2_breeds_from_prior_trials(earlier, tmp_path):
+    """A child takes exact values from its parents. New draws do not have these values."""
     settings = config(12)
     settings["search"]["sampler"] = "nsga2"
     before = study_of(earlier).trials[2:]
@@ -116,12 +116,12 @@ def test_nsga2_breeds_from_known_trials(earlier, tmp_path):
     assert sum(value in values for trial in asked for value in trial.settings.values()) >= 4
 
 
-def test_a_resume_needs_the_earlier_run_no_more(earlier, tmp_path):
+def test_a_resume_does_not_need_the_earlier_run(earlier, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(earlier, copy)
     with AskTell(config(6), run_dir=tmp_path / "run", warm_start=str(copy)) as search:
-        undisturbed = [search.ask() for _ in range(2)]
-        for trial in undisturbed:
+        first = [search.ask() for _ in range(2)]
+        for trial in first:
             search.tell(trial, score(trial))
     shutil.rmtree(copy)
     again = run_all(AskTell.resume(tmp_path / "run"))
@@ -129,7 +129,7 @@ def test_a_resume_needs_the_earlier_run_no_more(earlier, tmp_path):
     assert len(study_of(tmp_path / "run").trials) == 24
 
 
-def test_a_kill_while_trials_are_planted_is_mended(earlier, tmp_path, monkeypatch):
+def test_a_kill_while_prior_trials_are_added_loses_none(earlier, tmp_path, monkeypatch):
     original = optuna.Study.add_trial
 
     def killed(study: optuna.Study, trial: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_kill_while_trials_are_planted_is_mended(earlier, tmp_path, monkeypatc
     assert len([origin for origin in origins if origin]) == len({*origins} - {None}) == 18
 
 
-def test_a_warm_run_hands_its_known_trials_on(earlier, tmp_path):
+def test_a_warm_started_run_passes_its_prior_trials_on(earlier, tmp_path):
     run_all(AskTell(config(4), run_dir=tmp_path / "second", warm_start=earlier))
     with AskTell(config(4), run_dir=tmp_path / "third", warm_start=[earlier, tmp_path / "second"]):
         pass
@@ -160,12 +160,12 @@ def test_a_warm_run_hands_its_known_trials_on(earlier, tmp_path):
 OTHER_MODEL = {"model": {"scratch": {"hidden_size": 96}}}
 
 
-def test_another_models_front_runs_first_behind_the_landmarks(earlier, tmp_path):
+def test_another_models_front_runs_first_after_the_baselines(earlier, tmp_path):
     asked = run_all(AskTell(config(20, **OTHER_MODEL), run_dir=tmp_path / "run", warm_start=earlier))
     before = SearchResult.load(earlier)
-    front = before.front[before.front["role"] == "searched"].sort_values("trial")
+    front = before.front[before.front["role"] == "sampled"].sort_values("trial")
     assert len(front) >= 3
-    assert [trial.role for trial in asked[:3]] == ["target", "paper", "searched"]
+    assert [trial.role for trial in asked[:3]] == ["target", "published", "sampled"]
     transferred = asked[2 : 2 + len(front)]
     wanted = {int(row["trial"]): {key: row[key] for key in SPACE} for _, row in front.iterrows()}
     assert sorted(map(str, (trial.settings for trial in transferred))) == sorted(map(str, wanted.values()))
@@ -177,9 +177,9 @@ def test_another_models_front_runs_first_behind_the_landmarks(earlier, tmp_path)
     assert all(isinstance(origin, float) for origin in [*origins[:2], *origins[2 + len(front) :]])
 
 
-def test_what_lies_outside_of_the_space_is_left_out_and_said_once(earlier, tmp_path):
+def test_settings_outside_the_space_are_left_out_with_one_warning(earlier, tmp_path):
     front = SearchResult.load(earlier).front
-    front = front[front["role"] == "searched"]
+    front = front[front["role"] == "sampled"]
     border = float(np.median(front["method.similarity_threshold"]))
     narrow = SPACE | {"method.similarity_threshold": {"low": border, "high": 0.5}}
     inside = int((front["method.similarity_threshold"] >= border).sum())
@@ -192,8 +192,8 @@ def test_what_lies_outside_of_the_space_is_left_out_and_said_once(earlier, tmp_p
     assert sum("origin" in trial.user_attrs for trial in study_of(tmp_path / "run").trials) == inside
 
 
-def test_trials_under_other_fixed_settings_are_not_known(earlier, tmp_path):
-    """The same task; but its scores are those of other runs than this search's would be."""
+def test_trials_under_other_fixed_settings_are_no_prior_trials(earlier, tmp_path):
+    """The task is the same, but the scores are those of other runs."""
     with pytest.warns(UserWarning, match="18 of 18 trials"):
         AskTell(config(4, method={"batch_size": 3}), run_dir=tmp_path / "run", warm_start=earlier).close()
     assert len(study_of(tmp_path / "run").trials) == 2
@@ -204,11 +204,11 @@ def test_a_setting_that_was_fixed_may_be_searched_now(tmp_path):
     run_all(AskTell(config(5, space=fixed), run_dir=tmp_path / "first"))
     wider = SPACE | {"method.inner_steps": {"low": 1, "high": 4}}
     AskTell(config(4, space=wider), run_dir=tmp_path / "run", warm_start=tmp_path / "first").close()
-    known = study_of(tmp_path / "run").trials[2:]
-    assert [trial.params["method.inner_steps"] for trial in known] == [3, 3, 3]
+    prior = study_of(tmp_path / "run").trials[2:]
+    assert [trial.params["method.inner_steps"] for trial in prior] == [3, 3, 3]
 
 
-def test_the_rows_hash_tells_tasks_apart_that_have_one_config(tmp_path):
+def test_the_hash_of_the_rows_distinguishes_tasks_with_the_same_config(tmp_path):
     data = {"source": "files", "forget": str(tmp_path / "forget.jsonl"), "retain": str(tmp_path / "retain.jsonl")}
     mapping = config(4, data=data, reference={"source": "none"})
 
@@ -236,7 +236,7 @@ def test_the_rows_hash_tells_tasks_apart_that_have_one_config(tmp_path):
     assert states == [["COMPLETE", "COMPLETE"], ["WAITING", "WAITING"]]
 
 
-def test_what_cannot_help_is_refused(earlier, tmp_path):
+def test_earlier_runs_that_do_not_fit_are_refused(earlier, tmp_path):
     def refused(error: type[Exception], match: str, mapping: dict[str, Any], start: Any) -> None:
         with pytest.raises(error, match=match) as caught:
             AskTell(mapping, run_dir=tmp_path / "run", warm_start=start)

@@ -1,4 +1,4 @@
-"""Metrics of the user's own: where their functions are found, and what becomes of what they return."""
+"""Custom metrics: how their functions are found, and which return values count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from ofmu.errors import ConfigError
 from ofmu.evaluation.config import EvaluationConfig
-from ofmu.evaluation.metrics.custom import score_function, with_functions
+from ofmu.evaluation.metrics.custom import load_custom_metric, with_custom_metrics
 from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores
 from ofmu.run_config import UnlearnConfig
@@ -37,7 +37,7 @@ number = 3
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module that lies in the working directory and nowhere else."""
+    """Return the name of a module in the working directory. The directory is not on ``sys.path``."""
     name = f"users_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
@@ -53,16 +53,16 @@ def scores(*nlls: float) -> Scores:
     return Scores(model="m", truth_ratio="geometric", sets={"forget": rows})
 
 
-def test_a_function_sees_the_scores_and_those_of_the_reference(module, tmp_path):
+def test_a_function_gets_the_scores_and_the_reference_s_scores(module, tmp_path):
     names = [f"{module}:worst_row", f"{module}:distance"]
-    ours, theirs = scores(2.0, 0.5), scores(3.25, 1.0)
-    found = with_functions(metrics_of, names)(ours, theirs)
+    own, reference = scores(2.0, 0.5), scores(3.25, 1.0)
+    found = with_custom_metrics(metrics_of, names)(own, reference)
     assert found.values[names[0]] == pytest.approx(0.7788007830714049)  # e^(−1/4)
     assert found.values[names[1]] == 1.25
-    assert found.values["forget_probability"] == metrics_of(ours).values["forget_probability"]
-    ours.save(tmp_path / "ours.json")
-    theirs.save(tmp_path / "theirs.json")
-    stored = task_family("language").stored_metrics(tmp_path / "ours.json", tmp_path / "theirs.json", names)
+    assert found.values["forget_probability"] == metrics_of(own).values["forget_probability"]
+    own.save(tmp_path / "own.json")
+    reference.save(tmp_path / "reference.json")
+    stored = task_family("language").stored_metrics(tmp_path / "own.json", tmp_path / "reference.json", names)
     assert [stored.values[name] for name in names] == [found.values[name] for name in names]
 
 
@@ -77,14 +77,14 @@ def test_a_function_sees_the_scores_and_those_of_the_reference(module, tmp_path)
         ("of_one", "raised TypeError"),
     ],
 )
-def test_whatever_is_no_number_leaves_the_metric_out_with_a_reason(module, function, reason):
+def test_a_result_that_is_no_number_is_missing_with_a_reason(module, function, reason):
     name = f"{module}:{function}"
-    found = with_functions(metrics_of, [name])(scores(1.0), None)
+    found = with_custom_metrics(metrics_of, [name])(scores(1.0), None)
     assert found.values[name] is None
     assert reason in found.reasons[name]
 
 
-def test_a_function_that_cannot_be_found_is_named(module, tmp_path):
+def test_a_function_that_cannot_be_found_raises(module, tmp_path):
     for name, sentence in (
         ("no_such_module_anywhere:leak", "'no_such_module_anywhere' cannot be imported"),
         (f"{module}:absent", "has no function 'absent'"),
@@ -93,21 +93,22 @@ def test_a_function_that_cannot_be_found_is_named(module, tmp_path):
         ("not-a-module:f", "must have the form"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            score_function(name)
+            load_custom_metric(name)
     (tmp_path / "users_broken.py").write_text("1 / 0")
     with pytest.raises(ConfigError, match="'users_broken' fails while it is imported"):
-        score_function("users_broken:leak")
+        load_custom_metric("users_broken:leak")
 
 
 def test_the_installed_command_finds_modules_of_the_working_directory(module, tmp_path):
     script = (
         "import sys; sys.path = [entry for entry in sys.path if entry]\n"
-        f"from ofmu.evaluation.metrics.custom import score_function; score_function('{module}:nan')"
+        f"from ofmu.evaluation.metrics.custom import load_custom_metric; load_custom_metric('{module}:nan')"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+    finished = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
 
 
-def test_a_config_without_functions_is_stored_as_before():
+def test_a_config_without_custom_metrics_is_stored_without_the_key():
     assert "custom_metrics" not in UnlearnConfig().model_dump(mode="json")["evaluation"]
-    asked = EvaluationConfig(custom_metrics=("a.b:c",))
-    assert EvaluationConfig.model_validate(asked.model_dump(mode="json")) == asked
+    config = EvaluationConfig(custom_metrics=("a.b:c",))
+    assert EvaluationConfig.model_validate(config.model_dump(mode="json")) == config

@@ -1,4 +1,4 @@
-"""Membership attacks, fluency and in-scope metrics against SciPy, torch's autograd and computations by hand."""
+"""Membership attacks, fluency and in-scope metrics equal SciPy, autograd and computations by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_pair(seed: int) -> tuple[Any, Any]:
     tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 280)
     model = build_model(SHAPE, tokenizer, seed=seed).eval()
     with torch.no_grad():
-        model.lm_head.weight.mul_(20)  # far from uniform, so that the statistics differ between tokens
+        model.lm_head.weight.mul_(20)  # Far from uniform, so that statistics differ between tokens.
     return model, tokenizer
 
 
@@ -63,7 +63,7 @@ def reference() -> Scores:
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_auc_is_the_mann_whitney_statistic_with_and_without_ties(levels: int) -> None:
+def test_auc_equals_the_mann_whitney_statistic_with_and_without_ties(levels: int) -> None:
     draw = np.random.default_rng(0)
     members, others = draw.integers(levels, size=30) / levels, draw.integers(levels, size=20) / levels + 0.1
     expected = mannwhitneyu(others, members).statistic / (30 * 20)
@@ -75,7 +75,7 @@ def test_auc_by_hand(members: list[float], others: list[float], expected: float)
     assert membership.auc(members, others) == expected
 
 
-def test_auc_of_nothing_or_of_nan_is_refused() -> None:
+def test_auc_of_an_empty_group_or_nan_raises() -> None:
     for members, others in (([], [1.0]), ([1.0], []), ([math.nan], [1.0])):
         with pytest.raises(ValueError, match="at least one member"):
             membership.auc(members, others)
@@ -88,7 +88,7 @@ def test_privacy_leakage_by_hand() -> None:
         membership.privacy_leakage(0.5, 1.0)
 
 
-def test_min_k_takes_the_least_likely_tokens_at_least_one() -> None:
+def test_min_k_takes_the_least_likely_tokens_and_at_least_one() -> None:
     log_probs = np.array([-1.0, -5.0, -0.5, -3.0, -2.0])
     assert membership.min_k(log_probs) == 4.0
     assert membership.min_k(log_probs[:2]) == 5.0
@@ -99,7 +99,7 @@ def test_min_k_takes_the_least_likely_tokens_at_least_one() -> None:
 
 
 @torch.no_grad()
-def test_statistics_of_the_shared_pass_are_those_of_one_row_alone(scores: Scores) -> None:
+def test_statistics_of_a_batch_equal_those_of_single_rows(scores: Scores) -> None:
     model, tokenizer = make_pair(0)
     assert DATA.holdout is not None
     for name, rows in (("forget", DATA.forget.rows), ("holdout", DATA.holdout.rows)):
@@ -118,7 +118,7 @@ def test_statistics_of_the_shared_pass_are_those_of_one_row_alone(scores: Scores
             assert found.min_k_plus == pytest.approx(-np.sort(standardised)[:count].mean(), rel=1e-4)
 
 
-def test_gradient_norms_are_those_of_a_plain_backward_pass(scores: Scores) -> None:
+def test_gradient_norms_equal_those_of_a_plain_backward_pass(scores: Scores) -> None:
     model, tokenizer = make_pair(0)
     for row, found in list(zip(DATA.forget.rows, scores.sets["forget"], strict=True))[:3]:
         example = encode_example(tokenizer, row.question, row.answer, CONFIG.data)
@@ -134,7 +134,7 @@ def test_gradient_norms_are_those_of_a_plain_backward_pass(scores: Scores) -> No
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_reported_attacks_are_their_formulas_on_the_rows(scores: Scores, reference: Scores) -> None:
+def test_reported_attacks_equal_their_formulas_on_the_rows(scores: Scores, reference: Scores) -> None:
     values = metrics_of(scores, reference).values
     sides = [scores.sets[name] for name in ("forget", "holdout")]
     others = [reference.sets[name] for name in ("forget", "holdout")]
@@ -145,16 +145,17 @@ def test_reported_attacks_are_their_formulas_on_the_rows(scores: Scores, referen
     assert values["membership_loss"] == pytest.approx(auc([[row.answer.mean for row in side] for side in sides]))
     compressed = [[row.answer.mean / len(zlib.compress(row.ground_truth.encode())) for row in side] for side in sides]
     assert values["membership_zlib"] == pytest.approx(auc(compressed))
-    pairs = [zip(mine, other, strict=True) for mine, other in zip(sides, others, strict=True)]
-    gaps = [[mine.answer.mean - other.answer.mean for mine, other in pair] for pair in pairs]
+    pairs = [zip(rows, reference_rows, strict=True) for rows, reference_rows in zip(sides, others, strict=True)]
+    gaps = [[row.answer.mean - other.answer.mean for row, other in pair] for pair in pairs]
     assert values["membership_reference"] == pytest.approx(auc(gaps))
     for name in ("min_k", "min_k_plus", "gradient_norm"):
         assert values[f"membership_{name}"] == pytest.approx(auc([[getattr(row, name) for row in s] for s in sides]))
-    mine, theirs = (auc([[row.min_k for row in side] for side in group]) for group in (sides, others))
-    assert values["privacy_leakage"] == pytest.approx(100 * ((1 - mine) - (1 - theirs)) / (1 - theirs))
+    model_auc, reference_auc = (auc([[row.min_k for row in side] for side in group]) for group in (sides, others))
+    expected = 100 * ((1 - model_auc) - (1 - reference_auc)) / (1 - reference_auc)
+    assert values["privacy_leakage"] == pytest.approx(expected)
 
 
-def test_what_attacks_lack_is_named(scores: Scores, reference: Scores) -> None:
+def test_missing_inputs_of_attacks_are_reasons(scores: Scores, reference: Scores) -> None:
     reasons = metrics_of(scores).reasons
     assert reasons["privacy_leakage"] == reasons["membership_reference"] == "no reference was given"
     bare = replace(reference, sets={"forget": reference.sets["forget"]})
@@ -168,13 +169,15 @@ def test_what_attacks_lack_is_named(scores: Scores, reference: Scores) -> None:
     assert zero3.values["membership_min_k"] is not None
 
 
-def test_in_scope_sets_are_scored_as_forget_rows_under_their_own_questions(scores: Scores, reference: Scores) -> None:
-    # The untrained models agree on all sets, so one set of the reference is bent.
-    bent = tuple(
+def test_in_scope_sets_have_their_own_questions_and_the_formulas_of_forget_rows(
+    scores: Scores, reference: Scores
+) -> None:
+    # The untrained models agree on all sets, so the reference's scores of one set are changed.
+    changed = tuple(
         replace(row, perturbed=tuple(AnswerLoss(3 * loss.nll, loss.tokens) for loss in row.perturbed))
         for row in reference.sets["in_scope_multi_hop"]
     )
-    reference = replace(reference, sets={**reference.sets, "in_scope_multi_hop": bent})
+    reference = replace(reference, sets={**reference.sets, "in_scope_multi_hop": changed})
     result = metrics_of(scores, reference)
     statistics = []
     for name, field in (("paraphrase", "paraphrased"), ("multi_hop", "multi_hop"), ("translation", "translated")):
@@ -202,32 +205,32 @@ def test_in_scope_sets_are_scored_as_forget_rows_under_their_own_questions(score
     assert "fewer than two hard sets" in fewer.reasons["in_scope_ks_variance"]
 
 
-def test_every_reported_metric_is_registered_within_its_range(scores: Scores, reference: Scores) -> None:
+def test_every_reported_metric_lies_in_its_registered_range(scores: Scores, reference: Scores) -> None:
     for name, value in metrics_of(scores, reference).values.items():
         low, high = REGISTRY[name].lowest, REGISTRY[name].highest
         assert value is None or ((low is None or low <= value) and (high is None or value <= high)), name
 
 
-def test_more_sets_change_no_bit_of_the_forget_scores(scores: Scores) -> None:
-    alone = UnlearnData(DATA.forget, DATA.retain, None, {"forget": DATA.evaluation["forget"]})
+def test_other_sets_change_no_bit_of_the_forget_scores(scores: Scores) -> None:
+    forget_only = UnlearnData(DATA.forget, DATA.retain, None, {"forget": DATA.evaluation["forget"]})
     few = score_model(
         *make_pair(0),
-        alone,
+        forget_only,
         make_config(membership=False, in_scope=False).evaluation,
         make_config(membership=False, in_scope=False).data,
     )
-    for mine, other in zip(few.sets["forget"], scores.sets["forget"], strict=True):
-        assert (mine.answer, mine.perturbed) == (other.answer, other.perturbed)
+    for row, other in zip(few.sets["forget"], scores.sets["forget"], strict=True):
+        assert (row.answer, row.perturbed) == (other.answer, other.perturbed)
 
 
-def test_reading_in_parts_gives_the_scores_of_whole_passes_at_fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_cache_gives_the_scores_of_whole_passes_with_fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = make_pair(0)
     rows = DATA.forget.rows
     answers = [(row.question, answer) for row in rows for answer in (row.answer, *row.perturbed_answers)]
     examples = [
         encode_example(tokenizer, *pair, CONFIG.data) for pair in [*answers, ("", "Plain."), ("", "A longer one.")]
     ]
-    parts, tokens = score_examples(model, tokenizer, examples, 7, Shard(), detailed=[0, 5])
+    cached, tokens = score_examples(model, tokenizer, examples, 7, Shard(), detailed=[0, 5])
     seen: list[int] = []
     model.register_forward_hook(lambda *args: seen.append(args[2]["input_ids"].numel()), with_kwargs=True)
     assert score_examples(model, tokenizer, examples, 7, Shard())[1] == sum(seen) == tokens
@@ -235,7 +238,7 @@ def test_reading_in_parts_gives_the_scores_of_whole_passes_at_fewer_tokens(monke
     seen.clear()
     whole, more = score_examples(model, tokenizer, examples, 7, Shard(), detailed=[0, 5])
     assert sum(seen) == more > 1.2 * tokens
-    for part, one in zip(parts, whole, strict=True):
+    for part, one in zip(cached, whole, strict=True):
         assert part.nll == pytest.approx(one.nll, rel=1e-5)
         assert (part.tokens, part.extraction_strength) == (one.tokens, one.extraction_strength)
         assert part.min_k_plus == (None if one.min_k_plus is None else pytest.approx(one.min_k_plus, rel=1e-4))
@@ -266,8 +269,8 @@ def test_fluency_by_hand() -> None:
 def test_fluency_reads_the_generated_forget_answers(scores: Scores) -> None:
     reasons = metrics_of(scores).reasons
     assert reasons["forget_distinct_1"] == "no text was generated, since evaluation.rouge is false"
-    said = tuple(replace(row, generated="so it is", rouge=0.0) for row in scores.sets["forget"])
-    values = metrics_of(replace(scores, sets={**scores.sets, "forget": said})).values
-    assert values["forget_distinct_1"] == pytest.approx(3 / (3 * len(said)))
+    generated = tuple(replace(row, generated="so it is", rouge=0.0) for row in scores.sets["forget"])
+    values = metrics_of(replace(scores, sets={**scores.sets, "forget": generated})).values
+    assert values["forget_distinct_1"] == pytest.approx(3 / (3 * len(generated)))
     assert values["forget_answer_words"] == 3.0
     assert values["forget_repetition"] is None

@@ -1,4 +1,4 @@
-"""The registry knows every metric, says which way is better, and makes the table of the docs."""
+"""The registry holds every metric with its direction, and makes docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import pytest
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.registry import REGISTRY, markdown, metric
 from ofmu.evaluation.metrics.summary import metrics_of
-from ofmu.evaluation.robustness.alignment import SETS
-from ofmu.evaluation.robustness.attacks import COMPARED
+from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS
+from ofmu.evaluation.robustness.attacks import COMPARED_METRICS
 from ofmu.evaluation.scores import Scores
 from tune.space.objectives import NEEDS_REFERENCE, WORST
 
 DOCS = Path(__file__).parents[4] / "docs" / "metrics.md"
 
 
-def test_the_docs_are_what_the_registry_prints() -> None:
+def test_the_docs_equal_the_output_of_the_registry() -> None:
     assert DOCS.read_text(encoding="utf-8") == markdown()
 
 
 def test_every_metric_of_a_report_is_registered() -> None:
-    asked = Scores(model="m", truth_ratio="geometric", sets={}, notes={"membership": "no", "in_scope": "no"})
-    reported = set(metrics_of(asked).values)
-    reported |= {f"alignment_{name}_{kind}" for name in SETS for kind in ("cka", "cosine")}
-    reported |= {f"quantization_{bits}_{name}" for bits in (8, 4) for name in COMPARED}
+    scores = Scores(model="m", truth_ratio="geometric", sets={}, notes={"membership": "no", "in_scope": "no"})
+    reported = set(metrics_of(scores).values)
+    reported |= {f"alignment_{name}_{kind}" for name in ALIGNMENT_SETS for kind in ("cka", "cosine")}
+    reported |= {f"quantization_{bits}_{name}" for bits in (8, 4) for name in COMPARED_METRICS}
     assert reported <= set(REGISTRY)
     assert len(reported) > 60
 
@@ -37,16 +37,16 @@ def test_objectives_of_searches_agree_with_the_registry() -> None:
         assert "reference scores" in REGISTRY[name].needs
 
 
-def test_every_entry_is_whole() -> None:
-    for name, one in REGISTRY.items():
-        assert name == one.name
-        assert one.meaning
-        assert "|" not in one.meaning
-        assert one.source == "this project" or "arXiv" in one.source
-        assert (one.target is not None) == (one.direction == "target")
+def test_every_entry_has_a_meaning_and_a_source() -> None:
+    for name, info in REGISTRY.items():
+        assert name == info.name
+        assert info.meaning
+        assert "|" not in info.meaning
+        assert info.source == "this project" or "arXiv" in info.source
+        assert (info.target is not None) == (info.direction == "target")
 
 
-def test_an_unknown_metric_offers_the_nearest() -> None:
+def test_an_unknown_metric_raises_with_the_nearest_name() -> None:
     assert metric("ks_statistic").worst == 1.0
     with pytest.raises(ConfigError, match="Unknown metric 'ks_statistics': did you mean 'ks_statistic'"):
         metric("ks_statistics")

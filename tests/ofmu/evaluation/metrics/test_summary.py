@@ -1,4 +1,4 @@
-"""Which metrics are reported, from what, and why one is missing."""
+"""The reported metrics, their inputs, and the reasons of missing metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_scores(**sets: list[RowScores]) -> Scores:
 ALL = {name: [make_row()] for name in ("forget", "retain", "real_authors", "world_facts")}
 
 
-def check_reasons(result: Metrics) -> None:
+def assert_missing_metrics_have_reasons(result: Metrics) -> None:
     assert {name for name, value in result.values.items() if value is None} == set(result.reasons)
     assert all(reason for reason in result.reasons.values())
 
@@ -52,12 +52,12 @@ def test_general_sets_normalise_probability_and_prefer_a_paraphrase_for_the_trut
         "ks_statistic", "forget_quality", "log10_forget_quality", "forget_quality_rows",
         "forget_distinct_2", "forget_distinct_3", "forget_repetition",
     }  # fmt: skip
-    check_reasons(result)
+    assert_missing_metrics_have_reasons(result)
 
 
-def test_the_answer_itself_is_right_on_general_sets_but_never_on_forget_and_retain() -> None:
-    bare = {name: [make_row(paraphrased=None)] for name in ALL}
-    result = metrics_of(make_scores(**bare))
+def test_the_answer_replaces_a_missing_paraphrase_only_on_general_sets() -> None:
+    no_paraphrase = {name: [make_row(paraphrased=None)] for name in ALL}
+    result = metrics_of(make_scores(**no_paraphrase))
     assert result.values["real_authors_truth_ratio"] == pytest.approx(1 - math.exp(-2.5 + 0.5))
     for name in ("forget", "retain"):
         assert result.reasons[f"{name}_truth_ratio"] == f"row 1 of the set '{name}' has no paraphrased answer"
@@ -65,13 +65,13 @@ def test_the_answer_itself_is_right_on_general_sets_but_never_on_forget_and_reta
     assert len(result.utility_components) == 8
 
 
-def test_model_utility_is_the_harmonic_mean_of_what_exists_beside_forget() -> None:
+def test_model_utility_is_the_harmonic_mean_of_the_existing_components() -> None:
     rows = [make_row(paraphrased=None, perturbed=())]
     result = metrics_of(make_scores(forget=rows, retain=rows))
     assert result.utility_components == ("retain_rouge", "retain_probability")
     assert result.values["model_utility"] == pytest.approx(2 / (1 / 0.5 + 1 / math.exp(-0.5)))
     assert result.reasons["world_facts_rouge"] == "the data has no evaluation set 'world_facts'"
-    check_reasons(result)
+    assert_missing_metrics_have_reasons(result)
 
 
 def test_a_zero_component_makes_utility_zero() -> None:
@@ -79,18 +79,18 @@ def test_a_zero_component_makes_utility_zero() -> None:
     assert result.values["model_utility"] == 0.0
 
 
-def test_a_non_finite_loss_spoils_utility_instead_of_being_left_out() -> None:
+def test_a_non_finite_loss_makes_utility_missing() -> None:
     result = metrics_of(make_scores(**{**ALL, "retain": [make_row(mean=math.nan)]}))
     assert result.values["retain_probability"] is None
     assert result.values["model_utility"] is None
     assert "retain_probability" in result.reasons["model_utility"]
     assert "non-finite" in result.reasons["retain_probability"]
-    check_reasons(result)
+    assert_missing_metrics_have_reasons(result)
 
 
-def test_a_non_finite_forget_loss_leaves_forget_quality_missing_with_its_reason() -> None:
-    spoilt = make_scores(**{**ALL, "forget": [make_row(paraphrased=AnswerLoss(math.inf, 2))]})
-    result = metrics_of(spoilt, make_scores(**ALL))
+def test_a_non_finite_forget_loss_makes_forget_quality_missing() -> None:
+    non_finite = make_scores(**{**ALL, "forget": [make_row(paraphrased=AnswerLoss(math.inf, 2))]})
+    result = metrics_of(non_finite, make_scores(**ALL))
     assert result.values["forget_quality"] is None
     assert "non-finite" in result.reasons["ks_statistic"]
     assert result.values["model_utility"] is not None
@@ -104,7 +104,7 @@ def test_a_model_against_itself_has_forget_quality_one() -> None:
     assert result.values["forget_quality_rows"] == 1.0
 
 
-def test_no_evaluation_set_beside_forget_leaves_no_utility() -> None:
+def test_without_a_set_beside_forget_utility_is_missing() -> None:
     result = metrics_of(make_scores(forget=[make_row()]))
     assert result.values["model_utility"] is None
     assert "other than forget" in result.reasons["model_utility"]

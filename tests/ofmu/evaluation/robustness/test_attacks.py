@@ -1,4 +1,4 @@
-"""Attacks after the fact and alignment: closed forms, an independent rounding, and the whole command's report."""
+"""Attacks and alignment equal closed forms and an independent rounding, and enter the report of evaluate."""
 
 from __future__ import annotations
 
@@ -38,19 +38,21 @@ def pair() -> tuple[Any, Any]:
     return build_model(SHAPE, tokenizer, seed=0).eval(), tokenizer
 
 
-def test_cka_is_the_centred_kernels_alignment_and_blind_to_rotation_shift_and_scale() -> None:
+def test_cka_is_the_alignment_of_centred_kernels_and_invariant_to_rotation_shift_and_scale() -> None:
     draw = np.random.default_rng(0)
-    ours, theirs = draw.normal(size=(9, 4)), draw.normal(size=(9, 6))
+    states, others = draw.normal(size=(9, 4)), draw.normal(size=(9, 6))
     centre = np.eye(9) - 1 / 9
-    hsic = [np.trace(a @ a.T @ centre @ b @ b.T @ centre) for a, b in ((ours, theirs), (ours, ours), (theirs, theirs))]
-    assert linear_cka(ours, theirs) == pytest.approx(hsic[0] / np.sqrt(hsic[1] * hsic[2]))
+    hsic = [
+        np.trace(a @ a.T @ centre @ b @ b.T @ centre) for a, b in ((states, others), (states, states), (others, others))
+    ]
+    assert linear_cka(states, others) == pytest.approx(hsic[0] / np.sqrt(hsic[1] * hsic[2]))
     rotation = ortho_group.rvs(4, random_state=1)
-    assert linear_cka(ours, 3 * ours @ rotation + 5) == pytest.approx(1.0)
+    assert linear_cka(states, 3 * states @ rotation + 5) == pytest.approx(1.0)
     assert linear_cka(np.array([[1.0], [-1.0], [0.0]]), np.array([[1.0], [1.0], [-2.0]])) == pytest.approx(0.0)
     with pytest.raises(ValueError, match="at least two"):
-        linear_cka(ours[:1], theirs[:1])
+        linear_cka(states[:1], others[:1])
     with pytest.raises(ValueError, match="differ between rows"):
-        linear_cka(ours, np.ones((9, 2)))
+        linear_cka(states, np.ones((9, 2)))
 
 
 def test_the_mean_cosine_of_known_angles() -> None:
@@ -62,7 +64,7 @@ def test_the_mean_cosine_of_known_angles() -> None:
 
 
 @torch.no_grad()
-def test_states_are_means_over_the_answer_tokens_whatever_the_batch(pair: tuple[Any, Any]) -> None:
+def test_states_are_means_over_the_answer_tokens_in_any_batch(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
     rows = [("Who?", "Ann."), ("Who wrote the long one?", "Bo, and after him Cy.")]
     examples = [encode_example(tokenizer, *row, CONFIG.data) for row in rows]
@@ -70,26 +72,26 @@ def test_states_are_means_over_the_answer_tokens_whatever_the_batch(pair: tuple[
     assert together.shape == (3, 2, 16)
     for number, example in enumerate(examples):
         states = model(input_ids=torch.tensor([example.input_ids]), output_hidden_states=True).hidden_states
-        alone = np.stack([layer[0, example.answer_start :].numpy().mean(axis=0) for layer in states])
-        np.testing.assert_allclose(together[:, number], alone, atol=1e-5)
+        single = np.stack([layer[0, example.answer_start :].numpy().mean(axis=0) for layer in states])
+        np.testing.assert_allclose(together[:, number], single, atol=1e-5)
 
 
-def test_a_model_is_aligned_with_itself_and_less_with_another(pair: tuple[Any, Any]) -> None:
+def test_alignment_is_1_with_the_model_itself_and_lower_with_another(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
     data, other = load_data(CONFIG.data, 0), build_model(SHAPE, tokenizer, seed=1).eval()
     same = alignment(model, model, tokenizer, data, CONFIG.evaluation, CONFIG.data)
-    assert all(value == pytest.approx(1.0) for value in same["metrics"].values())
+    assert all(value == pytest.approx(1.0) for value in same.metrics.values())
     different = alignment(model, other, tokenizer, data, CONFIG.evaluation, CONFIG.data)
-    assert len(different["layers"]["alignment_forget_cka"]) == 3
-    assert all(value < 0.99 for value in different["metrics"].values())
+    assert len(different.details["layers"]["alignment_forget_cka"]) == 3
+    assert all(value < 0.99 for value in different.metrics.values())
     shallow = SHAPE.model_copy(update={"num_layers": 1})
     short = alignment(model, build_model(shallow, tokenizer, seed=1), tokenizer, data, CONFIG.evaluation, CONFIG.data)
-    assert set(short["metrics"].values()) == {None}
-    assert short["reasons"]["alignment_retain_cosine"] == "the models have 2 and 1 layers"
+    assert set(short.metrics.values()) == {None}
+    assert short.reasons["alignment_retain_cosine"] == "the models have 2 and 1 layers"
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_rounding_is_that_of_torch_s_own_per_channel_quantisation(bits: int) -> None:
+def test_rounding_equals_torch_s_per_channel_quantization(bits: int) -> None:
     weight = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
     weight[3] = 0.0
     levels = 2 ** (bits - 1) - 1
@@ -110,17 +112,17 @@ def test_only_linear_weights_of_a_copy_are_rounded(pair: tuple[Any, Any]) -> Non
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def test_the_area_is_that_of_scipy_s_trapezoids() -> None:
+def test_the_area_equals_scipy_s_trapezoids() -> None:
     levels = [0.1, 0.5, 0.4, 0.9]
     assert curve_area(levels) == pytest.approx(trapezoid(levels, dx=1 / 3))
     assert curve_area([0.3, 0.3]) == pytest.approx(0.3)
 
 
-def test_relearning_follows_plain_adamw_and_leaves_the_model_alone(pair: tuple[Any, Any]) -> None:
+def test_relearning_reports_its_curve_and_does_not_change_the_model(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
     before = [weight.clone() for weight in model.parameters()]
     data = load_data(CONFIG.data, 0)
-    report = relearning(
+    result = relearning(
         model,
         tokenizer,
         data,
@@ -132,15 +134,16 @@ def test_relearning_follows_plain_adamw_and_leaves_the_model_alone(pair: tuple[A
         rows=3,
     )
     assert all(torch.equal(*weights) for weights in zip(before, model.parameters(), strict=True))
-    assert (report["rows"], report["watched"], len(report["curve"])) == (3, len(data.forget) - 3, 5)
-    levels = [point["probability"] for point in report["curve"]]
-    assert report["metrics"]["relearning_probability"] == levels[-1] > levels[0]
-    assert report["metrics"]["relearning_probability_area"] == pytest.approx(trapezoid(levels, dx=1 / 4))
+    assert (result.details["rows"], result.details["watched"]) == (3, len(data.forget) - 3)
+    assert len(result.details["curve"]) == 5
+    levels = [point["probability"] for point in result.details["curve"]]
+    assert result.metrics["relearning_probability"] == levels[-1] > levels[0]
+    assert result.metrics["relearning_probability_area"] == pytest.approx(trapezoid(levels, dx=1 / 4))
 
 
-def test_relearning_all_rows_brings_them_back(pair: tuple[Any, Any]) -> None:
+def test_relearning_recovers_the_rows_that_it_trains_on(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
-    report = relearning(
+    result = relearning(
         model,
         tokenizer,
         load_data(CONFIG.data, 0),
@@ -151,16 +154,16 @@ def test_relearning_all_rows_brings_them_back(pair: tuple[Any, Any]) -> None:
         steps=40,
         rows=1000,
     )
-    assert (report["rows"], report["watched"]) == (16, 16)
-    assert report["curve"][0]["extraction_strength"] < 0.1
-    assert report["metrics"]["relearning_probability"] > 0.15
+    assert (result.details["rows"], result.details["watched"]) == (16, 16)
+    assert result.details["curve"][0]["extraction_strength"] < 0.1
+    assert result.metrics["relearning_probability"] > 0.15
 
 
-def test_the_command_reports_what_the_config_asks_for(pair: tuple[Any, Any], tmp_path: Path) -> None:
+def test_evaluate_reports_the_attacks_and_the_alignment_of_the_config(pair: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = pair
     save_model(model, tokenizer, tmp_path / "model")
-    asked = {"alignment": True, "attacks": ("relearning", "quantization_8", "quantization_4")}
-    config = CONFIG.model_copy(update={"evaluation": CONFIG.evaluation.model_copy(update=asked)})
+    selected = {"alignment": True, "attacks": ("relearning", "quantization_8", "quantization_4")}
+    config = CONFIG.model_copy(update={"evaluation": CONFIG.evaluation.model_copy(update=selected)})
     report = evaluate(tmp_path / "model", config, reference=tmp_path / "model")
     metrics = report["metrics"]
     assert metrics["alignment_forget_cka"] == pytest.approx(1.0)

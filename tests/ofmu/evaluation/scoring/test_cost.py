@@ -1,4 +1,4 @@
-"""One evaluation shares its forward passes: all metrics together stay within 1.3 of TOFU's own tokens."""
+"""Metrics share forward passes: one evaluation reads at most 1.3 times the tokens of TOFU's evaluation sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ofmu.run_config import UnlearnConfig
 
 
 @pytest.mark.parametrize("split", ["forget01", "forget05", "forget10"])
-def test_tofu_s_full_set_costs_at_most_1_3_times_its_tokens(shared_data: Path, split: str) -> None:
+def test_an_evaluation_of_tofu_reads_at_most_1_3_times_its_tokens(shared_data: Path, split: str) -> None:
     section = {"source": "tofu", "path": str(shared_data / "tofu"), "split": split}
     config = UnlearnConfig.model_validate({"data": section}).data
     data: UnlearnData = load_data(config, 0)

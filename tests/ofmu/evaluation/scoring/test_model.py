@@ -1,4 +1,4 @@
-"""Batched, sharded scores against one row at a time, computed plainly."""
+"""Scores of batches, on one rank or two, equal plain computations on single rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def scores(pair: tuple[Any, Any]) -> Scores:
 
 
 def plain_answer(model: Any, tokenizer: Any, question: str, answer: str) -> tuple[AnswerLoss, list[bool]]:
-    """One unpadded row in float64, its loss from log_softmax, its matches without EOS."""
+    """Return the loss of one unpadded row in float64, from log_softmax, and the token matches without EOS."""
     example = encode_example(tokenizer, question, answer, tiny.make_config().data)
     ids = torch.tensor([example.input_ids])
     logits = model.double()(input_ids=ids).logits[0]
@@ -57,7 +57,7 @@ def plain_answer(model: Any, tokenizer: Any, question: str, answer: str) -> tupl
 
 @torch.no_grad()
 def plain_text(model: Any, tokenizer: Any, question: str, tokens: int) -> str:
-    """Greedy decoding without a cache, one token after the other."""
+    """Return a greedy answer that is decoded without a cache."""
     ids = encode_prompt(tokenizer, question, tiny.make_config().data)
     produced: list[int] = []
     for _ in range(tokens):
@@ -69,23 +69,23 @@ def plain_text(model: Any, tokenizer: Any, question: str, tokens: int) -> str:
 
 
 @torch.no_grad()
-def test_losses_and_matches_equal_one_row_at_a_time(pair: tuple[Any, Any], scores: Scores) -> None:
+def test_losses_and_matches_equal_those_of_single_rows(pair: tuple[Any, Any], scores: Scores) -> None:
     compared = 0
     for name, row_set in tiny.make_data().evaluation.items():
-        for row, ours in zip(row_set.rows, scores.sets[name], strict=True):
+        for row, row_scores in zip(row_set.rows, scores.sets[name], strict=True):
             loss, matches = plain_answer(*pair, row.question, row.answer)
-            variants = [(row.answer, ours.answer)]
-            variants += [(row.paraphrased_answer, ours.paraphrased)] if row.paraphrased_answer else []
-            variants += list(zip(row.perturbed_answers, ours.perturbed, strict=True))
-            for answer, mine in variants:
+            variants = [(row.answer, row_scores.answer)]
+            variants += [(row.paraphrased_answer, row_scores.paraphrased)] if row.paraphrased_answer else []
+            variants += list(zip(row.perturbed_answers, row_scores.perturbed, strict=True))
+            for answer, scored in variants:
                 expected, _ = plain_answer(*pair, row.question, answer)
-                assert mine.tokens == expected.tokens
-                assert mine.nll == pytest.approx(expected.nll, rel=1e-5)
+                assert scored.tokens == expected.tokens
+                assert scored.nll == pytest.approx(expected.nll, rel=1e-5)
                 compared += 1
-            assert ours.answer.nll == pytest.approx(loss.nll, rel=1e-5)
-            assert ours.exact_memorization == sum(matches) / len(matches)
+            assert row_scores.answer.nll == pytest.approx(loss.nll, rel=1e-5)
+            assert row_scores.exact_memorization == sum(matches) / len(matches)
             wrong = [index for index, match in enumerate(matches) if not match]
-            assert ours.extraction_strength == pytest.approx(1 - (max(wrong, default=-1) + 1) / len(matches))
+            assert row_scores.extraction_strength == pytest.approx(1 - (max(wrong, default=-1) + 1) / len(matches))
     assert compared > 20
 
 
@@ -107,14 +107,14 @@ def test_generation_stops_at_eos(pair: tuple[Any, Any], scores: Scores) -> None:
     assert len(shorter) < len(first.generated)
 
 
-def test_plain_text_is_scored_but_not_generated(scores: Scores) -> None:
+def test_plain_text_is_scored_and_not_generated(scores: Scores) -> None:
     (row,) = scores.sets["retain"]
     assert (row.generated, row.rouge) == (None, None)
     assert math.isfinite(row.answer.nll)
     assert metrics_of(scores).reasons["retain_rouge"] == "plain text rows have no question to answer"
 
 
-def test_generation_can_be_left_out(pair: tuple[Any, Any]) -> None:
+def test_generation_can_be_switched_off(pair: tuple[Any, Any]) -> None:
     result = metrics_of(score_model(*pair, tiny.make_data(), *tiny.sections(rouge=False)))
     assert result.reasons["forget_rouge"] == "no text was generated, since evaluation.rouge is false"
     assert set(result.utility_components) == {
@@ -122,7 +122,7 @@ def test_generation_can_be_left_out(pair: tuple[Any, Any]) -> None:
     }  # fmt: skip
 
 
-def test_a_limit_on_rows_keeps_whole_forget_rows_and_the_same_others_for_every_model(
+def test_max_rows_keeps_all_forget_rows_and_samples_the_other_sets_by_content(
     pair: tuple[Any, Any], scores: Scores
 ) -> None:
     limited = score_model(*pair, tiny.make_data(), *tiny.sections(max_rows=2))
@@ -133,11 +133,11 @@ def test_a_limit_on_rows_keeps_whole_forget_rows_and_the_same_others_for_every_m
     for row in limited.sets["world_facts"]:
         assert row.answer.nll == pytest.approx(by_hash[row.row_hash].answer.nll, rel=1e-5)
     backwards = {name: RowSet(name, tuple(reversed(found.rows))) for name, found in tiny.make_data().evaluation.items()}
-    turned = score_model(*pair, replace(tiny.make_data(), evaluation=backwards), *tiny.sections(max_rows=2))
-    assert {row.row_hash for row in turned.sets["world_facts"]} == kept
+    reordered = score_model(*pair, replace(tiny.make_data(), evaluation=backwards), *tiny.sections(max_rows=2))
+    assert {row.row_hash for row in reordered.sets["world_facts"]} == kept
 
 
-def test_the_model_keeps_its_mode_and_its_own_generation_settings_which_play_no_part(scores: Scores) -> None:
+def test_the_model_keeps_its_mode_and_its_generation_config_which_has_no_effect(scores: Scores) -> None:
     model, tokenizer = tiny.make_model()
     model.generation_config.update(do_sample=True, temperature=3.0, repetition_penalty=5.0, max_length=4)
     model.train()
@@ -149,7 +149,7 @@ def test_the_model_keeps_its_mode_and_its_own_generation_settings_which_play_no_
     assert model.generation_config.temperature == 3.0
 
 
-def test_a_prompt_that_fills_the_model_is_refused(pair: tuple[Any, Any]) -> None:
+def test_a_prompt_that_fills_all_positions_raises(pair: tuple[Any, Any]) -> None:
     model, tokenizer = tiny.make_model()
     model.config.max_position_embeddings = 10
     with pytest.raises(DataError, match="fills all 10 positions"):
@@ -164,8 +164,8 @@ def test_batches_hold_every_index_once_in_order_of_length() -> None:
 
 
 @pytest.mark.ranks
-@pytest.mark.timeout(180)  # two interpreters import torch and transformers, on whatever cores are free
-def test_two_ranks_give_the_numbers_of_one_to_the_last_bit(tmp_path: Path, scores: Scores) -> None:
+@pytest.mark.timeout(180)  # Two interpreters import torch and transformers.
+def test_two_ranks_give_the_same_bits_as_one(tmp_path: Path, scores: Scores) -> None:
     command = [sys.executable, str(SCRIPT)]
     processes = [
         subprocess.Popen([*command, str(rank), "2", str(tmp_path / "store"), str(tmp_path)]) for rank in range(2)

@@ -1,4 +1,4 @@
-"""Multiple-choice answers by likelihood, against one forward pass per choice and against lm-eval."""
+"""Log-likelihoods of choices equal one forward pass per choice, and equal lm-eval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 
 from ofmu.data.questions import Question, QuestionSet, question_from_record
 from ofmu.errors import DataError
-from ofmu.evaluation.metrics.choices import ChoiceScores, choice_accuracy, letter_accuracy
+from ofmu.evaluation.metrics.choices import choice_accuracy, letter_accuracy
+from ofmu.evaluation.scores import ChoiceScores
 from ofmu.evaluation.scoring.multiple_choice import letter_prompt, score_questions, text_prompt
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.models.config import ScratchModelConfig
@@ -59,7 +60,7 @@ def log_likelihood(model: Any, tokenizer: Any, context: str, continuation: str) 
     return sum(float(log_probs[at - 1, ids[0, at]]) for at in range(own, ids.shape[1]))
 
 
-def test_every_choice_has_the_likelihood_of_a_pass_of_its_own(
+def test_every_choice_has_the_likelihood_of_a_single_pass(
     model: Any, tokenizer: Any, scores: tuple[ChoiceScores, ...]
 ) -> None:
     for question, score in zip(QUESTIONS, scores, strict=True):
@@ -81,20 +82,20 @@ def test_lm_eval_gives_the_same_likelihoods(model: Any, tokenizer: Any, scores: 
     pairs += [(text_prompt(question), f" {text}") for question in QUESTIONS for text in question.choices]
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
     expected = [value for value, _ in harness.loglikelihood(requests)]
-    ours = [value for score in scores for value in score.letters]
-    ours += [value for score in scores for value in score.texts]
-    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+    likelihoods = [value for score in scores for value in score.letters]
+    likelihoods += [value for score in scores for value in score.texts]
+    np.testing.assert_allclose(likelihoods, expected, rtol=1e-4)
 
 
-def test_accuracies_count_right_answers_and_normalise_by_length() -> None:
+def test_accuracies_count_right_answers_and_divide_by_length() -> None:
     one = ChoiceScores(answer=1, letters=(-3.0, -1.0), texts=(-4.0, -6.0), lengths=(2, 6))
     two = ChoiceScores(answer=0, letters=(-3.0, -1.0), texts=(-4.0, -6.0), lengths=(2, 6))
     assert letter_accuracy([one, two]) == 0.5
-    assert choice_accuracy([one]) == 1.0, "−6 over 6 characters is likelier per character than −4 over 2"
+    assert choice_accuracy([one]) == 1.0, "−6 over 6 characters is more likely per character than −4 over 2"
     assert choice_accuracy([two]) == 0.0
 
 
-def test_a_long_question_loses_its_beginning_and_a_long_choice_is_refused(model: Any, tokenizer: Any) -> None:
+def test_a_long_question_is_cut_at_its_start_and_a_long_choice_raises(model: Any, tokenizer: Any) -> None:
     question = Question(question="word " * 300, choices=("Yes", "No"), answer=0)
     sets = {"forget": QuestionSet("forget", (question,))}
     found, _ = score_questions(model, tokenizer, sets, batch_size=4, max_length=64, shard=Shard())
@@ -107,7 +108,7 @@ def test_a_long_question_loses_its_beginning_and_a_long_choice_is_refused(model:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"answer": 4}, "answer 4"),
         ({"answer": "E"}, "answer 'E'"),
@@ -115,19 +116,19 @@ def test_a_long_question_loses_its_beginning_and_a_long_choice_is_refused(model:
         ({"question": " "}, "no text"),
     ],
 )
-def test_a_malformed_question_is_named(change: dict[str, Any], said: str) -> None:
+def test_a_malformed_question_raises_with_its_number(change: dict[str, Any], message: str) -> None:
     record = {"question": "Q?", "choices": ["a", "b", "c", "d"], "answer": 1} | change
     with pytest.raises(DataError, match=r"Question 7 of wmdp\.json") as error:
         question_from_record(record, "wmdp.json", 7)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_letter_is_an_answer_too() -> None:
+def test_an_answer_may_be_a_letter() -> None:
     record = {"question": "Q?", "choices": ["a", "b", "c", "d"], "answer": "C"}
     assert question_from_record(record, "wmdp.json", 1).answer == 2
 
 
-def test_scores_come_back_from_json() -> None:
+def test_choice_scores_survive_json() -> None:
     score = ChoiceScores(answer=1, letters=(-3.0, math.nan), texts=(-4.0, -6.0), lengths=(2, 6))
     back = ChoiceScores.from_json(score.to_json())
     assert (back.answer, back.texts, back.lengths) == (1, (-4.0, -6.0), (2, 6))

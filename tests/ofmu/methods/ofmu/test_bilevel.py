@@ -1,4 +1,4 @@
-"""The two loops on problems whose answers are known."""
+"""The two loops on problems with known solutions."""
 
 from __future__ import annotations
 
@@ -34,43 +34,58 @@ class Point(nn.Module):
         return self.x
 
 
-class Function:
-    def __init__(self, value: Callable[[Tensor], Tensor]) -> None:
-        self.value = value
+Function = Callable[[Tensor], Tensor]
 
-    def size(self, row: int) -> int:
+
+class FunctionLoss:
+    """A loss that depends only on the parameters. The functions of forget and retain rows differ."""
+
+    def __init__(self, functions: dict[str, Function]) -> None:
+        self.functions = functions
+
+    def size(self, row: str) -> int:
         return 1
 
-    def tokens(self, row: int) -> int:
+    def tokens(self, row: str) -> int:
         return 1
 
-    def total(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
-        return len(rows) * self.value(module())
+    def total(self, module: Callable[..., Any], rows: Sequence[str], device: torch.device) -> Tensor:
+        return len(rows) * self.functions[rows[0]](module())
 
-    def row_means(self, module: Callable[..., Any], rows: Sequence[int], device: torch.device) -> Tensor:
-        return self.value(module()).expand(len(rows))
-
-
-class TinyTask:
-    def __init__(self, forget_rows: list[int], retain_rows: list[int], loss: Function) -> None:
-        self.forget_rows, self.retain_rows, self.loss = forget_rows, retain_rows, loss
+    def row_means(self, module: Callable[..., Any], rows: Sequence[str], device: torch.device) -> Tensor:
+        return self.functions[rows[0]](module()).expand(len(rows))
 
 
-# the inner level maximises Φ, so its strongly concave part is minus a strongly convex one
-CONCAVE_FORGET = Function(lambda x: -0.5 * (CURVATURE_F * x**2).sum())
-CONVEX_RETAIN = Function(lambda x: 0.5 * (CURVATURE_R * x**2).sum())
+class FunctionTask:
+    forget_rows, retain_rows = ["forget"] * 2, ["retain"] * 3
+
+    def __init__(self, forget: Function, retain: Function) -> None:
+        self.loss = FunctionLoss({"forget": forget, "retain": retain})
 
 
-def loops(forget: Function = CONCAVE_FORGET, retain: Function = CONVEX_RETAIN, **settings: Any) -> OFMU[int]:
+def concave(x: Tensor) -> Tensor:
+    """The inner level maximises Φ, so the forget loss of a well-posed problem is strongly concave."""
+    return -0.5 * (CURVATURE_F * x**2).sum()
+
+
+def convex(x: Tensor) -> Tensor:
+    return 0.5 * (CURVATURE_R * x**2).sum()
+
+
+def bowl(x: Tensor) -> Tensor:
+    return 0.5 * (x**2).sum()
+
+
+def make_run(forget: Function = concave, retain: Function = convex, **settings: Any) -> OFMU[str]:
     paper = {"forget_margin": None, "similarity_scale": "absolute", "similarity_threshold": -1.0}
     plain = {"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1}
-    method = OfmuConfig(**(paper | plain | settings))
+    config = OfmuConfig(**(paper | plain | settings))
     engine = TorchEngine(Point(), CostTracker())
-    return OFMU(Context(engine, TinyTask([0, 1], [0, 1, 2], loss=forget), seed=0), method, retain_loss=retain)
+    return OFMU(Context(engine, FunctionTask(forget, retain), seed=0), config)
 
 
 def squared_outer_gradients(outer_steps: int, inner_steps: int) -> list[float]:
-    run = loops(
+    run = make_run(
         outer_steps=outer_steps,
         inner_steps=inner_steps,
         inner_lr=0.02,
@@ -81,31 +96,34 @@ def squared_outer_gradients(outer_steps: int, inner_steps: int) -> list[float]:
     return [record.outer_norm**2 for record in run.rounds()]
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
+def log_log_slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def test_the_outer_gradient_falls_with_k_as_the_paper_states() -> None:
-    """The mean of ‖∇F‖² over K rounds falls as 1/K (the paper's O(1/K) term)."""
+    """The mean of ‖∇F‖² over K rounds falls like 1/K (the paper's term O(1/K))."""
     sweep = [100, 200, 400, 800]
     means = [float(np.mean(squared_outer_gradients(count, 3))) for count in sweep]
-    assert slope(sweep, means) == pytest.approx(-1.0, abs=0.02)
+    assert log_log_slope(sweep, means) == pytest.approx(-1.0, abs=0.02)
 
 
 def test_the_outer_gradient_falls_with_t_at_least_as_fast_as_the_paper_states() -> None:
-    """The paper's K/T² term: doubling T divides ‖∇F‖² after K rounds by four or more; without it, by none."""
+    """By the paper's term K/T², twice the T divides ‖∇F‖² after K rounds by at least 4. Without it, T has no effect."""
     sweep = [2, 4, 8, 16]
     finals = [squared_outer_gradients(20, count)[-1] for count in sweep]
-    assert slope(sweep, finals) <= -2.0
+    assert log_log_slope(sweep, finals) <= -2.0
     assert all(later <= earlier / 4 for earlier, later in itertools.pairwise(finals))
 
 
 def test_the_outer_direction_is_the_gradient_of_the_penalised_objective() -> None:
-    """One outer step against autograd on F = L_r + ρ‖∇Φ‖², which also fixes the factor 2ρ and all signs."""
+    """Compare one outer step with autograd on F = L_r + ρ‖∇Φ‖². This checks the factor 2ρ and all signs."""
     rho, lr, beta = 0.3, 0.05, 0.4
     centre = torch.tensor([0.5, 0.5, -1.0], dtype=torch.float64)
-    forget = Function(lambda x: 0.5 * (CURVATURE_F * (x - centre) ** 2).sum())
-    run = loops(
+
+    def forget(x: Tensor) -> Tensor:
+        return 0.5 * (CURVATURE_F * (x - centre) ** 2).sum()
+
+    run = make_run(
         forget,
         outer_steps=1,
         inner_steps=0,
@@ -115,25 +133,27 @@ def test_the_outer_direction_is_the_gradient_of_the_penalised_objective() -> Non
         derivative="exact",
     )
     x = START.clone().requires_grad_()
-    f = torch.autograd.grad(forget.value(x), x, create_graph=True)[0]
-    r = torch.autograd.grad(CONVEX_RETAIN.value(x), x, create_graph=True)[0]
-    phi = forget.value(x) - beta * f @ r / (f.norm() * r.norm())
+    f = torch.autograd.grad(forget(x), x, create_graph=True)[0]
+    r = torch.autograd.grad(convex(x), x, create_graph=True)[0]
+    phi = forget(x) - beta * f @ r / (f.norm() * r.norm())
     residual = torch.autograd.grad(phi, x, create_graph=True)[0]
-    objective = CONVEX_RETAIN.value(x) + rho * residual @ residual
+    objective = convex(x) + rho * residual @ residual
     expected = START - lr * torch.autograd.grad(objective, x)[0]
     list(run.rounds())
     torch.testing.assert_close(run.vectors()["theta"][0], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_the_inner_step_ascends_phi() -> None:
-    run = loops(outer_steps=1, inner_steps=1, inner_lr=0.1, outer_lr=1e-12, penalty_weight=0)
+    run = make_run(outer_steps=1, inner_steps=1, inner_lr=0.1, outer_lr=1e-12, penalty_weight=0)
     list(run.rounds())
     expected = START + 0.1 * (-CURVATURE_F * START)
     torch.testing.assert_close(run.vectors()["theta"][0], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_normalized_rule_takes_steps_of_the_stated_length() -> None:
-    run = loops(outer_steps=1, inner_steps=1, inner_update="normalized", inner_lr=0.1, outer_lr=1e-12, penalty_weight=0)
+def test_a_normalized_step_has_the_length_of_the_learning_rate() -> None:
+    run = make_run(
+        outer_steps=1, inner_steps=1, inner_update="normalized", inner_lr=0.1, outer_lr=1e-12, penalty_weight=0
+    )
     list(run.rounds())
     assert float((run.vectors()["theta"][0] - START).norm()) == pytest.approx(0.1, rel=1e-9)
 
@@ -142,60 +162,58 @@ def test_the_normalized_rule_takes_steps_of_the_stated_length() -> None:
 def test_adamw_matches_torch(rule: str) -> None:
     settings = {f"{rule}_update": "adamw", f"{rule}_lr": 0.1, "penalty_weight": 0.0}
     other = "outer" if rule == "inner" else "inner"
-    run = loops(outer_steps=4, inner_steps=1, **(settings | {f"{other}_lr": 1e-300}))
+    run = make_run(outer_steps=4, inner_steps=1, **(settings | {f"{other}_lr": 1e-300}))
     list(run.rounds())
     x = nn.Parameter(START.clone())
     optimizer = torch.optim.AdamW([x], lr=0.1, weight_decay=0.0, maximize=rule == "inner")
     for _ in range(4):
         optimizer.zero_grad()
-        (CONCAVE_FORGET if rule == "inner" else CONVEX_RETAIN).value(x).backward()
+        (concave if rule == "inner" else convex)(x).backward()
         optimizer.step()
     torch.testing.assert_close(run.vectors()["theta"][0], x.data, rtol=1e-9, atol=1e-12)
 
 
 def test_the_penalty_grows_to_its_cap() -> None:
-    run = loops(outer_steps=4, inner_steps=0, penalty_weight=1e-3, penalty_growth=2.0, penalty_max=5e-3)
+    run = make_run(outer_steps=4, inner_steps=0, penalty_weight=1e-3, penalty_growth=2.0, penalty_max=5e-3)
     assert [record.penalty_weight for record in run.rounds()] == pytest.approx([1e-3, 2e-3, 4e-3, 5e-3])
 
 
-def test_a_clipped_direction_has_the_stated_norm() -> None:
-    run = loops(outer_steps=1, inner_steps=0, outer_lr=1.0, max_grad_norm=0.25, penalty_weight=0)
+def test_a_clipped_direction_has_the_maximum_norm() -> None:
+    run = make_run(outer_steps=1, inner_steps=0, outer_lr=1.0, max_grad_norm=0.25, penalty_weight=0)
     (record,) = run.rounds()
     assert record.outer_norm > 0.25
     assert float((run.vectors()["theta"][0] - START).norm()) == pytest.approx(0.25, rel=1e-9)
 
 
-def test_ascent_of_a_bounded_loss_takes_shorter_steps_the_nearer_it_comes() -> None:
-    """One row whose loss is x² / 2: a ``normalized`` step is η_in times dℓ̃/dℓ, and a plain one η_in·dℓ̃/dℓ·x."""
-    bowl = Function(lambda x: 0.5 * (x**2).sum())
-    level = float(0.5 * (START**2).sum()) + 0.2
-    opening = 1 / (1 + math.exp(3 * -0.2))
-    bound = {"outer_steps": 1, "inner_steps": 1, "forget_margin": level, "forget_sharpness": 3.0, "penalty_weight": 0}
-    for rule, length in (("normalized", 0.01 * opening), ("sgd", 0.01 * opening * float(START.norm()))):
-        # the outer step moves nothing that counts
-        run = loops(bowl, **bound, inner_update=rule, inner_lr=0.01, outer_lr=1e-12)
+def test_ascent_of_the_clamped_loss_slows_down_near_the_margin() -> None:
+    """With one row of loss ℓ = x²/2, a ``normalized`` step is η_in·dℓ̃/dℓ, and an ``sgd`` step η_in·dℓ̃/dℓ·x."""
+    margin = float(bowl(START)) + 0.2
+    slope = 1 / (1 + math.exp(3 * -0.2))
+    clamp = {"outer_steps": 1, "inner_steps": 1, "forget_margin": margin, "forget_sharpness": 3.0, "penalty_weight": 0}
+    for rule, length in (("normalized", 0.01 * slope), ("sgd", 0.01 * slope * float(START.norm()))):
+        # The outer step is negligible.
+        run = make_run(bowl, **clamp, inner_update=rule, inner_lr=0.01, outer_lr=1e-12)
         (record,) = run.rounds()
         moved = run.vectors()["theta"][0] - START
         assert float(moved.norm()) == pytest.approx(length, rel=1e-6)
         assert float(moved @ START / START.norm()) == pytest.approx(length, rel=1e-6)
         assert record.unforgotten_weight is not None
-        assert 0 < record.unforgotten_weight < opening
+        assert 0 < record.unforgotten_weight < slope
 
 
-def test_a_forgotten_set_is_left_alone() -> None:
-    bowl = Function(lambda x: 0.5 * (x**2).sum())
-    level = float(0.5 * (START**2).sum()) / 2
-    run = loops(
+def test_the_ascent_does_not_move_a_forgotten_set() -> None:
+    margin = float(bowl(START)) / 2
+    run = make_run(
         bowl, outer_steps=1, inner_steps=20, inner_update="normalized", inner_lr=1.0, outer_lr=1e-12,
-        forget_margin=level, forget_sharpness=200.0, penalty_weight=0,
+        forget_margin=margin, forget_sharpness=200.0, penalty_weight=0,
     )  # fmt: skip
     (record,) = run.rounds()
     assert record.unforgotten_weight == pytest.approx(0, abs=1e-12)
     assert float((run.vectors()["theta"][0] - START).norm()) < 1e-9
 
 
-def test_it_stops_at_a_stationary_point() -> None:
-    run = loops(
+def test_a_run_stops_at_a_stationary_point() -> None:
+    run = make_run(
         outer_steps=500, inner_steps=5, inner_lr=0.1, outer_lr=1e-3, penalty_weight=0, stationarity_tolerance=1e-2
     )
     records = list(run.rounds())
@@ -204,28 +222,28 @@ def test_it_stops_at_a_stationary_point() -> None:
     assert records[-1].phi_norm <= 1e-2 < records[-2].phi_norm
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_step() -> None:
-    run = loops(Function(lambda x: torch.log(x).sum()), outer_steps=2, inner_steps=1)
-    with pytest.raises(NonFiniteLossError, match=r"Outer step 1 of 2 failed, a loss became nan: lower"):
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_error_names_the_step() -> None:
+    run = make_run(lambda x: torch.log(x).sum(), outer_steps=2, inner_steps=1)
+    with pytest.raises(NonFiniteLossError, match=r"Outer step 1 of 2 failed because a loss became nan: lower"):
         list(run.rounds())
 
 
-def test_an_idle_similarity_weight_is_warned_of() -> None:
-    run = loops(outer_steps=1, inner_steps=1, similarity_weight=0.1, similarity_threshold=0.99)
+def test_a_similarity_weight_without_effect_warns() -> None:
+    run = make_run(outer_steps=1, inner_steps=1, similarity_weight=0.1, similarity_threshold=0.99)
     with pytest.warns(UserWarning, match="similarity_weight 0.1 had no effect"):
         list(run.rounds())
 
 
 @pytest.mark.parametrize(("derivative", "evaluations"), [("forward", 4 * 3 + 12), ("central", 6 * 3 + 18)])
-def test_the_ledger_counts_what_the_method_states(derivative: str, evaluations: int) -> None:
-    """With T = 3 and the hinge open, by the counts of method.md."""
-    run = loops(outer_steps=2, inner_steps=3, similarity_weight=0.1, derivative=derivative, inner_lr=1e-3)
+def test_a_run_costs_the_stated_number_of_gradient_evaluations(derivative: str, evaluations: int) -> None:
+    """With an open hinge, ∇Φ costs 4 (forward) or 6 (central), and an outer step 12 or 18. Here T = 3."""
+    run = make_run(outer_steps=2, inner_steps=3, similarity_weight=0.1, derivative=derivative, inner_lr=1e-3)
     list(run.rounds())
     assert run._engine.cost_tracker.gradient_evaluations == 2 * evaluations
 
 
-def test_the_ledger_with_the_hinge_closed() -> None:
-    run = loops(outer_steps=1, inner_steps=3, similarity_weight=0.1, similarity_threshold=1.0, inner_lr=1e-3)
+def test_with_a_closed_hinge_a_run_costs_less() -> None:
+    run = make_run(outer_steps=1, inner_steps=3, similarity_weight=0.1, similarity_threshold=1.0, inner_lr=1e-3)
     with warnings.catch_warnings(action="ignore"):
         list(run.rounds())
     assert run._engine.cost_tracker.gradient_evaluations == 3 * 2 + 4
@@ -233,15 +251,15 @@ def test_the_ledger_with_the_hinge_closed() -> None:
 
 def test_a_restored_run_continues_the_same_trajectory() -> None:
     settings = {"outer_steps": 6, "inner_steps": 2, "inner_update": "adamw", "outer_update": "adamw"}
-    whole = list(loops(**settings).rounds())
-    first = loops(**settings)
+    complete = list(make_run(**settings).rounds())
+    first = make_run(**settings)
     rounds = first.rounds()
     for _ in range(3):
         next(rounds)
     saved = {name: [part.clone() for part in vector] for name, vector in first.vectors().items()}
-    second = loops(**settings)
+    second = make_run(**settings)
     second.restore(first.state(), saved)
     rest = list(second.rounds())
     assert [record.outer_step for record in rest] == [4, 5, 6]
-    assert rest == whole[3:]
+    assert rest == complete[3:]
     assert math.isfinite(rest[-1].phi_norm)

@@ -20,39 +20,39 @@ from analytic import (
     A,
     AnalyticLoss,
     B,
-    derivatives,
-    paper,
+    make_derivatives,
+    paper_config,
     phi_gradient_of_quadratics,
-    relative,
+    relative_error,
     similarity_gradient_of_quadratics,
 )
 
 
-@pytest.mark.parametrize("way", ["exact", "central", "forward"])
-def test_phi_gradient_matches_the_closed_form(way: str) -> None:
-    method = paper(derivative=way, similarity_weight=0.7, similarity_threshold=-1)
-    room, _ = derivatives(method, FORGET, RETAIN)
-    phi = room.phi_gradient([0, 1], [0, 1, 2])
-    assert relative(phi.gradient[0], phi_gradient_of_quadratics(THETA, 0.7)) < TOLERANCE[way]
+@pytest.mark.parametrize("mode", ["exact", "central", "forward"])
+def test_phi_gradient_matches_the_closed_form(mode: str) -> None:
+    config = paper_config(derivative=mode, similarity_weight=0.7, similarity_threshold=-1)
+    derivatives, _ = make_derivatives(config, FORGET, RETAIN)
+    phi = derivatives.phi_gradient([0, 1], [0, 1, 2])
+    assert relative_error(phi.gradient[0], phi_gradient_of_quadratics(THETA, 0.7)) < TOLERANCE[mode]
     similarity_part = (phi.gradient[0] - A @ (THETA - CENTRE_F)) / -0.7
-    assert relative(similarity_part, similarity_gradient_of_quadratics(THETA)) < TOLERANCE[way]
+    assert relative_error(similarity_part, similarity_gradient_of_quadratics(THETA)) < TOLERANCE[mode]
 
 
-@pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
-def test_penalty_product_matches_the_closed_form(way: str, outer: str) -> None:
+@pytest.mark.parametrize(("mode", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
+def test_penalty_product_matches_the_closed_form(mode: str, outer: str) -> None:
     """The closed form of ∇²Φ is the Jacobian of the written-out ∇Φ of quadratics."""
-    method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.7)
-    room, _ = derivatives(method, FORGET, RETAIN)
-    phi = room.phi_gradient([0], [0])
-    product = room.penalty_product(phi, [0], [0])
+    config = paper_config(derivative=mode, outer_derivative=outer, similarity_weight=0.7)
+    derivatives, _ = make_derivatives(config, FORGET, RETAIN)
+    phi = derivatives.phi_gradient([0], [0])
+    product = derivatives.penalty_product(phi)
     jacobian = torch.autograd.functional.jacobian(lambda x: phi_gradient_of_quadratics(x, 0.7), THETA)
     expected = jacobian @ phi_gradient_of_quadratics(THETA, 0.7)
-    assert relative(product[0], expected) < TOLERANCE[outer]
+    assert relative_error(product[0], expected) < TOLERANCE[outer]
 
 
-@pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("central", "central")])
-def test_curved_losses_match_automatic_differentiation_of_phi(way: str, outer: str) -> None:
-    """Losses with third derivatives: the reference differentiates Φ itself, as one scalar function."""
+@pytest.mark.parametrize(("mode", "outer"), [("exact", "exact"), ("central", "central")])
+def test_curved_losses_match_automatic_differentiation_of_phi(mode: str, outer: str) -> None:
+    """The losses have third derivatives. The expected values differentiate Φ as one scalar function."""
     beta = 0.4
 
     def phi_of(x: Tensor) -> Tensor:
@@ -64,45 +64,49 @@ def test_curved_losses_match_automatic_differentiation_of_phi(way: str, outer: s
     gradient = torch.autograd.grad(phi_of(x), x, create_graph=True)[0]
     expected = torch.autograd.grad(0.5 * gradient @ gradient, x)[0]
 
-    room, _ = derivatives(paper(derivative=way, outer_derivative=outer, similarity_weight=beta), CURVED_F, CURVED_R)
-    phi = room.phi_gradient([0], [0])
-    assert relative(phi.gradient[0], gradient.detach()) < TOLERANCE[way]
-    assert relative(room.penalty_product(phi, [0], [0])[0], expected) < TOLERANCE[outer]
+    derivatives, _ = make_derivatives(
+        paper_config(derivative=mode, outer_derivative=outer, similarity_weight=beta), CURVED_F, CURVED_R
+    )
+    phi = derivatives.phi_gradient([0], [0])
+    assert relative_error(phi.gradient[0], gradient.detach()) < TOLERANCE[mode]
+    assert relative_error(derivatives.penalty_product(phi)[0], expected) < TOLERANCE[outer]
 
 
-@pytest.mark.parametrize(("way", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
-def test_a_weight_on_the_gradients_scale_is_a_constant_of_the_point(way: str, outer: str) -> None:
-    method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.7, similarity_scale="gradients")
-    room, _ = derivatives(method, FORGET, RETAIN)
-    phi = room.phi_gradient([0], [0])
+@pytest.mark.parametrize(("mode", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
+def test_a_weight_in_the_unit_of_the_gradient_norms_is_a_constant_of_the_point(mode: str, outer: str) -> None:
+    config = paper_config(derivative=mode, outer_derivative=outer, similarity_weight=0.7, similarity_scale="gradients")
+    derivatives, _ = make_derivatives(config, FORGET, RETAIN)
+    phi = derivatives.phi_gradient([0], [0])
     beta = 0.7 * float((A @ (THETA - CENTRE_F)).norm() * (B @ (THETA - CENTRE_R)).norm())
     assert phi.weight == pytest.approx(beta, rel=1e-12)
     gradient = phi_gradient_of_quadratics(THETA, beta)
-    assert relative(phi.gradient[0], gradient) < TOLERANCE[way]
+    assert relative_error(phi.gradient[0], gradient) < TOLERANCE[mode]
     jacobian = torch.autograd.functional.jacobian(lambda x: phi_gradient_of_quadratics(x, beta), THETA)
-    assert relative(room.penalty_product(phi, [0], [0])[0], jacobian @ gradient) < TOLERANCE[outer]
+    assert relative_error(derivatives.penalty_product(phi)[0], jacobian @ gradient) < TOLERANCE[outer]
 
 
-def test_a_closed_hinge_leaves_the_forget_gradient_and_its_hessian() -> None:
-    method = paper(similarity_weight=0.7, similarity_threshold=1.0)
-    room, _ = derivatives(method, FORGET, RETAIN)
-    phi = room.phi_gradient([0], [0])
+def test_with_a_closed_hinge_phi_is_the_forget_loss() -> None:
+    config = paper_config(similarity_weight=0.7, similarity_threshold=1.0)
+    derivatives, _ = make_derivatives(config, FORGET, RETAIN)
+    phi = derivatives.phi_gradient([0], [0])
     g_f = A @ (THETA - CENTRE_F)
     assert not phi.hinge_open
     torch.testing.assert_close(phi.gradient[0], g_f, rtol=1e-12, atol=0)
-    assert relative(room.penalty_product(phi, [0], [0])[0], A @ g_f) < TOLERANCE["central"]
+    assert relative_error(derivatives.penalty_product(phi)[0], A @ g_f) < TOLERANCE["central"]
 
 
 def test_the_hinge_opens_exactly_above_the_threshold() -> None:
     f, r = A @ (THETA - CENTRE_F), B @ (THETA - CENTRE_R)
     cosine = float(f @ r / f.norm() / r.norm())
     for threshold, is_open in ((cosine - 1e-6, True), (cosine + 1e-6, False)):
-        room, _ = derivatives(paper(similarity_weight=0.1, similarity_threshold=threshold), FORGET, RETAIN)
-        assert room.phi_gradient([0], [0]).hinge_open is is_open
+        derivatives, _ = make_derivatives(
+            paper_config(similarity_weight=0.1, similarity_threshold=threshold), FORGET, RETAIN
+        )
+        assert derivatives.phi_gradient([0], [0]).hinge_open is is_open
 
 
 COSTS = [
-    # (derivative, outer_derivative, hinge open): ∇Φ, whole outer step, as counted in method.md
+    # (derivative, outer_derivative, hinge open, evaluations of ∇Φ, evaluations of a whole outer step)
     ("forward", "central", True, 4, 12),
     ("central", "central", True, 6, 18),
     ("forward", "central", False, 2, 4),
@@ -110,45 +114,47 @@ COSTS = [
 ]
 
 
-@pytest.mark.parametrize(("way", "outer", "is_open", "inner_cost", "outer_cost"), COSTS)
-def test_gradient_evaluations_are_counted_as_stated(
-    way: str, outer: str, is_open: bool, inner_cost: int, outer_cost: int
+@pytest.mark.parametrize(("mode", "outer", "is_open", "inner_cost", "outer_cost"), COSTS)
+def test_each_mode_has_its_number_of_gradient_evaluations(
+    mode: str, outer: str, is_open: bool, inner_cost: int, outer_cost: int
 ) -> None:
     threshold = -1.0 if is_open else 1.0
-    method = paper(derivative=way, outer_derivative=outer, similarity_weight=0.5, similarity_threshold=threshold)
-    room, engine = derivatives(method, FORGET, RETAIN)
-    phi = room.phi_gradient([0], [0])
+    config = paper_config(
+        derivative=mode, outer_derivative=outer, similarity_weight=0.5, similarity_threshold=threshold
+    )
+    derivatives, engine = make_derivatives(config, FORGET, RETAIN)
+    phi = derivatives.phi_gradient([0], [0])
     assert engine.cost_tracker.gradient_evaluations == inner_cost
-    room.penalty_product(phi, [0], [0])
+    derivatives.penalty_product(phi)
     assert engine.cost_tracker.gradient_evaluations == outer_cost
 
 
-@pytest.mark.parametrize("way", ["central", "forward", "exact"])
-def test_parameters_are_the_same_bits_afterwards(way: str) -> None:
-    room, engine = derivatives(paper(derivative=way, similarity_weight=0.5), FORGET, RETAIN)
+@pytest.mark.parametrize("mode", ["central", "forward", "exact"])
+def test_the_parameters_are_the_same_bits_afterwards(mode: str) -> None:
+    derivatives, engine = make_derivatives(paper_config(derivative=mode, similarity_weight=0.5), FORGET, RETAIN)
     before = engine.space.snapshot()
-    phi = room.phi_gradient([0], [0])
-    room.penalty_product(phi, [0], [0])
+    phi = derivatives.phi_gradient([0], [0])
+    derivatives.penalty_product(phi)
     assert torch.equal(before[0], engine.space.masters()[0])
 
 
-def test_step_check_is_small_where_differences_are_accurate() -> None:
-    room, _ = derivatives(paper(derivative="central", similarity_weight=0.5), CURVED_F, CURVED_R)
-    phi = room.phi_gradient([0], [0])
-    check = room.step_check(phi, [0], [0])
+def test_the_step_check_is_small_if_the_differences_are_accurate() -> None:
+    derivatives, _ = make_derivatives(paper_config(derivative="central", similarity_weight=0.5), CURVED_F, CURVED_R)
+    phi = derivatives.phi_gradient([0], [0])
+    check = derivatives.step_check(phi)
     assert check is not None
     assert 0 < check < 1e-4
 
 
-def test_step_check_does_not_exist_for_exact_derivatives() -> None:
-    room, _ = derivatives(paper(derivative="exact", similarity_weight=0.5), CURVED_F, CURVED_R)
-    assert room.step_check(room.phi_gradient([0], [0]), [0], [0]) is None
+def test_exact_derivatives_have_no_step_check() -> None:
+    derivatives, _ = make_derivatives(paper_config(derivative="exact", similarity_weight=0.5), CURVED_F, CURVED_R)
+    assert derivatives.step_check(derivatives.phi_gradient([0], [0])) is None
 
 
 def test_a_vanishing_gradient_closes_the_hinge() -> None:
     flat = AnalyticLoss(lambda x: (x * 0).sum())
-    room, _ = derivatives(paper(similarity_weight=0.5), FORGET, flat)
-    phi = room.phi_gradient([0], [0])
+    derivatives, _ = make_derivatives(paper_config(similarity_weight=0.5), FORGET, flat)
+    phi = derivatives.phi_gradient([0], [0])
     assert not phi.hinge_open
-    assert phi.similarity == 0
+    assert phi.point.similarity.value == 0
     assert math.isfinite(phi.norm)

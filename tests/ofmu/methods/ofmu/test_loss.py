@@ -1,4 +1,4 @@
-"""The bounded forget loss against its written-out form, its limits, and SimNPO, which it is up to a constant."""
+"""The clamped forget loss, compared with its formula, its limits, and SimNPO, which it equals up to a constant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ofmu.methods.simnpo import SimNpoLoss
 CPU = torch.device("cpu")
 
 
-class Given:
+class IndexedLoss:
     """A loss whose rows are indices of a tensor of losses."""
 
     def __init__(self, losses: Tensor) -> None:
@@ -41,55 +41,59 @@ class Given:
         return self.losses[list(rows)]
 
 
-def bounded(losses: Tensor, level: float, sharpness: float) -> Tensor:
-    return ClampedLoss(Given(losses), level, sharpness).total(None, range(len(losses)), CPU)
+def clamped_total(losses: Tensor, margin: float, sharpness: float) -> Tensor:
+    return ClampedLoss(IndexedLoss(losses), margin, sharpness).total(None, range(len(losses)), CPU)
 
 
-def test_it_is_the_loss_below_the_level_and_the_level_above_it() -> None:
+def test_the_clamp_is_the_loss_below_the_margin_and_the_margin_above() -> None:
     losses = torch.tensor([0.01, 2.0, 40.0], dtype=torch.float64)
-    total = bounded(losses, level=10.0, sharpness=20.0)
+    total = clamped_total(losses, margin=10.0, sharpness=20.0)
     assert float(total) == pytest.approx(0.01 + 2.0 + 10.0, abs=1e-12)
 
 
 @given(
     losses=st.lists(st.floats(0, 30), min_size=1, max_size=6),
-    level=st.floats(0.1, 10),
+    margin=st.floats(0.1, 10),
     sharpness=st.floats(0.2, 10),
 )
-def test_each_row_is_pushed_by_what_it_is_short_of_the_level(losses, level, sharpness) -> None:
+def test_the_gradient_of_a_row_is_the_sigmoid_of_its_distance_from_the_margin(losses, margin, sharpness) -> None:
     x = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
-    total = bounded(x, level, sharpness)
-    expected = sum(level - math.log1p(math.exp(sharpness * (level - value))) / sharpness for value in losses)
+    total = clamped_total(x, margin, sharpness)
+    expected = sum(margin - math.log1p(math.exp(sharpness * (margin - value))) / sharpness for value in losses)
     assert float(total.detach()) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    (pushes,) = torch.autograd.grad(total, x)
-    for push, value in zip(pushes.tolist(), losses, strict=True):
-        odds = math.exp(sharpness * (level - value))
-        assert push == pytest.approx(odds / (1 + odds), rel=1e-9, abs=1e-12)
+    (gradients,) = torch.autograd.grad(total, x)
+    for gradient, value in zip(gradients.tolist(), losses, strict=True):
+        odds = math.exp(sharpness * (margin - value))
+        assert gradient == pytest.approx(odds / (1 + odds), rel=1e-9, abs=1e-12)
 
 
-@given(value=st.floats(0, 12), level=st.floats(0.1, 8), sharpness=st.floats(0.2, 8))
-def test_rows_that_are_alike_open_the_gate_by_what_each_is_pushed(value, level, sharpness) -> None:
+@given(value=st.floats(0, 12), margin=st.floats(0.1, 8), sharpness=st.floats(0.2, 8))
+def test_for_equal_rows_the_unforgotten_weight_is_the_gradient_of_a_row(value, margin, sharpness) -> None:
     x = torch.full((3,), value, dtype=torch.float64, requires_grad=True)
-    total = bounded(x, level, sharpness)
-    (pushes,) = torch.autograd.grad(total, x)
-    assert unforgotten_weight(float(total.detach()) / 3, level, sharpness) == pytest.approx(float(pushes[0]), abs=1e-9)
+    total = clamped_total(x, margin, sharpness)
+    (gradients,) = torch.autograd.grad(total, x)
+    assert unforgotten_weight(float(total.detach()) / 3, margin, sharpness) == pytest.approx(
+        float(gradients[0]), abs=1e-9
+    )
 
 
-def test_the_gate_is_one_minus_the_geometric_mean_of_the_rows() -> None:
+def test_the_unforgotten_weight_is_one_minus_a_geometric_mean_over_rows() -> None:
     losses = torch.tensor([0.5, 3.0, 4.0], dtype=torch.float64)
-    closed = [1 / (1 + math.exp(2 * (2.5 - value))) for value in losses.tolist()]
-    expected = 1 - math.prod(closed) ** (1 / 3)
-    assert unforgotten_weight(float(bounded(losses, 2.5, 2.0)) / 3, 2.5, 2.0) == pytest.approx(expected, rel=1e-12)
+    forgotten = [1 / (1 + math.exp(2 * (2.5 - value))) for value in losses.tolist()]
+    expected = 1 - math.prod(forgotten) ** (1 / 3)
+    assert unforgotten_weight(float(clamped_total(losses, 2.5, 2.0)) / 3, 2.5, 2.0) == pytest.approx(
+        expected, rel=1e-12
+    )
     assert unforgotten_weight(2.5 + 1e-16, 2.5, 2.0) == 0.0
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 2])
-def test_on_answers_it_is_half_of_what_simnpo_descends(micro_batch_size: int | None) -> None:
-    """SimNPO's term is −(2/b) log σ(b(ℓ − δ)); a row counts alike whatever its number of tokens."""
+def test_on_answers_the_gradient_is_half_of_simnpos(micro_batch_size: int | None) -> None:
+    """SimNPO's loss is −(2/b) log σ(b(ℓ − δ)). In both losses, every row has the same weight."""
     model, rows = trajectory.tiny_llama().double(), trajectory.rows(5, 3)
-    loss = ClampedLoss(AnswerLoss(0), level=4.0, sharpness=1.5)
+    loss = ClampedLoss(AnswerLoss(0), margin=4.0, sharpness=1.5)
     value, ascent = TorchEngine(model, CostTracker(), micro_batch_size).gradient(loss, rows)
     other, descent = TorchEngine(model, CostTracker()).gradient(SimNpoLoss(1.5, 4.0, 0), rows)
     assert value == pytest.approx(4.0 - other / 2, rel=1e-12)
-    for mine, theirs in zip(ascent, descent, strict=True):
-        torch.testing.assert_close(mine, -theirs / 2, rtol=1e-9, atol=1e-12)
+    for clamped, simnpo in zip(ascent, descent, strict=True):
+        torch.testing.assert_close(clamped, -simnpo / 2, rtol=1e-9, atol=1e-12)

@@ -1,4 +1,4 @@
-"""From image files to a scored, saved classifier, from Python and from the command line."""
+"""Runs from image files to a scored and saved classifier, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parquet(tmp_path_factory.mktemp("images"), train=90, test=30)
 
 
-def test_target_and_retrain_are_made_once_and_learn_their_own_rows(parquet: Path) -> None:
+def test_target_and_retrained_model_are_built_once_and_learn_their_rows(parquet: Path) -> None:
     settings = config(mapping(parquet))
     assert find_reference_scores(settings) is None
     prepared = prepare(settings)
-    assert set(prepared.made) == {"base", "target", "target_scores", "retrain", "reference_scores"}
+    assert set(prepared.created) == {"base", "target", "target_scores", "retrain", "reference_scores"}
     again = prepare(settings)
-    assert not any(again.made.values())
+    assert not any(again.created.values())
     assert again.target == prepared.target
     assert find_reference_scores(settings) == prepared.reference_scores
     target, retrain = (evaluate(model, settings)["metrics"] for model in (prepared.target, prepared.retrain))
@@ -71,11 +71,11 @@ def test_target_and_retrain_are_made_once_and_learn_their_own_rows(parquet: Path
     with pytest.raises(DataError, match="holds no scores"):
         task_family("language").stored_metrics(prepared.target_scores, None)
     other = prepare(config(mapping(parquet, seed=1)))
-    assert all(other.made.values())
+    assert all(other.created.values())
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_run_ends_in_a_classifier_whose_scores_are_those_reported(parquet: Path, tmp_path: Path, stage: int) -> None:
+def test_a_saved_classifier_has_the_reported_metrics(parquet: Path, tmp_path: Path, stage: int) -> None:
     settings = config(mapping(parquet, engine={"device": "cpu", "threads": 1, "zero_stage": stage}))
     prepared = prepare(settings)
     result = unlearn(settings, tmp_path / "run", prepared=prepared)
@@ -100,7 +100,7 @@ def test_ofmu_runs_on_images_with_exact_derivatives(parquet: Path, tmp_path: Pat
     assert result.metrics["unlearning_accuracy"] is not None
 
 
-def test_a_given_model_or_file_is_a_reference_like_the_retrained(parquet: Path, tmp_path: Path) -> None:
+def test_a_saved_model_or_a_file_of_scores_is_a_reference(parquet: Path, tmp_path: Path) -> None:
     made = prepare(config(mapping(parquet)))
     for source, path in (("model", made.retrain), ("scores", made.reference_scores)):
         given = prepare(config(mapping(parquet, reference={"source": source, "path": str(path)})))
@@ -116,7 +116,7 @@ def test_a_given_model_or_file_is_a_reference_like_the_retrained(parquet: Path, 
     assert report["reasons"]["average_gap"]
 
 
-def test_a_target_of_the_users_own_is_taken_as_it_is(parquet: Path) -> None:
+def test_the_users_own_target_is_not_trained(parquet: Path) -> None:
     made = prepare(config(mapping(parquet)))
     model = {"path": str(made.target), "is_target": True, "base": str(made.base)}
     taken = prepare(config(mapping(parquet, model=model)))
@@ -151,7 +151,7 @@ def test_the_command_line_prepares_unlearns_and_evaluates(
     assert "model utility" not in shown
 
 
-def test_what_does_not_fit_is_refused(parquet: Path, tmp_path: Path) -> None:
+def test_contradictory_settings_are_errors(parquet: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'npo' works on language tasks, and data\.source 'cifar10'"):
         config(mapping(parquet, method={"name": "npo"}))
     with pytest.raises(ValueError, match="'salun' works on vision tasks"):
@@ -183,7 +183,7 @@ def test_language_tasks_never_load_this_package() -> None:
         ("method.name=saluun", "Unknown method 'saluun' in method.name: did you mean 'salun'?"),
     ],
 )
-def test_bad_input_is_answered_in_one_sentence(
+def test_bad_input_gets_one_sentence(
     parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, sentence: str
 ) -> None:
     path = tmp_path / "images.yaml"
@@ -195,16 +195,16 @@ def test_bad_input_is_answered_in_one_sentence(
     assert "Traceback" not in errors
 
 
-def test_an_unreadable_image_ends_the_command_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_an_unreadable_image_names_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "images", {"ant": 3, "bee": 3})
     (tmp_path / "images" / "ant" / "1.png").write_bytes(b"")
     path = tmp_path / "images.yaml"
     path.write_text(yaml.safe_dump(mapping(tmp_path, data={"source": "images", "path": str(tmp_path / "images")})))
     assert main(["prepare", str(path)]) == 1
-    assert "1.png is no image that can be read" in capsys.readouterr().err
+    assert "1.png cannot be read as an image" in capsys.readouterr().err
 
 
-def test_what_images_do_not_have_is_said(parquet: Path, tmp_path: Path) -> None:
+def test_settings_that_images_do_not_have_are_reported(parquet: Path, tmp_path: Path) -> None:
     given = mapping(parquet, evaluation={"batch_size": 16, "membership": True})
     assert [note for note in config(given).ineffective() if "evaluation.membership" in note]
     engine = {"device": "cpu", "threads": 1, "gradient_checkpointing": True}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune.results.pareto import GrowingFront, as_costs, front_mask, hypervolume, knee_index, reference_point
+from tune.pareto import GrowingFront, as_costs, front_mask, hypervolume, knee_index, reference_point
 
 SIDE = 6
 

@@ -1,0 +1,146 @@
+"""What each rank of a worker group runs."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+
+from cluster.storage.mirror import Mirror
+from cluster.train.checkpointers import UriCheckpointer
+from cluster.train.task_queue import RankOutcome
+from ofmu.errors import OfmuError, PrunedError, StorageError
+from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from ofmu.early_stopping import RoundCallback
+    from ofmu.tasks.preparation import Prepared
+
+_RECONNECT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """One unlearning run for a worker group."""
+
+    config: Mapping[str, Any]
+    """JSON values of the :class:`ofmu.run_config.UnlearnConfig`. Each rank validates them, which imports plugins."""
+    trial_dir: Path
+    """The run's directory. All ranks must see the directory, unless there is a mirror."""
+    prepared: Prepared
+    checkpoint_every: int
+    round_callback: RoundCallback | None
+    """Every rank gets its own copy."""
+    mirror: Mirror | None
+    """Where the run's directory is at a URI."""
+
+
+def worker_loop(settings: Mapping[str, Any]) -> None:
+    """Run tasks on this rank until the queue is closed. An error that only this rank meets ends the whole group."""
+    # Imported here: the process that starts the group imports this module and does not need transformers.
+    from ofmu.io.library_logging import silence_libraries
+
+    silence_libraries()
+    queue, rank, number = settings["queue"], ray.train.get_context().get_world_rank(), 0
+    threading.Thread(target=_exit_with_queue, args=(queue,), name="queue watcher", daemon=True).start()
+    while (taken := ray.get(queue.next.remote(number))) is not None:
+        is_first = number == 0
+        number, (reference,) = taken
+        outcome = _run_task(ray.get(reference))
+        _free_memory()
+        if is_first:
+            # Imports leave about 350,000 permanent objects. Scanning them after every task would take 0.2 s.
+            gc.freeze()
+        ray.get(queue.report.remote(number, rank, outcome))
+
+
+def _exit_with_queue(queue: Any) -> None:
+    """Exit the process if the queue is killed, even in the middle of a task. Return if the queue is closed."""
+    while True:
+        try:
+            ray.get(queue.wait_closed.remote())
+            return
+        except ray.exceptions.ActorUnavailableError:
+            # The connection was lost for a moment. The task must not fail for that.
+            time.sleep(_RECONNECT_SECONDS)
+        except ray.exceptions.RayActorError:
+            os._exit(1)
+
+
+def _run_task(task: WorkerTask) -> RankOutcome:
+    """Run this rank's part of a task. An error that all ranks meet is an outcome, so that the group survives."""
+    # Imported here: the process that starts the group imports this module and does not need transformers.
+    from ofmu.trainer import unlearn
+
+    config = UnlearnConfig.model_validate(task.config)
+    mirror = None if task.mirror is None else _mirror_of_rank(task.mirror)
+    _seed_global_generators(config.seed)
+    try:
+        unlearn(
+            config,
+            task.trial_dir if mirror is None else mirror.local,
+            prepared=task.prepared,
+            make_checkpointer=None if mirror is None else partial(UriCheckpointer, mirror=mirror),
+            checkpoint_every=task.checkpoint_every,
+            round_callback=task.round_callback,
+        )
+    except PrunedError:
+        _upload(mirror)
+        return RankOutcome(pruned=True)
+    except StorageError:
+        # The other ranks' disks may be in order. These ranks would wait for this one, so the group must end.
+        raise
+    except OfmuError as error:
+        return RankOutcome(error=type(error).__name__, message=str(error))
+    _upload(mirror)
+    return RankOutcome()
+
+
+def _mirror_of_rank(mirror: Mirror) -> Mirror:
+    """Return a mirror of the same URI with a local folder for this rank, which holds the run's small files."""
+    rank = ray.train.get_context().get_world_rank()
+    own = Mirror(mirror.uri, mirror.local / f"rank_{rank:05d}")
+    shutil.rmtree(own.local, ignore_errors=True)
+    own.local.mkdir(parents=True)
+    own.pull_top_level()
+    return own
+
+
+def _upload(mirror: Mirror | None) -> None:
+    """Upload rank 0's files. Delete the local folder of every rank."""
+    if mirror is not None:
+        if ray.train.get_context().get_world_rank() == 0:
+            mirror.push(without=(CHECKPOINTS,))
+        shutil.rmtree(mirror.local, ignore_errors=True)
+
+
+def _free_memory() -> None:
+    """Free the cycles and cached blocks of a closed engine, and reset the peak memory for the next task."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _seed_global_generators(seed: int) -> None:
+    """Seed the global generators, since a user's method may draw from them."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

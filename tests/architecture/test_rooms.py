@@ -1,0 +1,129 @@
+"""The graph of rooms, drawn from every import: at the top of a file, inside functions and under TYPE_CHECKING.
+
+A room is a folder without sub-folders. A file that stands beside sub-folders is a room of its own: such files compose
+the folders beside them, or define what these folders share.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("ofmu", "tune", "cluster")
+LAYERS = ("ofmu", "cluster", "tune")
+"""From the lowest package to the highest. A package imports from itself and from lower packages."""
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def source_files() -> dict[str, Path]:
+    return {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def imported_modules(tree: ast.AST, module: str, known: frozenset[str], is_package: bool) -> Iterator[str]:
+    """Yield the modules of this project that a file names in any import statement."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".") if is_package else module.split(".")[:-1]
+            base = ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+            base = base if node.level else str(node.module)
+            names = [name if (name := f"{base}.{alias.name}") in known else base for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name in known and name != module)
+
+
+def file_graph() -> dict[str, set[str]]:
+    files = source_files()
+    return {
+        name: set(
+            imported_modules(
+                ast.parse(path.read_text(encoding="utf-8")), name, frozenset(files), path.name == "__init__.py"
+            )
+        )
+        for name, path in files.items()
+    }
+
+
+def room_of(module: str, files: Mapping[str, Path]) -> str:
+    folder = files[module].parent
+    has_rooms = any(path.parent.parent == folder for path in files.values())
+    return module if has_rooms else ".".join(folder.relative_to(ROOT).parts)
+
+
+def room_graph() -> dict[str, set[str]]:
+    files, rooms = source_files(), {}
+    for module, others in file_graph().items():
+        room = rooms.setdefault(room_of(module, files), set())
+        room |= {room_of(other, files) for other in others}
+    return {room: others - {room} for room, others in rooms.items()}
+
+
+def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return the nodes of one circle, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circle_between_files():
+    assert circle_in(file_graph()) == []
+
+
+def test_no_circle_between_rooms():
+    assert circle_in(room_graph()) == []
+
+
+def test_no_package_imports_from_a_higher_one():
+    # ofmu.cli is the command line, which composes the three packages
+    upward = [
+        f"{module} imports {other}"
+        for module, others in file_graph().items()
+        for other in others
+        if not module.startswith("ofmu.cli") and layer(other) > layer(module)
+    ]
+    assert upward == []
+
+
+def layer(module: str) -> int:
+    return LAYERS.index(module.partition(".")[0])
+
+
+def test_every_room_is_a_package_with_a_docstring():
+    folders = {path.parent for path in source_files().values()}
+    missing = [str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").is_file()]
+    assert missing == []
+    silent = [name for name, path in source_files().items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import ofmu.errors", {"ofmu.errors"}),
+        ("from ofmu import errors", {"ofmu.errors"}),
+        ("from ofmu.errors import OfmuError", {"ofmu.errors"}),
+        ("from .errors import OfmuError", {"ofmu.errors"}),
+        ("def f():\n    from ofmu import errors", {"ofmu.errors"}),
+        ("if TYPE_CHECKING:\n    from ofmu.errors import OfmuError", {"ofmu.errors"}),
+        ("import torch", set()),
+    ],
+)
+def test_the_walk_finds_every_kind_of_import(source, found):
+    known = frozenset({"ofmu", "ofmu.errors", "ofmu.trainer"})
+    assert set(imported_modules(ast.parse(source), "ofmu.trainer", known, is_package=False)) == found
+
+
+def test_a_circle_is_found():
+    assert set(circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}

@@ -1,0 +1,122 @@
+"""Early stopping inside a trial: score the model at a rung, and ask the search's scheduler whether the trial ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ofmu.errors import PrunedError, PruningRecord, StorageError
+from tune.early_stopping.config import EarlyStoppingConfig
+
+if TYPE_CHECKING:
+    from ofmu.early_stopping import RoundState
+    from ofmu.evaluation.scoring.partial import PartialEvaluation
+
+INTERMEDIATE_SUBSTITUTES = {"forget_rouge": "forget_probability", "retain_rouge": "retain_probability"}
+"""Metrics that replace, during a run, an objective that needs generated text."""
+
+Values = Mapping[str, float | None]
+
+
+class StopDecider(Protocol):
+    """Decides for all trials of a search."""
+
+    def should_stop(self, trial: int, round: int, total: int, values: Values) -> bool:
+        """Return whether the trial ends after this round."""
+
+
+@runtime_checkable
+class SupportsPartialEvaluation(Protocol):
+    """A task whose model can be scored on a few rows during a run."""
+
+    def partial_evaluation(self, rows: int) -> PartialEvaluation:
+        """Return the evaluation on at most ``rows`` rows of each set."""
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Early stopping of one search. An object can be pickled, so that it reaches the trials' processes."""
+
+    config: EarlyStoppingConfig
+    objectives: tuple[str, ...]
+    decider: StopDecider
+
+    def callback_for(self, trial: int) -> EarlyStoppingCallback:
+        """Return the round callback of one trial."""
+        return EarlyStoppingCallback(self, trial)
+
+
+class EarlyStoppingCallback:
+    """A round callback that ends the trial at a rung if the search's scheduler says so.
+
+    On several ranks, all ranks score the model together, rank 0 asks the scheduler, and all ranks get the same answer.
+    """
+
+    def __init__(self, early_stopping: EarlyStopping, trial: int) -> None:
+        self._config, self._objectives = early_stopping.config, early_stopping.objectives
+        self._decider, self._trial = early_stopping.decider, trial
+        self._evaluation: PartialEvaluation | None = None
+
+    def __call__(self, state: RoundState) -> None:
+        """Do nothing between rungs. At a rung, score the model and ask the scheduler.
+
+        Raises:
+            PrunedError: the scheduler stops the trial.
+            StorageError: the report could not be stored.
+        """
+        if state.round not in self._config.rung_rounds(state.total):
+            return
+        values = intermediate_values(self._objectives, self._metrics(state), state.record)
+        answer = self._ask(state, values)
+        if isinstance(answer, str):
+            raise StorageError(answer)
+        if answer:
+            rung = self._config.level_reached(state.round, state.total)
+            raise PrunedError(PruningRecord(round=state.round, total=state.total, rung=rung, objectives=values))
+
+    def _metrics(self, state: RoundState) -> dict[str, float | None]:
+        # The driver of a search imports this file without torch.
+        from ofmu.engine.cost import peak_memory_per_rank
+
+        if not isinstance(state.task, SupportsPartialEvaluation):
+            raise TypeError(f"a {type(state.task).__name__} cannot be scored during a run")
+        if self._evaluation is None:
+            self._evaluation = state.task.partial_evaluation(self._config.rows)
+        found = self._evaluation.metrics(state.engine, state.reference_scores).values
+        peak = max(max(peaks.values()) for peaks in peak_memory_per_rank())
+        return {**found, "peak_memory_bytes": float(peak)}
+
+    def _ask(self, state: RoundState, values: Values) -> bool | str:
+        """Return the scheduler's answer, or the sentence of a failed write."""
+        answer: list[bool | str | None] = [None]
+        if state.engine.rank == 0:
+            try:
+                answer = [self._decider.should_stop(self._trial, state.round, state.total, values)]
+            except StorageError as error:
+                # The other ranks wait for an answer, and all ranks must end alike.
+                answer = [str(error)]
+        if state.engine.world_size > 1:
+            import torch.distributed as dist
+
+            dist.broadcast_object_list(answer, src=0)
+        return answer[0] if answer[0] is not None else False
+
+
+def intermediate_values(
+    objectives: tuple[str, ...], metrics: Mapping[str, float | None], record: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Return the objectives after a round. An objective that is missing or not finite is None.
+
+    Args:
+        objectives: the objectives' names. :data:`INTERMEDIATE_SUBSTITUTES` replaces those that need generated text.
+        metrics: the metrics of a partial evaluation.
+        record: the round's line of ``history.jsonl``, with the costs up to this round.
+    """
+    found = {**record, **metrics}
+    values = {}
+    for name in objectives:
+        value = found.get(INTERMEDIATE_SUBSTITUTES.get(name, name))
+        values[name] = float(value) if value is not None and math.isfinite(value) else None
+    return values

@@ -1,0 +1,77 @@
+"""Hooks into Ray Tune's loop: report crashed trials, and stop the search after a failed write."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+
+from ofmu.io.files import write_text
+from tune.execution.trial_source import TrialSource
+
+
+class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Tell the trial source why a trial crashed. Call ``on_start`` when a trial starts."""
+
+    def __init__(self, source: TrialSource[Any], on_start: Callable[[], None]) -> None:
+        self._source, self._on_start = source, on_start
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Ray Tune pickles its callbacks for its own restore, which is never used."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Report that a trial runs."""
+        self._on_start()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Store a crash that is not retried, or not any more."""
+        directory = Path(trial.config["trial_dir"])
+        directory.mkdir(parents=True, exist_ok=True)
+        text = _error_text(trial)
+        if text:
+            write_text(directory / "error.txt", text)
+        self._source.fail(trial.trial_id, crash_reason(text))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Warn of a crash that is retried."""
+        reason = crash_reason(_error_text(trial))
+        warnings.warn(f"trial {trial.config['number']} is tried again: {reason}", stacklevel=2)
+
+
+class StorageErrorStopper(ray_tune.Stopper):  # type: ignore[misc]  # Ray ships no types
+    """Stop all trials after a failed write."""
+
+    def __init__(self, source: TrialSource[Any]) -> None:
+        self._source = source
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether a write has failed."""
+        return self._source.stopped_by is not None
+
+
+def _error_text(trial: Any) -> str:
+    """Return the text that Ray Tune keeps of a trial's failures."""
+    if trial.error_file and Path(trial.error_file).is_file():
+        return Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def crash_reason(text: str) -> str:
+    """Return one line on why a trial's process failed, from the text that Ray Tune keeps of the trial's failures."""
+    last = text.rpartition("Failure #")[2]
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
+    if "OutOfMemoryError" in last or "running low on memory" in last:
+        return "out of memory: Ray killed the trial's process; lower method.batch_size or search.max_concurrent_trials"
+    if "in its creation task" in last:
+        return f"the trial's process could not start: {lines[-1]}"
+    if "actor died" in last or "actor is dead" in last or "unavailable" in last:
+        return "the trial's process died: the machine ran out of memory, or something killed the process"
+    return lines[-1] if lines else "the trial's process failed without a message"

@@ -1,0 +1,97 @@
+"""The preparation of a search on Ray: make the target and the reference once, and check what they can give."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ofmu.errors import ConfigError
+from ofmu.io.cache import Cache, cache_root
+from ofmu.io.files import write_json
+from ofmu.io.library_logging import silence_libraries
+from tune.rundir.prepared import download_into_cache
+from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives
+
+if TYPE_CHECKING:
+    from ofmu.evaluation.metrics.summary import Metrics
+    from ofmu.tasks.events import PreparationCallback
+    from ofmu.tasks.preparation import Prepared
+    from tune.config import SearchConfig
+    from tune.rundir.search_dir import RunDirectory
+
+_MIN_FORGET_PROBABILITY = 0.3
+"""Mean probability of the forget answers (to the power of 1/tokens) below which a target counts as undertrained."""
+
+
+def prepare_search(run: RunDirectory, config: SearchConfig, callback: PreparationCallback) -> Prepared:
+    """Make the target and the reference for all trials, or find them in the cache.
+
+    A resumed search whose directory is at a URI first downloads what the search has prepared.
+
+    Raises:
+        OfmuError: data or model cannot be prepared.
+    """
+    # This import loads torch, which takes seconds.
+    from ofmu.preparer import prepare
+
+    silence_libraries()
+    shared = config.unlearn
+    if run.uri is not None and run.study_file.is_file():
+        download_into_cache(run.uri, Cache(cache_root(shared.cache_dir)))
+    return prepare(shared, callback=callback)
+
+
+def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig:
+    """Check the objectives on the target's scores, before any trial runs. Return the config with objectives that work.
+
+    Rows without paraphrased and perturbed answers have no truth ratio, and so no KS statistic. Then the default
+    objectives become the objectives of a search without a reference.
+
+    Raises:
+        ConfigError: an objective that the user named cannot be computed on the data.
+    """
+    given = _stored_metrics(config, prepared.target_scores, prepared.reference_scores)
+    _warn_if_undertrained(config, given.values.get("forget_probability"))
+    for name in config.objectives:
+        if name in COST_METRICS or given.values.get(name) is not None:
+            continue
+        reason = given.reasons.get(name, "it is not among what trials are scored for")
+        if config.search.objectives is not None or name not in NEEDS_REFERENCE:
+            raise ConfigError(
+                f"The objective '{name}' cannot be computed on this data ({reason}): "
+                "name others in search.objectives, such as extraction_strength and model_utility"
+            )
+        warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
+        search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
+        config = config.model_copy(update={"search": search})
+    return config
+
+
+def write_reference_metrics(run: RunDirectory, config: SearchConfig, prepared: Prepared) -> None:
+    """Write the retrained model's own metrics, for the plot. Do nothing without a reference.
+
+    Raises:
+        StorageError: the write fails.
+    """
+    if prepared.reference_scores is not None:
+        given = _stored_metrics(config, prepared.reference_scores, prepared.reference_scores)
+        write_json(run.path / "reference.json", dict(given.values))
+
+
+def _stored_metrics(config: SearchConfig, scores: Path, reference: Path | None) -> Metrics:
+    # This import loads torch, which takes seconds.
+    from ofmu.tasks.load import task_family
+
+    functions = config.unlearn.evaluation.custom_metrics
+    return task_family(config.data.kind).stored_metrics(scores, reference, functions)
+
+
+def _warn_if_undertrained(config: SearchConfig, probability: float | None) -> None:
+    """Warn if the preparation trained the target, and the target does not know the rows to forget."""
+    if probability is not None and probability < _MIN_FORGET_PROBABILITY and not config.model.is_target:
+        warnings.warn(
+            f"the target hardly knows the rows to forget (forget_probability {probability:.2f} before any unlearning), "
+            "so the search can find out little: raise training.epochs",
+            stacklevel=3,
+        )

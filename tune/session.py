@@ -1,0 +1,172 @@
+"""What a search on Ray and a search in the caller's own loop share: the open study, the result so far, the reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
+from ofmu.errors import RunError
+from tune.config import SearchConfig
+from tune.results.incremental import RunningResult
+from tune.results.report import write_tables
+from tune.results.result import SearchResult
+from tune.rundir.search_dir import RunDirectory
+from tune.study.finished_trial import FinishedTrial, finished_trial
+from tune.study.searcher import FINISHED, StudySearcher, open_study
+from tune.study.warm_start import WarmStart, apply_warm_start, read_warm_start, store_warm_start
+
+
+class SearchSession:
+    """The work of one process on one search.
+
+    Use it in this order: :meth:`read_warm_start`, :meth:`locked`, and inside the lock :meth:`open`. The attributes
+    ``study`` and ``searcher`` exist after :meth:`open`.
+
+    Args:
+        run: the directory of the search.
+        config: the search. It may be replaced until :meth:`open`.
+        on_trial_end: called with the number of each trial that ends after :meth:`open`.
+    """
+
+    study: optuna.Study
+    searcher: StudySearcher
+
+    def __init__(
+        self, run: RunDirectory, config: SearchConfig, on_trial_end: Callable[[int], None] = lambda number: None
+    ) -> None:
+        self.run, self.config = run, config
+        self.recovered: list[int] = []
+        """Numbers of the trials that an earlier process finished, and whose end :meth:`open` stored."""
+        self._on_trial_end = on_trial_end
+        self._started, self._earlier_seconds = time.monotonic(), run.seconds()
+        self._opened: tuple[SearchConfig, object] | None = None
+
+    @property
+    def has_study(self) -> bool:
+        """Whether the search was started before."""
+        return self.run.study_file.is_file()
+
+    def read_warm_start(self, keys: Mapping[str, str] | None = None) -> WarmStart | None:
+        """Return what earlier searches give to a new search; None for a resumed search or without a warm start.
+
+        Args:
+            keys: the cache keys of the search's preparation, if there is one.
+
+        Raises:
+            RunError: there is no such earlier search, or none of its trials is complete.
+            ConfigError: an earlier search had another method or other objectives.
+        """
+        if self.has_study or not self.config.search.warm_start:
+            return None
+        return read_warm_start(self.config, keys)
+
+    @contextmanager
+    def locked(self, warm_start: WarmStart | None) -> Iterator[None]:
+        """Make and lock the directory, and write the config and the warm start.
+
+        Raises:
+            RunError: another process works on the directory.
+            StorageError: a file cannot be written.
+        """
+        self.run.mkdir()
+        with self.run.lock():
+            self.run.write_config(self.config)
+            if warm_start is not None:
+                store_warm_start(self.run, warm_start)
+            yield
+
+    def open(self) -> None:
+        """Open the study. Do nothing if the study is open, and neither the study nor the config has changed since.
+
+        Call this under the directory's lock.
+        """
+        if self._opened is not None and self._opened[0] is self.config and self._opened[1] == self._study_version():
+            return
+        self._opened = None
+        self.study = open_study(self.run.study_file, self.config)
+        apply_warm_start(self.study, self.config, self.run)
+        for trial in self.running_trials():
+            self.run.fetch_trial(trial.number)
+        finished = self.study.get_trials(deepcopy=False, states=FINISHED)
+        self._running_result = RunningResult(self.run, self.config, finished)
+        self.searcher = StudySearcher(self.study, self.config, self.run.trial, self._finish_trial)
+        self._delete_models({trial.number for trial in self.study.get_trials(deepcopy=False, states=FINISHED)})
+        self._opened = self.config, self._study_version()
+
+    def running_trials(self) -> list[FrozenTrial]:
+        """Return the trials that run."""
+        trials: list[FrozenTrial] = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return trials
+
+    def finished_trial(self, number: int) -> FinishedTrial:
+        """Return a trial that has finished."""
+        return finished_trial(self.study.get_trials(deepcopy=False)[number], self.config, self.run.trial(number))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Finished trials by state: complete, failed, pruned."""
+        return self._running_result.counts
+
+    def result(self) -> SearchResult:
+        """Return the result so far."""
+        return self._running_result.result(self.running_trials())
+
+    def report(self) -> SearchResult:
+        """Write the tables of the result so far, and return the result.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
+        result = self.result()
+        write_tables(result, self.seconds())
+        return result
+
+    def seconds(self) -> float:
+        """Return how long the search has run, in seconds, with the time of earlier processes."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def seconds_here(self) -> float:
+        """Return how long this process has worked on the search, in seconds."""
+        return time.monotonic() - self._started
+
+    def _finish_trial(self, number: int) -> None:
+        """Update the result after a trial's end is stored, and delete what is not needed any more."""
+        dominated = self._running_result.add(self.study.get_trials(deepcopy=False)[number])
+        self.run.delete_checkpoints(number)
+        self._delete_models({number, *dominated})
+        self.run.mark_dirty()
+        if self._opened is None:
+            self.recovered.append(number)
+        else:
+            self._on_trial_end(number)
+
+    def _delete_models(self, numbers: set[int]) -> None:
+        self.run.delete_models(numbers, self._running_result.front, self.config.search.keep_models)
+
+    def _study_version(self) -> object:
+        """Return a value that changes when the study's file changes."""
+        stat = self.run.study_file.stat() if self.has_study else None
+        return stat and (stat.st_mtime_ns, stat.st_size)
+
+
+def stored_search(run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[RunDirectory, SearchConfig]:
+    """Return the directory and the config of a search that was started before.
+
+    Raises:
+        RunError: ``run_dir`` is not the directory of a search, or an older version of ofmu wrote it.
+        ConfigError: an override would change what is searched.
+    """
+    run = RunDirectory.open_existing(run_dir)
+    mapping = run.read_mapping(overrides)
+    for key in renamed_keys_in(mapping):
+        raise RunError(
+            f"{run.display_path} was written by ofmu 0.1, whose config key '{key}' is called '{RENAMED_KEYS[key]}' "
+            "since ofmu 0.2.0: start a new search, or continue this one with ofmu 0.1"
+        )
+    return run, run.read_config(overrides)

@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_a_followed_job_running_and_names_the_command_that_follows
     assert process.returncode == 130, seen
     assert "Traceback" not in seen
     (job_id,) = set(re.findall(r"raysubmit_\w+", seen))
-    assert f"{job_id} goes on: ofmu logs {job_id} --address {head} --follow comes back" in seen
+    assert f"{job_id} goes on: ofmu logs {job_id} --address {head} --follow shows it again" in seen
     # The job got the secret, and no output contains it.
     assert "secret " + hashlib.sha256(SECRET.encode()).hexdigest() in seen
     assert SECRET not in seen

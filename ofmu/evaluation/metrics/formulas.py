@@ -141,7 +141,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
 def extraction_strength(matches: NDArray[np.bool_]) -> float:
     """Return 1 − k/n. From token k on, every teacher-forced argmax of the answer equals its token.
 
-    k is the smallest such start, and n is the number of tokens. 1: the prompt alone gives the whole answer. 0: the
+    k is the smallest such start, and n is the number of tokens. 1: the whole answer follows from the prompt. 0: the
     last token is wrong.
 
     Args:

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 import trajectory
-from ofmu.data.rows import Example
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
-from ofmu.losses import AnswerLoss, collate
+from ofmu.losses import AnswerLoss
 
 
 def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
@@ -36,10 +35,3 @@ def test_micro_batches_change_nothing(micro_batch_size: int) -> None:
     assert float((other[0] - gradient[0]).norm() / gradient[0].norm()) < 1e-5
     assert full.cost_tracker.gradient_evaluations == split.cost_tracker.gradient_evaluations == 1
     assert full.cost_tracker.tokens == split.cost_tracker.tokens == sum(len(row.input_ids) for row in rows)
-
-
-def test_collate_masks_prompt_and_padding() -> None:
-    batch = collate([Example((5, 6, 7), 1), Example((8, 9), 1)], pad_id=0)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch["labels"].tolist() == [[-100, 6, 7], [-100, 9, -100]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,12 +12,13 @@ from typing import Any, Self
 
 from ofmu.errors import ConfigError, PruningRecord, RunError
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles, finite_only
+from ofmu.run_files import finite_only
 from tune.config import SearchConfig, search_config
 from tune.execution.trial_records import TrialOutcome
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
+from tune.rundir.trial_files import TrialFiles, plain_numbers
 from tune.session import SearchSession
 from tune.study.finished_trial import FinishedTrial
 
@@ -155,12 +155,10 @@ class AskTell:
             RunError: the trial was told before, or never asked for.
             StorageError: a file cannot be written. After a resume, the trial is asked for again.
         """
-        values = _plain_numbers(metrics)
+        values = plain_numbers(metrics)
         with self._mutex:
             number = self._asked_number(trial)
-            files = RunFiles(self._session.run.trial(number))
-            if not files.metrics.exists():
-                files.write_report({"metrics": finite_only(values)})
+            TrialFiles(self._session.run.trial(number)).write_metrics_if_missing(values)
             return self._complete(number, TrialOutcome(metrics=values))
 
     def fail(self, trial: AskedTrial | int, reason: str) -> FinishedTrial:
@@ -194,10 +192,10 @@ class AskTell:
             RunError: the trial was told before, or never asked for.
             StorageError: a file cannot be written.
         """
-        record = PruningRecord(round=round, total=total, metrics=finite_only(_plain_numbers(metrics or {})))
+        record = PruningRecord(round=round, total=total, metrics=finite_only(plain_numbers(metrics or {})))
         with self._mutex:
             number = self._asked_number(trial)
-            files = RunFiles(self._session.run.trial(number))
+            files = TrialFiles(self._session.run.trial(number))
             record = files.read_pruning_record() or record
             files.write_pruning_record(record)
             return self._complete(number, TrialOutcome(pruned=record))
@@ -250,9 +248,3 @@ class AskTell:
     def _on_trial_end(self, number: int) -> None:
         self._session.report()
         self._session.run.mark_dirty(check=False)
-
-
-def _plain_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics with Python's own numbers in place of numbers of any library."""
-    values: dict[str, Any] = json.loads(json.dumps(dict(metrics), default=float))
-    return values

@@ -80,7 +80,7 @@ def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
     run.write_config(config)
     study = open_study(run.study_file, config)
     searcher = StudySearcher(study, config, run.trial)
-    for name in ("target", "paper"):
+    for name in ("target", "published"):
         specification = searcher.suggest(name)
         assert isinstance(specification, dict)
         metrics = {"ks_statistic": 0.99, "model_utility": 0.7 if name == "target" else 0.1, "seconds": 12.5}
@@ -100,7 +100,7 @@ def add_trial(study: optuna.Study, drawn: FrozenTrial, overrides: dict[str, Any]
     for name, distribution in drawn.distributions.items():
         storage.set_trial_param(number, name, distribution.to_internal_repr(drawn.params[name]), distribution)
     metrics = objectives(overrides)
-    attributes = {"role": "searched", "overrides": overrides, "metrics": metrics, "seconds": metrics["seconds"]}
+    attributes = {"role": "sampled", "overrides": overrides, "metrics": metrics, "seconds": metrics["seconds"]}
     attributes["gradient_evaluations"] = metrics["gradient_evaluations"]
     for key, value in attributes.items():
         storage.set_trial_user_attr(number, key, value)

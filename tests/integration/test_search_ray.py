@@ -148,7 +148,7 @@ def test_every_front_point_is_a_complete_trial_that_kept_its_model(mixed):
 def test_the_tables_show_what_really_ran(mixed):
     result, _ = mixed
     table = pd.read_csv(result.run_dir / "trials.csv")
-    assert table["role"].tolist()[:3] == ["target", "paper", "searched"]
+    assert table["role"].tolist()[:3] == ["target", "published", "sampled"]
     assert table.loc[0, "method.outer_steps"] == 0
     assert table.loc[1, "method.inner_update"] == "sgd"
     assert table.loc[1, "method.similarity_threshold"] == -1

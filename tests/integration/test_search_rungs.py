@@ -71,7 +71,7 @@ def test_every_trial_ends_complete_or_pruned(found):
     states = [trial.state.name for trial in stored_trials(result)]
     assert len(states) == 9
     assert set(states) == {"COMPLETE", "PRUNED"}
-    assert states[:2] == ["COMPLETE", "COMPLETE"], "the landmarks run to their end"
+    assert states[:2] == ["COMPLETE", "COMPLETE"], "the target and the published settings run to their end"
     assert result.trials["state"].tolist() == [state.lower() for state in states]
     assert recorder.seen[-1].pruned == states.count("PRUNED")
     assert recorder.seen[-1].done == 9
@@ -104,15 +104,15 @@ def test_trials_report_at_their_rungs_alone_and_once(found):
     result, _ = found
     reported = [(line["trial"], line["round"]) for line in reports(result)]
     assert len(reported) == len(set(reported))
-    searched = set(result.trials.loc[result.trials["role"] == "searched", "trial"])
-    assert {trial for trial, _ in reported} == searched
+    sampled = set(result.trials.loc[result.trials["role"] == "sampled", "trial"])
+    assert {trial for trial, _ in reported} == sampled
     assert {round for _, round in reported} == {1, 2}
     assert all(None not in line["values"].values() for line in reports(result))
 
 
 def test_a_pruned_trial_costs_only_what_it_ran(found):
     result, _ = found
-    trials = result.trials[result.trials["role"] == "searched"]
+    trials = result.trials[result.trials["role"] == "sampled"]
     per_round = trials.loc[trials["state"] == "complete", "gradient_evaluations"].iloc[0] / 4
     pruned = trials[trials["state"] == "pruned"]
     assert pruned["gradient_evaluations"].tolist() == (pruned["outer_steps_taken"] * per_round).tolist()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.session import max_parallel_trials
 from ofmu.errors import StorageError
-from ofmu.io.files import write_json
-from ofmu.run_files import RunFiles, finite_only
+from ofmu.run_files import MODEL, finite_only
 from tune.compare.statistics import choose_points
 from tune.compare.summary import PointRuns, SeedRun
 from tune.execution.trial_records import TrialOutcome, TrialSpec
@@ -20,6 +17,7 @@ from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
 from tune.pareto import reference_point
 from tune.results.tables import costs_of
+from tune.rundir.trial_files import TEMPORARY_FOLDERS, FailureRecord, TrialFiles
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import TARGET
@@ -37,9 +35,6 @@ if TYPE_CHECKING:
 _KEPT_COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
 """Costs of a run that the comparison keeps."""
 
-_FAILED = "failed.json"
-"""The file with the reason of a failed run."""
-
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -55,7 +50,12 @@ class PlannedRun:
     @property
     def is_done(self) -> bool:
         """Whether the run is complete or failed."""
-        return RunFiles(self.directory).metrics.is_file() or (self.directory / _FAILED).is_file()
+        return self.files.metrics.is_file() or self.files.failed.is_file()
+
+    @property
+    def files(self) -> TrialFiles:
+        """The run's files."""
+        return TrialFiles(self.directory)
 
 
 def plan_runs(
@@ -167,7 +167,7 @@ class _RunList(TrialSource[PlannedRun]):
     def _store_end(self, trial: PlannedRun, outcome: TrialOutcome) -> None:
         if outcome.failure is not None:
             try:
-                write_json(trial.directory / _FAILED, {"reason": outcome.failure})
+                trial.files.write_failure(FailureRecord(outcome.failure))
             except StorageError as error:
                 self.stopped_by = error
         _delete_leftovers(trial, self._config)
@@ -176,17 +176,16 @@ class _RunList(TrialSource[PlannedRun]):
 
 def _delete_leftovers(run: PlannedRun, config: SearchConfig) -> None:
     """Delete what only an unfinished run needs. Delete the model unless all models are kept."""
-    names = ["checkpoints", "ray_train"] + ["model"] * (config.search.keep_models != "all")
-    for name in names:
-        shutil.rmtree(run.directory / name, ignore_errors=True)
+    models = () if config.search.keep_models == "all" else (MODEL,)
+    run.files.delete_folders((*TEMPORARY_FOLDERS, *models))
 
 
 def _read(run: PlannedRun, objectives: dict[str, Direction], home: Path) -> SeedRun:
     place = run.directory.relative_to(home).as_posix()
-    metrics = RunFiles(run.directory).read_metrics()
-    if metrics is None:
-        reason = json.loads((run.directory / _FAILED).read_text(encoding="utf-8"))["reason"]
-        return SeedRun(seed=run.seed, directory=place, reason=reason)
+    failure = run.files.read_failure()
+    if failure is not None:
+        return SeedRun(seed=run.seed, directory=place, reason=failure.reason)
+    metrics = run.files.read_metrics() or {}
     _, missing = objective_values(metrics, objectives)
     finite = finite_only(metrics)
     kept = {name: value for name in (*objectives, *_KEPT_COSTS) if (value := finite.get(name)) is not None}

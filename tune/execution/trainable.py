@@ -16,8 +16,8 @@ from ray import tune as ray_tune
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.files import storage_errors
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles, finite_only
 from tune.execution.trial_records import TrialOutcome, TrialSpec
+from tune.rundir.trial_files import TrialFiles
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
@@ -108,7 +108,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             except Timeout:
                 raise RunError(f"Another process still works on {spec.trial_dir}: stop it, then resume") from None
         try:
-            finished = RunFiles(spec.trial_dir).read_metrics()
+            finished = TrialFiles(spec.trial_dir).read_metrics()
             return finished if finished is not None else self._run(spec)
         finally:
             lock.release()
@@ -120,9 +120,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             execute = partial(execute, round_callback=self._early_stopping.callback_for(spec.number))
         metrics = dict(execute(spec.run, self._cluster, spec.trial_dir, self._prepared))
         metrics.setdefault("seconds", time.monotonic() - started)
-        files = RunFiles(spec.trial_dir)
-        if not files.metrics.exists():
-            files.write_report({"metrics": finite_only(metrics)})
+        TrialFiles(spec.trial_dir).write_metrics_if_missing(metrics)
         return metrics
 
 

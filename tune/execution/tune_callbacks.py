@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from ofmu.io.files import write_text
 from tune.execution.trial_source import TrialSource
+from tune.rundir.trial_files import TrialFiles
 
 
 class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
@@ -33,7 +33,7 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
         directory.mkdir(parents=True, exist_ok=True)
         text = _error_text(trial)
         if text:
-            write_text(directory / "error.txt", text)
+            TrialFiles(directory).write_error(text)
         self._source.fail(trial.trial_id, crash_reason(text))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

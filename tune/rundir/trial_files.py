@@ -48,7 +48,7 @@ class TrialFiles(RunFiles):
     def write_metrics_if_missing(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json`` with the metrics, unless the run wrote its own. NaN and infinities become None."""
         if not self.metrics.exists():
-            self.write_report({"metrics": finite_only(metrics)})
+            self.write_report({"metrics": finite_only(plain_numbers(metrics))})
 
     def write_error(self, text: str) -> None:
         """Write the text of the crashes."""
@@ -68,3 +68,8 @@ class TrialFiles(RunFiles):
         """Delete folders of the trial. A folder that cannot be deleted is left."""
         for name in names:
             shutil.rmtree(self.directory / name, ignore_errors=True)
+
+
+def plain_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics with Python's own numbers in place of those of NumPy or torch, which JSON does not have."""
+    return dict(json.loads(json.dumps(dict(metrics), default=float)))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from ofmu.methods.config import MethodConfig
+from ofmu.methods.registry import BUILT_IN, method_class
+from tune.compare.config import CompareConfig
 
 HEAD = """# Configuration
 
@@ -22,24 +26,19 @@ _COLUMNS = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
 
 def page() -> str:
     """Return the page as Markdown."""
-    from ofmu.methods.registry import BUILT_IN, method_class
-    from tune.compare.config import CompareConfig
-
     sections = CompareConfig.model_fields
     parts = [HEAD, "## Top level\n\n" + _table(CompareConfig, "", only_scalars=True)]
     for name, field in sections.items():
         schema = _section(field.annotation)
         if schema is not None and name != "method":
             parts.append(_described(name, schema))
-    parts.append(_methods(BUILT_IN, method_class))
+    parts.append(_methods())
     return "\n".join(parts)
 
 
-def _methods(names: Sequence[str], method_class: Any) -> str:
-    from ofmu.methods.config import MethodConfig
-
+def _methods() -> str:
     text = _described("method", MethodConfig)
-    for name in names:
+    for name in BUILT_IN:
         own = {key: field for key, field in method_class(name).Config.model_fields.items() if key != "name"}
         rows = list(_rows({k: f for k, f in own.items() if k not in MethodConfig.model_fields}, "method."))
         text += f"\n### `method.name: {name}`\n\n" + (_COLUMNS + "".join(rows) if rows else "No settings of its own.\n")

@@ -108,6 +108,39 @@ def test_every_room_is_a_package_with_a_docstring():
     assert silent == []
 
 
+def late_imports(source: str, packages: tuple[str, ...] = PACKAGES) -> list[int]:
+    """Return the lines of imports of our own modules inside functions, without a comment above their block."""
+    lines, found = source.splitlines(), []
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in packages:
+                above = node.lineno - 2
+                while lines[above].strip().startswith(("from ", "import ")):
+                    above -= 1
+                if not lines[above].strip().startswith("#"):
+                    found.append(node.lineno)
+    return found
+
+
+def test_every_late_import_of_our_own_states_its_reason():
+    # commands import late by the rule that the docstring of ofmu.cli states
+    silent = [
+        f"{name}:{line}"
+        for name, path in source_files().items()
+        if not name.startswith("ofmu.cli.")
+        for line in late_imports(path.read_text(encoding="utf-8"))
+    ]
+    assert silent == []
+
+
+def test_a_late_import_is_found_unless_it_states_its_reason():
+    silent = "import os\ndef f():\n    x = 1\n    import re\n    from ofmu import errors\n"
+    assert late_imports(silent) == [5]
+    assert late_imports(silent.replace("x = 1", "# it loads torch")) == []
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [

@@ -73,8 +73,7 @@ def fit_step(
         value = difference(step)
         value_size = size(value)
         change = _change(space, value, last.value, value_size)
-        predicted = truncation * (1 - 1 / shrinkage)
-        noise = math.sqrt(max(0.0, change**2 - predicted**2)) if math.isfinite(predicted) else change
+        noise = _noise(change, truncation * (1 - 1 / shrinkage))
         # The last step's noise is known only now: it is a quarter of the noise at this step.
         last_noise = noise * value_size / (_RATIO * last_size) if last_size else 0.0
         refined = FittedStep(last.step, math.hypot(truncation, last_noise), last.value)
@@ -84,6 +83,15 @@ def fit_step(
         waited = waited + 1 if better is best else 0
         best = better
     return best
+
+
+def _noise(change: float, predicted: float) -> float:
+    """Return the part of a change that the predicted change of the truncation does not explain.
+
+    A change far below the prediction says that the truncation did not follow its power law. Then all of the change may
+    be noise.
+    """
+    return math.sqrt(max(0.0, change**2 - predicted**2)) if change >= predicted / 2 else change
 
 
 def _change(space: VectorSpace, value: Vector, other: Vector, size: float) -> float:

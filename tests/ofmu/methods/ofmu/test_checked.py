@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from analytic import (
     CURVED_F,
@@ -21,9 +22,13 @@ from analytic import (
     paper_config,
     relative_error,
 )
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.errors import DerivativeError
 from ofmu.methods.ofmu.checked import CheckedDerivatives
-from ofmu.methods.ofmu.derivatives import INNER_STEP, OUTER_STEP
+from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.derivatives import INNER_STEP, OUTER_STEP, Derivatives
+from ofmu.testing import tiny_language_task
 
 STIFF_F = AnalyticLoss(lambda x: torch.sin(1e4 * x).sum() / 1e4 + 0.5 * x @ x)
 """Its third derivative is so large that the first step is far too long."""
@@ -126,3 +131,45 @@ def test_exact_products_are_not_checked():
     derivatives, engine = checked(JUMPING_F, RETAIN, derivative="exact")
     derivatives.outer_direction(derivatives.phi_gradient([0], [0]), engine.space.zeros(), 1.0)
     assert derivatives.inner_error is derivatives.outer_error is None
+
+
+def tiny_mixtral(dtype: torch.dtype) -> MixtralForCausalLM:
+    """Build a model whose gradient jumps where a token changes its experts."""
+    config = MixtralConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        attn_implementation="eager",
+        experts_implementation="eager",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MixtralForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3.0)
+    return model.to(dtype)
+
+
+def mixtral_phi_gradient(dtype: torch.dtype, mode: str, *, check: bool) -> torch.Tensor:
+    task = tiny_language_task()
+    engine = TorchEngine(tiny_mixtral(dtype), CostTracker())
+    config = OfmuConfig(derivative=mode, similarity_threshold=-1, forget_margin=None)
+    derivatives: Any = Derivatives(engine, task.loss, task.loss, config)
+    if check:
+        derivatives = CheckedDerivatives(derivatives, config, engine.model.config)
+    phi = derivatives.phi_gradient(task.forget_rows[:6], task.retain_rows[:6])
+    return torch.cat([part.double() for part in phi.gradient])
+
+
+def test_a_step_across_the_jumps_of_expert_routing_is_shortened_until_it_meets_none():
+    exact = mixtral_phi_gradient(torch.float64, "exact", check=False)
+    assert relative_error(mixtral_phi_gradient(torch.float32, "central", check=False), exact) > 0.05
+    assert relative_error(mixtral_phi_gradient(torch.float32, "central", check=True), exact) < 0.01

@@ -22,6 +22,7 @@ from tune.callbacks.prometheus import PrometheusCallback
 from tune.config import SearchConfig, search_config
 from tune.early_stopping.callback import EarlyStopping
 from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
+from tune.execution.synced_executor import SyncedExecutor
 from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
 from tune.preparation import prepare_search, resolve_objectives, write_reference_metrics
@@ -30,7 +31,6 @@ from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
-from tune.rundir.sync import SyncedExecutor
 from tune.session import SearchSession
 
 if TYPE_CHECKING:

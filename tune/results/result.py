@@ -24,6 +24,7 @@ from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.study.baselines import TARGET
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -134,6 +135,14 @@ class SearchResult:
         self.require_front()
         by_number = self.front.sort_values("trial")
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
+
+    @property
+    def forgets_more_than_target(self) -> bool:
+        """Whether some complete trial has a better first objective than the untouched target."""
+        target = self.trials[(self.trials["role"] == TARGET) & (self.trials["state"] == "complete")]
+        if not len(target) or not len(self.front):
+            return len(self.front) > 0
+        return bool(costs_of(self.front, self.config)[:, 0].min() < costs_of(target, self.config)[:, 0].min())
 
     def require_front(self) -> None:
         """Check that at least one trial is complete.

@@ -15,6 +15,7 @@ from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank
+from ofmu.engine.repeatable import check_repeatable
 from ofmu.errors import PrunedError, RunError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
@@ -116,6 +117,7 @@ class _Run:
         # Whatever fails from here on, a warm process must get its process group and its memory back.
         try:
             with self._cost_tracker.phase("start_up"):
+                check_repeatable(engine, task.loss, task.forget_rows)
                 method = build_method(Context(engine, task, config.seed_of_run), config.method)
                 self._write_config(engine)
                 checkpointer = (

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,7 @@ from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
 from ofmu.models.files import check_model_directory
 from ofmu.models.hub import load_failure
+from ofmu.models.randomness import disable_randomness_in_config
 
 
 def load_model(
@@ -43,7 +44,7 @@ def load_model(
     check_model_directory(path)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        _disable_dropout(config)
+        disable_randomness_in_config(config)
         return AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -55,13 +56,6 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(load_failure(path, error)) from error
-
-
-def _disable_dropout(config: Any) -> None:
-    # A finite difference compares two forward passes, so both passes must see the same network.
-    for name, value in vars(config).items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
 
 
 def attention_for(attention: Literal["auto", "sdpa", "eager"], *, double_backward: bool) -> Literal["sdpa", "eager"]:

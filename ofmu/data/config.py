@@ -23,7 +23,8 @@ class ColumnsConfig(Section):
     paraphrased_answer: str = "paraphrased_answer"
     """Column of the answer in other words. The file may lack this column."""
     perturbed_answer: str = "perturbed_answer"
-    """Column of wrong answers: a list of texts, or one text. The file may lack this column."""
+    """Column of wrong answers: a list of texts, or one text. In CSV, the list is written as JSON, Python or NumPy write
+    lists. The file may lack this column."""
 
 
 class GeneratedDataConfig(Section):

@@ -11,10 +11,13 @@ from typing import Any
 from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
+from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError, nearest_name
 
 MAX_EVALUATION_ROWS = 400
 """Upper bound on the rows of an evaluation set from the user's files. TOFU scores as many."""
+
+_IN_SCOPE_TEXTS = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
 
 Record = dict[str, Any]
 """One row of a file, by column."""
@@ -53,8 +56,13 @@ def read_rows(path: str | Path, columns: ColumnsConfig) -> tuple[Row, ...]:
     Raises:
         DataError: the file is missing or malformed, has an unknown format, or lacks a column.
     """
-    records = read_records(Path(path).expanduser())
-    return tuple(row_from_record(record, columns, str(path), number) for number, record in enumerate(records, start=1))
+    file = Path(path).expanduser()
+    rows = []
+    for number, record in enumerate(read_records(file), start=1):
+        if file.suffix.lower() == ".csv":
+            _check_single_texts(record, columns, f"Row {number} of {path}")
+        rows.append(row_from_record(record, columns, str(path), number))
+    return tuple(rows)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -107,11 +115,21 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
     )
 
 
+def _check_single_texts(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> None:
+    """Refuse lists where one text belongs. CSV has no lists, so a list in a cell is a text here."""
+    for name in (columns.question, columns.answer, columns.paraphrased_answer, columns.text, *_IN_SCOPE_TEXTS):
+        value = record.get(name)
+        if value and looks_like_list(value) and parse_text_list(value) is not None:
+            raise DataError(
+                f"{where} has a list in column '{name}', where one text belongs ({value!r:.60}): write one text there, "
+                "or write the rows as JSONL if these characters are the text"
+            )
+
+
 def _in_scope_variants(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of :class:`Row` for the in-scope sets. The columns have the names of the fields."""
     wrong = "translated_perturbed_answers"
-    names = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
-    variants: dict[str, Any] = {name: _text(record[name], name, where) for name in names if record.get(name)}
+    variants: dict[str, Any] = {name: _text(record[name], name, where) for name in _IN_SCOPE_TEXTS if record.get(name)}
     if ("translated_question" in variants) != ("translated_answer" in variants):
         raise DataError(f"{where} has only one of 'translated_question' and 'translated_answer': give both")
     return variants | {wrong: _texts(record.get(wrong), wrong, where)}
@@ -132,15 +150,16 @@ def _non_empty_text(record: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
-    """Return the texts of a cell: a list, the JSON of a list, or one text."""
+    """Return the texts of a cell: a list, a list that was written as text, or one text."""
     if value is None or value == "":
         return ()
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            value = [value]
-    values = [value] if isinstance(value, str) else value
+    values = value
+    if isinstance(value, str):
+        values = parse_text_list(value) if looks_like_list(value) else [value]
+        if values is None:
+            raise DataError(
+                f"{where} has a list in column '{name}' that cannot be read ({value!r:.60}): write a JSON list of texts"
+            )
     if not isinstance(values, list):
         raise DataError(f"{where} has {values!r:.40} in column '{name}': write a list of texts there")
     return tuple(_text(item, name, where) for item in values)

@@ -127,7 +127,11 @@ class DataConfig(Section):
     use_chat_template: bool = True
     """Use the tokenizer's chat template if there is one."""
     max_length: PositiveInt = 512
-    """Upper bound on the tokens of prompt and answer, EOS included. A longer answer is cut. A prompt is never cut."""
+    """Upper bound on the tokens of prompt and answer, EOS included. A longer answer to a question is cut, and a warning
+    says how much. Longer plain text is split. A prompt is never cut."""
+    truncation: bool = False
+    """False: plain text longer than ``max_length`` is split into chunks, and all chunks are trained and scored. True:
+    only the first ``max_length`` tokens are kept, as ``truncation`` of Transformers does."""
 
     @property
     def kind(self) -> TaskKind:

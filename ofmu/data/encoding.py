@@ -48,14 +48,25 @@ def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: Dat
 
     If ``question`` is empty, ``answer`` is plain text. All tokens then are the answer, after BOS, or after the first
     token if the tokenizer has no BOS. An answer that is cut at ``config.max_length`` gets no EOS, since it does not end
-    there.
+    there. :class:`ofmu.data.row_encoder.RowEncoder` splits long plain text in place of cutting it.
+
+    Raises:
+        ConfigError: ``config.prompt_template`` has no ``{question}``.
+        DataError: the answer is empty, or the prompt leaves no room for the answer.
+    """
+    prompt, answer_ids = encode_uncut(tokenizer, question, answer, config)
+    return Example(tuple(prompt + answer_ids[: config.max_length - len(prompt)]), len(prompt))
+
+
+def encode_uncut(tokenizer: Tokenizer, question: str, answer: str, config: DataConfig) -> tuple[list[int], list[int]]:
+    """Return the ids of the prompt, and all ids of the answer with EOS. :func:`encode_example` describes both.
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
         DataError: the answer is empty, or the prompt leaves no room for the answer.
     """
     if not answer.strip():
-        raise DataError(f"The answer to {_describe(question)} is empty: fill it in or remove the row")
+        raise DataError(f"The answer to {describe_question(question)} is empty: fill it in or remove the row")
     if not question:
         prompt, answer_ids = _bos_ids(tokenizer), _plain_ids(tokenizer, answer)
         if not prompt:
@@ -63,13 +74,12 @@ def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: Dat
     else:
         prompt = encode_prompt(tokenizer, question, config)
         answer_ids = _answer_ids(tokenizer, prompt, question, answer, config)
-    room = config.max_length - len(prompt)
-    if room < 1:
+    if len(prompt) >= config.max_length:
         raise DataError(
-            f"The prompt of {_describe(question)} takes {len(prompt)} tokens and leaves no room for an answer within "
-            f"data.max_length {config.max_length}: raise data.max_length or shorten the question"
+            f"The prompt of {describe_question(question)} takes {len(prompt)} tokens and leaves no room for an answer "
+            f"within data.max_length {config.max_length}: raise data.max_length or shorten the question"
         )
-    return Example(tuple(prompt + [*answer_ids, tokenizer.eos_token_id][:room]), len(prompt))
+    return prompt, [*answer_ids, tokenizer.eos_token_id]
 
 
 def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> list[int]:
@@ -150,7 +160,8 @@ def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _describe(question: str) -> str:
+def describe_question(question: str) -> str:
+    """Return words for a row in a message, from its question."""
     if not question:
         return "a plain-text row"
     return f"the question '{question}'" if len(question) <= 60 else f"the question '{question[:57]}...'"

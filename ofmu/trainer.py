@@ -23,7 +23,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, check_output
 from ofmu.task import Task
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
@@ -137,8 +137,9 @@ class _Run:
 
     def _write_config(self, engine: Engine) -> None:
         if engine.rank == 0:
-            self._files.write_config(self._config.model_dump(mode="json"))
+            # The environment shows that the directory is ours, so an interruption must not leave a config without it.
             write_json(self._files.environment, environment() | {"ranks": engine.world_size})
+            self._files.write_config(self._config.model_dump(mode="json"))
 
     def _resume(self, engine: Engine, method: Method[Any], checkpointer: Checkpointer) -> None:
         latest = checkpointer.latest_checkpoint()
@@ -236,8 +237,9 @@ def _complete_run(config: UnlearnConfig, directory: Path) -> UnlearnResult | Non
     """Return the result of a complete run; None for a new run or an interrupted one.
 
     Raises:
-        RunError: the directory holds a run under another config.
+        RunError: the directory holds a run under another config, or files that no run made.
     """
+    check_output(directory)
     files = RunFiles(directory)
     earlier = files.read_config()
     if earlier is not None and earlier != config.model_dump(mode="json"):

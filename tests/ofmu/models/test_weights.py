@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -169,7 +170,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=300, n_positions=16)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
     "experts": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=2)),
-    "bf16": lambda: llama().to(torch.bfloat16),
+    "bf16": lambda: AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), dtype=torch.bfloat16),
 }
 
 

@@ -15,6 +15,8 @@ from ofmu.errors import PruningRecord, RunError
 from ofmu.io.files import write_json, write_text
 
 CONFIG = "config.yaml"
+CONTENT = "content.json"
+"""Hashes of the rows, the models, the reference and the user's modules: see :mod:`ofmu.content`."""
 ENVIRONMENT = "environment.json"
 HISTORY = "history.jsonl"
 METRICS = "metrics.json"
@@ -22,7 +24,7 @@ PRUNED = "pruned.json"
 SCORES = "scores.json"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
-RUN_NAMES = (CONFIG, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS)
+RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS)
 """Everything that a run writes into its directory."""
 
 

@@ -58,9 +58,15 @@ def train(
             from ofmu.preparer import prepare
 
             prepared = prepare(config)
+        # Imported here for the same reason.
+        from ofmu.content import check_content, content_of, read_content, write_content
+
+        content = content_of(config)
+        check_content(files.directory, read_content(files.directory), content)
         if not files.environment.exists():
             # Ray Train's folder is written before the run starts, and this file shows that the folder is ours.
             write_json(files.environment, environment())
+        write_content(files.directory, content)
         return run_trial(config, cluster, Path(output_dir), prepared, callback=callback)
 
 

@@ -19,8 +19,8 @@ from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
-from ofmu.run_config import override
-from ofmu.run_files import CONFIG, ENVIRONMENT, check_output, made_by_ofmu
+from ofmu.run_config import UnlearnConfig, override
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, check_output, made_by_ofmu
 from tune.rundir.search_files import TUNE_STORAGE
 
 
@@ -61,7 +61,7 @@ class LockedDirectory:
         new = cls(Path(path).absolute())
         if made_by_ofmu(new.path) and new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
-        check_output(new.path, (CONFIG, ENVIRONMENT, TUNE_STORAGE, cls.folder_name, *cls.written))
+        check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
 
     @classmethod
@@ -110,6 +110,31 @@ class LockedDirectory:
     def tune_storage(self) -> Path:
         """The folder of Ray Tune's own files. It is deleted at the end of the run."""
         return self.path / TUNE_STORAGE
+
+    def check_content(self, config: UnlearnConfig) -> None:
+        """Check that rows, models, reference and the user's modules are those of the start. A new run passes.
+
+        Raises:
+            RunError: something has changed. Finished and new trials could then not be compared.
+            OfmuError: something cannot be read.
+        """
+        # This import loads torch, which takes seconds.
+        from ofmu.content import check_content, content_of, read_content
+
+        earlier = read_content(self.path)
+        if earlier:
+            check_content(Path(self.display_path), earlier, content_of(config), self.kind)
+
+    def write_content(self, config: UnlearnConfig) -> None:
+        """Store hashes of the content that the run starts from. What is stored already stays.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        # This import loads torch, which takes seconds.
+        from ofmu.content import content_of, read_content, write_content
+
+        write_content(self.path, content_of(config) | read_content(self.path))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

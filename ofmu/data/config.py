@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -126,6 +127,8 @@ class DataConfig(Section):
     """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""
     use_chat_template: bool = True
     """Use the tokenizer's chat template if there is one."""
+    template_date: date = date(2024, 7, 26)
+    """The date that a chat template prints as today's, so that prompts and scores are the same every day."""
     max_length: PositiveInt = 512
     """Upper bound on the tokens of prompt and answer, EOS included. A longer answer to a question is cut, and a warning
     says how much. Longer plain text is split. A prompt is never cut."""

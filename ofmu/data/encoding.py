@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ofmu.data.chat_template import chat_prompt
 from ofmu.data.config import DataConfig
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
@@ -12,9 +13,6 @@ from ofmu.models.hub import hub_reason
 
 Tokenizer = Any
 """A tokenizer of Transformers, whose classes have no usable static type."""
-
-# Some chat templates print today's date unless they get a date. With today's date the scores would change every day.
-_TEMPLATE_DATE = "26 Jul 2024"
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
@@ -52,6 +50,7 @@ def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: Dat
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
+        ModelError: the chat template does not parse, or refuses the question.
         DataError: the answer is empty, or the prompt leaves no room for the answer.
     """
     prompt, answer_ids = encode_uncut(tokenizer, question, answer, config)
@@ -63,6 +62,7 @@ def encode_uncut(tokenizer: Tokenizer, question: str, answer: str, config: DataC
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
+        ModelError: the chat template does not parse, or refuses the question.
         DataError: the answer is empty, or the prompt leaves no room for the answer.
     """
     if not answer.strip():
@@ -87,6 +87,7 @@ def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> li
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
+        ModelError: the chat template does not parse, or refuses the question.
     """
     if not question:
         return _bos_ids(tokenizer)
@@ -126,11 +127,8 @@ def pad_id(tokenizer: Tokenizer) -> int:
 def _start_and_text(tokenizer: Tokenizer, question: str, config: DataConfig) -> tuple[list[int], str]:
     """Return the ids of the special tokens before a prompt, and the text of the prompt."""
     if config.use_chat_template and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": question}]
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
-        )
-        return [], str(text)  # A chat template writes the special tokens as text.
+        # A chat template writes the special tokens as text.
+        return [], chat_prompt(tokenizer, question, config.template_date)
     if "{question}" not in config.prompt_template:
         raise ConfigError("data.prompt_template has no {question}: write {question} where the question belongs")
     return _start_ids(tokenizer), config.prompt_template.replace("{question}", question)

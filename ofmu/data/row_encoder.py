@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_uncut
+from ofmu.data.limits import ModelLimits
 from ofmu.data.rows import Example, Row
 
 
@@ -27,10 +29,15 @@ class RowEncoder:
     Args:
         tokenizer: the model's tokenizer.
         config: the data section.
+        model_config: the model's config, of Transformers.
+
+    Raises:
+        ModelError: the model has no embedding for the padding token, BOS or EOS.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: DataConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, config: DataConfig, model_config: Any) -> None:
         self._tokenizer, self._config = tokenizer, config
+        self._limits = ModelLimits(tokenizer, model_config)
         self._counts: dict[str, _Count] = {}
 
     def encode_rows(self, set_name: str, rows: Iterable[Row]) -> list[Example]:
@@ -52,7 +59,8 @@ class RowEncoder:
 
         Raises:
             ConfigError: ``config.prompt_template`` has no ``{question}``.
-            DataError: the answer is empty, or the prompt leaves no room for the answer.
+            DataError: the answer is empty, the prompt leaves no room for it, or the model has too few positions.
+            ModelError: the model has no embedding for a token, or the chat template refuses the question.
         """
         prompt, ids = encode_uncut(self._tokenizer, question, answer, self._config)
         room = self._config.max_length - len(prompt)
@@ -64,7 +72,10 @@ class RowEncoder:
         self._add(set_name, len(ids) - 1, sum(map(len, chunks)))
         has_bos = prompt[:1] == [self._tokenizer.bos_token_id]
         starts = [prompt, *(prompt if has_bos else chunk[-1:] for chunk in chunks[:-1])]
-        return tuple(Example(tuple(start + chunk), len(start)) for start, chunk in zip(starts, chunks, strict=True))
+        examples = tuple(Example(tuple(start + chunk), len(start)) for start, chunk in zip(starts, chunks, strict=True))
+        for example in examples:
+            self._limits.check(example, f"the {set_name}")
+        return examples
 
     def warn_of_cuts(self) -> None:
         """Warn once of all answers that were cut, with the share of each set's tokens. Say nothing if none was cut."""

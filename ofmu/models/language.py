@@ -63,6 +63,19 @@ def load_model(
     return loaded
 
 
+def load_config(path: str | Path) -> Any:
+    """Return the config, of Transformers, of a model directory or a hub model.
+
+    Raises:
+        ModelError: there is no such model, or its config cannot be read.
+    """
+    directory = local_directory(path)
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(load_failure(path, error)) from error
+
+
 def _disable_dropout(config: Any) -> None:
     # A finite difference compares two forward passes, so both passes must see the same network.
     for name, value in vars(config).items():

@@ -105,7 +105,7 @@ def alignment(
     layers: dict[str, list[float]] = {}
     for name in ALIGNMENT_SETS:
         rows = data.evaluation[name].rows if name in data.evaluation else ()
-        examples = RowEncoder(tokenizer, encoding).encode_rows(name, rows)
+        examples = RowEncoder(tokenizer, encoding, model.config).encode_rows(f"evaluation set {name}", rows)
         states: list[FloatArray] = []
         if examples:
             size = evaluation.batch_size

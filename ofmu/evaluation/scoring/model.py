@@ -74,7 +74,7 @@ def score_model(
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
     sets = _scored_sets(data, evaluation)
-    examples = _examples(tokenizer, sets, encoding)
+    examples = _examples(model, tokenizer, sets, encoding)
     chunks = [(key, chunk) for key, answer_chunks in examples.items() for chunk in answer_chunks]
     attacked = _attacked_answers(sets, evaluation)
     questions = _questions(sets) if evaluation.rouge else {}
@@ -164,9 +164,11 @@ def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dic
     return notes
 
 
-def _examples(tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig) -> dict[_AnswerKey, tuple[Example, ...]]:
+def _examples(
+    model: Any, tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig
+) -> dict[_AnswerKey, tuple[Example, ...]]:
     """Return the chunks of every answer. Only plain text has more than one chunk."""
-    encoder, examples = RowEncoder(tokenizer, encoding), dict[_AnswerKey, tuple[Example, ...]]()
+    encoder, examples = RowEncoder(tokenizer, encoding, model.config), dict[_AnswerKey, tuple[Example, ...]]()
     for set_name, rows in sets.items():
         for index, row in enumerate(rows):
             # Holdout rows have no truth ratio, so only their answers are scored.

@@ -62,10 +62,10 @@ class LanguagePreparation(Preparation):
 
         def build(directory: Path) -> dict[str, float]:
             tokenizer = load_tokenizer(str(base))
-            encoder = RowEncoder(tokenizer, config.data)
+            model: Any = load_model(base, self._attention).to(resolve_device(config.engine))
+            encoder = RowEncoder(tokenizer, config.data, model.config)
             examples = encoder.encode_rows("training rows", rows)
             encoder.warn_of_cuts()
-            model: Any = load_model(base, self._attention).to(resolve_device(config.engine))
             pad_id = tokenizer.pad_token_id
             cost = finetune(
                 model, examples, config.training, seed=config.seed, pad_id=pad_id, callback=self._epoch_callback(part)
@@ -93,7 +93,8 @@ class LanguagePreparation(Preparation):
 
     def _encoding(self) -> dict[str, Any]:
         return self._config.data.model_dump(
-            include={"prompt_template", "use_chat_template", "max_length", "truncation"}
+            mode="json",
+            include={"prompt_template", "use_chat_template", "template_date", "max_length", "truncation"},
         )
 
     def _scoring(self) -> dict[str, Any]:

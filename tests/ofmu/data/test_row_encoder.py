@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from ofmu.data.config import DataConfig
 from ofmu.data.row_encoder import RowEncoder
@@ -39,7 +39,7 @@ def test_every_token_of_plain_text_is_the_answer_of_one_chunk(tokens: int, bos: 
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encoder = RowEncoder(tokenizer, DataConfig(max_length=16))
+        encoder = RowEncoder(tokenizer, DataConfig(max_length=16), LlamaConfig())
         chunks = encoder.encode_rows("forget", [Row(question="", answer=text)])
         encoder.warn_of_cuts()
     assert all(len(chunk.input_ids) <= 16 and chunk.answer_start == 1 for chunk in chunks)
@@ -56,8 +56,8 @@ def test_truncation_keeps_the_head_and_says_the_share() -> None:
     tokenizer = make_tokenizer(bos=True)
     long, short = text_of(60, tokenizer), text_of(10, tokenizer)
     rows = [Row(question="", answer=long), Row(question="", answer=short)]
-    whole = RowEncoder(tokenizer, DataConfig(max_length=16)).encode_rows("forget", rows)
-    encoder = RowEncoder(tokenizer, DataConfig(max_length=16, truncation=True))
+    whole = RowEncoder(tokenizer, DataConfig(max_length=16), LlamaConfig()).encode_rows("forget", rows)
+    encoder = RowEncoder(tokenizer, DataConfig(max_length=16, truncation=True), LlamaConfig())
     assert encoder.encode_rows("forget", rows) == [whole[0], whole[-1]]
     encoder.encode_rows("retain", rows[1:])
     with pytest.warns(UserWarning, match="max_length 16") as caught:
@@ -70,12 +70,12 @@ def test_a_cut_answer_is_warned_of_and_an_answer_without_its_eos_is_not() -> Non
     tokenizer = make_tokenizer(bos=True)
     config = DataConfig(max_length=16, prompt_template="{question}")
     question, answer = text_of(5, tokenizer), text_of(20, tokenizer)
-    encoder = RowEncoder(tokenizer, config)
+    encoder = RowEncoder(tokenizer, config, LlamaConfig())
     (example,) = encoder.encode("forget", question, answer)
     assert len(example.input_ids) == 16
     with pytest.warns(UserWarning, match=r"forget \d\d.\d% of the tokens, in 1 of 1 texts"):
         encoder.warn_of_cuts()
-    exact = RowEncoder(tokenizer, DataConfig(max_length=16, truncation=True))
+    exact = RowEncoder(tokenizer, DataConfig(max_length=16, truncation=True), LlamaConfig())
     exact.encode("forget", "", text_of(15, tokenizer))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -86,5 +86,5 @@ def test_the_tokenizers_own_limit_does_not_cut(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(bos=True)
     tokenizer.model_max_length = 20
     text = text_of(100, tokenizer)
-    chunks = RowEncoder(tokenizer, DataConfig(max_length=16)).encode("forget", "", text)
+    chunks = RowEncoder(tokenizer, DataConfig(max_length=16), LlamaConfig()).encode("forget", "", text)
     assert sum(chunk.answer_length for chunk in chunks) == 101

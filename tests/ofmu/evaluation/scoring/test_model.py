@@ -19,9 +19,10 @@ from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
 from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.scores import AnswerLoss, Scores
+from ofmu.evaluation.scoring.generation import generate_answers
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
-from ofmu.evaluation.scoring.sharding import global_batches
+from ofmu.evaluation.scoring.sharding import Shard, global_batches
 
 SCRIPT = Path(__file__).resolve().parents[3] / "helpers" / "tiny_scoring.py"
 _spec = spec_from_file_location("tiny_scoring", SCRIPT)
@@ -153,6 +154,8 @@ def test_a_prompt_that_fills_all_positions_raises(pair: tuple[Any, Any]) -> None
     model, tokenizer = tiny.make_model()
     model.config.max_position_embeddings = 10
     with pytest.raises(DataError, match="fills all 10 positions"):
+        generate_answers(model, tokenizer, ["Who wrote book 7?"], *tiny.sections(), Shard())
+    with pytest.raises(DataError, match="takes 28 tokens, and the model has 10 positions"):
         score_model(model, tokenizer, tiny.make_data(), *tiny.sections())
 
 

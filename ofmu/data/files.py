@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError, nearest_name
+from ofmu.io.text import HALF_CHARACTER
 
 MAX_EVALUATION_ROWS = 400
 """Upper bound on the rows of an evaluation set from the user's files. TOFU scores as many."""
@@ -170,7 +171,7 @@ def _read_json(path: Path) -> list[Record]:
     if not text.lstrip().startswith("["):
         return _read_json_lines(path)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_unique_names)
     except json.JSONDecodeError as error:
         raise DataError(f"The data file {path} is not valid JSON in line {error.lineno}: {error.msg}") from error
     return [_json_object(item, path, number) for number, item in enumerate(content, start=1)]
@@ -183,7 +184,7 @@ def _read_json_lines(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            records.append(_json_object(json.loads(line), path, number))
+            records.append(_json_object(json.loads(line, object_pairs_hook=_unique_names), path, number))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"Line {number} of {path} is not valid JSON ({error.msg}): write one JSON object per line"
@@ -191,9 +192,32 @@ def _read_json_lines(path: Path) -> list[Record]:
     return records
 
 
+class _RepeatedName(dict[str, Any]):
+    """An object of JSON in which a name stands twice. ``name`` is the first such name."""
+
+    name = ""
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. json itself would keep the last of two values without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        found = _RepeatedName(found)
+        found.name = next(name for name in names if names.count(name) > 1)
+    return found
+
+
 def _json_object(item: Any, path: Path, number: int) -> Record:
     if not isinstance(item, dict):
         raise DataError(f"Row {number} of {path} is {item!r:.40} and no JSON object: write an object with columns")
+    if isinstance(item, _RepeatedName):
+        raise DataError(f"Row {number} of {path} has the column '{item.name}' twice: keep one of them")
+    if half := HALF_CHARACTER.search(json.dumps(item, ensure_ascii=False)):
+        raise DataError(
+            f"Row {number} of {path} has the half character \\u{ord(half[0]):04x}, which no text can hold: write "
+            "both halves of the character, or remove it"
+        )
     return item
 
 
@@ -207,7 +231,16 @@ def _read_csv(path: Path) -> list[Record]:
     except pd.errors.ParserError as error:
         reason = " ".join(str(error).split())
         raise DataError(f"The data file {path} is not valid CSV ({reason}): quote cells that hold commas") from error
+    # pandas renames the second column of a name, so the names are read apart.
+    header = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None, nrows=1)
+    _check_unique_columns([str(name) for name in header.iloc[0]], path)
     return [{str(name): value for name, value in record.items()} for record in frame.to_dict("records")]
+
+
+def _check_unique_columns(names: Sequence[str], path: Path) -> None:
+    repeated = next((name for name in names if name and names.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"The data file {path} has the column '{repeated}' twice: keep one of them")
 
 
 def _read_parquet(path: Path) -> list[Record]:
@@ -215,7 +248,9 @@ def _read_parquet(path: Path) -> list[Record]:
     from pyarrow import parquet
 
     try:
-        records: list[Record] = parquet.read_table(path).to_pylist()
+        table = parquet.read_table(path)
+        _check_unique_columns(table.column_names, path)
+        records: list[Record] = table.to_pylist()
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"The data file {path} is not valid Parquet ({reason}): write it again") from error

@@ -160,6 +160,20 @@ def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_p
         ("rows.jsonl", b'{"question": "a", "answer": " "}', r"Row 1 .* empty 'answer'"),
         ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": [1]}', r"has 1 of type int"),
         ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": 1}', r"a list of texts"),
+        (
+            "rows.jsonl",
+            b'{"question": "a", "answer": "b"}\n{"question": "\\ud83d?", "answer": "b"}',
+            r"Row 2 .* \\ud83d",
+        ),
+        (
+            "rows.jsonl",
+            b'{"question": "a", "answer": "b", "perturbed_answer": ["c\\udc00"]}',
+            r"half character \\udc00",
+        ),
+        ("rows.json", b'[{"text": "a"}, {"text": "b \\ud800"}]', r"Row 2 .* half character \\ud800"),
+        ("rows.jsonl", b'{"question": "a", "answer": "b", "answer": "c"}', r"Row 1 .* has the column 'answer' twice"),
+        ("rows.json", b'[{"text": "a", "text": "b"}]', r"Row 1 .* has the column 'text' twice"),
+        ("rows.csv", b"question,answer,answer\na,b,c\n", r"has the column 'answer' twice: keep one"),
     ],
 )
 def test_an_invalid_file_gets_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
@@ -168,6 +182,11 @@ def test_an_invalid_file_gets_one_sentence(tmp_path: Path, name: str, content: b
     with pytest.raises(DataError, match=sentence) as caught:
         read_rows(path, ColumnsConfig())
     assert "\n" not in str(caught.value)
+
+
+def test_both_halves_of_a_character_are_a_character(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "\\ud83d\\ude42?", "answer": "b"}')
+    assert read_rows(tmp_path / "rows.jsonl", ColumnsConfig())[0].question == "🙂?"
 
 
 def test_a_missing_file_and_a_missing_setting_are_named(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _name(annotation: Any) -> str:
         return f"list of {_name(arguments[0])}"
     if origin is dict:
         return "mapping"
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "date": "date"}.get(
         getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation))
     )
 

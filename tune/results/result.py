@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -61,16 +62,18 @@ class Point:
             )
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise RunError(f"{target} already exists: name a new directory for the exported model")
-        partial = target.with_name(f"{target.name}.partial")
         with storage_errors(target):
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(files.model, partial)
-            for source in (files.metrics, files.config):
-                if source.is_file():
-                    shutil.copy2(source, partial / source.name)
-            if target.exists():
-                target.rmdir()
-            partial.replace(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A new name beside the target, since a folder with any fixed name may be the user's.
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+                partial = Path(folder) / target.name
+                shutil.copytree(files.model, partial)
+                for source in (files.metrics, files.config):
+                    if source.is_file():
+                        shutil.copy2(source, partial / source.name)
+                if target.exists():
+                    target.rmdir()
+                partial.replace(target)
         return target
 
 

@@ -8,7 +8,7 @@ have its rungs nowhere else. A file that is there is continued. The engine is pl
 no value.
 
 Besides the objectives, each line holds all metrics on all rows (``metrics``), the same on the rows that a rung looks
-at (``sketch``), what the round tells of itself (``record``), and the trial's settings.
+at (``approximate``), what the round tells of itself (``record``), and the trial's settings.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
         values = quick.metrics(scores, prepared.reference_scores).values
         return line | {
             "objectives": {name: values.get(name) for name in objectives},
-            "sketch": sketched(scores, prepared.reference_scores),
+            "approximate": approximate_scores(scores, prepared.reference_scores),
             "metrics": values,
         }
 
@@ -81,7 +81,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
     return rows
 
 
-def sketched(scores: Scores, reference: Path) -> dict[str, float | None]:
+def approximate_scores(scores: Scores, reference: Path) -> dict[str, float | None]:
     """Return the metrics of the rows that early stopping scores at a rung."""
     sets = {name: tuple(sorted(rows, key=lambda row: row.row_hash or "")[:ROWS]) for name, rows in scores.sets.items()}
     expected = Scores.load(reference)

@@ -1,4 +1,4 @@
-"""Settings that cannot work together are refused with the mend; settings without effect are named."""
+"""Settings that cannot work together are refused with the fix; settings without effect are named."""
 
 from __future__ import annotations
 

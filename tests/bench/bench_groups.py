@@ -1,9 +1,10 @@
 """What a trial costs beside its own work when it follows another: run ``python tests/bench/bench_groups.py``.
 
 Trials of one outer step run one after the other, in this process (0 workers) and in worker groups of 1 and 2. ``fixed``
-is the trial's time less what its cost tracker counts as work (inner and outer steps, evaluation): reading data and model, the
-engine, saving, one checkpoint, the way to the workers and back. ``CPU`` is what all processes of the trial and of Ray
-computed in that time, work included, so it bounds the fixed share from above however busy the machine is. ``first`` is
+is the trial's time without the seconds that its cost tracker counts as inner steps, outer steps and evaluation. What
+remains is reading data and model, the engine, saving, one checkpoint, and the way to the workers and back. ``CPU`` is
+what all processes of the trial and of Ray computed in that time, so it bounds the fixed share from above on a busy
+machine. ``first`` is
 the trial that starts the group. Columns: seconds; median, least and greatest of the later trials.
 """
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
 from ofmu.io.cache import Cache, cache_root
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from tune.config import SearchConfig
     from tune.rundir.search_dir import RunDirectory
 
+_SIGNIFICANCE = 0.05
+"""p-value above which the KS test does not tell two models apart."""
+_KS_METRICS = frozenset({"ks_statistic", "forget_quality", "log10_forget_quality"})
 _MIN_FORGET_PROBABILITY = 0.3
 """Mean probability of the forget answers (to the power of 1/tokens) below which a target counts as undertrained."""
 
@@ -53,6 +57,7 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
     """
     given = _stored_metrics(config, prepared.target_scores, prepared.reference_scores)
     _warn_if_undertrained(config, given.values.get("forget_probability"))
+    _warn_if_the_target_passes(config, given.values)
     for name in config.objectives:
         if name in COST_METRICS or given.values.get(name) is not None:
             continue
@@ -66,6 +71,19 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
         search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
         config = config.model_copy(update={"search": search})
     return config
+
+
+def _warn_if_the_target_passes(config: SearchConfig, values: Mapping[str, Any]) -> None:
+    """Warn if the KS test cannot tell the untouched target from the retrained model, though it is an objective."""
+    quality, rows = values.get("forget_quality"), values.get("forget_quality_rows")
+    if quality is None or quality <= _SIGNIFICANCE or not _KS_METRICS & set(config.objectives):
+        return
+    warnings.warn(
+        f"the KS test does not tell the untouched target from the retrained model (forget_quality {quality:.2f} on "
+        f"{int(rows or 0)} rows), so ks_statistic and forget_quality say little: forget more rows, raise "
+        "training.epochs, or name extraction_strength in search.objectives",
+        stacklevel=3,
+    )
 
 
 def write_reference_metrics(run: RunDirectory, config: SearchConfig, prepared: Prepared) -> None:

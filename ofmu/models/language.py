@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -144,7 +145,20 @@ def _write(
 ) -> None:
     model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
     tokenizer.save_pretrained(directory)
-    check_saved(model, directory, model.state_dict() if state_dict is None else state_dict)
+    weights = model.state_dict() if state_dict is None else state_dict
+    _store_dtype(directory / "config.json", weights)
+    check_saved(model, directory, weights)
+
+
+def _store_dtype(config: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Store the type of the saved weights. Transformers stores that of the model, which an engine may keep in bf16.
+
+    ``from_pretrained`` loads weights in the stored type, so it would round weights in fp32 to bf16.
+    """
+    content = json.loads(config.read_text(encoding="utf-8"))
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in weights.values() if weight.is_floating_point()}
+    if len(dtypes) == 1 and content.get("dtype") != (dtype := dtypes.pop()):
+        config.write_text(json.dumps(content | {"dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _replace_directory(partial: Path, target: Path) -> None:

@@ -58,8 +58,9 @@ def check_loaded(model: Any, info: Mapping[str, Iterable[Any]], path: str | Path
                 f"The model {path} {problem} weight '{names[0]}'{more}, as its config.json names the architecture "
                 f"{type(model).__name__}: save the model again with its own config"
             )
-    for name, parameter in model.named_parameters():
-        if parameter.numel() and not all(torch.isfinite(bound) for bound in torch.aminmax(parameter.detach())):
+    # The smallest and the largest value are NaN if any value is, and need no copy of the weights.
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, torch.aminmax(weight))):
             raise ModelError(f"The weight '{name}' of the model {path} is NaN or infinite: name another model")
 
 

@@ -185,6 +185,17 @@ def test_a_saved_model_reloads_to_its_logits(tmp_path: Path, name: str, given: b
     assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
+def test_weights_of_a_model_that_an_engine_rounds_are_loaded_without_rounding(tmp_path: Path) -> None:
+    model = llama()
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    ids = torch.tensor([[1, 2, 3, 4]])
+    logits = model.eval()(input_ids=ids).logits
+    folder = save_model(model.to(torch.bfloat16), TOKENIZER, tmp_path / "model", state_dict=weights)
+    loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded(input_ids=ids).logits, logits)
+
+
 @pytest.mark.parametrize("name", ["llama", "experts"])
 def test_a_save_that_loses_something_is_an_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = MODELS[name]()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 from ofmu.errors import ModelError
@@ -94,6 +95,30 @@ def test_a_new_head_keeps_the_other_weights_and_another_number_of_classes_is_an_
     assert torch.equal(first.classifier[1].weight, again.classifier[1].weight)
     stem = "resnet.embedder.embedder.convolution.weight"
     assert torch.equal(first.state_dict()[stem], model.state_dict()[stem])
+
+
+def test_weights_that_are_not_whole_are_an_error_and_only_a_new_head_may_be_missing(tmp_path: Path) -> None:
+    write_model(tiny_classifier(), Normalisation(size=16), tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = load_file(file)
+    stem, statistics = (
+        "resnet.embedder.embedder.convolution.weight",
+        "resnet.embedder.embedder.normalization.running_var",
+    )
+    for name in (stem, statistics):
+        for change, words in (
+            ({}, f"lacks weight '{name}'"),
+            ({name: whole[name][:1].clone()}, f"has another shape for weight '{name}'"),
+            ({name: whole[name] * float("nan")}, f"'{name}' .* is NaN or infinite"),
+        ):
+            save_file({**{key: whole[key] for key in whole if key != name}, **change}, file, metadata={"format": "pt"})
+            for seed in (None, 1):
+                with pytest.raises(ModelError, match=words):
+                    load_classifier(tmp_path, CLASSES, new_head_seed=seed)
+    save_file({key: whole[key] for key in whole if not key.startswith("classifier")}, file, metadata={"format": "pt"})
+    assert load_classifier(tmp_path, CLASSES, new_head_seed=1).classifier[1].weight.isfinite().all()
+    with pytest.raises(ModelError, match="lacks weight 'classifier"):
+        load_classifier(tmp_path, CLASSES)
 
 
 def test_a_language_model_is_no_classifier(tmp_path: Path) -> None:

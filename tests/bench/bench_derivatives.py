@@ -95,7 +95,7 @@ def measure(case: Case, *, penalty: bool) -> None:
         first = found.penalty_product(at)
         print_row(mode, found.inner_step, found.outer_step, error(first, product, product), "", "")
         before = costs.gradient_evaluations
-        fitted, estimate = found.fit_outer_step(at, first)
+        fitted, estimate = found.fit_outer_step(at, first, found.space.norm)
         cells = found.inner_step, found.outer_step, error(fitted, product, product), estimate
         print_row(f"{mode}, fitted", *cells, costs.gradient_evaluations - before)
 

@@ -86,17 +86,17 @@ class CheckedDerivatives(Generic[RowT]):
         Raises:
             DerivativeError: the estimated error of the direction is above :data:`LARGEST_ERROR`.
         """
-        product = self._derivatives.penalty_product(phi)
-        space, error = self._derivatives.space, 0.0
-        checked = self._outer_due and phi.norm > 0
-        if checked:
+        product, space = self._derivatives.penalty_product(phi), self._derivatives.space
+        if self._outer_due and phi.norm > 0:
             self._outer_due = False
-            product, error = self._derivatives.fit_outer_step(phi, product)
-        space.add(direction, product, weight)
-        if checked:
-            norm = space.norm(direction)
-            self.outer_error = error * weight * space.norm(product) / norm if norm else 0.0
+
+            def size(product: Vector) -> float:
+                # A small penalty weight makes an error of the product harmless.
+                return space.norm(space.combine((1.0, direction), (weight, product))) / weight
+
+            product, self.outer_error = self._derivatives.fit_outer_step(phi, product, size)
             self._judge(self.outer_error, "the outer direction", "outer_derivative", "set method.penalty_weight to 0")
+        space.add(direction, product, weight)
         return direction
 
     def _judge(self, error: float, name: str, setting: str, other: str) -> None:

@@ -48,7 +48,7 @@ OUTER_STEP = 3e-4
 INNER_TOLERANCE = {"central": 1e-3, "forward": 1e-2}
 """Estimated relative error of ∇S at which a fit ends."""
 OUTER_TOLERANCE = 1e-2
-"""Estimated relative error of ∇²Φ·∇Φ at which a fit ends."""
+"""Estimated error, from ∇²Φ·∇Φ, of the outer direction at which a fit ends."""
 _ORDER = {"central": 2, "forward": 1}
 
 
@@ -211,24 +211,25 @@ class Derivatives(Generic[RowT]):
         norm = space.norm(fitted.value)
         return replace(phi, gradient=fitted.value, norm=norm), fitted.error * size(fitted.value) / norm
 
-    def fit_outer_step(self, phi: PhiGradient[RowT], product: Vector) -> tuple[Vector, float]:
+    def fit_outer_step(
+        self, phi: PhiGradient[RowT], product: Vector, size: Callable[[Vector], float]
+    ) -> tuple[Vector, float]:
         """Fit the step of the difference in ∇²Φ·∇Φ.
 
         Args:
             phi: ∇Φ at the point.
             product: :meth:`penalty_product` at the present step.
+            size: returns, for a product, the norm to which the error is relative.
 
         Returns:
-            The product at the fitted step, and its estimated relative error.
+            The product at the fitted step, and its estimated error relative to ``size``.
         """
 
         def product_at(step: float) -> Vector:
             self.outer_step = step
             return self.penalty_product(phi)
 
-        fitted = fit_step(
-            self.space, product_at, self.space.norm, self.outer_step, product, order=2, tolerance=OUTER_TOLERANCE
-        )
+        fitted = fit_step(self.space, product_at, size, self.outer_step, product, order=2, tolerance=OUTER_TOLERANCE)
         self.outer_step = fitted.step
         return fitted.value, fitted.error
 

@@ -19,7 +19,8 @@ from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.preparer import prepare
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
-from trajectory import VOCABULARY, tiny_llama
+from ofmu.testing import tiny_llama
+from ofmu.testing.language import VOCABULARY
 
 LORA = AdapterConfig(kind="lora", rank=3, alpha=6.0)
 IDS = torch.arange(3, 23).view(2, 10)

@@ -32,6 +32,10 @@ class NonFiniteLossError(OfmuError):
     """A loss or a gradient became NaN or infinite during a run."""
 
 
+class DerivativeError(OfmuError):
+    """A finite difference is too inaccurate on this model."""
+
+
 class StorageError(OfmuError):
     """A write failed, such as on a full disk or in a read-only directory."""
 

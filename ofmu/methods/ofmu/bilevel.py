@@ -20,6 +20,7 @@ from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
+from ofmu.methods.ofmu.checked import CheckedDerivatives
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import Derivatives, PhiGradient
 from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
@@ -32,23 +33,26 @@ RowT = TypeVar("RowT")
 
 @dataclass(frozen=True, kw_only=True)
 class OuterRecord:
-    """What one outer step computed at its point. The point lies behind the inner loop and before the outer update."""
+    """What one outer step computed at its point. The point lies behind the inner loop and before the outer update.
+
+    Fields that are None were not computed, since the outer step did not need them: see ``diagnostics_every``.
+    """
 
     outer_step: int
     """k + 1"""
-    forget_loss: float
+    forget_loss: float | None
     """L_f, clamped if ``forget_margin`` is set."""
     retain_loss: float
     """L_r"""
     unforgotten_weight: float | None
     """See :func:`ofmu.methods.ofmu.loss.unforgotten_weight`. None without a ``forget_margin``."""
-    similarity: float
+    similarity: float | None
     """S"""
-    hinge_open: bool
+    hinge_open: bool | None
     """Whether g_f was decorrelated from g_r."""
-    phi_norm: float
+    phi_norm: float | None
     """‖∇Φ‖, the stationarity residual. With the decorrelation ``projection``: ‖p‖."""
-    forget_gradient_norm: float
+    forget_gradient_norm: float | None
     """‖g_f‖"""
     retain_gradient_norm: float
     """‖g_r‖"""
@@ -56,8 +60,11 @@ class OuterRecord:
     """‖g_r + 2ρ∇²Φ∇Φ‖ before clipping."""
     penalty_weight: float
     """ρ_k"""
-    step_check: float | None
-    """Relative change of ∇S when the finite-difference step doubles. None: there was no check at this step."""
+    inner_derivative_error: float | None
+    """Estimated error of the last checked ∇Φ, relative to ‖∇Φ‖. None: there was no check since the last outer step."""
+    outer_derivative_error: float | None
+    """Estimated error of the outer direction from its product ∇²Φ·∇Φ, relative to the direction's norm. None: there was
+    no check."""
 
 
 @register("ofmu")
@@ -103,7 +110,8 @@ class OFMU(Method[RowT]):
         forget_loss: Loss[RowT] = task.loss
         if config.forget_margin is not None:
             forget_loss = ClampedLoss(task.loss, config.forget_margin, config.forget_sharpness)
-        self._derivatives = Derivatives(engine, forget_loss, task.loss, config)
+        derivatives = Derivatives(engine, forget_loss, task.loss, config)
+        self._derivatives = CheckedDerivatives(derivatives, config, getattr(engine.model, "config", None))
         self._forget_sampler = MinibatchSampler(task.forget_rows, config.batch_size, context.seed, "forget")
         self._retain_sampler = MinibatchSampler(task.retain_rows, config.batch_size, context.seed, "retain")
         self._inner_optimizer = ShardOptimizer(self._space, config.inner_update, config.inner_lr, ascend=True)
@@ -129,9 +137,11 @@ class OFMU(Method[RowT]):
 
         Raises:
             NonFiniteLossError: a loss or the norm of a gradient is NaN or infinite. The message names the outer step.
+            DerivativeError: the estimated error of a direction is too large.
         """
         config, costs = self._config, self._engine.cost_tracker
         while self._outer_steps < config.outer_steps and not self.stationary:
+            self._derivatives.begin_outer_step(self._outer_steps)
             try:
                 with costs.phase("inner"):
                     for _ in range(config.inner_steps):
@@ -143,48 +153,65 @@ class OFMU(Method[RowT]):
                     f"Outer step {self._outer_steps + 1} of {config.outer_steps} failed because {error}: "
                     "lower method.inner_lr, outer_lr, inner_steps or penalty_weight"
                 ) from error
-            self.stationary = record.phi_norm <= config.stationarity_tolerance
+            self.stationary = record.phi_norm is not None and record.phi_norm <= config.stationarity_tolerance
             yield record
         self._warn_if_never_decorrelated()
 
     def _inner_step(self) -> None:
         """θ ← θ + η_in ∇Φ(θ), on fresh minibatches."""
-        phi = self._draw_phi_gradient()
-        self._inner_optimizer.lr = self._inner_lr(phi)
-        self._inner_optimizer.step(phi.gradient, phi.norm)
+        ascent = self._derivatives.ascent(self._forget_sampler.draw(), self._retain_sampler.draw())
+        self._hinge_was_open |= ascent.hinge_open
+        self._inner_optimizer.lr = self._inner_lr(ascent.forget_loss)
+        self._inner_optimizer.step(ascent.gradient, ascent.norm)
 
-    def _inner_lr(self, phi: PhiGradient[RowT]) -> float:
+    def _inner_lr(self, forget_loss: float) -> float:
         """Return η_in, which is multiplied by the unforgotten weight for ``normalized`` and ``adamw``.
 
         The clamp of L_f shortens ∇Φ as the rows are forgotten. These two rules do not depend on the length of ∇Φ, so
         their rate must shrink instead.
         """
-        weight = self._unforgotten_weight(phi)
+        weight = self._unforgotten_weight(forget_loss)
         if weight is None or self._config.inner_update == "sgd":
             return self._config.inner_lr
         return self._config.inner_lr * weight
 
     def _outer_step(self) -> OuterRecord:
         """θ ← θ − η_out (g_r + 2ρ_k ∇²Φ(θ)·∇Φ(θ)), on fresh minibatches, from where the inner loop ended."""
-        phi = self._draw_phi_gradient()
-        step_check = self._step_check(phi)
-        direction, norm = self._outer_direction(phi)
+        forget_rows, retain_rows = self._forget_sampler.draw(), self._retain_sampler.draw()
+        phi: PhiGradient[RowT] | None = None
+        if self._needs_phi():
+            phi = self._derivatives.phi_gradient(forget_rows, retain_rows)
+            self._hinge_was_open |= phi.hinge_open
+            retain_loss, (direction, norm) = phi.point.retain_loss, self._outer_direction(phi)
+            retain_norm = phi.point.similarity.retain_norm
+        else:
+            retain_loss, direction = self._derivatives.retain_gradient(retain_rows)
+            norm = retain_norm = self._finite_norm(direction)
         self._outer_optimizer.step(self._clipped(direction, norm))
         self._outer_steps += 1
-        record = self._record(phi, norm, step_check)
+        record = self._record(phi, retain_loss, retain_norm, norm)
         self._increase_penalty()
         return record
+
+    def _needs_phi(self) -> bool:
+        """Whether this outer step computes ∇Φ: for the penalty, for the test of stationarity, or for the record."""
+        config, done = self._config, self._outer_steps
+        is_recorded = done % config.diagnostics_every == 0 or done + 1 == config.outer_steps
+        return self._penalty_weight > 0 or config.stationarity_tolerance > 0 or is_recorded
 
     def _outer_direction(self, phi: PhiGradient[RowT]) -> tuple[Vector, float]:
         """Return g_r + 2ρ_k ∇²Φ·∇Φ and its norm. The direction overwrites g_r in ``phi``, to save a vector."""
         direction, rho = phi.point.retain_gradient, self._penalty_weight
         if rho == 0:
             return direction, phi.point.similarity.retain_norm
-        self._space.add(direction, self._derivatives.penalty_product(phi), 2 * rho)
+        self._derivatives.outer_direction(phi, direction, 2 * rho)
+        return direction, self._finite_norm(direction)
+
+    def _finite_norm(self, direction: Vector) -> float:
         norm = self._space.norm(direction)
         if not math.isfinite(norm):
             raise NonFiniteLossError(f"the norm of the outer direction became {norm}")
-        return direction, norm
+        return norm
 
     def _clipped(self, direction: Vector, norm: float) -> Vector:
         limit = self._config.max_grad_norm
@@ -198,38 +225,29 @@ class OFMU(Method[RowT]):
         cap = self._config.penalty_max
         self._penalty_weight = increased if cap is None else min(increased, cap)
 
-    def _draw_phi_gradient(self) -> PhiGradient[RowT]:
-        """Return ∇Φ on fresh minibatches of D_f and D_r."""
-        phi = self._derivatives.phi_gradient(self._forget_sampler.draw(), self._retain_sampler.draw())
-        self._hinge_was_open |= phi.hinge_open
-        return phi
-
-    def _step_check(self, phi: PhiGradient[RowT]) -> float | None:
-        every = self._config.derivative_check_every
-        due = every > 0 and (self._outer_steps + 1) % every == 0
-        return self._derivatives.step_check(phi) if due else None
-
-    def _unforgotten_weight(self, phi: PhiGradient[RowT]) -> float | None:
+    def _unforgotten_weight(self, forget_loss: float) -> float | None:
         margin = self._config.forget_margin
         if margin is None:
             return None
-        return unforgotten_weight(phi.point.forget_loss, margin, self._config.forget_sharpness)
+        return unforgotten_weight(forget_loss, margin, self._config.forget_sharpness)
 
-    def _record(self, phi: PhiGradient[RowT], outer_norm: float, step_check: float | None) -> OuterRecord:
-        point = phi.point
+    def _record(
+        self, phi: PhiGradient[RowT] | None, retain_loss: float, retain_norm: float, outer_norm: float
+    ) -> OuterRecord:
         return OuterRecord(
             outer_step=self._outer_steps,
-            forget_loss=point.forget_loss,
-            retain_loss=point.retain_loss,
-            unforgotten_weight=self._unforgotten_weight(phi),
-            similarity=point.similarity.value,
-            hinge_open=phi.hinge_open,
-            phi_norm=phi.norm,
-            forget_gradient_norm=point.similarity.forget_norm,
-            retain_gradient_norm=point.similarity.retain_norm,
+            forget_loss=phi.point.forget_loss if phi else None,
+            retain_loss=retain_loss,
+            unforgotten_weight=self._unforgotten_weight(phi.point.forget_loss) if phi else None,
+            similarity=phi.point.similarity.value if phi else None,
+            hinge_open=phi.hinge_open if phi else None,
+            phi_norm=phi.norm if phi else None,
+            forget_gradient_norm=phi.point.similarity.forget_norm if phi else None,
+            retain_gradient_norm=retain_norm,
             outer_norm=outer_norm,
             penalty_weight=self._penalty_weight,
-            step_check=step_check,
+            inner_derivative_error=self._derivatives.inner_error,
+            outer_derivative_error=self._derivatives.outer_error,
         )
 
     def _warn_if_never_decorrelated(self) -> None:
@@ -249,6 +267,7 @@ class OFMU(Method[RowT]):
             "penalty_weight": self._penalty_weight,
             "stationary": self.stationary,
             "hinge_was_open": self._hinge_was_open,
+            "derivatives": self._derivatives.state(),
             "forget_position": self._forget_sampler.position,
             "retain_position": self._retain_sampler.position,
             "inner_optimizer_steps": self._inner_optimizer.steps,
@@ -273,6 +292,7 @@ class OFMU(Method[RowT]):
         self._penalty_weight = float(state["penalty_weight"])
         self.stationary = bool(state["stationary"])
         self._hinge_was_open = bool(state["hinge_was_open"])
+        self._derivatives.restore(state["derivatives"])
         self._forget_sampler.position = int(state["forget_position"])
         self._retain_sampler.position = int(state["retain_position"])
 

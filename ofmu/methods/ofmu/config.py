@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ofmu.engine.config import EngineConfig
 from ofmu.methods.config import MethodConfig
 
@@ -62,9 +62,12 @@ class OfmuConfig(MethodConfig):
     """How ∇²Φ·∇Φ is computed. None: ``exact`` if ``derivative`` is ``exact``, else a central difference of ∇Φ."""
     stationarity_tolerance: NonNegativeFloat = 0.0
     """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run stops early only if ∇Φ vanishes."""
-    derivative_check_every: NonNegativeInt = 0
-    """Outer steps between two checks of the difference step. A check logs the relative change of ∇S when the step
-    doubles. 0: no checks."""
+    diagnostics_every: PositiveInt = 10
+    """Outer steps between two records of L_f, S and ‖∇Φ‖ where the outer step needs g_r alone: with a
+    ``penalty_weight`` and a ``stationarity_tolerance`` of 0. The first and the last outer step always have them."""
+    derivative_check_every: NonNegativeInt = 20
+    """Outer steps between two checks of the finite differences. A check estimates their error, and shortens their step
+    if the error is large. The first difference is always checked. 0: no further check."""
 
     @property
     def decorrelates(self) -> bool:
@@ -131,9 +134,7 @@ class OfmuConfig(MethodConfig):
             notes.append("method.outer_derivative has no effect: method.penalty_weight is 0")
         if self.outer_update == "sgd" and self.weight_decay > 0:
             notes.append("method.weight_decay has no effect: the outer update 'sgd' has no weight decay")
-        if self.derivative_check_every and self.decorrelation != "cosine":
-            notes.append("method.derivative_check_every has no effect: the check is of ∇S, which is not computed")
-        elif self.derivative_check_every and (not self.uses_hvp or self.derivative == "exact"):
+        if self._is_changed("derivative_check_every") and (not self.uses_hvp or self.hvp_modes == {"exact"}):
             notes.append("method.derivative_check_every has no effect: no finite difference is computed")
         return notes
 

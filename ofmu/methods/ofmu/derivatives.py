@@ -20,14 +20,15 @@ With Φ = L_f − β·max(0, S − τ), S = cos(g_f, g_r), and H the Hessian of 
 constant.
 
 A finite difference along u displaces the parameters by ε·u with ε = c·‖θ‖/‖u‖. The displacement has the length c·‖θ‖.
-The constants c were measured on Llama models in fp32. They also serve float64.
+The first c were measured on small Llama models in fp32. :meth:`Derivatives.fit_inner_step` and
+:meth:`Derivatives.fit_outer_step` estimate the error and shorten c where a model needs it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ofmu.engine.base import Engine
@@ -35,14 +36,20 @@ from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.similarity import Coefficients2, Similarity
+from ofmu.methods.ofmu.step_size import fit_step
 from ofmu.vectors.base import Vector
 
 RowT = TypeVar("RowT")
 
-INNER_STEP = {"central": 1e-4, "forward": 3e-5}
-"""c of the Hessian-vector products inside ∇Φ."""
+INNER_STEP = {"central": 1e-4, "forward": 3e-5, "exact": 0.0}
+"""c of the Hessian-vector products inside ∇Φ, before a fit."""
 OUTER_STEP = 3e-4
-"""c of the central difference of ∇Φ."""
+"""c of the central difference of ∇Φ, before a fit."""
+INNER_TOLERANCE = {"central": 1e-3, "forward": 1e-2}
+"""Estimated relative error of ∇S at which a fit ends."""
+OUTER_TOLERANCE = 1e-2
+"""Estimated relative error of ∇²Φ·∇Φ at which a fit ends."""
+_ORDER = {"central": 2, "forward": 1}
 
 
 @dataclass
@@ -76,6 +83,16 @@ class PhiGradient(Generic[RowT]):
 
 
 @dataclass
+class Ascent:
+    """What an ascent step uses: L_f, ∇Φ and ‖∇Φ‖."""
+
+    forget_loss: float
+    gradient: Vector
+    norm: float
+    hinge_open: bool
+
+
+@dataclass
 class _SimilarityTerm(Generic[RowT]):
     """One of the two products in ∇S: H_f a, or H_r b."""
 
@@ -103,8 +120,12 @@ class Derivatives(Generic[RowT]):
     """
 
     def __init__(self, engine: Engine, forget_loss: Loss[RowT], retain_loss: Loss[RowT], config: OfmuConfig) -> None:
-        self._engine, self._space, self._config = engine, engine.space, config
+        self._engine, self.space, self._config = engine, engine.space, config
         self._forget_loss, self._retain_loss = forget_loss, retain_loss
+        self.inner_step = INNER_STEP[config.derivative]
+        """c of the differences inside ∇Φ."""
+        self.outer_step = OUTER_STEP
+        """c of the difference of ∇Φ."""
 
     def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
         """Return ∇Φ = g_f − β·1[S > τ]·(H_f a + H_r b), or p = g_f − 1[S > τ]·c·g_r.
@@ -120,6 +141,26 @@ class Derivatives(Generic[RowT]):
         exceeds = self._config.decorrelates and point.similarity.value > self._config.similarity_threshold
         return self._phi_gradient_at(point, exceeds=exceeds, weight=self._beta(point.similarity))
 
+    def forget_ascent(self, forget_rows: Sequence[RowT]) -> Ascent:
+        """Return ∇Φ = ∇L_f for a config that does not decorrelate. g_r is not computed.
+
+        Raises:
+            NonFiniteLossError: L_f or ‖∇L_f‖ is NaN or infinite.
+        """
+        loss, gradient = self._engine.gradient(self._forget_loss, forget_rows)
+        norm = self.space.norm(gradient)
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(f"the norm of the inner gradient became {norm}")
+        return Ascent(loss, gradient, norm, hinge_open=False)
+
+    def retain_gradient(self, retain_rows: Sequence[RowT]) -> tuple[float, Vector]:
+        """Return L_r and g_r.
+
+        Raises:
+            NonFiniteLossError: L_r is NaN or infinite.
+        """
+        return self._engine.gradient(self._retain_loss, retain_rows)
+
     def penalty_product(self, phi: PhiGradient[RowT]) -> Vector:
         """Return ∇(‖∇Φ‖²)/2 = ∇²Φ·∇Φ on the minibatches, the hinge state and the β of ``phi``.
 
@@ -127,7 +168,7 @@ class Derivatives(Generic[RowT]):
         """
         config, point = self._config, phi.point
         if phi.norm == 0:
-            return self._space.zeros()
+            return self.space.zeros()
         if not phi.hinge_open or config.decorrelation == "projection":
             terms = [(self._forget_loss, point.forget_rows, 1.0)]
             if phi.hinge_open:
@@ -138,34 +179,64 @@ class Derivatives(Generic[RowT]):
 
         def add_phi_gradient(into: Vector, scale: float) -> None:
             displaced = self._point(point.forget_rows, point.retain_rows)
-            self._space.add(into, self._phi_gradient_at(displaced, exceeds=True, weight=phi.weight).gradient, scale)
+            self.space.add(into, self._phi_gradient_at(displaced, exceeds=True, weight=phi.weight).gradient, scale)
 
         return self._central_difference(phi, add_phi_gradient)
 
-    def step_check(self, phi: PhiGradient[RowT]) -> float | None:
-        """Return the relative change of ∇S when the finite-difference step c doubles.
-
-        A value far above 1e-2 shows that finite differences do not suit the model or the precision.
+    def fit_inner_step(self, phi: PhiGradient[RowT]) -> tuple[PhiGradient[RowT], float]:
+        """Fit the step of the differences in ∇S at the point of ``phi``, whose hinge must be open.
 
         Returns:
-            None if ∇S is not computed by finite differences: ``projection``, ``none``, exact products, or a vanishing
-            gradient.
+            ∇Φ at the fitted step, and the estimated error of ∇Φ relative to ‖∇Φ‖.
         """
-        config, space, point = self._config, self._space, phi.point
-        if config.decorrelation != "cosine" or config.derivative == "exact" or not point.similarity.is_defined:
-            return None
-        single, doubled = space.zeros(), space.zeros()
-        self._add_similarity_gradient(single, 1.0, point)
-        self._add_similarity_gradient(doubled, 1.0, point, step_factor=2.0)
-        space.add(doubled, single, -1.0)
-        norm = space.norm(single)
-        return space.norm(doubled) / norm if norm else 0.0
+        space, point, mode = self.space, phi.point, self._config.derivative
+
+        def phi_gradient_at(step: float) -> Vector:
+            self.inner_step = step
+            return self._decorrelated(point, phi.weight)
+
+        def size(gradient: Vector) -> float:
+            return space.norm(space.combine((1.0, gradient), (-1.0, point.forget_gradient)))
+
+        fitted = fit_step(
+            space,
+            phi_gradient_at,
+            size,
+            self.inner_step,
+            phi.gradient,
+            order=_ORDER[mode],
+            tolerance=INNER_TOLERANCE[mode],
+        )
+        self.inner_step = fitted.step
+        norm = space.norm(fitted.value)
+        return replace(phi, gradient=fitted.value, norm=norm), fitted.error * size(fitted.value) / norm
+
+    def fit_outer_step(self, phi: PhiGradient[RowT], product: Vector) -> tuple[Vector, float]:
+        """Fit the step of the difference in ∇²Φ·∇Φ.
+
+        Args:
+            phi: ∇Φ at the point.
+            product: :meth:`penalty_product` at the present step.
+
+        Returns:
+            The product at the fitted step, and its estimated relative error.
+        """
+
+        def product_at(step: float) -> Vector:
+            self.outer_step = step
+            return self.penalty_product(phi)
+
+        fitted = fit_step(
+            self.space, product_at, self.space.norm, self.outer_step, product, order=2, tolerance=OUTER_TOLERANCE
+        )
+        self.outer_step = fitted.step
+        return fitted.value, fitted.error
 
     def _point(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> Point[RowT]:
         """Return L_f, L_r, g_f, g_r and S at the current parameters."""
         forget_loss, g_f = self._engine.gradient(self._forget_loss, forget_rows)
         retain_loss, g_r = self._engine.gradient(self._retain_loss, retain_rows)
-        ff, rr, fr = self._space.dots((g_f, g_f), (g_r, g_r), (g_f, g_r))
+        ff, rr, fr = self.space.dots((g_f, g_f), (g_r, g_r), (g_f, g_r))
         similarity = Similarity.from_dot(math.sqrt(ff), math.sqrt(rr), fr)
         return Point(forget_rows, retain_rows, forget_loss, retain_loss, g_f, g_r, similarity)
 
@@ -179,7 +250,7 @@ class Derivatives(Generic[RowT]):
         hinge_open = exceeds and point.similarity.is_defined
         if hinge_open:
             gradient = self._decorrelated(point, weight)
-            norm = self._space.norm(gradient)
+            norm = self.space.norm(gradient)
         else:
             gradient, norm = point.forget_gradient, point.similarity.forget_norm
         if not math.isfinite(norm):
@@ -188,17 +259,15 @@ class Derivatives(Generic[RowT]):
 
     def _decorrelated(self, point: Point[RowT], weight: float) -> Vector:
         """Return g_f − β·∇S, or g_f − c·g_r."""
-        gradient = self._space.combine((1.0, point.forget_gradient))
+        gradient = self.space.combine((1.0, point.forget_gradient))
         if self._config.decorrelation == "projection":
-            self._space.add(gradient, point.retain_gradient, -point.similarity.projection_coefficient)
+            self.space.add(gradient, point.retain_gradient, -point.similarity.projection_coefficient)
         else:
             self._add_similarity_gradient(gradient, -weight, point)
         return gradient
 
-    def _add_similarity_gradient(
-        self, into: Vector, scale: float, point: Point[RowT], *, step_factor: float = 1.0
-    ) -> None:
-        """Add ``scale``·∇S = ``scale``·(H_f a + H_r b) to ``into``. ``step_factor`` multiplies c."""
+    def _add_similarity_gradient(self, into: Vector, scale: float, point: Point[RowT]) -> None:
+        """Add ``scale``·∇S = ``scale``·(H_f a + H_r b) to ``into``."""
         mode, s = self._config.derivative, point.similarity
         terms = (
             _SimilarityTerm(self._forget_loss, point.forget_rows, point.forget_gradient, s.a, s.a_norm),
@@ -208,8 +277,8 @@ class Derivatives(Generic[RowT]):
             for term in terms:
                 self._engine.hvp(term.loss, term.rows, self._direction(term, point), into=into, scale=scale)
             return
-        with self._space.preserving_parameters() as origin:
-            displacement = INNER_STEP[mode] * step_factor * self._space.norm(origin)
+        with self.space.preserving_parameters() as origin:
+            displacement = self.inner_step * self.space.norm(origin)
             for term in terms:
                 if term.norm > 0:
                     self._add_difference(into, scale, term, point, origin, displacement / term.norm)
@@ -218,7 +287,7 @@ class Derivatives(Generic[RowT]):
         self, into: Vector, scale: float, term: _SimilarityTerm[RowT], point: Point[RowT], origin: Vector, step: float
     ) -> None:
         """Add ``scale``·H·u, by [g(θ + εu) − g(θ − εu)]/2ε (central) or [g(θ + εu) − g(θ)]/ε (forward)."""
-        space, engine, direction = self._space, self._engine, self._direction(term, point)
+        space, engine, direction = self.space, self._engine, self._direction(term, point)
         space.set_offset(origin, direction, step)
         if self._config.derivative == "central":
             engine.gradient(term.loss, term.rows, into=into, scale=scale / (2 * step))
@@ -230,7 +299,7 @@ class Derivatives(Generic[RowT]):
 
     def _direction(self, term: _SimilarityTerm[RowT], point: Point[RowT]) -> Vector:
         """Return a or b. Callers drop the result early, so only one of these vectors is in memory at a time."""
-        return self._space.combine(*zip(term.coefficients, (point.forget_gradient, point.retain_gradient), strict=True))
+        return self.space.combine(*zip(term.coefficients, (point.forget_gradient, point.retain_gradient), strict=True))
 
     def _sum_of_hessian_products(
         self, phi: PhiGradient[RowT], terms: Sequence[tuple[Loss[RowT], Sequence[RowT], float]]
@@ -238,7 +307,7 @@ class Derivatives(Generic[RowT]):
         """Return Σ weight·H·∇Φ over terms of (loss, rows, weight)."""
         engine = self._engine
         if self._config.outer_hvp_mode == "exact":
-            product = self._space.zeros()
+            product = self.space.zeros()
             for loss, rows, weight in terms:
                 engine.hvp(loss, rows, phi.gradient, into=product, scale=weight)
             return product
@@ -251,9 +320,9 @@ class Derivatives(Generic[RowT]):
 
     def _central_difference(self, phi: PhiGradient[RowT], add: Callable[[Vector, float], None]) -> Vector:
         """Return [f(θ + ε∇Φ) − f(θ − ε∇Φ)]/2ε. ``add(into, scale)`` adds ``scale``·f at the current parameters."""
-        space, difference = self._space, self._space.zeros()
+        space, difference = self.space, self.space.zeros()
         with space.preserving_parameters() as origin:
-            step = OUTER_STEP * space.norm(origin) / phi.norm
+            step = self.outer_step * space.norm(origin) / phi.norm
             for sign in (1.0, -1.0):
                 space.set_offset(origin, phi.gradient, sign * step)
                 add(difference, sign / (2 * step))
@@ -265,7 +334,7 @@ class Derivatives(Generic[RowT]):
         ȧ and ḃ are the derivatives of a and b along v. They follow from ġ_f = H_f v and ġ_r = H_r v. Every term is an
         average over ranks of local terms. S is no such average, so S itself cannot be differentiated on each rank.
         """
-        engine, space, point, v = self._engine, self._space, phi.point, phi.gradient
+        engine, space, point, v = self._engine, self.space, phi.point, phi.gradient
         g_f, g_r, similarity = point.forget_gradient, point.retain_gradient, point.similarity
         product = engine.hvp(self._forget_loss, point.forget_rows, v)
         g_f_rate = space.combine((1.0, product))

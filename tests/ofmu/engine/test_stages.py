@@ -13,7 +13,8 @@ from ofmu.engine.config import EngineConfig
 from ofmu.testing import RunOutcome, RunSpec, run, run_on_ranks
 
 COMPARED = ("forget_loss", "retain_loss", "similarity", "phi_norm")
-EVALUATIONS = 10 * (3 * 6 + 18)
+EVALUATIONS = 10 * (3 * 6 + 18) + (4 + 12)
+"""Of ten rounds, and of the checks of the differences at the first inner and at the first outer step."""
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(1800)]
 

@@ -1,0 +1,135 @@
+"""∇Φ and ∇²Φ·∇Φ with checked finite differences: the step fits the model, and a wrong derivative is never silent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from ofmu.errors import DerivativeError
+from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.derivatives import Ascent, Derivatives, PhiGradient
+from ofmu.vectors.base import Vector
+
+RowT = TypeVar("RowT")
+
+WARNING_ERROR = 0.05
+"""Estimated relative error of a direction above which a run warns."""
+LARGEST_ERROR = 0.3
+"""Estimated relative error of a direction above which a run stops."""
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+class CheckedDerivatives(Generic[RowT]):
+    """Fit the difference steps at the first use, and again every ``derivative_check_every`` outer steps.
+
+    A fit adds gradient evaluations, which the cost tracker counts. Without a fit, the derivatives and their cost are
+    those of :class:`ofmu.methods.ofmu.derivatives.Derivatives`.
+
+    Args:
+        derivatives: computes the derivatives.
+        config: the settings of OFMU.
+        model_config: the model's config, in which a routing of tokens to experts is recognised.
+    """
+
+    def __init__(self, derivatives: Derivatives[RowT], config: OfmuConfig, model_config: Any) -> None:
+        self._derivatives, self._config, self._model_config = derivatives, config, model_config
+        self._inner_due = config.decorrelation == "cosine" and config.derivative != "exact"
+        self._outer_due = config.outer_hvp_mode != "exact"
+        self._warned = False
+        self.inner_error: float | None = None
+        """Estimated error of ∇Φ at the last check, relative to ‖∇Φ‖."""
+        self.outer_error: float | None = None
+        """Estimated error of the outer direction at the last check, relative to its norm."""
+
+    def begin_outer_step(self, steps_taken: int) -> None:
+        """Forget the errors of the last outer step. Check anew if it is time."""
+        self.inner_error = self.outer_error = None
+        every = self._config.derivative_check_every
+        if every and steps_taken and steps_taken % every == 0:
+            self._inner_due = self._config.decorrelation == "cosine" and self._config.derivative != "exact"
+            self._outer_due = self._config.outer_hvp_mode != "exact"
+
+    def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
+        """Return ∇Φ, or p. See :meth:`ofmu.methods.ofmu.derivatives.Derivatives.phi_gradient`.
+
+        Raises:
+            NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
+            DerivativeError: the estimated error of ∇Φ is above :data:`LARGEST_ERROR`.
+        """
+        phi = self._derivatives.phi_gradient(forget_rows, retain_rows)
+        if self._inner_due and phi.hinge_open:
+            self._inner_due = False
+            phi, self.inner_error = self._derivatives.fit_inner_step(phi)
+            self._judge(self.inner_error, "∇Φ", "derivative", "set method.decorrelation to 'projection'")
+        return phi
+
+    def ascent(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> Ascent:
+        """Return what an ascent step uses. Without decorrelation, g_r is not computed.
+
+        Raises:
+            NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
+            DerivativeError: the estimated error of ∇Φ is above :data:`LARGEST_ERROR`.
+        """
+        if not self._config.decorrelates:
+            return self._derivatives.forget_ascent(forget_rows)
+        phi = self.phi_gradient(forget_rows, retain_rows)
+        return Ascent(phi.point.forget_loss, phi.gradient, phi.norm, phi.hinge_open)
+
+    def retain_gradient(self, retain_rows: Sequence[RowT]) -> tuple[float, Vector]:
+        """Return L_r and g_r."""
+        return self._derivatives.retain_gradient(retain_rows)
+
+    def outer_direction(self, phi: PhiGradient[RowT], direction: Vector, weight: float) -> Vector:
+        """Add ``weight``·∇²Φ·∇Φ to ``direction``, in place. Return ``direction``.
+
+        Raises:
+            DerivativeError: the estimated error of the direction is above :data:`LARGEST_ERROR`.
+        """
+        product = self._derivatives.penalty_product(phi)
+        space, error = self._derivatives.space, 0.0
+        checked = self._outer_due and phi.norm > 0
+        if checked:
+            self._outer_due = False
+            product, error = self._derivatives.fit_outer_step(phi, product)
+        space.add(direction, product, weight)
+        if checked:
+            norm = space.norm(direction)
+            self.outer_error = error * weight * space.norm(product) / norm if norm else 0.0
+            self._judge(self.outer_error, "the outer direction", "outer_derivative", "set method.penalty_weight to 0")
+        return direction
+
+    def _judge(self, error: float, name: str, setting: str, other: str) -> None:
+        """Warn once of a large error, and stop at a larger one."""
+        if error <= WARNING_ERROR:
+            return
+        reason = ", since the model routes tokens to experts and its gradient jumps" if self._routes() else ""
+        text = (
+            f"Finite differences do not suit this model: the estimated error of {name} is {error:.0%}{reason}: "
+            f"set method.{setting} to 'exact', or {other}"
+        )
+        if error > LARGEST_ERROR:
+            raise DerivativeError(text)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, stacklevel=4)
+
+    def _routes(self) -> bool:
+        return any(
+            isinstance(count := getattr(self._model_config, name, None), int) and count > 1 for name in _EXPERT_COUNTS
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return the fitted steps and what is still to be checked as JSON values."""
+        return {
+            "inner_step": self._derivatives.inner_step,
+            "outer_step": self._derivatives.outer_step,
+            "inner_due": self._inner_due,
+            "outer_due": self._outer_due,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue with the steps of a checkpoint."""
+        self._derivatives.inner_step = float(state["inner_step"])
+        self._derivatives.outer_step = float(state["outer_step"])
+        self._inner_due, self._outer_due = bool(state["inner_due"]), bool(state["outer_due"])

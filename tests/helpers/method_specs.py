@@ -20,18 +20,28 @@ LANGUAGE: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings under which a method moves far within a few steps. The other methods have those of ``small_spec``."""
 VISION: Mapping[str, Mapping[str, Any]] = {
-    # With a larger β, this random problem amplifies rounding a thousandfold from step to step.
+    # Without finite differences: the network has kinks. The fit of a difference's step, and its cost, would depend on
+    # rounding. EXACT has the other terms.
     "ofmu": {
         "outer_steps": 2,
         "inner_steps": 1,
         "inner_lr": 0.02,
         "outer_lr": 1e-3,
         "forget_sharpness": 1.0,
-        "similarity_weight": 0.05,
-        "similarity_scale": "absolute",
+        "decorrelation": "projection",
+        "penalty_weight": 0.0,
     },
     "influence": INFLUENCE,
 }
+# With a larger β, this random problem amplifies rounding a thousandfold from step to step.
+EXACT: Mapping[str, Any] = {
+    "decorrelation": "cosine",
+    "derivative": "exact",
+    "similarity_weight": 0.05,
+    "similarity_scale": "absolute",
+    "penalty_weight": 1e-3,
+}
+"""The settings of OFMU on images with the similarity term and the penalty. They exclude ZeRO stage 3."""
 
 LORA = AdapterConfig(kind="lora", rank=4)
 
@@ -68,7 +78,7 @@ def ofmu_trajectory(**settings: Any) -> RunSpec:
 
 
 def contract_specs() -> dict[str, RunSpec]:
-    """Return the runs beyond the methods' own: other terms, adapters, and the mask around several methods."""
+    """Return the runs beyond the methods' own: other terms, exact derivatives, adapters, masks."""
     # Plain outer steps: Adam would make whole steps of the rounding noise in gradients of A, which are 0 while B is 0.
     plain = {"outer_update": "sgd", "outer_lr": 0.02, "similarity_weight": 0.05}
     return {
@@ -77,6 +87,7 @@ def contract_specs() -> dict[str, RunSpec]:
         "npo-lora": short_spec("npo").changed(adapter=LORA),
         "rmu-lora": short_spec("rmu").changed(adapter=LORA),
         "npo-salient": short_spec("npo", saliency_fraction=0.5),
+        "vision-ofmu-exact": short_spec("ofmu", "vision", **EXACT),
         "vision-ofmu-salient": short_spec("ofmu", "vision", saliency_fraction=0.5),
         "vision-graddiff-salient": short_spec("graddiff", "vision", saliency_fraction=0.5),
     }

@@ -123,6 +123,7 @@ prepare(UnlearnConfig.model_validate_json(sys.argv[1]), callback=stop_in_the_fir
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["target", "retrain"])
 def test_a_prepare_killed_while_it_trains_is_completed_by_the_next(
     tmp_path: Path, prepared: Prepared, part: str

@@ -93,6 +93,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
     assert first["forget_probability"] != other.metrics["forget_probability"]
 
 
+@pytest.mark.slow
 def test_a_process_that_ran_another_trial_gives_what_a_fresh_one_gives(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_forward_and_exact_reach_the_same_point_within_the_noise_of_seeds(
         assert abs(exact[axis] - forward[axis]) < 0.25 * noise
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_and_ends_the_same(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

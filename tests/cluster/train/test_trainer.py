@@ -194,6 +194,7 @@ def test_more_workers_than_the_cluster_has_are_refused(
         run_trial(tiny_config, ClusterConfig(num_workers=64), tmp_path, prepared)
 
 
+@pytest.mark.slow
 def test_local_mode_gives_the_trainers_numbers(tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path) -> None:
     records: list[dict[str, Any]] = []
     metrics = train(tiny_config, tmp_path / "ray", prepared=prepared, callback=records.append)

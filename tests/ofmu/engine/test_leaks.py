@@ -58,6 +58,7 @@ def measured() -> dict[str, dict[str, int]]:
     return measurements
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
 def test_a_closed_engine_is_freed_with_its_model_and_files(stage: str, measured: dict[str, dict[str, int]]) -> None:
     assert measured[stage] == {"references": 12, "alive": 0, "more_files": 0}

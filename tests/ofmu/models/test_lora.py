@@ -131,6 +131,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case[0] + case[1][-2:])
 def test_a_saved_model_has_the_scores_of_the_adapted_model(
     case: tuple[str, ...], tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
@@ -152,6 +153,7 @@ def test_a_saved_model_has_the_scores_of_the_adapted_model(
     assert "model.layers.0.mlp.up_proj.weight" not in unchanged
 
 
+@pytest.mark.slow
 def test_in_bf16_the_fp32_masters_of_the_adapters_are_added_to_the_fp32_target(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

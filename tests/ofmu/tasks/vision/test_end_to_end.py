@@ -167,6 +167,7 @@ def test_contradictory_settings_are_errors(parquet: Path, tmp_path: Path) -> Non
         prepare(other.model_copy(update={"data": data}))
 
 
+@pytest.mark.slow
 def test_language_tasks_never_load_this_package() -> None:
     script = "import sys, ofmu.preparer, ofmu.trainer, ofmu.evaluator\nassert 'ofmu.vision' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -8,14 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ofmu.errors import ModelError, ReferenceMismatchError
+from ofmu.errors import DataError, ModelError, ReferenceMismatchError, RunError
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.io.environment import environment
+from ofmu.io.files import read_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_scores
 from ofmu.provenance import config_of_run
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles
+from ofmu.run_files import METRICS, SCORES, RunFiles, check_output, made_by_ofmu
 from ofmu.tasks.family import TaskFamily
 from ofmu.tasks.load import task_family
 
@@ -42,9 +43,12 @@ def evaluate(
         output_dir: where to write ``metrics.json`` and ``scores.json``. None: nothing is written.
 
     Raises:
-        OfmuError: the model, the data or the reference cannot be read, or the reference covers other rows.
+        OfmuError: the model, the data or the reference cannot be read, the reference covers other rows, or
+            ``output_dir`` holds such files of a run or of the user.
     """
     started = time.monotonic()
+    if output_dir is not None:
+        _check_evaluation_output(Path(output_dir))
     silence_libraries()
     config = config or UnlearnConfig.read(config_of_run(model))
     family = task_family(config.data.kind)
@@ -74,6 +78,31 @@ def evaluate(
         scores.save(files.scores)
         files.write_report(report)
     return report
+
+
+def _check_evaluation_output(directory: Path) -> None:
+    """Check that an evaluation replaces nothing but an earlier evaluation.
+
+    Raises:
+        RunError: the directory holds a run, or other files of the names that an evaluation writes.
+    """
+    files = RunFiles(directory)
+    if made_by_ofmu(directory):
+        raise RunError(f"{directory} holds a run or a search, whose metrics would be replaced: name a new directory")
+    theirs = []
+    if not _read_mapping(files.metrics).keys() >= {"model", "config", "environment", "baseline_metrics"}:
+        theirs.append(METRICS)
+    if not str(_read_mapping(files.scores).get("format")).startswith("ofmu-"):
+        theirs.append(SCORES)
+    check_output(directory, theirs)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; an empty mapping if the file holds no mapping."""
+    with suppress(DataError):
+        content = read_json(path)
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def baseline_metrics(config: UnlearnConfig, family: TaskFamily, expected: Any) -> dict[str, Mapping[str, float | None]]:

@@ -18,14 +18,15 @@ def check_inputs(config: UnlearnConfig) -> None:
 
     Raises:
         DataError: a file is missing or malformed, a column is missing, or the sets overlap.
-        ModelError: a directory is missing, or holds no model that loads without running code.
+        ModelError: a directory is missing, or holds no model that loads without running code and can be trained.
     """
     data, model, reference = config.data, config.model, config.reference
     if data.source == "files" or (data.source == "tofu" and not looks_like_hub_id(data.path or HUB_NAME)):
         load_data(data, config.seed)
     if config.traits.model_directories:
-        # An existing reference may also be a run directory or a file of scores.
-        missing = reference.source == "model" and not Path(reference.path or "").expanduser().exists()
-        for path in (model.path, model.base, reference.path if missing else None):
+        # An existing reference may also be a run directory or a file of scores. Only a model has config.json.
+        place = Path(reference.path or "").expanduser()
+        is_model = (place / "config.json").is_file() or (reference.source == "model" and not place.exists())
+        for path in (model.path, model.base, reference.path if is_model else None):
             if path is not None:
                 check_model_directory(path)

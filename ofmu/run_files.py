@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ofmu.errors import PruningRecord
+from ofmu.errors import PruningRecord, RunError
 from ofmu.io.files import write_json, write_text
 
 CONFIG = "config.yaml"
+CONTENT = "content.json"
+"""Hashes of the rows, the models, the reference and the user's modules: see :mod:`ofmu.content`."""
 ENVIRONMENT = "environment.json"
 HISTORY = "history.jsonl"
 METRICS = "metrics.json"
@@ -22,6 +24,8 @@ PRUNED = "pruned.json"
 SCORES = "scores.json"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS)
+"""Everything that a run writes into its directory."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,39 @@ class RunFiles:
         if not self.pruned.is_file():
             return None
         return PruningRecord.from_json(json.loads(self.pruned.read_text(encoding="utf-8")))
+
+
+def made_by_ofmu(directory: Path) -> bool:
+    """Return whether a run, a search or a comparison made ``directory``. Each of them writes its environment first."""
+    try:
+        stored = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(stored, dict) and stored.keys() >= {"python", "platform", "host", "versions"}
+
+
+def check_output(directory: str | Path, names: Iterable[str] = RUN_NAMES) -> None:
+    """Check that writing into a directory replaces nothing of the user's.
+
+    Args:
+        directory: a directory that may not exist yet.
+        names: the files and folders that will be written or deleted. An empty folder does not count.
+
+    Raises:
+        RunError: ``directory`` is a file, or holds one of ``names`` and was not made by ofmu.
+    """
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{directory} is a file: name a directory for the output")
+    if made_by_ofmu(folder):
+        return
+    for name in names:
+        place = folder / name
+        if place.is_symlink() or place.is_file() or (place.is_dir() and any(place.iterdir())):
+            raise RunError(
+                f"{directory} holds {name}, which ofmu did not make and would replace: name a new directory for the "
+                "output"
+            )
 
 
 def finite_only(metrics: Mapping[str, Any]) -> dict[str, Any]:

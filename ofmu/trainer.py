@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback, barrier
+from ofmu.content import ROWS, check_content, content_of, read_content, write_content
 from ofmu.early_stopping import RoundCallback, RoundState, raise_if_pruned
 from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank
+from ofmu.engine.repeatable import check_repeatable
 from ofmu.errors import PrunedError, RunError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
@@ -23,7 +25,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, check_output
 from ofmu.task import Task
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
@@ -77,17 +79,20 @@ def unlearn(
         OfmuError: an error that the user can fix. Files that were written before stay.
     """
     directory = Path(output_dir)
-    complete = _complete_run(config, directory)
+    complete = _complete_run(config, directory, with_models=prepared is None)
     if complete is not None:
         return complete
     if round_callback is not None:
         raise_if_pruned(directory)
     for note in config.ineffective():
         warnings.warn(note, stacklevel=2)
+    # Who prepares many runs at once guards the models, which take long to read.
+    hash_models = prepared is None
     if prepared is None:
         prepared = prepare(config, callback=prepare_callback)
     silence_libraries()
-    return _Run(config, directory, prepared, checkpoint_every, round_callback).execute(callback, make_checkpointer)
+    run = _Run(config, directory, prepared, checkpoint_every, round_callback, hash_models=hash_models)
+    return run.execute(callback, make_checkpointer)
 
 
 class _Run:
@@ -100,7 +105,10 @@ class _Run:
         prepared: Prepared,
         checkpoint_every: int,
         round_callback: RoundCallback | None,
+        *,
+        hash_models: bool,
     ) -> None:
+        self._hash_models = hash_models
         self._config, self._files, self._prepared = config, RunFiles(directory), prepared
         self._checkpoint_every, self._round_callback = checkpoint_every, round_callback
         self._cost_tracker = CostTracker()
@@ -116,8 +124,9 @@ class _Run:
         # Whatever fails from here on, a warm process must get its process group and its memory back.
         try:
             with self._cost_tracker.phase("start_up"):
+                check_repeatable(engine, task.loss, task.forget_rows)
                 method = build_method(Context(engine, task, config.seed_of_run), config.method)
-                self._write_config(engine)
+                self._write_config(engine, task)
                 checkpointer = (
                     make_checkpointer(engine.rank)
                     if make_checkpointer
@@ -135,10 +144,14 @@ class _Run:
             shutil.rmtree(files.checkpoints, ignore_errors=True)
         return result
 
-    def _write_config(self, engine: Engine) -> None:
+    def _write_config(self, engine: Engine, task: Task[Any]) -> None:
         if engine.rank == 0:
-            self._files.write_config(self._config.model_dump(mode="json"))
+            directory = self._files.directory
+            # The environment shows that the directory is ours, so an interruption must not leave a config without it.
             write_json(self._files.environment, environment() | {"ranks": engine.world_size})
+            content = content_of(self._config, rows_hash=task.content_hash, models=self._hash_models)
+            write_content(directory, read_content(directory) | content)
+            self._files.write_config(self._config.model_dump(mode="json"))
 
     def _resume(self, engine: Engine, method: Method[Any], checkpointer: Checkpointer) -> None:
         latest = checkpointer.latest_checkpoint()
@@ -232,15 +245,21 @@ class _Run:
         return UnlearnResult(values, metrics.reasons, self._files.directory)
 
 
-def _complete_run(config: UnlearnConfig, directory: Path) -> UnlearnResult | None:
+def _complete_run(config: UnlearnConfig, directory: Path, *, with_models: bool) -> UnlearnResult | None:
     """Return the result of a complete run; None for a new run or an interrupted one.
 
     Raises:
-        RunError: the directory holds a run under another config.
+        RunError: the directory holds a run under another config or on other content, or files that no run made.
     """
+    check_output(directory)
     files = RunFiles(directory)
     earlier = files.read_config()
     if earlier is not None and earlier != config.model_dump(mode="json"):
         raise RunError(f"{directory} holds a run under another config: choose another directory, or delete this one")
-    report = files.read_report()
+    report, content = files.read_report(), read_content(directory)
+    if report is not None and not content:
+        # Runs of older versions stored the hash of the rows only.
+        content = {ROWS: report["data_hash"]} if "data_hash" in report else {}
+    if content:
+        check_content(directory, content, content_of(config, models=with_models))
     return None if report is None else UnlearnResult(report["metrics"], report["reasons"], directory)

@@ -43,7 +43,10 @@ class SearchOptions(Section):
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     """Optuna's sampler."""
     num_trials: PositiveInt = 32
-    """Number of trials to finish, whether complete, failed or pruned. The two baselines count."""
+    """Number of trials to finish, whether complete, failed or pruned. The baselines count."""
+    baselines: list[Literal["target", "published"]] = Field(default=["target", "published"])
+    """The trials with which the search starts. ``target``: the untouched target, which every search needs.
+    ``published``: the setting that the method's authors published, which can cost as much as many other trials."""
     max_gradient_evaluations: PositiveInt | None = None
     """No trial starts once the finished trials have used this many gradient evaluations together. None: no limit."""
     max_concurrent_trials: PositiveInt | None = None
@@ -53,7 +56,7 @@ class SearchOptions(Section):
     warm_start: list[str] = Field(default_factory=list)
     """Run directories of earlier searches. Complete trials of the same task inform the sampler, but they count neither
     as trials nor for the front. If an earlier search had another model or other data, the settings of its front run
-    first, after the two baselines."""
+    first, after the baselines."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     """Stop trials early that other trials dominate. Such trials end as pruned."""
 
@@ -99,6 +102,8 @@ class SearchConfig(UnlearnConfig):
     @model_validator(mode="after")
     def _check_search(self) -> SearchConfig:
         check_objectives(self.objectives, self.has_reference)
+        if "target" not in self.search.baselines:
+            raise ConfigError("search.baselines lacks 'target', with which the front is compared: add 'target'")
         if self.search.early_stopping.enabled and not self.traits.partial_evaluation:
             raise ConfigError(
                 "search.early_stopping scores language models during a run, and these data are images: "

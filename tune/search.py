@@ -22,6 +22,7 @@ from tune.callbacks.prometheus import PrometheusCallback
 from tune.config import SearchConfig, search_config
 from tune.early_stopping.callback import EarlyStopping
 from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
+from tune.execution.synced_executor import SyncedExecutor
 from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
 from tune.preparation import prepare_search, resolve_objectives, write_reference_metrics
@@ -30,7 +31,6 @@ from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
-from tune.rundir.sync import SyncedExecutor
 from tune.session import SearchSession
 
 if TYPE_CHECKING:
@@ -106,11 +106,14 @@ class ParetoSearch:
             callbacks: callbacks, as for the constructor.
 
         Raises:
-            RunError: ``run_dir`` is not the directory of a search, or another process works on it.
+            RunError: ``run_dir`` is not the directory of a search, another process works on it, or the rows, a model,
+                the reference or a module of the user has changed since its start.
             ConfigError: an override would change what is searched.
         """
         run = RunDirectory.open_existing(run_dir)
         search = RaySearch(run, run.read_config(overrides), executor, CallbackList(callbacks))
+        if executor is None:
+            run.check_content(search.session.config.unlearn)
         with run.lock():
             if search.is_over():
                 return search.finish()
@@ -216,6 +219,7 @@ class RaySearch:
     def _store_prepared(self, prepared: Prepared | None) -> None:
         run = self.session.run
         if prepared is not None:
+            run.write_content(self.session.config.unlearn)
             write_reference_metrics(run, self.session.config, prepared)
             if run.uri is not None:
                 upload_prepared(prepared, run.uri)

@@ -17,6 +17,9 @@ from cluster.config import ClusterConfig
 from cluster.session import max_parallel_trials, ray_session
 from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.worker_group import RAY_TRAIN, WorkerGroupPool, read_metrics
+from ofmu.io.environment import environment
+from ofmu.io.files import write_json
+from ofmu.run_files import RUN_NAMES, RunFiles, check_output
 
 if TYPE_CHECKING:
     from cluster.storage.mirror import Mirror
@@ -41,9 +44,11 @@ def train(
 
     Raises:
         ClusterError: the cluster is unreachable, or smaller than the run needs.
+        RunError: ``output_dir`` holds files that no run made.
         OfmuError: as :func:`run_trial` and :func:`ofmu.preparer.prepare` raise it.
     """
-    cluster = cluster or ClusterConfig()
+    cluster, files = cluster or ClusterConfig(), RunFiles(Path(output_dir))
+    check_output(output_dir, (*RUN_NAMES, RAY_TRAIN))
     with ray_session(cluster) if cluster.num_workers else nullcontext():
         if cluster.num_workers:
             # Fail before the expensive preparation if the cluster is too small.
@@ -53,6 +58,15 @@ def train(
             from ofmu.preparer import prepare
 
             prepared = prepare(config)
+        # Imported here for the same reason.
+        from ofmu.content import check_content, content_of, read_content, write_content
+
+        content = content_of(config)
+        check_content(files.directory, read_content(files.directory), content)
+        if not files.environment.exists():
+            # Ray Train's folder is written before the run starts, and this file shows that the folder is ours.
+            write_json(files.environment, environment())
+        write_content(files.directory, content)
         return run_trial(config, cluster, Path(output_dir), prepared, callback=callback)
 
 

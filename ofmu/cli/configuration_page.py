@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import BUILT_IN, method_class
-from tune.compare.config import CompareConfig
 
 HEAD = """# Configuration
 
@@ -26,6 +25,9 @@ _COLUMNS = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
 
 def page() -> str:
     """Return the page as Markdown."""
+    # Imported here: ofmu.cli imports tune and cluster inside functions alone.
+    from tune.compare.config import CompareConfig
+
     sections = CompareConfig.model_fields
     parts = [HEAD, "## Top level\n\n" + _table(CompareConfig, "", only_scalars=True)]
     for name, field in sections.items():
@@ -113,7 +115,7 @@ def _name(annotation: Any) -> str:
         return f"list of {_name(arguments[0])}"
     if origin is dict:
         return "mapping"
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "date": "date"}.get(
         getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation))
     )
 

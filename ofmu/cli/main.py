@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -66,6 +67,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. An error of the user is one sentence on standard error."""
     warnings.showwarning = _show_warning
+    _print_any_character()
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="ofmu", standalone_mode=False)
     except click.ClickException as error:
@@ -93,6 +95,16 @@ def entry_point() -> None:
         # Ranks of a launcher may hang in a collective, where no Python handler runs, so SIGTERM must kill them there.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
+
+
+def _print_any_character() -> None:
+    """Print a question mark for a character that the terminal's encoding lacks, such as ∇ in Latin-1.
+
+    By default Python raises UnicodeEncodeError, and a line of progress would end a run of hours.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _show_warning(

@@ -76,8 +76,9 @@ def _run(settings: SearchConfig, output: Path) -> None:
     from ofmu.io.library_logging import silence_libraries
     from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
-    from ofmu.run_files import HISTORY
+    from ofmu.run_files import HISTORY, check_output
 
+    check_output(output)
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
     config = UnlearnConfig.model_validate(shared)
     check_inputs(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from ofmu.config.base import Section
 from ofmu.config.renamed import renamed_key_sentence
+from ofmu.config.unique_keys import load_yaml
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.io.text import HALF_CHARACTER
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -32,7 +35,7 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
         source: the path of a YAML file, or the name of a preset.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
+        ConfigError: the file is missing, is not UTF-8, is not YAML, is not a mapping, or holds a key twice.
     """
     path = Path(source)
     if not path.suffix and not path.exists():
@@ -43,14 +46,21 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
         raise ConfigError(_directory_sentence(path))
     else:
         try:
-            text = path.read_text(encoding="utf-8")
+            # The encoding also accepts the byte order mark that some editors write.
+            text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise ConfigError(f"Cannot read the config {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"The config {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
     try:
-        mapping = yaml.safe_load(text) or {}
+        mapping = load_yaml(text, f"The config {source}") or {}
+    except RecursionError as error:
+        raise ConfigError(f"The config {source} is nested too deeply: write sections with settings") from error
     except yaml.YAMLError as error:
         problem = str(error).replace("\n", " ")
         raise ConfigError(f"The config {source} is not valid YAML: {problem}") from error
+    if HALF_CHARACTER.search(json.dumps(mapping, default=str, ensure_ascii=False, skipkeys=True)):
+        raise ConfigError(f"The config {source} has half a character, such as \\ud800: write both halves, or remove it")
     if not isinstance(mapping, dict):
         raise ConfigError(f"The config {source} must hold sections such as 'data:', not a {type(mapping).__name__}")
     return mapping
@@ -87,7 +97,7 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dic
 def parse_scalar(text: str) -> Any:
     """Parse an override's value as YAML. YAML 1.1 reads ``1e-3`` as text; this function reads a number."""
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text, f"The value '{text}'")
     except yaml.YAMLError:
         return text
     if isinstance(value, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -23,7 +24,8 @@ class ColumnsConfig(Section):
     paraphrased_answer: str = "paraphrased_answer"
     """Column of the answer in other words. The file may lack this column."""
     perturbed_answer: str = "perturbed_answer"
-    """Column of wrong answers: a list of texts, or one text. The file may lack this column."""
+    """Column of wrong answers: a list of texts, or one text. In CSV, the list is written as JSON, Python or NumPy write
+    lists. The file may lack this column."""
 
 
 class GeneratedDataConfig(Section):
@@ -125,8 +127,14 @@ class DataConfig(Section):
     """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""
     use_chat_template: bool = True
     """Use the tokenizer's chat template if there is one."""
+    template_date: date = date(2024, 7, 26)
+    """The date that a chat template prints as today's, so that prompts and scores are the same every day."""
     max_length: PositiveInt = 512
-    """Upper bound on the tokens of prompt and answer, EOS included. A longer answer is cut. A prompt is never cut."""
+    """Upper bound on the tokens of prompt and answer, EOS included. A longer answer to a question is cut, and a warning
+    says how much. Longer plain text is split. A prompt is never cut."""
+    truncation: bool = False
+    """False: plain text longer than ``max_length`` is split into chunks, and all chunks are trained and scored. True:
+    only the first ``max_length`` tokens are kept, as ``truncation`` of Transformers does."""
 
     @property
     def kind(self) -> TaskKind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ofmu.data.chat_template import chat_prompt
 from ofmu.data.config import DataConfig
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
@@ -12,9 +13,6 @@ from ofmu.models.hub import hub_reason
 
 Tokenizer = Any
 """A tokenizer of Transformers, whose classes have no usable static type."""
-
-# Some chat templates print today's date unless they get a date. With today's date the scores would change every day.
-_TEMPLATE_DATE = "26 Jul 2024"
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
@@ -48,14 +46,27 @@ def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: Dat
 
     If ``question`` is empty, ``answer`` is plain text. All tokens then are the answer, after BOS, or after the first
     token if the tokenizer has no BOS. An answer that is cut at ``config.max_length`` gets no EOS, since it does not end
-    there.
+    there. :class:`ofmu.data.row_encoder.RowEncoder` splits long plain text in place of cutting it.
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
+        ModelError: the chat template does not parse, or refuses the question.
+        DataError: the answer is empty, or the prompt leaves no room for the answer.
+    """
+    prompt, answer_ids = encode_uncut(tokenizer, question, answer, config)
+    return Example(tuple(prompt + answer_ids[: config.max_length - len(prompt)]), len(prompt))
+
+
+def encode_uncut(tokenizer: Tokenizer, question: str, answer: str, config: DataConfig) -> tuple[list[int], list[int]]:
+    """Return the ids of the prompt, and all ids of the answer with EOS. :func:`encode_example` describes both.
+
+    Raises:
+        ConfigError: ``config.prompt_template`` has no ``{question}``.
+        ModelError: the chat template does not parse, or refuses the question.
         DataError: the answer is empty, or the prompt leaves no room for the answer.
     """
     if not answer.strip():
-        raise DataError(f"The answer to {_describe(question)} is empty: fill it in or remove the row")
+        raise DataError(f"The answer to {describe_question(question)} is empty: fill it in or remove the row")
     if not question:
         prompt, answer_ids = _bos_ids(tokenizer), _plain_ids(tokenizer, answer)
         if not prompt:
@@ -63,13 +74,12 @@ def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: Dat
     else:
         prompt = encode_prompt(tokenizer, question, config)
         answer_ids = _answer_ids(tokenizer, prompt, question, answer, config)
-    room = config.max_length - len(prompt)
-    if room < 1:
+    if len(prompt) >= config.max_length:
         raise DataError(
-            f"The prompt of {_describe(question)} takes {len(prompt)} tokens and leaves no room for an answer within "
-            f"data.max_length {config.max_length}: raise data.max_length or shorten the question"
+            f"The prompt of {describe_question(question)} takes {len(prompt)} tokens and leaves no room for an answer "
+            f"within data.max_length {config.max_length}: raise data.max_length or shorten the question"
         )
-    return Example(tuple(prompt + [*answer_ids, tokenizer.eos_token_id][:room]), len(prompt))
+    return prompt, [*answer_ids, tokenizer.eos_token_id]
 
 
 def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> list[int]:
@@ -77,6 +87,7 @@ def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> li
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
+        ModelError: the chat template does not parse, or refuses the question.
     """
     if not question:
         return _bos_ids(tokenizer)
@@ -116,11 +127,8 @@ def pad_id(tokenizer: Tokenizer) -> int:
 def _start_and_text(tokenizer: Tokenizer, question: str, config: DataConfig) -> tuple[list[int], str]:
     """Return the ids of the special tokens before a prompt, and the text of the prompt."""
     if config.use_chat_template and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": question}]
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
-        )
-        return [], str(text)  # A chat template writes the special tokens as text.
+        # A chat template writes the special tokens as text.
+        return [], chat_prompt(tokenizer, question, config.template_date)
     if "{question}" not in config.prompt_template:
         raise ConfigError("data.prompt_template has no {question}: write {question} where the question belongs")
     return _start_ids(tokenizer), config.prompt_template.replace("{question}", question)
@@ -150,7 +158,8 @@ def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _describe(question: str) -> str:
+def describe_question(question: str) -> str:
+    """Return words for a row in a message, from its question."""
     if not question:
         return "a plain-text row"
     return f"the question '{question}'" if len(question) <= 60 else f"the question '{question[:57]}...'"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
+from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError, nearest_name
+from ofmu.io.text import HALF_CHARACTER
 
 MAX_EVALUATION_ROWS = 400
 """Upper bound on the rows of an evaluation set from the user's files. TOFU scores as many."""
+
+_IN_SCOPE_TEXTS = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
 
 Record = dict[str, Any]
 """One row of a file, by column."""
@@ -53,8 +57,13 @@ def read_rows(path: str | Path, columns: ColumnsConfig) -> tuple[Row, ...]:
     Raises:
         DataError: the file is missing or malformed, has an unknown format, or lacks a column.
     """
-    records = read_records(Path(path).expanduser())
-    return tuple(row_from_record(record, columns, str(path), number) for number, record in enumerate(records, start=1))
+    file = Path(path).expanduser()
+    rows = []
+    for number, record in enumerate(read_records(file), start=1):
+        if file.suffix.lower() == ".csv":
+            _check_single_texts(record, columns, f"Row {number} of {path}")
+        rows.append(row_from_record(record, columns, str(path), number))
+    return tuple(rows)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -107,11 +116,21 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
     )
 
 
+def _check_single_texts(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> None:
+    """Refuse lists where one text belongs. CSV has no lists, so a list in a cell is a text here."""
+    for name in (columns.question, columns.answer, columns.paraphrased_answer, columns.text, *_IN_SCOPE_TEXTS):
+        value = record.get(name)
+        if value and looks_like_list(value) and parse_text_list(value) is not None:
+            raise DataError(
+                f"{where} has a list in column '{name}', where one text belongs ({value!r:.60}): write one text there, "
+                "or write the rows as JSONL if these characters are the text"
+            )
+
+
 def _in_scope_variants(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of :class:`Row` for the in-scope sets. The columns have the names of the fields."""
     wrong = "translated_perturbed_answers"
-    names = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
-    variants: dict[str, Any] = {name: _text(record[name], name, where) for name in names if record.get(name)}
+    variants: dict[str, Any] = {name: _text(record[name], name, where) for name in _IN_SCOPE_TEXTS if record.get(name)}
     if ("translated_question" in variants) != ("translated_answer" in variants):
         raise DataError(f"{where} has only one of 'translated_question' and 'translated_answer': give both")
     return variants | {wrong: _texts(record.get(wrong), wrong, where)}
@@ -132,15 +151,16 @@ def _non_empty_text(record: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
-    """Return the texts of a cell: a list, the JSON of a list, or one text."""
+    """Return the texts of a cell: a list, a list that was written as text, or one text."""
     if value is None or value == "":
         return ()
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            value = [value]
-    values = [value] if isinstance(value, str) else value
+    values = value
+    if isinstance(value, str):
+        values = parse_text_list(value) if looks_like_list(value) else [value]
+        if values is None:
+            raise DataError(
+                f"{where} has a list in column '{name}' that cannot be read ({value!r:.60}): write a JSON list of texts"
+            )
     if not isinstance(values, list):
         raise DataError(f"{where} has {values!r:.40} in column '{name}': write a list of texts there")
     return tuple(_text(item, name, where) for item in values)
@@ -151,7 +171,7 @@ def _read_json(path: Path) -> list[Record]:
     if not text.lstrip().startswith("["):
         return _read_json_lines(path)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_unique_names)
     except json.JSONDecodeError as error:
         raise DataError(f"The data file {path} is not valid JSON in line {error.lineno}: {error.msg}") from error
     return [_json_object(item, path, number) for number, item in enumerate(content, start=1)]
@@ -164,7 +184,7 @@ def _read_json_lines(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            records.append(_json_object(json.loads(line), path, number))
+            records.append(_json_object(json.loads(line, object_pairs_hook=_unique_names), path, number))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"Line {number} of {path} is not valid JSON ({error.msg}): write one JSON object per line"
@@ -172,9 +192,32 @@ def _read_json_lines(path: Path) -> list[Record]:
     return records
 
 
+class _RepeatedName(dict[str, Any]):
+    """An object of JSON in which a name stands twice. ``name`` is the first such name."""
+
+    name = ""
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. json itself would keep the last of two values without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        found = _RepeatedName(found)
+        found.name = next(name for name in names if names.count(name) > 1)
+    return found
+
+
 def _json_object(item: Any, path: Path, number: int) -> Record:
     if not isinstance(item, dict):
         raise DataError(f"Row {number} of {path} is {item!r:.40} and no JSON object: write an object with columns")
+    if isinstance(item, _RepeatedName):
+        raise DataError(f"Row {number} of {path} has the column '{item.name}' twice: keep one of them")
+    if half := HALF_CHARACTER.search(json.dumps(item, ensure_ascii=False)):
+        raise DataError(
+            f"Row {number} of {path} has the half character \\u{ord(half[0]):04x}, which no text can hold: write "
+            "both halves of the character, or remove it"
+        )
     return item
 
 
@@ -188,7 +231,16 @@ def _read_csv(path: Path) -> list[Record]:
     except pd.errors.ParserError as error:
         reason = " ".join(str(error).split())
         raise DataError(f"The data file {path} is not valid CSV ({reason}): quote cells that hold commas") from error
+    # pandas renames the second column of a name, so the names are read apart.
+    header = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None, nrows=1)
+    _check_unique_columns([str(name) for name in header.iloc[0]], path)
     return [{str(name): value for name, value in record.items()} for record in frame.to_dict("records")]
+
+
+def _check_unique_columns(names: Sequence[str], path: Path) -> None:
+    repeated = next((name for name in names if name and names.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"The data file {path} has the column '{repeated}' twice: keep one of them")
 
 
 def _read_parquet(path: Path) -> list[Record]:
@@ -196,7 +248,9 @@ def _read_parquet(path: Path) -> list[Record]:
     from pyarrow import parquet
 
     try:
-        records: list[Record] = parquet.read_table(path).to_pylist()
+        table = parquet.read_table(path)
+        _check_unique_columns(table.column_names, path)
+        records: list[Record] = table.to_pylist()
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"The data file {path} is not valid Parquet ({reason}): write it again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 
 from ofmu.data.config import DataConfig
@@ -45,7 +46,8 @@ def load_data(config: DataConfig, seed: int) -> UnlearnData:
 
 
 def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
-    """Check that no forget row is also a retain row. Case and white space do not count.
+    """Check that no forget row is also a retain row. Case, white space, the Unicode normal form and invisible
+    characters do not count.
 
     Raises:
         DataError: a row is in both sets. The message shows the row.
@@ -60,7 +62,8 @@ def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
 
 
 def check_holdout_not_trained(holdout: RowSet, *trained: RowSet) -> None:
-    """Check that no model is trained on a holdout row. Case and white space do not count.
+    """Check that no model is trained on a holdout row. Case, white space, the Unicode normal form and invisible
+    characters do not count.
 
     Raises:
         DataError: a holdout row is in one of the ``trained`` sets. The message shows the row.
@@ -81,5 +84,21 @@ def _preview(row: Row) -> str:
 
 
 def _normalized(row: Row) -> tuple[str, str]:
-    """Return question and answer in lower case and with single spaces."""
-    return " ".join(row.question.casefold().split()), " ".join(row.answer.casefold().split())
+    """Return question and answer in a form that is equal for texts that look the same."""
+    return _caseless(row.question), _caseless(row.answer)
+
+
+def _caseless(text: str) -> str:
+    """Return a text without case, with single spaces, in one normal form, and without characters that do not show.
+
+    This is the canonical caseless match of the Unicode standard (section 3.13, D145). A compatible form such as ² stays
+    another text than 2.
+    """
+    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
+    # Cf: zero-width spaces and joiners, the byte order mark, soft hyphens, marks of direction.
+    shown = "".join(character for character in folded if not _is_invisible(character))
+    return " ".join(shown.split())
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"  # variation selectors

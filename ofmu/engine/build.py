@@ -13,6 +13,7 @@ from ofmu.engine.cost import CostTracker
 from ofmu.engine.deepspeed import DeepSpeedEngine
 from ofmu.engine.torch import TorchEngine
 from ofmu.errors import ConfigError
+from ofmu.models.randomness import disable_randomness_in_modules
 
 
 def resolve_device(config: EngineConfig) -> torch.device:
@@ -34,7 +35,7 @@ def resolve_device(config: EngineConfig) -> torch.device:
 def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -> Engine:
     """Move ``model`` to the device and return the engine that the config names.
 
-    The function changes the model and torch's settings: dropout is set to 0, and TF32 is switched off.
+    The function changes the model and torch's settings: randomness is switched off, and so is TF32.
     """
     device = resolve_device(config)
     if config.threads is not None:
@@ -42,10 +43,7 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     # A finite difference is a small part of two gradients. TF32 drops the digits that hold this part.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            # Finite differences and double backward need the same function at every evaluation.
-            module.p = 0.0
+    disable_randomness_in_modules(model)
     model.to(device).train()
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]

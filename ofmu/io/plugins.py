@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from ofmu.errors import ConfigError
@@ -34,3 +38,61 @@ def import_plugin(module: str, key: str) -> ModuleType:
         raise ConfigError(
             f"{key} '{module}' fails while it is imported ({type(error).__name__}: {error}): correct the module"
         ) from error
+
+
+def plugin_hash(module: str, key: str) -> str:
+    """Return the SHA-256 (hex) of a module's source, and of the source beside it that the module imports.
+
+    The source beside a module is everything below the directory from which the module is imported. Of an installed
+    package, only the package itself counts.
+
+    Args:
+        module: the module's dotted name.
+        key: the config key that names the module, for errors.
+
+    Raises:
+        ConfigError: the module cannot be imported.
+    """
+    file = getattr(import_plugin(module, key), "__file__", None)
+    digest = hashlib.sha256()
+    if file is not None:
+        parts = module.split(".")
+        levels = len(parts) - (Path(file).name != "__init__.py")
+        root = Path(file).resolve().parents[levels]
+        installed = root.name in ("site-packages", "dist-packages")
+        for name, source in sorted(_sources(module, root, parts[0] if installed else None).items()):
+            digest.update(f"{name} {len(source)}\n".encode() + source)
+    return digest.hexdigest()
+
+
+def _sources(module: str, root: Path, package: str | None) -> dict[str, bytes]:
+    """Return the source of a module and of all modules below ``root`` that it imports, by name.
+
+    ``package``: only modules of this package count. None: all below ``root`` count.
+    """
+    found: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        place = root.joinpath(*name.split("."))
+        path = next((each for each in (place.with_suffix(".py"), place / "__init__.py") if each.is_file()), None)
+        if path is None or name in found or (package is not None and name.partition(".")[0] != package):
+            continue
+        found[name] = path.read_bytes()
+        waiting += _imports(found[name], name if path.name == "__init__.py" else name.rpartition(".")[0])
+    return found
+
+
+def _imports(source: bytes, package: str) -> Iterator[str]:
+    """Yield the names that a module imports, with the packages around them."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            around = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*around, *([node.module] if node.module else [])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[: end + 1]) for end in range(len(parts)))

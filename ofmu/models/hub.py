@@ -18,7 +18,7 @@ def looks_like_hub_id(source: str) -> bool:
     return not (folder.is_dir() or folder.is_absolute() or source.startswith((".", "~"))) and source.count("/") == 1
 
 
-def local_directory(path: str, revision: str | None = None) -> Path:
+def local_directory(path: str | Path, revision: str | None = None) -> Path:
     """Return the local directory of a model. A hub model is downloaded on first use.
 
     Args:
@@ -26,7 +26,8 @@ def local_directory(path: str, revision: str | None = None) -> Path:
         revision: branch, tag or commit on the hub. None: the default branch.
 
     Raises:
-        ModelError: there is no such directory, or the hub has no such model.
+        ModelError: there is no such directory, the hub has no such model, or
+            :func:`ofmu.models.files.check_model_directory` refuses the model.
     """
     from huggingface_hub.errors import HFValidationError
 
@@ -34,9 +35,11 @@ def local_directory(path: str, revision: str | None = None) -> Path:
     if existing is not None:
         return existing
     try:
-        return _snapshot(path, revision, only_cached=False)
+        downloaded = _snapshot(str(path), revision, only_cached=False)
     except (OSError, ValueError, HFValidationError) as error:
         raise ModelError(load_failure(path, error)) from error
+    check_model_directory(downloaded)
+    return downloaded
 
 
 def cached_directory(path: str, revision: str | None = None) -> Path | None:
@@ -56,7 +59,7 @@ def cached_directory(path: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def _existing_directory(path: str) -> Path | None:
+def _existing_directory(path: str | Path) -> Path | None:
     check_model_directory(path)
     return Path(path) if Path(path).is_dir() else None
 

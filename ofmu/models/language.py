@@ -19,8 +19,9 @@ from transformers import (
 
 from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
-from ofmu.models.files import check_model_directory
-from ofmu.models.hub import load_failure
+from ofmu.models.hub import load_failure, local_directory
+from ofmu.models.randomness import disable_randomness_in_config
+from ofmu.models.weights import check_loaded, check_saved, quiet_loading
 
 
 def load_model(
@@ -38,30 +39,42 @@ def load_model(
         revision: branch, tag or commit on the hub. None: the default branch.
 
     Raises:
-        ModelError: the directory is missing, or holds no model or no safetensors; or the hub has no such model.
+        ModelError: the directory is missing, or holds no model or no safetensors; the hub has no such model; the model
+            is quantised; or a weight is missing, unknown, of another shape, NaN or infinite.
     """
-    check_model_directory(path)
+    directory = local_directory(path, revision)
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        _disable_dropout(config)
-        return AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        disable_randomness_in_config(config)
+        with quiet_loading():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(load_failure(path, error)) from error
+    check_loaded(model, info, path)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
-def _disable_dropout(config: Any) -> None:
-    # A finite difference compares two forward passes, so both passes must see the same network.
-    for name, value in vars(config).items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
+def load_config(path: str | Path) -> Any:
+    """Return the config, of Transformers, of a model directory or a hub model.
+
+    Raises:
+        ModelError: there is no such model, or its config cannot be read.
+    """
+    directory = local_directory(path)
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(load_failure(path, error)) from error
 
 
 def attention_for(attention: Literal["auto", "sdpa", "eager"], *, double_backward: bool) -> Literal["sdpa", "eager"]:
@@ -88,6 +101,7 @@ def save_model(
 
     Raises:
         StorageError: the disk is full, or the directory cannot be written. An existing directory stays unchanged.
+        ModelError: the saved files do not hold the model, bit for bit. An existing directory stays unchanged.
     """
     target = Path(directory)
     with storage_errors(target):
@@ -116,6 +130,7 @@ def write_model(
 
     Raises:
         StorageError: the disk is full, or the directory cannot be written.
+        ModelError: the saved files do not hold the model, bit for bit.
     """
     with storage_errors(directory):
         _write(model, tokenizer, directory, state_dict)
@@ -129,6 +144,7 @@ def _write(
 ) -> None:
     model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
     tokenizer.save_pretrained(directory)
+    check_saved(model, directory, model.state_dict() if state_dict is None else state_dict)
 
 
 def _replace_directory(partial: Path, target: Path) -> None:

@@ -26,7 +26,7 @@ from ofmu.run_files import RunFiles
 from ofmu.tasks.events import PartReady, PreparationCallback, TrainingEpoch
 from ofmu.tasks.reference_path import reference_scores_file
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raise this number whenever a change of the code changes what the same config makes. Old entries are then unused."""
 
 _VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
@@ -167,7 +167,7 @@ class Preparation(ABC):
             self._scores_at(path).save(RunFiles(directory).scores)
             return {}
 
-        parts = {"reference": _reference_hashes(path), **self._scoring()}
+        parts = {"reference": reference_hashes(path), **self._scoring()}
         scores = RunFiles(self._get("reference_scores", "scores", parts, build)).scores
         self._check_match(scores)
         return scores
@@ -214,7 +214,7 @@ class Preparation(ABC):
         return lambda end: callback(TrainingEpoch(part=part, epoch=end.epoch, epochs=end.epochs, loss=end.loss))
 
 
-def _reference_hashes(path: str) -> dict[str, str]:
+def reference_hashes(path: str) -> dict[str, str]:
     """Return the hash of the reference's scores, or the hashes of the reference model's files."""
     scores = reference_scores_file(path)
     return {"scores": file_hash(scores)} if scores is not None else model_hashes(local_directory(path))

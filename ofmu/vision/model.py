@@ -20,6 +20,7 @@ from transformers import (
 from ofmu.errors import ModelError
 from ofmu.models import config as models_config
 from ofmu.models.hub import local_directory
+from ofmu.models.weights import check_loaded, quiet_loading
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
@@ -76,7 +77,8 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
             error.
 
     Raises:
-        ModelError: there is no such model, it is no image classifier, or it has another number of classes.
+        ModelError: there is no such model, it is no image classifier, it has another number of classes, or a weight is
+            missing, unknown, of another shape, NaN or infinite.
     """
     directory = local_directory(str(path))
     try:
@@ -89,14 +91,18 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
             config.update(_label_names(class_names))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(new_head_seed or 0)
-            return AutoModelForImageClassification.from_pretrained(
-                directory,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=new_head_seed is not None,
-            )
+            with quiet_loading():
+                model, info = AutoModelForImageClassification.from_pretrained(
+                    directory,
+                    config=config,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        check_loaded(model, info, path, new_head=new_head_seed is not None)
+        return model
     except ModelError:
         raise
     except (OSError, KeyError, SafetensorError, ValueError) as error:

@@ -3,8 +3,8 @@
     python tests/golden/record.py golden.json                  # every case
     python tests/golden/record.py golden.json methods stages   # some of them
 
-Two files made on the same machine with the same versions are equal, bit for bit. Numbers are stored as Python's
-``repr`` writes them, so nothing is rounded.
+Two files made on the same kind of machine with the same versions are equal, bit for bit. The entry ``machine`` holds
+what the bits depend on. Numbers are stored as Python's ``repr`` writes them, so nothing is rounded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ SEARCH = {
 }
 TIMES = {"seconds", "started", "finished", "evaluation_seconds", "bytes", "peak_memory", "trial_dir", "reason"}
 """Columns and keys that measure the machine, or name a place on it."""
+
+
+def machine() -> dict[str, str]:
+    """Return what the last bits of a number depend on, besides the code of this project."""
+    import torch
+
+    processor = ""
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    versions = {name: version(name) for name in ("torch", "transformers", "deepspeed", "numpy", "optuna")}
+    return {"processor": processor, "vectors": torch.backends.cpu.get_cpu_capability(), **versions}
 
 
 def merged(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
@@ -191,4 +204,5 @@ def record(names: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    target.write_text(json.dumps(record(sys.argv[2:] or list(CASES)), indent=1, sort_keys=True) + "\n")
+    found = {"machine": machine(), **record(sys.argv[2:] or list(CASES))}
+    target.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

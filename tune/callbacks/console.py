@@ -84,7 +84,13 @@ class ConsoleCallback(SearchCallback):
         header, *rows = format_front(result)
         print_table([Column(name) for name in header], rows, console=self.console, boxed=False)
         self.print_line(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.display_path}")
-        self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
+        if result.forgets_more_than_target:
+            self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
+        else:
+            self.print_line(
+                f"No trial has a better {next(iter(result.config.objectives))} than the untouched target: raise the "
+                "learning rates or the steps in search.space"
+            )
 
 
 class LiveConsoleCallback(ConsoleCallback):

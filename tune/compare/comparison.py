@@ -138,6 +138,8 @@ class _Session:
 
     def start(self) -> ComparisonResult:
         """Run what is missing, write the reports, and return the result."""
+        if self._executor is None:
+            self._home.check_content(self._shared.unlearn)
         result = self._finished_result() or self._run_missing()
         write_reports(result)
         self._callback.on_end(result)
@@ -163,6 +165,8 @@ class _Session:
                 self._home.mkdir()
                 stack.enter_context(self._home.lock())
             self._home.write_mapping(self._mapping, replace_environment=False)
+            if prepared is not None:
+                self._home.write_content(self._shared.unlearn)
             self._callback.on_start(self._home.path, tuple(self._configs))
             try:
                 searches = self._search_all()

@@ -18,6 +18,7 @@ SUMMARY = "compare.json"
 TABLE = "compare.csv"
 TEXT = "compare.md"
 PLOT = "compare.png"
+RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class CompareDirectory(LockedDirectory):
         "search.keep_models",
         "cluster.",
     )
+    written = (SUMMARY, TABLE, TEXT, PLOT, RUNS)
 
     @property
     def summary_file(self) -> Path:
@@ -52,7 +54,7 @@ class CompareDirectory(LockedDirectory):
 
     def run(self, method: str, trial: int, seed: int) -> Path:
         """Return the directory of one point's run on one seed."""
-        return self.path / "runs" / method / f"{trial:05d}-seed{seed}"
+        return self.path / RUNS / method / f"{trial:05d}-seed{seed}"
 
     def read_mapping(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Return the stored config with the overrides of a resume, which may add methods and those methods' spaces.

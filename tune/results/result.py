@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.study.baselines import TARGET
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -60,16 +62,18 @@ class Point:
             )
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise RunError(f"{target} already exists: name a new directory for the exported model")
-        partial = target.with_name(f"{target.name}.partial")
         with storage_errors(target):
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(files.model, partial)
-            for source in (files.metrics, files.config):
-                if source.is_file():
-                    shutil.copy2(source, partial / source.name)
-            if target.exists():
-                target.rmdir()
-            partial.replace(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A new name beside the target, since a folder with any fixed name may be the user's.
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+                partial = Path(folder) / target.name
+                shutil.copytree(files.model, partial)
+                for source in (files.metrics, files.config):
+                    if source.is_file():
+                        shutil.copy2(source, partial / source.name)
+                if target.exists():
+                    target.rmdir()
+                partial.replace(target)
         return target
 
 
@@ -134,6 +138,14 @@ class SearchResult:
         self.require_front()
         by_number = self.front.sort_values("trial")
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
+
+    @property
+    def forgets_more_than_target(self) -> bool:
+        """Whether some complete trial has a better first objective than the untouched target."""
+        target = self.trials[(self.trials["role"] == TARGET) & (self.trials["state"] == "complete")]
+        if not len(target) or not len(self.front):
+            return len(self.front) > 0
+        return bool(costs_of(self.front, self.config)[:, 0].min() < costs_of(target, self.config)[:, 0].min())
 
     def require_front(self) -> None:
         """Check that at least one trial is complete.

@@ -19,8 +19,8 @@ from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
-from ofmu.run_config import override
-from ofmu.run_files import CONFIG, ENVIRONMENT
+from ofmu.run_config import UnlearnConfig, override
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, check_output, made_by_ofmu
 from tune.rundir.search_files import TUNE_STORAGE
 
 
@@ -38,6 +38,8 @@ class LockedDirectory:
     """The folder inside by which a directory of this kind is recognised."""
     resumable: ClassVar[tuple[str, ...]]
     """Config keys, or prefixes of keys, that a resume may override."""
+    written: ClassVar[tuple[str, ...]]
+    """What a run of this kind writes into its directory, besides what all kinds write."""
 
     @classmethod
     def create_new(cls, path: str | Path | None) -> Self:
@@ -47,7 +49,7 @@ class LockedDirectory:
             path: None names a directory under ``runs/`` by the time of day.
 
         Raises:
-            RunError: the path is a URI, or a run is already there.
+            RunError: the path is a URI, a run is already there, or files are there that a run would replace.
         """
         _check_is_path(cls.kind, path)
         if path is None:
@@ -57,8 +59,9 @@ class LockedDirectory:
                 attempt += 1
                 path = stem.with_name(f"{stem.name}-{attempt}")
         new = cls(Path(path).absolute())
-        if new.config_file.exists():
+        if made_by_ofmu(new.path) and new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
+        check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
 
     @classmethod
@@ -75,6 +78,11 @@ class LockedDirectory:
         if not found.config_file.is_file() or not found.folder.is_dir():
             raise RunError(
                 f"{path} is not the directory of a {cls.kind}: it has no {CONFIG} with a {cls.folder_name} folder"
+            )
+        if not made_by_ofmu(found.path):
+            raise RunError(
+                f"{path} is not the directory of a {cls.kind}: it has no {ENVIRONMENT} of ofmu, so a {cls.kind} there "
+                "could replace other files"
             )
         return found
 
@@ -102,6 +110,31 @@ class LockedDirectory:
     def tune_storage(self) -> Path:
         """The folder of Ray Tune's own files. It is deleted at the end of the run."""
         return self.path / TUNE_STORAGE
+
+    def check_content(self, config: UnlearnConfig) -> None:
+        """Check that rows, models, reference and the user's modules are those of the start. A new run passes.
+
+        Raises:
+            RunError: something has changed. Finished and new trials could then not be compared.
+            OfmuError: something cannot be read.
+        """
+        # This import loads torch, which takes seconds.
+        from ofmu.content import check_content, content_of, read_content
+
+        earlier = read_content(self.path)
+        if earlier:
+            check_content(Path(self.display_path), earlier, content_of(config), self.kind)
+
+    def write_content(self, config: UnlearnConfig) -> None:
+        """Store hashes of the content that the run starts from. What is stored already stays.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        # This import loads torch, which takes seconds.
+        from ofmu.content import content_of, read_content, write_content
+
+        write_content(self.path, content_of(config) | read_content(self.path))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -163,13 +196,14 @@ class LockedDirectory:
             mapping: the config.
             replace_environment: whether to write ``environment.json`` although there is one.
         """
-        write_text(self.config_file, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
         if replace_environment or not self.environment_file.is_file():
             started = {
                 "time": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "command": [without_credentials(word) for word in sys.argv],
             }
+            # The environment shows that the directory is ours, so an interruption must not leave a config without it.
             write_json(self.environment_file, environment() | started)
+        write_text(self.config_file, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
 
 
 def _check_is_path(kind: str, path: str | Path | None) -> None:

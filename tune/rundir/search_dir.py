@@ -14,7 +14,7 @@ from cluster.storage.uri import is_uri, without_credentials
 from ofmu.config.files import validate
 from ofmu.errors import RunError
 from ofmu.io.files import write_json
-from ofmu.run_files import CONFIG, MODEL
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL
 from tune.config import SearchConfig
 from tune.rundir.locked import LockedDirectory
 from tune.rundir.search_files import (
@@ -53,6 +53,7 @@ class RunDirectory(LockedDirectory):
         "search.keep_models",
         "cluster.",
     )
+    written = (STUDY, TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, SUMMARY, REFERENCE, RUNGS, WARM_START)
 
     uri: str | None = None
     """The URI of the directory; None for a directory on a disk."""
@@ -79,6 +80,9 @@ class RunDirectory(LockedDirectory):
                 f"{new.display_path} already holds a run: continue it with --resume {new.display_path}, or name "
                 "another directory"
             )
+        for name in (CONTENT, ENVIRONMENT, *cls.written):
+            if new.mirror().has(name):
+                raise RunError(f"{new.display_path} holds {name}, which a search would replace: name another directory")
         return new
 
     @classmethod
@@ -103,7 +107,7 @@ class RunDirectory(LockedDirectory):
         if not mirror.has(CONFIG):
             raise RunError(f"There is no run directory {found.display_path}: check the URI")
         found._check_version(mirror.has)
-        wanted = [CONFIG, SUMMARY, REFERENCE, *([STUDY] if to_read else [])]
+        wanted = [CONFIG, CONTENT, SUMMARY, REFERENCE, *([STUDY] if to_read else [])]
         mirror.pull([name for name in wanted if mirror.has(name)])
         return found
 

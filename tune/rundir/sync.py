@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cluster.storage.lease import LOCK, Lease
 from cluster.storage.mirror import Mirror
-from cluster.storage.uri import join_uri
-from ofmu.errors import PrunedError, StorageError
-from ofmu.io.cache import Cache, cache_root
-from ofmu.run_files import CHECKPOINTS
-from tune.rundir.prepared import download_prepared
+from ofmu.errors import StorageError
+from ofmu.io.cache import cache_root
 from tune.rundir.search_files import STUDY, TRIALS, TUNE_STORAGE
-from tune.rundir.trial_files import END_MARKERS, ERROR, LARGE_FOLDERS, TEMPORARY_FOLDERS, TrialFiles
-
-if TYPE_CHECKING:
-    from cluster.config import ClusterConfig
-    from ofmu.run_config import UnlearnConfig
-    from tune.execution.trainable import Executor
+from tune.rundir.trial_files import END_MARKERS, ERROR, LARGE_FOLDERS
 
 _NOT_PUSHED = (TRIALS, TUNE_STORAGE, STUDY, f"{STUDY}.lock")
 """What a push of the whole directory leaves out. The study is pushed first, by itself. A dashboard that writes to the
@@ -122,7 +109,7 @@ class RunDirectorySync:
         self._mirror.pull([each for each in files if not set(LARGE_FOLDERS) & set(_parts(each))])
 
     def _fetch(self) -> None:
-        _empty(self._mirror.local)
+        delete_visible_files(self._mirror.local)
         names = self._mirror.files()
         self._mirror.pull([each for each in names if "/" not in each and each != LOCK])
         ended = {_parts(each)[1] for each in names if each.endswith(tuple(f"/{name}" for name in END_MARKERS))}
@@ -158,72 +145,7 @@ class RunDirectorySync:
             self._mirror.delete(self._to_delete.pop())
 
 
-class SyncedExecutor:
-    """An executor that downloads a trial's files from a URI before the run, and uploads the files after the run.
-
-    The files at the URI replace those in the trial's directory on the node. An executor with a keyword ``mirror``
-    gets the trial's mirror and writes its checkpoints there.
-    """
-
-    def __init__(self, executor: Executor, uri: str) -> None:
-        self._executor, self._uri = executor, uri
-
-    def __call__(
-        self, config: UnlearnConfig, cluster: ClusterConfig, trial_dir: Path, prepared: Any, **further: Any
-    ) -> Mapping[str, Any]:
-        """Run one trial and return its metrics. A finished trial returns its stored metrics at once.
-
-        Raises:
-            StorageError: the storage refuses.
-            Exception: whatever the executor raises.
-        """
-        mirror, files = Mirror(join_uri(self._uri, f"{TRIALS}/{trial_dir.name}"), trial_dir), TrialFiles(trial_dir)
-        self._fetch(mirror, files, config)
-        finished = files.read_metrics()
-        if finished is not None:
-            return finished
-        execute: Callable[..., Mapping[str, Any]] = self._executor
-        if "mirror" in inspect.signature(execute).parameters:
-            execute = partial(execute, mirror=mirror)
-        started = time.monotonic()
-        try:
-            metrics = dict(execute(config, cluster, trial_dir, self._download(prepared), **further))
-        except (PrunedError, ValueError):
-            with suppress(StorageError):
-                mirror.push(without=LARGE_FOLDERS)
-            raise
-        metrics.setdefault("seconds", time.monotonic() - started)
-        files.write_metrics_if_missing(metrics)
-        mirror.push(without=TEMPORARY_FOLDERS)
-        mirror.delete(CHECKPOINTS)
-        files.delete_folders(LARGE_FOLDERS)
-        return metrics
-
-    def close(self) -> None:
-        """Close the executor. A worker group keeps CPUs and GPUs between trials."""
-        close = getattr(self._executor, "close", None)
-        if close is not None:
-            close()
-
-    def _fetch(self, mirror: Mirror, files: TrialFiles, config: UnlearnConfig) -> None:
-        """Replace the directory's files by those at the URI.
-
-        Files of another config come from an attempt that the study does not hold. They are deleted.
-        """
-        _empty(mirror.local)
-        mirror.pull([name for name in mirror.files() if _parts(name)[0] not in LARGE_FOLDERS])
-        stored = files.read_config()
-        if stored is not None and stored != config.model_dump(mode="json"):
-            mirror.delete("")
-            _empty(mirror.local)
-
-    def _download(self, prepared: Any) -> Any:
-        if prepared is None:
-            return None
-        return download_prepared(prepared, self._uri, Cache(local_folder(self._uri, "prepared")))
-
-
-def _empty(folder: Path) -> None:
+def delete_visible_files(folder: Path) -> None:
     """Delete everything in the folder but hidden files. The lock of the process that works here is a hidden file."""
     for path in folder.glob("[!.]*"):
         if path.is_dir():

@@ -1,4 +1,6 @@
-"""The two baselines with which every search starts: the untouched target, and the setting that the authors published.
+"""The baselines with which a search starts: the untouched target, and the setting that the authors published.
+
+``search.baselines`` can leave the published setting out.
 
 A baseline may lie outside the searched space, but NSGA-II and GP learn only from trials whose parameters lie inside. So
 the study stores a baseline under the nearest parameters inside the space. The trial's ``overrides`` hold what really

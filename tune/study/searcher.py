@@ -34,7 +34,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 
 
 def open_study(path: Path, config: SearchConfig) -> optuna.Study:
-    """Create or open the study in the journal file ``path``. Its first trials are the two baselines.
+    """Create or open the study in the journal file ``path``. Its first trials are the baselines of the config.
 
     Raises:
         RunError: a line of the file is damaged.
@@ -53,7 +53,7 @@ def open_study(path: Path, config: SearchConfig) -> optuna.Study:
     present = {trial.user_attrs.get("role") for trial in study.get_trials(deepcopy=False)}
     parameters = in_space_params(config.search.space, config.unlearn)
     for role in (TARGET, PUBLISHED):
-        if role not in present:
+        if role in config.search.baselines and role not in present:
             study.enqueue_trial(parameters[role], user_attrs={"role": role})
     flush(study)
     return study

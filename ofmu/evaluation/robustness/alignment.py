@@ -15,7 +15,8 @@ import torch
 
 from ofmu.data.collate import collate
 from ofmu.data.config import DataConfig
-from ofmu.data.encoding import Tokenizer, encode_example, pad_id
+from ofmu.data.encoding import Tokenizer, pad_id
+from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.metrics.formulas import FloatArray
@@ -104,7 +105,7 @@ def alignment(
     layers: dict[str, list[float]] = {}
     for name in ALIGNMENT_SETS:
         rows = data.evaluation[name].rows if name in data.evaluation else ()
-        examples = [encode_example(tokenizer, row.question, row.answer, encoding) for row in rows]
+        examples = RowEncoder(tokenizer, encoding, model.config).encode_rows(f"evaluation set {name}", rows)
         states: list[FloatArray] = []
         if examples:
             size = evaluation.batch_size

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from ofmu.data.config import DataConfig
-from ofmu.data.encoding import Tokenizer, encode_example, pad_id
+from ofmu.data.encoding import Tokenizer, pad_id
+from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.errors import DataError
 from ofmu.evaluation.config import EvaluationConfig
@@ -74,9 +75,10 @@ def relearning(
     """
     drawn, watched = _split_forget_rows(data, rows, seed)
     trained_copy = copy.deepcopy(model)
-    examples, watched_examples = (
-        [encode_example(tokenizer, row.question, row.answer, encoding) for row in group] for group in (drawn, watched)
-    )
+    # Each step trains on all examples at once, so a long text gives its first chunk only.
+    encoder = RowEncoder(tokenizer, encoding, model.config)
+    examples = [encoder.encode("drawn rows", row.question, row.answer)[0] for row in drawn]
+    watched_examples = encoder.encode_rows("watched rows", watched)
 
     def measure() -> dict[str, float | None]:
         return _mean_levels(trained_copy, tokenizer, watched_examples, evaluation.batch_size)

@@ -6,16 +6,19 @@ any number of ranks, and its scores are the same to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 from ofmu.data.config import DataConfig
-from ofmu.data.encoding import Tokenizer, encode_example
+from ofmu.data.encoding import Tokenizer
+from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.in_scope import in_scope_sets
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, hash_sample, row_hash
+from ofmu.evaluation.scoring.chunks import join_norms, join_scores
 from ofmu.evaluation.scoring.generation import GeneratedAnswer, generate_answers
 from ofmu.evaluation.scoring.gradients import gradient_norms
 from ofmu.evaluation.scoring.multiple_choice import score_questions
@@ -31,6 +34,7 @@ NO_WHOLE_GRADIENT = "under ZeRO-3 no rank holds a whole gradient: run ofmu evalu
 NO_IN_SCOPE = "no forget row has a paraphrased, multi-hop or translated question"
 
 _Sets = Mapping[str, tuple[Row, ...]]
+ValueT = TypeVar("ValueT")
 
 
 class _AnswerKey(NamedTuple):
@@ -70,23 +74,24 @@ def score_model(
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
     sets = _scored_sets(data, evaluation)
-    examples = dict(_examples(tokenizer, sets, encoding))
+    examples = _examples(model, tokenizer, sets, encoding)
+    chunks = [(key, chunk) for key, answer_chunks in examples.items() for chunk in answer_chunks]
     attacked = _attacked_answers(sets, evaluation)
     questions = _questions(sets) if evaluation.rouge else {}
     with _evaluation_mode(model):
         answer_scores, forced_tokens = score_examples(
             model,
             tokenizer,
-            list(examples.values()),
+            [chunk for _, chunk in chunks],
             evaluation.batch_size,
             shard,
-            labels=[key.set_name for key in examples],
-            detailed=[index for index, key in enumerate(examples) if key in attacked],
+            labels=[key.set_name for key, _ in chunks],
+            detailed=[index for index, (key, _) in enumerate(chunks) if key in attacked],
         )
         question_sets = [set_name for set_name, _ in questions]
         texts = generate_answers(model, tokenizer, list(questions.values()), evaluation, encoding, shard, question_sets)
-        with_gradients = [] if synchronized else [key for key in examples if key in attacked]
-        norms, gradient_tokens = gradient_norms(model, [examples[key] for key in with_gradients], shard)
+        with_gradients = {} if synchronized else {key: examples[key] for key in examples if key in attacked}
+        norms, gradient_tokens = gradient_norms(model, list(chain.from_iterable(with_gradients.values())), shard)
         choices, choice_tokens = score_questions(
             model,
             tokenizer,
@@ -96,9 +101,14 @@ def score_model(
             shard=shard,
         )
     results = _PassResults(
-        answers=dict(zip(examples, answer_scores, strict=True)),
+        answers={
+            key: join_scores(examples[key], scores, tokenizer.eos_token_id)
+            for key, scores in _grouped(examples, answer_scores).items()
+        },
         texts=dict(zip(questions, texts, strict=True)),
-        gradient_norms=dict(zip(with_gradients, norms, strict=True)),
+        gradient_norms={
+            key: join_norms(examples[key], values) for key, values in _grouped(with_gradients, norms).items()
+        },
     )
     return Scores(
         model=name or getattr(model.config, "_name_or_path", "") or "the model",
@@ -154,7 +164,11 @@ def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dic
     return notes
 
 
-def _examples(tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig) -> Iterator[tuple[_AnswerKey, Example]]:
+def _examples(
+    model: Any, tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig
+) -> dict[_AnswerKey, tuple[Example, ...]]:
+    """Return the chunks of every answer. Only plain text has more than one chunk."""
+    encoder, examples = RowEncoder(tokenizer, encoding, model.config), dict[_AnswerKey, tuple[Example, ...]]()
     for set_name, rows in sets.items():
         for index, row in enumerate(rows):
             # Holdout rows have no truth ratio, so only their answers are scored.
@@ -162,7 +176,17 @@ def _examples(tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig) -> Iterat
             for variant, answer in enumerate([row.answer, *others]):
                 if answer is not None:
                     key = _AnswerKey(set_name, index, variant)
-                    yield key, encode_example(tokenizer, row.question, answer, encoding)
+                    examples[key] = encoder.encode(f"evaluation set {set_name}", row.question, answer)
+    encoder.warn_of_cuts()
+    return examples
+
+
+def _grouped(
+    examples: Mapping[_AnswerKey, Sequence[Example]], values: Sequence[ValueT]
+) -> dict[_AnswerKey, list[ValueT]]:
+    """Return the values of each answer's chunks. ``values`` holds one value for each chunk, in order."""
+    rest = iter(values)
+    return {key: [next(rest) for _ in chunks] for key, chunks in examples.items()}
 
 
 def _questions(sets: _Sets) -> dict[tuple[str, int], str]:

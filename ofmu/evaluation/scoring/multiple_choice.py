@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ofmu.data.encoding import Tokenizer, encode_continuation
+from ofmu.data.limits import ModelLimits
 from ofmu.data.questions import LETTERS, Question, QuestionSet
 from ofmu.data.rows import Example
 from ofmu.evaluation.scores import ChoiceScores
@@ -42,10 +43,14 @@ def score_questions(
         The scores by set, on every rank, and the number of tokens that the forward passes read, padding included.
 
     Raises:
-        DataError: a choice does not fit ``max_length`` tokens.
+        DataError: a choice does not fit ``max_length`` tokens, or the model has too few positions.
+        ModelError: the model has no embedding for a token.
     """
     questions = [question for group in sets.values() for question in group.questions]
     examples = [example for question in questions for example in _examples(tokenizer, question, max_length)]
+    limits = ModelLimits(tokenizer, model.config)
+    for example in examples:
+        limits.check(example, "the multiple-choice questions")
     answers, tokens = score_examples(model, tokenizer, examples, batch_size, shard)
     log_likelihoods = iter([-answer.nll for answer in answers])
     scores = iter([_next_scores(question, log_likelihoods) for question in questions])

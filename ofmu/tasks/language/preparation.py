@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from ofmu.data.encoding import encode_example, load_tokenizer
+from ofmu.data.encoding import load_tokenizer
 from ofmu.data.load import load_data
+from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.scores import Scores
@@ -61,8 +62,10 @@ class LanguagePreparation(Preparation):
 
         def build(directory: Path) -> dict[str, float]:
             tokenizer = load_tokenizer(str(base))
-            examples = [encode_example(tokenizer, row.question, row.answer, config.data) for row in rows]
             model: Any = load_model(base, self._attention).to(resolve_device(config.engine))
+            encoder = RowEncoder(tokenizer, config.data, model.config)
+            examples = encoder.encode_rows("training rows", rows)
+            encoder.warn_of_cuts()
             pad_id = tokenizer.pad_token_id
             cost = finetune(
                 model, examples, config.training, seed=config.seed, pad_id=pad_id, callback=self._epoch_callback(part)
@@ -89,7 +92,10 @@ class LanguagePreparation(Preparation):
         check_reference(Scores.load(reference_scores), self._data, self._config, self._config.model.path or "target")
 
     def _encoding(self) -> dict[str, Any]:
-        return self._config.data.model_dump(include={"prompt_template", "use_chat_template", "max_length"})
+        return self._config.data.model_dump(
+            mode="json",
+            include={"prompt_template", "use_chat_template", "template_date", "max_length", "truncation"},
+        )
 
     def _scoring(self) -> dict[str, Any]:
         # The batch size changes the rounding of scores and nothing else.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ofmu.data.encoding import encode_example, load_tokenizer, pad_id
+from ofmu.data.encoding import load_tokenizer, pad_id
 from ofmu.data.kinds import TaskKind
 from ofmu.data.load import load_data
-from ofmu.data.rows import Example, Row
+from ofmu.data.row_encoder import RowEncoder
+from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
@@ -20,7 +20,7 @@ from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.partial import PartialEvaluation
 from ofmu.losses import AnswerLoss
-from ofmu.models.language import attention_for, load_model, save_model
+from ofmu.models.language import attention_for, load_config, load_model, save_model
 from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.run_config import UnlearnConfig
 
@@ -56,12 +56,12 @@ class LanguageTask:
         self._data = load_data(config.data, config.seed)
         self._tokenizer = load_tokenizer(str(target))
         self.loss = AnswerLoss(pad_id(self._tokenizer))
-        self.forget_rows = self._encode(self._data.forget.rows)
-        self.retain_rows = self._encode(self._data.retain.rows)
+        encoder = self._encoder = RowEncoder(self._tokenizer, config.data, load_config(target))
+        self._forget_chunks = [encoder.encode("forget", row.question, row.answer) for row in self._data.forget.rows]
+        self.forget_rows = [chunk for chunks in self._forget_chunks for chunk in chunks]
+        self.retain_rows = encoder.encode_rows("retain", self._data.retain.rows)
+        encoder.warn_of_cuts()
         self.content_hash = self._data.content_hash
-
-    def _encode(self, rows: Sequence[Row]) -> list[Example]:
-        return [encode_example(self._tokenizer, row.question, row.answer, self._config.data) for row in rows]
 
     @property
     def pad_id(self) -> int:
@@ -69,11 +69,12 @@ class LanguageTask:
         return pad_id(self._tokenizer)
 
     def refusals(self) -> list[Example]:
-        """Return one encoded row per forget row: its question and a refusal, drawn by the seed."""
+        """Return one encoded row per row of ``forget_rows``: its question and a refusal, drawn by the seed."""
         generator = random.Random(f"{self._config.seed}/refusals")
         return [
-            encode_example(self._tokenizer, row.question, generator.choice(REFUSALS), self._config.data)
-            for row in self._data.forget.rows
+            self._encoder.encode("refusals", row.question, generator.choice(REFUSALS))[0]
+            for row, chunks in zip(self._data.forget.rows, self._forget_chunks, strict=True)
+            for _ in chunks
         ]
 
     def load_model(self, *, double_backward: bool) -> nn.Module:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -60,9 +61,69 @@ def test_perturbed_answers_are_lists(tmp_path: Path, name: str) -> None:
     assert read_rows(path, ColumnsConfig())[0].perturbed_answers == ("Bob", "Cy")
 
 
-def test_a_csv_cell_may_hold_a_json_list(tmp_path: Path) -> None:
-    path = _write(tmp_path / "rows.csv", [{"question": "Who?", "answer": "Ada", "perturbed_answer": '["Bob", "Cy"]'}])
-    assert read_rows(path, ColumnsConfig())[0].perturbed_answers == ("Bob", "Cy")
+WRONG = ["Oto.", "Vey, or 'Vay'.", 'A "quote"\nand a line.', "Über\xa0uns [1]."]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [WRONG, tuple(WRONG), np.array(WRONG), np.array(WRONG, dtype=object), json.dumps(WRONG), " " + str(WRONG) + " "],
+    ids=["list", "tuple", "array", "array of objects", "JSON", "white space around"],
+)
+def test_a_list_in_a_csv_cell_is_a_list_in_every_spelling(tmp_path: Path, cell: Any) -> None:
+    path = _write(tmp_path / "rows.csv", [{"question": "Who?", "answer": "Ada", "perturbed_answer": cell}])
+    assert read_rows(path, ColumnsConfig())[0].perturbed_answers == tuple(WRONG)
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ("['Oto.']", ("Oto.",)),
+        ("('Oto.',)", ("Oto.",)),
+        ("[]", ()),
+        ("", ()),
+        ("(unknown)", ("(unknown)",)),
+        ("[Oto] said so.", ("[Oto] said so.",)),
+        ("'Oto.'", ("'Oto.'",)),
+    ],
+)
+def test_short_lists_and_texts_with_brackets(tmp_path: Path, cell: str, texts: tuple[str, ...]) -> None:
+    path = _write(tmp_path / "rows.csv", [{"question": "Who?", "answer": "Ada", "perturbed_answer": cell}])
+    assert read_rows(path, ColumnsConfig())[0].perturbed_answers == texts
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['Oto.', 'Ve",
+        "[Oto., Vey.]",
+        "['Oto.' 'Vey.', 'Kel.']",
+        "['Oto.''Vey.']",
+        "('Oto.' 'Vey.')",
+        "['Oto.' 'Vey.' ... 'Kel.']",
+        "{'Oto.', 'Vey.'}",
+        "array(['Oto.', 'Vey.'], dtype=object)",
+        "[open('x')]",
+        pytest.param("[" * 100_000 + "]", id="deep"),
+    ],
+)
+@pytest.mark.parametrize("column", ["perturbed_answer", "translated_perturbed_answers"])
+def test_what_looks_like_a_list_is_never_one_answer(tmp_path: Path, cell: str, column: str) -> None:
+    rows = [{"question": "Who?", "answer": "Ada", column: wrong} for wrong in ("Bob", cell)]
+    with pytest.raises(DataError, match=rf"Row 2 of .*rows\.csv has a list in column '{column}' that cannot be read"):
+        read_rows(_write(tmp_path / "rows.csv", rows), ColumnsConfig())
+
+
+@pytest.mark.parametrize("column", ["answer", "paraphrased_answer", "multi_hop_question"])
+def test_a_list_in_a_csv_cell_is_no_single_text(tmp_path: Path, column: str) -> None:
+    row = {"question": "Who?", "answer": "Ada", column: ["Oto.", "Vey."]}
+    with pytest.raises(DataError, match=f"Row 1 .* has a list in column '{column}', where one text belongs"):
+        read_rows(_write(tmp_path / "rows.csv", [row]), ColumnsConfig())
+    path = _write(tmp_path / "rows.jsonl", [{**row, column: "['Oto.', 'Vey.']"}])
+    assert "['Oto.', 'Vey.']" in vars_of(read_rows(path, ColumnsConfig())[0])
+
+
+def vars_of(row: Row) -> list[Any]:
+    return [getattr(row, name) for name in Row.__slots__]
 
 
 def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_path: Path) -> None:
@@ -99,6 +160,20 @@ def test_evaluation_sets_are_samples_of_at_most_400_rows_drawn_by_the_seed(tmp_p
         ("rows.jsonl", b'{"question": "a", "answer": " "}', r"Row 1 .* empty 'answer'"),
         ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": [1]}', r"has 1 of type int"),
         ("rows.jsonl", b'{"question": "a", "answer": "b", "perturbed_answer": 1}', r"a list of texts"),
+        (
+            "rows.jsonl",
+            b'{"question": "a", "answer": "b"}\n{"question": "\\ud83d?", "answer": "b"}',
+            r"Row 2 .* \\ud83d",
+        ),
+        (
+            "rows.jsonl",
+            b'{"question": "a", "answer": "b", "perturbed_answer": ["c\\udc00"]}',
+            r"half character \\udc00",
+        ),
+        ("rows.json", b'[{"text": "a"}, {"text": "b \\ud800"}]', r"Row 2 .* half character \\ud800"),
+        ("rows.jsonl", b'{"question": "a", "answer": "b", "answer": "c"}', r"Row 1 .* has the column 'answer' twice"),
+        ("rows.json", b'[{"text": "a", "text": "b"}]', r"Row 1 .* has the column 'text' twice"),
+        ("rows.csv", b"question,answer,answer\na,b,c\n", r"has the column 'answer' twice: keep one"),
     ],
 )
 def test_an_invalid_file_gets_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
@@ -107,6 +182,11 @@ def test_an_invalid_file_gets_one_sentence(tmp_path: Path, name: str, content: b
     with pytest.raises(DataError, match=sentence) as caught:
         read_rows(path, ColumnsConfig())
     assert "\n" not in str(caught.value)
+
+
+def test_both_halves_of_a_character_are_a_character(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "\\ud83d\\ude42?", "answer": "b"}')
+    assert read_rows(tmp_path / "rows.jsonl", ColumnsConfig())[0].question == "🙂?"
 
 
 def test_a_missing_file_and_a_missing_setting_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,33 @@ def test_a_forget_row_that_is_also_retained_is_shown_shortened(tmp_path: Path) -
     config = _config(tmp_path, [("a", "b"), ("Who is  Ada?", long)], [("who is Ada?", long.upper()), ("c", "d")])
     with pytest.raises(DataError, match=r"Forget row 2 is also in the retain set.*'Who is Ada\? An answer x+…'"):
         load_data(config, 0)
+
+
+@pytest.mark.parametrize(
+    ("retained", "words"),
+    [
+        (unicodedata.normalize("NFD", "Wo wohnt Zoë Ångström?"), "composed and decomposed"),
+        ("Wo wohnt Zoe\u0308 A\u030angstro\u0308m?", "combining marks"),
+        ("Wo wohnt\u200b Zo\u00adë \ufeffÅngström\u200e?", "invisible characters"),
+        ("WO WOHNT\u00a0ZOË \u212bNGSTRÖM?", "case, a fixed space, and the sign of the unit"),
+        ("Wo wohnt Zoë Ångström\ufe0e?", "a variation selector"),
+    ],
+    ids=lambda value: value if value.isascii() else "",
+)
+def test_rows_that_look_the_same_overlap(tmp_path: Path, retained: str, words: str) -> None:
+    question = unicodedata.normalize("NFC", "Wo wohnt Zoë Ångström?")
+    for first, second in ((question, retained), (retained, question)):
+        with pytest.raises(DataError, match="Forget row 1 is also in the retain set"):
+            load_data(_config(tmp_path, [(first, "In Köln.")], [(second, "In Ko\u0308ln.")]), 0)
+    config = _config(tmp_path, [("new", "b")], [(question, "In Köln.")])
+    (tmp_path / "holdout.jsonl").write_text(json.dumps({"question": retained, "answer": "In Köln."}))
+    with pytest.raises(DataError, match="Holdout row 1 is also in the retain set"):
+        load_data(config.model_copy(update={"holdout": str(tmp_path / "holdout.jsonl")}), 0)
+
+
+@pytest.mark.parametrize(("first", "second"), [("What is 2²?", "What is 22?"), ("Who is Zoë?", "Who is Zoe?")])
+def test_texts_that_look_different_do_not_overlap(tmp_path: Path, first: str, second: str) -> None:
+    assert len(load_data(_config(tmp_path, [(first, "b")], [(second, "b")]), 0).forget) == 1
 
 
 def test_the_same_question_with_another_answer_is_no_overlap(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ofmu.cli.export import export_command
 from ofmu.cli.report import report_command
 from ofmu.cli.search import search_command
 from ofmu.errors import RunError
+from ofmu.io.environment import environment
 from tune import AskTell, ParetoSearch, SearchResult
 from tune.rundir.search_dir import RunDirectory
 
@@ -19,6 +21,7 @@ def old(tmp_path: Path) -> Path:
     run = tmp_path / "old"
     (run / "trials").mkdir(parents=True)
     (run / "config.yaml").write_text("method:\n  name: ofmu\n  forget_level: 1.5\n")
+    (run / "environment.json").write_text(json.dumps(environment()))
     (run / "study.db").write_bytes(b"SQLite format 3\0")
     return run
 
@@ -40,7 +43,7 @@ def test_a_run_of_version_0_1_is_refused_with_what_to_do(old, tmp_path):
         assert "written by ofmu 0.1" in str(result.exception)
     with pytest.raises(RunError, match=sentence):
         AskTell({}, run_dir=tmp_path / "new", warm_start=old)
-    assert sorted(path.name for path in old.iterdir()) == ["config.yaml", "study.db", "trials"]
+    assert sorted(path.name for path in old.iterdir()) == ["config.yaml", "environment.json", "study.db", "trials"]
 
 
 @pytest.mark.parametrize("to_read", [True, False])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,10 +10,14 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from rich.console import Console
 
 from ofmu.config.files import validate
+from ofmu.errors import ConfigError
+from tune.callbacks.console import ConsoleCallback
 from tune.config import SearchConfig
 from tune.execution.trial_records import TrialOutcome
+from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.baselines import PUBLISHED, baseline_settings
 from tune.study.searcher import StudySearcher, open_study
@@ -87,6 +92,33 @@ def test_the_baselines_come_first_and_run_with_their_own_settings(run):
     assert [trial.user_attrs["role"] for trial in stored] == ["target", "published", "sampled"]
     assert stored[1].params["method.similarity_threshold"] == -0.5
     assert stored[1].params["method.inner_lr"] == 0.02
+
+
+def test_the_published_setting_can_be_left_out(run):
+    found = searcher(run, make(baselines=["target"]))
+    for name in "ab":
+        found.suggest(name)
+    assert [trial.user_attrs["role"] for trial in trials(run)] == ["target", "sampled"]
+
+
+def test_the_target_cannot_be_left_out():
+    with pytest.raises(ConfigError, match=r"search\.baselines lacks 'target'"):
+        make(baselines=["published"])
+
+
+@pytest.mark.parametrize(("distances", "forgets_more"), [((0.9, 0.9), False), ((0.9, 0.8), True)])
+def test_a_front_that_forgets_no_more_than_the_target_says_so(run, distances, forgets_more):
+    config = make(baselines=["target"])
+    found = searcher(run, config)
+    for name, distance in zip("ab", distances, strict=True):
+        found.suggest(name)
+        finish(found, name, ks_statistic=distance, model_utility=0.5 + (name == "b") / 10)
+    result = SearchResult.from_trials(run, config, trials(run))
+    assert result.forgets_more_than_target is forgets_more
+    output = io.StringIO()
+    ConsoleCallback(Console(file=output, width=200)).show_result(result)
+    assert ("No trial has a better ks_statistic than the untouched target" in output.getvalue()) is not forgets_more
+    assert ("ofmu export" in output.getvalue()) is forgets_more
 
 
 def test_every_end_is_stored_with_its_reason(run):

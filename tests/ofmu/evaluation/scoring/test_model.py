@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from ofmu.data.encoding import encode_example, encode_prompt
-from ofmu.data.rows import RowSet
+from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
 from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.scores import AnswerLoss, Scores
+from ofmu.evaluation.scoring.generation import generate_answers
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
-from ofmu.evaluation.scoring.sharding import global_batches
+from ofmu.evaluation.scoring.sharding import Shard, global_batches
 
 SCRIPT = Path(__file__).resolve().parents[3] / "helpers" / "tiny_scoring.py"
 _spec = spec_from_file_location("tiny_scoring", SCRIPT)
@@ -153,6 +154,8 @@ def test_a_prompt_that_fills_all_positions_raises(pair: tuple[Any, Any]) -> None
     model, tokenizer = tiny.make_model()
     model.config.max_position_embeddings = 10
     with pytest.raises(DataError, match="fills all 10 positions"):
+        generate_answers(model, tokenizer, ["Who wrote book 7?"], *tiny.sections(), Shard())
+    with pytest.raises(DataError, match="takes 28 tokens, and the model has 10 positions"):
         score_model(model, tokenizer, tiny.make_data(), *tiny.sections())
 
 
@@ -178,3 +181,32 @@ def test_two_ranks_give_the_same_bits_as_one(tmp_path: Path, scores: Scores) -> 
     for mode in ("independent", "synchronized"):
         for rank in range(2):
             assert Scores.load(tmp_path / f"{mode}{rank}.json") == scores
+
+
+def test_a_long_text_is_scored_as_a_whole(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    evaluation, encoding = tiny.sections(membership=True, max_new_tokens=1)
+    text = "Ann Lee lives in a town by the sea, and Bo wrote to Di of Lagos about it twice a year."
+    rows = RowSet("forget", (Row(question="", answer=text),))
+    data = UnlearnData(rows, rows, rows, {"forget": rows})
+    short = encoding.model_copy(update={"max_length": 12})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score = score_model(model, tokenizer, data, evaluation, short).sets["forget"][0]
+
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert len(ids) > 3 * 11
+    nll, matches = 0.0, []
+    for start in range(0, len(ids), 11):
+        chunk = torch.tensor([[tokenizer.bos_token_id, *ids[start : start + 11]]])
+        logp = torch.log_softmax(model(input_ids=chunk).logits[0, :-1].double(), dim=-1)
+        nll -= float(logp.gather(-1, chunk[0, 1:, None]).sum())
+        matches += (logp.argmax(dim=-1) == chunk[0, 1:]).tolist()
+    assert score.answer.tokens == len(ids)
+    assert score.answer.nll == pytest.approx(nll, rel=1e-5)
+    assert score.exact_memorization == pytest.approx(sum(matches[:-1]) / (len(ids) - 1))
+    assert None not in (score.extraction_strength, score.min_k, score.min_k_plus, score.gradient_norm)
+
+    with pytest.warns(UserWarning, match=r"evaluation set forget \d+\.\d% of the tokens, in 1 of 1 texts"):
+        head = score_model(model, tokenizer, data, evaluation, short.model_copy(update={"truncation": True}))
+    assert head.sets["forget"][0].answer.tokens == 11

@@ -13,9 +13,9 @@ from ofmu.config.files import validate
 from ofmu.errors import PrunedError, PruningRecord, RunError
 from ofmu.run_config import UnlearnConfig
 from tune.config import SearchConfig
+from tune.execution.synced_executor import SyncedExecutor
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
-from tune.rundir.sync import SyncedExecutor
 from tune.study.searcher import StudySearcher, open_study
 
 METRICS = {"ks_statistic": 0.5, "model_utility": 0.4, "seconds": 1.0}

@@ -1,0 +1,38 @@
+"""Switch off what makes a network random in training mode: dropout, dropped layers, and noise in routers.
+
+Finite differences and double backward compare several passes, so every pass must see the same network.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+_RANDOM = re.compile("drop|jitter|noise")
+"""Part of the names under which Transformers keeps a probability or the size of a noise."""
+
+
+def disable_randomness_in_config(config: PreTrainedConfig) -> None:
+    """Set every probability and every noise of a config to 0, in nested configs too."""
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            disable_randomness_in_config(value)
+        elif _is_random(name, value):
+            setattr(config, name, 0.0)
+
+
+def disable_randomness_in_modules(model: nn.Module) -> None:
+    """Set every probability and every noise of the model's modules to 0."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if _is_random(name, value):
+                setattr(module, name, 0.0)
+
+
+def _is_random(name: str, value: Any) -> bool:
+    return isinstance(value, float) and value != 0 and _RANDOM.search(name) is not None

@@ -1,0 +1,144 @@
+"""Checks of weights: a loaded model has all its weights, and a saved model holds the weights that it had."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+from ofmu.errors import ModelError
+
+_VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+"""Keys of a config that saving may change, and that do not change what the model computes in a given type."""
+
+_MAX_RELOADED_BYTES = 4 * 2**30
+"""Bound on a model that :func:`check_saved` loads a second time."""
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Leave out the table of Transformers about missing weights. :func:`check_loaded` says the same in a sentence."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def check_loaded(model: Any, info: Mapping[str, Iterable[Any]], path: str | Path, *, new_head: bool = False) -> None:
+    """Check that a model was loaded from weights that are complete and finite. Tied weights may be missing.
+
+    Args:
+        model: the model.
+        info: the loading info of Transformers.
+        path: the model's name in errors.
+        new_head: weights outside of the base model are new, so they may be missing, unexpected or of another shape.
+
+    Raises:
+        ModelError: a weight is missing, unexpected, of another shape, NaN or infinite. Without this check, missing
+            weights would be random.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    shapes = [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
+    kinds = {"lacks": info["missing_keys"], "has another shape for": shapes, "has the unknown": info["unexpected_keys"]}
+    for problem, keys in kinds.items():
+        names = sorted(str(key) for key in keys if not new_head or str(key).startswith(prefix))
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"The model {path} {problem} weight '{names[0]}'{more}, as its config.json names the architecture "
+                f"{type(model).__name__}: save the model again with its own config"
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and not all(torch.isfinite(bound) for bound in torch.aminmax(parameter.detach())):
+            raise ModelError(f"The weight '{name}' of the model {path} is NaN or infinite: name another model")
+
+
+def check_saved(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> None:
+    """Check that a saved model computes what ``model`` computes with ``weights``, bit for bit.
+
+    Equal weights under an equal config give equal logits. The weights on disk are read one tensor at a time and
+    compared byte by byte, so no second model is loaded. Some architectures, such as a mixture of experts, save their
+    weights under other names. Such a model is loaded again if it has at most 4 GiB. Of a larger one, only the number of
+    values and the config are checked.
+
+    Raises:
+        ModelError: a weight or a setting on disk differs.
+    """
+    differing = _differing_weight(model, directory, weights) or _differing_setting(model, directory)
+    if differing is not None:
+        raise ModelError(
+            f"The saved model {directory} would not compute what the model in memory does ({differing}): name another "
+            "model to start from"
+        )
+
+
+def _differing_weight(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> str | None:
+    saved, values, renamed = set[str](), 0, False
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensor = tensors.get_tensor(name)
+                values += tensor.numel()
+                if name not in weights:
+                    renamed = True
+                elif not _same_bytes(tensor, weights[name]):
+                    return f"its weight '{name}' differs"
+                else:
+                    saved.add(name)
+    if renamed:
+        return _differing_renamed_weight(model, directory, weights, values)
+    places = {weights[name].data_ptr() for name in saved}
+    missing = [name for name in weights if name not in saved and weights[name].data_ptr() not in places]
+    return f"its weight '{missing[0]}' is missing" if missing else None
+
+
+def _differing_renamed_weight(
+    model: Any, directory: Path, weights: Mapping[str, Tensor], saved_values: int
+) -> str | None:
+    distinct = {tensor.data_ptr(): tensor for tensor in weights.values()}.values()
+    values = sum(tensor.numel() for tensor in distinct)
+    if values != saved_values:
+        return f"it holds {saved_values} values in place of {values}"
+    if sum(tensor.nbytes for tensor in distinct) > _MAX_RELOADED_BYTES:
+        return None
+    with quiet_loading():
+        loaded = type(model).from_pretrained(directory, dtype=next(iter(distinct)).dtype, trust_remote_code=False)
+    state = loaded.state_dict()
+    changed = [name for name, tensor in weights.items() if name not in state or not _same_bytes(state[name], tensor)]
+    return f"its weight '{changed[0]}' differs" if changed else None
+
+
+def _same_bytes(left: Tensor, right: Tensor) -> bool:
+    right = right.detach().cpu()
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    one, other = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right))
+    return torch.equal(one, other)
+
+
+def _differing_setting(model: Any, directory: Path) -> str | None:
+    stored = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    ours, theirs = (_plain(config.to_dict()) for config in (model.config, stored))
+    key = next((key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)), None)
+    return None if key is None else f"its config.json has another {key}"
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values without the keys that saving may change."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if key not in _VOLATILE}
+    return (
+        [_plain(item) for item in value]
+        if isinstance(value, list | tuple)
+        else json.loads(json.dumps(value, default=str))
+    )

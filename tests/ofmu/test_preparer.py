@@ -76,6 +76,7 @@ def test_the_scores_are_those_of_the_saved_models(cache: Path, prepared: Prepare
         assert Scores.load(scores).sets == expected.sets
 
 
+@pytest.mark.slow
 def test_the_target_saw_the_forget_rows_and_the_retrain_did_not(tmp_path: Path) -> None:
     config = _config(tmp_path, training={"epochs": 40})
     prepared = prepare(config)

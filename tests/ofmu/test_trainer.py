@@ -83,6 +83,7 @@ def test_no_outer_steps_leave_the_target_untouched(
     assert result.metrics["gradient_evaluations"] == 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_process_that_ran_another_trial_gives_what_a_fresh_one_gives(
     assert (tmp_path / "warm" / weights).read_bytes() == (tmp_path / "cold" / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_forward_and_exact_reach_the_same_point_within_the_noise_of_seeds(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_killed_run_continues_and_ends_the_same(
     assert not (run_dir / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path) -> None:
     config = changed(tiny_mapping, "method.outer_steps=4")
 

@@ -71,6 +71,7 @@ def test_the_mask_includes_ties_and_no_weight_without_gradient(dtype: torch.dtyp
     assert mask.sum() == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["salun", "ofmu", "graddiff"])
 @pytest.mark.parametrize("stage", [0, 2, 3], ids=lambda stage: f"stage{stage}")
 def test_weights_outside_the_mask_do_not_change_by_a_bit(name: str, stage: int) -> None:

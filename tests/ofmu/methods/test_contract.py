@@ -74,11 +74,12 @@ def equal(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
 
 @pytest.mark.ranks
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
-    "stage",
-    [0, 3, *(pytest.param(stage, marks=pytest.mark.long) for stage in (1, 2))],
-    ids=lambda stage: f"stage{stage}",
+    ("name", "stage"),
+    [
+        pytest.param(name, stage, marks=[pytest.mark.long] if stage in LONG else [], id=f"stage{stage}-{name}")
+        for name, stage in PAIRS
+    ],
 )
 def test_two_ranks_at_every_stage_follow_the_single_process(
     name: str, stage: int, alone: dict[str, RunOutcome], on_two_ranks: Callable[[str, int], RunOutcome]

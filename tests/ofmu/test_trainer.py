@@ -55,6 +55,7 @@ def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
     AutoModelForCausalLM.from_pretrained(result.model_dir)
 
 
+@pytest.mark.slow
 def test_evaluate_prints_what_the_run_reported(tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path) -> None:
     result = unlearn(tiny_config, tmp_path, prepared=prepared)
     report = evaluate(result.model_dir, tiny_config, reference=prepared.reference_scores)
@@ -180,6 +181,7 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepa
     assert heard == [3, 4]
 
 
+@pytest.mark.slow
 def test_a_finished_run_returns_at_once_and_another_config_is_refused(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

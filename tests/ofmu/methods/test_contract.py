@@ -98,11 +98,13 @@ def test_a_method_changes_the_weights_and_keeps_the_statistics(name: str, alone:
         assert equal(alone[name].buffers, dict(tiny_classifier().named_buffers()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_checkpoint_continues_as_if_nothing_had_happened(name: str, alone: dict[str, RunOutcome]) -> None:
     check_checkpoint(CASES[name], alone[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_micro_batches_change_nothing(name: str, alone: dict[str, RunOutcome]) -> None:
     check_micro_batches(CASES[name], alone[name])

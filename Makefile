@@ -3,7 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := -n 2 --dist loadgroup
+# tests/conftest.py starts the slowest files first.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 # Without this server the tests of S3 are skipped.
 S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 
@@ -26,7 +27,7 @@ $(VENV)/.s3: tests/s3-server.txt | $(VENV)/.installed
 search: install
 	$(BIN)/ofmu search
 
-# Below two minutes on two cores: no Ray, no second rank, no fresh interpreter.
+# Below two minutes on two cores: no Ray, no second rank, nothing slow.
 test-fast: install
 	$(PYTEST) $(PARALLEL) -m "not cluster and not ranks and not slow and not long"
 

@@ -22,18 +22,33 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Parallel runs keep a file's tests together, since they share what it made, and Ray's all on one worker."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Parallel runs keep a file's tests together, since they share what it made, and start the slowest files first.
+
+    A file's tests that start Ray are a group of their own: every file has its own clusters, in its own folder. A file
+    that starts late would otherwise run alone at the end, while the other worker waits.
+    """
+    starts: dict[str, int] = {}
     for item in items:
-        group = "ray" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        order = next(place for place, name in enumerate(_SLOWEST_FIRST) if not name or item.get_closest_marker(name))
+        starts[_group(item)] = min(order, starts.get(_group(item), order))
+    if config.getoption("loadgroup", False):
+        items.sort(key=lambda item: starts[_group(item)])
+
+
+_SLOWEST_FIRST = ("long", "cluster", "ranks", "slow", "")
+
+
+def _group(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0] + (" on Ray" if item.get_closest_marker("cluster") else "")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Parallel runs whose groups are ignored, as pytest-xdist 3.8 does under pytest 9.2, start every cluster twice."""
     grouped = session.config.getoption("loadgroup", False)
-    if grouped and session.items and not session.items[0].nodeid.endswith(("@ray", "@" + session.items[0].location[0])):
+    if grouped and session.items and not session.items[0].nodeid.endswith((".py", " on Ray")):
         raise pytest.UsageError("pytest-xdist does not group tests under this pytest: install by constraints.txt")
 
 

@@ -203,7 +203,8 @@ def assert_same_run(
     Args:
         found: the run that is checked.
         wanted: the run that is expected.
-        tolerance: largest difference of a number in a record, relative to the expected number.
+        tolerance: largest difference of a number in a record, relative to the expected number. A field whose name ends
+            in ``_error`` is an estimate of rounding, as a fraction: such fractions themselves differ by at most this.
         weight_tolerance: largest distance of a weight tensor, relative to the distance that the expected run moved it.
 
     Raises:
@@ -216,8 +217,10 @@ def assert_same_run(
     for record, expected in zip(found.records, wanted.records, strict=True):
         step = expected.get("outer_step")
         for key, value in expected.items():
+            unit = 1.0 if key.endswith("_error") else 0.0
             _require(
-                _close(record[key], value, tolerance), f"{key} at step {step} is {record[key]}, and {value} is expected"
+                _close(record[key], value, tolerance, unit),
+                f"{key} at step {step} is {record[key]}, and {value} is expected",
             )
     for name, end in wanted.parameters.items():
         moved = (end.double() - wanted.start[name].double()).norm().item()
@@ -245,11 +248,12 @@ def _pairs(specs: Sequence[RunSpec], outcomes: Sequence[RunOutcome]) -> list[tup
     return list(zip(specs, outcomes, strict=True))
 
 
-def _close(found: Any, wanted: Any, tolerance: float) -> bool:
+def _close(found: Any, wanted: Any, tolerance: float, unit: float) -> bool:
+    """Whether two values agree, up to ``tolerance`` relative to the larger of ``unit`` and the wanted number."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (found, wanted))
     if not numbers or math.isinf(wanted):
         return bool(found == wanted)
-    return bool(abs(found - wanted) <= max(tolerance * abs(wanted), _ROUNDING))
+    return bool(abs(found - wanted) <= max(tolerance * max(abs(wanted), unit), _ROUNDING))
 
 
 def _equal(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:

@@ -28,7 +28,7 @@ def measure(stage: int, result: Path) -> None:
     from ofmu.methods.base import Context
     from ofmu.methods.ofmu.bilevel import OFMU
     from ofmu.methods.ofmu.config import OfmuConfig
-    from trajectory import TinyTask
+    from ofmu.testing import MemoryLanguageTask
 
     torch.manual_seed(0)
 
@@ -43,7 +43,7 @@ def measure(stage: int, result: Path) -> None:
             outer_steps=1, inner_steps=1, inner_update="adamw", inner_lr=1e-5, outer_lr=1e-5, batch_size=4,
             similarity_threshold=-1.0, forget_margin=20.0,
         )  # fmt: skip
-        list(OFMU(Context(engine, TinyTask(rows[:4], rows[4:]), seed=0), settings).rounds())
+        list(OFMU(Context(engine, MemoryLanguageTask(rows[:4], rows[4:]), seed=0), settings).rounds())
 
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     # what the libraries load at their first step is not the model's
@@ -70,7 +70,7 @@ def _status(name: str) -> int:
 
 
 def main(counts: list[int]) -> None:
-    from multirank import run_ranks
+    from ofmu.testing import run_script_on_ranks
 
     print("| ZeRO stage | ranks | copies of the model while loading | in a round | round, ratio to 1 rank |")
     print("|---|---|---|---|---|", flush=True)
@@ -78,7 +78,7 @@ def main(counts: list[int]) -> None:
         alone = None
         for count in counts:
             with tempfile.TemporaryDirectory() as folder:
-                run_ranks(Path(__file__).resolve(), count, "--measure", str(stage), folder, timeout=1200)
+                run_script_on_ranks(Path(__file__).resolve(), count, "--measure", str(stage), folder, timeout=1200)
                 found = [[float(part) for part in path.read_text().split()] for path in Path(folder).iterdir()]
             loading, copies = (max(values) for values in zip(*found, strict=True))
             alone = alone or copies

@@ -30,7 +30,7 @@ def measure(stage: str, rounds: int) -> None:
     from ofmu.methods.base import Context
     from ofmu.methods.ofmu.bilevel import OFMU
     from ofmu.methods.ofmu.config import OfmuConfig
-    from trajectory import TinyTask
+    from ofmu.testing import MemoryLanguageTask
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
@@ -55,7 +55,7 @@ def measure(stage: str, rounds: int) -> None:
     engine._backward = timed(engine._backward)  # type: ignore[method-assign]
     rows = [Example(tuple(torch.randint(1, 2048, (64,)).tolist()), 16) for _ in range(32)]
     settings = OfmuConfig(batch_size=8, similarity_threshold=-1.0, forget_margin=20.0, inner_lr=1e-4, outer_lr=1e-6)
-    loops = OFMU(Context(engine, TinyTask(rows[:16], rows[16:]), seed=0), settings)
+    loops = OFMU(Context(engine, MemoryLanguageTask(rows[:16], rows[16:]), seed=0), settings)
     loops._inner_step()
     loops._outer_step()
     for name, step in (("inner", loops._inner_step), ("outer", loops._outer_step)):

@@ -227,6 +227,7 @@ def test_the_job_has_the_same_cluster_and_its_entrypoint_is_a_search():
         assert_accepted(shlex.split(line))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_rays_launcher_accepts_the_file(name):
     config = prepare_config(yaml.safe_load((DEPLOY / f"{name}.yaml").read_text()))

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from method_run import small_settings, tiny_task
+from method_specs import short_spec
 from ofmu.data.rows import Example
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.methods.base import Context
 from ofmu.methods.build import build_method
-from trajectory import tiny_llama
+from ofmu.testing import tiny_language_task, tiny_llama
 
 
 def make_method(name: str, **settings: Any) -> tuple[Any, nn.Module, nn.Module]:
@@ -23,7 +23,8 @@ def make_method(name: str, **settings: Any) -> tuple[Any, nn.Module, nn.Module]:
     model = tiny_llama().double()
     target = copy.deepcopy(model)
     engine = TorchEngine(model, CostTracker())
-    return build_method(Context(engine, tiny_task(), seed=5), small_settings(name, **settings)), model, target
+    config = short_spec(name, **settings).method
+    return build_method(Context(engine, tiny_language_task(), seed=5), config), model, target
 
 
 def perturb(model: nn.Module) -> None:

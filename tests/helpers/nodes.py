@@ -20,9 +20,9 @@ import psutil
 import yaml
 from ray.cluster_utils import Cluster
 
-from multirank import run_ranks
 from ofmu import UnlearnConfig, unlearn
 from ofmu.errors import RunError
+from ofmu.testing import run_script_on_ranks
 from tune.study.storage import read_study
 
 HERE = Path(__file__).resolve().parent
@@ -276,7 +276,7 @@ def undisturbed(config: str, ranks: int) -> Trial:
         else:
             script = Path(folder) / "run.py"
             script.write_text(UNDISTURBED)
-            run_ranks(script, ranks, config, f"{folder}/run")
+            run_script_on_ranks(script, ranks, config, f"{folder}/run")
         return Trial.read(Path(folder) / "run")
 
 

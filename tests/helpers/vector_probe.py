@@ -1,31 +1,32 @@
-"""Checks of one vector space, run on every rank. A failed assertion fails the rank."""
+"""Checks of vector spaces, run on every rank. A failed assertion fails the rank."""
 
 from __future__ import annotations
 
+import json
 import sys
 
 import torch
 
-import trajectory
 from ofmu.engine.build import build_engine
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
+from ofmu.testing import tiny_llama, tiny_rows
 
 
 def close(actual: float, expected: float, relative: float = 1e-5) -> bool:
     return abs(actual - expected) <= relative * abs(expected)
 
 
-def main(stage: int, offload: str, micro_batch_size: int) -> None:
+def check(stage: int, offload: str, micro_batch_size: int) -> None:
     torch.set_num_threads(1)
     # This setting fills new memory with NaN, so a read of uninitialised padding fails the checks.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    loss, rows, others = AnswerLoss(0), trajectory.rows(7, 1), trajectory.rows(7, 2)
-    single = TorchEngine(trajectory.tiny_llama(), CostTracker())
+    loss, rows, others = AnswerLoss(0), tiny_rows(7, 1), tiny_rows(7, 2)
+    single = TorchEngine(tiny_llama(), CostTracker())
     settings = EngineConfig(zero_stage=stage, offload=offload, micro_batch_size=micro_batch_size)
-    engine = build_engine(trajectory.tiny_llama(), settings, CostTracker())
+    engine = build_engine(tiny_llama(), settings, CostTracker())
     space = engine.space
 
     value, gradient = engine.gradient(loss, rows)
@@ -60,7 +61,10 @@ def main(stage: int, offload: str, micro_batch_size: int) -> None:
     assert again_value == value
     for before, after in zip(gradient, again, strict=True):
         assert torch.equal(before, after), "the parameters must be restored bit for bit"
+    engine.close()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    for case in json.loads(sys.argv[1]):
+        print("ZeRO stage, offload, micro-batch size:", case, flush=True)
+        check(*case)

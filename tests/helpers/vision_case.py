@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +12,29 @@ from ofmu.engine.torch import TorchEngine
 from ofmu.methods.base import Context
 from ofmu.methods.build import build_method
 from ofmu.methods.registry import method_class
-from tiny_images import TinyImageTask, labels_of, plain_logits, tiny_classifier
+from ofmu.testing import MemoryTask, tiny_classifier, tiny_image_task
+from ofmu.vision.rows import ImageRow
 
 ALL_ROWS = 1000
 """A batch size above the number of rows. A minibatch is then the whole set, and its order does not matter."""
 
-__all__ = ["ALL_ROWS", "Case", "labels_of", "plain_logits"]
+
+def plain_logits(model: Any, rows: Sequence[ImageRow]) -> torch.Tensor:
+    """Return the logits by their definition. The inputs are (pixels / 255 − 0.5) · 4."""
+    inputs = torch.stack([(row.pixels.double() / 255 - 0.5) * 4 for row in rows])
+    return model(pixel_values=inputs).logits
+
+
+def labels_of(rows: Sequence[ImageRow]) -> torch.Tensor:
+    """Return the classes of the images."""
+    return torch.tensor([row.label for row in rows])
 
 
 class Case:
     """A method before its first step, and a copy of its model at θ_0."""
 
-    def __init__(self, name: str, task: TinyImageTask | None = None, **settings: Any) -> None:
-        self.task = task or TinyImageTask(8, 10)
+    def __init__(self, name: str, task: MemoryTask[ImageRow] | None = None, **settings: Any) -> None:
+        self.task = task or tiny_image_task(8, 10)
         self.engine = TorchEngine(tiny_classifier(torch.float64), CostTracker())
         self.model = tiny_classifier(torch.float64)
         config = method_class(name).Config(**({"batch_size": ALL_ROWS} | settings))

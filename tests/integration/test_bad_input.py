@@ -302,6 +302,7 @@ cp "$DISK/run/metrics.json" "$DISK/run/history.jsonl" .
 """Runs on an almost full disk of 32 MiB, which only these processes see, and then again with enough space."""
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_checkpointing(prepared, tiny, tiny_config, tmp_path):
     disk, outside = tmp_path / "disk", tmp_path / "outside"
     disk.mkdir()

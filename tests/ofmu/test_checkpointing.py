@@ -16,7 +16,7 @@ from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.errors import RunError
-from trajectory import tiny_llama
+from ofmu.testing import tiny_llama
 
 TENSORS, DESCRIPTION = "rank_00000.safetensors", "rank_00000.json"
 

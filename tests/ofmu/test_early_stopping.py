@@ -41,6 +41,7 @@ def prepared(config: UnlearnConfig) -> Prepared:
     return prepare(config)
 
 
+@pytest.mark.slow
 def test_a_round_callback_that_never_stops_the_run_changes_no_metric(config, prepared, tmp_path):
     seen: list[tuple[int, int, float | None]] = []
 
@@ -82,6 +83,7 @@ def test_a_stopped_run_leaves_a_record_and_no_result(config, prepared, tmp_path)
     assert again.value.record == record
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_in_its_round_callback_repeats_the_call(config, prepared, tmp_path):
     rounds: list[int] = []
 
@@ -97,6 +99,7 @@ def test_a_run_that_crashed_in_its_round_callback_repeats_the_call(config, prepa
     assert result.metrics["outer_steps_taken"] == 3
 
 
+@pytest.mark.slow
 def test_the_seconds_of_the_round_callback_count_as_evaluation(config, prepared, tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("ofmu.engine.cost.time.perf_counter", lambda: clock[0])
@@ -149,6 +152,7 @@ def test_a_hash_sample_does_not_depend_on_the_order_of_rows(config):
     assert len(hash_sample(rows, 10_000)) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_single_loop_method_knows_its_number_of_rounds(config, prepared, tmp_path):
     for steps, rounds in ((5, 1), (6, 2), (10, 2)):
         overrides = ["method.name=npo", f"method.steps={steps}", "engine.backend=torch"]

@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-import trajectory
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
+from ofmu.testing import tiny_llama, tiny_rows
 
 
 def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
     """Compare with log-softmax, row by row and without padding."""
-    model, rows = trajectory.tiny_llama(), trajectory.rows(5, 3)
+    model, rows = tiny_llama(), tiny_rows(5, 3)
     total, count = 0.0, 0
     with torch.no_grad():
         for row in rows:
@@ -26,9 +26,9 @@ def test_the_loss_is_the_mean_over_answer_tokens_of_all_rows() -> None:
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 7])
 def test_micro_batches_change_nothing(micro_batch_size: int) -> None:
-    rows = trajectory.rows(7, 3)
-    full = TorchEngine(trajectory.tiny_llama(), CostTracker())
-    split = TorchEngine(trajectory.tiny_llama(), CostTracker(), micro_batch_size)
+    rows = tiny_rows(7, 3)
+    full = TorchEngine(tiny_llama(), CostTracker())
+    split = TorchEngine(tiny_llama(), CostTracker(), micro_batch_size)
     value, gradient = full.gradient(AnswerLoss(0), rows)
     other_value, other = split.gradient(AnswerLoss(0), rows)
     assert other_value == pytest.approx(value, rel=1e-6)

@@ -53,6 +53,7 @@ def test_a_missing_model_directory_is_reported_for_every_key_that_names_one(tmp_
         check_inputs(config(tmp_path, ROW, OTHER, **sections))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["search"], ["compare", "--methods", "npo,graddiff", "--benchmark"]])
 def test_a_search_with_a_missing_file_starts_no_cluster(tmp_path: Path, command: list[str]) -> None:
     """A search that starts a cluster fails at its address, where nothing answers, before it reads the data."""

@@ -76,6 +76,7 @@ def test_the_scores_are_those_of_the_saved_models(cache: Path, prepared: Prepare
         assert Scores.load(scores).sets == expected.sets
 
 
+@pytest.mark.slow
 def test_the_target_saw_the_forget_rows_and_the_retrain_did_not(tmp_path: Path) -> None:
     config = _config(tmp_path, training={"epochs": 40})
     prepared = prepare(config)
@@ -123,6 +124,7 @@ prepare(UnlearnConfig.model_validate_json(sys.argv[1]), callback=stop_in_the_fir
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["target", "retrain"])
 def test_a_prepare_killed_while_it_trains_is_completed_by_the_next(
     tmp_path: Path, prepared: Prepared, part: str

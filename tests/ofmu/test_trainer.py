@@ -55,6 +55,7 @@ def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
     AutoModelForCausalLM.from_pretrained(result.model_dir)
 
 
+@pytest.mark.slow
 def test_evaluate_prints_what_the_run_reported(tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path) -> None:
     result = unlearn(tiny_config, tmp_path, prepared=prepared)
     report = evaluate(result.model_dir, tiny_config, reference=prepared.reference_scores)
@@ -83,6 +84,7 @@ def test_no_outer_steps_leave_the_target_untouched(
     assert result.metrics["gradient_evaluations"] == 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
     assert first["forget_probability"] != other.metrics["forget_probability"]
 
 
+@pytest.mark.slow
 def test_a_process_that_ran_another_trial_gives_what_a_fresh_one_gives(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_process_that_ran_another_trial_gives_what_a_fresh_one_gives(
     assert (tmp_path / "warm" / weights).read_bytes() == (tmp_path / "cold" / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_forward_and_exact_reach_the_same_point_within_the_noise_of_seeds(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -130,6 +134,7 @@ def test_forward_and_exact_reach_the_same_point_within_the_noise_of_seeds(
         assert abs(exact[axis] - forward[axis]) < 0.25 * noise
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_and_ends_the_same(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -154,6 +159,7 @@ def test_a_killed_run_continues_and_ends_the_same(
     assert not (run_dir / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path) -> None:
     config = changed(tiny_mapping, "method.outer_steps=4")
 
@@ -175,6 +181,7 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepa
     assert heard == [3, 4]
 
 
+@pytest.mark.slow
 def test_a_finished_run_returns_at_once_and_another_config_is_refused(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> UnlearnConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_run_forgets_the_corpus_and_reports_question_accuracies(config: UnlearnConfig, tmp_path: Path) -> None:
     prepared = prepare(config)
     before = evaluate(prepared.target, config)["metrics"]

@@ -99,6 +99,7 @@ def test_a_budget_ends_the_search_once_spent():
     assert all(trial.spent <= 5000 + 100 for trial in found.trials)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31), st.integers(1, 8))
 def test_a_simulation_repeats_itself(seed, workers):
     def once():
@@ -153,6 +154,7 @@ def test_an_optuna_study_hears_how_every_trial_ended():
     assert front <= {trial.number for trial in found.complete}
 
 
+@pytest.mark.slow
 def test_thousands_of_trials_with_early_stopping_cost_half():
     table = synthetic_table(2000)
     scheduler = RungScheduler(SYNTHETIC_OBJECTIVES, EarlyStoppingConfig())

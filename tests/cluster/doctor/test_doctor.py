@@ -158,6 +158,7 @@ def test_equal_checks_of_several_nodes_share_a_row():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_this_machine_is_checked_and_a_missing_model_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -16,13 +16,13 @@ from cluster.config import ClusterConfig
 from cluster.train.trainer import run_trial, train
 from cluster.train.worker_group import WorkerGroup, WorkerGroupPool
 from group_runs import history_of, in_mid_run, kill_a_worker, wait_for_free_cpus, worker_processes
-from multirank import run_ranks
 from ofmu import unlearn
 from ofmu.config.files import validate
 from ofmu.errors import ClusterError, NonFiniteLossError, OfmuError, RunError, StorageError
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.tasks.preparation import Prepared
+from ofmu.testing import run_script_on_ranks
 
 COSTS = ("seconds", "peak_memory_bytes")
 
@@ -99,7 +99,7 @@ def test_a_killed_worker_and_a_damaged_checkpoint_cost_no_result(
         "import sys\nfrom ofmu import UnlearnConfig, unlearn\n"
         "unlearn(UnlearnConfig.model_validate_json(sys.argv[1]), sys.argv[2])\n"
     )
-    run_ranks(script, 2, config.model_dump_json(), str(tmp_path / "whole"))
+    run_script_on_ranks(script, 2, config.model_dump_json(), str(tmp_path / "whole"))
     expected = json.loads((tmp_path / "whole" / "metrics.json").read_text())["metrics"]
     assert metrics["outer_steps_taken"] == 12
     for name in set(expected) - set(COSTS):
@@ -194,6 +194,7 @@ def test_more_workers_than_the_cluster_has_are_refused(
         run_trial(tiny_config, ClusterConfig(num_workers=64), tmp_path, prepared)
 
 
+@pytest.mark.slow
 def test_local_mode_gives_the_trainers_numbers(tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path) -> None:
     records: list[dict[str, Any]] = []
     metrics = train(tiny_config, tmp_path / "ray", prepared=prepared, callback=records.append)

@@ -13,12 +13,12 @@ import ray
 from cluster.config import ClusterConfig
 from cluster.train.worker_group import WorkerGroupPool
 from group_runs import history_of, in_mid_run, kill_a_worker, wait_for_free_cpus, worker_processes
-from multirank import run_ranks
 from ofmu.config.files import validate
 from ofmu.errors import NonFiniteLossError, RunError
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.tasks.preparation import Prepared
+from ofmu.testing import run_script_on_ranks
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -63,7 +63,7 @@ def in_new_processes(
     def run(stage: int) -> Path:
         directory = folder / str(stage)
         if not directory.exists():
-            run_ranks(folder / "run.py", 2, measured(tiny_mapping, stage).model_dump_json(), str(directory))
+            run_script_on_ranks(folder / "run.py", 2, measured(tiny_mapping, stage).model_dump_json(), str(directory))
         return directory
 
     return run

@@ -119,6 +119,7 @@ def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.Captu
     assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 if a component is 0, here retain_rouge)"
 
 
+@pytest.mark.slow
 def test_target_and_retrained_are_shown_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
     """The target's evaluation equals its stored baseline metrics. Preparation made the scores of both models."""
     config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})

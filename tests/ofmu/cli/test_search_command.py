@@ -222,6 +222,7 @@ def test_the_plot_marks_front_baselines_and_reference(finished):
     assert sorted(line.get_xdata()) == [0.25, 0.3, 0.9]
 
 
+@pytest.mark.slow
 def test_commands_do_not_import_ray_before_they_run():
     import subprocess
 

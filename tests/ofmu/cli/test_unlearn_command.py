@@ -26,6 +26,7 @@ def steps_in(output: str) -> list[str]:
     return [line.split(":")[0] for line in output.splitlines() if line.startswith("outer step")]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_prints_how_to_continue_and_continues(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

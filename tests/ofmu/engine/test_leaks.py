@@ -13,13 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from method_specs import ofmu_trajectory
 from ofmu.engine.build import build_engine
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.methods.base import Context
 from ofmu.methods.ofmu.bilevel import OFMU
-from ofmu.methods.ofmu.config import OfmuConfig
-from trajectory import METHOD, TinyTask, rows, tiny_llama
+from ofmu.testing import tiny_language_task, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def run_once(stage: int) -> list[weakref.ref[object]]:
     model = tiny_llama()
     engine = build_engine(model, EngineConfig(zero_stage=stage, device="cpu"), CostTracker())
-    config = OfmuConfig(**(METHOD | {"outer_steps": 1, "inner_steps": 1}))
-    list(OFMU(Context(engine, TinyTask(rows(12, 1), rows(30, 2)), seed=5), config).rounds())
+    config = ofmu_trajectory(outer_steps=1, inner_steps=1).method
+    list(OFMU(Context(engine, tiny_language_task(), seed=5), config).rounds())
     references = [weakref.ref(item) for item in (model, engine, engine._engine, engine.space)]
     engine.close()
     return references
@@ -58,6 +58,7 @@ def measured() -> dict[str, dict[str, int]]:
     return measurements
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
 def test_a_closed_engine_is_freed_with_its_model_and_files(stage: str, measured: dict[str, dict[str, int]]) -> None:
     assert measured[stage] == {"references": 12, "alive": 0, "more_files": 0}

@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 LATE = """
 import time, torch, torch.distributed as dist
 from ofmu.engine.process_group import join_process_group
@@ -23,6 +25,7 @@ del tensor
 """
 
 
+@pytest.mark.slow
 def test_a_process_exits_normally_while_a_gloo_thread_frees_a_tensor() -> None:
     """The thread needs half a second of Python to free the tensor, and the interpreter shuts down meanwhile."""
     process = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)

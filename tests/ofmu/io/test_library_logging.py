@@ -26,6 +26,7 @@ evaluate(unlearn(config, sys.argv[1] + "/run").model_dir, config)
 """
 
 
+@pytest.mark.slow
 def test_the_python_interface_prints_nothing(tmp_path: Path) -> None:
     # In the second iteration the run is complete, so only the evaluation runs.
     for _ in range(2):
@@ -36,6 +37,7 @@ def test_the_python_interface_prints_nothing(tmp_path: Path) -> None:
         assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("configured", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_waiting_threads_do_not_spin_unless_the_user_says_so(configured: str | None, used: str) -> None:
     """OpenMP prints the settings that it was loaded with."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from independent import assert_close, flat, gradient_of, make_method, mean_nll, nll, perturb, token_logits
-from method_run import small_settings, tiny_task
+from method_specs import short_spec
 from ofmu.data.rows import Example
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
@@ -24,7 +24,7 @@ from ofmu.errors import ConfigError
 from ofmu.methods.base import Context
 from ofmu.methods.build import build_method
 from ofmu.methods.registry import method_class
-from trajectory import tiny_llama
+from ofmu.testing import tiny_language_task, tiny_llama
 
 Formula = Callable[[nn.Module, nn.Module, Sequence[Example]], tuple[Tensor, Tensor]]
 """A function of (model, target, forget rows). It returns the loss, and a scalar with the gradient of the loss."""
@@ -68,7 +68,7 @@ def simnpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tupl
 
 
 def dpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    b, task = 0.2, tiny_task()
+    b, task = 0.2, tiny_language_task()
     per_row = []
     for row in rows:
         refusal = task.refusals()[list(task.forget_rows).index(row)]
@@ -79,7 +79,7 @@ def dpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[T
 
 
 def idk(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    refusals = tiny_task().refusals()
+    refusals = tiny_language_task().refusals()
     assert all(row in refusals for row in rows)
     loss = mean_nll(model, rows)
     return loss, loss
@@ -206,10 +206,10 @@ def test_dpo_counts_the_tokens_of_refusals_too() -> None:
 
 
 def make_ceu(rows: Sequence[Example], **settings: Any) -> Any:
-    task = tiny_task()
+    task = tiny_language_task()
     task.forget_rows = rows
     return build_method(
-        Context(TorchEngine(tiny_llama(), CostTracker()), task, seed=5), small_settings("ceu", **settings)
+        Context(TorchEngine(tiny_llama(), CostTracker()), task, seed=5), short_spec("ceu", **settings).method
     )
 
 
@@ -230,8 +230,8 @@ def test_ceu_leaves_out_rows_without_a_token_in_the_loss() -> None:
 
 def test_settings_without_effect_raise_or_are_named() -> None:
     with pytest.raises(ValidationError, match="retain_loss"):
-        small_settings("klmin", retain_loss="nll")
-    assert small_settings("wga", retain_loss="kl", retain_weight=0.0).ineffective() == [
+        short_spec("klmin", retain_loss="nll")
+    assert short_spec("wga", retain_loss="kl", retain_weight=0.0).method.ineffective() == [
         "method.retain_loss has no effect: method.retain_weight is 0"
     ]
-    assert small_settings("klmin").ineffective() == []
+    assert short_spec("klmin").method.ineffective() == []

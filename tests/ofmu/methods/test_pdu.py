@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from independent import assert_close, flat, gradient_of, make_method, mean_nll, token_logits
-from method_run import tiny_task
 from ofmu.data.rows import Example
 from ofmu.methods.pdu import PduConfig
+from ofmu.testing import tiny_language_task
 
-ROWS = tiny_task().forget_rows[:5]
+ROWS = tiny_language_task().forget_rows[:5]
 
 
 def flattening(model: torch.nn.Module, rows: Sequence[Example]) -> torch.Tensor:
@@ -33,7 +33,7 @@ def test_forget_loss_flattens_the_logits_of_answer_tokens() -> None:
 
 def test_the_constraint_is_a_share_above_the_targets_retain_loss() -> None:
     method, _, target = make_method("pdu", tolerance=0.25)
-    assert method.epsilon == pytest.approx(1.25 * mean_nll(target, tiny_task().retain_rows).item(), rel=1e-9)
+    assert method.epsilon == pytest.approx(1.25 * mean_nll(target, tiny_language_task().retain_rows).item(), rel=1e-9)
     assert make_method("pdu", epsilon=0.3)[0].epsilon == 0.3
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 from torch.nn.functional import cross_entropy
 
-from tiny_images import TinyImageTask
+from ofmu.testing import tiny_image_task
 from vision_case import Case, labels_of, plain_logits
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def test_the_direction_is_the_gradient_of_both_cross_entropies() -> None:
 
 
 def test_labels_are_all_classes_but_the_true_one() -> None:
-    task = TinyImageTask(300, 3)
+    task = tiny_image_task(300, 3)
     case = Case("randomlabels", task)
     labels = case.method.forget_loss(task.forget_rows).labels(task.forget_rows, CPU)
     pairs = Counter(zip(labels_of(task.forget_rows).tolist(), labels.tolist(), strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from independent import assert_close, flat, gradient_of, make_method, perturb
-from method_run import small_settings, tiny_task
+from method_specs import short_spec
 from ofmu.data.rows import Example
 from ofmu.engine.build import build_engine
 from ofmu.engine.config import EngineConfig
@@ -18,9 +18,9 @@ from ofmu.errors import ConfigError
 from ofmu.methods.base import Context
 from ofmu.methods.build import build_method
 from ofmu.methods.rmu import RmuConfig, block_index
-from trajectory import tiny_llama
+from ofmu.testing import tiny_language_task, tiny_llama
 
-ROWS = tiny_task().forget_rows[:5]
+ROWS = tiny_language_task().forget_rows[:5]
 
 
 def block_output(model: Any, row: Example, block: int) -> Tensor:
@@ -95,7 +95,7 @@ def test_a_gradient_that_ends_at_the_block_is_zero_behind_it(settings: dict[str,
     gradients = {}
     for name, engine_settings in (("torch", {"backend": "torch"}), ("deepspeed", settings)):
         engine = build_engine(tiny_llama(), EngineConfig(**engine_settings), CostTracker())
-        method: Any = build_method(Context(engine, tiny_task(), seed=5), small_settings("rmu"))
+        method: Any = build_method(Context(engine, tiny_language_task(), seed=5), short_spec("rmu").method)
         engine.gradient(method.task.loss, ROWS)
         gradient = engine.space.gather(engine.gradient(method.forget_loss(ROWS), ROWS)[1])
         gradients[name] = {key: tensor.clone() for key, tensor in gradient.items()}

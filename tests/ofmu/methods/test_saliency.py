@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from method_specs import short_spec
+from ofmu.engine.config import EngineConfig
 from ofmu.methods.registry import method_class
 from ofmu.methods.saliency import saliency_mask
+from ofmu.testing import run
 from vision_case import Case, labels_of, plain_logits
 
 
@@ -66,3 +69,18 @@ def test_the_mask_includes_ties_and_no_weight_without_gradient(dtype: torch.dtyp
     assert mask.nonzero()[:, 0].tolist() == list(range(10))
     (mask,) = saliency_mask(case.engine.space, [gradient], 1.0)
     assert mask.sum() == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["salun", "ofmu", "graddiff"])
+@pytest.mark.parametrize("stage", [0, 2, 3], ids=lambda stage: f"stage{stage}")
+def test_weights_outside_the_mask_do_not_change_by_a_bit(name: str, stage: int) -> None:
+    # Weight decay without a mask would change every weight.
+    decay = {} if name == "ofmu" else {"weight_decay": 0.1}
+    spec = short_spec(name, "vision", saliency_fraction=0.5, **decay)
+    outcome = run(spec.with_engine(EngineConfig(zero_stage=stage, device="cpu")))
+    equal = changed = 0
+    for key, end in outcome.parameters.items():
+        same = end == outcome.start[key]
+        equal, changed = equal + int(same.sum()), changed + int((~same).sum())
+    assert equal / (equal + changed) == pytest.approx(0.5, abs=0.02)

@@ -117,6 +117,7 @@ except StorageError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_halfway_keeps_the_older_model(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(TEXTS, 300)
     model = build_model(SHAPE, tokenizer, seed=0)

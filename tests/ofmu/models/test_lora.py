@@ -19,7 +19,8 @@ from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.preparer import prepare
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
-from trajectory import VOCABULARY, tiny_llama
+from ofmu.testing import tiny_llama
+from ofmu.testing.language import VOCABULARY
 
 LORA = AdapterConfig(kind="lora", rank=3, alpha=6.0)
 IDS = torch.arange(3, 23).view(2, 10)
@@ -130,6 +131,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case[0] + case[1][-2:])
 def test_a_saved_model_has_the_scores_of_the_adapted_model(
     case: tuple[str, ...], tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
@@ -151,6 +153,7 @@ def test_a_saved_model_has_the_scores_of_the_adapted_model(
     assert "model.layers.0.mlp.up_proj.weight" not in unchanged
 
 
+@pytest.mark.slow
 def test_in_bf16_the_fp32_masters_of_the_adapters_are_added_to_the_fp32_target(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def _own_module(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "module"), [("fadingascent", "own_module"), ("npo", None), ("salun", None)])
 def test_a_sound_method_passes_in_one_process(name, module):
     check_method(name, module, zero_stages=())

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from multirank import run_ranks
+from ofmu.testing import run_script_on_ranks
 from ofmu.vectors.whole import ReplicatedSpace
 
 PROBE = Path(__file__).resolve().parents[2] / "helpers" / "vector_probe.py"
 
 
+CASES = {
+    2: [(0, "none", 4), (3, "cpu", 2), (1, "cpu", 2)],
+    3: [(1, "none", 4), (2, "none", 1), (3, "none", 1)],
+}
+"""By number of ranks: ZeRO stage, offload, micro-batch size."""
+
+
 @pytest.mark.ranks
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize(
-    ("stage", "ranks", "offload", "micro_batch_size"),
-    [(0, 2, "none", 4), (1, 3, "none", 4), (2, 3, "none", 1), (3, 3, "none", 1), (3, 2, "cpu", 2), (1, 2, "cpu", 2)],
-)
-def test_a_sharded_space_equals_the_whole_one(stage: int, ranks: int, offload: str, micro_batch_size: int) -> None:
+@pytest.mark.timeout(250)
+@pytest.mark.parametrize("ranks", CASES)
+def test_a_sharded_space_equals_the_whole_one(ranks: int) -> None:
     """Three ranks have unequal partitions. With seven rows, one rank has fewer micro-batches than another."""
-    run_ranks(PROBE, ranks, str(stage), offload, str(micro_batch_size))
+    run_script_on_ranks(PROBE, ranks, json.dumps(CASES[ranks]))
 
 
 def test_parameters_become_views_and_keep_their_values() -> None:

@@ -16,9 +16,10 @@ from ofmu.errors import ModelError
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.language import write_model
 from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.testing import tiny_classifier, tiny_images
+from ofmu.testing.images import CLASSES, SHAPE, tiny_image_loss
 from ofmu.vision.model import build_classifier, freeze_statistics, load_classifier
 from ofmu.vision.pixels import Normalisation
-from tiny_images import CLASSES, SHAPE, images, tiny_classifier, tiny_loss
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def test_weights_depend_on_the_seed_only() -> None:
 
 
 def test_with_frozen_statistics_a_row_does_not_depend_on_other_rows() -> None:
-    rows, loss = images(8, 0), tiny_loss()
+    rows, loss = tiny_images(8, 0), tiny_image_loss()
     model = tiny_classifier().train()
     before = copy.deepcopy(dict(model.named_buffers()))
     together = loss.logits(model, rows, CPU)
@@ -49,14 +50,14 @@ def test_freezing_changes_no_output_in_evaluation_mode() -> None:
     model = build_classifier(SHAPE, CLASSES, seed=0).eval()
     frozen = copy.deepcopy(model)
     freeze_statistics(frozen)
-    rows = images(4, 0)
-    assert torch.equal(tiny_loss().logits(model, rows, CPU), tiny_loss().logits(frozen, rows, CPU))
+    rows = tiny_images(4, 0)
+    assert torch.equal(tiny_image_loss().logits(model, rows, CPU), tiny_image_loss().logits(frozen, rows, CPU))
     assert list(frozen.state_dict()) == list(model.state_dict())
     assert sum(p.requires_grad for p in frozen.parameters()) == len(list(model.parameters()))
 
 
 def test_transformers_and_our_loader_read_a_saved_classifier(tmp_path: Path) -> None:
-    model, rows = tiny_classifier(), images(4, 0)
+    model, rows = tiny_classifier(), tiny_images(4, 0)
     normalisation = Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 16)
     write_model(model, normalisation, tmp_path)
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
@@ -67,14 +68,14 @@ def test_transformers_and_our_loader_read_a_saved_classifier(tmp_path: Path) -> 
         assert torch.equal(weight, ours.state_dict()[name])
     assert Normalisation.of_model(tmp_path, 16) == normalisation
     with torch.no_grad():
-        assert torch.equal(tiny_loss().logits(ours, rows, CPU), tiny_loss().logits(model.eval(), rows, CPU))
+        assert torch.equal(tiny_image_loss().logits(ours, rows, CPU), tiny_image_loss().logits(model.eval(), rows, CPU))
 
 
 def test_the_processor_of_transformers_makes_the_same_inputs(tmp_path: Path) -> None:
     processing = pytest.importorskip("transformers").AutoImageProcessor
     normalisation = Normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 16)
     normalisation.save_pretrained(tmp_path)
-    (row,) = images(1, 0)
+    (row,) = tiny_images(1, 0)
     try:
         processor = processing.from_pretrained(tmp_path)
     except ImportError as error:

@@ -52,6 +52,7 @@ def make(count: int) -> SearchConfig:
 CONFIGS = {count: make(count) for count in (2, 3)}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(a_trial(), min_size=1, max_size=14), st.randoms(use_true_random=False), st.sampled_from([2, 3]))
 def test_the_running_result_equals_the_result_of_all_trials(trials, random, objectives):

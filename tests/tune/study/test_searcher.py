@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return directory
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow), "random"])
 def test_every_sampler_draws_inside_the_space(run, sampler):
     config = make(sampler=sampler)
     found = searcher(run, config)

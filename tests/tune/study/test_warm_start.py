@@ -67,6 +67,7 @@ def own_volume(trials: list[AskedTrial]) -> float:
     return hypervolume(as_costs(values, ["min", "max"]), np.array([1.0, 0.0]))
 
 
+@pytest.mark.slow
 def test_a_warm_start_improves_the_hypervolume(earlier, tmp_path):
     """Each search draws eight settings, with the same seeds."""
     ratios = []

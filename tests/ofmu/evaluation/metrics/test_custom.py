@@ -99,6 +99,7 @@ def test_a_function_that_cannot_be_found_raises(module, tmp_path):
         load_custom_metric("users_broken:leak")
 
 
+@pytest.mark.slow
 def test_the_installed_command_finds_modules_of_the_working_directory(module, tmp_path):
     script = (
         "import sys; sys.path = [entry for entry in sys.path if entry]\n"

@@ -166,6 +166,7 @@ def test_extraction_strength_equals_a_search_over_all_starts(matches: list[bool]
     assert strength <= formulas.exact_memorization(np.array(matches)) + 1e-12
 
 
+@pytest.mark.slow
 def test_formulas_need_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, ofmu.evaluation.metrics.formulas, ofmu.evaluation.metrics.summary, ofmu.evaluation.official_log\n"

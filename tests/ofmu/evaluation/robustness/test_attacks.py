@@ -141,6 +141,7 @@ def test_relearning_reports_its_curve_and_does_not_change_the_model(pair: tuple[
     assert result.metrics["relearning_probability_area"] == pytest.approx(trapezoid(levels, dx=1 / 4))
 
 
+@pytest.mark.slow
 def test_relearning_recovers_the_rows_that_it_trains_on(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
     result = relearning(
@@ -159,6 +160,7 @@ def test_relearning_recovers_the_rows_that_it_trains_on(pair: tuple[Any, Any]) -
     assert result.metrics["relearning_probability"] > 0.15
 
 
+@pytest.mark.slow
 def test_evaluate_reports_the_attacks_and_the_alignment_of_the_config(pair: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = pair
     save_model(model, tokenizer, tmp_path / "model")

@@ -100,6 +100,7 @@ def log_log_slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
+@pytest.mark.slow
 def test_the_outer_gradient_falls_with_k_as_the_paper_states() -> None:
     """The mean of ‖∇F‖² over K rounds falls like 1/K (the paper's term O(1/K))."""
     sweep = [100, 200, 400, 800]

@@ -22,11 +22,12 @@ from analytic import (
     paper_config,
     relative_error,
 )
+from method_specs import ofmu_trajectory
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.run_config import UnlearnConfig
-from trajectory import run
+from ofmu.testing import run
 
 PAIRS = [("central", "central"), ("exact", "exact"), ("exact", "central"), ("forward", "central")]
 QUADRATIC, CURVED = (FORGET, RETAIN), (CURVED_F, CURVED_R)
@@ -151,9 +152,9 @@ def test_with_a_vanishing_retain_gradient_nothing_is_projected() -> None:
     ("decorrelation", "round_cost", "check_cost"), [("projection", 3 * 2 + 6, 4), ("none", 3 * 1 + 4, 2)]
 )
 def test_a_run_uses_the_alternative_at_its_cost(decorrelation: str, round_cost: int, check_cost: int) -> None:
-    outcome = run({"backend": "torch"}, {"decorrelation": decorrelation, "outer_steps": 2})
-    assert outcome["gradient_evaluations"] == 2 * round_cost + check_cost
-    for record in outcome["records"]:
+    outcome = run(ofmu_trajectory(decorrelation=decorrelation, outer_steps=2))
+    assert outcome.gradient_evaluations == 2 * round_cost + check_cost
+    for record in outcome.records:
         cosine, size = record["similarity"], record["forget_gradient_norm"]
         expected = size * (1 - cosine**2) ** 0.5 if decorrelation == "projection" else size
         assert record["phi_norm"] == pytest.approx(expected, rel=1e-4)
@@ -162,7 +163,7 @@ def test_a_run_uses_the_alternative_at_its_cost(decorrelation: str, round_cost: 
 
 def test_a_run_without_any_projection_warns() -> None:
     with pytest.warns(UserWarning, match="method.decorrelation projection had no effect"):
-        run({"backend": "torch"}, {"decorrelation": "projection", "similarity_threshold": 1.0, "outer_steps": 1})
+        run(ofmu_trajectory(decorrelation="projection", similarity_threshold=1.0, outer_steps=1))
 
 
 def test_settings_without_effect_on_an_alternative_are_named() -> None:

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import trajectory
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
 from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
 from ofmu.methods.simnpo import SimNpoLoss
+from ofmu.testing import tiny_llama, tiny_rows
 
 CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_the_unforgotten_weight_is_one_minus_a_geometric_mean_over_rows() -> Non
 @pytest.mark.parametrize("micro_batch_size", [None, 2])
 def test_on_answers_the_gradient_is_half_of_simnpos(micro_batch_size: int | None) -> None:
     """SimNPO's loss is −(2/b) log σ(b(ℓ − δ)). In both losses, every row has the same weight."""
-    model, rows = trajectory.tiny_llama().double(), trajectory.rows(5, 3)
+    model, rows = tiny_llama().double(), tiny_rows(5, 3)
     loss = ClampedLoss(AnswerLoss(0), margin=4.0, sharpness=1.5)
     value, ascent = TorchEngine(model, CostTracker(), micro_batch_size).gradient(loss, rows)
     other, descent = TorchEngine(model, CostTracker()).gradient(SimNpoLoss(1.5, 4.0, 0), rows)

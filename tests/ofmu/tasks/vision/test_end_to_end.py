@@ -74,6 +74,7 @@ def test_target_and_retrained_model_are_built_once_and_learn_their_rows(parquet:
     assert all(other.created.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_saved_classifier_has_the_reported_metrics(parquet: Path, tmp_path: Path, stage: int) -> None:
     settings = config(mapping(parquet, engine={"device": "cpu", "threads": 1, "zero_stage": stage}))
@@ -167,6 +168,7 @@ def test_contradictory_settings_are_errors(parquet: Path, tmp_path: Path) -> Non
         prepare(other.model_copy(update={"data": data}))
 
 
+@pytest.mark.slow
 def test_language_tasks_never_load_this_package() -> None:
     script = "import sys, ofmu.preparer, ofmu.trainer, ofmu.evaluator\nassert 'ofmu.vision' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from ofmu.config.files import preset_names, read_mapping, validate
 from ofmu.config.renamed import RENAMED_KEYS
 from ofmu.errors import ConfigError, RunError
+from ofmu.io.environment import environment
 from ofmu.methods.registry import method_class
 from tune import AskTell, CompareConfig, Comparison, ParetoSearch, SearchConfig, SearchResult
 from tune.config import search_config
@@ -114,5 +116,6 @@ def test_an_old_comparison_is_named_as_one(tmp_path):
     (tmp_path / "searches").mkdir()
     stored = {"compare": {"methods": ["ofmu", "npo"]}, "search": {"max_concurrent": 2}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    (tmp_path / "environment.json").write_text(json.dumps(environment()))
     with pytest.raises(RunError, match=r"was written by ofmu 0\.1.*'search\.max_concurrent_trials'.*new comparison"):
         Comparison.resume(tmp_path)

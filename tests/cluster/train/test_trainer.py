@@ -181,7 +181,8 @@ def test_a_run_in_a_group_frees_the_cluster_and_leaves_nothing_of_rays(
     metrics = train(tiny_config, tmp_path / "run", ClusterConfig(num_workers=1))
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
     wait_for_free_cpus(2)
-    expected = {"config.yaml", "environment.json", "history.jsonl", "metrics.json", "scores.json", "model"}
+    files = {"config.yaml", "content.json", "environment.json", "history.jsonl", "metrics.json", "scores.json"}
+    expected = files | {"model"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == expected
     assert ray.is_initialized(), "the caller's Ray is left running"
 

@@ -18,6 +18,10 @@ from ofmu.run_config import UnlearnConfig
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+# Ray gives its workers a low priority, and the tests beside them would take all of the cores. Ray reads this variable
+# wherever a test starts Ray, in this process or in a command.
+os.environ["RAY_worker_niceness"] = "0"
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

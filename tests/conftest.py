@@ -29,8 +29,8 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Parallel runs keep a file's tests together, since they share what it made, and start the slowest files first.
 
-    All tests that start Ray are one group, so that two clusters never share the cores: their limits of seconds would
-    not hold. This group takes longest, so it starts first.
+    All tests that start Ray or several ranks are one group, so that two groups of processes never share the cores:
+    processes that wait for each other become many times slower then. This group takes longest, so it starts first.
     """
     starts: dict[str, int] = {}
     for item in items:
@@ -45,14 +45,15 @@ _SLOWEST_FIRST = ("long", "cluster", "ranks", "slow", "")
 
 
 def _group(item: pytest.Item) -> str:
-    return "ray" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
+    several = item.get_closest_marker("cluster") or item.get_closest_marker("ranks")
+    return "processes" if several else item.nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Parallel runs whose groups are ignored, as pytest-xdist 3.8 does under pytest 9.2, start every cluster twice."""
     grouped = session.config.getoption("loadgroup", False)
-    if grouped and session.items and not session.items[0].nodeid.endswith((".py", "@ray")):
+    if grouped and session.items and not session.items[0].nodeid.endswith((".py", "@processes")):
         raise pytest.UsageError("pytest-xdist does not group tests under this pytest: install by constraints.txt")
 
 

@@ -20,7 +20,7 @@ settings.load_profile("untimed")
 
 # Ray gives its workers a low priority, and the tests beside them would take all of the cores. Ray reads this variable
 # wherever a test starts Ray, in this process or in a command.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from ofmu import UnlearnConfig, evaluate, unlearn
 shape = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 300}
 config = UnlearnConfig.model_validate({
     "model": {"scratch": shape},
-    "data": {"generated": {"authors": 2, "forget_authors": 1, "world_facts": 2}, "max_length": 64},
+    "data": {"generated": {"authors": 2, "forget_authors": 1, "world_facts": 2}, "max_length": 96},
     "training": {"epochs": 1},
     "method": {"outer_steps": 1, "inner_steps": 1, "batch_size": 2},
     "engine": {"device": "cpu", "threads": 1},

@@ -34,9 +34,8 @@ class CheckedDerivatives(Generic[RowT]):
 
     def __init__(self, derivatives: Derivatives[RowT], config: OfmuConfig, model_config: Any) -> None:
         self._derivatives, self._config, self._model_config = derivatives, config, model_config
-        self._inner_due = config.decorrelation == "cosine" and config.derivative != "exact"
-        self._outer_due = config.outer_hvp_mode != "exact"
         self._warned = False
+        self._set_due()
         self.inner_error: float | None = None
         """Estimated error of ∇Φ at the last check, relative to ‖∇Φ‖."""
         self.outer_error: float | None = None
@@ -47,8 +46,13 @@ class CheckedDerivatives(Generic[RowT]):
         self.inner_error = self.outer_error = None
         every = self._config.derivative_check_every
         if every and steps_taken and steps_taken % every == 0:
-            self._inner_due = self._config.decorrelation == "cosine" and self._config.derivative != "exact"
-            self._outer_due = self._config.outer_hvp_mode != "exact"
+            self._set_due()
+
+    def _set_due(self) -> None:
+        """Check the next difference inside ∇Φ, and the next difference of ∇Φ, if the config has such differences."""
+        config = self._config
+        self._inner_due = config.decorrelation == "cosine" and config.derivative != "exact"
+        self._outer_due = config.outer_hvp_mode != "exact"
 
     def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
         """Return ∇Φ, or p. See :meth:`ofmu.methods.ofmu.derivatives.Derivatives.phi_gradient`.

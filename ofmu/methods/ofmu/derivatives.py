@@ -149,8 +149,7 @@ class Derivatives(Generic[RowT]):
         """
         loss, gradient = self._engine.gradient(self._forget_loss, forget_rows)
         norm = self.space.norm(gradient)
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(f"the norm of the inner gradient became {norm}")
+        _check_finite(norm)
         return Ascent(loss, gradient, norm, hinge_open=False)
 
     def retain_gradient(self, retain_rows: Sequence[RowT]) -> tuple[float, Vector]:
@@ -254,8 +253,7 @@ class Derivatives(Generic[RowT]):
             norm = self.space.norm(gradient)
         else:
             gradient, norm = point.forget_gradient, point.similarity.forget_norm
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(f"the norm of the inner gradient became {norm}")
+        _check_finite(norm)
         return PhiGradient(point=point, hinge_open=hinge_open, weight=weight, gradient=gradient, norm=norm)
 
     def _decorrelated(self, point: Point[RowT], weight: float) -> Vector:
@@ -357,3 +355,8 @@ class Derivatives(Generic[RowT]):
                 scale=-phi.weight,
             )
         return product
+
+
+def _check_finite(norm: float) -> None:
+    if not math.isfinite(norm):
+        raise NonFiniteLossError(f"the norm of the inner gradient became {norm}")

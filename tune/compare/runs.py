@@ -182,10 +182,10 @@ def _delete_leftovers(run: PlannedRun, config: SearchConfig) -> None:
 
 def _read(run: PlannedRun, objectives: dict[str, Direction], home: Path) -> SeedRun:
     place = run.directory.relative_to(home).as_posix()
-    failure = run.files.read_failure()
-    if failure is not None:
-        return SeedRun(seed=run.seed, directory=place, reason=failure.reason)
-    metrics = run.files.read_metrics() or {}
+    metrics = run.files.read_metrics()
+    if metrics is None:
+        failure = run.files.read_failure()
+        return SeedRun(seed=run.seed, directory=place, reason=failure.reason if failure else "the run has no result")
     _, missing = objective_values(metrics, objectives)
     finite = finite_only(metrics)
     kept = {name: value for name in (*objectives, *_KEPT_COSTS) if (value := finite.get(name)) is not None}

@@ -73,10 +73,10 @@ class Engine(ABC):
             total = loss.total(forward, batch, self.device)
             return total, total
 
-        value = self._accumulate(loss, rows, scalars, cost=1)
+        value, gradient = self._accumulate(loss, rows, scalars, into, scale, cost=1)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"a loss became {value}")
-        return value, self._pending_gradient(into, scale)
+        return value, gradient
 
     @torch.no_grad()
     def outputs(self, compute: RowFunction[RowT], rows: Sequence[RowT], tokens: int) -> dict[int, Tensor]:
@@ -130,8 +130,7 @@ class Engine(ABC):
             total = loss.total(self.model, batch, self.device)
             return self._directional_derivative(total, full), total
 
-        self._accumulate(loss, rows, scalars, cost=HVP_COST)
-        return self._pending_gradient(into, scale)
+        return self._accumulate(loss, rows, scalars, into, scale, cost=HVP_COST)[1]
 
     def hvp_derivative(
         self,
@@ -157,8 +156,7 @@ class Engine(ABC):
             second = self._directional_derivative(first, full_along)
             return second + self._directional_derivative(total, full_rate), total
 
-        self._accumulate(loss, rows, scalars, cost=HVP_DERIVATIVE_COST)
-        self._pending_gradient(into, scale)
+        self._accumulate(loss, rows, scalars, into, scale, cost=HVP_DERIVATIVE_COST)
 
     def _directional_derivative(self, scalar: Tensor, direction: dict[str, Tensor]) -> Tensor:
         """Return <∇scalar, direction>, which can be differentiated again. The derivative of a constant is 0."""
@@ -178,22 +176,44 @@ class Engine(ABC):
         loss: Loss[RowT],
         rows: Sequence[RowT],
         scalars: Callable[[Sequence[RowT]], tuple[Tensor, Tensor]],
+        into: Vector | None,
+        scale: float,
         *,
         cost: int,
-    ) -> float:
-        """Run forward and backward over this rank's micro-batches. Return the global mean loss.
+    ) -> tuple[float, Vector]:
+        """Run forward and backward over this rank's micro-batches. Return the global mean loss and the gradient.
 
-        ``scalars`` returns for a micro-batch the scalar to differentiate, and the summed loss.
+        ``scalars`` returns for a micro-batch the scalar to differentiate, and the summed loss. ``scale`` times the
+        gradient is added to ``into``, or to zeros.
         """
         self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
-        self.space.clear_gradient()
+        space = self.space
+        space.clear_gradient()
+        if not space.accumulates_in_place:
+            value = self._run_micro_batches(loss, rows, scalars, 1.0)
+            target = space.zeros() if into is None else into
+            space.add_gradient(target, scale)
+            return value, target
+        target = space.zeros() if into is None else into
+        with space.accumulating_in(target):
+            value = self._run_micro_batches(loss, rows, scalars, scale)
+        return value, target
+
+    def _run_micro_batches(
+        self,
+        loss: Loss[RowT],
+        rows: Sequence[RowT],
+        scalars: Callable[[Sequence[RowT]], tuple[Tensor, Tensor]],
+        scale: float,
+    ) -> float:
+        """Differentiate ``scale`` times the scalar of each micro-batch. Return the global mean loss."""
         denominator = sum(loss.size(row) for row in rows)
         batches = self._micro_batches(rows)
         value = torch.zeros(1, dtype=torch.float64)
         for index, (batch, weight) in enumerate(batches):
             scalar, total = scalars(batch)
             # Engines average gradients over ranks. The factor world_size turns the average into a sum.
-            factor = weight * self.world_size / denominator
+            factor = scale * weight * self.world_size / denominator
             self._backward_if_dependent(scalar * factor, last=index == len(batches) - 1)
             value += weight * total.detach().double().cpu() / denominator
         # The process of a TorchEngine may belong to a group, whose other ranks do not take part in this sum.
@@ -219,9 +239,3 @@ class Engine(ABC):
         while len(batches) < math.ceil(longest / size):
             batches.append((rows[:1], 0.0))
         return batches
-
-    def _pending_gradient(self, into: Vector | None, scale: float) -> Vector:
-        """Add ``scale`` times the gradient of the last backward passes to ``into``, or to zeros."""
-        target = self.space.zeros() if into is None else into
-        self.space.add_gradient(target, scale)
-        return target

@@ -24,6 +24,10 @@ from ofmu.vectors.partitioned import Zero3Space, Zero12Space
 from ofmu.vectors.whole import ReplicatedSpace
 
 
+BUCKET_ELEMENTS = 20_000_000
+"""Elements that ranks exchange at a time. Each rank holds one or two buffers of this length, whatever the model."""
+
+
 class DeepSpeedEngine(Engine):
     """Shards parameters and gradients. Methods update the shards through the vector space.
 
@@ -91,7 +95,19 @@ def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
     Gradient accumulation is always 1, since :class:`ofmu.engine.base.Engine` sums the micro-batches. Round-robin
     gradients are off, since they break the map from partitions to parameters at stages 1 and 2.
     """
-    zero: dict[str, Any] = {"stage": config.zero_stage, "round_robin_gradients": False}
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "round_robin_gradients": False,
+        "reduce_bucket_size": BUCKET_ELEMENTS,
+        "allgather_bucket_size": BUCKET_ELEMENTS,
+    }
+    if config.zero_stage == 3:
+        # A module's parameters are freed as soon as the module has run. DeepSpeed's defaults keep whole small models.
+        zero |= {
+            "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
+            "stage3_max_live_parameters": BUCKET_ELEMENTS,
+            "stage3_max_reuse_distance": 0,
+        }
     if config.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     result: dict[str, Any] = {

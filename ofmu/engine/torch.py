@@ -18,7 +18,7 @@ class TorchEngine(Engine):
     def __init__(self, model: nn.Module, tracker: CostTracker, micro_batch_size: int | None = None) -> None:
         super().__init__(micro_batch_size, tracker)
         self.model = model
-        self.space = ReplicatedSpace(model)
+        self.space = ReplicatedSpace(model, accumulates_in_place=True)
         self.device = next(model.parameters()).device
 
     def _forward(self) -> Callable[..., Any]:

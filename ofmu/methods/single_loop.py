@@ -179,11 +179,10 @@ class SingleLoopMethod(Method[RowT]):
     def _step(self) -> _Step:
         config = self.config
         direction, norm = self._finite_direction()
-        vector = direction.vector
-        if config.max_grad_norm is not None and norm > config.max_grad_norm:
-            vector = self.engine.space.combine((config.max_grad_norm / norm, vector))
+        limit = config.max_grad_norm
+        clipping = 1.0 if limit is None or norm <= limit else limit / norm
         self.optimizer.lr = config.lr * self._rate_factor()
-        self.optimizer.step(vector, norm)
+        self.optimizer.step(direction.vector, norm, factor=clipping)
         self._steps += 1
         self.on_step_end(direction)
         return _Step(direction.forget_loss, direction.retain_loss, norm)

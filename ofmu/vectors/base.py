@@ -20,6 +20,19 @@ Vector: TypeAlias = list[Tensor]
 
 _CHUNK = 4096
 """Elements per chunk. Products are summed in the vector's precision within a chunk, and in float64 over chunks."""
+_PIECE = 1024 * _CHUNK
+"""Elements of a sum that are formed at a time. A sum that is only read once is never in memory as a whole."""
+
+Term: TypeAlias = tuple[float, Vector]
+"""A coefficient and a vector. A sequence of terms stands for the sum Σ coefficient · vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Displacement:
+    """A displacement ``scale`` · Σ coefficient · vector of the parameters. The sum is never formed as a whole."""
+
+    scale: float
+    terms: Sequence[Term]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,8 @@ class VectorSpace(ABC):
 
     replicated: bool
     """Whether every rank holds the whole vector. Sums over ranks would then count each element several times."""
+    accumulates_in_place: bool = False
+    """Whether a backward pass can add its gradient to a vector directly: see :meth:`accumulating_in`."""
 
     @abstractmethod
     def masters(self) -> Vector:
@@ -63,6 +78,15 @@ class VectorSpace(ABC):
     @abstractmethod
     def add_gradient(self, into: Vector, scale: float) -> None:
         """Add ``scale`` times the averaged gradient of the last backward pass to ``into``."""
+
+    @contextmanager
+    def accumulating_in(self, target: Vector) -> Iterator[None]:
+        """Let the backward passes inside the block add their gradients to ``target``.
+
+        The gradient is then never in memory beside ``target``. Only for a space that :attr:`accumulates_in_place`.
+        """
+        raise NotImplementedError
+        yield
 
     @abstractmethod
     def segments(self) -> list[Segment]:
@@ -88,10 +112,14 @@ class VectorSpace(ABC):
         self.sync_model()
 
     @torch.no_grad()
-    def set_offset(self, origin: Vector, direction: Vector, scale: float) -> None:
-        """Set the parameters to ``origin + scale · direction``."""
-        for master, base, step in zip(self.masters(), origin, direction, strict=True):
-            torch.add(base, step, alpha=scale, out=master.detach())
+    def displace(self, origin: Vector, *displacements: Displacement) -> None:
+        """Set the parameters to ``origin`` plus the displacements, which are added one after the other."""
+        for index, (master, base) in enumerate(zip(self.masters(), origin, strict=True)):
+            for piece in pieces(master):
+                value = base[piece]
+                for displacement in displacements:
+                    value = torch.add(value, _sum(displacement.terms, index, piece), alpha=displacement.scale)
+                master.detach()[piece].copy_(value)
         self.sync_model()
 
     @contextmanager
@@ -118,13 +146,28 @@ class VectorSpace(ABC):
         return math.sqrt(self.dots((vector, vector))[0])
 
     @torch.no_grad()
-    def combine(self, *terms: tuple[float, Vector]) -> Vector:
+    def norm_of_sum(self, *terms: Term) -> float:
+        """Return the norm of Σ coefficient · vector. The sum is never formed as a whole."""
+        squares = torch.zeros(1, dtype=torch.float64)
+        for index, tensor in enumerate(terms[0][1]):
+            for piece in pieces(tensor):
+                part = _sum(terms, index, piece)
+                squares += _dot(part, part)
+        return math.sqrt(float(squares if self.replicated else self.all_reduce(squares)))
+
+    @torch.no_grad()
+    def combine(self, *terms: Term) -> Vector:
         """Return Σ coefficient · vector as a new vector."""
         (first, vector), *rest = terms
         result = [torch.mul(tensor, first) for tensor in vector]
         for coefficient, other in rest:
             self.add(result, other, coefficient)
         return result
+
+    @torch.no_grad()
+    def scale(self, vector: Vector, factor: float) -> None:
+        """Multiply ``vector`` by ``factor`` in place."""
+        torch._foreach_mul_(vector, factor)
 
     @torch.no_grad()
     def add(self, into: Vector, vector: Vector, scale: float) -> None:
@@ -144,6 +187,23 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     exchanged = values.to("cuda") if on_gpu else values.clone()
     torch.distributed.all_reduce(exchanged)
     return exchanged.to(values.device)
+
+
+def pieces(tensor: Tensor) -> Iterator[slice]:
+    """Return slices that cover a flat tensor, of a few million elements each."""
+    for start in range(0, tensor.numel(), _PIECE):
+        yield slice(start, start + _PIECE)
+
+
+def _sum(terms: Sequence[Term], index: int, piece: slice) -> Tensor:
+    """Return a piece of the flat tensor ``index`` of Σ coefficient · vector. A single vector is not copied."""
+    (first, vector), *rest = terms
+    if first == 1 and not rest:
+        return vector[index][piece]
+    result = torch.mul(vector[index][piece], first)
+    for coefficient, other in rest:
+        result.add_(other[index][piece], alpha=coefficient)
+    return result
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

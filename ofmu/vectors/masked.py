@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -21,7 +24,7 @@ class MaskedSpace(VectorSpace):
     """
 
     def __init__(self, inner: VectorSpace, mask: Vector) -> None:
-        self.replicated = inner.replicated
+        self.replicated, self.accumulates_in_place = inner.replicated, inner.accumulates_in_place
         self._inner, self._mask, self._frozen = inner, mask, inner.snapshot()
 
     def masters(self) -> Vector:
@@ -46,6 +49,15 @@ class MaskedSpace(VectorSpace):
         self._inner.add_gradient(gradient, scale)
         for target, part, mask in zip(into, gradient, self._mask, strict=True):
             target.add_(part.mul_(mask))
+
+    @contextmanager
+    def accumulating_in(self, target: Vector) -> Iterator[None]:
+        """Let the backward passes inside the block add the part of their gradients inside the mask to ``target``."""
+        with self._inner.accumulating_in(target):
+            yield
+        # All vectors of this space are 0 outside the mask, so only the new gradient is removed here.
+        for part, mask in zip(target, self._mask, strict=True):
+            part.masked_fill_(~mask, 0.0)
 
     def segments(self) -> list[Segment]:
         """Return the segments of the parameters that the local flat tensors hold."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
-from ofmu.vectors.base import Vector, VectorSpace
+from ofmu.vectors.base import Vector, VectorSpace, pieces
 
 UpdateRule = Literal["sgd", "normalized", "adamw"]
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+"""The defaults of torch's AdamW."""
 
 
 class ShardOptimizer:
@@ -28,57 +31,62 @@ class ShardOptimizer:
     def __init__(
         self, space: VectorSpace, rule: UpdateRule, lr: float, *, ascend: bool = False, weight_decay: float = 0.0
     ) -> None:
-        self._space = space
-        self._rule = rule
+        self._space, self._rule, self._ascend, self._weight_decay = space, rule, ascend, weight_decay
         self.lr = lr
-        self._sign = 1.0 if ascend else -1.0
-        self._parameters = [nn.Parameter(master, requires_grad=True) for master in space.masters()]
-        self._adamw = (
-            torch.optim.AdamW(self._parameters, lr=lr, weight_decay=weight_decay, maximize=ascend)
-            if rule == "adamw"
-            else None
-        )
+        self.steps = 0
+        """Number of steps that ``adamw`` has taken; 0 for the other rules."""
+        self._moments: dict[str, Vector] = {}
 
     @torch.no_grad()
-    def step(self, vector: Vector, norm: float | None = None) -> None:
-        """Move the parameters, and synchronise the model.
+    def step(self, vector: Vector, norm: float | None = None, *, factor: float = 1.0) -> None:
+        """Move the parameters along ``factor``·v, and synchronise the model.
 
         Args:
             vector: v. The step does not change ``vector``.
             norm: ‖v‖, for ``normalized``. None: the step computes the norm.
+            factor: a number by which v is multiplied, such as the ratio of a clipping. ``normalized`` ignores it.
         """
-        if self._adamw is not None:
-            self._adamw.param_groups[0]["lr"] = self.lr
-            for parameter, part in zip(self._parameters, vector, strict=True):
-                parameter.grad = part
-            self._adamw.step()
-            self._adamw.zero_grad(set_to_none=True)
+        if self._rule == "adamw":
+            self._adamw_step(vector, factor)
         else:
-            scale = self.lr
+            scale = self.lr * factor
             if self._rule == "normalized":
                 norm = self._space.norm(vector) if norm is None else norm
                 scale = self.lr / norm if norm > 0 else 0.0
-            self._space.add(self._space.masters(), vector, self._sign * scale)
+            self._space.add(self._space.masters(), vector, scale if self._ascend else -scale)
         self._space.sync_model()
+
+    def _adamw_step(self, vector: Vector, factor: float) -> None:
+        """Take torch's AdamW step piece by piece, so that the temporary tensors of the rule are small."""
+        if not self._moments:
+            self._moments = {name: self._space.zeros() for name in _MOMENTS}
+        masters, (average, square) = self._space.masters(), (self._moments[name] for name in _MOMENTS)
+        for index, master in enumerate(masters):
+            for piece in pieces(master):
+                direction = vector[index][piece]
+                adamw(
+                    [master[piece]],
+                    [direction if factor == 1 else direction * factor],
+                    [average[index][piece]],
+                    [square[index][piece]],
+                    [],
+                    [torch.tensor(float(self.steps))],
+                    foreach=False,
+                    amsgrad=False,
+                    beta1=_BETAS[0],
+                    beta2=_BETAS[1],
+                    lr=self.lr,
+                    weight_decay=self._weight_decay,
+                    eps=_EPSILON,
+                    maximize=self._ascend,
+                )
+        self.steps += 1
 
     def vectors(self) -> dict[str, Vector]:
         """Return the moments by name. These are the live tensors, no copies. Only ``adamw`` has moments."""
-        if self._adamw is None or self.steps == 0:
-            return {}
-        states = [self._adamw.state[parameter] for parameter in self._parameters]
-        return {name: [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")}
-
-    @property
-    def steps(self) -> int:
-        """Number of steps that ``adamw`` has taken; 0 for the other rules."""
-        if self._adamw is None or not self._adamw.state:
-            return 0
-        return int(self._adamw.state[self._parameters[0]]["step"])
+        return dict(self._moments)
 
     def restore(self, steps: int, vectors: dict[str, Vector]) -> None:
         """Continue from the step count and the moments of a checkpoint."""
-        if self._adamw is None or steps == 0:
-            return
-        for index, parameter in enumerate(self._parameters):
-            moments: dict[str, Tensor] = {name: vector[index] for name, vector in vectors.items()}
-            self._adamw.state[parameter] = {"step": torch.tensor(float(steps)), **moments}
+        if self._rule == "adamw" and steps > 0:
+            self.steps, self._moments = steps, dict(vectors)

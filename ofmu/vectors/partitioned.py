@@ -81,6 +81,20 @@ class PartitionedSpace(VectorSpace):
 class Zero12Space(PartitionedSpace):
     """ZeRO stages 1 and 2: the flattened parameters of an optimizer group are cut into one partition per rank."""
 
+    def __init__(self, optimizer: Any, module: nn.Module, *, offloaded: bool) -> None:
+        super().__init__(optimizer, module, offloaded=offloaded)
+        if not offloaded:
+            self._share_storage()
+
+    def _share_storage(self) -> None:
+        """Let fp32 masters be the rank's part of fp32 weights. DeepSpeed makes a copy, which only bf16 weights need."""
+        optimizer = self._optimizer
+        for weights, master in zip(
+            optimizer.parallel_partitioned_bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True
+        ):
+            if weights[self._rank].dtype == master.dtype:
+                master.data = weights[self._rank]
+
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per optimizer group."""
         return [p.detach() for p in self._optimizer.single_partition_of_fp32_groups]
@@ -100,6 +114,14 @@ class Zero12Space(PartitionedSpace):
             optimizer.all_grad_tensors[group] = None
         optimizer.micro_step_id = -1
         self._clear_offloaded()
+
+    @torch.no_grad()
+    def add_gradient(self, into: Vector, scale: float) -> None:
+        """Add ``scale`` times the partition of the averaged gradient, and free the gradient."""
+        super().add_gradient(into, scale)
+        if not self._offloaded:
+            for group in range(len(into)):
+                self._optimizer.averaged_gradients[group] = None
 
     def _offloaded_masters(self) -> list[Tensor]:
         return list(self._optimizer.single_partition_of_fp32_groups)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +17,19 @@ class ReplicatedSpace(VectorSpace):
     The constructor moves the parameters into one flat tensor and makes each parameter a view of this tensor. So a
     displacement is one fused addition, and the model needs no synchronisation.
 
+    Args:
+        module: the model.
+        accumulates_in_place: True: backward passes may add to a vector directly. DeepSpeed sums gradients over ranks
+            where they are, so its passes must not.
+
     Raises:
         ValueError: the module has no trainable parameter, or trainable parameters of several dtypes.
     """
 
     replicated = True
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, accumulates_in_place: bool = False) -> None:
+        self.accumulates_in_place = accumulates_in_place
         self._named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         parameters = [parameter for _, parameter in self._named]
         if len({p.dtype for p in parameters}) != 1:
@@ -57,6 +66,16 @@ class ReplicatedSpace(VectorSpace):
                 gradients.append(parameter.grad)
         if views:
             torch._foreach_add_(views, gradients, alpha=scale)
+
+    @contextmanager
+    def accumulating_in(self, target: Vector) -> Iterator[None]:
+        """Let the backward passes inside the block add their gradients to ``target``."""
+        for view, (_, parameter) in zip(self._views(target[0]), self._named, strict=True):
+            parameter.grad = view
+        try:
+            yield
+        finally:
+            self.clear_gradient()
 
     def segments(self) -> list[Segment]:
         """Return one segment per parameter."""

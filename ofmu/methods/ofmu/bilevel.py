@@ -187,7 +187,7 @@ class OFMU(Method[RowT]):
         else:
             retain_loss, direction = self._derivatives.retain_gradient(retain_rows)
             norm = retain_norm = self._finite_norm(direction)
-        self._outer_optimizer.step(self._clipped(direction, norm))
+        self._outer_optimizer.step(direction, factor=self._clipping(norm))
         self._outer_steps += 1
         record = self._record(phi, retain_loss, retain_norm, norm)
         self._increase_penalty()
@@ -213,11 +213,10 @@ class OFMU(Method[RowT]):
             raise NonFiniteLossError(f"the norm of the outer direction became {norm}")
         return norm
 
-    def _clipped(self, direction: Vector, norm: float) -> Vector:
+    def _clipping(self, norm: float) -> float:
+        """Return the factor that clips a direction of this norm."""
         limit = self._config.max_grad_norm
-        if limit is None or norm <= limit:
-            return direction
-        return self._space.combine((limit / norm, direction))
+        return 1.0 if limit is None or norm <= limit else limit / norm
 
     def _increase_penalty(self) -> None:
         """ρ_{k+1} = min(growth·ρ_k, cap)."""

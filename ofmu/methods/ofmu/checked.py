@@ -90,16 +90,24 @@ class CheckedDerivatives(Generic[RowT]):
         Raises:
             DerivativeError: the estimated error of the direction is above :data:`LARGEST_ERROR`.
         """
-        product, space = self._derivatives.penalty_product(phi), self._derivatives.space
-        if self._outer_due and phi.norm > 0:
-            self._outer_due = False
+        space = self._derivatives.space
+        if self._config.outer_hvp_mode == "exact":
+            # The product reads g_r to its end, and ``direction`` may be g_r.
+            space.add(direction, self._derivatives.penalty_product(phi), weight)
+            return direction
+        # A difference of ∇Φ needs ∇Φ alone at the undisplaced point.
+        phi.point.release_forget_gradient()
+        if not (self._outer_due and phi.norm > 0):
+            return self._derivatives.penalty_product(phi, into=direction, scale=weight)
+        self._outer_due = False
 
-            def size(product: Vector) -> float:
-                # A small penalty weight makes an error of the product harmless.
-                return space.norm(space.combine((1.0, direction), (weight, product))) / weight
+        def size(product: Vector) -> float:
+            # A small penalty weight makes an error of the product harmless.
+            return space.norm_of_sum((1.0, direction), (weight, product)) / weight
 
-            product, self.outer_error = self._derivatives.fit_outer_step(phi, product, size)
-            self._judge(self.outer_error, "the outer direction", "outer_derivative", "set method.penalty_weight to 0")
+        product = self._derivatives.penalty_product(phi)
+        product, self.outer_error = self._derivatives.fit_outer_step(phi, product, size)
+        self._judge(self.outer_error, "the outer direction", "outer_derivative", "set method.penalty_weight to 0")
         space.add(direction, product, weight)
         return direction
 

@@ -35,9 +35,9 @@ from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.methods.ofmu.similarity import Coefficients2, Similarity
+from ofmu.methods.ofmu.similarity import Similarity
 from ofmu.methods.ofmu.step_size import fit_step
-from ofmu.vectors.base import Vector
+from ofmu.vectors.base import Displacement, Term, Vector
 
 RowT = TypeVar("RowT")
 
@@ -61,10 +61,14 @@ class Point(Generic[RowT]):
     forget_loss: float
     retain_loss: float
     forget_gradient: Vector
-    """g_f"""
+    """g_f. Empty once g_f was released."""
     retain_gradient: Vector
     """g_r"""
     similarity: Similarity
+
+    def release_forget_gradient(self) -> None:
+        """Free the memory of g_f, which is as large as the model."""
+        self.forget_gradient = []
 
 
 @dataclass
@@ -100,10 +104,18 @@ class _SimilarityTerm(Generic[RowT]):
     rows: Sequence[RowT]
     gradient: Vector
     """The gradient of ``loss``."""
-    coefficients: Coefficients2
-    """The direction (a, or b) as coefficients on (g_f, g_r)."""
+    direction: Sequence[Term]
+    """The direction (a, or b) as terms in g_f and g_r. The direction is never formed as a vector of its own."""
     norm: float
     """The norm of the direction."""
+
+
+@dataclass
+class _Place:
+    """The current parameters as a sum: an origin, which can be restored, and a displacement from the origin."""
+
+    origin: Vector
+    displacements: tuple[Displacement, ...] = ()
 
 
 class Derivatives(Generic[RowT]):
@@ -160,27 +172,33 @@ class Derivatives(Generic[RowT]):
         """
         return self._engine.gradient(self._retain_loss, retain_rows)
 
-    def penalty_product(self, phi: PhiGradient[RowT]) -> Vector:
-        """Return ∇(‖∇Φ‖²)/2 = ∇²Φ·∇Φ on the minibatches, the hinge state and the β of ``phi``.
+    def penalty_product(self, phi: PhiGradient[RowT], *, into: Vector | None = None, scale: float = 1.0) -> Vector:
+        """Return ``scale``·∇(‖∇Φ‖²)/2 = ``scale``·∇²Φ·∇Φ on the minibatches, the hinge state and the β of ``phi``.
 
-        With a closed hinge, ∇²Φ is H_f. With ``projection``, the result is ∇(‖p‖²)/2 = (H_f − c·H_r)·p.
+        With a closed hinge, ∇²Φ is H_f. With ``projection``, the result is ∇(‖p‖²)/2 = (H_f − c·H_r)·p. If ``into`` is
+        given, the product is added to ``into``, and ``into`` is returned.
         """
         config, point = self._config, phi.point
+        total = self.space.zeros() if into is None else into
         if phi.norm == 0:
-            return self.space.zeros()
+            return total
         if not phi.hinge_open or config.decorrelation == "projection":
             terms = [(self._forget_loss, point.forget_rows, 1.0)]
             if phi.hinge_open:
                 terms.append((self._retain_loss, point.retain_rows, -point.similarity.projection_coefficient))
-            return self._sum_of_hessian_products(phi, terms)
-        if config.outer_hvp_mode == "exact":
-            return self._exact_penalty_product(phi)
+            self._add_hessian_products(total, scale, phi, terms)
+        elif config.outer_hvp_mode == "exact":
+            self._add_exact_penalty_product(total, scale, phi)
+        else:
 
-        def add_phi_gradient(into: Vector, scale: float) -> None:
-            displaced = self._point(point.forget_rows, point.retain_rows)
-            self.space.add(into, self._phi_gradient_at(displaced, exceeds=True, weight=phi.weight).gradient, scale)
+            def add_phi_gradient(scale: float, place: _Place) -> None:
+                displaced = self._point(point.forget_rows, point.retain_rows)
+                self.space.add(total, displaced.forget_gradient, scale)
+                if displaced.similarity.is_defined:
+                    self._add_similarity_gradient(total, -phi.weight * scale, displaced, place)
 
-        return self._central_difference(phi, add_phi_gradient)
+            self._add_central_difference(scale, phi, add_phi_gradient)
+        return total
 
     def fit_inner_step(self, phi: PhiGradient[RowT]) -> tuple[PhiGradient[RowT], float]:
         """Fit the step of the differences in ∇S at the point of ``phi``, whose hinge must be open.
@@ -195,7 +213,7 @@ class Derivatives(Generic[RowT]):
             return self._decorrelated(point, phi.weight)
 
         def size(gradient: Vector) -> float:
-            return space.norm(space.combine((1.0, gradient), (-1.0, point.forget_gradient)))
+            return space.norm_of_sum((1.0, gradient), (-1.0, point.forget_gradient))
 
         fitted = fit_step(
             space,
@@ -257,86 +275,118 @@ class Derivatives(Generic[RowT]):
         return PhiGradient(point=point, hinge_open=hinge_open, weight=weight, gradient=gradient, norm=norm)
 
     def _decorrelated(self, point: Point[RowT], weight: float) -> Vector:
-        """Return g_f − β·∇S, or g_f − c·g_r."""
-        gradient = self.space.combine((1.0, point.forget_gradient))
+        """Return g_f − β·∇S, or g_f − c·g_r, which takes the place of g_f."""
         if self._config.decorrelation == "projection":
+            gradient = point.forget_gradient
+            point.release_forget_gradient()
             self.space.add(gradient, point.retain_gradient, -point.similarity.projection_coefficient)
-        else:
-            self._add_similarity_gradient(gradient, -weight, point)
+            return gradient
+        gradient = self.space.combine((1.0, point.forget_gradient))
+        self._add_similarity_gradient(gradient, -weight, point)
         return gradient
 
-    def _add_similarity_gradient(self, into: Vector, scale: float, point: Point[RowT]) -> None:
-        """Add ``scale``·∇S = ``scale``·(H_f a + H_r b) to ``into``."""
-        mode, s = self._config.derivative, point.similarity
+    def _add_similarity_gradient(
+        self, into: Vector, scale: float, point: Point[RowT], place: _Place | None = None
+    ) -> None:
+        """Add ``scale``·∇S = ``scale``·(H_f a + H_r b) to ``into``.
+
+        Args:
+            into: the vector to add to.
+            scale: the factor.
+            point: the gradients at the current parameters.
+            place: the current parameters as a displacement, which a caller restores. None: a difference restores the
+                parameters itself.
+        """
+        s = point.similarity
+        gradients = (point.forget_gradient, point.retain_gradient)
         terms = (
-            _SimilarityTerm(self._forget_loss, point.forget_rows, point.forget_gradient, s.a, s.a_norm),
-            _SimilarityTerm(self._retain_loss, point.retain_rows, point.retain_gradient, s.b, s.b_norm),
+            _SimilarityTerm(
+                self._forget_loss, point.forget_rows, gradients[0], list(zip(s.a, gradients, strict=True)), s.a_norm
+            ),
+            _SimilarityTerm(
+                self._retain_loss, point.retain_rows, gradients[1], list(zip(s.b, gradients, strict=True)), s.b_norm
+            ),
         )
-        if mode == "exact":
+        if self._config.derivative == "exact":
             for term in terms:
-                self._engine.hvp(term.loss, term.rows, self._direction(term, point), into=into, scale=scale)
+                self._engine.hvp(term.loss, term.rows, self.space.combine(*term.direction), into=into, scale=scale)
             return
-        with self.space.preserving_parameters() as origin:
-            displacement = self.inner_step * self.space.norm(origin)
-            for term in terms:
-                if term.norm > 0:
-                    self._add_difference(into, scale, term, point, origin, displacement / term.norm)
+        if place is None:
+            with self.space.preserving_parameters() as origin:
+                self._add_differences(into, scale, terms, _Place(origin))
+        else:
+            self._add_differences(into, scale, terms, place)
+
+    def _add_differences(
+        self, into: Vector, scale: float, terms: Sequence[_SimilarityTerm[RowT]], place: _Place
+    ) -> None:
+        """Add ``scale``·H·u of both terms. The parameters are left displaced."""
+        displacement = self.inner_step * self.space.norm(self.space.masters())
+        for term in terms:
+            if term.norm > 0:
+                self._add_difference(into, scale, term, place, displacement / term.norm)
 
     def _add_difference(
-        self, into: Vector, scale: float, term: _SimilarityTerm[RowT], point: Point[RowT], origin: Vector, step: float
+        self, into: Vector, scale: float, term: _SimilarityTerm[RowT], place: _Place, step: float
     ) -> None:
         """Add ``scale``·H·u, by [g(θ + εu) − g(θ − εu)]/2ε (central) or [g(θ + εu) − g(θ)]/ε (forward)."""
-        space, engine, direction = self.space, self._engine, self._direction(term, point)
-        space.set_offset(origin, direction, step)
+        space, engine = self.space, self._engine
+        space.displace(place.origin, *place.displacements, Displacement(step, term.direction))
         if self._config.derivative == "central":
             engine.gradient(term.loss, term.rows, into=into, scale=scale / (2 * step))
-            space.set_offset(origin, direction, -step)
+            space.displace(place.origin, *place.displacements, Displacement(-step, term.direction))
             engine.gradient(term.loss, term.rows, into=into, scale=-scale / (2 * step))
         else:
             engine.gradient(term.loss, term.rows, into=into, scale=scale / step)
             space.add(into, term.gradient, -scale / step)
 
-    def _direction(self, term: _SimilarityTerm[RowT], point: Point[RowT]) -> Vector:
-        """Return a or b. Callers drop the result early, so only one of these vectors is in memory at a time."""
-        return self.space.combine(*zip(term.coefficients, (point.forget_gradient, point.retain_gradient), strict=True))
-
-    def _sum_of_hessian_products(
-        self, phi: PhiGradient[RowT], terms: Sequence[tuple[Loss[RowT], Sequence[RowT], float]]
-    ) -> Vector:
-        """Return Σ weight·H·∇Φ over terms of (loss, rows, weight)."""
+    def _add_hessian_products(
+        self,
+        into: Vector,
+        scale: float,
+        phi: PhiGradient[RowT],
+        terms: Sequence[tuple[Loss[RowT], Sequence[RowT], float]],
+    ) -> None:
+        """Add ``scale``·Σ weight·H·∇Φ over terms of (loss, rows, weight) to ``into``."""
         engine = self._engine
         if self._config.outer_hvp_mode == "exact":
-            product = self.space.zeros()
             for loss, rows, weight in terms:
-                engine.hvp(loss, rows, phi.gradient, into=product, scale=weight)
-            return product
+                engine.hvp(loss, rows, phi.gradient, into=into, scale=scale * weight)
+            return
 
-        def add_gradients(into: Vector, scale: float) -> None:
+        def add_gradients(scale: float, place: _Place) -> None:
             for loss, rows, weight in terms:
                 engine.gradient(loss, rows, into=into, scale=weight * scale)
 
-        return self._central_difference(phi, add_gradients)
+        self._add_central_difference(scale, phi, add_gradients)
 
-    def _central_difference(self, phi: PhiGradient[RowT], add: Callable[[Vector, float], None]) -> Vector:
-        """Return [f(θ + ε∇Φ) − f(θ − ε∇Φ)]/2ε. ``add(into, scale)`` adds ``scale``·f at the current parameters."""
-        space, difference = self.space, self.space.zeros()
+    def _add_central_difference(
+        self, scale: float, phi: PhiGradient[RowT], add: Callable[[float, _Place], None]
+    ) -> None:
+        """Add ``scale``·[f(θ + ε∇Φ) − f(θ − ε∇Φ)]/2ε.
+
+        ``add(scale, place)`` adds ``scale``·f at the current parameters, which are those of ``place``.
+        """
+        space = self.space
         with space.preserving_parameters() as origin:
             step = self.outer_step * space.norm(origin) / phi.norm
             for sign in (1.0, -1.0):
-                space.set_offset(origin, phi.gradient, sign * step)
-                add(difference, sign / (2 * step))
-        return difference
+                displacement = Displacement(sign * step, [(1.0, phi.gradient)])
+                space.displace(origin, displacement)
+                add(scale * sign / (2 * step), _Place(origin, (displacement,)))
 
-    def _exact_penalty_product(self, phi: PhiGradient[RowT]) -> Vector:
-        """Return the derivative of ∇Φ along v = ∇Φ: H_f v − β·(∇³L_f[a, v] + H_f ȧ + ∇³L_r[b, v] + H_r ḃ).
+    def _add_exact_penalty_product(self, into: Vector, scale: float, phi: PhiGradient[RowT]) -> None:
+        """Add ``scale`` times the derivative of ∇Φ along v = ∇Φ to ``into``.
+
+        The derivative is H_f v − β·(∇³L_f[a, v] + H_f ȧ + ∇³L_r[b, v] + H_r ḃ).
 
         ȧ and ḃ are the derivatives of a and b along v. They follow from ġ_f = H_f v and ġ_r = H_r v. Every term is an
         average over ranks of local terms. S is no such average, so S itself cannot be differentiated on each rank.
         """
         engine, space, point, v = self._engine, self.space, phi.point, phi.gradient
         g_f, g_r, similarity = point.forget_gradient, point.retain_gradient, point.similarity
-        product = engine.hvp(self._forget_loss, point.forget_rows, v)
-        g_f_rate = space.combine((1.0, product))
+        g_f_rate = engine.hvp(self._forget_loss, point.forget_rows, v)
+        space.add(into, g_f_rate, scale)
         g_r_rate = engine.hvp(self._retain_loss, point.retain_rows, v)
         a_rate, b_rate = similarity.rates(
             *space.dots((g_f, g_f_rate), (g_f, g_r_rate), (g_r, g_f_rate), (g_r, g_r_rate))
@@ -351,10 +401,9 @@ class Derivatives(Generic[RowT]):
                 space.combine(*zip(direction, (g_f, g_r), strict=True)),
                 space.combine(*zip(direction_rate, (g_f, g_r, g_f_rate, g_r_rate), strict=True)),
                 v,
-                into=product,
-                scale=-phi.weight,
+                into=into,
+                scale=-phi.weight * scale,
             )
-        return product
 
 
 def _check_finite(norm: float) -> None:

@@ -98,5 +98,5 @@ def _change(space: VectorSpace, value: Vector, other: Vector, size: float) -> fl
     """Return ‖value − other‖/size. A change that is not finite counts as infinite."""
     if size == 0:
         return 0.0
-    change = space.norm(space.combine((1.0, value), (-1.0, other))) / size
+    change = space.norm_of_sum((1.0, value), (-1.0, other)) / size
     return change if math.isfinite(change) else math.inf

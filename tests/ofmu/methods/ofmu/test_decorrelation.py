@@ -28,6 +28,7 @@ from ofmu.errors import ConfigError
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.run_config import UnlearnConfig
 from ofmu.testing import run
+from ofmu.vectors.base import Displacement
 
 PAIRS = [("central", "central"), ("exact", "exact"), ("exact", "central"), ("forward", "central")]
 QUADRATIC, CURVED = (FORGET, RETAIN), (CURVED_F, CURVED_R)
@@ -83,7 +84,7 @@ def test_the_penalty_agrees_with_differences_of_the_residual_itself() -> None:
         for index in range(len(product)):
             values = []
             for sign in (step, -step):
-                engine.space.set_offset(origin, [units[index]], sign)
+                engine.space.displace(origin, Displacement(sign, [(1.0, [units[index]])]))
                 values.append(derivatives.phi_gradient([0], [0]).norm ** 2 / 2)
             differences[index] = (values[0] - values[1]) / (2 * step)
     assert relative_error(product, differences) < 1e-6

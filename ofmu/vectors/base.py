@@ -20,7 +20,7 @@ Vector: TypeAlias = list[Tensor]
 
 _CHUNK = 4096
 """Elements per chunk. Products are summed in the vector's precision within a chunk, and in float64 over chunks."""
-_PIECE = 1024 * _CHUNK
+_PIECE = 256 * _CHUNK
 """Elements of a sum that are formed at a time. A sum that is only read once is never in memory as a whole."""
 
 Term: TypeAlias = tuple[float, Vector]
@@ -190,9 +190,9 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def pieces(tensor: Tensor) -> Iterator[slice]:
-    """Return slices that cover a flat tensor, of a few million elements each."""
+    """Return slices that cover a flat tensor, of about a million elements each."""
     for start in range(0, tensor.numel(), _PIECE):
-        yield slice(start, start + _PIECE)
+        yield slice(start, min(start + _PIECE, tensor.numel()))
 
 
 def _sum(terms: Sequence[Term], index: int, piece: slice) -> Tensor:
@@ -207,11 +207,15 @@ def _sum(terms: Sequence[Term], index: int, piece: slice) -> Tensor:
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Return the inner product. The pieces keep ``vecdot`` from forming all products at once."""
     whole = left.numel() // _CHUNK * _CHUNK
     total: Tensor = torch.linalg.vecdot(left[whole:], right[whole:]).to(torch.float64)
     if whole:
-        partial = torch.linalg.vecdot(left[:whole].view(-1, _CHUNK), right[:whole].view(-1, _CHUNK))
-        total = total + partial.sum(dtype=torch.float64)
+        partial = [
+            torch.linalg.vecdot(left[piece].view(-1, _CHUNK), right[piece].view(-1, _CHUNK))
+            for piece in pieces(left[:whole])
+        ]
+        total = total + torch.cat(partial).sum(dtype=torch.float64)
     return total.cpu()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import ray_session
+from cluster.storage.uri import check_storage
 from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
 from ofmu.methods.registry import method_class
@@ -127,6 +128,7 @@ class _Session:
         callback: CompareCallback,
         overrides: Sequence[str] = (),
     ) -> None:
+        check_storage(home.path)
         self._home, self._mapping, self._callback, self._overrides = home, mapping, callback, overrides
         self._configs = method_configs(mapping)
         self._settings = validate(CompareOptions, mapping["compare"])

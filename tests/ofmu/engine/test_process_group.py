@@ -34,6 +34,7 @@ def test_a_process_exits_normally_while_a_gloo_thread_frees_a_tensor() -> None:
     process = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
     assert (process.returncode, process.stdout.strip()) == (0, "freed"), process.stderr
 
+
 JOIN = """
 import sys, torch, torch.distributed as dist
 from ofmu.engine import process_group

@@ -21,7 +21,8 @@ MARKS = [
 def test_ranks_of_a_launcher_count(mark: dict[str, str]) -> None:
     environment = SECOND | mark
     assert launched_ranks(environment) == Ranks(1, 2, 1)
-    assert drop_stale_ranks(environment) is None and environment == SECOND | mark
+    assert drop_stale_ranks(environment) is None
+    assert environment == SECOND | mark
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,9 @@ def test_variables_that_a_launcher_left_in_the_shell_do_not_count(left: dict[str
     environment = dict(left)
     assert launched_ranks(environment) == Ranks()
     sentence = drop_stale_ranks(environment)
-    assert sentence is not None and "unset" in sentence and "torchrun" in sentence
+    assert sentence is not None
+    assert "unset" in sentence
+    assert "torchrun" in sentence
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(environment)
     assert set(left) - set(environment) <= {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
 

@@ -11,6 +11,7 @@ import warnings
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,7 +60,7 @@ def join_process_group(device: torch.device) -> bool:
     return True
 
 
-def _meet(ranks: Ranks) -> dist.Store:
+def _meet(ranks: Ranks) -> Any:
     """Return the store of the ranks, once every rank has come."""
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     who = f"Rank {ranks.rank} of {ranks.world_size}"

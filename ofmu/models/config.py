@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
 
+Attention = Literal["auto", "sdpa", "eager"]
+
 
 class ScratchModelConfig(Section):
     """Shape of a Llama that is trained from scratch, with its own byte-level BPE tokenizer."""
@@ -78,9 +80,9 @@ class ModelConfig(Section):
     base: str | None = None
     """Hub name or local directory of the model before fine-tuning; only with ``is_target``. Preparation trains the
     retrained reference from this model. None: a given target has no retrained reference."""
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    attention: Attention = "auto"
     """Attention implementation of Transformers. ``auto``: eager if exact derivatives need second derivatives of the
-    attention, else sdpa."""
+    attention, or if the architecture has no sdpa; else sdpa."""
     adapter: AdapterConfig = AdapterConfig()
 
     @model_validator(mode="after")

@@ -13,7 +13,8 @@ from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.text import HALF_CHARACTER
+from ofmu.io.files import check_regular
+from ofmu.io.text import HALF_CHARACTER, parse_json
 
 MAX_EVALUATION_ROWS = 400
 """Upper bound on the rows of an evaluation set from the user's files. TOFU scores as many."""
@@ -75,9 +76,10 @@ def read_records(path: Path) -> list[Record]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"The data file {path} has the unknown suffix '{path.suffix}': use {', '.join(_READERS)}")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"There is no data file {path}: check the path")
     try:
+        check_regular(path)
         return reader(path)
     except OSError as error:
         raise DataError(f"The data file {path} cannot be read: {error.strerror or error}") from error
@@ -171,7 +173,7 @@ def _read_json(path: Path) -> list[Record]:
     if not text.lstrip().startswith("["):
         return _read_json_lines(path)
     try:
-        content = json.loads(text, object_pairs_hook=_unique_names)
+        content = parse_json(text, _unique_names)
     except json.JSONDecodeError as error:
         raise DataError(f"The data file {path} is not valid JSON in line {error.lineno}: {error.msg}") from error
     return [_json_object(item, path, number) for number, item in enumerate(content, start=1)]
@@ -184,7 +186,7 @@ def _read_json_lines(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            records.append(_json_object(json.loads(line, object_pairs_hook=_unique_names), path, number))
+            records.append(_json_object(parse_json(line, _unique_names), path, number))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"Line {number} of {path} is not valid JSON ({error.msg}): write one JSON object per line"

@@ -22,6 +22,7 @@ from ofmu.io.files import storage_errors, sync
 from ofmu.models.config import Attention
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.randomness import disable_randomness_in_config
+from ofmu.models.size import check_described_size
 from ofmu.models.weights import check_loaded, check_saved, quiet_loading
 
 
@@ -47,6 +48,8 @@ def load_model(
     directory = local_directory(path, revision)
     try:
         model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype)
+    except ModelError:
+        raise
     except Exception as error:
         # A directory's files can make Transformers raise anything.
         if not _lacks_sdpa(error):
@@ -65,6 +68,7 @@ def _load(directory: Path, attention: str, dtype: torch.dtype) -> Any:
     """Return a model without dropout, and the loading info of Transformers."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     disable_randomness_in_config(config)
+    check_described_size(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False), directory, dtype)
     with quiet_loading():
         return AutoModelForCausalLM.from_pretrained(
             directory,

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from ofmu.errors import ModelError
 from ofmu.models.config import ScratchModelConfig
+from ofmu.models.size import check_training_size
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -51,7 +52,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def build_model(
     shape: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_positions: int = 2048
 ) -> LlamaForCausalLM:
-    """Return an untrained Llama in fp32. The weights depend on ``seed`` and not on the global random state."""
+    """Return an untrained Llama in fp32. The weights depend on ``seed`` and not on the global random state.
+
+    Raises:
+        ModelError: the model cannot be trained in this machine's memory.
+    """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -65,6 +70,7 @@ def build_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    check_training_size(lambda: LlamaForCausalLM(config), "model.scratch")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -14,7 +14,7 @@ from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
 from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
-from ofmu.run_config import UnlearnConfig
+from ofmu.run_config import UnlearnConfig, check_sections
 from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import SearchCallback
 from tune.compare.analysis import MethodRuns, SharedContext, summarise
@@ -279,6 +279,7 @@ def _mapping(
 ) -> dict[str, Any]:
     """Return the mapping that all searches are made from, with the defaults of the ``compare`` section filled in."""
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    check_sections(mapping)
     section: dict[str, Any] = dict(mapping.get("compare") or {})
     section = {**section, **given}
     search = dict(mapping.get("search") or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -11,6 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from ofmu.errors import ModelError
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.size import check_training_size
+
+_MAX_WORD = 1000
+_LONGER_THAN_A_WORD = re.compile(rf"\S{{{_MAX_WORD}}}|\s{{{_MAX_WORD}}}")
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -36,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
@@ -47,6 +51,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         pad_token=PAD,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _pieces(text: str) -> list[str]:
+    """Return a text in parts, if a part of it is longer than any word. Training takes the square of a word's length."""
+    if not _LONGER_THAN_A_WORD.search(text):
+        return [text]
+    return [text[start : start + _MAX_WORD] for start in range(0, len(text), _MAX_WORD)]
 
 
 def build_model(

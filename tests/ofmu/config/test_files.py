@@ -125,7 +125,7 @@ MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
     [
         ("[" * 3000, "nested more than 50 deep in line 1"),
         ("{a: " * 3000, "nested more than 50 deep in line 1"),
-        ("\n".join(" " * depth + "a:" for depth in range(2000)), "nested more than 50 deep in line 51"),
+        ("\n".join(" " * depth + "a:" for depth in range(2000)), "nested more than 50 deep in line 50"),
         ("[" * 1_000_000, "nested more than 50 deep"),
         (BOMB, "has more than 200,000 values in line"),
         (MERGES, "has more than 200,000 values in line"),

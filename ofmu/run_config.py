@@ -22,10 +22,11 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
 from ofmu.config.base import NonNegativeInt, Section
-from ofmu.config.files import apply_overrides, deep_copy, read_mapping, validate
+from ofmu.config.files import apply_overrides, deep_copy, is_section, read_mapping, shortened, validate
 from ofmu.data.config import DataConfig
 from ofmu.data.kinds import KindTraits
 from ofmu.engine.config import EngineConfig
+from ofmu.errors import ConfigError
 from ofmu.evaluation.config import EvaluationConfig, ReferenceConfig
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.methods.config import MethodConfig
@@ -139,20 +140,47 @@ def override(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     space of the old method.
 
     Raises:
-        ConfigError: an entry has no ``=``, its path runs through a value, or it names an unknown method.
+        ConfigError: an entry has no ``=``, its path runs through a value, it names an unknown method, or a section is
+            no mapping.
     """
     result = deep_copy(mapping)
-    names = [entry.partition("=")[2] for entry in overrides if entry.startswith("method.name=")]
-    if names:
-        _change_method(result, names[-1])
-    return apply_overrides(result, overrides)
+    check_sections(result)
+    named = [entry for entry in overrides if entry.startswith(("method.name=", "method.module="))]
+    if named:
+        _change_method(result, apply_overrides({}, named)["method"])
+    result = apply_overrides(result, overrides)
+    check_sections(result)
+    return result
 
 
-def _change_method(mapping: dict[str, Any], name: str) -> None:
+def check_sections(mapping: Mapping[str, Any]) -> None:
+    """Check that every section of a config's mapping is a mapping. What reads a section may then rely on it.
+
+    Raises:
+        ConfigError: a section is text, a number or a list.
+    """
+    sections = {name for name, field in UnlearnConfig.model_fields.items() if is_section(field.annotation)}
+    for name in sorted(sections | {"search", "cluster", "compare"}):
+        value = mapping.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(
+                f"The section '{name}' has the value {shortened(value)}: write settings below it, such as "
+                f"'{name}: {{key: value}}'"
+            )
+
+
+def _change_method(mapping: dict[str, Any], named: Mapping[str, Any]) -> None:
+    """Name another method.
+
+    Args:
+        mapping: the config, which is changed.
+        named: the overrides of ``name`` and ``module``. A method of the user's own is found in its module.
+    """
     section = mapping.get("method") or {}
+    name = named.get("name", section.get("name", "ofmu"))
     if name == section.get("name", "ofmu"):
         return
-    known = method_config({**section, "name": name}).model_fields
+    known = method_config({**section, **named}).model_fields
     mapping["method"] = {key: value for key, value in section.items() if key in known} | {"name": name}
     search = mapping.get("search")
     if isinstance(search, dict):

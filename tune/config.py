@@ -22,7 +22,8 @@ from ofmu.config.base import PositiveInt, Section
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
-from ofmu.run_config import UnlearnConfig
+from ofmu.methods.config import MethodConfig
+from ofmu.run_config import UnlearnConfig, check_sections
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.objectives import Direction, check_objectives, default_objectives
 from tune.space.parameter import Parameter, default_space, flatten_space
@@ -90,13 +91,15 @@ class SearchConfig(UnlearnConfig):
     @classmethod
     def _default_space(cls, values: Any) -> Any:
         search = values.get("search") if isinstance(values, Mapping) else None
-        if not isinstance(values, Mapping) or isinstance(search, SearchOptions) or (search or {}).get("space"):
+        if not isinstance(values, Mapping) or not isinstance(search, Mapping | None) or (search or {}).get("space"):
             return values
         method = values.get("method") or {}
-        if isinstance(method, Mapping):
+        if isinstance(method, MethodConfig):
+            name, module = method.name, method.module
+        elif isinstance(method, Mapping):
             name, module = method.get("name", "ofmu"), method.get("module")
         else:
-            name, module = method.name, method.module
+            return values
         return {**values, "search": {**(search or {}), "space": default_space(str(name), module)}}
 
     @model_validator(mode="after")
@@ -155,6 +158,7 @@ def search_config(
         ConfigError: a setting is unknown, out of range, or contradicts another setting.
     """
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    check_sections(mapping)
     mapping.pop("compare", None)
     search = dict(mapping.get("search") or {})
     if objectives is not None:

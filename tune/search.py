@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from cluster.session import max_parallel_trials, ray_session
+from cluster.storage.uri import check_storage
 from ofmu.errors import ConfigError, StorageError
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
@@ -56,7 +57,7 @@ class ParetoSearch:
 
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another setting.
-        RunError: ``run_dir`` already holds a run.
+        RunError: ``run_dir`` already holds a run, or its name is not UTF-8.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class RaySearch:
     def __init__(
         self, run: RunDirectory, config: SearchConfig, executor: Executor | None, callbacks: CallbackList
     ) -> None:
+        check_storage(run.path)
         self.session = SearchSession(run, config, self._on_trial_end)
         self._executor, self._callbacks = executor, callbacks
         self._tables = TimeBudget(share=_TABLES_SHARE, burst=_TABLES_BURST)

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from ofmu.errors import RunError
+from ofmu.io.text import HALF_CHARACTER
+
 _PUBLIC_OPTIONS = frozenset(
     {"endpoint_override", "scheme", "region", "allow_bucket_creation", "tls_verify_certificates"}
 )
@@ -39,6 +42,16 @@ def storage_at(location: str) -> tuple[Any, str]:
             raise ValueError(str(error).replace(location, redacted(location))) from None
         return system, path
     return fs.LocalFileSystem(), str(Path(location).expanduser().absolute())
+
+
+def check_storage(run_dir: str | os.PathLike[str]) -> None:
+    """Check that Ray can store files in a run directory. The directory need not exist.
+
+    Raises:
+        RunError: the path is not text in UTF-8. Ray's file systems take no other paths.
+    """
+    if HALF_CHARACTER.search(str(run_dir)):
+        raise RunError(f"Ray cannot write to {str(run_dir)!a}, whose name is not UTF-8: name another run directory")
 
 
 def join_uri(location: str, name: str) -> str:

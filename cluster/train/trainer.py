@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.config import ClusterConfig
 from cluster.session import max_parallel_trials, ray_session
+from cluster.storage.uri import check_storage
 from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.worker_group import RAY_TRAIN, WorkerGroupPool, read_metrics
 from ofmu.io.environment import environment
@@ -44,11 +45,13 @@ def train(
 
     Raises:
         ClusterError: the cluster is unreachable, or smaller than the run needs.
-        RunError: ``output_dir`` holds files that no run made.
+        RunError: ``output_dir`` holds files that no run made, or its name is not UTF-8.
         OfmuError: as :func:`run_trial` and :func:`ofmu.preparer.prepare` raise it.
     """
     cluster, files = cluster or ClusterConfig(), RunFiles(Path(output_dir))
     check_output(output_dir, (*RUN_NAMES, RAY_TRAIN))
+    if cluster.num_workers:
+        check_storage(output_dir)
     with ray_session(cluster) if cluster.num_workers else nullcontext():
         if cluster.num_workers:
             # Fail before the expensive preparation if the cluster is too small.

@@ -21,6 +21,7 @@ from cluster.storage.mirror import Mirror
 from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.task_queue import RankOutcome
 from ofmu.errors import OfmuError, PrunedError, StorageError
+from ofmu.io.ranks import LAUNCHER
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import CHECKPOINTS
 
@@ -52,6 +53,7 @@ def worker_loop(settings: Mapping[str, Any]) -> None:
     # Imported here: the process that starts the group imports this module and does not need transformers.
     from ofmu.io.library_logging import silence_libraries
 
+    os.environ[LAUNCHER] = "ray"
     silence_libraries()
     queue, rank, number = settings["queue"], ray.train.get_context().get_world_rank(), 0
     threading.Thread(target=_exit_with_queue, args=(queue,), name="queue watcher", daemon=True).start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import signal
 import sys
 import warnings
@@ -16,6 +15,7 @@ import click
 
 from ofmu import __version__
 from ofmu.errors import OfmuError
+from ofmu.io.ranks import drop_stale_ranks, launched_ranks
 
 COMMANDS = {
     "prepare": ("prepare", "Train the target and the retrain reference, once."),
@@ -91,7 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """Exit with :func:`main`'s status. SIGTERM, which preempted nodes and stopped jobs send, acts like Ctrl-C."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    stale = drop_stale_ranks()
+    if stale is not None:
+        print(f"Warning: {stale}", file=sys.stderr)
+    if launched_ranks().world_size == 1:
         # Ranks of a launcher may hang in a collective, where no Python handler runs, so SIGTERM must kill them there.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

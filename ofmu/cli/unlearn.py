@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
+from ofmu.io.ranks import launched_ranks
 
 if TYPE_CHECKING:
     from tune.config import SearchConfig
@@ -68,8 +68,8 @@ def _baseline_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_first_process() -> bool:
-    """Return whether this process prints. torchrun and deepspeed number their processes by RANK."""
-    return os.environ.get("RANK", "0") == "0"
+    """Return whether this process prints."""
+    return launched_ranks().rank == 0
 
 
 def _run(settings: SearchConfig, output: Path) -> None:

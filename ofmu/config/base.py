@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import PydanticSerializationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError, PydanticSerializationError
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+_MAX_SIZE = 10**12
+"""Bound on counts and sizes. Nobody means a larger one, and libraries may abort on it."""
+
+PositiveInt = Annotated[int, Field(ge=1, le=_MAX_SIZE)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=_MAX_SIZE)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -18,6 +21,16 @@ class Section(BaseModel):
     """A frozen config section. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``seed: true``, which pydantic would read as 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _kinds(cls.model_fields[info.field_name].annotation)
+            if bool not in kinds and kinds & {int, float}:
+                raise PydanticCustomError("no_number", "this is no number, write digits")
+        return value
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """Return the section as a dict.
@@ -40,3 +53,9 @@ class Section(BaseModel):
         A subclass overrides this where the values in ``mapping`` choose the class.
         """
         return None
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types of which an annotation is made, such as int and None of ``int | None``."""
+    parts = get_args(annotation)
+    return {annotation}.union(*(_kinds(part) for part in parts)) if parts else {annotation}

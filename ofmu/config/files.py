@@ -10,16 +10,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ofmu.config.base import Section
+from ofmu.config.bounded_yaml import load_yaml
 from ofmu.config.renamed import renamed_key_sentence
-from ofmu.config.unique_keys import load_yaml
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.io.files import check_regular
 from ofmu.io.text import HALF_CHARACTER
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+_MAX_CONFIG_BYTES = 4 * 2**20
 
 
 def preset_names() -> list[str]:
@@ -46,19 +49,14 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
         raise ConfigError(_directory_sentence(path))
     else:
         try:
+            check_regular(path, _MAX_CONFIG_BYTES)
             # The encoding also accepts the byte order mark that some editors write.
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise ConfigError(f"Cannot read the config {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"The config {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
-    try:
-        mapping = load_yaml(text, f"The config {source}") or {}
-    except RecursionError as error:
-        raise ConfigError(f"The config {source} is nested too deeply: write sections with settings") from error
-    except yaml.YAMLError as error:
-        problem = str(error).replace("\n", " ")
-        raise ConfigError(f"The config {source} is not valid YAML: {problem}") from error
+    mapping = load_yaml(text, f"The config {source}") or {}
     if HALF_CHARACTER.search(json.dumps(mapping, default=str, ensure_ascii=False, skipkeys=True)):
         raise ConfigError(f"The config {source} has half a character, such as \\ud800: write both halves, or remove it")
     if not isinstance(mapping, dict):
@@ -96,10 +94,7 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dic
 
 def parse_scalar(text: str) -> Any:
     """Parse an override's value as YAML. YAML 1.1 reads ``1e-3`` as text; this function reads a number."""
-    try:
-        value = load_yaml(text, f"The value '{text}'")
-    except yaml.YAMLError:
-        return text
+    value = load_yaml(text, f"The value '{text}'", text_if_invalid=True)
     if isinstance(value, str):
         try:
             return float(value)
@@ -152,8 +147,20 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
         )
     if kind == "value_error":
         return message.removeprefix("Value error, ")
-    given = first.get("input")
-    return f"Config key '{path}' has the value {given!r}, but: {message[0].lower()}{message[1:]}"
+    return f"Config key '{path}' has the value {shortened(first.get('input'))}, but: {message[0].lower()}{message[1:]}"
+
+
+def shortened(value: Any) -> str:
+    """Return a value for a message, of at most 80 characters."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of too many digits"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_section(annotation: Any) -> bool:
+    """Return whether a field of this annotation is a section with keys of its own."""
+    return _section_type(annotation) is not None
 
 
 def _section_keys(schema: type[BaseModel], mapping: Mapping[str, Any], location: Sequence[str]) -> list[str]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ofmu.data.config import ColumnsConfig, DataConfig
+from ofmu.data.csv_file import check_unique_columns, read_csv
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.text import HALF_CHARACTER
+from ofmu.io.files import check_regular
+from ofmu.io.text import HALF_CHARACTER, parse_json
 
 MAX_EVALUATION_ROWS = 400
 """Upper bound on the rows of an evaluation set from the user's files. TOFU scores as many."""
+
+_MAX_CHARACTERS = 200_000
+"""Bound on a question, an answer or a variant. Every one is tokenised whole."""
 
 _IN_SCOPE_TEXTS = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
 
@@ -75,9 +80,10 @@ def read_records(path: Path) -> list[Record]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"The data file {path} has the unknown suffix '{path.suffix}': use {', '.join(_READERS)}")
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"There is no data file {path}: check the path")
     try:
+        check_regular(path)
         return reader(path)
     except OSError as error:
         raise DataError(f"The data file {path} cannot be read: {error.strerror or error}") from error
@@ -108,9 +114,9 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
             )
     paraphrase = columns.paraphrased_answer
     return Row(
-        question=_non_empty_text(record, columns.question, where),
-        answer=_non_empty_text(record, columns.answer, where),
-        paraphrased_answer=_text(record[paraphrase], paraphrase, where) if record.get(paraphrase) else None,
+        question=_short_text(_non_empty_text(record, columns.question, where), columns.question, where),
+        answer=_short_text(_non_empty_text(record, columns.answer, where), columns.answer, where),
+        paraphrased_answer=_short_text(record[paraphrase], paraphrase, where) if record.get(paraphrase) else None,
         perturbed_answers=_texts(record.get(columns.perturbed_answer), columns.perturbed_answer, where),
         **_in_scope_variants(record, where),
     )
@@ -130,7 +136,9 @@ def _check_single_texts(record: Mapping[str, Any], columns: ColumnsConfig, where
 def _in_scope_variants(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of :class:`Row` for the in-scope sets. The columns have the names of the fields."""
     wrong = "translated_perturbed_answers"
-    variants: dict[str, Any] = {name: _text(record[name], name, where) for name in _IN_SCOPE_TEXTS if record.get(name)}
+    variants: dict[str, Any] = {
+        name: _short_text(record[name], name, where) for name in _IN_SCOPE_TEXTS if record.get(name)
+    }
     if ("translated_question" in variants) != ("translated_answer" in variants):
         raise DataError(f"{where} has only one of 'translated_question' and 'translated_answer': give both")
     return variants | {wrong: _texts(record.get(wrong), wrong, where)}
@@ -140,7 +148,20 @@ def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
         content = "no value" if value is None else f"{value!r:.40} of type {type(value).__name__}"
         raise DataError(f"{where} has {content} in column '{name}': write text there")
+    if "\0" in value:
+        raise DataError(f"{where} has a NUL character in column '{name}', which is no text: remove it")
     return value
+
+
+def _short_text(value: Any, name: str, where: str) -> str:
+    """Return a question, an answer or a variant of one. Only plain text may be a whole book."""
+    text = _text(value, name, where)
+    if len(text) > _MAX_CHARACTERS:
+        raise DataError(
+            f"{where} has {len(text):,} characters in column '{name}', and at most {_MAX_CHARACTERS:,} are read: "
+            "shorten it, or give long documents in the column of data.columns.text"
+        )
+    return text
 
 
 def _non_empty_text(record: Mapping[str, Any], name: str, where: str) -> str:
@@ -163,7 +184,7 @@ def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
             )
     if not isinstance(values, list):
         raise DataError(f"{where} has {values!r:.40} in column '{name}': write a list of texts there")
-    return tuple(_text(item, name, where) for item in values)
+    return tuple(_short_text(item, name, where) for item in values)
 
 
 def _read_json(path: Path) -> list[Record]:
@@ -171,7 +192,7 @@ def _read_json(path: Path) -> list[Record]:
     if not text.lstrip().startswith("["):
         return _read_json_lines(path)
     try:
-        content = json.loads(text, object_pairs_hook=_unique_names)
+        content = parse_json(text, _unique_names)
     except json.JSONDecodeError as error:
         raise DataError(f"The data file {path} is not valid JSON in line {error.lineno}: {error.msg}") from error
     return [_json_object(item, path, number) for number, item in enumerate(content, start=1)]
@@ -184,7 +205,7 @@ def _read_json_lines(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            records.append(_json_object(json.loads(line, object_pairs_hook=_unique_names), path, number))
+            records.append(_json_object(parse_json(line, _unique_names), path, number))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"Line {number} of {path} is not valid JSON ({error.msg}): write one JSON object per line"
@@ -221,35 +242,13 @@ def _json_object(item: Any, path: Path, number: int) -> Record:
     return item
 
 
-def _read_csv(path: Path) -> list[Record]:
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError:
-        return []
-    except pd.errors.ParserError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"The data file {path} is not valid CSV ({reason}): quote cells that hold commas") from error
-    # pandas renames the second column of a name, so the names are read apart.
-    header = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None, nrows=1)
-    _check_unique_columns([str(name) for name in header.iloc[0]], path)
-    return [{str(name): value for name, value in record.items()} for record in frame.to_dict("records")]
-
-
-def _check_unique_columns(names: Sequence[str], path: Path) -> None:
-    repeated = next((name for name in names if name and names.count(name) > 1), None)
-    if repeated is not None:
-        raise DataError(f"The data file {path} has the column '{repeated}' twice: keep one of them")
-
-
 def _read_parquet(path: Path) -> list[Record]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         table = parquet.read_table(path)
-        _check_unique_columns(table.column_names, path)
+        check_unique_columns(table.column_names, path)
         records: list[Record] = table.to_pylist()
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
@@ -260,6 +259,6 @@ def _read_parquet(path: Path) -> list[Record]:
 _READERS: Mapping[str, Callable[[Path], list[Record]]] = {
     ".jsonl": _read_json_lines,
     ".json": _read_json,
-    ".csv": _read_csv,
+    ".csv": read_csv,
     ".parquet": _read_parquet,
 }

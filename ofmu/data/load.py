@@ -94,6 +94,8 @@ def _caseless(text: str) -> str:
     This is the canonical caseless match of the Unicode standard (section 3.13, D145). A compatible form such as ² stays
     another text than 2.
     """
+    if text.isascii():
+        return " ".join(text.casefold().split())
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
     # Cf: zero-width spaces and joiners, the byte order mark, soft hyphens, marks of direction.
     shown = "".join(character for character in folded if not _is_invisible(character))

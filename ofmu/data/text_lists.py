@@ -10,7 +10,7 @@ _OPENING = re.compile(r"""\s*(?:\[.*\]\s*\Z|[\[({]\s*[bru]?['"]|array\()""", re.
 """The start of a list, a tuple, a set or an array; or brackets around the whole text."""
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _SEPARATOR = re.compile(r"\s*,\s*|\s+")
-_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))", re.DOTALL | re.IGNORECASE)
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import nn
 
@@ -13,11 +11,12 @@ from ofmu.engine.cost import CostTracker
 from ofmu.engine.deepspeed import DeepSpeedEngine
 from ofmu.engine.torch import TorchEngine
 from ofmu.errors import ConfigError
+from ofmu.io.ranks import launched_ranks
 from ofmu.models.randomness import disable_randomness_in_modules
 
 
 def resolve_device(config: EngineConfig) -> torch.device:
-    """Return the device of this process. On a machine with several GPUs, LOCAL_RANK chooses the GPU.
+    """Return the device of this process. On a machine with several GPUs, the local rank chooses the GPU.
 
     Raises:
         ConfigError: the config names a GPU, and no GPU is visible.
@@ -27,7 +26,7 @@ def resolve_device(config: EngineConfig) -> torch.device:
         raise ConfigError("engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'")
     if config.device == "cpu" or not available:
         return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    index = launched_ranks().local_rank % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
+import threading
 import time
+import warnings
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
+from torch.distributed.distributed_c10d import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
+
+from ofmu.errors import ClusterError
+from ofmu.io.ranks import Ranks, drop_stale_ranks, launched_ranks
+
+NOTICE_SECONDS = 5.0
+"""After this time the user is told that ranks are missing."""
+WAIT_SECONDS = 300.0
+"""After this time a run ends if ranks are missing."""
 
 
 def join_process_group(device: torch.device) -> bool:
@@ -20,20 +35,55 @@ def join_process_group(device: torch.device) -> bool:
 
     Returns:
         Whether this call made a group of one process.
+
+    Raises:
+        ClusterError: a rank of the launcher has not come within :data:`WAIT_SECONDS`.
     """
     if device.type != "cuda":
         _wait_for_gloo_at_exit()
     if dist.is_initialized():
         return False
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group(backend)
+    ranks = launched_ranks()
+    if ranks.world_size > 1:
+        store = _meet(ranks)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
         return False
+    stale = drop_stale_ranks()
+    if stale is not None:
+        warnings.warn(stale, stacklevel=2)
+    # DeepSpeed reads these variables.
     single = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in single.items():
         os.environ.setdefault(name, value)
     dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     return True
+
+
+def _meet(ranks: Ranks) -> Any:
+    """Return the store of the ranks, once every rank has come."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    who = f"Rank {ranks.rank} of {ranks.world_size}"
+    notice = threading.Timer(
+        NOTICE_SECONDS, print, [f"{who} waits for the other ranks at {place}"], {"file": sys.stderr, "flush": True}
+    )
+    notice.daemon = True
+    notice.start()
+    limit = timedelta(seconds=WAIT_SECONDS)
+    try:
+        store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=limit))
+        names = [f"ofmu/rank/{rank}" for rank in range(ranks.world_size)]
+        store.set(names[ranks.rank], "here")
+        store.wait(names, limit)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ClusterError(
+            f"{who} found no other ranks at {place} within {WAIT_SECONDS:g} seconds: start every rank, or, to run "
+            "alone, unset the launcher's variables such as RANK and WORLD_SIZE"
+        ) from error
+    finally:
+        notice.cancel()
+    store.set_timeout(default_pg_timeout)
+    return store
 
 
 @cache

@@ -6,12 +6,17 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ofmu.errors import DataError, StorageError
+from ofmu.io.text import parse_json
+
+MAX_JSON_BYTES = 2 * 2**30
+"""Bound on a JSON file. Scores of a large benchmark have hundreds of MiB."""
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)
@@ -84,6 +89,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_regular(path: Path, max_bytes: int | None = None) -> None:
+    """Check that a path leads to an ordinary file. A pipe could block for ever, and a device may never end.
+
+    Raises:
+        OSError: there is no file, the path is a directory, a pipe or a device, or the file has more than ``max_bytes``.
+            ``strerror`` says which.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and only ordinary files are read", str(path))
+    if max_bytes is not None and status.st_size > max_bytes:
+        size = f"it has {status.st_size / 2**20:,.1f} MiB, and at most {max_bytes / 2**20:,.0f} MiB are read"
+        raise OSError(errno.EFBIG, size, str(path))
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
@@ -91,13 +113,14 @@ def file_hash(path: Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file of at most :data:`MAX_JSON_BYTES`.
 
     Raises:
-        DataError: the file is missing, unreadable, or not JSON.
+        DataError: the file is missing, unreadable, too large, or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        check_regular(Path(path), MAX_JSON_BYTES)
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}; check the name") from error
     except ValueError as error:

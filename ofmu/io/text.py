@@ -1,8 +1,31 @@
-"""What a text may not hold."""
+"""What a text may not hold, and how JSON is read from a text."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half of a character in UTF-16. JSON and YAML may hold one half alone, and UTF-8 may not."""
+
+
+def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: the JSON.
+        object_pairs_hook: makes an object of its names and values, as for :func:`json.loads`.
+
+    Raises:
+        json.JSONDecodeError: the text is not JSON, is nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise json.JSONDecodeError("it is nested too deeply", text, 0) from error
+    except ValueError as error:
+        raise json.JSONDecodeError(f"it holds a number that is too long ({error})", text, 0) from error

@@ -85,4 +85,7 @@ def method_config(section: Mapping[str, Any] | None) -> type[MethodConfig]:
         ConfigError: there is no such method.
     """
     section = section or {}
-    return method_class(str(section.get("name", "ofmu")), section.get("module")).Config
+    module = section.get("module")
+    if module is not None and not isinstance(module, str):
+        raise ConfigError("method.module must be the name of a Python module: write text, such as my_package.my_method")
+    return method_class(str(section.get("name", "ofmu")), module).Config

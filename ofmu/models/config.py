@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
 
+Attention = Literal["auto", "sdpa", "eager"]
+
+Count = Annotated[PositiveInt, Field(le=10_000)]
+"""A number of layers or heads. Each layer takes time and memory, however narrow the layer is."""
+
 
 class ScratchModelConfig(Section):
     """Shape of a Llama that is trained from scratch, with its own byte-level BPE tokenizer."""
@@ -16,11 +21,11 @@ class ScratchModelConfig(Section):
     """Width of the hidden states. It must be a multiple of ``num_heads``."""
     intermediate_size: PositiveInt = 160
     """Width of the feed-forward layers."""
-    num_layers: PositiveInt = 2
+    num_layers: Count = 2
     """Number of decoder layers."""
-    num_heads: PositiveInt = 4
+    num_heads: Count = 4
     """Number of attention heads per layer."""
-    vocab_size: PositiveInt = 512
+    vocab_size: Annotated[PositiveInt, Field(le=2**24)] = 512
     """Upper bound on the tokenizer's vocabulary, special tokens included. At least 259."""
 
 
@@ -31,7 +36,7 @@ class ResNetConfig(Section):
     """Channels after the stem. The stem divides an image's height and width by four."""
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 64)
     """Channels of each stage. Every stage after the first halves height and width."""
-    depths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 1, 1)
+    depths: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 1, 1)
     """Number of layers of each stage. The list is as long as ``hidden_sizes``."""
     layer_type: Literal["basic", "bottleneck"] = "basic"
     """Residual block: two 3×3 convolutions, or a bottleneck of 1×1, 3×3 and 1×1."""
@@ -78,9 +83,9 @@ class ModelConfig(Section):
     base: str | None = None
     """Hub name or local directory of the model before fine-tuning; only with ``is_target``. Preparation trains the
     retrained reference from this model. None: a given target has no retrained reference."""
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    attention: Attention = "auto"
     """Attention implementation of Transformers. ``auto``: eager if exact derivatives need second derivatives of the
-    attention, else sdpa."""
+    attention, or if the architecture has no sdpa; else sdpa."""
     adapter: AdapterConfig = AdapterConfig()
 
     @model_validator(mode="after")

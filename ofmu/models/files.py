@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ofmu.errors import ModelError
+from ofmu.io.files import check_regular
 
 _TRAINABLE = {"F64", "F32", "F16", "BF16"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+_COUNT = re.compile("layer|expert|block|depth")
+"""Keys of a config that name a number of parts. Every part has at least one weight."""
+_WIDTH = re.compile("vocab_size|hidden_size|intermediate_size|embd|embed_dim|d_model|ffn|d_ff|_inner|heads?$|head_dim")
+"""Keys of a config that name a size of weights."""
+_POSITIONS = re.compile("positions?$|position_embeddings|n_ctx|max_seq_len")
+_SMALL_COUNT, _SMALL_WIDTH, _MAX_POSITIONS = 10_000, 2**20, 10**9
+"""Counts and sizes up to these are harmless, whatever the weights are."""
 _MAX_HEADER_BYTES = 100_000_000
 """The bound that the safetensors format itself sets."""
 
@@ -20,7 +31,8 @@ def check_model_directory(path: str | Path) -> None:
 
     Raises:
         ModelError: ``path`` is a file, is a path at which nothing exists, or is a directory without a config or
-            safetensors weights; or the model is quantised, is an adapter, or names weights outside of its directory.
+            safetensors weights; or the model is quantised, is an adapter, names weights outside of its directory, or
+            has a config whose sizes the weights cannot have.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -44,6 +56,7 @@ def check_model_directory(path: str | Path) -> None:
         )
     _check_index(folder)
     _check_not_quantised(folder)
+    _check_sizes(folder)
 
 
 def _check_index(folder: Path) -> None:
@@ -66,7 +79,7 @@ def _check_not_quantised(folder: Path) -> None:
         method = settings.get("quant_method") if isinstance(settings, dict) else None
         reason = f"its config.json has a quantization_config ({method or 'of no name'})"
     else:
-        tensors = ((name, str(dtype)) for file in sorted(folder.glob("*.safetensors")) for name, dtype in _dtypes(file))
+        tensors = ((tensor.name, tensor.dtype) for tensor in _tensors(folder))
         found = next(((name, dtype) for name, dtype in tensors if _is_quantised(name, dtype)), None)
         if found is None:
             return
@@ -84,22 +97,74 @@ def _is_quantised(name: str, dtype: str) -> bool:
     return dtype not in _TRAINABLE and not dtype.startswith("C")
 
 
-def _dtypes(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield name and type of each tensor from the header of a safetensors file. A damaged file has no tensors here."""
-    try:
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size)) if size <= _MAX_HEADER_BYTES else {}
-    except (OSError, ValueError, RecursionError):
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    dtype: str
+    values: int
+
+
+def _tensors(folder: Path) -> Iterator[_Tensor]:
+    """Yield the tensors in the headers of a directory's safetensors files. A damaged file has no tensors here."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            check_regular(file)
+            with file.open("rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(size)) if size <= _MAX_HEADER_BYTES else {}
+        except (OSError, ValueError, RecursionError):
+            continue
+        for name, tensor in header.items() if isinstance(header, dict) else ():
+            if isinstance(tensor, dict) and "dtype" in tensor:
+                shape = tensor.get("shape")
+                sizes = [size for size in shape if isinstance(size, int)] if isinstance(shape, list) else []
+                yield _Tensor(name, str(tensor["dtype"]), math.prod(sizes))
+
+
+def stored_values(folder: Path) -> int:
+    """Return the number of values in a directory's safetensors files."""
+    return sum(tensor.values for tensor in _tensors(folder))
+
+
+def _check_sizes(folder: Path) -> None:
+    """Compare the sizes in config.json with the weights.
+
+    Transformers makes a list or a layer for each count that a config names, before it looks at the weights. A damaged
+    or hostile config would take minutes and the whole memory.
+    """
+    tensors = list(_tensors(folder))
+    if not tensors:
         return
-    for name, tensor in header.items() if isinstance(header, dict) else ():
-        if isinstance(tensor, dict) and "dtype" in tensor:
-            yield name, tensor["dtype"]
+    bounds = (
+        (_COUNT, max(_SMALL_COUNT, len(tensors)), f"{len(tensors)} weights"),
+        (_WIDTH, max(_SMALL_WIDTH, stored_values(folder)), f"{stored_values(folder):,} values"),
+        (_POSITIONS, _MAX_POSITIONS, "fewer positions"),
+    )
+    for key, size in _numbers(_read_json(folder / "config.json")):
+        for pattern, bound, held in bounds:
+            if pattern.search(key) and size > bound:
+                raise ModelError(
+                    f"The config.json of {folder} has {key} {size:.6g}, and its weights have {held}: name a model with "
+                    "its own config.json"
+                )
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield all numbers of a JSON value with the names under which they stand."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(item, str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item, key)
+    elif isinstance(value, int | float):
+        yield key, value
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     """Return a JSON object. A damaged file is empty here, since Transformers says what is wrong with it."""
     try:
+        check_regular(path, _MAX_HEADER_BYTES)
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}

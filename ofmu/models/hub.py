@@ -37,7 +37,7 @@ def local_directory(path: str | Path, revision: str | None = None) -> Path:
     try:
         downloaded = _snapshot(str(path), revision, only_cached=False)
     except (OSError, ValueError, HFValidationError) as error:
-        raise ModelError(load_failure(path, error)) from error
+        raise ModelError(f"There is no model directory '{path}', and {hub_reason(error)}") from error
     check_model_directory(downloaded)
     return downloaded
 
@@ -72,12 +72,28 @@ def _snapshot(path: str, revision: str | None, *, only_cached: bool) -> Path:
 
 
 def load_failure(path: str | Path, error: Exception) -> str:
-    """Return the sentence for a model that cannot be loaded. ``error`` is what a library raised."""
-    if not Path(path).is_dir():
-        return f"There is no model directory '{path}', and {hub_reason(error)}"
-    reason = " ".join(str(error).split())
-    reason = reason if len(reason) <= 200 else reason[:200] + "…"
-    return f"The model directory {path} cannot be loaded ({reason}): save the model again"
+    """Return the sentence for a model whose directory is there and cannot be loaded.
+
+    Args:
+        path: the model's name.
+        error: what a library raised. Where the cause is not known here, the sentence ends with the library's own words.
+    """
+    from safetensors import SafetensorError
+
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason if len(reason) <= 300 else reason[:300] + "…"
+    start = f"The model directory {path} cannot be loaded"
+    if isinstance(error, SafetensorError):
+        return f"{start}, since its weights are damaged ({reason}): copy or download the model again"
+    if "not recognize this architecture" in reason or "Unrecognized model" in reason:
+        return f"{start}, since Transformers does not know its model_type: upgrade transformers, or name another model"
+    if "not a valid JSON file" in reason:
+        return f"{start}, since a file is no valid JSON ({reason}): copy or download the model again"
+    if isinstance(error, ImportError):
+        return f"{start}, since a package is missing ({reason}): install that package"
+    if isinstance(error, MemoryError) or "can't allocate memory" in reason or "out of memory" in reason:
+        return f"{start}, since memory is short ({reason}): free memory, or name a smaller model"
+    return f"{start}, and Transformers says: {type(error).__name__}: {reason}"
 
 
 def hub_reason(error: BaseException) -> str:

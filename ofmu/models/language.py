@@ -7,10 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,14 +19,16 @@ from transformers import (
 
 from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
+from ofmu.models.config import Attention
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.randomness import disable_randomness_in_config
+from ofmu.models.size import check_described_size
 from ofmu.models.weights import check_loaded, check_saved, quiet_loading
 
 
 def load_model(
     path: str | Path,
-    attention: Literal["sdpa", "eager"] = "sdpa",
+    attention: Attention = "auto",
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
 ) -> PreTrainedModel:
@@ -35,34 +36,55 @@ def load_model(
 
     Args:
         path: a directory or a hub name.
-        attention: the attention implementation of Transformers.
+        attention: the attention implementation of Transformers. ``auto``: sdpa if the architecture has it, else eager.
         dtype: the type of the weights.
         revision: branch, tag or commit on the hub. None: the default branch.
 
     Raises:
         ModelError: the directory is missing, or holds no model or no safetensors; the hub has no such model; the model
-            is quantised; or a weight is missing, unknown, of another shape, NaN or infinite.
+            is quantised; the architecture has no sdpa and ``attention`` is sdpa; or a weight is missing, unknown, of
+            another shape, NaN or infinite.
     """
     directory = local_directory(path, revision)
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        disable_randomness_in_config(config)
-        with quiet_loading():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                directory,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(load_failure(path, error)) from error
+        model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype)
+    except ModelError:
+        raise
+    except Exception as error:
+        # A directory's files can make Transformers raise anything.
+        if not _lacks_sdpa(error):
+            raise ModelError(load_failure(path, error)) from error
+        if attention != "auto":
+            raise ModelError(
+                f"The architecture of the model {path} has no attention 'sdpa': set model.attention to auto or eager"
+            ) from error
+        return load_model(path, "eager", dtype, revision)
     check_loaded(model, info, path)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _load(directory: Path, attention: str, dtype: torch.dtype) -> Any:
+    """Return a model without dropout, and the loading info of Transformers."""
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    disable_randomness_in_config(config)
+    check_described_size(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False), directory, dtype)
+    with quiet_loading():
+        return AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+
+
+def _lacks_sdpa(error: Exception) -> bool:
+    """Return whether Transformers refused the attention. No public attribute of a model's class says so before."""
+    return isinstance(error, ValueError) and "scaled_dot_product_attention" in str(error)
 
 
 def load_config(path: str | Path) -> Any:
@@ -74,15 +96,14 @@ def load_config(path: str | Path) -> Any:
     directory = local_directory(path)
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # A config may make its class raise anything.
         raise ModelError(load_failure(path, error)) from error
 
 
-def attention_for(attention: Literal["auto", "sdpa", "eager"], *, double_backward: bool) -> Literal["sdpa", "eager"]:
-    """Return the attention implementation to load. ``auto`` is eager if the run takes a double backward, else sdpa."""
-    if attention == "auto":
-        return "eager" if double_backward else "sdpa"
-    return attention
+def attention_for(attention: Attention, *, double_backward: bool) -> Attention:
+    """Return the attention implementation to load. ``auto`` is eager if the run takes a double backward."""
+    return "eager" if attention == "auto" and double_backward else attention
 
 
 def save_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from ofmu.errors import ModelError
 from ofmu.models.config import ScratchModelConfig
+from ofmu.models.size import check_training_size
+
+_MAX_WORD = 1000
+_LONGER_THAN_A_WORD = re.compile(rf"\S{{{_MAX_WORD}}}|\s{{{_MAX_WORD}}}")
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -35,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
@@ -48,10 +53,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def _pieces(text: str) -> list[str]:
+    """Return a text in parts, if a part of it is longer than any word. Training takes the square of a word's length."""
+    if not _LONGER_THAN_A_WORD.search(text):
+        return [text]
+    return [text[start : start + _MAX_WORD] for start in range(0, len(text), _MAX_WORD)]
+
+
 def build_model(
     shape: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_positions: int = 2048
 ) -> LlamaForCausalLM:
-    """Return an untrained Llama in fp32. The weights depend on ``seed`` and not on the global random state."""
+    """Return an untrained Llama in fp32. The weights depend on ``seed`` and not on the global random state.
+
+    Raises:
+        ModelError: the model cannot be trained in this machine's memory.
+    """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -65,6 +81,7 @@ def build_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    check_training_size(lambda: LlamaForCausalLM(config), "model.scratch")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

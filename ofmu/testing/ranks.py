@@ -16,6 +16,7 @@ from typing import IO
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from ofmu.io.ranks import LAUNCHER
 from ofmu.testing.runs import RunOutcome, RunSpec
 
 _POLL_SECONDS = 0.02
@@ -63,6 +64,7 @@ def _start_ranks(arguments: Sequence[str], world_size: int, timeout: float) -> N
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        LAUNCHER: "ofmu.testing",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if not path.endswith(".zip")),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ofmu.io.ranks import launched_ranks
 from ofmu.testing.runs import RunSpec, run
 
 
@@ -25,7 +26,7 @@ def main(specs: Path, outcomes: Path) -> None:
     """Execute the runs in the JSON file ``specs``. Rank 0 writes the outcomes to ``outcomes``."""
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     found = [run(RunSpec.model_validate(spec)) for spec in json.loads(specs.read_text(encoding="utf-8"))]
-    if os.environ["RANK"] == "0":
+    if launched_ranks().rank == 0:
         torch.save([vars(outcome) for outcome in found], outcomes)
 
 

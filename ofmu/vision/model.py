@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -20,6 +19,7 @@ from transformers import (
 from ofmu.errors import ModelError
 from ofmu.models import config as models_config
 from ofmu.models.hub import local_directory
+from ofmu.models.size import check_described_size, check_training_size
 from ofmu.models.weights import check_loaded, quiet_loading
 
 
@@ -53,7 +53,11 @@ def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
 
 
 def build_classifier(shape: models_config.ResNetConfig, class_names: Sequence[str], *, seed: int) -> Any:
-    """Return an untrained ResNet in fp32. The weights depend on ``seed`` and not on the global random state."""
+    """Return an untrained ResNet in fp32. The weights depend on ``seed`` and not on the global random state.
+
+    Raises:
+        ModelError: the model cannot be trained in this machine's memory.
+    """
     config = ResNetConfig(
         num_channels=3,
         embedding_size=shape.embedding_size,
@@ -62,6 +66,7 @@ def build_classifier(shape: models_config.ResNetConfig, class_names: Sequence[st
         layer_type=shape.layer_type,
         **_label_names(class_names),
     )
+    check_training_size(lambda: ResNetForImageClassification(config), "model.resnet")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResNetForImageClassification(config)
@@ -89,6 +94,8 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
             _check_class_count(directory, config.num_labels, len(class_names))
         elif config.num_labels != len(class_names):
             config.update(_label_names(class_names))
+        auto = AutoModelForImageClassification
+        check_described_size(lambda: auto.from_config(config, trust_remote_code=False), directory, torch.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(new_head_seed or 0)
             with quiet_loading():
@@ -105,7 +112,8 @@ def load_classifier(path: str | Path, class_names: Sequence[str], *, new_head_se
         return model
     except ModelError:
         raise
-    except (OSError, KeyError, SafetensorError, ValueError) as error:
+    except Exception as error:
+        # A directory's files can make Transformers raise anything.
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path} cannot be loaded as an image classifier ({reason}): name a saved one") from error
 

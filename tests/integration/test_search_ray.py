@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,18 @@ def mixed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sear
 def runs_per_trial(run_dir: Path, word: str = "") -> Counter[int]:
     lines = (run_dir / "log.txt").read_text().splitlines()
     return Counter(int(line.split()[-1]) for line in lines if line.startswith(word))
+
+
+def test_a_search_on_ray_stays_under_its_name_whatever_that_is(cluster: None, tmp_path: Path) -> None:
+    """A URL would end at ``?`` or ``#``; labels of metrics are ASCII; patterns hold ``[`` and ``*``."""
+    name = "é?mode=ro#b%20c [x]*{y}\n~"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = ParetoSearch({}, num_trials=3, run_dir=tmp_path / name, executor=execute_closed_form).run()
+        again = ParetoSearch.resume(tmp_path / name, ["search.num_trials=4"], execute_closed_form)
+    assert (len(result.trials), len(again.trials)) == (3, 4)
+    assert os.listdir(tmp_path) == [name]
+    assert {"study.log", "front.png", "search.json", "trials"} <= set(os.listdir(tmp_path / name))
 
 
 def test_every_kind_of_failure_is_told_and_the_search_goes_on(mixed):

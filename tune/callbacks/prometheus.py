@@ -1,6 +1,6 @@
 """Publish a search's metrics on Ray's metrics endpoint, which Prometheus scrapes.
 
-Ray adds the prefix ``ray_`` to every name. Every metric has the label ``run``, the search's directory:
+Ray adds the prefix ``ray_`` to every name. Every metric has the label ``run``, the search's directory in ASCII:
 
 - ``ofmu_search_trials`` with ``state`` complete, failed, pruned, running or waiting (wanted and not yet started);
 - ``ofmu_search_hypervolume``, the current front's hypervolume;
@@ -83,4 +83,5 @@ class PrometheusCallback(SearchCallback):
 
 
 def _labels(run_dir: Path) -> dict[str, str]:
-    return {"run": str(run_dir)}
+    # Ray takes ASCII only.
+    return {"run": str(run_dir).encode("ascii", "backslashreplace").decode()}

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import ray_session
+from cluster.storage.uri import check_storage
 from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
 from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
-from ofmu.run_config import UnlearnConfig
+from ofmu.run_config import UnlearnConfig, check_sections
 from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import SearchCallback
 from tune.compare.analysis import MethodRuns, SharedContext, summarise
@@ -127,6 +128,7 @@ class _Session:
         callback: CompareCallback,
         overrides: Sequence[str] = (),
     ) -> None:
+        check_storage(home.path)
         self._home, self._mapping, self._callback, self._overrides = home, mapping, callback, overrides
         self._configs = method_configs(mapping)
         self._settings = validate(CompareOptions, mapping["compare"])
@@ -277,6 +279,7 @@ def _mapping(
 ) -> dict[str, Any]:
     """Return the mapping that all searches are made from, with the defaults of the ``compare`` section filled in."""
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
+    check_sections(mapping)
     section: dict[str, Any] = dict(mapping.get("compare") or {})
     section = {**section, **given}
     search = dict(mapping.get("search") or {})

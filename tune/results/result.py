@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from cluster.storage.mirror import Mirror
 from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
+from ofmu.io.folders import holds_something, new_folder
 from ofmu.run_files import RunFiles
 from tune.config import SearchConfig
 from tune.pareto import knee_index
@@ -47,7 +47,7 @@ class Point:
         """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
 
         Raises:
-            RunError: the model was not kept, or ``path`` already holds something.
+            RunError: the model was not kept, or ``path`` is a file or holds something.
             StorageError: the copy cannot be written.
         """
         files, target = RunFiles(self.directory), Path(path)
@@ -60,20 +60,16 @@ class Point:
                 f"The model of trial {self.number} was not kept: choose a trial of the front, or search again "
                 "with search.keep_models 'all'"
             )
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise RunError(f"{target} already exists: name a new directory for the exported model")
         with storage_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # A new name beside the target, since a folder with any fixed name may be the user's.
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-                partial = Path(folder) / target.name
-                shutil.copytree(files.model, partial)
+            if target.is_symlink() and not target.exists():
+                raise RunError(f"{target} is a link that leads nowhere: name a new directory for the exported model")
+            if target.exists() and (not target.is_dir() or holds_something(target)):
+                raise RunError(f"{target} already exists: name a new directory for the exported model")
+            with new_folder(target) as partial:
+                shutil.copytree(files.model, partial, dirs_exist_ok=True)
                 for source in (files.metrics, files.config):
                     if source.is_file():
                         shutil.copy2(source, partial / source.name)
-                if target.exists():
-                    target.rmdir()
-                partial.replace(target)
         return target
 
 

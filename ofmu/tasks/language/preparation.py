@@ -32,7 +32,6 @@ class LanguagePreparation(Preparation):
     ) -> None:
         super().__init__(config, callback, only_cached=only_cached)
         self._data = load_data(config.data, config.seed)
-        self._attention: Literal["sdpa", "eager"] = "eager" if config.model.attention == "eager" else "sdpa"
 
     def _base(self) -> Path:
         named = self._named_base()
@@ -62,7 +61,7 @@ class LanguagePreparation(Preparation):
 
         def build(directory: Path) -> dict[str, float]:
             tokenizer = load_tokenizer(str(base))
-            model: Any = load_model(base, self._attention).to(resolve_device(config.engine))
+            model: Any = load_model(base, config.model.attention).to(resolve_device(config.engine))
             encoder = RowEncoder(tokenizer, config.data, model.config)
             examples = encoder.encode_rows("training rows", rows)
             encoder.warn_of_cuts()
@@ -83,7 +82,7 @@ class LanguagePreparation(Preparation):
         return self._get(part, "models", parts, build)
 
     def _scores_of(self, model_directory: Path, name: str) -> Scores:
-        return score_saved(str(model_directory), self._data, self._config, attention=self._attention, name=name)
+        return score_saved(str(model_directory), self._data, self._config, name=name)
 
     def _scores_at(self, path: str) -> Scores:
         return resolve_reference(path, self._config, self._data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
@@ -14,7 +13,7 @@ from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.sets import FORGET
 from ofmu.io.files import read_json
-from ofmu.models.language import attention_for, load_model
+from ofmu.models.language import load_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.reference_path import reference_scores_file
 
@@ -53,9 +52,7 @@ def score_reference(path: str, data: UnlearnData, config: UnlearnConfig) -> Scor
     return score_saved(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)
 
 
-def score_saved(
-    path: str, data: UnlearnData, config: UnlearnConfig, *, name: str, attention: Literal["sdpa", "eager"] | None = None
-) -> Scores:
+def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: str) -> Scores:
     """Load a saved model in fp32 and score the model on every evaluation set.
 
     Args:
@@ -63,11 +60,9 @@ def score_saved(
         data: the rows.
         config: the run.
         name: the model's name in reports.
-        attention: the attention implementation. None: the config's.
 
     Raises:
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
-    attention = attention or attention_for(config.model.attention, double_backward=False)
-    model = load_model(path, attention).to(resolve_device(config.engine))
+    model = load_model(path, config.model.attention).to(resolve_device(config.engine))
     return score_model(model, load_tokenizer(path), data, config.evaluation, config.data, name=name)

@@ -15,7 +15,7 @@ from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS, alignment
 from ofmu.evaluation.robustness.attacks import quantization, relearning
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
-from ofmu.models.language import attention_for, load_model
+from ofmu.models.language import load_model
 from ofmu.run_config import UnlearnConfig
 
 Report = dict[str, Any]
@@ -80,5 +80,4 @@ def _alignment(
 
 
 def _load(path: str, config: UnlearnConfig) -> Any:
-    attention = attention_for(config.model.attention, double_backward=False)
-    return load_model(path, attention).to(resolve_device(config.engine))
+    return load_model(path, config.model.attention).to(resolve_device(config.engine))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.cli.main import main
@@ -14,7 +17,8 @@ from ofmu.config.files import read_mapping, validate
 from ofmu.config.renamed import RENAMED_KEYS
 from ofmu.errors import ConfigError
 from ofmu.run_config import override
-from tune.config import SearchConfig
+from tune import ParetoSearch
+from tune.config import SearchConfig, search_config
 from tune.space.parameter import default_space
 
 
@@ -105,3 +109,123 @@ def test_a_config_in_another_encoding_is_one_sentence(
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes("seed: 1\n".encode("utf-8-sig"))
     assert read_mapping(tmp_path / "mine.yaml") == {"seed": 1}
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[" * 3000, "nested more than 50 deep in line 1"),
+        ("{a: " * 3000, "nested more than 50 deep in line 1"),
+        ("\n".join(" " * depth + "a:" for depth in range(2000)), "nested more than 50 deep in line 50"),
+        ("[" * 1_000_000, "nested more than 50 deep"),
+        (BOMB, "has more than 200,000 values in line"),
+        (MERGES, "has more than 200,000 values in line"),
+        ("seed: 1\ndata: &d {x: *d}\n", r"has in line 2 the alias '\*d' of a value that it is part of"),
+        ("data: &d [1, *d]\n", "of a value that it is part of"),
+        (f"seed: 1\ndata: {'9' * 5000}\n", "has in line 2 a number or a date that cannot be read"),
+        (f"seed: 0x{'f' * 5000}\n", "has in line 1 an integer above"),
+        ("seed: 1\ndata: 2024-13-45\n", "has in line 2 a number or a date that cannot be read"),
+        ("seed: 1\nmethod: {lr: 1\n", "is not valid YAML in line 3"),
+        ("seed: 1\n\tdata: 1\n", "is not valid YAML in line 2"),
+        ("a: *nowhere\n", "is not valid YAML in line 1: found undefined alias"),
+        ("seed: !!python/object/apply:os.system [ls]\n", "is not valid YAML in line 1: could not determine a constr"),
+        ("{[1]: 2}", "is not valid YAML in line 1: .*unhashable"),
+        ("\x00\x01binary", "is not valid YAML: .*not allowed"),
+        ("- a\n- b\n", "must hold sections such as 'data:', not a list"),
+        ("just text", "must hold sections such as 'data:', not a str"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_hostile_config_is_one_sentence_at_once(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        read_mapping(path)
+    assert str(caught.value).startswith(f"The config {path} ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "zero.yaml"):
+        with pytest.raises(ConfigError, match="it is a pipe or a device, and only ordinary files are read"):
+            read_mapping(tmp_path / name)
+    with (tmp_path / "large.yaml").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(ConfigError, match=r"it has .* MiB, and at most 4 MiB are read"):
+        read_mapping(tmp_path / "large.yaml")
+
+
+def test_aliases_within_the_bounds_are_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: &a {x: [1, 2]}\nb: [*a, *a]\nc: *a\n")
+    assert read_mapping(tmp_path / "mine.yaml")["b"] == [{"x": [1, 2]}] * 2
+
+
+@pytest.mark.parametrize("section", ["model", "data", "method", "engine", "search", "cluster", "compare"])
+@pytest.mark.parametrize("value", ["text", "5", "[1, 2]", "true"])
+def test_a_section_that_is_no_mapping_is_one_sentence(
+    tmp_path: Path, section: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{section}: {value}\n")
+    run = ["--run-dir", str(tmp_path / "run")]
+    for command in (
+        ["search", str(tmp_path / "mine.yaml"), *run],
+        ["search", f"{section}={value}", *run],
+        ["search", str(tmp_path / "mine.yaml"), "method.name=npo", *run],
+    ):
+        assert main(command) == 1
+        assert f"The section '{section}' has the value" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=f"The section '{section}'|valid dictionary"):
+        ParetoSearch({section: yaml.safe_load(value)})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "seed=true",
+        "method.batch_size=true",
+        "method.inner_lr=true",
+        "method.seed=false",
+        "method.batch_size=1000000000000000000",
+        "model.scratch.num_layers=1000000000",
+        "model.scratch.vocab_size=1000000000000",
+        "search.num_trials=1000000000000000000",
+        "cluster.num_workers=1000000000000000000",
+        "evaluation.batch_size=true",
+    ],
+)
+def test_numbers_that_nobody_meant_are_refused(entry: str) -> None:
+    with pytest.raises(ConfigError, match=f"Config key '{entry.partition('=')[0]}' has the value"):
+        SearchConfig.read(None, [entry])
+
+
+def test_a_switch_is_no_number() -> None:
+    assert SearchConfig.read(None, ["evaluation.rouge=false", "method.seed=null"]).evaluation.rouge is False
+
+
+def test_a_method_of_the_users_own_replaces_the_method_of_a_config() -> None:
+    mapping = override(read_mapping("quickstart"), ["method.name=fadingascent", "method.module=examples.own_module"])
+    assert mapping["method"]["name"] == "fadingascent"
+    assert "inner_steps" not in mapping["method"]
+    config = search_config(mapping)
+    assert set(config.search.space) == set(default_space("fadingascent", "examples.own_module"))
+    for order in (1, -1):
+        overrides = ["method.module=examples.own_module", "method.name=fadingascent"][::order]
+        assert SearchConfig.read(None, overrides).method.name == "fadingascent"
+
+
+@pytest.mark.parametrize("module", ["[1]", "5", "{a: 1}", "true"])
+def test_a_module_that_is_no_text_is_one_sentence(module: str) -> None:
+    with pytest.raises(ConfigError, match=r"method\.module must be the name of a Python module"):
+        SearchConfig.read(None, ["method.name=mine", f"method.module={module}"])

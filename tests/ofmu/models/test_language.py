@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    MambaConfig,
+    MptConfig,
+)
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError, StorageError
@@ -99,6 +109,55 @@ def test_a_directory_that_is_not_a_model_gets_one_sentence(tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="is a file"):
         load_model(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "no-such-type"}, "upgrade transformers, or name another model"),
+        ({"hidden_size": "wide"}, "Transformers says"),
+        ({"num_attention_heads": 0}, "Transformers says"),
+        ({"hidden_act": "no_such_function"}, "Transformers says"),
+        ({"rope_parameters": {"rope_type": "no_such_type"}}, "Transformers says"),
+    ],
+)
+def test_a_config_that_transformers_refuses_is_one_sentence_with_its_own_words(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    directory = save_model(
+        build_model(SHAPE, train_tokenizer(TEXTS, 300), seed=0), train_tokenizer(TEXTS, 300), tmp_path / "m"
+    )
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=words) as caught:
+        load_model(directory)
+    assert "\n" not in str(caught.value)
+    assert "save the model again" not in str(caught.value)
+
+
+SMALL = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+WITHOUT_SDPA = {
+    "gemma2": Gemma2Config(**SMALL, intermediate_size=32, num_key_value_heads=1, head_dim=8, sliding_window=8),
+    "bloom": BloomConfig(vocab_size=300, hidden_size=16, n_layer=1, n_head=2),
+    "mpt": MptConfig(vocab_size=300, d_model=16, n_layers=1, n_heads=2, max_seq_len=64),
+    "gpt_neo": GPTNeoConfig(
+        vocab_size=300, hidden_size=16, num_layers=1, num_heads=2, attention_types=[[["global"], 1]]
+    ),
+    "mamba": MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, state_size=4),
+}
+
+
+@pytest.mark.parametrize("name", list(WITHOUT_SDPA))
+def test_an_architecture_without_sdpa_is_loaded_with_eager_attention(tmp_path: Path, name: str) -> None:
+    model = AutoModelForCausalLM.from_config(WITHOUT_SDPA[name]).eval()
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(5)[None]
+    loaded = load_model(tmp_path).eval()
+    assert loaded.config._attn_implementation == "eager"
+    assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+    with pytest.raises(ModelError, match=r"has no attention 'sdpa': set model\.attention to auto or eager"):
+        load_model(tmp_path, "sdpa")
 
 
 FULL_DISK = """

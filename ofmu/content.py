@@ -46,10 +46,7 @@ def content_of(config: UnlearnConfig, *, rows_hash: str | None = None, models: b
             content[f"the model at {key}"] = content_key(model_hashes(folder))
     if models and reference.source in ("model", "scores") and reference.path is not None:
         content["the reference at reference.path"] = content_key(reference_hashes(reference.path))
-    modules = {name.partition(":")[0]: "evaluation.custom_metrics" for name in config.evaluation.custom_metrics}
-    if config.method.module is not None:
-        modules[config.method.module] = "method.module"
-    return content | {f"the code of {name}": plugin_hash(name, key) for name, key in modules.items()}
+    return content | {f"the code of {name}": plugin_hash(name, key) for name, key in config.plugins.items()}
 
 
 def read_content(directory: Path) -> dict[str, str]:

@@ -104,7 +104,7 @@ class SearchResult:
 
     @classmethod
     def load(cls, run_dir: str | Path) -> SearchResult:
-        """Read the search in ``run_dir``, finished or not.
+        """Read the search in ``run_dir``, finished or not. No module of the user is imported.
 
         Raises:
             RunError: there is no search, or no trial has finished.
@@ -114,7 +114,7 @@ class SearchResult:
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )
-        return cls.from_trials(run, run.read_config(), read_study(run.study_file).get_trials(deepcopy=False))
+        return cls.from_trials(run, run.read_config_of_results(), read_study(run.study_file).get_trials(deepcopy=False))
 
     @classmethod
     def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
@@ -127,6 +127,11 @@ class SearchResult:
     def display_path(self) -> str:
         """The name that users type for the run directory: its path, or its URI without credentials."""
         return self._run.display_path
+
+    @property
+    def resume_words(self) -> str:
+        """What follows ``--resume`` in the command that continues the search."""
+        return self._run.resume_words(self.config)
 
     @property
     def knee(self) -> Point:

@@ -75,13 +75,14 @@ class PriorSearch:
 
     Raises:
         RunError: there is no such search, or none of its trials is complete.
-        ConfigError: it searched another method or other objectives.
+        ConfigError: it searched another method or other objectives, or its config names a module of the user that the
+            new search does not name.
     """
 
     def __init__(self, place: str, config: SearchConfig) -> None:
         self._place, self._ours = place, config
         self._run = RunDirectory.open_existing(place, to_read=True)
-        self._theirs = self._run.read_config()
+        self._theirs = self._run.read_config(plugins=config.plugins)
         if not self._run.study_file.is_file():
             raise RunError(self._sentence("has no finished trial"))
         study = read_study(self._run.study_file)

@@ -42,7 +42,7 @@ _restriction: ContextVar[_Restriction | None] = ContextVar("restriction of plugi
 
 @contextmanager
 def plugins_restricted(source: str, allowed: Collection[str], fix: str = ALLOW_CODE) -> Iterator[None]:
-    """Refuse to import any module but ``allowed`` inside the block. Others may have written the config that is read there.
+    """Refuse to import any module but ``allowed`` inside the block, which reads a config that others may have written.
 
     Args:
         source: the file or directory that names the modules, for errors.

@@ -54,16 +54,17 @@ def read_config_of_model(source: Path, overrides: Sequence[str] = (), *, allow_c
 
 def differing_keys(config: UnlearnConfig, other: UnlearnConfig) -> list[str]:
     """Return the dotted keys in which two configs differ. Keys that do not change a reference are left out."""
-    ours, theirs = dict(_flat(config.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
+    ours, theirs = (dict(flat_settings(each.model_dump(mode="json"))) for each in (config, other))
     keys = [*ours, *(key for key in theirs if key not in ours)]
     return [
         key for key in keys if not key.startswith(_WITHOUT_EFFECT_ON_REFERENCE) and ours.get(key) != theirs.get(key)
     ]
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting of nested sections with its dotted key."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat_settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

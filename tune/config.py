@@ -91,7 +91,7 @@ class SearchConfig(UnlearnConfig):
     @classmethod
     def _default_space(cls, values: Any) -> Any:
         search = values.get("search") if isinstance(values, Mapping) else None
-        if not isinstance(values, Mapping) or isinstance(search, SearchOptions) or (search or {}).get("space"):
+        if not isinstance(search, Mapping | None) or not isinstance(values, Mapping) or (search or {}).get("space"):
             return values
         method = values.get("method") or {}
         if isinstance(method, Mapping):

@@ -33,6 +33,7 @@ from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.session import SearchSession
+from tune.study.checks import check_results_are_stored
 
 if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
@@ -139,6 +140,7 @@ class RaySearch:
     def is_over(self) -> bool:
         """Return whether the study holds enough finished trials, and no running trial. Call this under the lock."""
         if not self.session.has_study:
+            check_results_are_stored(None, self.session.run.study_file)
             return False
         self.session.open()
         return self.session.searcher.budget_reached() and not self.session.running_trials()

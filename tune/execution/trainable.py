@@ -16,6 +16,7 @@ from ray import tune as ray_tune
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.files import storage_errors
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import check_no_links
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.rundir.trial_files import TrialFiles
 
@@ -100,6 +101,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
 
     def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:
         """Run under the trial's lock. A process of a killed search may still work on this trial."""
+        check_no_links(spec.trial_dir)
         lock = FileLock(spec.trial_dir / ".lock")
         with storage_errors(spec.trial_dir):
             spec.trial_dir.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
-from ofmu.io.files import storage_errors, write_text
+from ofmu.io.files import write_bytes, write_text
 from ofmu.io.plugins import results_only
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
@@ -48,11 +49,9 @@ def write_plot(result: SearchResult) -> Path:
     Raises:
         StorageError: the disk is full or refuses the write.
     """
-    path = RunDirectory(result.run_dir).front_plot
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    with storage_errors(path):
-        result.plot(partial)
-        partial.replace(path)
+    path, picture = RunDirectory(result.run_dir).front_plot, BytesIO()
+    result.plot(picture)
+    write_bytes(path, picture.getvalue())
     return path
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from cluster.storage.mirror import Mirror
 from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, check_no_links
 from tune.config import SearchConfig
 from tune.pareto import knee_index
 from tune.results.plot import front_figure
@@ -26,6 +26,7 @@ from tune.results.tables import costs_of, front_table, hypervolume_of, trials_ta
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
 from tune.study.baselines import TARGET
+from tune.study.checks import check_study
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Point:
         """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
 
         Raises:
-            RunError: the model was not kept, or ``path`` already holds something.
+            RunError: the model was not kept, ``path`` already holds something, or the trial's directory holds a link.
             StorageError: the copy cannot be written.
         """
         files, target = RunFiles(self.directory), Path(path)
@@ -55,6 +56,7 @@ class Point:
             shutil.rmtree(self.directory, ignore_errors=True)
             mirror = Mirror(self.uri, self.directory)
             mirror.pull(mirror.files())
+        check_no_links(self.directory, depth=1)
         if not files.model.is_dir():
             raise RunError(
                 f"The model of trial {self.number} was not kept: choose a trial of the front, or search again "
@@ -62,6 +64,7 @@ class Point:
             )
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise RunError(f"{target} already exists: name a new directory for the exported model")
+        check_no_links(self.directory)
         with storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             # A new name beside the target, since a folder with any fixed name may be the user's.
@@ -114,7 +117,9 @@ class SearchResult:
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )
-        return cls.from_trials(run, run.read_config_of_results(), read_study(run.study_file).get_trials(deepcopy=False))
+        config, study = run.read_config_of_results(), read_study(run.study_file)
+        check_study(study, config, run.study_file)
+        return cls.from_trials(run, config, study.get_trials(deepcopy=False))
 
     @classmethod
     def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
@@ -181,7 +186,7 @@ class SearchResult:
             )
         return self._point(int(choice))
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | BinaryIO | None = None) -> Figure:
         """Plot all trials, the front, the baselines and the retrained model. Save the plot if ``path`` is given."""
         text = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         config_hash = hashlib.sha256(text.encode()).hexdigest()[:10]

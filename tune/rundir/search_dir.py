@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from ofmu.config.files import validate
 from ofmu.errors import RunError
 from ofmu.io.files import write_json
 from ofmu.io.plugins import check_plugin, plugins_restricted, results_only
-from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL, read_stored, stored_values
 from tune.config import SearchConfig
 from tune.rundir.locked import LockedDirectory
 from tune.rundir.search_files import (
@@ -47,6 +46,7 @@ class RunDirectory(LockedDirectory):
     kind = "search"
     command_name = "search"
     folder_name = TRIALS
+    levels = 2
     resumable = (
         "search.num_trials",
         "search.max_gradient_evaluations",
@@ -218,9 +218,9 @@ class RunDirectory(LockedDirectory):
 
     def read_summary(self) -> SearchSummary | None:
         """Return what ``search.json`` holds; None before the first report."""
-        if not self.summary_file.is_file():
-            return None
-        return SearchSummary.from_json(json.loads(self.summary_file.read_text(encoding="utf-8")))
+        stored = read_stored(self.summary_file)
+        with stored_values(self.summary_file):
+            return None if stored is None else SearchSummary.from_json(stored)
 
     def seconds(self) -> float:
         """Return the seconds of search that the last report counts, over all sessions; 0 before the first report."""
@@ -233,10 +233,9 @@ class RunDirectory(LockedDirectory):
 
     def read_reference(self) -> dict[str, float]:
         """Return the retrained model's metrics that are numbers; an empty dict if none were stored."""
-        if not self.reference_file.is_file():
-            return {}
-        stored = json.loads(self.reference_file.read_text(encoding="utf-8"))
-        return {name: float(value) for name, value in stored.items() if value is not None}
+        stored = read_stored(self.reference_file) or {}
+        with stored_values(self.reference_file):
+            return {name: float(value) for name, value in stored.items() if value is not None}
 
     def delete_model(self, number: int) -> None:
         """Delete a finished trial's model. Metrics and config stay."""

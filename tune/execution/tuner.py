@@ -102,7 +102,7 @@ def run_trials(
 
 
 def _keep_credentials_out_of_runtime_environments() -> None:
-    """Keep Ray Tune from copying AWS's credentials into each trial's environment, which Ray stores and logs in clear."""
+    """Keep Ray Tune from copying AWS's credentials into the trials' environments, which Ray logs in clear."""
     class_cache.ENV_VARS_TO_PROPAGATE = class_cache.ENV_VARS_TO_PROPAGATE - set(CREDENTIALS)
 
 

@@ -18,6 +18,7 @@ import ray
 from ray._private import ray_logging
 
 from cluster.head_monitor import HeadMonitor
+from cluster.local import start_local_ray
 from ofmu.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ def ray_session(cluster: ClusterConfig, resume_hint: Callable[[], str] = str) ->
     _check_reachable(address)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+        if address == "local":
             # Ray frees the resources of a killed worker group only through the dashboard's State API.
-            **({"include_dashboard": cluster.num_workers > 0} if address == "local" else {}),
-        )
+            start_local_ray(dashboard=cluster.num_workers > 0)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ClusterError:
+        raise
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClusterError(

@@ -6,7 +6,6 @@ continues on other content.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ofmu.io.files import write_json
 from ofmu.io.plugins import plugin_hash
 from ofmu.models.hub import cached_directory
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import CONTENT
+from ofmu.run_files import CONTENT, read_stored
 from ofmu.tasks.load import task_family
 from ofmu.tasks.preparation import reference_hashes
 
@@ -46,16 +45,16 @@ def content_of(config: UnlearnConfig, *, rows_hash: str | None = None, models: b
             content[f"the model at {key}"] = content_key(model_hashes(folder))
     if models and reference.source in ("model", "scores") and reference.path is not None:
         content["the reference at reference.path"] = content_key(reference_hashes(reference.path))
-    modules = {name.partition(":")[0]: "evaluation.custom_metrics" for name in config.evaluation.custom_metrics}
-    if config.method.module is not None:
-        modules[config.method.module] = "method.module"
-    return content | {f"the code of {name}": plugin_hash(name, key) for name, key in modules.items()}
+    return content | {f"the code of {name}": plugin_hash(name, key) for name, key in config.plugins.items()}
 
 
 def read_content(directory: Path) -> dict[str, str]:
-    """Return the content that a directory was made from; empty for a directory of an older version."""
-    path = directory / CONTENT
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    """Return the content that a directory was made from; empty for a directory of an older version.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    return read_stored(directory / CONTENT) or {}
 
 
 def write_content(directory: Path, content: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from ofmu.io.environment import environment
 from ofmu.io.files import read_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_scores
-from ofmu.provenance import config_of_run
+from ofmu.provenance import config_of_run, read_config_of_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import METRICS, SCORES, RunFiles, check_output, made_by_ofmu
 from ofmu.tasks.family import TaskFamily
@@ -27,6 +27,7 @@ def evaluate(
     *,
     reference: str | Path | None = None,
     output_dir: str | Path | None = None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Score a saved model in fp32 and return what ``metrics.json`` holds.
 
@@ -41,6 +42,7 @@ def evaluate(
         reference: a saved model, scores that this package wrote, or an official TOFU log. None: what
             ``config.reference`` names, or the retrained model's scores if the cache has them.
         output_dir: where to write ``metrics.json`` and ``scores.json``. None: nothing is written.
+        allow_code: whether custom metrics that the config of the model's run names may run, if ``config`` is None.
 
     Raises:
         OfmuError: the model, the data or the reference cannot be read, the reference covers other rows, or
@@ -50,7 +52,9 @@ def evaluate(
     if output_dir is not None:
         _check_evaluation_output(Path(output_dir))
     silence_libraries()
-    config = config or UnlearnConfig.read(config_of_run(model))
+    if config is None:
+        source = config_of_run(model)
+        config = UnlearnConfig() if source is None else read_config_of_model(source, allow_code=allow_code)
     family = task_family(config.data.kind)
     data = family.load_data(config)
     reference = _default_reference(config) if reference is None else reference

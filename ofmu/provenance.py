@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ofmu.io.plugins import check_plugin, results_only
 from ofmu.run_config import UnlearnConfig
 
+_CUSTOM_METRICS = "evaluation.custom_metrics"
 _WITHOUT_EFFECT_ON_REFERENCE = (
     "method.",
     "engine.",
@@ -16,7 +18,7 @@ _WITHOUT_EFFECT_ON_REFERENCE = (
     "evaluation.batch_size",
     "evaluation.alignment",
     "evaluation.attacks",
-    "evaluation.custom_metrics",
+    _CUSTOM_METRICS,
 )
 """Keys that do not change the cached scores of a reference: see :mod:`ofmu.tasks.preparation`."""
 
@@ -28,18 +30,41 @@ def config_of_run(model: str | Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def read_config_of_model(source: Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> UnlearnConfig:
+    """Return the config of the run that made a model, for an evaluation. The model may come from somebody else.
+
+    An evaluation does not need the method, so the method's module is not imported.
+
+    Args:
+        source: the config file.
+        overrides: the user's own entries such as ``evaluation.rouge=false``. Custom metrics that they name may run.
+        allow_code: whether modules of custom metrics that only the file names may run.
+
+    Raises:
+        ConfigError: a setting is wrong, or the file names a custom metric that may not run.
+    """
+    with results_only(str(source)):
+        config = UnlearnConfig.read(source, overrides)
+        own = UnlearnConfig.read(None, [entry for entry in overrides if entry.startswith(_CUSTOM_METRICS)])
+        for module in {name.partition(":")[0] for name in config.evaluation.custom_metrics} - own.plugins.keys():
+            if not allow_code:
+                check_plugin(module, _CUSTOM_METRICS)
+    return config
+
+
 def differing_keys(config: UnlearnConfig, other: UnlearnConfig) -> list[str]:
     """Return the dotted keys in which two configs differ. Keys that do not change a reference are left out."""
-    ours, theirs = dict(_flat(config.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
+    ours, theirs = (dict(flat_settings(each.model_dump(mode="json"))) for each in (config, other))
     keys = [*ours, *(key for key in theirs if key not in ours)]
     return [
         key for key in keys if not key.startswith(_WITHOUT_EFFECT_ON_REFERENCE) and ours.get(key) != theirs.get(key)
     ]
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting of nested sections with its dotted key."""
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat_settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

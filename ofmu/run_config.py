@@ -85,6 +85,12 @@ class UnlearnConfig(Section):
         """The seed of the run's minibatches."""
         return self.seed if self.method.seed is None else self.method.seed
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The modules of the user that a run imports, each with the key that names it."""
+        modules = {name.partition(":")[0]: "evaluation.custom_metrics" for name in self.evaluation.custom_metrics}
+        return modules if self.method.module is None else {**modules, self.method.module: "method.module"}
+
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
         notes = self.method.ineffective()

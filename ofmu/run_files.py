@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ofmu.errors import PruningRecord, RunError
+from ofmu.errors import OfmuError, PruningRecord, RunError
 from ofmu.io.files import write_json, write_text
 
 CONFIG = "config.yaml"
@@ -83,10 +85,12 @@ class RunFiles:
         write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))
 
     def read_config(self) -> dict[str, Any] | None:
-        """Return the stored config; None if there is none."""
+        """Return the stored config; None if there is none. Raise RunError if the file is damaged."""
+        check_is_no_link(self.config)
         if not self.config.is_file():
             return None
-        return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
+        with stored_values(self.config):
+            return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
 
     def write_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write one JSON line per round."""
@@ -97,27 +101,92 @@ class RunFiles:
         write_json(self.metrics, dict(report))
 
     def read_report(self) -> dict[str, Any] | None:
-        """Return what ``metrics.json`` holds; None if the run is not complete."""
-        return dict(json.loads(self.metrics.read_text(encoding="utf-8"))) if self.metrics.is_file() else None
+        """Return what ``metrics.json`` holds; None if the run is not complete. Raise RunError if it is damaged."""
+        return read_stored(self.metrics)
 
     def read_metrics(self) -> dict[str, Any] | None:
         """Return the metrics of a complete run; None if the run is not complete."""
         report = self.read_report()
-        return None if report is None else dict(report["metrics"])
+        with stored_values(self.metrics):
+            return None if report is None else dict(report["metrics"])
 
     def read_reasons(self) -> dict[str, str]:
         """Return, by metric, why the evaluation left a metric out. Empty if the run is not complete."""
-        return dict((self.read_report() or {}).get("reasons") or {})
+        with stored_values(self.metrics):
+            return dict((self.read_report() or {}).get("reasons") or {})
 
     def write_pruning_record(self, record: PruningRecord) -> None:
         """Write that the run ended early."""
         write_json(self.pruned, record.to_json())
 
     def read_pruning_record(self) -> PruningRecord | None:
-        """Return the record of a run that ended early; None for any other run."""
-        if not self.pruned.is_file():
-            return None
-        return PruningRecord.from_json(json.loads(self.pruned.read_text(encoding="utf-8")))
+        """Return the record of a run that ended early; None for any other run. Raise RunError if it is damaged."""
+        stored = read_stored(self.pruned)
+        with stored_values(self.pruned):
+            return None if stored is None else PruningRecord.from_json(stored)
+
+
+def read_stored(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file of a run directory; None if there is no such file.
+
+    Raises:
+        RunError: the file is a link, or is damaged.
+    """
+    check_is_no_link(path)
+    if not path.is_file():
+        return None
+    with stored_values(path):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise TypeError(f"it holds a {type(stored).__name__}")
+        return stored
+
+
+@contextmanager
+def stored_values(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a damaged file of a run directory into one sentence.
+
+    Raises:
+        RunError: the block raised an error of the file's content.
+    """
+    try:
+        yield
+    except OfmuError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise RunError(f"{path} is damaged ({reason}): restore it from a copy, or delete it") from error
+
+
+def check_is_no_link(path: Path) -> None:
+    """Check that a name in a run directory is not a link. A missing file passes.
+
+    Raises:
+        RunError: it is a link.
+    """
+    if path.is_symlink():
+        raise RunError(
+            f"{path} is a link to {os.readlink(path)}, and nothing outside of a run directory is read, replaced or "
+            "deleted through it: put a copy in place of the link"
+        )
+
+
+def check_no_links(directory: Path, depth: int | None = None) -> None:
+    """Check that what lies in a run directory does not link to other places.
+
+    Args:
+        directory: the run directory, which may itself be a link. A missing directory passes.
+        depth: how many levels of names are checked. None: all.
+
+    Raises:
+        RunError: something in the directory is a link.
+    """
+    if not directory.is_dir():
+        return
+    for entry in directory.iterdir():
+        check_is_no_link(entry)
+        if depth is None or depth > 1:
+            check_no_links(entry, None if depth is None else depth - 1)
 
 
 def made_by_ofmu(directory: Path) -> bool:
@@ -137,12 +206,16 @@ def check_output(directory: str | Path, names: Iterable[str] = RUN_NAMES) -> Non
         names: the files and folders that will be written or deleted. An empty folder does not count.
 
     Raises:
-        RunError: ``directory`` is a file, or holds one of ``names`` and was not made by ofmu.
+        RunError: ``directory`` is a file, or holds one of ``names`` and was not made by ofmu, or one of them is a link
+            or holds one.
     """
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{directory} is a file: name a directory for the output")
     if made_by_ofmu(folder):
+        for name in names:
+            check_is_no_link(folder / name)
+            check_no_links(folder / name)
         return
     for name in names:
         place = folder / name

@@ -25,7 +25,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles, check_output
+from ofmu.run_files import RunFiles, check_output, stored_values
 from ofmu.task import Task
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
@@ -262,4 +262,5 @@ def _complete_run(config: UnlearnConfig, directory: Path, *, with_models: bool) 
         content = {ROWS: report["data_hash"]} if "data_hash" in report else {}
     if content:
         check_content(directory, content, content_of(config, models=with_models))
-    return None if report is None else UnlearnResult(report["metrics"], report["reasons"], directory)
+    with stored_values(files.metrics):
+        return None if report is None else UnlearnResult(dict(report["metrics"]), dict(report["reasons"]), directory)

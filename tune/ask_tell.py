@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ofmu.errors import ConfigError, PruningRecord, RunError
+from ofmu.io.plugins import allowed_plugins
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import finite_only
 from tune.config import SearchConfig, search_config
@@ -72,7 +73,9 @@ class AskTell:
         self._begin(RunDirectory.create_new(run_dir), whole)
 
     @classmethod
-    def resume(cls, run_dir: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def resume(
+        cls, run_dir: str | Path, overrides: Sequence[str] = (), *, allow_code: bool | Collection[str] = False
+    ) -> Self:
         """Continue a search. Trials that were asked for and never told are asked for again, under the same numbers.
 
         A trial whose directory holds the ``metrics.json`` of a whole run counts as told. This method also continues a
@@ -81,13 +84,14 @@ class AskTell:
         Args:
             run_dir: the search's directory.
             overrides: entries such as ``search.num_trials=64``, as for :meth:`tune.ParetoSearch.resume`.
+            allow_code: whether modules of the user that the directory's config names are imported, or which of them.
 
         Raises:
             RunError: ``run_dir`` is not the directory of a search, or another process works on it.
-            ConfigError: an override would change what is searched.
+            ConfigError: an override would change what is searched, or a module of the user may not be imported.
         """
         search, run = cls.__new__(cls), RunDirectory.open_existing(run_dir)
-        search._begin(run, run.read_config(overrides))
+        search._begin(run, run.read_config(overrides, plugins=allowed_plugins(allow_code)))
         return search
 
     def _begin(self, run: RunDirectory, config: SearchConfig) -> None:

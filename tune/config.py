@@ -22,6 +22,7 @@ from ofmu.config.base import PositiveInt, Section
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
+from ofmu.io.plugins import reads_results_only
 from ofmu.methods.config import MethodConfig
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.early_stopping.config import EarlyStoppingConfig
@@ -112,13 +113,21 @@ class SearchConfig(UnlearnConfig):
                 "search.early_stopping scores language models during a run, and these data are images: "
                 "set search.early_stopping.enabled to false"
             )
-        check_space(self.search.space, self.unlearn)
+        if not reads_results_only():
+            # The settings of a method whose module is not imported are not known.
+            check_space(self.search.space, self.unlearn)
         return self
 
     @property
     def has_reference(self) -> bool:
         """Whether trials can be compared with a retrained model."""
         return self.reference.source != "none"
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The modules of the user that a search imports, each with the key that names it."""
+        functions = filter(is_custom_metric, self.search.objectives or {})
+        return super().plugins | {name.partition(":")[0]: "search.objectives" for name in functions}
 
     @property
     def objectives(self) -> dict[str, Direction]:

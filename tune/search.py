@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import ray
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
 from ofmu.errors import ConfigError, StorageError
+from ofmu.io.plugins import allowed_plugins
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationStarted
@@ -33,6 +34,7 @@ from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.session import SearchSession
+from tune.study.checks import check_results_are_stored
 
 if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
@@ -96,6 +98,8 @@ class ParetoSearch:
         overrides: Sequence[str] = (),
         executor: Executor | None = None,
         callbacks: Sequence[Callback] = (),
+        *,
+        allow_code: bool | Collection[str] = False,
     ) -> SearchResult:
         """Continue a search that was killed, or return the result of a search that is over.
 
@@ -105,14 +109,16 @@ class ParetoSearch:
                 the kept models, and the cluster.
             executor: runs one trial, as for the constructor.
             callbacks: callbacks, as for the constructor.
+            allow_code: whether modules of the user that the directory's config names are imported, or which of them.
 
         Raises:
             RunError: ``run_dir`` is not the directory of a search, another process works on it, or the rows, a model,
                 the reference or a module of the user has changed since its start.
-            ConfigError: an override would change what is searched.
+            ConfigError: an override would change what is searched, or a module of the user may not be imported.
         """
         run = RunDirectory.open_existing(run_dir)
-        search = RaySearch(run, run.read_config(overrides), executor, CallbackList(callbacks))
+        config = run.read_config(overrides, plugins=allowed_plugins(allow_code))
+        search = RaySearch(run, config, executor, CallbackList(callbacks))
         if executor is None:
             run.check_content(search.session.config.unlearn)
         with run.lock():
@@ -136,6 +142,7 @@ class RaySearch:
     def is_over(self) -> bool:
         """Return whether the study holds enough finished trials, and no running trial. Call this under the lock."""
         if not self.session.has_study:
+            check_results_are_stored(None, self.session.run.study_file)
             return False
         self.session.open()
         return self.session.searcher.budget_reached() and not self.session.running_trials()
@@ -262,7 +269,8 @@ class RaySearch:
             ray.kill(actor)
 
     def _resume_hint(self) -> str:
-        return f"continue with --resume {self.session.run.display_path}" if self.session.has_study else ""
+        session = self.session
+        return f"continue with --resume {session.run.resume_words(session.config)}" if session.has_study else ""
 
     def _on_trial_end(self, number: int) -> None:
         self.notify()

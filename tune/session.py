@@ -43,6 +43,8 @@ class SearchSession:
         self._on_trial_end = on_trial_end
         self._started, self._earlier_seconds = time.monotonic(), run.seconds()
         self._opened: tuple[SearchConfig, object] | None = None
+        self._config_is_stale = False
+        """Whether the directory holds a config of an earlier start, which is replaced once the study has opened."""
 
     @property
     def has_study(self) -> bool:
@@ -73,7 +75,10 @@ class SearchSession:
         """
         self.run.mkdir()
         with self.run.lock():
-            self.run.write_config(self.config)
+            # A resume that is refused must leave everything as it is.
+            self._config_is_stale = self.run.config_file.is_file()
+            if not self._config_is_stale:
+                self.run.write_config(self.config)
             if warm_start is not None:
                 store_warm_start(self.run, warm_start)
             yield
@@ -88,6 +93,9 @@ class SearchSession:
         self._opened = None
         self.study = open_study(self.run.study_file, self.config)
         apply_warm_start(self.study, self.config, self.run)
+        if self._config_is_stale:
+            self.run.write_config(self.config)
+            self._config_is_stale = False
         for trial in self.running_trials():
             self.run.fetch_trial(trial.number)
         finished = self.study.get_trials(deepcopy=False, states=FINISHED)

@@ -1,9 +1,10 @@
 """The files of the working directory that a job takes along.
 
-Data, runs, virtual environments, caches and secrets stay here. Ray itself uploads the files; :func:`plan_package` gives
-Ray the patterns of what to leave out. The plan also needs the exact list of files before the upload: for the size
-check, and to find a config or a data file that would be missing on the cluster. Ray has no public function that lists
-the files, so this module calls the functions with which Ray lists them.
+Data, runs, virtual environments, caches, secrets, and whatever a link names outside of the directory stay here. Ray
+itself uploads the files; :func:`plan_package` gives Ray the patterns of what to leave out. The plan also needs the
+exact list of files before the upload: for the size check, and to find a config or a data file that would be missing on
+the cluster. Ray has no public function that lists the files, so this module calls the functions with which Ray lists
+them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,23 +21,13 @@ from typing import Any
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _dir_travel, _get_excludes
 
+from cluster.jobs.left_out import DATA, EXCLUDED, NO_SECRETS, SECRETS, any_case
 from ofmu.config.files import read_mapping
-from ofmu.errors import ClusterError, ConfigError
+from ofmu.errors import ClusterError, ConfigError, nearest_name
 from ofmu.run_config import override
 
 LIMIT: int = min(DASHBOARD_CLIENT_MAX_SIZE, GCS_STORAGE_MAX_SIZE)
 """Maximum size of a package in bytes. The job server's HTTP limit is far below the limit of Ray's store."""
-
-EXCLUDED = (
-    "/data", "/datasets", "/models", "/checkpoints", "/runs", "/build", "/dist",
-    "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.arrow", "*.parquet",
-    ".git", ".hg", ".svn", ".venv", "venv", "node_modules", "*.egg-info",
-    "__pycache__", "*.pyc", ".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
-    ".tox", ".nox", ".ipynb_checkpoints",
-    ".env", ".netrc", "*.pem",
-)  # fmt: skip
-"""Patterns with the syntax of a .gitignore. A leading slash stands for the working directory itself. The last line is
-for secrets."""
 
 _ZIP_ENTRY_BYTES = 130
 """The two headers of an entry in a zip file, without the name that each contains. Ray does not compress the files."""
@@ -65,29 +57,43 @@ class Package:
         )
 
 
-def plan_package(root: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Package:
+def plan_package(
+    root: Path, command: Sequence[str] = (), *, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Package:
     """Return the files of ``root`` that Ray would upload. Ray also reads .gitignore and .rayignore files.
 
     Args:
         root: the working directory.
-        include: entries of :data:`EXCLUDED` to upload, with or without their leading slash.
+        command: the job's command. Data files that its config names are uploaded.
+        include: patterns of :mod:`cluster.jobs.left_out` to upload, with or without their leading slash.
         exclude: further patterns to leave out.
 
     Raises:
-        ConfigError: ``include`` names something that is not in :data:`EXCLUDED`.
+        ConfigError: ``include`` names no such pattern, or the command's config is missing or wrong.
         ClusterError: the package is larger than Ray's limit.
     """
     root = root.absolute()
-    names = {pattern.removeprefix("/") for pattern in EXCLUDED}
+    names = {pattern.removeprefix("/") for pattern in (*EXCLUDED, *DATA, *SECRETS)}
     wanted = {name.strip("/") for name in include}
     if wanted - names:
+        unknown = sorted(wanted - names)[0]
         raise ConfigError(
-            f"--include {sorted(wanted - names)[0]} has no effect: it takes one of {', '.join(sorted(names))}, and a "
-            "file that a .gitignore leaves out must be removed from that .gitignore"
+            f"--include {unknown} has no effect: {nearest_name(unknown, names)}; a file that a .gitignore leaves out "
+            "must be removed from that .gitignore"
         )
-    kept = [pattern for pattern in EXCLUDED if pattern.removeprefix("/") not in wanted]
-    excludes = (*kept, *_run_and_environment_folders(root), *exclude)
-    package = Package(root, excludes, _sizes(root, excludes))
+    data = [pattern for pattern in DATA if pattern not in wanted]
+    rest = [pattern for pattern in EXCLUDED if pattern.removeprefix("/") not in wanted]
+    secrets = [any_case(pattern) for pattern in SECRETS if pattern not in wanted]
+    opened = [*_named_data(root, command), *(name for name in wanted if f"/{name}" in EXCLUDED)]
+    named = [f"!{_literal(path)}{below}" for path in opened for below in ("", "/**")]
+    # Of two patterns that match, the later one counts.
+    excludes = (*data, *named, *rest, *secrets, *NO_SECRETS, *_folders_and_links_to_skip(root), *exclude)
+    sizes = _sizes(root, excludes)
+    hidden = [name for name in sizes if _is_second_name_of_a_hidden_file(root, name, sizes)]
+    if hidden:
+        excludes = (*excludes, *(_literal(name) for name in hidden))
+        sizes = _sizes(root, excludes)
+    package = Package(root, excludes, sizes)
     if package.bytes > LIMIT:
         name, size = _largest_part(package.sizes)
         raise ClusterError(
@@ -106,30 +112,51 @@ def check_missing_files(package: Package, command: Sequence[str]) -> None:
     Raises:
         ConfigError: a file would be missing on the cluster.
     """
+    for source in _config_files(command):
+        _check_uploaded("The config", source, package)
+    for key, value in _named_paths(package.root, command):
+        _check_uploaded(f"{key} names", value, package)
+
+
+def _config_files(command: Sequence[str]) -> list[str]:
+    """Return the config files in the working directory that the command names."""
     positional = [word for word in command[1:2] if not word.startswith("-") and "=" not in word]
-    for word, following in zip(command, (*command[1:], ""), strict=True):
+    for word, following in zip(command, (*command, "")[1:], strict=True):
         if word.partition("=")[0] == "--benchmark":
             positional.append(word.partition("=")[2] or following)
+    return [
+        source for source in positional if Path(source).suffix in (".yaml", ".yml") and not Path(source).is_absolute()
+    ]
+
+
+def _named_paths(root: Path, command: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the key and the path of each file or folder in ``root`` that the command's config names."""
     mapping: Mapping[str, Any] = {}
-    for source in positional:
-        if Path(source).suffix not in (".yaml", ".yml") or Path(source).is_absolute():
-            continue
-        _check_uploaded("The config", source, package)
-        mapping = read_mapping(package.root / source)
+    for source in _config_files(command):
+        if (root / source).exists():
+            mapping = read_mapping(root / source)
     overrides = [word for word in command[1:] if re.match(r"[\w.]+=", word)]
     mapping = override(mapping, overrides)
     for key in _PATH_KEYS:
         section, _, name = key.partition(".")
         value = mapping[section].get(name) if isinstance(mapping.get(section), Mapping) else None
-        if isinstance(value, str) and not Path(value).is_absolute() and (package.root / value).exists():
-            _check_uploaded(f"{key} names", value, package)
+        if isinstance(value, str) and not Path(value).is_absolute() and (root / value).exists():
+            yield key, value
+
+
+def _named_data(root: Path, command: Sequence[str]) -> Iterator[str]:
+    """Yield the data files, or folders, that the command's config names, relative to ``root``."""
+    for key, value in _named_paths(root, command):
+        path = Path(os.path.normpath(root / value))
+        if key.startswith(("data.", "reference.")) and path.is_relative_to(root) and path != root:
+            yield path.relative_to(root).as_posix()
 
 
 def _check_uploaded(what: str, path: str, package: Package) -> None:
     if not (package.root / path).exists():
         raise ConfigError(f"{what} {path} does not exist here: correct the path")
     if not package.holds(package.root / path):
-        names = {pattern.removeprefix("/") for pattern in EXCLUDED}
+        names = {pattern.removeprefix("/") for pattern in (*EXCLUDED, *DATA, *SECRETS)}
         patterns = [each for each in (*PurePosixPath(path).parts, f"*{PurePosixPath(path).suffix}") if each in names]
         fix = f"upload it with --include '{patterns[0]}'" if patterns else "take it out of the .gitignore"
         raise ConfigError(
@@ -138,15 +165,42 @@ def _check_uploaded(what: str, path: str, package: Package) -> None:
         )
 
 
-def _run_and_environment_folders(root: Path) -> Iterator[str]:
-    """Yield patterns for run directories and virtual environments. Their content identifies them, not their names."""
+def _folders_and_links_to_skip(root: Path) -> Iterator[str]:
+    """Yield patterns for what names do not show: run directories, virtual environments, links, and special files.
+
+    A link to a file in ``root`` is followed. A link to a folder is followed unless Ray could walk in circles.
+    """
+    top, links = root.resolve(), []
     for folder, subfolders, files in os.walk(root):
         is_run = "study.log" in files or ("config.yaml" in files and "trials" in subfolders)
         if Path(folder) != root and (is_run or "pyvenv.cfg" in files):
-            relative = Path(folder).relative_to(root).as_posix()
-            yield "/" + re.sub(r"([\\*?\[\]! ])", r"\\\1", relative)
+            yield _literal(Path(folder).relative_to(root).as_posix())
             subfolders.clear()
+            continue
+        for name in (*subfolders, *files):
+            path = Path(folder, name)
+            if path.is_symlink():
+                links.append(path)
+            elif name in files and not stat.S_ISREG(path.lstat().st_mode):
+                yield _literal(path.relative_to(root).as_posix())
         subfolders[:] = [name for name in subfolders if name not in (".git", "__pycache__", "node_modules")]
+    for link in links:
+        target = Path(os.path.realpath(link))
+        is_inside = target.is_relative_to(top) and target.exists()
+        if not is_inside or any(Path(os.path.realpath(other.parent)).is_relative_to(target) for other in links):
+            yield _literal(link.relative_to(root).as_posix())
+
+
+def _is_second_name_of_a_hidden_file(root: Path, name: str, sizes: Mapping[str, int]) -> bool:
+    """Return whether a file is reached through a link, and is left out under its own name."""
+    real = Path(os.path.realpath(root / name))
+    top = root.resolve()
+    return not real.is_relative_to(top) or real.relative_to(top).as_posix() not in sizes
+
+
+def _literal(name: str) -> str:
+    """Return the pattern that matches one path of the working directory."""
+    return "/" + re.sub(r"([\\*?\[\]! ])", r"\\\1", name)
 
 
 def _sizes(root: Path, excludes: Sequence[str]) -> dict[str, int]:

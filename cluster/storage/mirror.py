@@ -48,7 +48,10 @@ class Mirror:
         return f"Mirror({redacted(self.uri)!r}, {str(self.local)!r})"
 
     def files(self, folder: str = "") -> list[str]:
-        """Return the names of all files at the URI in ``folder`` and its sub-folders, relative to the URI."""
+        """Return the names of all files at the URI in ``folder`` and its sub-folders, relative to the URI.
+
+        Others may have written there, so a name that leads out of the URI, by ``..`` or by a link, raises StorageError.
+        """
         from pyarrow import fs
 
         with self._storage_errors("read"):
@@ -56,7 +59,15 @@ class Mirror:
             selector = fs.FileSelector(_join(root, folder), recursive=True, allow_not_found=True)
             found = system.get_file_info(selector)
         prefix = root.rstrip("/") + "/"
-        return sorted(info.path.removeprefix(prefix) for info in found if info.type == fs.FileType.File)
+        names = sorted(info.path.removeprefix(prefix) for info in found if info.type == fs.FileType.File)
+        for name in names:
+            parts = PurePosixPath(name).parts
+            links = system.type_name == "local" and any(
+                Path(prefix, *parts[:end]).is_symlink() for end in range(1, len(parts) + 1)
+            )
+            if ".." in parts or name.startswith("/") or links:
+                raise StorageError(f"{redacted(self.uri)} holds {name}, which leads out of it: remove it")
+        return names
 
     def has(self, name: str) -> bool:
         """Return whether a file exists at the URI."""

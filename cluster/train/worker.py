@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.train
 
+from cluster.local import restore_umask
+from cluster.storage.credentials import Credentials, set_credentials
 from cluster.storage.mirror import Mirror
 from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.task_queue import RankOutcome
@@ -46,6 +48,8 @@ class WorkerTask:
     """Every rank gets its own copy."""
     mirror: Mirror | None
     """Where the run's directory is at a URI."""
+    credentials: Credentials
+    """Credentials of the URI's storage."""
 
 
 def worker_loop(settings: Mapping[str, Any]) -> None:
@@ -55,6 +59,7 @@ def worker_loop(settings: Mapping[str, Any]) -> None:
 
     os.environ[LAUNCHER] = "ray"
     silence_libraries()
+    restore_umask()
     queue, rank, number = settings["queue"], ray.train.get_context().get_world_rank(), 0
     threading.Thread(target=_exit_with_queue, args=(queue,), name="queue watcher", daemon=True).start()
     while (taken := ray.get(queue.next.remote(number))) is not None:
@@ -86,6 +91,7 @@ def _run_task(task: WorkerTask) -> RankOutcome:
     # Imported here: the process that starts the group imports this module and does not need transformers.
     from ofmu.trainer import unlearn
 
+    set_credentials(task.credentials)
     config = UnlearnConfig.model_validate(task.config)
     mirror = None if task.mirror is None else _mirror_of_rank(task.mirror)
     _seed_global_generators(config.seed)

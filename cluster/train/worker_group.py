@@ -19,7 +19,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.local import is_loopback_cluster
+from cluster.storage.credentials import found_credentials
 from cluster.storage.uri import join_uri, storage_at
+from cluster.train.rendezvous import FileTorchConfig
 from cluster.train.task_queue import BroadcastQueue, RankOutcome
 from cluster.train.worker import WorkerTask, worker_loop
 from ofmu import errors
@@ -97,6 +100,7 @@ class WorkerGroupPool:
             checkpoint_every=cluster.checkpoint_every,
             round_callback=round_callback,
             mirror=mirror,
+            credentials=found_credentials(),
         )
         outcome = self._run(task, config, cluster)
         if mirror is not None:
@@ -167,10 +171,11 @@ class WorkerGroup:
         actor = ray.remote(BroadcastQueue).options(num_cpus=0, scheduling_strategy=here, max_concurrency=1000)
         self._queue = actor.remote(cluster.num_workers)
         self._failure: Exception | None = None
+        settings = FileTorchConfig if is_loopback_cluster() else TorchConfig
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"queue": self._queue},
-            torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+            torch_config=settings(backend="nccl" if cluster.gpus_per_worker else "gloo"),
             scaling_config=_scaling_config(cluster),
             run_config=_run_config(storage),
         )

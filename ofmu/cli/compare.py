@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ofmu.cli.params import ConfigChoice
+from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice
 from ofmu.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ from ofmu.errors import ConfigError
 )
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the comparison in this run directory.")
 @click.option("--run-dir", metavar="DIR", type=click.Path(), help="Where to write; default: a new one under runs/.")
+@click.option("--allow-code", is_flag=True, help=ALLOW_CODE_HELP)
 def compare_command(
     overrides: tuple[str, ...],
     methods: str | None,
@@ -32,6 +33,7 @@ def compare_command(
     budget: str | None,
     resume: str | None,
     run_dir: str | None,
+    allow_code: bool,
 ) -> None:
     """Search with each of several methods, run their fronts again on several seeds, and say which is better.
 
@@ -42,6 +44,8 @@ def compare_command(
     entries = [f"compare.{name}={value}" for name, value in options.items() if value is not None]
     if trials is not None:
         entries.append(f"search.num_trials={trials}")
+    if allow_code and resume is None:
+        raise ConfigError("--allow-code is for --resume: the modules that your own config names are imported anyway")
     if resume is not None and (benchmark or run_dir or entries):
         raise ConfigError("--resume reads what its run directory holds: leave the other options out, or set overrides")
 
@@ -49,14 +53,17 @@ def compare_command(
     from tune.compare.comparison import Comparison
     from tune.compare.console import CompareConsoleCallback
 
-    console = CompareConsoleCallback()
+    console, has_plugins = CompareConsoleCallback(), allow_code
     try:
         if resume is not None:
-            Comparison.resume(resume, overrides, callback=console)
+            Comparison.resume(resume, overrides, callback=console, allow_code=allow_code)
         else:
             mapping = ConfigChoice(benchmark, (*overrides, *entries)).read_mapping()
-            Comparison(mapping, run_dir=run_dir, callback=console).run()
+            comparison = Comparison(mapping, run_dir=run_dir, callback=console)
+            has_plugins = any(config.plugins for config in comparison.configs.values())
+            comparison.run()
     except KeyboardInterrupt:
-        hint = f": ofmu compare --resume {console.run_dir} continues it" if console.run_dir else ""
+        words = f"{console.run_dir}{' --allow-code' if has_plugins else ''}"
+        hint = f": ofmu compare --resume {words} continues it" if console.run_dir else ""
         click.echo(f"Interrupted{hint}", err=True)
         raise SystemExit(130) from None

@@ -71,7 +71,7 @@ def _run_as_job(address: str, storage: str | None, config: Sequence[str]) -> Non
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
     command = ["doctor", *config, "--address", "auto", *(["--storage", storage] if storage else [])]
-    package = plan_package(Path())
+    package = plan_package(Path(), command)
     check_missing_files(package, command)
     server = JobServer(address)
     follow_job(server, server.submit(command, package), address)

@@ -42,13 +42,16 @@ _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 @config_argument
 @click.option("--reference", help="A retrained model, scores.json of it, or an official TOFU log.")
 @click.option("--output", type=Folder(), help="Folder for metrics.json and scores.json.")
-def evaluate_command(model: str, config: ConfigChoice, reference: str | None, output: Path | None) -> None:
+@click.option("--allow-code", is_flag=True, help="Import modules that the model's config names. Their code runs.")
+def evaluate_command(
+    model: str, config: ConfigChoice, reference: str | None, output: Path | None, allow_code: bool
+) -> None:
     """Score MODEL, a saved model's directory or hub name, on the data of CONFIG and print its metrics.
 
     CONFIG is a YAML file or a preset's name. Without it, the config.yaml in or above the model's directory is used,
     else the defaults.
     """
-    settings = _read_config(model, config)
+    settings = _read_config(model, config, allow_code)
 
     # Imported after the config was read, since importing torch and Transformers takes seconds.
     from ofmu.evaluator import evaluate
@@ -59,16 +62,15 @@ def evaluate_command(model: str, config: ConfigChoice, reference: str | None, ou
         click.echo(f"metrics and scores are in {output}")
 
 
-def _read_config(model: str, config: ConfigChoice) -> UnlearnConfig:
-    from ofmu.provenance import config_of_run
+def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnConfig:
+    from ofmu.provenance import config_of_run, read_config_of_model
     from ofmu.run_config import UnlearnConfig
 
-    if config.name is not None:
-        return UnlearnConfig.read(config.name, config.overrides)
     source = config_of_run(model)
-    if source is not None:
-        click.echo(f"config: {source}", err=True)
-    return UnlearnConfig.read(source, config.overrides)
+    if config.name is not None or source is None:
+        return UnlearnConfig.read(config.name, config.overrides)
+    click.echo(f"config: {source}", err=True)
+    return read_config_of_model(source, config.overrides, allow_code=allow_code)
 
 
 def show_report(report: Mapping[str, Any]) -> None:
@@ -149,16 +151,18 @@ def _why_no_quality(report: Mapping[str, Any]) -> str:
 
 def _what_differs(report: Mapping[str, Any]) -> str:
     """Return the keys in which the config differs from the model's own config, and the fix."""
+    from ofmu.io.plugins import results_only
     from ofmu.provenance import config_of_run, differing_keys
     from ofmu.run_config import UnlearnConfig
 
     own = config_of_run(report["model"])
     try:
-        keys = (
-            []
-            if own is None
-            else differing_keys(UnlearnConfig.model_validate(report["config"]), UnlearnConfig.read(own))
-        )
+        with results_only(str(own)):
+            keys = (
+                []
+                if own is None
+                else differing_keys(UnlearnConfig.model_validate(report["config"]), UnlearnConfig.read(own))
+            )
     except ConfigError:  # the model's config was written by another version
         keys = []
     if not keys:

@@ -12,6 +12,8 @@ import click
 DEFAULT_CONFIG = "quickstart"
 """The preset that a command takes if the user names no config."""
 
+ALLOW_CODE_HELP = "Import modules that the run directory's config names. Their code runs."
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 

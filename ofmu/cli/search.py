@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ofmu.cli.params import ConfigChoice, config_argument
+from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice, config_argument
 from ofmu.errors import ConfigError
 
 
@@ -13,13 +13,18 @@ from ofmu.errors import ConfigError
 @click.option("--preset", metavar="NAME", help="Search a config that ships with ofmu.")
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the search in this run directory.")
 @click.option("--run-dir", metavar="DIR", type=click.Path(), help="Where to write; default: a new one under runs/.")
-def search_command(config: ConfigChoice, preset: str | None, resume: str | None, run_dir: str | None) -> None:
+@click.option("--allow-code", is_flag=True, help=ALLOW_CODE_HELP)
+def search_command(
+    config: ConfigChoice, preset: str | None, resume: str | None, run_dir: str | None, allow_code: bool
+) -> None:
     """Search for the best trade-offs of forgetting against utility.
 
     CONFIG is a YAML file or a preset's name; without one the embedded quickstart is searched.
     """
     if config.name is not None and preset is not None:
         raise ConfigError(f"Name either the config '{config.name}' or --preset {preset}, not both")
+    if allow_code and resume is None:
+        raise ConfigError("--allow-code is for --resume: the modules that your own config names are imported anyway")
     if resume is not None and (config.name or preset or run_dir):
         raise ConfigError("--resume reads the config that its run directory holds: leave CONFIG and --run-dir out")
 
@@ -31,12 +36,12 @@ def search_command(config: ConfigChoice, preset: str | None, resume: str | None,
     try:
         with console:
             if resume is not None:
-                result = ParetoSearch.resume(resume, config.overrides, callbacks=[console])
+                result = ParetoSearch.resume(resume, config.overrides, callbacks=[console], allow_code=allow_code)
             else:
                 mapping = ConfigChoice(config.name or preset, config.overrides).read_mapping()
                 result = ParetoSearch(mapping, run_dir=run_dir, callbacks=[console]).run()
     except KeyboardInterrupt:
-        hint = f": ofmu search --resume {console.run_dir} continues it" if console.run_dir else ""
+        hint = f": ofmu search --resume {console.resume_words} continues it" if console.resume_words else ""
         click.echo(f"Interrupted{hint}", err=True)
         raise SystemExit(130) from None
     console.show_result(result)

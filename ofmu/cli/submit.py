@@ -31,6 +31,7 @@ _OUTPUT_OPTIONS = {
 @click.option("--working-dir", default=".", type=FOLDER, metavar="DIR", help="What to upload; default: this directory.")
 @click.option("--include", multiple=True, metavar="NAME", help="Upload a folder that the default leaves out.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave more out; a pattern as in a .gitignore.")
+@click.option("--dry-run", is_flag=True, help="List what would be uploaded, and submit nothing.")
 @click.option("--driver-cpus", default=0.0, help="CPUs for the command itself; default: none, on the head node.")
 @click.option("--driver-gpus", default=0.0, help="GPUs for the command itself, which prepares target and reference.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENTS]...")
@@ -41,14 +42,16 @@ def submit_command(
     working_dir: Path,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    dry_run: bool,
     driver_cpus: float,
     driver_gpus: float,
     command: tuple[str, ...],
 ) -> None:
     """Upload the working directory and run COMMAND (such as: search mine.yaml --run-dir /shared/run) on a cluster.
 
-    Data, run directories, weights, .git, virtual environments, caches and .env files are not uploaded. --env NAME
-    takes a variable's value from this shell. Values are never printed.
+    Files with secrets, run directories, weights, .git, virtual environments, caches and what a link names outside of
+    the directory are not uploaded, nor are data files that CONFIG does not name. --env NAME takes a variable's value
+    from this shell. Values are never printed, but the cluster stores them with the job.
     """
     if command[0] not in SUBMITTED:
         raise ConfigError(f"'{command[0]}' is no command to submit: {nearest_name(command[0], SUBMITTED)}")
@@ -59,11 +62,17 @@ def submit_command(
     from cluster.jobs.working_dir import check_missing_files, plan_package
 
     variables = chosen_environment(environment)
-    package = plan_package(working_dir, include=include, exclude=exclude)
+    package = plan_package(working_dir, command, include=include, exclude=exclude)
+    size = f"{len(package.sizes)} files, {package.bytes / 2**20:.1f} MiB"
+    if dry_run:
+        for name, count in sorted(package.sizes.items()):
+            click.echo(f"{count:>12,} {name}")
+        click.echo(f"{package.root} would be uploaded ({size})")
     check_missing_files(package, command)
+    if dry_run:
+        return
     server = JobServer(address)
     job_id = server.submit(command, package, environment=variables, cpus=driver_cpus, gpus=driver_gpus)
-    size = f"{len(package.sizes)} files, {package.bytes / 2**20:.1f} MiB"
     click.echo(f"{job_id} is submitted to {server.address} with {package.root} ({size})", err=follow)
     if follow:
         follow_job(server, job_id, address)

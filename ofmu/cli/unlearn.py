@@ -12,6 +12,7 @@ from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.io.ranks import launched_ranks
 
 if TYPE_CHECKING:
+    from ofmu.run_config import UnlearnConfig
     from tune.config import SearchConfig
 
 
@@ -47,18 +48,17 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
     files = RunFiles(output)
     report = files.read_report() or {}
     reference = report["prepared"].get("reference_scores")
-    shown = {"model": str(files.model), "reference": reference, "baseline_metrics": _baseline_metrics(report)}
+    baselines = _baseline_metrics(settings, report["prepared"])
+    shown = {"model": str(files.model), "reference": reference, "baseline_metrics": baselines}
     show_report(report | shown)
     click.echo(f"the model is in {files.model}")
 
 
-def _baseline_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+def _baseline_metrics(config: UnlearnConfig, keys: Mapping[str, str]) -> dict[str, Any]:
     """Return the metrics of the target and of the retrained model, from the scores in the cache."""
     from ofmu.io.cache import Cache, cache_root
-    from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.load import task_family
 
-    config, keys = UnlearnConfig.model_validate(report["config"]), report["prepared"]
     cache, custom = Cache(cache_root(config.cache_dir)), config.evaluation.custom_metrics
     parts = {"target": "target_scores", "retrained": "reference_scores"}
     scores = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}

@@ -44,7 +44,17 @@ def storage_errors(path: Path) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, and sync it to disk. Missing directories are made.
 
-    The text goes to a temporary file in the same directory, which then gets the name ``path``.
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically, and sync it to disk. Missing directories are made.
+
+    The bytes go to a new temporary file in the same directory, which then gets the name ``path``. A link of that name
+    is replaced, and not followed.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -53,8 +63,9 @@ def write_text(path: Path, text: str) -> None:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as stream:
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

@@ -1,4 +1,8 @@
-"""Import the user's own modules that a config names: methods and custom metrics."""
+"""Import the user's own modules that a config names: methods and custom metrics.
+
+A module is code, and not every config is the user's own: a run directory, or the folder of a model, may come from
+somebody else. :func:`plugins_restricted` is the one place that decides which modules may be imported.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,95 @@ import ast
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from ofmu.errors import ConfigError
+
+ALLOW_CODE = "add --allow-code (in Python: allow_code=True) if you trust whoever wrote both"
+
+
+@dataclass(frozen=True)
+class _Restriction:
+    """Which modules may be imported."""
+
+    source: str
+    """What names the modules, for errors."""
+    allowed: frozenset[str]
+    stand_in: bool
+    """Whether a method of another module is replaced by a stand-in, so that results can be read without its code."""
+    fix: str = ALLOW_CODE
+    """What the user can do, for errors."""
+
+
+_restriction: ContextVar[_Restriction | None] = ContextVar("restriction of plugins", default=None)
+"""None: every module may be imported, since the user's own config names it."""
+
+
+@contextmanager
+def plugins_restricted(source: str, allowed: Collection[str], fix: str = ALLOW_CODE) -> Iterator[None]:
+    """Refuse to import any module but ``allowed`` inside the block, which reads a config that others may have written.
+
+    Args:
+        source: the file or directory that names the modules, for errors.
+        allowed: the modules that the user's own command, config or program names.
+        fix: what the user can do, for errors.
+    """
+    token = _restriction.set(_Restriction(source, frozenset(allowed), stand_in=False, fix=fix))
+    try:
+        yield
+    finally:
+        _restriction.reset(token)
+
+
+@contextmanager
+def results_only(source: str) -> Iterator[None]:
+    """Import no module inside the block, where only results are read: methods of other modules have a stand-in.
+
+    Args:
+        source: the file or directory that names the modules, for errors.
+    """
+    token = _restriction.set(_Restriction(source, frozenset(), stand_in=True))
+    try:
+        yield
+    finally:
+        _restriction.reset(token)
+
+
+def reads_results_only() -> bool:
+    """Return whether the caller is inside a block of :func:`results_only`."""
+    restriction = _restriction.get()
+    return restriction is not None and restriction.stand_in
+
+
+def allowed_plugins(allow_code: bool | Collection[str]) -> Collection[str] | None:
+    """Return the modules that ``allow_code`` allows: None for all of them, else their names."""
+    if isinstance(allow_code, bool):
+        return None if allow_code else frozenset()
+    return allow_code
+
+
+def check_plugin(module: str, key: str) -> None:
+    """Check that a module may be imported.
+
+    Args:
+        module: the module's dotted name.
+        key: the config key that names the module, for errors.
+
+    Raises:
+        ConfigError: a file that others may have written names the module, and the user did not.
+    """
+    restriction = _restriction.get()
+    if restriction is not None and module not in restriction.allowed:
+        raise ConfigError(
+            f"{restriction.source} names the module '{module}' in {key}, and importing it runs its code: "
+            f"{restriction.fix}"
+        )
 
 
 def import_plugin(module: str, key: str) -> ModuleType:
@@ -22,8 +109,9 @@ def import_plugin(module: str, key: str) -> ModuleType:
         key: the config key that names the module, for errors.
 
     Raises:
-        ConfigError: the module cannot be found, or raises an error during the import.
+        ConfigError: the module cannot be found, may not be imported, or raises an error during the import.
     """
+    check_plugin(module, key)
     working_directory = os.getcwd()
     if working_directory not in sys.path and "" not in sys.path:
         sys.path.append(working_directory)

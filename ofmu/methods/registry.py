@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.io.plugins import import_plugin
+from ofmu.io.plugins import import_plugin, reads_results_only
 from ofmu.methods.config import MethodConfig
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def register(name: str) -> Callable[[type[MethodT]], type[MethodT]]:
 def method_class(name: str, module: str | None = None) -> type[Method[Any]]:
     """Import the module that registers ``name``, and return the registered class.
 
+    Where only results are read, a module of the user is not imported: the class is then a stand-in.
+
     Args:
         name: a built-in method, or a method that ``module`` registers.
         module: importable module of the user.
@@ -67,6 +69,9 @@ def method_class(name: str, module: str | None = None) -> type[Method[Any]]:
     """
     if name in BUILT_IN:
         import_module(f"ofmu.methods.{name}")
+    elif module is not None and reads_results_only():
+        stand_in: type[Method[Any]] = import_module("ofmu.methods.unimported").UnimportedMethod
+        return _REGISTERED.get(name, stand_in)
     elif module is not None:
         import_plugin(module, "method.module")
         if name not in _REGISTERED:

@@ -13,7 +13,7 @@ if __name__ == "__main__":
     run_dir, first, *overrides = sys.argv[1:]
     try:
         if first == "--resume":
-            ParetoSearch.resume(run_dir, overrides)
+            ParetoSearch.resume(run_dir, overrides, allow_code=True)
         else:
             ParetoSearch(json.loads(Path(first).read_text()), run_dir=run_dir).run()
     except OfmuError as error:

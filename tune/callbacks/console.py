@@ -29,6 +29,8 @@ class ConsoleCallback(SearchCallback):
         self.console = console
         self.run_dir: str | None = None
         """The run directory as users type it; None before the search starts."""
+        self.resume_words: str | None = None
+        """What follows ``--resume`` in the command that continues the search; None before the search starts."""
         self._reported = 0
         """Number of finished trials in the last progress line."""
 
@@ -53,6 +55,7 @@ class ConsoleCallback(SearchCallback):
     def on_start(self, progress: Progress) -> None:
         """Print the objectives, the number of trials and the run directory."""
         self.run_dir, self._reported = progress.result.display_path, progress.done
+        self.resume_words = progress.result.resume_words
         names = ", ".join(f"{name} ({way})" for name, way in progress.result.config.objectives.items())
         finished = f", {progress.done} of them done" if progress.done else ""
         self.print_line(f"Searching {names}: {progress.total} trials{finished}, in {self.run_dir}")

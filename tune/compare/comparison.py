@@ -12,6 +12,7 @@ from cluster.session import ray_session
 from cluster.storage.uri import check_storage
 from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
+from ofmu.io.plugins import check_plugin, plugins_restricted
 from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig, check_sections
@@ -97,6 +98,8 @@ class Comparison:
         overrides: Sequence[str] = (),
         executor: Executor | None = None,
         callback: CompareCallback | None = None,
+        *,
+        allow_code: bool = False,
     ) -> ComparisonResult:
         """Continue a comparison that was killed, or return the result of a finished one.
 
@@ -107,13 +110,20 @@ class Comparison:
                 concurrent trials, the kept models and the cluster.
             executor: as for the constructor.
             callback: follows the comparison.
+            allow_code: whether modules of the user that the directory's config names are imported.
 
         Raises:
             RunError: ``run_dir`` is no comparison, or another process holds its lock.
-            ConfigError: an override changes anything else, since old and new results could not be compared.
+            ConfigError: an override changes anything else, since old and new results could not be compared, or a module
+                of the user may not be imported.
         """
         home = CompareDirectory.open_existing(run_dir)
         mapping = home.read_mapping(overrides)
+        if not allow_code:
+            with plugins_restricted(str(home.config_file), ()):
+                for config in method_configs(mapping).values():
+                    for module, key in config.plugins.items():
+                        check_plugin(module, key)
         return _Session(home, mapping, executor, callback or CompareCallback(), overrides).start()
 
 
@@ -183,7 +193,8 @@ class _Session:
             return ComparisonResult(self._home.path, summary)
 
     def _resume_hint(self) -> str:
-        return f"continue with ofmu compare --resume {self._home.path}"
+        code = " --allow-code" if any(config.plugins for config in self._configs.values()) else ""
+        return f"continue with ofmu compare --resume {self._home.path}{code}"
 
     def _prepare(self) -> Prepared | None:
         """Prepare the target and the reference once. The searches then find both in the cache."""
@@ -218,7 +229,8 @@ class _Session:
         run_dir = self._home.search(name)
         if RunDirectory(run_dir).config_file.is_file():
             overrides = [entry for entry in self._overrides if not entry.startswith("compare.")]
-            return ParetoSearch.resume(run_dir, overrides, self._executor, callbacks)
+            plugins = set(config.plugins)
+            return ParetoSearch.resume(run_dir, overrides, self._executor, callbacks, allow_code=plugins)
         return ParetoSearch(config, run_dir=run_dir, executor=self._executor, callbacks=callbacks).run()
 
     def _run_points(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
+from ofmu.run_files import read_stored, stored_values
 from tune.compare.config import CompareOptions
 from tune.rundir.locked import LockedDirectory
 
@@ -28,6 +28,7 @@ class CompareDirectory(LockedDirectory):
     kind = "comparison"
     command_name = "compare"
     folder_name = "searches"
+    levels = 3
     resumable = (
         "compare.seeds",
         "compare.methods",
@@ -79,7 +80,8 @@ class CompareDirectory(LockedDirectory):
 
     def command(self) -> list[str]:
         """Return the command line that started the comparison."""
-        return list(json.loads(self.environment_file.read_text(encoding="utf-8"))["command"])
+        with stored_values(self.environment_file):
+            return [str(word) for word in (read_stored(self.environment_file) or {})["command"]]
 
 
 def _methods(mapping: Mapping[str, Any]) -> tuple[str, ...]:

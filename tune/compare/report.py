@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
-from ofmu.io.files import storage_errors, write_text
+from ofmu.io.files import write_bytes, write_text
 from tune.compare.directory import PLOT, TABLE, TEXT
 from tune.compare.result import ComparisonResult
 from tune.compare.summary import Summary
@@ -21,11 +21,9 @@ def write_reports(result: ComparisonResult) -> None:
     """
     write_text(result.run_dir / TABLE, result.table.to_csv(index=False))
     write_text(result.run_dir / TEXT, markdown(result.summary))
-    path = result.run_dir / PLOT
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    with storage_errors(path):
-        result.plot(partial)
-        os.replace(partial, path)
+    picture = BytesIO()
+    result.plot(picture)
+    write_bytes(result.run_dir / PLOT, picture.getvalue())
     result.save()
 
 

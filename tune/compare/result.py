@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import ValidationError
 
@@ -39,7 +39,7 @@ class ComparisonResult:
             raise RunError(f"{run_dir} holds no finished comparison: continue one with ofmu compare --resume {run_dir}")
         try:
             summary = Summary.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError:
+        except (ValidationError, UnicodeDecodeError):
             raise RunError(
                 f"{path} was not written by this version of ofmu compare: run the comparison again"
             ) from None
@@ -58,7 +58,7 @@ class ComparisonResult:
         """One row per method, sorted by mean rank: the content of ``compare.csv``."""
         return wide_table(self.summary)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | BinaryIO | None = None) -> Figure:
         """Plot all methods' fronts with their ranges over the seeds. Save the plot if ``path`` is given."""
         figure = fronts_figure(self.summary)
         if path is not None:

@@ -72,13 +72,15 @@ class PersistentRungScheduler:
     def _read(self) -> list[Report]:
         if not self._path.is_file():
             return []
-        text = self._path.read_text(encoding="utf-8")
-        whole, _, incomplete = text.rpartition("\n")
-        if incomplete:
-            write_text(self._path, whole + "\n" if whole else "")
         try:
+            text = self._path.read_text(encoding="utf-8")
+            whole, _, incomplete = text.rpartition("\n")
+            if incomplete:
+                write_text(self._path, whole + "\n" if whole else "")
             lines = [json.loads(line) for line in whole.splitlines()]
             return [Report(line["trial"], line["round"], line["total"], line["values"]) for line in lines]
+        except StorageError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self._path} is malformed ({error}): delete it to start early stopping anew") from error
 

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
+from cluster.local import restore_umask
+from cluster.storage.credentials import set_credentials
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.files import storage_errors
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import check_no_links
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.rundir.trial_files import TrialFiles
 
@@ -46,6 +49,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         cluster: Any = None,
         prepared: Any = None,
         early_stopping: EarlyStopping | None = None,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         """Keep what all trials share.
 
@@ -56,12 +60,15 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             prepared: what ``prepare`` returned.
             early_stopping: if given, the executor gets the keyword ``round_callback`` for each trial whose spec asks
                 for early stopping.
+            credentials: variables of the driver's environment that open its storage.
 
         Raises:
             RunError: there is no executor.
         """
         if executor is None:
             raise RunError("UnlearningTrial needs an executor: start searches through tune.ParetoSearch")
+        restore_umask()
+        set_credentials(credentials or {})
         self._executor, self._cluster, self._prepared = executor, cluster, prepared
         self._early_stopping = early_stopping
         self._spec = config
@@ -100,6 +107,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
 
     def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:
         """Run under the trial's lock. A process of a killed search may still work on this trial."""
+        check_no_links(spec.trial_dir)
         lock = FileLock(spec.trial_dir / ".lock")
         with storage_errors(spec.trial_dir):
             spec.trial_dir.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune as ray_tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter
 
 from cluster.session import free_slots
+from cluster.storage.credentials import CREDENTIALS, found_credentials
 from ofmu.errors import StorageError
 from tune.execution.trainable import Executor, UnlearningTrial
 from tune.execution.tune_callbacks import StorageErrorStopper, TrialErrorCallback
@@ -57,11 +59,17 @@ def run_trials(
         StorageError: a write failed, and the source has stopped.
     """
     # Tune's default of one pending trial would serialise starts. ConcurrencyLimiter bounds them instead.
+    _keep_credentials_out_of_runtime_environments()
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"
     cluster = config.cluster
     limiter = ConcurrencyLimiter(source, max_concurrent=1)
     trainable = ray_tune.with_parameters(
-        UnlearningTrial, executor=executor, cluster=cluster, prepared=prepared, early_stopping=early_stopping
+        UnlearningTrial,
+        executor=executor,
+        cluster=cluster,
+        prepared=prepared,
+        early_stopping=early_stopping,
+        credentials=found_credentials(),
     )
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, ray_tune.PlacementGroupFactory([_bundle(cluster)])),
@@ -91,6 +99,11 @@ def run_trials(
         source.stopped_by = StorageError(f"The search cannot store its state: {error}")
     if source.stopped_by is not None:
         raise source.stopped_by
+
+
+def _keep_credentials_out_of_runtime_environments() -> None:
+    """Keep Ray Tune from copying AWS's credentials into the trials' environments, which Ray logs in clear."""
+    class_cache.ENV_VARS_TO_PROPAGATE = class_cache.ENV_VARS_TO_PROPAGATE - set(CREDENTIALS)
 
 
 class _KeepPendingActors(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
-from ofmu.io.files import storage_errors, write_text
+from ofmu.io.files import write_bytes, write_text
+from ofmu.io.plugins import results_only
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
@@ -47,11 +49,9 @@ def write_plot(result: SearchResult) -> Path:
     Raises:
         StorageError: the disk is full or refuses the write.
     """
-    path = RunDirectory(result.run_dir).front_plot
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    with storage_errors(path):
-        result.plot(partial)
-        partial.replace(path)
+    path, picture = RunDirectory(result.run_dir).front_plot, BytesIO()
+    result.plot(picture)
+    write_bytes(path, picture.getvalue())
     return path
 
 
@@ -61,11 +61,13 @@ def format_front(result: SearchResult) -> list[list[str]]:
     The settings are those that the search varied. For a baseline, they are those that the baseline sets.
     """
     names = list(result.config.objectives)
-    baselines = baseline_settings(result.config)
+    with results_only(result.display_path):
+        baselines = baseline_settings(result.config)
     varied = [key for key, parameter in result.config.search.space.items() if parameter.kind != "fixed"]
     rows = [["trial", "role", *names, "settings"]]
     for _, row in result.front.iterrows():
-        keys = list(baselines[row["role"]]) if row["role"] in baselines else varied
+        # A method whose module is not imported states no settings for its baselines.
+        keys = list(baselines.get(row["role"], ())) or varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
         rows.append([str(row["trial"]), str(row["role"]), *(_short(row[name]) for name in names), settings])

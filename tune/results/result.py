@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, check_no_links
 from tune.config import SearchConfig
 from tune.pareto import knee_index
 from tune.results.plot import front_figure
@@ -26,6 +26,7 @@ from tune.results.tables import costs_of, front_table, hypervolume_of, trials_ta
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
 from tune.study.baselines import TARGET
+from tune.study.checks import check_study
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Point:
         """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
 
         Raises:
-            RunError: the model was not kept, or ``path`` is a file or holds something.
+            RunError: the model was not kept, ``path`` is a file or holds something, or the trial's directory holds a link.
             StorageError: the copy cannot be written.
         """
         files, target = RunFiles(self.directory), Path(path)
@@ -55,11 +56,13 @@ class Point:
             shutil.rmtree(self.directory, ignore_errors=True)
             mirror = Mirror(self.uri, self.directory)
             mirror.pull(mirror.files())
+        check_no_links(self.directory, depth=1)
         if not files.model.is_dir():
             raise RunError(
                 f"The model of trial {self.number} was not kept: choose a trial of the front, or search again "
                 "with search.keep_models 'all'"
             )
+        check_no_links(self.directory)
         with storage_errors(target):
             if target.is_symlink() and not target.exists():
                 raise RunError(f"{target} is a link that leads nowhere: name a new directory for the exported model")
@@ -100,7 +103,7 @@ class SearchResult:
 
     @classmethod
     def load(cls, run_dir: str | Path) -> SearchResult:
-        """Read the search in ``run_dir``, finished or not.
+        """Read the search in ``run_dir``, finished or not. No module of the user is imported.
 
         Raises:
             RunError: there is no search, or no trial has finished.
@@ -110,7 +113,9 @@ class SearchResult:
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )
-        return cls.from_trials(run, run.read_config(), read_study(run.study_file).get_trials(deepcopy=False))
+        config, study = run.read_config_of_results(), read_study(run.study_file)
+        check_study(study, config, run.study_file)
+        return cls.from_trials(run, config, study.get_trials(deepcopy=False))
 
     @classmethod
     def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
@@ -123,6 +128,11 @@ class SearchResult:
     def display_path(self) -> str:
         """The name that users type for the run directory: its path, or its URI without credentials."""
         return self._run.display_path
+
+    @property
+    def resume_words(self) -> str:
+        """What follows ``--resume`` in the command that continues the search."""
+        return self._run.resume_words(self.config)
 
     @property
     def knee(self) -> Point:
@@ -172,7 +182,7 @@ class SearchResult:
             )
         return self._point(int(choice))
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | BinaryIO | None = None) -> Figure:
         """Plot all trials, the front, the baselines and the retrained model. Save the plot if ``path`` is given."""
         text = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         config_hash = hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -75,7 +75,8 @@ def table_of(rows: Sequence[TrialRow], config: SearchConfig) -> pd.DataFrame:
     others = sorted({name for row in rows for name in row.metrics} - set(config.objectives))
     origins = ["origin"] if any(row.origin for row in rows) else []
     shared = config.shared_settings()
-    base = {key: shared[section][name] for key in keys for section, name in [key.split(".")]}
+    # A stored trial of a damaged or foreign study may have set a key that the config lacks.
+    base = {key: shared.get(section, {}).get(name) for key in keys for section, _, name in [key.partition(".")]}
     conditional = {key for key in keys if key in config.search.space and config.search.space[key].when}
     inactive = {**base, **dict.fromkeys(conditional)}
     flat = [

@@ -20,8 +20,10 @@ from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
 from ofmu.run_config import UnlearnConfig, override
-from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, check_output, made_by_ofmu
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, check_is_no_link, check_no_links, check_output, made_by_ofmu
 from tune.rundir.search_files import TUNE_STORAGE
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class LockedDirectory:
     """The folder inside by which a directory of this kind is recognised."""
     resumable: ClassVar[tuple[str, ...]]
     """Config keys, or prefixes of keys, that a resume may override."""
+    levels: ClassVar[int]
+    """How many levels of names the directory has above the directories of single runs."""
     written: ClassVar[tuple[str, ...]]
     """What a run of this kind writes into its directory, besides what all kinds write."""
 
@@ -61,6 +65,7 @@ class LockedDirectory:
         new = cls(Path(path).absolute())
         if made_by_ofmu(new.path) and new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
+        check_is_no_link(new.path / LOCK)
         check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
 
@@ -69,12 +74,13 @@ class LockedDirectory:
         """Return the directory of a run that was started before.
 
         Raises:
-            RunError: there is no such directory, or it belongs to no run of this kind.
+            RunError: there is no such directory, it belongs to no run of this kind, or it holds a link.
         """
         _check_is_path(cls.kind, path)
         found = cls(Path(path).absolute())
         if not found.path.is_dir():
             raise RunError(f"There is no run directory {path}: check the path")
+        check_no_links(found.path, cls.levels)
         if not found.config_file.is_file() or not found.folder.is_dir():
             raise RunError(
                 f"{path} is not the directory of a {cls.kind}: it has no {CONFIG} with a {cls.folder_name} folder"
@@ -143,7 +149,7 @@ class LockedDirectory:
         Raises:
             RunError: another process holds the lock.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:

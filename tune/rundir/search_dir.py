@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from cluster.storage.uri import is_uri, without_credentials
 from ofmu.config.files import validate
 from ofmu.errors import RunError
 from ofmu.io.files import write_json
-from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL
+from ofmu.io.plugins import check_plugin, plugins_restricted, results_only
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL, read_stored, stored_values
 from tune.config import SearchConfig
 from tune.rundir.locked import LockedDirectory
 from tune.rundir.search_files import (
@@ -46,6 +46,7 @@ class RunDirectory(LockedDirectory):
     kind = "search"
     command_name = "search"
     folder_name = TRIALS
+    levels = 2
     resumable = (
         "search.num_trials",
         "search.max_gradient_evaluations",
@@ -116,6 +117,10 @@ class RunDirectory(LockedDirectory):
         """The name that users type for the directory: its path, or its URI without credentials."""
         return str(self.path) if self.uri is None else without_credentials(self.uri)
 
+    def resume_words(self, config: SearchConfig) -> str:
+        """Return what follows ``--resume`` in the command that continues the search."""
+        return f"{self.display_path}{' --allow-code' if config.plugins else ''}"
+
     def _check_version(self, has: Callable[[str], bool]) -> None:
         if has(_STUDY_OF_0_1) and not has(STUDY):
             raise RunError(
@@ -172,13 +177,36 @@ class RunDirectory(LockedDirectory):
         """Return the directory of one trial."""
         return self.trials / f"{number:05d}"
 
-    def read_config(self, overrides: Sequence[str] = ()) -> SearchConfig:
-        """Return the stored config, with the overrides of a resume.
+    def read_config(
+        self, overrides: Sequence[str] = (), *, plugins: Collection[str] | None = frozenset()
+    ) -> SearchConfig:
+        """Return the stored config, with the overrides of a resume. It can be run: modules that it names are imported.
+
+        Args:
+            overrides: entries such as ``search.num_trials=64``.
+            plugins: the modules of the user that the config may name, since the directory may come from somebody else.
+                None: all modules.
 
         Raises:
-            ConfigError: an override changes a key that a resume may not change.
+            ConfigError: an override changes a key that a resume may not change, or the config names another module.
         """
-        return validate(SearchConfig, self.read_mapping(overrides))
+        mapping = self.read_mapping(overrides)
+        if plugins is None:
+            return validate(SearchConfig, mapping)
+        with plugins_restricted(self._config_name, plugins):
+            config = validate(SearchConfig, mapping)
+            for module, key in config.plugins.items():
+                check_plugin(module, key)
+        return config
+
+    def read_config_of_results(self) -> SearchConfig:
+        """Return the stored config, for the results of the search. No module that it names is imported."""
+        with results_only(self._config_name):
+            return validate(SearchConfig, self.read_mapping())
+
+    @property
+    def _config_name(self) -> str:
+        return f"{self.display_path}/{CONFIG}"
 
     def write_config(self, config: SearchConfig) -> None:
         """Store the config, the environment and the command line."""
@@ -190,9 +218,9 @@ class RunDirectory(LockedDirectory):
 
     def read_summary(self) -> SearchSummary | None:
         """Return what ``search.json`` holds; None before the first report."""
-        if not self.summary_file.is_file():
-            return None
-        return SearchSummary.from_json(json.loads(self.summary_file.read_text(encoding="utf-8")))
+        stored = read_stored(self.summary_file)
+        with stored_values(self.summary_file):
+            return None if stored is None else SearchSummary.from_json(stored)
 
     def seconds(self) -> float:
         """Return the seconds of search that the last report counts, over all sessions; 0 before the first report."""
@@ -205,10 +233,9 @@ class RunDirectory(LockedDirectory):
 
     def read_reference(self) -> dict[str, float]:
         """Return the retrained model's metrics that are numbers; an empty dict if none were stored."""
-        if not self.reference_file.is_file():
-            return {}
-        stored = json.loads(self.reference_file.read_text(encoding="utf-8"))
-        return {name: float(value) for name, value in stored.items() if value is not None}
+        stored = read_stored(self.reference_file) or {}
+        with stored_values(self.reference_file):
+            return {name: float(value) for name, value in stored.items() if value is not None}
 
     def delete_model(self, number: int) -> None:
         """Delete a finished trial's model. Metrics and config stay."""

@@ -7,8 +7,10 @@ A trial's own files are in :mod:`tune.rundir.trial_files`; ``config.yaml`` and `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from tune.space.objectives import Direction
 
@@ -50,5 +52,9 @@ class SearchSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the summary that :meth:`to_json` wrote."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        """Return the summary that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: a key is missing, or a value has the wrong type.
+        """
+        return TypeAdapter(cls).validate_python(values)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.io.files import write_json, write_text
-from ofmu.run_files import CHECKPOINTS, METRICS, MODEL, PRUNED, RunFiles, finite_only
+from ofmu.run_files import (
+    CHECKPOINTS,
+    METRICS,
+    MODEL,
+    PRUNED,
+    RunFiles,
+    check_is_no_link,
+    finite_only,
+    read_stored,
+    stored_values,
+)
 
 ERROR = "error.txt"
 FAILED = "failed.json"
@@ -60,12 +70,17 @@ class TrialFiles(RunFiles):
 
     def read_failure(self) -> FailureRecord | None:
         """Return the record of a run that failed; None for any other run."""
-        if not self.failed.is_file():
-            return None
-        return FailureRecord(reason=json.loads(self.failed.read_text(encoding="utf-8"))["reason"])
+        stored = read_stored(self.failed)
+        with stored_values(self.failed):
+            return None if stored is None else FailureRecord(reason=str(stored["reason"]))
 
     def delete_folders(self, names: Iterable[str]) -> None:
-        """Delete folders of the trial. A folder that cannot be deleted is left."""
+        """Delete folders of the trial. A folder that cannot be deleted is left, and so is a link.
+
+        Raises:
+            RunError: the trial's directory is itself a link.
+        """
+        check_is_no_link(self.directory)
         for name in names:
             shutil.rmtree(self.directory / name, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from ofmu.data.kinds import TRAITS, TaskKind
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.evaluation.metrics.custom import is_custom_metric, load_custom_metric
 from ofmu.evaluation.metrics.registry import REFERENCE, REGISTRY
+from ofmu.io.plugins import reads_results_only
 
 Direction = Literal["min", "max"]
 
@@ -39,14 +40,16 @@ def default_objectives(has_reference: bool, kind: TaskKind = "language") -> dict
 def check_objectives(objectives: Mapping[str, str], has_reference: bool) -> None:
     """Check the names and the number of objectives.
 
-    A name such as ``my_package.my_module:my_function`` is a function of the user. This check imports it.
+    A name such as ``my_package.my_module:my_function`` is a function of the user. This check imports it, unless only
+    results are read.
 
     Raises:
         ConfigError: a name is unknown, there are not two or three objectives, or one needs a missing reference.
     """
     for name in objectives:
         if is_custom_metric(name):
-            load_custom_metric(name)
+            if not reads_results_only():
+                load_custom_metric(name)
         elif name not in WORST:
             raise ConfigError(f"Unknown objective '{name}' in search.objectives: {nearest_name(name, WORST)}")
         if name in NEEDS_REFERENCE and not has_reference:

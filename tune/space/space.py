@@ -15,6 +15,7 @@ from ofmu.config.files import set_dotted, validate
 from ofmu.config.renamed import renamed_key_sentence
 from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.io.plugins import check_plugin, plugins_restricted
 from ofmu.run_config import UnlearnConfig
 from tune.space.parameter import Parameter, Space
 
@@ -78,13 +79,19 @@ def is_active(parameter: Parameter, drawn: Mapping[str, Any]) -> bool:
 def run_config(base: UnlearnConfig, overrides: Mapping[str, Any]) -> UnlearnConfig:
     """Return ``base`` with ``overrides`` set, by dotted key.
 
+    Overrides come from a study, which others may have written, so they cannot name modules that ``base`` does not name.
+
     Raises:
-        ConfigError: the settings contradict each other.
+        ConfigError: the settings contradict each other, or name another module of the user than ``base``.
     """
     mapping = base.model_dump(mode="json")
     for key, value in overrides.items():
         set_dotted(mapping, key, value)
-    return validate(UnlearnConfig, mapping)
+    with plugins_restricted("A trial", base.plugins, "search another run directory, or restore its study"):
+        config = validate(UnlearnConfig, mapping)
+        for module, key in config.plugins.items():
+            check_plugin(module, key)
+    return config
 
 
 def fixed_values(space: Space) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tune.space.draw import draw
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import PRIOR, PUBLISHED, SAMPLED, TARGET
+from tune.study.checks import check_study
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -75,16 +76,18 @@ class PriorSearch:
 
     Raises:
         RunError: there is no such search, or none of its trials is complete.
-        ConfigError: it searched another method or other objectives.
+        ConfigError: it searched another method or other objectives, or its config names a module of the user that the
+            new search does not name.
     """
 
     def __init__(self, place: str, config: SearchConfig) -> None:
         self._place, self._ours = place, config
         self._run = RunDirectory.open_existing(place, to_read=True)
-        self._theirs = self._run.read_config()
+        self._theirs = self._run.read_config(plugins=config.plugins)
         if not self._run.study_file.is_file():
             raise RunError(self._sentence("has no finished trial"))
         study = read_study(self._run.study_file)
+        check_study(study, self._theirs, self._run.study_file)
         self._complete: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         self._base, self._their_base = config.unlearn, self._theirs.unlearn
         self._check_comparable()

@@ -24,8 +24,9 @@ from tune.space.draw import draw
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import PRIOR, PUBLISHED, SAMPLED, TARGET, in_space_params, overrides_of
+from tune.study.checks import check_results_are_stored, check_study, store_config
 from tune.study.samplers import make_sampler
-from tune.study.storage import STUDY_NAME, BufferedJournalStorage, flush
+from tune.study.storage import STUDY_NAME, flush, open_storage
 
 if TYPE_CHECKING:
     from tune.config import SearchConfig
@@ -37,19 +38,23 @@ def open_study(path: Path, config: SearchConfig) -> optuna.Study:
     """Create or open the study in the journal file ``path``. Its first trials are the baselines of the config.
 
     Raises:
-        RunError: a line of the file is damaged.
+        RunError: the file is damaged, or belongs to another config or to other trials than those beside it.
         StorageError: the file cannot be written.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = BufferedJournalStorage(path)
+    storage = open_storage(path)
     if STUDY_NAME in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+        check_study(study, config, path)
+        check_results_are_stored(study, path)
     else:
+        check_results_are_stored(None, path)
         directions = ["minimize" if way == "min" else "maximize" for way in config.objectives.values()]
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions)
     if study.metric_names != list(config.objectives):
         study.set_metric_names(list(config.objectives))
+    store_config(study, config)
     present = {trial.user_attrs.get("role") for trial in study.get_trials(deepcopy=False)}
     parameters = in_space_params(config.search.space, config.unlearn)
     for role in (TARGET, PUBLISHED):

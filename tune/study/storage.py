@@ -231,10 +231,27 @@ def read_study(path: Path) -> optuna.Study:
         RunError: the file holds no study, or a line of the file is no journal entry.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(path)
+    if STUDY_NAME not in optuna.get_all_study_names(storage):
+        raise RunError(f"{path} holds no trial yet: wait for the search, or resume it")
+    return optuna.load_study(study_name=STUDY_NAME, storage=storage)
+
+
+def open_storage(path: Path) -> BufferedJournalStorage:
+    """Return the storage in a file, which may not exist yet.
+
+    Raises:
+        RunError: the file is no journal, or an entry cannot be applied after the entries before it.
+    """
     try:
-        return optuna.load_study(study_name=STUDY_NAME, storage=BufferedJournalStorage(path))
-    except KeyError:
-        raise RunError(f"{path} holds no trial yet: wait for the search, or resume it") from None
+        return BufferedJournalStorage(path)
+    except (RunError, StorageError):
+        raise
+    except Exception as error:
+        # Optuna applies the entries without checks, so a damaged entry raises anything.
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}: {error}): restore the file from a copy, or start a new search"
+        ) from error
 
 
 def _measure(path: Path) -> tuple[int, int, int]:

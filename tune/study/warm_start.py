@@ -17,8 +17,8 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 
 from ofmu.config.base import Section
-from ofmu.config.files import validate
 from ofmu.io.files import write_json
+from ofmu.run_files import read_stored, stored_values
 from tune.space.draw import draw
 from tune.space.objectives import objective_values
 from tune.study.baselines import PRIOR
@@ -81,9 +81,11 @@ def store_warm_start(run: RunDirectory, warm_start: WarmStart) -> None:
 
 def apply_warm_start(study: optuna.Study, config: SearchConfig, run: RunDirectory) -> None:
     """Add the stored warm start to the study. Trials that the study already holds are not added again."""
-    if not run.warm_start_file.is_file():
+    stored = read_stored(run.warm_start_file)
+    if stored is None:
         return
-    warm_start = validate(WarmStart, json.loads(run.warm_start_file.read_text(encoding="utf-8")))
+    with stored_values(run.warm_start_file):
+        warm_start = WarmStart.model_validate(stored)
     present = {trial.user_attrs.get("origin") for trial in study.get_trials(deepcopy=False)}
     for trial in warm_start.prior:
         if trial.origin not in present:

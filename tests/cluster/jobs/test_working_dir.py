@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -9,10 +10,27 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 
 from cluster.jobs.working_dir import LIMIT, check_missing_files, plan_package
+from ofmu.cli.main import main
 from ofmu.errors import ClusterError, ConfigError
 
-KEPT = ["mine.yaml", "forget.jsonl", "src/ours.py", "ofmu/data/rows.py", "docs/data/table.csv"]
+KEPT = ["mine.yaml", "ds_config.json", "src/ours.py", "ofmu/data/rows.py", "docs/data/notes.md", "src/id_columns.py"]
+SECRETS = [
+    ".env.production", "conf/.ENV", "deploy.env", ".netrc", ".git-credentials", ".ssh/config", "keys/id_ed25519",
+    "keys/id_rsa.pub", "server.key", "server.PEM", "client.p12", "client.pfx", "store.jks", ".aws/credentials",
+    ".ray/auth_token", "auth_token", ".huggingface/token", ".kube/config", ".docker/config.json", ".npmrc", ".pypirc",
+    ".pgpass", "terraform.tfstate", "terraform.tfstate.backup", "prod.tfvars", "secrets.yaml", "conf/Secrets.JSON",
+    "secrets/a.txt", "credentials", "my-credentials.json", "client_secret_1.json", "service-account-prod.json",
+    ".config/gcloud/application_default_credentials.json", ".config/gh/hosts.yml", ".envrc", ".gnupg/x", "kaggle.json",
+    ".bash_history", "vault.kdbx", ".vault-token", ".databrickscfg", "key.asc", ".config/rclone/rclone.conf",
+]  # fmt: skip
 LEFT = [
+    *SECRETS,
+    "forget.jsonl",
+    "src/rows.csv",
+    "src/rows.parquet",
+    "docs/data/table.csv",
+    "notes.sqlite",
+    "src/rows.tar.gz",
     "data/forget.jsonl",
     "models/m/model.safetensors",
     "weights/model.safetensors",
@@ -54,8 +72,57 @@ def test_the_plan_equals_what_ray_packs(folder, tmp_path_factory):
     with zipfile.ZipFile(target) as packed:
         files = {info.filename for info in packed.infolist() if not info.is_dir()}
     assert files == set(package.sizes)
-    assert "docs/data/table.csv" not in files
+    assert "docs/data/notes.md" not in files
     assert 0 <= package.bytes - target.stat().st_size + 22 < 100 * len(files)
+
+
+def test_data_that_the_config_names_is_uploaded_and_no_other_data(folder):
+    (folder / "mine.yaml").write_text("data: {source: files, forget: forget.jsonl, retain: src/rows.csv}\n")
+    command = ["search", "mine.yaml", "data.holdout=docs/data"]
+    package = plan_package(folder, command)
+    assert set(package.sizes) == {*KEPT, ".gitignore", "forget.jsonl", "src/rows.csv", "docs/data/table.csv"}
+    check_missing_files(package, command)
+    assert set(plan_package(folder, include=["*.csv"]).sizes) == {
+        *KEPT, ".gitignore", "src/rows.csv", "docs/data/table.csv"
+    }  # fmt: skip
+
+
+def test_a_secret_is_not_uploaded_because_a_config_names_it(folder):
+    command = ["search", "mine.yaml", "data.forget=secrets.yaml"]
+    package = plan_package(folder, command)
+    assert "secrets.yaml" not in package.sizes
+    with pytest.raises(ConfigError, match=r"data\.forget names secrets\.yaml, which is not uploaded"):
+        check_missing_files(package, command)
+
+
+def test_links_that_lead_out_are_not_followed(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "mine.txt").write_text("mine")
+    (folder / "file.txt").symlink_to(outside / "mine.txt")
+    (folder / "src" / "folder").symlink_to(outside)
+    (folder / "src" / "relative.txt").symlink_to(Path("..", "..", outside.name, "mine.txt"))
+    (folder / "gone.txt").symlink_to(outside / "gone.txt")
+    (folder / "chain.txt").symlink_to("file.txt")
+    (folder / "up").symlink_to("..")
+    (folder / "src" / "circle").symlink_to("..")
+    (folder / "passwords").symlink_to(".env")
+    (folder / "hidden.txt").symlink_to("ignored.txt")
+    (folder / "old").symlink_to("runs")
+    (folder / "again.yaml").symlink_to("mine.yaml")
+    (folder / "code").symlink_to("ofmu")
+    os.mkfifo(folder / "pipe")
+    package = plan_package(folder)
+    assert set(package.sizes) == {*KEPT, ".gitignore", "again.yaml", "code/data/rows.py"}
+    test_the_plan_equals_what_ray_packs(folder, tmp_path_factory)
+
+
+def test_a_dry_run_lists_what_would_be_uploaded_and_sends_nothing(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    assert main(["submit", "--dry-run", "--", "search", "quickstart", "--run-dir", "/shared/run"]) == 0
+    *files, total = capsys.readouterr().out.splitlines()
+    assert {line.split(maxsplit=1)[1] for line in files} == {*KEPT, ".gitignore"}
+    assert total.startswith(f"{folder} would be uploaded ({len(files)} files, ")
 
 
 def test_included_files_are_uploaded(folder):
@@ -108,7 +175,7 @@ def test_one_large_file_is_named(folder):
 )
 def test_files_that_would_be_missing_on_the_cluster_are_named(folder, command, problem):
     (folder / "runs" / "old.yaml").write_text("{}")
-    package = plan_package(folder)
+    package = plan_package(folder, command)
     if problem is None:
         check_missing_files(package, command)
         return

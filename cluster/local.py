@@ -1,0 +1,138 @@
+"""A Ray cluster on this machine alone: it listens on loopback only, and other users cannot read its files.
+
+Whoever reaches Ray's ports, or has its token, runs code as the user who started Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+
+from ofmu.errors import ClusterError
+
+_UMASK_VARIABLE = "OFMU_UMASK"
+"""The user's own umask, for Ray's processes."""
+_PRIVATE = 0o077
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def start_local_ray(*, dashboard: bool) -> None:
+    """Start Ray on this machine and join it.
+
+    Ray's files are in a folder of this user only, unless ``RAY_TMPDIR`` names another one.
+
+    Raises:
+        ClusterError: another user owns the folder for Ray's files.
+        OSError: the folder cannot be made.
+    """
+    protect_token()
+    loopback = _loopback_interface()
+    for name in _INTERFACE_VARIABLES if loopback else ():
+        os.environ.setdefault(name, loopback)
+    with _private_files(), _loopback_only():
+        ray.init(
+            address="local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=dashboard,
+            **({} if "RAY_TMPDIR" in os.environ else {"_temp_dir": str(_private_folder())}),
+        )
+    # Ray lets everybody write into its session folder, whatever the umask.
+    os.chmod(ray._private.worker._global_node.get_session_dir_path(), 0o700)
+
+
+def is_loopback_cluster() -> bool:
+    """Return whether the joined cluster listens on loopback only, so that all its processes are on this machine."""
+    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0] in ("127.0.0.1", "[::1]", "::1")
+
+
+def restore_umask() -> None:
+    """Give this process of a local Ray the user's own umask, so that results have the modes that the user wants."""
+    umask = os.environ.get(_UMASK_VARIABLE)
+    if umask is not None:
+        os.umask(int(umask, 8))
+
+
+def protect_token() -> None:
+    """Take the right to read Ray's token from other users. Ray itself leaves the token readable by everybody."""
+    folder = Path.home() / ".ray"
+    for path in (folder, folder / "auth_token"):
+        with suppress(FileNotFoundError):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & _PRIVATE:
+                try:
+                    path.chmod(mode & ~_PRIVATE)
+                except OSError as error:
+                    warnings.warn(
+                        f"other users may read {path}, and whoever has Ray's token runs code as you "
+                        f"({error.strerror}): make it readable by you only",
+                        stacklevel=2,
+                    )
+
+
+def _private_folder() -> Path:
+    """Return a folder for Ray's files that only this user can enter. Make it if it is missing.
+
+    Ray's own default, /tmp/ray, is one folder of all users, in which each may replace the others' sessions.
+
+    Raises:
+        ClusterError: the folder belongs to another user, or is no folder.
+        OSError: the folder cannot be made.
+    """
+    folder = Path(os.environ.get("TMPDIR") or "/tmp", f"ofmu-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ClusterError(f"{folder} belongs to another user: set RAY_TMPDIR to a short path of a folder of yours")
+    if stat.S_IMODE(status.st_mode) & _PRIVATE:
+        folder.chmod(0o700)
+    # Ray opens its own folder to everybody, so it is one level deeper.
+    return folder / "ray"
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """Let Ray's processes start under umask 077, and tell them the user's own."""
+    umask = os.umask(_PRIVATE)
+    os.environ[_UMASK_VARIABLE] = f"{umask:o}"
+    try:
+        yield
+    finally:
+        os.umask(umask)
+        del os.environ[_UMASK_VARIABLE]
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let Ray start at 127.0.0.1.
+
+    Ray listens on all interfaces unless the address of its node is 127.0.0.1. It never takes this address, nor accepts
+    it from the caller, unless clusters of several machines are switched off, as they are on macOS and Windows.
+    """
+    name, constant = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    # Ray read the variable when it was imported.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _loopback_interface() -> str:
+    """Return the name of the loopback interface, such as ``lo``; empty if there is none."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")

@@ -1,0 +1,127 @@
+"""Checks of a stored study: its trials' attributes, the config of its start, and the results beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ofmu.errors import RunError
+from ofmu.provenance import flat_settings
+from ofmu.run_files import METRICS, PRUNED
+from tune.rundir.search_dir import RunDirectory
+from tune.rundir.search_files import TRIALS
+
+if TYPE_CHECKING:
+    from tune.config import SearchConfig
+
+_CONFIG = "config"
+"""The study's attribute that holds the settings of its start."""
+_MAY_CHANGE = (*RunDirectory.resumable, "cache_dir")
+_ATTRIBUTES: Mapping[str, type | tuple[type, ...]] = {
+    "role": str,
+    "origin": str,
+    "reason": str,
+    "overrides": dict,
+    "metrics": dict,
+    "objectives": dict,
+}
+
+
+def store_config(study: optuna.Study, config: SearchConfig) -> None:
+    """Store the settings that a resume cannot change, unless the study holds them already."""
+    if _CONFIG not in study.user_attrs:
+        study.set_user_attr(_CONFIG, _fixed_settings(config))
+
+
+def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:
+    """Check that a study is one of ours, and that it began under this config.
+
+    Args:
+        study: the study.
+        config: the config in the run directory.
+        path: the study's file, for errors.
+
+    Raises:
+        RunError: an attribute of a trial is damaged, or the config is another one.
+    """
+    for trial in study.get_trials(deepcopy=False):
+        problem = _problem(trial, len(config.objectives))
+        if problem is not None:
+            raise RunError(
+                f"{path} is damaged (trial {trial.number} {problem}): restore the file from a copy, or start a new "
+                "search"
+            )
+    stored = study.user_attrs.get(_CONFIG)
+    if isinstance(stored, dict):
+        settings = _fixed_settings(config)
+        changed = [key for key in settings if key in stored and stored[key] != settings[key]]
+    else:
+        names = study.metric_names
+        changed = ["search.objectives"] if names is not None and names != list(config.objectives) else []
+    if changed:
+        raise RunError(
+            f"{path.parent} has a config.yaml that is not the config of its trials: {', '.join(changed[:5])} "
+            "changed after the start; restore what changed, or start a new search"
+        )
+
+
+def check_results_are_stored(study: optuna.Study | None, path: Path) -> None:
+    """Check that the study knows each trial whose results lie beside it. Otherwise a resume would start over.
+
+    Args:
+        study: the study; None if the file holds none.
+        path: the study's file, in the run directory.
+
+    Raises:
+        RunError: the study has lost a trial.
+    """
+    trials = [] if study is None else study.get_trials(deepcopy=False)
+    started = {trial.number for trial in trials if trial.state != TrialState.WAITING}
+    folder = path.with_name(TRIALS)
+    names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    lost = sorted(
+        name
+        for name in names
+        if int(name) not in started and any((folder / name / marker).is_file() for marker in (METRICS, PRUNED))
+    )
+    if lost:
+        raise RunError(
+            f"{path} lacks trial {int(lost[0])}, whose results are in {folder / lost[0]}: restore the file from a "
+            "copy, or start a new search in another directory"
+        )
+
+
+def _fixed_settings(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings that all trials share, by dotted key, as JSON values."""
+    mapping = config.model_dump(mode="json", exclude={"search": {"space", "objectives"}})
+    space = config.model_dump(mode="json", include={"search": {"space"}})["search"]["space"]
+    # The user chooses the keys of these two mappings, so each counts as one setting. Objectives have an order.
+    objectives = [[name, way] for name, way in config.objectives.items()]
+    flat = dict(flat_settings(mapping)) | {"search.space": space, "search.objectives": objectives}
+    return {key: value for key, value in flat.items() if not key.startswith(_MAY_CHANGE)}
+
+
+def _problem(trial: FrozenTrial, objectives: int) -> str | None:
+    """Return what is wrong with a trial; None if nothing is."""
+    for name, kind in _ATTRIBUTES.items():
+        value = trial.user_attrs.get(name)
+        if value is not None and not isinstance(value, kind):
+            return f"has a {type(value).__name__} as {name}"
+    for name, value in (trial.user_attrs.get("metrics") or {}).items():
+        if value is not None and not isinstance(value, int | float | str):
+            return f"has a {type(value).__name__} as its metric {name}"
+    cost = trial.user_attrs.get("gradient_evaluations")
+    if cost is not None and not isinstance(cost, int | float):
+        return f"has a {type(cost).__name__} as gradient_evaluations"
+    if trial.state == TrialState.COMPLETE:
+        values = trial.values or []
+        if len(values) != objectives or not all(math.isfinite(value) for value in values):
+            return f"has the objectives {values}"
+        if not isinstance(trial.user_attrs.get("metrics"), dict):
+            return "has no metrics"
+    return None

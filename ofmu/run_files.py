@@ -24,7 +24,9 @@ PRUNED = "pruned.json"
 SCORES = "scores.json"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
-RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS)
+REPORT = "report.html"
+"""The page of a run, an evaluation, a search or a comparison: see :mod:`ofmu.reports`."""
+RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS, REPORT)
 """Everything that a run writes into its directory."""
 
 

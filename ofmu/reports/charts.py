@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure
 
 BLUE, GREEN, RED, ORANGE, VIOLET, GREY = "#2f6fde", "#1f9d6b", "#d64550", "#d98411", "#8653d6", "#8792a2"
-SERIES = (BLUE, ORANGE, GREEN, RED, VIOLET, "#0f9fb5", "#b5527f", "#7a8b2b", "#5b6b8c", "#a86b3c")
-"""Colours of series, in order. Each keeps its contrast on a white and on a dark page."""
+SERIES = (BLUE, ORANGE, "#0f9fb5", VIOLET, "#b5527f", "#7a8b2b", "#5b6b8c", "#a86b3c")
+"""Colours of series, in order. Each keeps its contrast on a white and on a dark page. Red is the target's colour, and
+green the retrained model's."""
 TOOLTIP = '<div class="ofmu-tip" style="max-width:26em;white-space:pre-wrap;font:12px/1.4 system-ui,sans-serif">@tip</div>'
 """Shows the column ``tip``, whose text Bokeh escapes."""
 _SVG_POINTS = 600
@@ -40,12 +41,14 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """An entry of a legend, by which the reader hides and shows what is drawn under its name."""
+    """An entry of a legend."""
 
-    name: str
-    """The name of the renderers in the plot."""
     label: str
     color: str
+    name: str = ""
+    """The name of the renderers in the plot that a click on the entry hides and shows. Empty: a click does nothing."""
+    shape: str = ""
+    """The class of the symbol in ``report.css``; empty for a square of the colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +168,6 @@ def bar_chart(values: Mapping[str, float], *, name: str, title: str, note: str, 
     source = ColumnDataSource({"label": labels, "value": list(values.values()), "tip": tips})
     bars = plot.hbar(y="label", right="value", height=0.62, source=source, color=BLUE, line_color=None)
     plot.add_tools(HoverTool(renderers=[bars], tooltips=TOOLTIP))
-    plot.ygrid.grid_line_color, plot.x_range.start = None, 0
+    plot.ygrid.grid_line_color, plot.x_range.start, plot.yaxis.major_tick_in = None, 0, 0
     alt = f"{title}: {', '.join(f'{label} {value:.3g}{unit}' for label, value in values.items())}."
     return chart(plot, name=name, title=title, note=note, alt=alt)

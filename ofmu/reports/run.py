@@ -14,6 +14,7 @@ from ofmu.reports.curves import history_charts, phase_chart
 from ofmu.reports.metric_table import metric_groups, missing_metrics
 from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
 from ofmu.reports.page import render
+from ofmu.reports.verdict import verdict
 from ofmu.reports.stored import RETRAINED, TARGET, StoredRun
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -28,7 +29,6 @@ _HEADLINES = {
     "remaining_accuracy": "Remaining accuracy",
 }
 _MAX_TILES = 3
-_SIGNIFICANCE = 0.05
 
 
 def run_page(directory: str | Path, *, live: bool = False) -> str:
@@ -56,7 +56,7 @@ def run_page(directory: str | Path, *, live: bool = False) -> str:
         sub=str(run.directory),
         made=str((run.report.get("environment") or {}).get("time", "")),
         state=_state(run),
-        verdict=_verdict(metrics, baselines),
+        verdict=verdict(metrics, baselines),
         tiles=_tiles(metrics, baselines),
         models=[(name, _KEYS[name]) for name in models],
         groups=metric_groups(list(models.values())) if metrics else [],
@@ -118,26 +118,6 @@ def _state(run: StoredRun) -> str:
     if run.pruned is not None:
         return f"Early stopping ended this run after round {run.pruned.round} of {run.pruned.total}."
     return f"This run is not complete: {len(run.history)} rounds are done."
-
-
-def _verdict(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return what the KS test says about the model, in words; empty without the test."""
-    p, rows, distance = (metrics.get(name) for name in ("forget_quality", "forget_quality_rows", "ks_statistic"))
-    if p is None or rows is None or distance is None:
-        return ""
-    test = f"(D = {number(distance, 3)}, p = {number(p, 2)}, n = {number(rows)} forget rows)"
-    if p < _SIGNIFICANCE:
-        text = f"On the forget rows, the KS test tells this model from the retrained model {test}."
-    else:
-        text = f"On the forget rows, the KS test does not tell this model from the retrained model {test}."
-    before = baselines.get(TARGET, {}).get("forget_quality")
-    if before is not None:
-        told = "tells" if before < _SIGNIFICANCE else "does not tell"
-        text += f" It {told} the target from the retrained model (p = {number(before, 2)})."
-    utility, full = metrics.get("model_utility"), baselines.get(TARGET, {}).get("model_utility")
-    if utility is not None and full:
-        text += f" Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's."
-    return text
 
 
 def _tiles(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from tune.compare.plan import budget_reference, method_configs, with_budget
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.runs import make_runs, plan_runs, read_runs
-from tune.compare.sensitivity import importances, load_trials
+from tune.results.importances import importances, load_trials
 from tune.config import SearchConfig
 from tune.execution.trainable import Executor
 from tune.rundir.search_dir import RunDirectory

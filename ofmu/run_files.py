@@ -131,6 +131,19 @@ def made_by_ofmu(directory: Path) -> bool:
     return isinstance(stored, dict) and stored.keys() >= {"python", "platform", "host", "versions"}
 
 
+REPORT_MARK = '<meta name="generator" content="ofmu '
+"""Every report has this text near its start. A file without this text is not ours."""
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a file is a report that ofmu made."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return REPORT_MARK in stream.read(4096)
+    except OSError:
+        return False
+
+
 def check_output(directory: str | Path, names: Iterable[str] = RUN_NAMES) -> None:
     """Check that writing into a directory replaces nothing of the user's.
 

@@ -41,7 +41,7 @@ _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 @click.argument("model")
 @config_argument
 @click.option("--reference", help="A retrained model, scores.json of it, or an official TOFU log.")
-@click.option("--output", type=Folder(), help="Folder for metrics.json and scores.json.")
+@click.option("--output", type=Folder(), help="Folder for metrics.json, scores.json and report.html.")
 def evaluate_command(model: str, config: ConfigChoice, reference: str | None, output: Path | None) -> None:
     """Score MODEL, a saved model's directory or hub name, on the data of CONFIG and print its metrics.
 
@@ -56,7 +56,13 @@ def evaluate_command(model: str, config: ConfigChoice, reference: str | None, ou
     report = evaluate(model, settings, reference=reference, output_dir=output)
     show_report(report)
     if output is not None:
+        from ofmu.reports.page import write_page_or_warn
+        from ofmu.reports.run import run_page
+
+        page = write_page_or_warn(lambda: run_page(output), output)
         click.echo(f"metrics and scores are in {output}")
+        if page is not None:
+            click.echo(f"the report is in {page}")
 
 
 def _read_config(model: str, config: ConfigChoice) -> UnlearnConfig:

@@ -13,7 +13,7 @@ BLUE, GREEN, RED, ORANGE, VIOLET, GREY = "#2f6fde", "#1f9d6b", "#d64550", "#d984
 SERIES = (BLUE, ORANGE, "#0f9fb5", VIOLET, "#b5527f", "#7a8b2b", "#5b6b8c", "#a86b3c")
 """Colours of series, in order. Each keeps its contrast on a white and on a dark page. Red is the target's colour, and
 green the retrained model's."""
-TOOLTIP = '<div class="ofmu-tip" style="max-width:26em;white-space:pre-wrap;font:12px/1.4 system-ui,sans-serif">@tip</div>'
+TOOLTIP = '<div style="max-width:26em;white-space:pre-wrap;font:12px/1.4 system-ui,sans-serif">@tip</div>'
 """Shows the column ``tip``, whose text Bokeh escapes."""
 _SVG_POINTS = 600
 """Up to so many points a chart is drawn as SVG, which prints sharply. More points are drawn faster on a canvas."""
@@ -68,9 +68,10 @@ def plain(text: str) -> str:
 def chart(plot: Any, *, name: str, **texts: Any) -> Chart:
     """Return the chart that shows a Bokeh plot. ``texts``: the other fields of :class:`Chart`."""
     # Bokeh takes a second to import.
+    from bokeh.core.types import ID
     from bokeh.embed import json_item
 
-    return Chart(name=name, item=json_item(plot, name), height=plot.height, **texts)
+    return Chart(name=name, item=json_item(plot, ID(name)), height=plot.height, **texts)
 
 
 def new_figure(x_label: str, y_label: str, *, height: int = 380, points: int = 0, **options: Any) -> figure:
@@ -128,9 +129,7 @@ def line_chart(
     plot = new_figure(x_label, y_label, height=260, points=points, y_axis_type="log" if log else "linear")
     ranges, legend = [], []
     for index, line in enumerate(lines):
-        known = [
-            (x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and y == y and (y > 0 or not log)
-        ]
+        known = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and y == y and (y > 0 or not log)]
         if not known:
             continue
         xs, ys = [x for x, _ in known], [y for _, y in known]
@@ -159,15 +158,17 @@ def bar_chart(values: Mapping[str, float], *, name: str, title: str, note: str, 
         unit: follows the number in the tooltip.
     """
     # Bokeh takes a second to import.
-    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
 
     labels = [plain(label) for label in values]
-    plot = new_figure(x_label, "", height=56 + 30 * len(labels), y_range=labels[::-1], tools="")
+    plot = new_figure(
+        x_label, "", height=56 + 30 * len(labels), x_range=DataRange1d(start=0), y_range=labels[::-1], tools=""
+    )
     plot.toolbar_location = None
     tips = [f"{label}\n{value:.3g}{unit}" for label, value in values.items()]
     source = ColumnDataSource({"label": labels, "value": list(values.values()), "tip": tips})
     bars = plot.hbar(y="label", right="value", height=0.62, source=source, color=BLUE, line_color=None)
     plot.add_tools(HoverTool(renderers=[bars], tooltips=TOOLTIP))
-    plot.ygrid.grid_line_color, plot.x_range.start, plot.yaxis.major_tick_in = None, 0, 0
+    plot.ygrid.grid_line_color, plot.yaxis.major_tick_in = None, 0
     alt = f"{title}: {', '.join(f'{label} {value:.3g}{unit}' for label, value in values.items())}."
     return chart(plot, name=name, title=title, note=note, alt=alt)

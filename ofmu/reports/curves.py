@@ -66,7 +66,8 @@ def phase_chart(seconds: Mapping[str, float]) -> Chart:
 
 
 def _column(history: Sequence[Mapping[str, Any]], field: str) -> list[float | None]:
-    return [float(value) if _is_number(value := record.get(field)) else None for record in history]
+    values = (record.get(field) for record in history)
+    return [float(value) if value is not None and _is_number(value) else None for value in values]
 
 
 def _is_number(value: Any) -> bool:

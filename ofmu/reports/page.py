@@ -8,15 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ofmu import __version__
 from ofmu.errors import RunError
+from ofmu.io.environment import environment
 from ofmu.io.files import write_text
 from ofmu.reports.charts import Chart
 from ofmu.reports.numbers import big_number, duration, memory, number
-from ofmu.run_files import REPORT
+from ofmu.run_files import REPORT, REPORT_MARK, is_report
 
-_MARK = '<meta name="generator" content="ofmu '
-"""Every page has this text. A file without this text is not ours."""
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -33,7 +31,8 @@ def render(template: str, folder: Path, *, charts: Sequence[Chart] = (), live: b
     # Jinja is slow to import, and a page is the last thing that a command makes.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    ours = environment()["versions"].get("ofmu", "")
+    templates = Environment(
         loader=FileSystemLoader([folder, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
@@ -41,12 +40,12 @@ def render(template: str, folder: Path, *, charts: Sequence[Chart] = (), live: b
         lstrip_blocks=True,
     )
     # BokehJS reads an object's keys in the order in which Bokeh wrote them.
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    environment.filters |= {"number": number, "big": big_number, "duration": duration, "memory": memory}
-    return environment.get_template(template).render(
+    templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    templates.filters |= {"number": number, "big": big_number, "duration": duration, "memory": memory}
+    return templates.get_template(template).render(
         **context,
-        version=__version__,
-        mark=_trusted(f"{_MARK}{__version__}\">"),
+        version=ours,
+        mark=_trusted(f'{REPORT_MARK}{ours}">'),
         style=_trusted(_own("report.css")),
         script=_trusted(_own("report.js")),
         plotting_script=_trusted(_plotting_script()) if charts else "",
@@ -64,7 +63,7 @@ def write_page(page: str, directory: Path) -> Path:
     """
     path = directory / REPORT
     if path.exists() and not is_report(path):
-        raise RunError(f"{path} was not made by ofmu, so it is not replaced: rename it, then run ofmu report {directory}")
+        raise RunError(f"{path} is not of ofmu, so it is not replaced: rename it, then run ofmu report {directory}")
     write_text(path, page)
     return path
 
@@ -80,15 +79,6 @@ def write_page_or_warn(make_page: Callable[[], str], directory: Path) -> Path | 
             stacklevel=2,
         )
         return None
-
-
-def is_report(path: Path) -> bool:
-    """Return whether a file is a report that ofmu made."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            return _MARK in stream.read(4096)
-    except OSError:
-        return False
 
 
 def _trusted(text: str) -> Any:

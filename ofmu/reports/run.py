@@ -9,13 +9,13 @@ from typing import Any
 
 from ofmu.evaluation.scores import Scores
 from ofmu.methods.registry import method_class
-from ofmu.reports.answers import answered_sets
+from ofmu.reports.answers import AnsweredSet, answered_sets
 from ofmu.reports.curves import history_charts, phase_chart
 from ofmu.reports.metric_table import metric_groups, missing_metrics
 from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
-from ofmu.reports.page import render
-from ofmu.reports.verdict import verdict
+from ofmu.reports.page import render, write_page
 from ofmu.reports.stored import RETRAINED, TARGET, StoredRun
+from ofmu.reports.verdict import verdict
 
 _FOLDER = Path(__file__).parent / "templates"
 _HEADLINES = {
@@ -41,7 +41,7 @@ def run_page(directory: str | Path, *, live: bool = False) -> str:
     metrics = dict(run.report.get("metrics") or (run.pruned.metrics if run.pruned else {}) or {})
     baselines = run.baseline_metrics
     models = {"this model": metrics, **baselines}
-    answers = _answers(run)
+    answers = answers_of(run)
     charts = list(history_charts(run.history))
     seconds = dict((run.report.get("cost") or {}).get("seconds") or {})
     phases = phase_chart(seconds) if any(seconds.values()) else None
@@ -71,12 +71,23 @@ def run_page(directory: str | Path, *, live: bool = False) -> str:
     )
 
 
+def write_run_page(directory: str | Path) -> Path:
+    """Write ``report.html`` of the run or the evaluation in ``directory``, and return its path.
+
+    Raises:
+        RunError: the directory holds neither, or another file of this name.
+        StorageError: the disk refuses the write.
+    """
+    return write_page(run_page(directory), Path(directory))
+
+
 _KEYS = {"this model": "model", TARGET: "target", RETRAINED: "retrained"}
 """The symbol of each model."""
 _SHOWN = {TARGET: "Before (target)", "this model": "After (this model)", RETRAINED: "Retrained"}
 
 
-def _answers(run: StoredRun) -> list[Any]:
+def answers_of(run: StoredRun) -> list[dict[str, Any]]:
+    """Return the answers of the target, this model and the retrained model, by set; empty without generated answers."""
     if not isinstance(run.scores, Scores):
         return []
     models = {"this model": run.scores, **run.baseline_scores}
@@ -87,11 +98,15 @@ def _answers(run: StoredRun) -> list[Any]:
     return [_in_order(part) for part in sets]
 
 
-def _in_order(part: Any) -> Any:
+def _in_order(part: AnsweredSet) -> dict[str, Any]:
     """Return a set whose answers stand in the order before, after, retrained."""
     order = list(_SHOWN.values())
     rows = [
-        {"question": row.question, "truth": row.truth, "answers": sorted(row.answers, key=lambda a: order.index(a.model))}
+        {
+            "question": row.question,
+            "truth": row.truth,
+            "answers": sorted(row.answers, key=lambda answer: order.index(answer.model)),
+        }
         for row in part.rows
     ]
     return {"title": part.title, "rows": rows, "total": part.total}
@@ -124,7 +139,8 @@ def _tiles(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
     shown = [name for name in _HEADLINES if metrics.get(name) is not None][:_MAX_TILES]
     tiles = []
     for name in shown:
-        others = [f"{who} {number(values[name], 3)}" for who, values in baselines.items() if values.get(name) is not None]
+        known = {who: values[name] for who, values in baselines.items() if values.get(name) is not None}
+        others = [f"{who} {number(value, 3)}" for who, value in known.items()]
         tiles.append({"label": _HEADLINES[name], "value": number(metrics[name], 3), "note": " · ".join(others)})
     costs = {
         "gradient_evaluations": ("Gradient evaluations", big_number),

@@ -37,7 +37,7 @@ def _ks_test(metrics: Mapping[str, Any], target: Mapping[str, Any], subject: str
     verb = "tells" if metrics["forget_quality"] < _SIGNIFICANCE else "does not tell"
     text = f"On the forget rows, the KS test {verb} {subject} from the retrained model ({test})."
     before = target.get("forget_quality")
-    if _is_number(before):
+    if before is not None and _is_number(before):
         told = "tells" if before < _SIGNIFICANCE else "does not tell"
         text += f" It {told} the target from the retrained model (p = {number(before, 2)})."
     return text
@@ -45,7 +45,7 @@ def _ks_test(metrics: Mapping[str, Any], target: Mapping[str, Any], subject: str
 
 def _utility(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     utility, full = metrics.get("model_utility"), target.get("model_utility")
-    if not _is_number(utility) or not _is_number(full) or not full:
+    if utility is None or not full or not _is_number(utility) or not _is_number(full):
         return ""
     return f"Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's."
 

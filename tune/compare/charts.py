@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ofmu.reports.charts import GREEN, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain
+from ofmu.reports.charts import GREEN, GREY, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
 from tune.compare.summary import MethodSummary, PointRuns, Summary
 from tune.pareto import front_mask
@@ -20,18 +20,14 @@ def fronts_chart(summary: Summary) -> Chart:
     A dot is a point's mean over the seeds, and its bars reach from the smallest to the largest value. A line joins the
     means of each method that no other mean of the method dominates.
     """
-    # Bokeh takes a second to import.
-    from bokeh.models import Span
-
     x, y = list(summary.objectives)[:2]
     count = sum(len(method.points) for method in summary.methods)
     plot = new_figure(
         better_label(x, summary.objectives[x]), better_label(y, summary.objectives[y]), height=480, points=count
     )
-    for dimension, levels in (("height", summary.levels.forgetting), ("width", summary.levels.utility)):
-        for level in levels:
-            span = Span(location=level, dimension=dimension, line_color="#8792a2", line_alpha=0.4, line_dash="dashed")
-            plot.add_layout(span)
+    level_style = {"line_color": GREY, "line_alpha": 0.4, "line_dash": "dashed"}
+    plot.vspan(x=list(summary.levels.forgetting), **level_style)
+    plot.hspan(y=list(summary.levels.utility), **level_style)
     legend = []
     for index, method in enumerate(summary.methods):
         entry = Series(label=method.name, color=SERIES[index % len(SERIES)], name=f"method{index}")
@@ -93,12 +89,15 @@ def _high(runs: np.ndarray[Any, Any]) -> Any:
 
 
 def _tip(method: MethodSummary, point: PointRuns, runs: np.ndarray[Any, Any], names: Sequence[str]) -> str:
-    ranges = [
-        f"{name} {number(float(column.mean()), 3)} ({number(float(column.min()), 3)} … {number(float(column.max()), 3)})"
-        for name, column in zip(names, runs.T, strict=True)
-    ]
+    ranges = [f"{name} {mean_and_range(column)}" for name, column in zip(names, runs.T, strict=True)]
     settings = ", ".join(f"{key.partition('.')[2]} {number(value)}" for key, value in point.settings.items())
     return "\n".join([f"{method.name}, trial {point.trial}", *ranges, f"{len(runs)} seeds", "", settings])
+
+
+def mean_and_range(values: np.ndarray[Any, Any]) -> str:
+    """Return the mean of at least one value, and the smallest and the largest value, as text."""
+    mean, low, high = (number(float(value), 3) for value in (values.mean(), values.min(), values.max()))
+    return f"{mean} ({low} … {high})"
 
 
 def _draw_models(plot: Any, summary: Summary, x: str, y: str) -> list[Series]:

@@ -11,6 +11,7 @@ from typing import Any
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from tune.compare.config import CompareOptions
+from tune.rundir.kind import SEARCHES
 from tune.rundir.locked import LockedDirectory
 
 SUMMARY = "compare.json"
@@ -27,7 +28,7 @@ class CompareDirectory(LockedDirectory):
 
     kind = "comparison"
     command_name = "compare"
-    folder_name = "searches"
+    folder_name = SEARCHES
     resumable = (
         "compare.seeds",
         "compare.methods",

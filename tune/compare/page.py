@@ -11,7 +11,7 @@ from ofmu.reports.charts import Chart, bar_chart
 from ofmu.reports.numbers import MISSING, duration, number
 from ofmu.reports.page import render
 from ofmu.run_files import REPORT, RunFiles
-from tune.compare.charts import fronts_chart, hypervolume_chart, values_of
+from tune.compare.charts import fronts_chart, hypervolume_chart, mean_and_range, values_of
 from tune.compare.directory import CompareDirectory
 from tune.compare.result import ComparisonResult
 from tune.compare.summary import MethodSummary, PointRuns, Summary
@@ -20,8 +20,8 @@ from tune.compare.tables import compact_table, explanation, test_table, verdict
 _FOLDER = Path(__file__).parent / "templates"
 
 
-def comparison_page(result: ComparisonResult) -> str:
-    """Return the page of a comparison."""
+def comparison_page(result: ComparisonResult, *, live: bool = False) -> str:
+    """Return the page of a comparison. ``live``: whether the page asks its server for changes."""
     summary, home = result.summary, CompareDirectory(result.run_dir)
     charts = [fronts_chart(summary), hypervolume_chart(summary), _rank_chart(summary)]
     header, *rows = compact_table(summary)
@@ -30,6 +30,7 @@ def comparison_page(result: ComparisonResult) -> str:
         "comparison.html.j2",
         _FOLDER,
         charts=charts,
+        live=live,
         title=f"Comparison in {result.run_dir.name} · ofmu",
         kind="Comparison",
         heading=f"{len(summary.methods)} methods: {', '.join(method.name for method in summary.methods)}",
@@ -106,10 +107,11 @@ def _point_columns(summary: Summary) -> list[dict[str, Any]]:
 def _point_row(method: MethodSummary, point: PointRuns, summary: Summary, home: CompareDirectory) -> dict[str, Any]:
     names = list(summary.objectives)
     runs = values_of(point, names)
-    cells: list[tuple[str, Any]] = [(f"{method.name} {point.trial}", f"{method.name} {point.trial}"), (method.name, method.name)]
-    for column in runs.T:
-        spread = f"{number(float(column.min()), 3)} … {number(float(column.max()), 3)}"
-        cells.append((f"{number(float(column.mean()), 3)} ({spread})", float(column.mean())) if len(runs) else (MISSING, ""))
+    cells: list[tuple[str, Any]] = [(f"{method.name} {point.trial}",) * 2, (method.name, method.name)]
+    if len(runs):
+        cells += [(mean_and_range(column), float(column.mean())) for column in runs.T]
+    else:
+        cells += [(MISSING, "")] * len(names)
     settings = ", ".join(f"{key.partition('.')[2]} {number(value)}" for key, value in point.settings.items())
     reasons = "; ".join(dict.fromkeys(run.reason for run in point.runs if run.reason))
     cells += [(str(len(runs)), len(runs)), (settings, settings), (reasons, reasons)]

@@ -114,15 +114,15 @@ def _style(role: str, on_front: bool) -> tuple[str, str, int]:
 
 def _front_legend(points: Points, has_retrained: bool) -> tuple[Series, ...]:
     roles = set(points.rows["role"])
-    shown = {
-        "on the front": ("front", BLUE, True),
-        "dominated": ("dominated", GREY, not all(points.on_front)),
-        "chosen (knee)": ("chosen", VIOLET, points.chosen is not None),
-        "untouched target": ("target", RED, TARGET in roles),
-        "published setting": ("published", ORANGE, PUBLISHED in roles),
-        "retrained model": ("retrained", GREEN, has_retrained),
-    }
-    return tuple(Series(label=label, color=color, shape=shape) for label, (shape, color, is_shown) in shown.items() if is_shown)
+    shown = (
+        ("on the front", "front", BLUE, True),
+        ("dominated", "dominated", GREY, not all(points.on_front)),
+        ("chosen (knee)", "chosen", VIOLET, points.chosen is not None),
+        ("untouched target", "target", RED, TARGET in roles),
+        ("published setting", "published", ORANGE, PUBLISHED in roles),
+        ("retrained model", "retrained", GREEN, has_retrained),
+    )
+    return tuple(Series(label=label, color=color, shape=shape) for label, shape, color, is_shown in shown if is_shown)
 
 
 def _front_alt(points: Points, objectives: Mapping[str, Direction], retrained: Mapping[str, float]) -> str:
@@ -135,7 +135,9 @@ def _front_alt(points: Points, objectives: Mapping[str, Direction], retrained: M
     return text
 
 
-def _draw_staircase(plot: Any, points: Points, objectives: Mapping[str, Direction], reference: Mapping[str, float]) -> None:
+def _draw_staircase(
+    plot: Any, points: Points, objectives: Mapping[str, Direction], reference: Mapping[str, float]
+) -> None:
     """Draw the border of what the front dominates, and shade it up to the reference point."""
     x, y = list(objectives)[:2]
     front = points.rows[list(points.on_front)]
@@ -182,9 +184,15 @@ def parallel_chart(points: Points, objectives: Mapping[str, Direction], space: S
     searched = {key: spec for key, spec in space.items() if spec.kind != "fixed" and key in rows}
     axes = [_setting_axis(key, rows[key].tolist(), spec.log) for key, spec in searched.items()]
     axes += [_setting_axis(name, rows[name].tolist(), False) for name in objectives]
-    plot = new_figure("", "", height=360, points=len(rows) * len(axes), tools="box_select,reset,save")
-    plot.x_range.start, plot.x_range.end = -0.35, len(axes) - 0.55
-    plot.y_range.start, plot.y_range.end = -_EDGE, 1 + _EDGE
+    plot = new_figure(
+        "",
+        "",
+        height=360,
+        points=len(rows) * len(axes),
+        tools="box_select,reset,save",
+        x_range=(-0.35, len(axes) - 0.55),
+        y_range=(-_EDGE, 1 + _EDGE),
+    )
     positions = list(range(len(axes)))
     plot.multi_line([[at, at] for at in positions], [[0, 1]] * len(axes), color=GREY, alpha=0.5)
     order = list(points.on_front)
@@ -203,7 +211,7 @@ def parallel_chart(points: Points, objectives: Mapping[str, Direction], space: S
         "xs", "ys", source=source, color="color", alpha="alpha", line_width="width", nonselection_alpha=0.06,
         selection_alpha=1.0, hover_line_color=VIOLET, hover_alpha=1.0,
     )  # fmt: skip
-    labels = [(at + 0.03, place, text) for at, axis in zip(positions, axes, strict=True) for place, text in axis.ticks.items()]
+    labels = [(at + 0.03, place, text) for at, axis in enumerate(axes) for place, text in axis.ticks.items()]
     texts = plot.text(
         [at for at, _, _ in labels], [place for _, place, _ in labels], [plain(text) for _, _, text in labels],
         text_font_size="10px", text_font=value("system-ui, sans-serif"), text_baseline="middle", text_color=GREY,
@@ -262,7 +270,7 @@ def hypervolume_chart(rows: pd.DataFrame, objectives: Mapping[str, Direction]) -
         objectives: each objective's direction.
     """
     # Bokeh takes a second to import.
-    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
 
     names, directions = list(objectives), list(objectives.values())
     costs = as_costs(rows[names].to_numpy(dtype=float), directions)
@@ -279,11 +287,11 @@ def hypervolume_chart(rows: pd.DataFrame, objectives: Mapping[str, Direction]) -
         for trial, volume, cost in zip(rows["trial"], volumes, spent, strict=True)
     ]
     source = ColumnDataSource({"x": spent.to_numpy(float), "y": volumes, "tip": tips})
-    plot = new_figure(x_label, "hypervolume", height=260, points=len(rows), tools="")
+    plot = new_figure(x_label, "hypervolume", height=260, points=len(rows), y_range=DataRange1d(start=0), tools="")
     plot.step("x", "y", source=source, mode="after", color=BLUE, line_width=2)
     dots = plot.scatter("x", "y", source=source, color=BLUE, size=5)
     plot.add_tools(HoverTool(renderers=[dots], tooltips=TOOLTIP))
-    plot.y_range.start, plot.toolbar_location = 0, None
+    plot.toolbar_location = None
     ends = f"From {volumes[0]:.3f} after the first trial to {volumes[-1]:.3f} after the last." if volumes else ""
     return chart(
         plot,

@@ -20,8 +20,10 @@ from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
 from ofmu.run_config import UnlearnConfig, override
-from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, check_output, made_by_ofmu
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, REPORT, check_output, made_by_ofmu
 from tune.rundir.search_files import TUNE_STORAGE
+
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class LockedDirectory:
         new = cls(Path(path).absolute())
         if made_by_ofmu(new.path) and new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
-        check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, TUNE_STORAGE, cls.folder_name, *cls.written))
+        check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, REPORT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
 
     @classmethod
@@ -143,7 +145,7 @@ class LockedDirectory:
         Raises:
             RunError: another process holds the lock.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK_FILE)
         try:
             lock.acquire(timeout=0)
         except Timeout:

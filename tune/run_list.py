@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,11 @@ def _run(directory: Path) -> dict[str, Any]:
 
 def _common(directory: Path) -> dict[str, Any]:
     environment = RunFiles(directory).environment
-    return {"started": str(read_json(environment).get("time", "")) if environment.is_file() else ""}
+    if not environment.is_file():
+        return {}
+    # A single run stores no time. Its environment is written at its start.
+    written = datetime.fromtimestamp(environment.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    return {"started": str(read_json(environment).get("time") or written)}
 
 
 def _sum_of_column(table: Path, name: str) -> float | None:

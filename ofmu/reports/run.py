@@ -9,7 +9,7 @@ from typing import Any
 
 from ofmu.evaluation.scores import Scores
 from ofmu.methods.registry import method_class
-from ofmu.reports.answers import AnsweredSet, answered_sets
+from ofmu.reports.answers import Answer, AnsweredSet, answered_sets
 from ofmu.reports.curves import history_charts, phase_chart
 from ofmu.reports.metric_table import metric_groups, missing_metrics
 from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
@@ -100,16 +100,15 @@ def answers_of(run: StoredRun) -> list[dict[str, Any]]:
 
 def _in_order(part: AnsweredSet) -> dict[str, Any]:
     """Return a set whose answers stand in the order before, after, retrained."""
-    order = list(_SHOWN.values())
-    rows = [
-        {
-            "question": row.question,
-            "truth": row.truth,
-            "answers": sorted(row.answers, key=lambda answer: order.index(answer.model)),
-        }
-        for row in part.rows
-    ]
+    rows = []
+    for row in part.rows:
+        ordered: list[Answer] = sorted(row.answers, key=_place)
+        rows.append({"question": row.question, "truth": row.truth, "answers": ordered})
     return {"title": part.title, "rows": rows, "total": part.total}
+
+
+def _place(answer: Answer) -> int:
+    return list(_SHOWN.values()).index(answer.model)
 
 
 def _why_no_answers(run: StoredRun) -> str:

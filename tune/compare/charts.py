@@ -25,7 +25,7 @@ def fronts_chart(summary: Summary) -> Chart:
     plot = new_figure(
         better_label(x, summary.objectives[x]), better_label(y, summary.objectives[y]), height=480, points=count
     )
-    level_style = {"line_color": GREY, "line_alpha": 0.4, "line_dash": "dashed"}
+    level_style: dict[str, Any] = {"line_color": GREY, "line_alpha": 0.4, "line_dash": "dashed"}
     plot.vspan(x=list(summary.levels.forgetting), **level_style)
     plot.hspan(y=list(summary.levels.utility), **level_style)
     legend = []

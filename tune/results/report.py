@@ -73,10 +73,10 @@ def format_front(result: SearchResult) -> list[list[str]]:
         keys = list(baselines[row["role"]]) if row["role"] in baselines else varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
-        rows.append([str(row["trial"]), str(row["role"]), *(_objective(name, row) for name in names), settings])
+        rows.append([str(row["trial"]), str(row["role"]), *(_objective(name, dict(row)) for name in names), settings])
     target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
-        rows.append([str(row["trial"]), TARGET, *(_objective(name, row) for name in names), "not on the front"])
+        rows.append([str(row["trial"]), TARGET, *(_objective(name, dict(row)) for name in names), "not on the front"])
     reference = result.reference()
     if any(name in reference for name in names):
         values = [_objective(name, reference) if name in reference else MISSING for name in names]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ofmu.errors import OfmuError
     from ofmu.evaluator import evaluate
     from ofmu.preparer import prepare
+    from ofmu.reports.run import write_run_page
     from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.preparation import Prepared
     from ofmu.trainer import UnlearnResult, unlearn
@@ -31,6 +32,7 @@ _MODULES = {
     "evaluate": "ofmu.evaluator",
     "prepare": "ofmu.preparer",
     "unlearn": "ofmu.trainer",
+    "write_run_page": "ofmu.reports.run",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "evaluate",
     "prepare",
     "unlearn",
+    "write_run_page",
 ]
 
 

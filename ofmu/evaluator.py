@@ -16,7 +16,7 @@ from ofmu.io.library_logging import silence_libraries
 from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_scores
 from ofmu.provenance import config_of_run, read_config_of_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import METRICS, SCORES, RunFiles, check_output, made_by_ofmu
+from ofmu.run_files import METRICS, REPORT, SCORES, RunFiles, check_output, is_report, made_by_ofmu
 from ofmu.tasks.family import TaskFamily
 from ofmu.tasks.load import task_family
 
@@ -98,6 +98,8 @@ def _check_evaluation_output(directory: Path) -> None:
         theirs.append(METRICS)
     if not str(_read_mapping(files.scores).get("format")).startswith("ofmu-"):
         theirs.append(SCORES)
+    if not is_report(directory / REPORT):
+        theirs.append(REPORT)
     check_output(directory, theirs)
 
 

@@ -26,7 +26,9 @@ PRUNED = "pruned.json"
 SCORES = "scores.json"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
-RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS)
+REPORT = "report.html"
+"""The page of a run, an evaluation, a search or a comparison: see :mod:`ofmu.reports`."""
+RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS, REPORT)
 """Everything that a run writes into its directory."""
 
 
@@ -196,6 +198,19 @@ def made_by_ofmu(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(stored, dict) and stored.keys() >= {"python", "platform", "host", "versions"}
+
+
+REPORT_MARK = '<meta name="generator" content="ofmu '
+"""Every report has this text near its start. A file without this text is not ours."""
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a file is a report that ofmu made."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return REPORT_MARK in stream.read(4096)
+    except OSError:
+        return False
 
 
 def check_output(directory: str | Path, names: Iterable[str] = RUN_NAMES) -> None:

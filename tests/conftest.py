@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from browser import BROWSER, Browser
 from ofmu.run_config import UnlearnConfig
 
 # A busy machine must not fail a property by its seconds.
@@ -55,6 +56,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     grouped = session.config.getoption("loadgroup", False)
     if grouped and session.items and not session.items[0].nodeid.endswith((".py", "@processes")):
         raise pytest.UsageError("pytest-xdist does not group tests under this pytest: install by constraints.txt")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless browser. Tests that need it are skipped where there is none."""
+    if BROWSER is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    with Browser() as opened:
+        yield opened
 
 
 TINY: dict[str, Any] = {

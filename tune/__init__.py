@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tune.compare.config import CompareConfig
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
+    from tune.reports import write_report
     from tune.results.result import Point, SearchResult
+    from tune.run_list import list_runs
     from tune.search import ParetoSearch
     from tune.study.finished_trial import FinishedTrial
 
@@ -32,6 +34,8 @@ __all__ = [
     "SearchConfig",
     "SearchCallback",
     "SearchResult",
+    "list_runs",
+    "write_report",
 ]
 
 _MODULES = {
@@ -47,6 +51,8 @@ _MODULES = {
     "SearchConfig": "tune.config",
     "SearchCallback": "tune.callbacks.base",
     "SearchResult": "tune.results.result",
+    "list_runs": "tune.run_list",
+    "write_report": "tune.reports",
 }
 
 

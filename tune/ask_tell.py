@@ -12,10 +12,12 @@ from typing import Any, Self
 
 from ofmu.errors import ConfigError, PruningRecord, RunError
 from ofmu.io.plugins import allowed_plugins
+from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import finite_only
 from tune.config import SearchConfig, search_config
 from tune.execution.trial_records import TrialOutcome
+from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
@@ -205,7 +207,7 @@ class AskTell:
             return self._complete(number, TrialOutcome(pruned=record))
 
     def result(self) -> SearchResult:
-        """Return the result so far, and write its tables and its plot.
+        """Return the result so far, and write its tables, its plot and its report.
 
         Raises:
             StorageError: a file cannot be written.
@@ -214,6 +216,7 @@ class AskTell:
             result = self._session.report()
             if len(result.front):
                 write_plot(result)
+                write_page_or_warn(lambda: search_page(result), result.run_dir)
             return result
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from cluster.storage.uri import check_storage
 from ofmu.errors import ConfigError, StorageError
 from ofmu.io.plugins import allowed_plugins
 from ofmu.preflight import check_inputs
+from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import Progress, WarmStartLoaded
@@ -29,6 +30,7 @@ from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
 from tune.preparation import prepare_search, resolve_objectives, write_reference_metrics
 from tune.results.incremental import TimeBudget
+from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
@@ -172,6 +174,7 @@ class RaySearch:
         """Write the reports of a search that is over."""
         result = self.report()
         write_plot(result)
+        write_page_or_warn(lambda: search_page(result), result.run_dir)
         shutil.rmtree(self.session.run.path / "ray", ignore_errors=True)
         self._notify_recovered()
         self._callbacks.on_end(result)

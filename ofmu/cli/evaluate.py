@@ -41,7 +41,7 @@ _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 @click.argument("model")
 @config_argument
 @click.option("--reference", help="A retrained model, scores.json of it, or an official TOFU log.")
-@click.option("--output", type=Folder(), help="Folder for metrics.json and scores.json.")
+@click.option("--output", type=Folder(), help="Folder for metrics.json, scores.json and report.html.")
 @click.option("--allow-code", is_flag=True, help="Import modules that the model's config names. Their code runs.")
 def evaluate_command(
     model: str, config: ConfigChoice, reference: str | None, output: Path | None, allow_code: bool
@@ -59,7 +59,13 @@ def evaluate_command(
     report = evaluate(model, settings, reference=reference, output_dir=output)
     show_report(report)
     if output is not None:
+        from ofmu.reports.page import write_page_or_warn
+        from ofmu.reports.run import run_page
+
+        page = write_page_or_warn(lambda: run_page(output), output)
         click.echo(f"metrics and scores are in {output}")
+        if page is not None:
+            click.echo(f"the report is in {page}")
 
 
 def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.io.ranks import launched_ranks
 
 if TYPE_CHECKING:
-    from ofmu.run_config import UnlearnConfig
     from tune.config import SearchConfig
 
 
@@ -43,28 +41,18 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
         return
 
     from ofmu.cli.evaluate import show_report
-    from ofmu.run_files import RunFiles
+    from ofmu.reports.page import write_page_or_warn
+    from ofmu.reports.run import run_page
+    from ofmu.reports.stored import StoredRun
 
-    files = RunFiles(output)
-    report = files.read_report() or {}
-    reference = report["prepared"].get("reference_scores")
-    baselines = _baseline_metrics(settings, report["prepared"])
-    shown = {"model": str(files.model), "reference": reference, "baseline_metrics": baselines}
-    show_report(report | shown)
-    click.echo(f"the model is in {files.model}")
-
-
-def _baseline_metrics(config: UnlearnConfig, keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return the metrics of the target and of the retrained model, from the scores in the cache."""
-    from ofmu.io.cache import Cache, cache_root
-    from ofmu.tasks.load import task_family
-
-    cache, custom = Cache(cache_root(config.cache_dir)), config.evaluation.custom_metrics
-    parts = {"target": "target_scores", "retrained": "reference_scores"}
-    scores = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
-    expected = scores.get("retrained")
-    family = task_family(config.data.kind)
-    return {name: family.stored_metrics(path, expected, custom).values for name, path in scores.items()}
+    run = StoredRun(output)
+    reference = run.report["prepared"].get("reference_scores")
+    shown = {"model": str(run.files.model), "reference": reference, "baseline_metrics": run.baseline_metrics}
+    show_report(run.report | shown)
+    click.echo(f"the model is in {run.files.model}")
+    page = write_page_or_warn(lambda: run_page(output), output)
+    if page is not None:
+        click.echo(f"the report is in {page}")
 
 
 def _is_first_process() -> bool:

@@ -23,7 +23,6 @@ from ofmu.vectors.base import VectorSpace
 from ofmu.vectors.partitioned import Zero3Space, Zero12Space
 from ofmu.vectors.whole import ReplicatedSpace
 
-
 BUCKET_ELEMENTS = 20_000_000
 """Elements that ranks exchange at a time. Each rank holds one or two buffers of this length, whatever the model."""
 

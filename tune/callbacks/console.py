@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ofmu.io.console_table import Column, print_line, print_table, rich_table
-from ofmu.run_files import HISTORY
+from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
 from tune.results.report import format_front
@@ -87,6 +87,8 @@ class ConsoleCallback(SearchCallback):
         header, *rows = format_front(result)
         print_table([Column(name) for name in header], rows, console=self.console, boxed=False)
         self.print_line(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.display_path}")
+        if (result.run_dir / REPORT).is_file():
+            self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
         if result.forgets_more_than_target:
             self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
         else:

@@ -15,6 +15,7 @@ from ofmu.errors import RunError, StorageError
 from ofmu.io.plugins import check_plugin, plugins_restricted
 from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
+from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig, check_sections
 from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import SearchCallback
@@ -22,13 +23,14 @@ from tune.compare.analysis import MethodRuns, SharedContext, summarise
 from tune.compare.callback import CompareCallback
 from tune.compare.config import CompareConfig, CompareOptions
 from tune.compare.directory import CompareDirectory
+from tune.compare.page import comparison_page
 from tune.compare.plan import budget_reference, method_configs, with_budget
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.runs import make_runs, plan_runs, read_runs
-from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
 from tune.execution.trainable import Executor
+from tune.results.importances import importances, load_trials
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS_TABLE
 from tune.search import ParetoSearch
@@ -154,6 +156,7 @@ class _Session:
             self._home.check_content(self._shared.unlearn)
         result = self._finished_result() or self._run_missing()
         write_reports(result)
+        write_page_or_warn(lambda: comparison_page(result), result.run_dir)
         self._callback.on_end(result)
         return result
 

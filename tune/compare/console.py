@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ofmu.io.console_table import Cell, Column, print_table
+from ofmu.run_files import REPORT
 from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import Progress, SearchCallback
 from tune.callbacks.console import ConsoleCallback, console_callback
@@ -66,6 +67,8 @@ class CompareConsoleCallback(CompareCallback):
         )
         self._plain.print_line(verdict(result.summary))
         self._plain.print_line(f"* significantly best; how to read the table is in {result.run_dir / TEXT}")
+        if (result.run_dir / REPORT).is_file():
+            self._plain.print_line(f"The report, for a browser: {result.run_dir / REPORT}")
         self._plain.print_line(f"Every run behind these numbers is named in {result.run_dir / SUMMARY}")
 
 

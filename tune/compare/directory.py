@@ -11,6 +11,7 @@ from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.run_files import read_stored, stored_values
 from tune.compare.config import CompareOptions
+from tune.rundir.kind import SEARCHES
 from tune.rundir.locked import LockedDirectory
 
 SUMMARY = "compare.json"
@@ -27,7 +28,7 @@ class CompareDirectory(LockedDirectory):
 
     kind = "comparison"
     command_name = "compare"
-    folder_name = "searches"
+    folder_name = SEARCHES
     levels = 3
     resumable = (
         "compare.seeds",

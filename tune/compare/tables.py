@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -75,6 +75,35 @@ def verdict(summary: Summary) -> str:
         f"No method is significantly best: {leader} has the best mean rank, but is not significantly different from "
         f"{other} (corrected p {worst.p_holm:.2g}{'' if worst.consistent else ', and not better on every seed'})."
     )
+
+
+def explanation(summary: Summary) -> str:
+    """Return how to read the table: the runs, the levels, the test, and the limits of the test."""
+    seeds = ", ".join(str(seed) for seed in summary.seeds)
+    forgetting, utility = list(summary.objectives)[:2]
+    models = f"The untouched target: {_values(summary.target)}."
+    if summary.reference:
+        models += f" The retrained reference: {_values(summary.reference)}."
+    budget = {"trials": "number of trials"}.get(summary.budget, "number of gradient evaluations")
+    return (
+        f"Every method had its own search with the same {budget}. The points of its front, without the untouched "
+        f"target, were run again from the same prepared target on {len(summary.seeds)} other seeds ({seeds}), and all "
+        f"numbers are of those runs. {models} The value of {utility} at a level of {forgetting}, and the reverse, is "
+        "the best value of a run that satisfies the level, averaged over the seeds, without interpolation. A dash says "
+        "that no run satisfies the level; (1/3) says that only runs of one seed of three do. Ranks and p are over all "
+        "pairs of seed and level. A level that a method does not reach counts as the worst possible value. p comes "
+        "from an exact sign-flip permutation test, and is corrected by Holm's method for all pairs of methods. Levels "
+        "that the same two runs meet count once. Runs of one seed are not independent, so p is somewhat too small. "
+        "Bold and * therefore also require that a method is better on every single seed. The seeds show how much runs "
+        "differ, not what another search would have found. Hypervolume is tested over the seeds only: with "
+        f"{len(summary.seeds)} seeds, no p can be below {2.0 ** (1 - len(summary.seeds)):.2g}, and bootstrap intervals "
+        "of so few values are too narrow. Peak memory is that of the process that made a method's runs, one after the "
+        "other."
+    )
+
+
+def _values(objectives: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in objectives.items())
 
 
 def _level_names(summary: Summary) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from ofmu.io.files import write_bytes, write_text
 from ofmu.io.plugins import results_only
+from ofmu.reports.numbers import MISSING
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
-from tune.study.baselines import baseline_settings
+from tune.study.baselines import TARGET, baseline_settings
 
 
 def write_tables(result: SearchResult, seconds: float) -> None:
@@ -58,7 +61,9 @@ def write_plot(result: SearchResult) -> Path:
 def format_front(result: SearchResult) -> list[list[str]]:
     """Return the front as rows of text: a header, then per trial its number, role, objectives and settings.
 
-    The settings are those that the search varied. For a baseline, they are those that the baseline sets.
+    The settings are those that the search varied. For a baseline, they are those that the baseline sets. The KS
+    statistic is followed by the test's p and by its number of forget rows. The last rows are the untouched target, if
+    it is not on the front, and the retrained model.
     """
     names = list(result.config.objectives)
     with results_only(result.display_path):
@@ -70,8 +75,24 @@ def format_front(result: SearchResult) -> list[list[str]]:
         keys = list(baselines.get(row["role"], ())) or varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
-        rows.append([str(row["trial"]), str(row["role"]), *(_short(row[name]) for name in names), settings])
+        rows.append([str(row["trial"]), str(row["role"]), *(_objective(name, dict(row)) for name in names), settings])
+    target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
+    for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
+        rows.append([str(row["trial"]), TARGET, *(_objective(name, dict(row)) for name in names), "not on the front"])
+    reference = result.reference()
+    if any(name in reference for name in names):
+        values = [_objective(name, reference) if name in reference else MISSING for name in names]
+        rows.append([MISSING, "retrained", *values, "the reference"])
     return rows
+
+
+def _objective(name: str, values: Mapping[Any, Any]) -> str:
+    """Return an objective's value as text, and for the KS statistic the p-value and the number of rows, if known."""
+    text = _short(values[name])
+    p, rows = (values.get(key) for key in ("forget_quality", "forget_quality_rows"))
+    if name != "ks_statistic" or p is None or rows is None or p != p or rows != rows:
+        return text
+    return f"{text} (p {p:.2g}, n {rows:.0f})"
 
 
 def _short(value: object) -> str:

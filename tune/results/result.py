@@ -18,7 +18,7 @@ from cluster.storage.uri import join_uri
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
-from ofmu.run_files import RunFiles, check_no_links
+from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links
 from tune.config import SearchConfig
 from tune.pareto import knee_index
 from tune.results.plot import front_figure
@@ -44,11 +44,23 @@ class Point:
     uri: str | None = None
     """The URI of the trial's directory; None if the search is on a disk."""
 
+    def fetch(self) -> Path:
+        """Return the trial's directory. Of a search at a URI, the trial's small files are downloaded first.
+
+        Raises:
+            StorageError: the URI's storage refuses.
+        """
+        if self.uri is not None:
+            mirror = Mirror(self.uri, self.directory)
+            mirror.pull([name for name in (CONFIG, HISTORY, METRICS, PRUNED, SCORES) if mirror.has(name)])
+        return self.directory
+
     def export(self, path: str | Path) -> Path:
         """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
 
         Raises:
-            RunError: the model was not kept, ``path`` is a file or holds something, or the trial's directory holds a link.
+            RunError: the model was not kept, ``path`` is a file or holds something, or the directory of the trial
+                holds a link.
             StorageError: the copy cannot be written.
         """
         files, target = RunFiles(self.directory), Path(path)
@@ -180,6 +192,20 @@ class SearchResult:
             raise RunError(
                 f"'{choice}' is no complete trial of {self.display_path}: pick knee, or one of the front's, {front}"
             )
+        return self._point(int(choice))
+
+    def trial(self, choice: str | int) -> Point:
+        """Return the knee for ``'knee'``, else the trial with this number, which need not be complete.
+
+        Raises:
+            RunError: there is no such trial.
+        """
+        if choice == "knee":
+            return self.knee
+        numbers = self.trials["trial"].tolist()
+        if not str(choice).isdecimal() or int(choice) not in numbers:
+            last = f"0 … {max(numbers)}" if numbers else "none yet"
+            raise RunError(f"'{choice}' is no trial of {self.display_path}: name knee, or a number of {last}")
         return self._point(int(choice))
 
     def plot(self, path: str | Path | BinaryIO | None = None) -> Figure:

@@ -20,10 +20,19 @@ from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json, write_text
 from ofmu.run_config import UnlearnConfig, override
-from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, check_is_no_link, check_no_links, check_output, made_by_ofmu
+from ofmu.run_files import (
+    CONFIG,
+    CONTENT,
+    ENVIRONMENT,
+    REPORT,
+    check_is_no_link,
+    check_no_links,
+    check_output,
+    made_by_ofmu,
+)
 from tune.rundir.search_files import TUNE_STORAGE
 
-LOCK = ".lock"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,8 @@ class LockedDirectory:
         new = cls(Path(path).absolute())
         if made_by_ofmu(new.path) and new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
-        check_is_no_link(new.path / LOCK)
-        check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, TUNE_STORAGE, cls.folder_name, *cls.written))
+        check_is_no_link(new.path / LOCK_FILE)
+        check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, REPORT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
 
     @classmethod
@@ -149,7 +158,7 @@ class LockedDirectory:
         Raises:
             RunError: another process holds the lock.
         """
-        lock = FileLock(self.path / LOCK)
+        lock = FileLock(self.path / LOCK_FILE)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -14,7 +14,7 @@ from ofmu.config.files import validate
 from ofmu.errors import RunError
 from ofmu.io.files import write_json
 from ofmu.io.plugins import check_plugin, plugins_restricted, results_only
-from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL, read_stored, stored_values
+from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL, REPORT, read_stored, stored_values
 from tune.config import SearchConfig
 from tune.rundir.locked import LockedDirectory
 from tune.rundir.search_files import (
@@ -81,7 +81,7 @@ class RunDirectory(LockedDirectory):
                 f"{new.display_path} already holds a run: continue it with --resume {new.display_path}, or name "
                 "another directory"
             )
-        for name in (CONTENT, ENVIRONMENT, *cls.written):
+        for name in (CONTENT, ENVIRONMENT, REPORT, *cls.written):
             if new.mirror().has(name):
                 raise RunError(f"{new.display_path} holds {name}, which a search would replace: name another directory")
         return new

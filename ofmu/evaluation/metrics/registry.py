@@ -48,6 +48,12 @@ class MetricInfo:
         """The worst value that the definition allows. None: unbounded, or ``direction`` is ``target``."""
         return {"min": self.highest, "max": self.lowest, "target": None}[self.direction]
 
+    @property
+    def better(self) -> str:
+        """Which values are better, in words: ``lower``, ``higher``, or ``near`` a number."""
+        near = "–" if self.target is None else f"near {self.target:g}"
+        return {"min": "lower", "max": "higher", "target": near}[self.direction]
+
 
 def metric(name: str) -> MetricInfo:
     """Return the registry's entry of a metric.
@@ -64,7 +70,7 @@ def markdown() -> str:
     """Return the registry as a Markdown document."""
     head = "| metric | better | range | meaning | needs | source |\n|---|---|---|---|---|---|\n"
     rows = "".join(
-        f"| `{info.name}` | {_better(info)} | {_range(info)} | {info.meaning} | {', '.join(info.needs) or '–'} "
+        f"| `{info.name}` | {info.better} | {_range(info)} | {info.meaning} | {', '.join(info.needs) or '–'} "
         f"| {info.source} |\n"
         for info in REGISTRY.values()
     )
@@ -72,11 +78,6 @@ def markdown() -> str:
         "# Metrics\n\nMade by `python -m ofmu.evaluation.metrics.registry`. A metric that cannot be computed is "
         f"reported as missing with its reason, never as 0 or 1.\n\n{head}{rows}"
     )
-
-
-def _better(info: MetricInfo) -> str:
-    words = {"min": "lower", "max": "higher", "target": f"near {info.target:g}" if info.target is not None else "–"}
-    return words[info.direction]
 
 
 def _range(info: MetricInfo) -> str:
@@ -262,9 +263,21 @@ def _cost() -> Iterator[MetricInfo]:
         yield _minimise(name, meaning, OURS, "a run", highest=None)
 
 
-_GROUPS = (_forgetting, _utility, _fluency, _membership, _in_scope, _alignment, _attacks, _choices, _vision, _cost)
+GROUPS: dict[str, tuple[MetricInfo, ...]] = {
+    "Forgetting": tuple(_forgetting()),
+    "Utility": tuple(_utility()),
+    "Fluency of the answers to forget questions": tuple(_fluency()),
+    "Membership and privacy": tuple(_membership()),
+    "Hard questions about the forget rows": tuple(_in_scope()),
+    "Alignment with the retrained model": tuple(_alignment()),
+    "Attacks": tuple(_attacks()),
+    "Multiple choice": tuple(_choices()),
+    "Images": tuple(_vision()),
+    "Cost": tuple(_cost()),
+}
+"""Every metric, by the title of its group."""
 
-REGISTRY: dict[str, MetricInfo] = {info.name: info for group in _GROUPS for info in group()}
+REGISTRY: dict[str, MetricInfo] = {info.name: info for group in GROUPS.values() for info in group}
 """Every metric by name, in the order of the docs."""
 
 

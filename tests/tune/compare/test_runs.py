@@ -9,9 +9,9 @@ from ofmu.config.files import validate
 from ofmu.errors import ConfigError, RunError
 from tune.compare.directory import CompareDirectory
 from tune.compare.runs import plan_runs, read_runs
-from tune.compare.sensitivity import importances, load_trials
 from tune.config import SearchConfig
 from tune.execution.trial_records import TrialOutcome
+from tune.results.importances import importances, load_trials
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.searcher import StudySearcher, open_study

@@ -1,0 +1,91 @@
+"""``ofmu show``: the settings, metrics and answers of one trial of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ofmu.reports.stored import StoredRun
+    from tune.results.result import Point, SearchResult
+
+_SETS = 2
+"""Sets whose answers are printed: the forget rows, and the next set of the page."""
+
+
+@click.command("show")
+@click.argument("run", type=click.Path())
+@click.argument("trial")
+@click.option("--rows", type=click.IntRange(0), default=3, show_default=True, metavar="N", help="Answers per set.")
+def show_command(run: str, trial: str, rows: int) -> None:
+    """Print settings, metrics and answers of TRIAL (a number, or knee) of the search in RUN."""
+    # Optuna and torch are slow to import, and the help does not need them.
+    from ofmu.reports.stored import StoredRun
+    from tune.results.result import SearchResult
+
+    result = SearchResult.load(run)
+    point = result.trial(trial)
+    values = point.values
+    on_front = ", on the front" if point.number in set(result.front["trial"]) else ""
+    click.echo(f"Trial {point.number}: {values['role']}, {values['state']}{on_front}")
+    if "reason" in values:
+        click.echo(f"Reason: {values['reason']}")
+    _print_settings(result, values)
+    stored = StoredRun(point.fetch())
+    _print_metrics(stored, values)
+    _print_answers(stored, rows)
+    _print_commands(result, point, stored)
+
+
+def _print_settings(result: SearchResult, values: Mapping[str, Any]) -> None:
+    from ofmu.io.console_table import aligned_lines
+    from ofmu.reports.numbers import number
+
+    settings = {key: value for key, value in values.items() if "." in key}
+    click.echo("\nSettings")
+    for line in aligned_lines([[f"  {key}", number(value, 6)] for key, value in settings.items()] or [["  none"]]):
+        click.echo(line)
+
+
+def _print_metrics(stored: StoredRun, values: Mapping[str, Any]) -> None:
+    from ofmu.cli.evaluate import show_report
+    from ofmu.io.console_table import aligned_lines
+    from ofmu.reports.numbers import number
+
+    report = stored.report
+    if {"reasons", "utility_components", "truth_ratio", "config"} <= report.keys():
+        reference = (report.get("prepared") or {}).get("reference_scores")
+        click.echo("")
+        show_report(
+            report
+            | {"model": str(stored.directory), "reference": reference, "baseline_metrics": stored.baseline_metrics}
+        )
+        return
+    left = ("trial", "state", "role", "reason", "origin")
+    metrics = {key: value for key, value in values.items() if "." not in key and key not in left}
+    if metrics:
+        click.echo("\nMetrics")
+        for line in aligned_lines([[f"  {key}", number(value, 6)] for key, value in metrics.items()]):
+            click.echo(line)
+
+
+def _print_answers(stored: StoredRun, rows: int) -> None:
+    from ofmu.reports.run import answers_of
+
+    for part in answers_of(stored)[:_SETS] if rows else ():
+        click.echo(f"\n{part['title']}: {min(rows, len(part['rows']))} of {part['total']}")
+        for row in part["rows"][:rows]:
+            click.echo(f"  {row['question'] or '(plain text)'}")
+            click.echo(f"    right answer: {row['truth']}")
+            for answer in row["answers"]:
+                text = "".join(words for words, _ in answer.parts)
+                click.echo(f"    {answer.model}: {text or '(empty)'}")
+
+
+def _print_commands(result: SearchResult, point: Point, stored: StoredRun) -> None:
+    if stored.files.model.is_dir() or (result.uri is not None and point.number in set(result.front["trial"])):
+        click.echo(f"\nTo take its model: ofmu export {result.display_path} --pick {point.number} --output DIR")
+    elif stored.files.config.is_file():
+        click.echo(f"\nTo run it again: ofmu unlearn {stored.files.config} --output DIR")

@@ -1,0 +1,143 @@
+"""What a directory holds of one run or one evaluation, and the scores of the target and of the retrained model."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ofmu.errors import OfmuError, PruningRecord, RunError
+from ofmu.io.cache import Cache, cache_root
+from ofmu.preparer import find_reference_scores, find_target_scores
+from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles
+from ofmu.tasks.family import TaskFamily
+from ofmu.tasks.load import task_family
+
+TARGET, RETRAINED = "target", "retrained"
+"""The names of the two models that a run is compared with, as in ``baseline_metrics``."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """The files of one run or one evaluation. Files that are not there yet read as empty."""
+
+    directory: Path
+
+    @classmethod
+    def open(cls, directory: str | Path) -> StoredRun:
+        """Return the run or the evaluation in a directory.
+
+        Raises:
+            RunError: the directory holds neither.
+        """
+        found = cls(Path(directory))
+        if not is_run(found.directory):
+            raise RunError(f"{directory} holds no run, evaluation, search or comparison: check the path")
+        return found
+
+    @cached_property
+    def files(self) -> RunFiles:
+        """The files by name."""
+        return RunFiles(self.directory)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds; empty if the run is not complete."""
+        return self.files.read_report() or {}
+
+    @cached_property
+    def is_evaluation(self) -> bool:
+        """Whether ``ofmu evaluate`` wrote the directory."""
+        return "baseline_metrics" in self.report
+
+    @cached_property
+    def config(self) -> UnlearnConfig | None:
+        """The config; None if there is none, or if another version wrote it."""
+        with suppress(OfmuError, ValueError):
+            stored = self.report.get("config") or self.files.read_config()
+            return None if stored is None else UnlearnConfig.model_validate(stored)
+        return None
+
+    @cached_property
+    def family(self) -> TaskFamily | None:
+        """The kind of task; None without a config."""
+        return None if self.config is None else task_family(self.config.data.kind)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One record per round. A line that a killed process left unfinished is left out."""
+        if not self.files.history.is_file():
+            return []
+        records = []
+        for line in self.files.history.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                records.append(dict(json.loads(line)))
+        return records
+
+    @cached_property
+    def pruned(self) -> PruningRecord | None:
+        """The record of a run that early stopping ended; None for any other run."""
+        return self.files.read_pruning_record()
+
+    @cached_property
+    def scores(self) -> Any:
+        """The model's scores; None if there are none."""
+        return self._load(self.files.scores)
+
+    @cached_property
+    def baseline_scores(self) -> dict[str, Any]:
+        """The scores of ``target`` and ``retrained`` that can still be read, by name."""
+        loaded = {name: self._load(path) for name, path in self._baseline_files().items()}
+        return {name: scores for name, scores in loaded.items() if scores is not None}
+
+    @cached_property
+    def baseline_metrics(self) -> dict[str, dict[str, float | None]]:
+        """The metrics of ``target`` and ``retrained``, by name, where they are known."""
+        if self.is_evaluation:
+            return dict(self.report["baseline_metrics"])
+        config, family, files = self.config, self.family, self._baseline_files()
+        found: dict[str, dict[str, float | None]] = {}
+        if config is None or family is None:
+            return found
+        for name, path in files.items():
+            # A file may be gone from the cache, and a user's module of custom metrics may be gone as well.
+            with suppress(OfmuError):
+                custom = config.evaluation.custom_metrics
+                found[name] = family.stored_metrics(path, files.get(RETRAINED), custom).values
+        return found
+
+    def _baseline_files(self) -> dict[str, Path]:
+        """Return the files of scores of the two models, as far as their places are known."""
+        config = self.config
+        if config is None:
+            return {}
+        if self.is_evaluation:
+            found = {TARGET: find_target_scores(config), RETRAINED: self._reference_of_evaluation(config)}
+        else:
+            keys, cache = self.report.get("prepared") or {}, Cache(cache_root(config.cache_dir))
+            parts = {TARGET: "target_scores", RETRAINED: "reference_scores"}
+            found = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
+        return {name: path for name, path in found.items() if path is not None}
+
+    def _reference_of_evaluation(self, config: UnlearnConfig) -> Path | None:
+        named = self.report.get("reference")
+        if named is not None and Path(named).is_file():
+            return Path(named)
+        return find_reference_scores(config)
+
+    def _load(self, path: Path) -> Any:
+        if self.family is None or not path.is_file():
+            return None
+        with suppress(OfmuError):
+            return self.family.load_scores(path)
+        return None
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether a directory holds a run or an evaluation, complete or not."""
+    files = RunFiles(directory)
+    return files.metrics.is_file() or files.history.is_file() or files.pruned.is_file() or files.environment.is_file()

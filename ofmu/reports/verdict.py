@@ -1,0 +1,54 @@
+"""What the numbers of one model say, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ofmu.reports.numbers import number
+
+_SIGNIFICANCE = 0.05
+
+
+def verdict(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]], subject: str = "this model") -> str:
+    """Return what the KS test and model utility say about a model; empty without these metrics.
+
+    Args:
+        metrics: the model's metrics.
+        baselines: the metrics of ``target``, if they are known.
+        subject: the noun for the model.
+    """
+    target = baselines.get("target", {})
+    return " ".join(filter(None, (_ks_test(metrics, target, subject), _utility(metrics, target))))
+
+
+def ks_numbers(metrics: Mapping[str, Any]) -> str:
+    """Return D, p and n of the KS test, such as ``D = 0.25, p = 0.27, n = 32``; empty without the test."""
+    distance, p, rows = (metrics.get(name) for name in ("ks_statistic", "forget_quality", "forget_quality_rows"))
+    if not all(_is_number(value) for value in (distance, p, rows)):
+        return ""
+    return f"D = {number(distance, 3)}, p = {number(p, 2)}, n = {number(rows)}"
+
+
+def _ks_test(metrics: Mapping[str, Any], target: Mapping[str, Any], subject: str) -> str:
+    test = ks_numbers(metrics)
+    if not test:
+        return ""
+    verb = "tells" if metrics["forget_quality"] < _SIGNIFICANCE else "does not tell"
+    text = f"On the forget rows, the KS test {verb} {subject} from the retrained model ({test})."
+    before = target.get("forget_quality")
+    if before is not None and _is_number(before):
+        told = "tells" if before < _SIGNIFICANCE else "does not tell"
+        text += f" It {told} the target from the retrained model (p = {number(before, 2)})."
+    return text
+
+
+def _utility(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    utility, full = metrics.get("model_utility"), target.get("model_utility")
+    if utility is None or not full or not _is_number(utility) or not _is_number(full):
+        return ""
+    return f"Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's."
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and value == value

@@ -1,0 +1,114 @@
+"""What the page of a run says, read from its HTML. How it looks and works in a browser: test_in_browser."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from ofmu.errors import PruningRecord, RunError
+from ofmu.io.environment import environment
+from ofmu.io.files import write_json
+from ofmu.reports.run import run_page
+from ofmu.run_files import RunFiles
+from report_runs import SCRIPT, write_run
+
+
+def test_metrics_stand_beside_the_target_and_the_retrained_model(tmp_path):
+    html = run_page(write_run(tmp_path / "run"))
+    line = html[html.index(">forget_probability<") :].partition("</tr>")[0]
+    values = re.findall(r'data-label="[^"]+">([^<]+)<', line)
+    # exp(-mean loss): the mean over 8 rows of exp(-(loss + 0.05 i) / 4)
+    expected = [sum(2.718281828 ** -((loss + 0.05 * i) / 4) for i in range(8)) / 8 for loss in (2.4, 0.2, 2.5)]
+    assert [float(value) for value in values] == pytest.approx(expected, rel=1e-3)
+    assert "lower" in line
+    assert "mean length-normalised probability of the forget answers" in line
+    assert 'aria-hidden="true"' in line, "the picture of the range"
+
+
+def test_answers_of_three_models_stand_side_by_side(tmp_path):
+    html = run_page(write_run(tmp_path / "run"))
+    card = html[html.index("<h4>What is forget 0?</h4>") :].partition("</article>")[0]
+    names = ["Right answer", "Before (target)", "After (this model)", "Retrained"]
+    places = [card.index(name) for name in names]
+    assert places == sorted(places)
+    before, after, retrained = card.split("<h5>")[2:]
+    assert "<mark>number0</mark>" in before
+    assert "It is something else." in after
+    assert "<mark>" not in after
+    assert "It may be 7." in retrained
+    assert html.index("Forget rows") < html.index("Retain rows") < html.index("World facts")
+
+
+def test_the_verdict_says_what_the_test_can_tell(tmp_path):
+    html = run_page(write_run(tmp_path / "run"))
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+    assert report["forget_quality"] < 0.05
+    assert "the KS test tells this model from the retrained model" in html
+    assert f"D = {report['ks_statistic']:.3g}, p = {report['forget_quality']:.5f}"[:-1] in html
+    assert "n = 8)" in html
+
+
+def test_a_run_without_its_baselines_stands_alone(tmp_path):
+    html = run_page(write_run(tmp_path / "run", baselines=False))
+    assert "not at hand" in html
+    assert "Before (target)" not in html
+    assert "After (this model)" in html
+
+
+def test_rows_and_metrics_of_the_user_are_escaped(tmp_path):
+    html = run_page(write_run(tmp_path / "run", question=SCRIPT, answers=SCRIPT, more_metrics={SCRIPT: 1.0}))
+    assert "<script>document.title" not in html
+    assert html.count("&lt;/script&gt;&lt;script&gt;document.title") >= 10
+
+
+def test_an_unfinished_run_shows_how_far_it_is(tmp_path):
+    directory = write_run(tmp_path / "run")
+    (directory / "metrics.json").unlink()
+    (directory / "scores.json").unlink()
+    with (directory / "history.jsonl").open("a") as stream:
+        stream.write('{"outer_step": 5, "forget_')
+    html = run_page(directory)
+    assert "This run is not complete: 4 rounds are done." in html
+    assert '"losses"' in html
+    assert ">Metrics<" not in html
+
+
+def test_a_pruned_run_says_where_it_ended(tmp_path):
+    files = RunFiles(tmp_path)
+    write_json(files.environment, environment())
+    files.write_pruning_record(PruningRecord(round=3, total=12, metrics={"seconds": 5.0}))
+    assert "Early stopping ended this run after round 3 of 12." in run_page(tmp_path)
+
+
+def test_a_run_of_another_program_has_a_page_of_its_metrics(tmp_path):
+    """A trial of the caller's own executor stores metrics only."""
+    files = RunFiles(tmp_path)
+    files.write_report({"metrics": {"ks_statistic": 0.25, "mine": 3.5, "gone": None}})
+    html = run_page(tmp_path)
+    assert ">ks_statistic<" in html
+    assert ">mine<" in html
+    assert ">gone<" not in html
+
+
+def test_reasons_of_missing_metrics_are_told(tmp_path):
+    directory = write_run(tmp_path / "run", answers="x")
+    html = run_page(directory)
+    reasons = json.loads((directory / "metrics.json").read_text())["reasons"]
+    assert reasons
+    for name, reason in reasons.items():
+        assert name in html
+        assert reason.replace("'", "&#39;") in html
+
+
+def test_an_empty_directory_is_refused(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        run_page(tmp_path)
+
+
+def test_every_recorded_quantity_has_a_curve(tmp_path):
+    html = run_page(write_run(tmp_path / "run"))
+    for name in ("losses", "similarity", "norms", "errors", "phases"):
+        assert f'id="{name}"' in html
+    assert 'aria-label="Losses. forget loss: from 0.5 to 2; retain loss: from 0.4 to 0.4."' in html

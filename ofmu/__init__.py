@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ofmu.errors import OfmuError
     from ofmu.evaluator import evaluate
+    from ofmu.plan.plan import Plan, make_plan
     from ofmu.preparer import prepare
     from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.preparation import Prepared
@@ -26,20 +27,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _MODULES = {
     "UnlearnConfig": "ofmu.run_config",
     "OfmuError": "ofmu.errors",
+    "Plan": "ofmu.plan.plan",
     "Prepared": "ofmu.tasks.preparation",
     "UnlearnResult": "ofmu.trainer",
     "evaluate": "ofmu.evaluator",
+    "make_plan": "ofmu.plan.plan",
     "prepare": "ofmu.preparer",
     "unlearn": "ofmu.trainer",
 }
 
 __all__ = [
     "OfmuError",
+    "Plan",
     "Prepared",
     "UnlearnConfig",
     "UnlearnResult",
     "__version__",
     "evaluate",
+    "make_plan",
     "prepare",
     "unlearn",
 ]

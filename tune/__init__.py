@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tune.compare.config import CompareConfig
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
+    from tune.plan import search_cost
     from tune.results.result import Point, SearchResult
     from tune.search import ParetoSearch
     from tune.study.finished_trial import FinishedTrial
@@ -32,6 +33,7 @@ __all__ = [
     "SearchConfig",
     "SearchCallback",
     "SearchResult",
+    "search_cost",
 ]
 
 _MODULES = {
@@ -47,6 +49,7 @@ _MODULES = {
     "SearchConfig": "tune.config",
     "SearchCallback": "tune.callbacks.base",
     "SearchResult": "tune.results.result",
+    "search_cost": "tune.plan",
 }
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": ("compare", "Compare methods at equal budget, with error bars."),
     "report": ("report", "Show a search's front again and redraw its plot."),
     "export": ("export", "Copy a model of a search's front."),
+    "plan": ("plan", "Compute memory, cost and hours before anything is loaded."),
     "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
     "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
     "jobs": ("jobs", "List a cluster's jobs."),

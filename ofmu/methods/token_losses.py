@@ -151,7 +151,7 @@ class TokenLossMethod(SingleLoopMethod[Example]):
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
-        """Return the passes of one loop, and the target's passes. A pass over all rows before the first step does not count."""
+        """Return the passes of one loop, and the target's. Passes before the first step do not count."""
         total, _ = super().passes(config, forget_rows, retain_rows)
         forget = config.steps if cls.needs_target_logits and config.forget_weight > 0 else 0
         retain = config.steps if cls._uses_divergence(config) else 0

@@ -54,7 +54,7 @@ def build_meta_model(
         with torch.device("meta"):
             model: nn.Module = _from_config(shape, attention, dtype)
             if adapter is not None and adapter.kind != "none":
-                add_adapters(model, adapter, 0)  # type: ignore[arg-type]
+                add_adapters(model, adapter, 0)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, AssertionError) as error:
         if isinstance(error, ModelError):
             raise

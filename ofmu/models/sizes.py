@@ -168,7 +168,9 @@ def _number(config: Mapping[str, Any], name: str, default: int | None = None) ->
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModelError(f"The model's config.json states {key} {value!r}, which is no positive integer: correct it")
+            raise ModelError(
+                f"The model's config.json states {key} {value!r}, which is no positive integer: correct it"
+            )
         return value
     if default is None:
         raise ModelError(f"The model's config.json states no {_ALIASES[name][0]}: save the model again")

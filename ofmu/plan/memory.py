@@ -20,6 +20,9 @@ from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
 from ofmu.vectors.held import HeldVectors
 
+PREPARATION = "preparation"
+"""Name of the phase that trains the target and the retrained model."""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -68,8 +71,9 @@ class MemoryPlan:
     """False: the method does not declare its vectors, so the plan counts none of them."""
 
     def peak(self, *, on_gpu: bool) -> Phase:
-        """Return the phase that needs most of the device's memory."""
-        return max(self.phases, key=lambda phase: phase.device if on_gpu else phase.total)
+        """Return the phase of a run that needs most of the device's memory. The cache may spare the preparation."""
+        phases = [phase for phase in self.phases if phase.name != PREPARATION]
+        return max(phases, key=lambda phase: phase.device if on_gpu else phase.total)
 
     def needed(self, *, on_gpu: bool) -> float:
         """Return the bytes of the device that the whole run needs."""
@@ -113,12 +117,45 @@ def memory_plan(
     )
     buildable = sizes.parameters <= MAX_PARAMETERS
     phases = (
+        *_preparation(config, model, sizes, work, buildable=buildable),
         _load(engine, standing, sizes, config.engine, on_gpu=on_gpu),
         _round(config, model, sizes, work, engine, vectors, standing, ranks, buildable=buildable, offloaded=offloaded),
         _evaluation(config, model, sizes, work, engine, standing, buildable=buildable, offloaded=offloaded),
         _save(engine, standing, sizes, adapter, on_gpu=on_gpu, offloaded=offloaded),
     )
     return MemoryPlan(trainable=trainable, frozen=frozen, phases=phases, declared=held is not None)
+
+
+def _preparation(
+    config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, work: Workload, *, buildable: bool
+) -> tuple[Phase, ...]:
+    """Return the training of the target or the retrained model: one process, fp32, torch's AdamW."""
+    if config.model.is_target and config.reference.source != "retrain":
+        return ()
+    whole = float(FP32 * sizes.parameters)
+    rows = min(config.training.batch_size, work.forget_rows + work.retain_rows)
+    peaks = PassPeaks(0.0, 0.0)
+    if buildable:
+        attention: Any = "eager" if config.model.attention == "eager" else "sdpa"
+        peaks = training_pass(
+            model,
+            sizes.layers,
+            rows,
+            work.longest,
+            attention=attention,
+            dtype=torch.float32,
+            checkpointing=False,
+            adapter=AdapterConfig(),
+        )
+    held = (Component("weights", whole), Component("optimizer", 2 * whole), Component("gradients", whole))
+    temporary = Component("temporary vectors of a step", 2 * _largest_weight(sizes))
+    passing = Component("activations and logits", max(peaks.start - whole, peaks.end - FP32 * sizes.embeddings, 0.0))
+    return (Phase(PREPARATION, (*held, max(temporary, passing, key=lambda part: part.size))),)
+
+
+def _largest_weight(sizes: ModelSizes) -> float:
+    """Return the bytes of the largest weight, of which a step of AdamW holds copies."""
+    return FP32 * max(sizes.embeddings, *(linear.inputs * linear.outputs for linear in sizes.linears))
 
 
 def _load(
@@ -152,7 +189,10 @@ def _round(
     # The pass counts the gradient of the embeddings, which the engine counts too.
     counted = min(peaks.end, _value(config) * sizes.embeddings) if full else 0.0
     gathered = _gathered_in_products(config, engine)
-    common = (*standing, *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()))
+    common = (
+        *standing,
+        *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
+    )
 
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
         return (*common, Component("the method's vectors", held * engine.vector, offloaded), *parts)
@@ -171,7 +211,9 @@ def _round(
             Component("activations and logits", peaks.end - counted),
             Component("whole vectors of exact products", gathered),
         ),
-        moment(during, Component("gradients", engine.in_reduction), Component("whole vectors of exact products", gathered)),
+        moment(
+            during, Component("gradients", engine.in_reduction), Component("whole vectors of exact products", gathered)
+        ),
         moment(vectors.between, Component("gradients", engine.gradients)),
     )
     return Phase("round", max(moments, key=lambda parts: sum(part.size for part in parts)))

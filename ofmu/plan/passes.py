@@ -6,9 +6,11 @@ while the tensor lives. Two depths give the memory of a block, so a deep model c
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -52,7 +54,7 @@ def training_pass(
     adapter: AdapterConfig,
     derivatives: int = 1,
 ) -> PassPeaks:
-    """Return the peaks of one backward pass of the answers' loss.
+    """Return the peaks of one backward pass of the answers' loss. Equal calls are computed once.
 
     Args:
         config: the content of ``config.json``.
@@ -66,8 +68,27 @@ def training_pass(
         derivatives: 1 for a gradient, 2 for a Hessian-vector product by double backward, 3 for its derivative.
     """
 
+    return _training_pass(
+        json.dumps(config, sort_keys=True), layers, rows, length, attention, dtype, checkpointing, adapter, derivatives
+    )
+
+
+@lru_cache(maxsize=64)
+def _training_pass(
+    config: str,
+    layers: int,
+    rows: int,
+    length: int,
+    attention: str,
+    dtype: torch.dtype,
+    checkpointing: bool,
+    adapter: AdapterConfig,
+    derivatives: int,
+) -> PassPeaks:
+    shape = json.loads(config)
+
     def peaks_at(depth: int) -> PassPeaks:
-        model = build_meta_model(config, depth, attention=_name(attention), dtype=dtype, adapter=adapter)
+        model = build_meta_model(shape, depth, attention=_name(attention), dtype=dtype, adapter=adapter)
         model.train()
         if checkpointing:
             options = {"use_reentrant": False}
@@ -103,8 +124,24 @@ def scoring_pass(
         attention: the attention implementation.
     """
 
+    return _scoring_pass(json.dumps(config, sort_keys=True), layers, rows, prompt, answer, new_tokens, dtype, attention)
+
+
+@lru_cache(maxsize=64)
+def _scoring_pass(
+    config: str,
+    layers: int,
+    rows: int,
+    prompt: int,
+    answer: int,
+    new_tokens: int,
+    dtype: torch.dtype,
+    attention: str,
+) -> tuple[float, float]:
+    shape = json.loads(config)
+
     def at(depth: int, steps: tuple[int, ...]) -> float:
-        model = build_meta_model(config, depth, attention=_name(attention), dtype=dtype)
+        model = build_meta_model(shape, depth, attention=_name(attention), dtype=dtype)
         model.eval()
         with torch.no_grad(), _Live(model) as live:
             if not supports_prompt_cache(model):
@@ -149,11 +186,13 @@ def _backward_peaks(model: nn.Module, loss: Callable[[], Tensor], derivatives: i
             parameter.grad = None
 
         for parameter in trainable:
-            parameter.register_post_accumulate_grad_hook(drop_gradient)
+            parameter.register_post_accumulate_grad_hook(drop_gradient)  # type: ignore[no-untyped-call]
         scalar = loss()
         for _ in range(derivatives - 1):
             gradients = torch.autograd.grad(scalar, trainable, create_graph=True, allow_unused=True)
-            scalar = torch.stack([(g * p.detach()).sum() for g, p in zip(gradients, trainable, strict=True) if g is not None]).sum()
+            scalar = torch.stack(
+                [(g * p.detach()).sum() for g, p in zip(gradients, trainable, strict=True) if g is not None]
+            ).sum()
         torch.autograd.backward(scalar)
         return PassPeaks(start or float(live.peak), float(live.peak))
 
@@ -166,11 +205,11 @@ def _first_block(model: nn.Module) -> set[int]:
     return set()
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type its modes
     """Counts the bytes of all tensors that are alive and that the model does not hold."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         held = [*model.parameters(), *model.buffers()]
         self._seen = {tensor.untyped_storage()._cdata for tensor in held}

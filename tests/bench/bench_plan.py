@@ -74,7 +74,9 @@ def make_model(directory: Path, name: str) -> Path:
         return directory
     data = load_data(DataConfig(), 0)
     tokenizer = train_tokenizer([f"{row.question} {row.answer}" for row in data.retain.rows], VOCABULARY.get(name, 512))
-    shape = SHAPES.get(name, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2})
+    shape = SHAPES.get(
+        name, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    )
     shape["num_key_value_heads"] = shape["num_attention_heads"]
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY.get(name, len(tokenizer)), **shape))
     model.save_pretrained(directory)
@@ -145,7 +147,8 @@ def run_cell(target: str, setting: str, stage: int, tiny: str) -> dict[str, floa
         command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(given), tiny, str(found)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         subprocess.run(command, check=True, env=environment, timeout=3600)
-        return json.loads(found.read_text())
+        peaks: dict[str, float] = json.loads(found.read_text())
+        return peaks
 
 
 def _read_results(path: Path | None) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ofmu.errors import OfmuError
     from ofmu.evaluator import evaluate
+    from ofmu.plan.plan import Plan, make_plan
     from ofmu.preparer import prepare
     from ofmu.reports.run import write_run_page
     from ofmu.run_config import UnlearnConfig
@@ -27,9 +28,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _MODULES = {
     "UnlearnConfig": "ofmu.run_config",
     "OfmuError": "ofmu.errors",
+    "Plan": "ofmu.plan.plan",
     "Prepared": "ofmu.tasks.preparation",
     "UnlearnResult": "ofmu.trainer",
     "evaluate": "ofmu.evaluator",
+    "make_plan": "ofmu.plan.plan",
     "prepare": "ofmu.preparer",
     "unlearn": "ofmu.trainer",
     "write_run_page": "ofmu.reports.run",
@@ -37,11 +40,13 @@ _MODULES = {
 
 __all__ = [
     "OfmuError",
+    "Plan",
     "Prepared",
     "UnlearnConfig",
     "UnlearnResult",
     "__version__",
     "evaluate",
+    "make_plan",
     "prepare",
     "unlearn",
     "write_run_page",

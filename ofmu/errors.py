@@ -44,6 +44,10 @@ class ClusterError(OfmuError):
     """The Ray cluster is unreachable, or smaller than the run needs."""
 
 
+class MemoryLimitError(OfmuError):
+    """A run needs more memory than the device has."""
+
+
 class RunError(OfmuError):
     """A directory is not a run, or the run is in the wrong state for the command."""
 

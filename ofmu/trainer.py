@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
+from ofmu.plan.check import check_fit
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, check_output, stored_values
@@ -75,6 +77,7 @@ def unlearn(
             may end the run. Its seconds count as evaluation. A method without ``total_rounds`` never calls it.
 
     Raises:
+        MemoryLimitError: the run needs more memory than this machine has, and nothing is prepared yet.
         PrunedError: the round callback ended the run, in this attempt or an earlier one. ``pruned.json`` holds why.
         OfmuError: an error that the user can fix. Files that were written before stay.
     """
@@ -86,6 +89,8 @@ def unlearn(
         raise_if_pruned(directory)
     for note in config.ineffective():
         warnings.warn(note, stacklevel=2)
+    if prepared is None:
+        check_fit(config, ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # Who prepares many runs at once guards the models, which take long to read.
     hash_models = prepared is None
     if prepared is None:

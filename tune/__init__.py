@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tune.compare.config import CompareConfig
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
+    from tune.plan import search_cost
     from tune.reports import write_report
     from tune.results.result import Point, SearchResult
     from tune.run_list import list_runs
@@ -36,6 +37,7 @@ __all__ = [
     "SearchResult",
     "list_runs",
     "write_report",
+    "search_cost",
 ]
 
 _MODULES = {
@@ -53,6 +55,7 @@ _MODULES = {
     "SearchResult": "tune.results.result",
     "list_runs": "tune.run_list",
     "write_report": "tune.reports",
+    "search_cost": "tune.plan",
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from cluster.capacity import check_trial_fits
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
 from ofmu.errors import ConfigError, StorageError
@@ -89,6 +90,7 @@ class ParetoSearch:
 
         Raises:
             ClusterError: the Ray cluster is unreachable or too small.
+            MemoryLimitError: a trial needs more memory than this machine has, and there is no other machine.
             OfmuError: data or model cannot be prepared. Then nothing has been written to the run directory.
         """
         return RaySearch(self._run, self.config, self._executor, self._callbacks).run()
@@ -154,6 +156,7 @@ class RaySearch:
         session = self.session
         if self._executor is None:
             check_inputs(session.config.unlearn)
+            check_trial_fits(session.config.unlearn, session.config.cluster)
         with ray_session(session.config.cluster, self._resume_hint):
             # Fail before the expensive preparation if the cluster is too small.
             max_parallel_trials(session.config.cluster, 1)

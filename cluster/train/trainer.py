@@ -13,6 +13,7 @@ import ray.train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from cluster.capacity import check_trial_fits
 from cluster.config import ClusterConfig
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
@@ -46,12 +47,15 @@ def train(
     Raises:
         ClusterError: the cluster is unreachable, or smaller than the run needs.
         RunError: ``output_dir`` holds files that no run made, or its name is not UTF-8.
+        MemoryLimitError: the run needs more memory than this machine has, and there is no other machine.
         OfmuError: as :func:`run_trial` and :func:`ofmu.preparer.prepare` raise it.
     """
     cluster, files = cluster or ClusterConfig(), RunFiles(Path(output_dir))
     check_output(output_dir, (*RUN_NAMES, RAY_TRAIN))
     if cluster.num_workers:
         check_storage(output_dir)
+    if prepared is None:
+        check_trial_fits(config, cluster)
     with ray_session(cluster) if cluster.num_workers else nullcontext():
         if cluster.num_workers:
             # Fail before the expensive preparation if the cluster is too small.

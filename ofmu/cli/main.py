@@ -27,6 +27,7 @@ COMMANDS = {
     "runs": ("runs", "List run directories with state, result and cost."),
     "show": ("show", "Show settings, metrics and answers of one trial."),
     "export": ("export", "Copy a model of a search's front."),
+    "plan": ("plan", "Compute memory, cost and hours before anything is loaded."),
     "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
     "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
     "jobs": ("jobs", "List a cluster's jobs."),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.config.base import PositiveInt, Section
 
@@ -29,3 +29,11 @@ class EngineConfig(Section):
     """``auto``: a GPU if there is one, else the CPU."""
     threads: PositiveInt | None = None
     """Torch threads per process. None: torch's own choice."""
+    check_memory: bool = True
+    """True: a run or a search that needs more memory than the device has is refused before anything is loaded.
+    ``ofmu plan`` shows the same numbers."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored config without this key must compare equal to a config with its default.
+        return {key: value for key, value in handler(self).items() if key != "check_memory" or not value}

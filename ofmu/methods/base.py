@@ -12,6 +12,7 @@ from ofmu.engine.base import Engine
 from ofmu.methods.config import MethodConfig
 from ofmu.task import Task
 from ofmu.vectors.base import Vector
+from ofmu.vectors.held import HeldVectors, Passes
 
 RowT = TypeVar("RowT")
 
@@ -64,6 +65,22 @@ class Method(ABC, Generic[RowT]):
     """The settings that the authors state."""
     no_op_config: ClassVar[Mapping[str, Any]] = {"steps": 0}
     """Settings under which a run leaves the target as it is."""
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors | None:
+        """Return how many vectors a run under ``config`` holds. None: the method does not say."""
+        return None
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes] | None:
+        """Return the fewest and the most passes of a run under ``config``. None: the method does not say.
+
+        Args:
+            config: the config of the method.
+            forget_rows: number of rows to forget.
+            retain_rows: number of rows to retain.
+        """
+        return None
 
     stationary: bool = False
     """Whether the run ended early because it reached a stationary point."""

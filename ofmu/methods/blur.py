@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 from ofmu.methods import register
 from ofmu.methods.npo import NPO, NpoConfig
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction
+from ofmu.vectors.held import HeldVectors
 
 
 class BlurConfig(NpoConfig):
@@ -32,6 +34,12 @@ class BLUR(NPO):
         "forget_weight": {"low": 0.1, "high": 3.0, "log": True},
     }
     published: ClassVar = {"forget_weight": 1.0, "retain_weight": 1.0}
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return the vectors of one loop; the direction is made from g_f and g_r."""
+        held = super().held_vectors(config)
+        return replace(held, between=max(held.between, 3))
 
     def direction(self) -> Direction:
         """Return γ g_f + α (g_r − c g_f) with c = <g_f, g_r>/‖g_f‖²."""

@@ -41,6 +41,7 @@ class Finetune(SingleLoopMethod[RowT]):
     title = "Fine-tune"
     source = "Golatkar et al., arXiv 1911.04933; as a baseline in Jia et al., arXiv 2304.04934"
     space: ClassVar = LR_AND_STEPS_SPACE
+    uses_forget_loss: ClassVar = False
     published: ClassVar = {"lr": 0.01, "update": "sgd"}
 
     def forget_loss(self, rows: Sequence[RowT]) -> None:

@@ -12,6 +12,11 @@ from ofmu.losses import Loss
 
 RowT = TypeVar("RowT")
 
+KEPT_VECTORS = 1
+"""Vectors of a :class:`FrozenTarget`: θ_0."""
+VECTORS_IN_OUTPUTS = 1
+"""Vectors that :meth:`FrozenTarget.outputs` holds besides θ_0: the current parameters."""
+
 
 class FrozenTarget(Generic[RowT]):
     """The target: the engine's model at θ_0, the parameters at the construction of this object.

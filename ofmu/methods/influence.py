@@ -17,6 +17,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.saliency import mean_gradient
 from ofmu.vectors.base import Vector, VectorSpace
+from ofmu.vectors.held import HeldVectors, Passes
 
 RowT = TypeVar("RowT")
 
@@ -70,6 +71,20 @@ class Influence(Method[RowT]):
     }
     published: ClassVar = {"damping": 1.0}
     no_op_config: ClassVar = {"strength": 0.0}
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return g_f, g_r and v; the gradients of the Fisher rows; and F⁻¹v."""
+        return HeldVectors(in_pass=2 + config.fisher_rows, between=4 + config.fisher_rows)
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return the passes over all rows, and one pass per Fisher row."""
+        if config.strength == 0:
+            return Passes(), Passes()
+        forget, retain = (math.ceil(rows / config.batch_size) for rows in (forget_rows, retain_rows))
+        total = Passes(forget=forget, retain=retain + min(config.fisher_rows, retain_rows))
+        return total, total
 
     def __init__(self, context: Context[RowT], config: InfluenceConfig) -> None:
         self._context, self._config, self._steps = context, config, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
 from ofmu.methods.finetune import Finetune, RetainOnlyConfig
 from ofmu.methods.single_loop import Direction
+from ofmu.vectors.held import HeldVectors
 
 RowT = TypeVar("RowT")
 
@@ -32,6 +34,12 @@ class L1Sparse(Finetune[RowT]):
     source = "Jia et al., arXiv 2304.04934, ℓ1-sparse MU, with the falling weight of the authors' code (Unlearn-Sparse)"
     space: ClassVar[dict[str, Any]] = Finetune.space | {"sparsity_weight": {"low": 1e-5, "high": 1e-2, "log": True}}
     config: L1SparseConfig
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return the vectors of one loop; sign θ stands beside the direction."""
+        held = super().held_vectors(config)
+        return replace(held, between=max(held.between, 2))
 
     def direction(self) -> Direction:
         """Return α∇L_r + w(1 − t/T) sign θ."""

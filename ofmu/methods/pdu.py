@@ -17,6 +17,7 @@ from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction, SingleLoopConfig, SingleLoopMethod
 from ofmu.methods.token_losses import TextTask, answer_nll_per_row
+from ofmu.vectors.held import Passes
 
 MEASURED_ROWS = 128
 """Maximum number of retain rows on which the target's loss is measured if the config gives no ``epsilon``."""
@@ -79,6 +80,12 @@ class PDU(SingleLoopMethod[Example]):
     published: ClassVar = {"forget_weight": 1.0, "retain_weight": 100.0, "dual_step": 5.0}
     config: PduConfig
     task: TextTask
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return one gradient evaluation of each loss per step, whatever its weight."""
+        total = Passes(forget=1, retain=1) * config.steps
+        return total, total
 
     def __init__(self, context: Context[Example], config: PduConfig) -> None:
         super().__init__(context, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,9 +18,10 @@ from ofmu.engine.base import RowFunction
 from ofmu.errors import ConfigError
 from ofmu.methods import register
 from ofmu.methods.base import Context
-from ofmu.methods.frozen_target import FrozenTarget
+from ofmu.methods.frozen_target import KEPT_VECTORS, VECTORS_IN_OUTPUTS, FrozenTarget
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 from ofmu.methods.token_losses import TextTask
+from ofmu.vectors.held import HeldVectors, Passes
 
 
 class RmuConfig(SingleLoopConfig):
@@ -106,6 +108,19 @@ class RMU(SingleLoopMethod[Example]):
     }
     config: RmuConfig
     task: TextTask
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return the vectors of one loop, and θ_0."""
+        held = super().held_vectors(config)
+        return replace(held.with_kept(KEPT_VECTORS), between=max(held.between, 1 + VECTORS_IN_OUTPUTS))
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return the passes of one loop, and the target's passes of the retain rows."""
+        total, _ = super().passes(config, forget_rows, retain_rows)
+        total += Passes(retain_forward=config.steps if config.retain_weight > 0 else 0)
+        return total, total
 
     def __init__(self, context: Context[Example], config: RmuConfig) -> None:
         super().__init__(context, config)

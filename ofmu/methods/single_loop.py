@@ -18,7 +18,8 @@ from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.vectors.base import Vector
-from ofmu.vectors.optimizers import ShardOptimizer
+from ofmu.vectors.held import HeldVectors, Passes
+from ofmu.vectors.optimizers import ShardOptimizer, moments_of, temporaries_of
 
 RowT = TypeVar("RowT")
 
@@ -99,8 +100,25 @@ class SingleLoopMethod(Method[RowT]):
     """
 
     tasks = frozenset({"language", "vision"})
+    uses_forget_loss: ClassVar[bool] = True
+    """Whether the method has an L_forget."""
     space: ClassVar = SINGLE_LOOP_SPACE
     published: ClassVar = {}
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return the moments; the direction; and the clipped direction beside it."""
+        clipped = 0 if config.max_grad_norm is None else 1
+        return HeldVectors(
+            kept=moments_of(config.update), in_pass=1, between=1 + clipped + temporaries_of(config.update)
+        )
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return one gradient evaluation of each loss with a weight, per step."""
+        forget, retain = cls.uses_forget_loss and config.forget_weight > 0, config.retain_weight > 0
+        total = Passes(forget=int(forget), retain=int(retain)) * config.steps
+        return total, total
 
     def __init__(self, context: Context[RowT], config: SingleLoopConfig) -> None:
         self.context, self.config = context, config

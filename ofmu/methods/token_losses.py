@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -15,9 +16,10 @@ from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
 from ofmu.losses import AnswerLoss, AnswerTokenMean, Loss, answer_logits, answer_nll
 from ofmu.methods.base import Context
-from ofmu.methods.frozen_target import FrozenTarget
+from ofmu.methods.frozen_target import KEPT_VECTORS, VECTORS_IN_OUTPUTS, FrozenTarget
 from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
 from ofmu.task import Task
+from ofmu.vectors.held import HeldVectors, Passes
 
 
 class TextTask(Task[Example], Protocol):
@@ -130,12 +132,36 @@ class TokenLossMethod(SingleLoopMethod[Example]):
     config: TokenLossConfig
     task: TextTask
 
+    @classmethod
+    def _uses_divergence(cls, config: TokenLossConfig) -> bool:
+        return config.retain_loss == "kl" and config.retain_weight > 0
+
+    @classmethod
+    def _keeps_target(cls, config: TokenLossConfig) -> bool:
+        return cls.needs_target_logits or cls._uses_divergence(config)
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return the vectors of one loop, and θ_0 if a loss compares with the target."""
+        held = super().held_vectors(config)
+        if not cls._keeps_target(config):
+            return held
+        # The target runs while the direction of the step is alive.
+        return replace(held.with_kept(KEPT_VECTORS), between=max(held.between, 1 + VECTORS_IN_OUTPUTS))
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return the passes of one loop, and the target's. Passes before the first step do not count."""
+        total, _ = super().passes(config, forget_rows, retain_rows)
+        forget = config.steps if cls.needs_target_logits and config.forget_weight > 0 else 0
+        retain = config.steps if cls._uses_divergence(config) else 0
+        total += Passes(forget_forward=forget, retain_forward=retain)
+        return total, total
+
     def __init__(self, context: Context[Example], config: TokenLossConfig) -> None:
         super().__init__(context, config)
         self.pad_id = self.task.loss.pad_id
-        uses_divergence = config.retain_loss == "kl" and config.retain_weight > 0
-        keeps_target = self.needs_target_logits or uses_divergence
-        self._target = FrozenTarget(self.engine, self.task.loss) if keeps_target else None
+        self._target = FrozenTarget(self.engine, self.task.loss) if self._keeps_target(config) else None
 
     def retain_loss(self, rows: Sequence[Example]) -> Loss[Example]:
         """Return the NLL of the retain answers, or their divergence from the target; collective."""

@@ -15,6 +15,16 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 """The defaults of torch's AdamW."""
 
 
+def moments_of(rule: UpdateRule) -> int:
+    """Return how many vectors the rule keeps from step to step."""
+    return 2 if rule == "adamw" else 0
+
+
+def temporaries_of(rule: UpdateRule) -> int:
+    """Return how many vectors a step of the rule makes and frees again."""
+    return 2 if rule == "adamw" else 0  # the root of the second moment, and its quotient
+
+
 class ShardOptimizer:
     """Moves the parameters along a vector v.
 

@@ -21,6 +21,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "compare": ("tune.Comparison", "tune.Comparison.run", "tune.Comparison.resume"),
     "report": ("tune.SearchResult.load", "tune.SearchResult.plot", "tune.ComparisonResult.load"),
     "export": ("tune.SearchResult.pick", "tune.Point.export"),
+    "plan": ("ofmu.make_plan", "ofmu.Plan.smallest_change", "tune.search_cost"),
     "doctor": ("cluster.examine_machine", "cluster.examine_cluster", "cluster.examine_job_server"),
     "submit": ("cluster.JobServer", "cluster.JobServer.submit", "cluster.plan_package", "cluster.check_missing_files"),
     "jobs": ("cluster.JobServer.jobs", "cluster.JobServer.job"),

@@ -23,9 +23,11 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.ofmu.checked import CheckedDerivatives
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import Derivatives, PhiGradient
+from ofmu.methods.ofmu.footprint import held_vectors, passes
 from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
 from ofmu.methods.registry import register
 from ofmu.vectors.base import Vector
+from ofmu.vectors.held import HeldVectors, Passes
 from ofmu.vectors.optimizers import ShardOptimizer
 
 RowT = TypeVar("RowT")
@@ -103,6 +105,16 @@ class OFMU(Method[RowT]):
         "outer_lr": 1e-2,
     }
     no_op_config: ClassVar = {"outer_steps": 0}
+
+    @classmethod
+    def held_vectors(cls, config: OfmuConfig) -> HeldVectors:
+        """Return the vectors of both loops."""
+        return held_vectors(config)
+
+    @classmethod
+    def passes(cls, config: OfmuConfig, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return the passes with the hinge closed in every step, and with the hinge open in every step."""
+        return passes(config)
 
     def __init__(self, context: Context[RowT], config: OfmuConfig) -> None:
         engine, task = context.engine, context.task

@@ -1,0 +1,170 @@
+"""``ofmu plan``: what a run and a search need, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ofmu.cli.params import ConfigChoice, config_argument
+from ofmu.io.console_table import Cell, Column, print_table
+
+if TYPE_CHECKING:
+    from ofmu.plan.cost import Cost
+    from ofmu.plan.plan import Plan
+    from tune.config import SearchConfig
+
+
+@click.command("plan")
+@config_argument
+@click.option(
+    "--gpus", type=click.IntRange(1), metavar="N", help="Ranks, each with a GPU; default: as the config says."
+)
+@click.option(
+    "--memory", type=click.FloatRange(0, min_open=True), metavar="GB", help="Memory of a GPU in GB (10⁹ bytes)."
+)
+@click.option(
+    "--tokens-per-second",
+    type=click.FloatRange(0, min_open=True),
+    metavar="R",
+    help="Tokens that a fine-tuning step reads per second: gives hours.",
+)
+@click.option("--price", type=click.FloatRange(0), metavar="P", help="Price of an hour of one rank: gives the cost.")
+def plan_command(
+    config: ConfigChoice,
+    gpus: int | None,
+    memory: float | None,
+    tokens_per_second: float | None,
+    price: float | None,
+) -> None:
+    """Compute memory per rank, gradient evaluations, tokens and hours of CONFIG. No weights are read.
+
+    CONFIG is a YAML file or a preset's name. The exit status is 1 if the run does not fit.
+    """
+    from ofmu.plan.budget import device_memory
+    from ofmu.plan.plan import make_plan, runs_on_gpu
+    from tune.config import search_config
+
+    settings = search_config(config.read_mapping())
+    unlearn = settings.unlearn
+    ranks = gpus or max(1, settings.cluster.num_workers)
+    on_gpu = gpus is not None or memory is not None or settings.cluster.gpus_per_worker > 0 or runs_on_gpu(unlearn)
+    if memory is not None:
+        budget: float | None = memory * 1e9
+    elif on_gpu:
+        budget = device_memory(on_gpu=True) if runs_on_gpu(unlearn) else None
+    else:
+        available = device_memory(on_gpu=False)
+        budget = None if available is None else available / ranks
+    plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget)
+    _show_model(plan)
+    _show_memory(plan)
+    _show_cost(plan, settings, tokens_per_second, price)
+    if not _show_verdict(plan):
+        raise SystemExit(1)
+
+
+def _show_model(plan: Plan) -> None:
+    sizes, work = plan.sizes, plan.work
+    about = "" if sizes.exact else " (estimated)"
+    click.echo(
+        f"model: {_count(sizes.parameters)} weights{about}, of which {_count(plan.memory.trainable)} are trained: "
+        f"embeddings {_count(sizes.embeddings)}, output layer {_count(sizes.head)}, "
+        f"{sizes.layers} blocks of {_count(sizes.layer)}"
+    )
+    how = "" if work.measured else ", counted as data.max_length since no tokenizer is at hand"
+    click.echo(
+        f"rows: {work.forget_rows} to forget, {work.retain_rows} to retain, at most {work.longest} tokens{how}; "
+        f"an evaluation scores {work.evaluation_rows} answers"
+    )
+
+
+def _show_memory(plan: Plan) -> None:
+    from ofmu.plan.check import gib
+
+    where = "GPU" if plan.on_gpu else "machine"
+    click.echo(f"\nmemory of one of {plan.ranks} ranks, at the peak of each phase")
+    rows: list[tuple[Cell, ...]] = []
+    for phase in plan.memory.phases:
+        total = phase.device if plan.on_gpu else phase.total
+        host = gib(phase.host) if plan.on_gpu else ""
+        rows.append((((phase.name, "bold"),), ((gib(total), "bold"),), host))
+        rows += [
+            (
+                f"  {part.name}",
+                "" if plan.on_gpu and part.on_host else gib(part.size),
+                gib(part.size) if plan.on_gpu and part.on_host else "",
+            )
+            for part in phase.components
+            if part.size
+        ]
+    columns = [Column("phase"), Column(where, justify="right"), Column("host" if plan.on_gpu else "", justify="right")]
+    print_table(columns, rows)
+    if not plan.memory.declared:
+        click.echo("The method does not declare the vectors that it holds, so they are missing here.")
+
+
+def _show_cost(plan: Plan, settings: SearchConfig, rate: float | None, price: float | None) -> None:
+    from tune.plan import search_cost
+
+    click.echo("\ncost, at least and at most (with OFMU's hinge closed and open)")
+    rows: list[tuple[Cell, ...]] = []
+    preparation = plan.preparation
+    rows.append(_cost_row("preparation", preparation, preparation, plan.ranks, rate, price))
+    if plan.cost is not None:
+        rows.append(_cost_row("one run", *plan.cost, plan.ranks, rate, price))
+        trials = search_cost(settings, plan.work)
+        name = f"search of {settings.search.num_trials} trials"
+        rows.append(_cost_row(name, preparation + trials[0], preparation + trials[1], plan.ranks, rate, price))
+    headers = ["", "gradient evaluations", "tokens", "hours", "cost"]
+    count = 3 if rate is None else 4 if price is None else 5
+    print_table([Column(header) for header in headers[:count]], [row[:count] for row in rows])
+    if plan.cost is None:
+        click.echo("The method does not declare its passes, so a run's cost is unknown.")
+
+
+def _cost_row(
+    name: str, least: Cost, most: Cost, ranks: int, rate: float | None, price: float | None
+) -> tuple[Cell, ...]:
+    low, high = (cost.hours(rate or 1.0) for cost in (least, most))
+    paid = ranks * (price or 0.0)
+    return (
+        name,
+        _range(least.gradient_evaluations, most.gradient_evaluations),
+        _range(least.tokens, most.tokens),
+        f"{low:.2g} – {high:.2g}" if low != high else f"{low:.2g}",
+        f"{low * paid:.2f} – {high * paid:.2f}",
+    )
+
+
+def _show_verdict(plan: Plan) -> bool:
+    from ofmu.plan.check import gib
+
+    if plan.budget is None:
+        click.echo(f"\na rank needs {gib(plan.needed)}; give --memory to compare it with a GPU")
+        return True
+    if plan.fits:
+        click.echo(f"\nfits: a rank needs {gib(plan.needed)} of {gib(plan.budget)}")
+        return True
+    click.echo(f"\ndoes not fit: a rank needs {gib(plan.needed)} of {gib(plan.budget)}")
+    rows = [(" ".join(entry.overrides), gib(entry.needed), entry.needed <= plan.budget) for entry in plan.candidates()]
+    print_table(
+        [Column("change"), Column("needs", justify="right"), Column("")],
+        [(change, needs, "fits" if fits else "") for change, needs, fits in rows],
+    )
+    smallest = next((change for change, _, fits in rows if fits), None)
+    click.echo(f"smallest change that fits: {smallest}" if smallest else "none of these changes makes it fit")
+    return False
+
+
+def _range(least: float, most: float) -> str:
+    return _count(least) if round(least) == round(most) else f"{_count(least)} – {_count(most)}"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if number >= 1000 * size and unit == "T":
+            return f"{number:.2g}"
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:,.0f}"

@@ -1,0 +1,84 @@
+"""Bytes that an engine holds on each rank: weights, fp32 masters, gradients, and DeepSpeed's buffers.
+
+The numbers follow DeepSpeed 0.19 as ``ofmu/engine/deepspeed.py`` configures it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ofmu.engine.config import EngineConfig
+
+FP32, BF16 = 4, 2
+"""Bytes of a value."""
+BUCKET = 500_000_000
+"""Values of DeepSpeed's buffer in which gradients are reduced (``reduce_bucket_size``)."""
+GATHERED = 1_000_000_000
+"""Most weights that ZeRO-3 keeps gathered (``max_live_parameters``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBytes:
+    """Bytes of one rank. With ``offload``, ``masters``, ``vector`` and a part of the gradients are in host memory."""
+
+    vector: float
+    """One vector of the parameter space."""
+    weights: float
+    """The weights that a forward pass reads, frozen ones included."""
+    masters: float
+    """The fp32 masters, where they are not the weights themselves."""
+    gathered_weights: float
+    """Weights that ZeRO-3 gathers for a pass."""
+    in_backward: float
+    """Gradients at the end of a backward pass, before the ranks exchange them."""
+    in_reduction: float
+    """Gradients and DeepSpeed's bucket while the ranks exchange them. A single rank exchanges them with itself."""
+    gradients: float
+    """Gradients after a pass, until the next pass clears them."""
+    loading: float
+    """Peak while the engine is built, weights and masters included."""
+    gathered: float
+    """One whole vector on every rank, as saving gathers it. 0: it shares the storage of the masters."""
+
+
+def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, *, on_gpu: bool) -> EngineBytes:
+    """Return the bytes of one rank.
+
+    Args:
+        config: the engine section.
+        trainable: number of trainable weights.
+        frozen: number of frozen weights.
+        ranks: number of ranks.
+        on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
+    """
+    stage = 0 if config.backend == "torch" else config.zero_stage
+    value = BF16 if config.precision == "bf16" else FP32
+    share = trainable / ranks if stage else float(trainable)
+    loaded = FP32 * (trainable + frozen)
+    bucket = value * float(BUCKET if on_gpu and config.backend == "deepspeed" else min(trainable, BUCKET))
+    if stage == 0:
+        reduced = min(bucket, FP32 * float(trainable)) if config.backend == "deepspeed" else 0.0
+        return EngineBytes(
+            vector=FP32 * share,
+            weights=loaded,
+            masters=0.0,
+            gathered_weights=0.0,
+            in_backward=FP32 * share,
+            in_reduction=FP32 * share + reduced,
+            gradients=FP32 * share,
+            loading=loaded + FP32 * trainable,
+            gathered=0.0,
+        )
+    whole = FP32 * trainable if stage == 1 else 0.0
+    standing = FP32 * share if stage == 3 else 0.0
+    return EngineBytes(
+        vector=FP32 * share,
+        weights=value * (share + frozen / ranks if stage == 3 else trainable + frozen),
+        masters=FP32 * share,
+        gathered_weights=value * min(trainable + frozen, GATHERED) if stage == 3 else 0.0,
+        in_backward=bucket + standing + whole,
+        in_reduction=bucket + whole + FP32 * share,
+        gradients=whole or FP32 * share,
+        loading=loaded + value * trainable + FP32 * share,
+        gathered=FP32 * trainable,
+    )

@@ -1,0 +1,128 @@
+"""How many vectors OFMU holds, and how many passes it takes: counted along :mod:`ofmu.methods.ofmu.derivatives`."""
+
+from __future__ import annotations
+
+from ofmu.engine.base import HVP_COST, HVP_DERIVATIVE_COST
+from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.vectors.held import HeldVectors, Passes
+from ofmu.vectors.optimizers import moments_of, temporaries_of
+
+_POINT = 2
+"""g_f and g_r."""
+_FIT = 3
+"""Vectors that a fit of a step compares with: the first, the last and the best difference."""
+_MOST_FITTED = 8
+"""Differences of a long fit. Two steps without a smaller error end a fit, so most fits take one."""
+
+
+def held_vectors(config: OfmuConfig) -> HeldVectors:
+    """Return the vectors of both loops, with the hinge open if the config decorrelates."""
+    kept = moments_of(config.inner_update) + moments_of(config.outer_update)
+    inner, outer = _inner_pass(config), _outer_pass(config)
+    phi = _phi(config)
+    clipped = 0 if config.max_grad_norm is None else 1
+    between = max(
+        phi + 1,
+        1 + temporaries_of(config.inner_update),
+        phi + clipped + temporaries_of(config.outer_update),
+        outer + 1 if config.penalty_weight else 0,
+    )
+    return HeldVectors(kept=kept, in_pass=max(inner, outer), between=between)
+
+
+def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
+    """Return the passes with the hinge closed in every step and without long fits, and with the hinge always open."""
+    return _passes(config, hinge_open=_always_open(config), fitted=1), _passes(
+        config, hinge_open=config.decorrelates, fitted=_MOST_FITTED
+    )
+
+
+def _has_differences(config: OfmuConfig) -> bool:
+    return config.decorrelation == "cosine" and config.decorrelates and config.derivative != "exact"
+
+
+def _phi(config: OfmuConfig) -> int:
+    """Return the vectors of ∇Φ and its point. With a closed hinge, ∇Φ is g_f itself."""
+    return _POINT + (1 if config.decorrelates else 0)
+
+
+def _phi_pass(config: OfmuConfig) -> int:
+    """Return the vectors of one computation of ∇Φ while a pass runs."""
+    if config.decorrelation != "cosine" or not config.decorrelates:
+        return 1
+    # g_f, g_r, the sum and the direction a or b; and the origin of a difference
+    return _POINT + 2 + (1 if _has_differences(config) else 0)
+
+
+def _inner_pass(config: OfmuConfig) -> int:
+    fit = _FIT if _has_differences(config) else 0
+    return _phi_pass(config) + fit if config.decorrelates else 0
+
+
+def _outer_pass(config: OfmuConfig) -> int:
+    if config.penalty_weight == 0:
+        return 1
+    if config.outer_hvp_mode != "exact":
+        # the difference and its origin; ∇Φ of the displaced point, or nothing: gradients go into the difference
+        displaced = _phi_pass(config) if config.decorrelation == "cosine" and config.decorrelates else 0
+        return _phi(config) + 2 + displaced + _FIT
+    if config.decorrelation == "cosine" and config.decorrelates:
+        return _phi(config) + 5  # the product, ġ_f, ġ_r, a direction and its rate
+    return _phi(config) + 1
+
+
+def _always_open(config: OfmuConfig) -> bool:
+    return config.decorrelates and config.similarity_threshold == -1
+
+
+def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int) -> Passes:
+    steps = config.outer_steps
+    if steps == 0:
+        return Passes()
+    inner = _similarity(config, hinge_open) if config.decorrelates else Passes(forget=1)
+    outer, phi_steps = Passes(), _phi_steps(config)
+    outer += (Passes(forget=1, retain=1) + _products(config, hinge_open)) * phi_steps
+    outer += Passes(retain=1) * (steps - phi_steps)
+    product = _penalty_product(config, hinge_open) if config.penalty_weight else Passes()
+    total = inner * (config.inner_steps * steps) + outer + product * steps
+    checks = 1 + ((steps - 1) // config.derivative_check_every if config.derivative_check_every else 0)
+    if _has_differences(config) and hinge_open:
+        total += _products(config, hinge_open) * (checks * fitted)
+    if config.penalty_weight and config.outer_hvp_mode != "exact":
+        total += product * (checks * fitted)
+    return total
+
+
+def _phi_steps(config: OfmuConfig) -> int:
+    """Return the number of outer steps that compute ∇Φ. The others compute g_r alone."""
+    if config.penalty_weight > 0 or config.stationarity_tolerance > 0:
+        return config.outer_steps
+    last = config.outer_steps - 1
+    recorded = range(0, config.outer_steps, config.diagnostics_every)
+    return len(recorded) + (last not in recorded)
+
+
+def _products(config: OfmuConfig, hinge_open: bool) -> Passes:
+    """Return the passes of ∇S inside ∇Φ."""
+    if not hinge_open or config.decorrelation != "cosine":
+        return Passes()
+    each = {"central": 2, "forward": 1, "exact": HVP_COST}[config.derivative]
+    return Passes(forget=each, retain=each)
+
+
+def _similarity(config: OfmuConfig, hinge_open: bool) -> Passes:
+    return Passes(forget=1, retain=1) + _products(config, hinge_open)
+
+
+def _penalty_product(config: OfmuConfig, hinge_open: bool) -> Passes:
+    """Return the passes of ∇²Φ·∇Φ."""
+    exact = config.outer_hvp_mode == "exact"
+    each = HVP_COST if exact else 2
+    if not hinge_open:
+        return Passes(forget=each)
+    if config.decorrelation == "projection":
+        return Passes(forget=each, retain=each)
+    if exact:
+        both = HVP_COST + HVP_DERIVATIVE_COST
+        return Passes(forget=both, retain=both)
+    return _similarity(config, hinge_open) * 2

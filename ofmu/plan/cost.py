@@ -1,0 +1,86 @@
+"""Gradient evaluations and tokens of a run and of its preparation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ofmu.methods.registry import method_class
+from ofmu.plan.workload import Workload
+from ofmu.run_config import UnlearnConfig
+
+FORWARD_SHARE = 1 / 3
+"""Time of a forward pass, in gradient evaluations: a backward pass takes twice as long as a forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What is computed."""
+
+    gradient_evaluations: float = 0.0
+    gradient_tokens: float = 0.0
+    """Tokens of gradient evaluations."""
+    forward_tokens: float = 0.0
+    """Tokens of passes without a backward pass: a frozen target, and evaluations."""
+
+    @property
+    def tokens(self) -> float:
+        """All tokens."""
+        return self.gradient_tokens + self.forward_tokens
+
+    def hours(self, tokens_per_second: float) -> float:
+        """Return the hours at a rate of training, in tokens that a plain fine-tuning step reads per second."""
+        return (self.gradient_tokens + FORWARD_SHARE * self.forward_tokens) / tokens_per_second / 3600
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            gradient_evaluations=self.gradient_evaluations + other.gradient_evaluations,
+            gradient_tokens=self.gradient_tokens + other.gradient_tokens,
+            forward_tokens=self.forward_tokens + other.forward_tokens,
+        )
+
+    def __mul__(self, count: float) -> Cost:
+        return Cost(
+            gradient_evaluations=self.gradient_evaluations * count,
+            gradient_tokens=self.gradient_tokens * count,
+            forward_tokens=self.forward_tokens * count,
+        )
+
+
+def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
+    """Return the least and the most that one run costs, its evaluation included. None: the method does not say."""
+    method = method_class(config.method.name, config.method.module)
+    bounds = method.passes(config.method, work.forget_rows, work.retain_rows)
+    if bounds is None:
+        return None
+    forget = min(config.method.batch_size, work.forget_rows) * work.forget_tokens
+    retain = min(config.method.batch_size, work.retain_rows) * work.retain_tokens
+    least, most = (
+        Cost(
+            gradient_evaluations=float(passes.gradient_evaluations),
+            gradient_tokens=passes.forget * forget + passes.retain * retain,
+            forward_tokens=passes.forget_forward * forget + passes.retain_forward * retain + work.evaluation_tokens,
+        )
+        for passes in bounds
+    )
+    return least, most
+
+
+def preparation_cost(config: UnlearnConfig, work: Workload) -> Cost:
+    """Return the cost of training and scoring the target and the retrained model, if nothing is in the cache."""
+    training, retrains = config.training, config.reference.source == "retrain"
+    parts = Cost(forward_tokens=work.evaluation_tokens)
+    forget_tokens = work.forget_rows * work.forget_tokens
+    retain_tokens = work.retain_rows * work.retain_tokens
+    if not config.model.is_target:
+        parts += _training(work.forget_rows + work.retain_rows, forget_tokens + retain_tokens, training.batch_size) * (
+            training.epochs
+        )
+    if retrains:
+        parts += _training(work.retain_rows, retain_tokens, training.batch_size) * training.epochs
+        parts += Cost(forward_tokens=work.evaluation_tokens)
+    return parts
+
+
+def _training(rows: int, tokens: float, batch_size: int) -> Cost:
+    return Cost(gradient_evaluations=math.ceil(rows / batch_size), gradient_tokens=tokens)

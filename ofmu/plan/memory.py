@@ -1,0 +1,308 @@
+"""Bytes of one rank by component, for each phase of a run: load, round, evaluation, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.footprint import BF16, FP32, EngineBytes, engine_bytes
+from ofmu.methods.registry import method_class
+from ofmu.models.config import AdapterConfig
+from ofmu.models.language import attention_for
+from ofmu.models.meta import MAX_PARAMETERS
+from ofmu.models.sizes import ModelSizes
+from ofmu.plan.passes import PassPeaks, scoring_pass, training_pass
+from ofmu.plan.workload import Workload
+from ofmu.run_config import UnlearnConfig
+from ofmu.vectors.held import HeldVectors
+
+PREPARATION = "preparation"
+"""Name of the phase that trains the target and the retrained model."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a rank's memory."""
+
+    name: str
+    size: float
+    """Bytes."""
+    on_host: bool = False
+    """Whether the part is in host memory although the device is a GPU."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The components that are alive at the peak of a phase."""
+
+    name: str
+    components: tuple[Component, ...]
+
+    @property
+    def device(self) -> float:
+        """Bytes on the device."""
+        return sum(part.size for part in self.components if not part.on_host)
+
+    @property
+    def host(self) -> float:
+        """Bytes in host memory, if the device is a GPU."""
+        return sum(part.size for part in self.components if part.on_host)
+
+    @property
+    def total(self) -> float:
+        """Bytes on the device and in host memory: what a process without a GPU needs."""
+        return self.device + self.host
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The memory of one rank."""
+
+    trainable: int
+    """Trainable weights."""
+    frozen: int
+    """Frozen weights."""
+    phases: tuple[Phase, ...]
+    declared: bool
+    """False: the method does not declare its vectors, so the plan counts none of them."""
+
+    def peak(self, *, on_gpu: bool) -> Phase:
+        """Return the phase of a run that needs most of the device's memory. The cache may spare the preparation."""
+        phases = [phase for phase in self.phases if phase.name != PREPARATION]
+        return max(phases, key=lambda phase: phase.device if on_gpu else phase.total)
+
+    def needed(self, *, on_gpu: bool) -> float:
+        """Return the bytes of the device that the whole run needs."""
+        peak = self.peak(on_gpu=on_gpu)
+        return peak.device if on_gpu else peak.total
+
+
+def memory_plan(
+    config: UnlearnConfig,
+    model: Mapping[str, Any],
+    sizes: ModelSizes,
+    work: Workload,
+    *,
+    ranks: int,
+    on_gpu: bool,
+) -> MemoryPlan:
+    """Return the memory of one rank.
+
+    Args:
+        config: the run.
+        model: the content of the model's ``config.json``.
+        sizes: the numbers of the model's weights.
+        work: the lengths of the rows.
+        ranks: number of ranks.
+        on_gpu: whether the device is a GPU.
+    """
+    adapter = config.model.adapter
+    adapters = sizes.adapter_parameters(adapter)
+    trainable, frozen = (adapters, sizes.parameters) if adapter.kind != "none" else (sizes.parameters, 0)
+    engine = engine_bytes(config.engine, trainable, frozen, ranks, on_gpu=on_gpu)
+    held = method_class(config.method.name, config.method.module).held_vectors(config.method)
+    vectors = held or HeldVectors()
+    if config.method.saliency_fraction < 1:
+        # the frozen weights, the mask of one byte per weight, and the masked copy of a gradient
+        vectors = vectors.with_kept(1.25)
+    offloaded = on_gpu and config.engine.offload == "cpu"
+    standing = (
+        Component("weights", engine.weights),
+        Component("fp32 masters", engine.masters, offloaded),
+        Component("optimizer and kept vectors", vectors.kept * engine.vector, offloaded),
+    )
+    buildable = sizes.parameters <= MAX_PARAMETERS
+    phases = (
+        *_preparation(config, model, sizes, work, buildable=buildable),
+        _load(engine, standing, sizes, config.engine, on_gpu=on_gpu),
+        _round(config, model, sizes, work, engine, vectors, standing, ranks, buildable=buildable, offloaded=offloaded),
+        _evaluation(config, model, sizes, work, engine, standing, buildable=buildable, offloaded=offloaded),
+        _save(engine, standing, sizes, adapter, on_gpu=on_gpu, offloaded=offloaded),
+    )
+    return MemoryPlan(trainable=trainable, frozen=frozen, phases=phases, declared=held is not None)
+
+
+def _preparation(
+    config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, work: Workload, *, buildable: bool
+) -> tuple[Phase, ...]:
+    """Return the training of the target or the retrained model: one process, fp32, torch's AdamW."""
+    if config.model.is_target and config.reference.source != "retrain":
+        return ()
+    whole = float(FP32 * sizes.parameters)
+    rows = min(config.training.batch_size, work.forget_rows + work.retain_rows)
+    peaks = PassPeaks(0.0, 0.0)
+    if buildable:
+        attention: Any = "eager" if config.model.attention == "eager" else "sdpa"
+        peaks = training_pass(
+            model,
+            sizes.layers,
+            rows,
+            work.longest,
+            attention=attention,
+            dtype=torch.float32,
+            checkpointing=False,
+            adapter=AdapterConfig(),
+        )
+    held = (Component("weights", whole), Component("optimizer", 2 * whole), Component("gradients", whole))
+    temporary = Component("temporary vectors of a step", 2 * _largest_weight(sizes))
+    passing = Component("activations and logits", max(peaks.start - whole, peaks.end - FP32 * sizes.embeddings, 0.0))
+    return (Phase(PREPARATION, (*held, max(temporary, passing, key=lambda part: part.size))),)
+
+
+def _largest_weight(sizes: ModelSizes) -> float:
+    """Return the bytes of the largest weight, of which a step of AdamW holds copies."""
+    return FP32 * max(sizes.embeddings, *(linear.inputs * linear.outputs for linear in sizes.linears))
+
+
+def _load(
+    engine: EngineBytes, standing: tuple[Component, ...], sizes: ModelSizes, config: EngineConfig, *, on_gpu: bool
+) -> Phase:
+    held = sum(part.size for part in standing[:2])
+    loading = Component("the whole fp32 model, and copies of it", max(0.0, engine.loading - held))
+    host = (Component("the model as it is read", FP32 * sizes.parameters, True),) if on_gpu else ()
+    return Phase("load", (*standing[:2], loading, *host))
+
+
+def _round(
+    config: UnlearnConfig,
+    model: Mapping[str, Any],
+    sizes: ModelSizes,
+    work: Workload,
+    engine: EngineBytes,
+    vectors: HeldVectors,
+    standing: tuple[Component, ...],
+    ranks: int,
+    *,
+    buildable: bool,
+    offloaded: bool,
+) -> Phase:
+    """Return the costliest moment: activations, gradients or temporary vectors are at their peak."""
+    local = -(-min(config.method.batch_size, max(work.forget_rows, work.retain_rows)) // ranks)
+    micro = min(local, config.engine.micro_batch_size or local)
+    peaks = _training_pass(config, model, sizes, micro, work.longest) if buildable else PassPeaks(0.0, 0.0)
+    several = micro < local
+    full = config.model.adapter.kind == "none"
+    # The pass counts the gradient of the embeddings, which the engine counts too.
+    counted = min(peaks.end, _value(config) * sizes.embeddings) if full else 0.0
+    gathered = _gathered_in_products(config, engine)
+    common = (
+        *standing,
+        *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
+    )
+
+    def moment(held: float, *parts: Component) -> tuple[Component, ...]:
+        return (*common, Component("the method's vectors", held * engine.vector, offloaded), *parts)
+
+    during = vectors.in_pass
+    moments = (
+        moment(
+            during,
+            Component("gradients", engine.in_backward if several else 0.0),
+            Component("activations and logits", peaks.start),
+            Component("whole vectors of exact products", gathered),
+        ),
+        moment(
+            during,
+            Component("gradients", engine.in_backward),
+            Component("activations and logits", peaks.end - counted),
+            Component("whole vectors of exact products", gathered),
+        ),
+        moment(
+            during, Component("gradients", engine.in_reduction), Component("whole vectors of exact products", gathered)
+        ),
+        moment(vectors.between, Component("gradients", engine.gradients)),
+    )
+    return Phase("round", max(moments, key=lambda parts: sum(part.size for part in parts)))
+
+
+def _evaluation(
+    config: UnlearnConfig,
+    model: Mapping[str, Any],
+    sizes: ModelSizes,
+    work: Workload,
+    engine: EngineBytes,
+    standing: tuple[Component, ...],
+    *,
+    buildable: bool,
+    offloaded: bool,
+) -> Phase:
+    forced = generated = 0.0
+    if buildable:
+        forced, generated = scoring_pass(
+            model,
+            sizes.layers,
+            min(config.evaluation.batch_size, work.evaluation_rows),
+            work.longest_prompt,
+            work.longest_answer,
+            config.evaluation.max_new_tokens if config.evaluation.rouge else 0,
+            dtype=torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
+            attention=_attention(config),
+        )
+    return Phase(
+        "evaluation",
+        (
+            *standing,
+            Component("gradients of the last round", engine.gradients, offloaded),
+            Component("gathered weights", engine.gathered_weights),
+            Component("caches and logits", max(forced, generated)),
+        ),
+    )
+
+
+def _save(
+    engine: EngineBytes,
+    standing: tuple[Component, ...],
+    sizes: ModelSizes,
+    adapter: AdapterConfig,
+    *,
+    on_gpu: bool,
+    offloaded: bool,
+) -> Phase:
+    parts = [Component("gathered weights", engine.gathered)]
+    if on_gpu:
+        parts.append(Component("the weights to write", engine.gathered or engine.vector, True))
+    # The saved file is read back page by page, and pages of a file count as resident.
+    parts.append(Component("the saved file as it is checked", FP32 * sizes.parameters, True))
+    if adapter.kind != "none":
+        parts.append(Component("the target, into which adapters are merged", 2 * FP32 * sizes.parameters, True))
+    gradients = Component("gradients of the last round", engine.gradients, offloaded)
+    return Phase("save", (*standing, gradients, *parts))
+
+
+def _training_pass(
+    config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, rows: int, length: int
+) -> PassPeaks:
+    double = config.method.needs_double_backward
+    derivatives = 1
+    if double:
+        derivatives = 3 if getattr(config.method, "decorrelation", "") == "cosine" else 2
+    return training_pass(
+        model,
+        sizes.layers,
+        rows,
+        length,
+        attention=_attention(config),
+        dtype=torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
+        checkpointing=config.engine.gradient_checkpointing,
+        adapter=config.model.adapter,
+        derivatives=derivatives,
+    )
+
+
+def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes) -> float:
+    """Return the bytes of the whole vectors that a double backward pass needs on every rank."""
+    if not config.method.needs_double_backward:
+        return 0.0
+    return 3 * engine.gathered
+
+
+def _attention(config: UnlearnConfig) -> Any:
+    return attention_for(config.model.attention, double_backward=config.method.needs_double_backward)
+
+
+def _value(config: UnlearnConfig) -> int:
+    return BF16 if config.engine.precision == "bf16" else FP32

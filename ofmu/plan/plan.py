@@ -1,0 +1,174 @@
+"""The plan of a run: its memory, its cost, and the smallest change that makes it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ofmu.config.files import apply_overrides, validate
+from ofmu.errors import ConfigError, OfmuError
+from ofmu.models.hub import cached_directory
+from ofmu.models.meta import exact_sizes
+from ofmu.models.sizes import ModelSizes, read_config, scratch_config
+from ofmu.plan.cost import Cost, preparation_cost, run_cost
+from ofmu.plan.memory import MemoryPlan, memory_plan
+from ofmu.plan.workload import Workload, workload
+from ofmu.run_config import UnlearnConfig
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A change of the config, and the memory that a rank then needs."""
+
+    overrides: tuple[str, ...]
+    """Entries such as ``engine.micro_batch_size=1``."""
+    needed: float
+    """Bytes of the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run needs."""
+
+    config: UnlearnConfig
+    model: Mapping[str, Any]
+    """The content of the model's ``config.json``."""
+    sizes: ModelSizes
+    work: Workload
+    ranks: int
+    on_gpu: bool
+    budget: float | None
+    """Bytes that a rank may use on its device. None: unknown."""
+    memory: MemoryPlan
+
+    @property
+    def needed(self) -> float:
+        """Bytes of the device that a rank needs."""
+        return self.memory.needed(on_gpu=self.on_gpu)
+
+    @property
+    def fits(self) -> bool:
+        """Whether a rank fits, as far as the budget is known."""
+        return self.budget is None or self.needed <= self.budget
+
+    @cached_property
+    def cost(self) -> tuple[Cost, Cost] | None:
+        """The least and the most that one run costs. None: the method does not say."""
+        return run_cost(self.config, self.work)
+
+    @cached_property
+    def preparation(self) -> Cost:
+        """What preparation costs, if nothing is in the cache."""
+        return preparation_cost(self.config, self.work)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Yield changes that may make the run fit, from the smallest to the largest. Each is computed as the run is."""
+        for overrides in _changes(self.config, self.ranks, on_gpu=self.on_gpu):
+            try:
+                changed = _changed(self.config, overrides)
+            except OfmuError:
+                continue  # this method or model does not have the setting
+            memory = memory_plan(changed, self.model, self.sizes, self.work, ranks=self.ranks, on_gpu=self.on_gpu)
+            yield Candidate(overrides, memory.needed(on_gpu=self.on_gpu))
+
+    def smallest_change(self) -> Candidate | None:
+        """Return the first of :meth:`candidates` that fits. None: none does, or the run fits as it is."""
+        if self.fits or self.budget is None:
+            return None
+        return next((candidate for candidate in self.candidates() if candidate.needed <= self.budget), None)
+
+
+def make_plan(
+    config: UnlearnConfig, *, ranks: int = 1, on_gpu: bool | None = None, budget: float | None = None
+) -> Plan:
+    """Compute what a run needs. No weights are read.
+
+    Args:
+        config: the run.
+        ranks: number of ranks.
+        on_gpu: whether ranks run on GPUs. None: as ``engine.device`` says on this machine.
+        budget: bytes that a rank may use. None: the plan compares with nothing.
+
+    Raises:
+        ConfigError: the data are images.
+        DataError: the rows cannot be loaded.
+        ModelError: the model's config cannot be read.
+    """
+    if config.data.kind != "language":
+        raise ConfigError("A plan is for language models, and these data are images: leave the plan out")
+    model, directory = _model_config(config)
+    sizes = exact_sizes(model)
+    work = workload(config, directory)
+    gpu = runs_on_gpu(config) if on_gpu is None else on_gpu
+    return Plan(
+        config=config,
+        model=model,
+        sizes=sizes,
+        work=work,
+        ranks=ranks,
+        on_gpu=gpu,
+        budget=budget,
+        memory=memory_plan(config, model, sizes, work, ranks=ranks, on_gpu=gpu),
+    )
+
+
+def runs_on_gpu(config: UnlearnConfig) -> bool:
+    """Return whether ranks on this machine run on GPUs."""
+    return config.engine.device == "cuda" or (config.engine.device == "auto" and torch.cuda.is_available())
+
+
+def _model_config(config: UnlearnConfig) -> tuple[dict[str, Any], Path | None]:
+    """Return the content of ``config.json``, and the directory of the model if there is one."""
+    if config.model.path is None:
+        positions = config.data.max_length + config.evaluation.max_new_tokens
+        return scratch_config(config.model.scratch, positions), None
+    directory = cached_directory(config.model.path, config.model.revision)
+    if directory is None:
+        raise ConfigError(
+            f"The model '{config.model.path}' is not on this machine, and a plan downloads nothing: download it with "
+            f"'hf download {config.model.path}', or name a local directory"
+        )
+    return read_config(directory), directory
+
+
+def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tuple[str, ...]]:
+    """Yield changes from the smallest to the largest. A change that the config has already is left out."""
+    engine, steps = config.engine, list[str]()
+    rows = min(-(-config.method.batch_size // ranks), engine.micro_batch_size or config.method.batch_size)
+    micro = [f"engine.micro_batch_size={size}" for size in (4, 2, 1) if size < rows]
+    for entry in micro:
+        yield (entry,)
+    steps += micro[-1:]
+    if config.evaluation.batch_size > 4:
+        yield ("evaluation.batch_size=4",)
+        steps.append("evaluation.batch_size=4")
+    if not engine.gradient_checkpointing:
+        yield ("engine.gradient_checkpointing=true",)
+        steps.append("engine.gradient_checkpointing=true")
+    if len(steps) > 1:
+        yield tuple(steps)
+    if engine.backend == "deepspeed" and engine.zero_stage < 3:
+        for stage in range(max(engine.zero_stage + 1, 2), 4) if ranks > 1 else ():
+            yield (f"engine.zero_stage={stage}",)
+            yield (*steps, f"engine.zero_stage={stage}")
+    if on_gpu and engine.offload == "none":
+        yield ("engine.offload=cpu",)
+        steps.append("engine.offload=cpu")
+        yield tuple(steps)
+        if ranks > 1 and engine.zero_stage < 3:
+            yield (*steps, "engine.zero_stage=3")
+    if config.model.adapter.kind == "none":
+        yield ("model.adapter.kind=lora",)
+        yield (*steps, "model.adapter.kind=lora")
+
+
+def _changed(config: UnlearnConfig, overrides: tuple[str, ...]) -> UnlearnConfig:
+    mapping = apply_overrides(config.model_dump(mode="json"), overrides)
+    return validate(UnlearnConfig, mapping)

@@ -1,0 +1,192 @@
+"""Peak memory as ``ofmu plan`` states it, beside the peak of real processes, phase by phase.
+
+    python tests/bench/bench_plan.py [--pretrained DIR] [--models 5M 34M ...] [--stages 0 2] [--settings central ...]
+
+Each cell is a fresh process of one rank that loads a model, takes two rounds of a method, scores the model and saves
+it. The process runs a tiny model through the same phases first, since what the libraries load is not the model's. The
+peak of a phase is the peak of resident memory above what the process held then. ``--pretrained`` adds a saved model,
+such as SmolLM2-135M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+SHAPES = {
+    "5M": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "34M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
+}
+VOCABULARY = {"5M": 2048, "34M": 8192}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "central": {"method": {"similarity_threshold": -1.0}},
+    "projection": {"method": {"decorrelation": "projection", "similarity_threshold": -1.0}},
+    "simnpo": {"method": {"name": "simnpo", "steps": 4, "round_steps": 2}},
+    "lora": {"method": {"similarity_threshold": -1.0}, "model": {"adapter": {"kind": "lora"}}},
+}
+PHASES = ("load", "round", "evaluation", "save")
+
+
+def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, Any]:
+    """Return the config of one cell as a mapping. ``folder`` holds the rows."""
+    method = {"batch_size": 4, **SETTINGS[setting]["method"]}
+    if method.get("name", "ofmu") == "ofmu":
+        method |= {"outer_steps": 2, "inner_steps": 1, "forget_margin": 20.0, "inner_lr": 1e-4, "outer_lr": 1e-6}
+    return {
+        "model": {"path": target, "is_target": True, **SETTINGS[setting].get("model", {})},
+        "data": {"source": "files", "forget": f"{folder}/forget.jsonl", "retain": f"{folder}/retain.jsonl"},
+        "reference": {"source": "none"},
+        "evaluation": {"batch_size": 4, "max_new_tokens": 16},
+        "method": method,
+        "engine": {"zero_stage": stage, "device": "cpu", "threads": 1},
+    }
+
+
+def write_rows(folder: Path) -> None:
+    """Write four rows to forget and four to retain."""
+    from ofmu.data.config import DataConfig
+    from ofmu.data.load import load_data
+
+    data = load_data(DataConfig(), 0)
+    for name, rows in (("forget", data.forget.rows[:4]), ("retain", data.retain.rows[:4])):
+        lines = [json.dumps({"question": row.question, "answer": row.answer}) for row in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def make_model(directory: Path, name: str) -> Path:
+    """Write an untrained Llama of a shape, with a tokenizer that was trained on the generated rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from ofmu.data.config import DataConfig
+    from ofmu.data.load import load_data
+    from ofmu.models.scratch import train_tokenizer
+
+    if (directory / "config.json").is_file():
+        return directory
+    data = load_data(DataConfig(), 0)
+    tokenizer = train_tokenizer([f"{row.question} {row.answer}" for row in data.retain.rows], VOCABULARY.get(name, 512))
+    shape = SHAPES.get(
+        name, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    )
+    shape["num_key_value_heads"] = shape["num_attention_heads"]
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY.get(name, len(tokenizer)), **shape))
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def measure(mapping: dict[str, Any], tiny: str, folder: Path) -> dict[str, float]:
+    """Return the peak of each phase in bytes above the process that has run a tiny model."""
+    small = {**mapping, "model": {**mapping["model"], "path": tiny}}
+    _phases(small, folder / "tiny", {})
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _status("VmRSS")
+    peaks: dict[str, float] = {}
+    _phases(mapping, folder / "real", peaks)
+    return {phase: peak - before for phase, peak in peaks.items()}
+
+
+def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> None:
+    from ofmu.engine.build import build_engine
+    from ofmu.engine.cost import CostTracker
+    from ofmu.methods.base import Context
+    from ofmu.methods.build import build_method
+    from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.load import task_family
+
+    config = UnlearnConfig.model_validate(mapping)
+    _reset_peak()
+    task = task_family("language").load_task(config, Path(str(config.model.path)))
+    _reset_peak()
+    model = task.load_model(double_backward=config.method.needs_double_backward)
+    engine = build_engine(model, config.engine, CostTracker())
+    del model
+    peaks["load"] = _reset_peak()
+    method = build_method(Context(engine, task, 0), config.method)
+    list(method.rounds())
+    peaks["round"] = _reset_peak()
+    task.score(engine)
+    peaks["evaluation"] = _reset_peak()
+    full = engine.space.gather(engine.space.masters())
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in full.items()}
+    task.save(engine.model, folder, weights)
+    peaks["save"] = _reset_peak()
+    engine.close()
+
+
+def _reset_peak() -> float:
+    """Return the peak of resident memory since the last call, in bytes."""
+    peak = _status("VmHWM")
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+def _status(name: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024.0
+    raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+def run_cell(target: str, setting: str, stage: int, tiny: str) -> dict[str, float]:
+    """Measure one cell in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "config.json", Path(folder) / "found.json"
+        write_rows(Path(folder))
+        given.write_text(json.dumps(config_of(target, setting, stage, folder)))
+        command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(given), tiny, str(found)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        subprocess.run(command, check=True, env=environment, timeout=3600)
+        peaks: dict[str, float] = json.loads(found.read_text())
+        return peaks
+
+
+def _read_results(path: Path | None) -> dict[str, dict[str, float]]:
+    lines = path.read_text().splitlines() if path is not None and path.is_file() else []
+    return {key: found for line in lines for key, found in json.loads(line).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pretrained")
+    parser.add_argument("--models", nargs="+", default=list(SHAPES))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 2])
+    parser.add_argument("--results", type=Path, help="JSON lines of measured peaks: kept, and not measured again.")
+    options = parser.parse_args()
+    known = _read_results(options.results)
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = str(make_model(Path(folder) / "tiny", "tiny"))
+        targets = {name: str(make_model(Path(folder) / name, name)) for name in options.models if name in SHAPES}
+        if options.pretrained:
+            targets[Path(options.pretrained).name] = options.pretrained
+        for name, target in targets.items():
+            for stage in options.stages:
+                for setting in options.settings:
+                    key = f"{name} {setting} {stage}"
+                    found = known.get(key) or run_cell(target, setting, stage, tiny)
+                    if options.results and key not in known:
+                        with options.results.open("a") as stream:
+                            stream.write(json.dumps({key: found}) + "\n")
+                    cells = [f"{found[phase] / GIB:.3f}" for phase in PHASES]
+                    print(f"| {name} | {setting} | {stage} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        given, tiny_model, output = sys.argv[2:5]
+        with tempfile.TemporaryDirectory() as place:
+            peaks = measure(json.loads(Path(given).read_text()), tiny_model, Path(place))
+        Path(output).write_text(json.dumps(peaks))
+    else:
+        main()

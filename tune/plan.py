@@ -1,0 +1,66 @@
+"""What the trials of a search cost, from the method's own counts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ofmu.plan.cost import Cost, run_cost
+from tune.space.space import in_order, is_active, is_whole, run_config
+from tune.study.baselines import PUBLISHED, TARGET, baseline_settings
+
+if TYPE_CHECKING:
+    from ofmu.plan.workload import Workload
+    from ofmu.run_config import UnlearnConfig
+    from tune.config import SearchConfig
+    from tune.space.parameter import Parameter, Space
+
+DRAWS = 64
+"""Settings that are drawn from the space, whose mean cost stands for a sampled trial."""
+
+
+def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
+    """Return the least and the most that the trials of a search cost: its baselines, and sampled trials.
+
+    A sampled trial costs the mean over settings that are drawn evenly from the space. A sampler that learns may favour
+    other settings. Early stopping is not counted.
+
+    Raises:
+        ConfigError: the settings of a trial contradict each other.
+    """
+    base, space, generator = config.unlearn, config.search.space, random.Random(0)
+    published = baseline_settings(base)
+    settings = {TARGET: published[TARGET], PUBLISHED: published[PUBLISHED]}
+    baselines = [_bounds(base, settings[name], work) for name in config.search.baselines]
+    baselines = baselines[: config.search.num_trials]
+    sampled = [_bounds(base, _drawn(space, base, generator), work) for _ in range(DRAWS)]
+    count = config.search.num_trials - len(baselines)
+    least, most = (
+        sum((bounds[side] for bounds in baselines), Cost())
+        + sum((bounds[side] for bounds in sampled), Cost()) * (count / DRAWS)
+        for side in (0, 1)
+    )
+    return least, most
+
+
+def _bounds(base: UnlearnConfig, settings: Mapping[str, Any], work: Workload) -> tuple[Cost, Cost]:
+    return run_cost(run_config(base, settings), work) or (Cost(), Cost())
+
+
+def _drawn(space: Space, base: UnlearnConfig, generator: random.Random) -> dict[str, Any]:
+    drawn: dict[str, Any] = {}
+    for key in in_order(space):
+        if is_active(space[key], drawn):
+            drawn[key] = _value(space[key], base, key, generator)
+    return drawn
+
+
+def _value(parameter: Parameter, base: UnlearnConfig, key: str, generator: random.Random) -> Any:
+    if parameter.kind == "fixed":
+        return parameter.value
+    if parameter.choices is not None:
+        return generator.choice(parameter.choices)
+    low, high = parameter.low or 0.0, parameter.high or 0.0
+    drawn = low * (high / low) ** generator.random() if parameter.log else generator.uniform(low, high)
+    return round(drawn) if is_whole(base, key, parameter) else drawn

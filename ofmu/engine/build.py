@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ofmu.engine.base import Engine
@@ -46,6 +47,10 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     model.to(device).train()
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    if config.backend == "torch":
+    if config.backend_on(_number_of_ranks()) == "torch":
         return TorchEngine(model, tracker, config.micro_batch_size)
     return DeepSpeedEngine(model, config, tracker, device)
+
+
+def _number_of_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else launched_ranks().world_size

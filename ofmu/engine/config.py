@@ -12,8 +12,9 @@ from ofmu.config.base import PositiveInt, Section
 class EngineConfig(Section):
     """Where the parameters and the gradients of the model are stored, and how a pass runs."""
 
-    backend: Literal["deepspeed", "torch"] = "deepspeed"
-    """``deepspeed``: any number of ranks. ``torch``: one process without DeepSpeed, for notebooks and comparisons."""
+    backend: Literal["auto", "deepspeed", "torch"] = "auto"
+    """``deepspeed``: any number of ranks. ``torch``: one process without DeepSpeed. ``auto``: ``torch`` for one process
+    in fp32 without ``offload``, since PyTorch then needs less memory for the same numbers; else ``deepspeed``."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """Stage of ZeRO. 0: every rank holds everything. 1: the fp32 masters are sharded. 2: the gradients too. 3: the
     weights too."""
@@ -37,3 +38,10 @@ class EngineConfig(Section):
     def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A stored config without this key must compare equal to a config with its default.
         return {key: value for key, value in handler(self).items() if key != "check_memory" or not value}
+
+    def backend_on(self, ranks: int) -> Literal["deepspeed", "torch"]:
+        """Return the backend that runs on this number of ranks."""
+        if self.backend != "auto":
+            return self.backend
+        alone = ranks == 1 and self.precision == "fp32" and self.offload == "none"
+        return "torch" if alone else "deepspeed"

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ofmu.engine.config import EngineConfig
+from ofmu.engine.deepspeed import BUCKET_ELEMENTS
 
 FP32, BF16 = 4, 2
 """Bytes of a value."""
-BUCKET = 500_000_000
-"""Values of DeepSpeed's buffer in which gradients are reduced (``reduce_bucket_size``)."""
-GATHERED = 1_000_000_000
-"""Most weights that ZeRO-3 keeps gathered (``max_live_parameters``)."""
+GATHERED = 2 * BUCKET_ELEMENTS
+"""Most weights that ZeRO-3 keeps gathered: the live ones, and the ones fetched ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,34 +50,38 @@ def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, 
         ranks: number of ranks.
         on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
     """
-    stage = 0 if config.backend == "torch" else config.zero_stage
+    deepspeed = config.backend_on(ranks) == "deepspeed"
+    stage = config.zero_stage if deepspeed else 0
     value = BF16 if config.precision == "bf16" else FP32
     share = trainable / ranks if stage else float(trainable)
     loaded = FP32 * (trainable + frozen)
-    bucket = value * float(BUCKET if on_gpu and config.backend == "deepspeed" else min(trainable, BUCKET))
+    bucket = value * float(BUCKET_ELEMENTS if on_gpu and deepspeed else min(trainable, BUCKET_ELEMENTS))
     if stage == 0:
-        reduced = min(bucket, FP32 * float(trainable)) if config.backend == "deepspeed" else 0.0
+        # Without DeepSpeed, a pass adds its gradient to a vector that the method holds anyway.
+        gradient = FP32 * share if deepspeed else 0.0
         return EngineBytes(
             vector=FP32 * share,
             weights=loaded,
             masters=0.0,
             gathered_weights=0.0,
-            in_backward=FP32 * share,
-            in_reduction=FP32 * share + reduced,
-            gradients=FP32 * share,
+            in_backward=gradient,
+            in_reduction=gradient + (bucket if deepspeed else 0.0),
+            gradients=gradient,
             loading=loaded + FP32 * trainable,
             gathered=0.0,
         )
     whole = FP32 * trainable if stage == 1 else 0.0
     standing = FP32 * share if stage == 3 else 0.0
+    # At stages 1 and 2, fp32 masters are the rank's part of the weights: see ofmu/vectors/partitioned.py.
+    shares_storage = stage < 3 and value == FP32 and config.offload == "none"
     return EngineBytes(
         vector=FP32 * share,
         weights=value * (share + frozen / ranks if stage == 3 else trainable + frozen),
-        masters=FP32 * share,
+        masters=0.0 if shares_storage else FP32 * share,
         gathered_weights=value * min(trainable + frozen, GATHERED) if stage == 3 else 0.0,
         in_backward=bucket + standing + whole,
         in_reduction=bucket + whole + FP32 * share,
-        gradients=whole or FP32 * share,
+        gradients=standing,
         loading=loaded + value * trainable + FP32 * share,
         gathered=FP32 * trainable,
     )

@@ -154,7 +154,7 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         steps.append("engine.gradient_checkpointing=true")
     if len(steps) > 1:
         yield tuple(steps)
-    if engine.backend == "deepspeed" and engine.zero_stage < 3:
+    if engine.backend_on(ranks) == "deepspeed" and engine.zero_stage < 3:
         for stage in range(max(engine.zero_stage + 1, 2), 4) if ranks > 1 else ():
             yield (f"engine.zero_stage={stage}",)
             yield (*steps, f"engine.zero_stage={stage}")

@@ -22,9 +22,10 @@ from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
 from ofmu.methods.ofmu.checked import CheckedDerivatives
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.methods.ofmu.derivatives import Derivatives, PhiGradient
+from ofmu.methods.ofmu.derivatives import Derivatives
 from ofmu.methods.ofmu.footprint import held_vectors, passes
 from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
+from ofmu.methods.ofmu.points import PhiGradient
 from ofmu.methods.registry import register
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from ofmu.errors import DerivativeError
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.methods.ofmu.derivatives import Ascent, Derivatives, PhiGradient
+from ofmu.methods.ofmu.derivatives import Derivatives
+from ofmu.methods.ofmu.points import Ascent, PhiGradient
 from ofmu.vectors.base import Vector
 
 RowT = TypeVar("RowT")

@@ -101,7 +101,7 @@ class OfmuConfig(MethodConfig):
         Raises:
             ValueError: the engine or the attention cannot take the products, or ``penalty_max`` is too small.
         """
-        if self.needs_double_backward and engine.backend == "deepspeed" and engine.zero_stage == 3:
+        if self.needs_double_backward and engine.backend != "torch" and engine.zero_stage == 3:
             raise ValueError(
                 "method.derivative 'exact' cannot work at engine.zero_stage 3, where parameters are sharded during "
                 "the double backward: use 'central', or a zero_stage of at most 2"

@@ -35,6 +35,7 @@ from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.points import Ascent, PhiGradient, Point
 from ofmu.methods.ofmu.similarity import Similarity
 from ofmu.methods.ofmu.step_size import fit_step
 from ofmu.vectors.base import Displacement, Term, Vector
@@ -50,50 +51,6 @@ INNER_TOLERANCE = {"central": 1e-3, "forward": 1e-2}
 OUTER_TOLERANCE = 1e-2
 """Estimated error, from ∇²Φ·∇Φ, of the outer direction at which a fit ends."""
 _ORDER = {"central": 2, "forward": 1}
-
-
-@dataclass
-class Point(Generic[RowT]):
-    """Both losses and their gradients at one θ, on one pair of minibatches."""
-
-    forget_rows: Sequence[RowT]
-    retain_rows: Sequence[RowT]
-    forget_loss: float
-    retain_loss: float
-    forget_gradient: Vector
-    """g_f. Empty once g_f was released."""
-    retain_gradient: Vector
-    """g_r"""
-    similarity: Similarity
-
-    def release_forget_gradient(self) -> None:
-        """Free the memory of g_f, which is as large as the model."""
-        self.forget_gradient = []
-
-
-@dataclass
-class PhiGradient(Generic[RowT]):
-    """∇Φ at one point. With the decorrelation ``projection``, p takes the place of ∇Φ."""
-
-    point: Point[RowT]
-    hinge_open: bool
-    """Whether g_f was decorrelated: S > τ, and the config decorrelates."""
-    weight: float
-    """The β that multiplies ∇S."""
-    gradient: Vector
-    """∇Φ, the ascent direction."""
-    norm: float
-    """‖∇Φ‖"""
-
-
-@dataclass
-class Ascent:
-    """What an ascent step uses: L_f, ∇Φ and ‖∇Φ‖."""
-
-    forget_loss: float
-    gradient: Vector
-    norm: float
-    hinge_open: bool
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ofmu.engine.base import HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.vectors.held import HeldVectors, Passes
-from ofmu.vectors.optimizers import moments_of, temporaries_of
+from ofmu.vectors.optimizers import moments_of
 
 _POINT = 2
 """g_f and g_r."""
-_FIT = 3
-"""Vectors that a fit of a step compares with: the first, the last and the best difference."""
+_COMPARED = 2
+"""Differences beside the one that a fit computes: the last and the best."""
 _MOST_FITTED = 8
 """Differences of a long fit. Two steps without a smaller error end a fit, so most fits take one."""
 
@@ -19,15 +19,7 @@ def held_vectors(config: OfmuConfig) -> HeldVectors:
     """Return the vectors of both loops, with the hinge open if the config decorrelates."""
     kept = moments_of(config.inner_update) + moments_of(config.outer_update)
     inner, outer = _inner_pass(config), _outer_pass(config)
-    phi = _phi(config)
-    clipped = 0 if config.max_grad_norm is None else 1
-    between = max(
-        phi + 1,
-        1 + temporaries_of(config.inner_update),
-        phi + clipped + temporaries_of(config.outer_update),
-        outer + 1 if config.penalty_weight else 0,
-    )
-    return HeldVectors(kept=kept, in_pass=max(inner, outer), between=between)
+    return HeldVectors(kept=kept, in_pass=max(inner, outer), between=max(_phi(config), inner, outer))
 
 
 def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
@@ -42,33 +34,30 @@ def _has_differences(config: OfmuConfig) -> bool:
 
 
 def _phi(config: OfmuConfig) -> int:
-    """Return the vectors of ∇Φ and its point. With a closed hinge, ∇Φ is g_f itself."""
-    return _POINT + (1 if config.decorrelates else 0)
-
-
-def _phi_pass(config: OfmuConfig) -> int:
-    """Return the vectors of one computation of ∇Φ while a pass runs."""
-    if config.decorrelation != "cosine" or not config.decorrelates:
-        return 1
-    # g_f, g_r, the sum and the direction a or b; and the origin of a difference
-    return _POINT + 2 + (1 if _has_differences(config) else 0)
+    """Return the vectors of ∇Φ and its point. Without ∇S, ∇Φ takes the place of g_f."""
+    return _POINT + (1 if config.decorrelates and config.decorrelation == "cosine" else 0)
 
 
 def _inner_pass(config: OfmuConfig) -> int:
-    fit = _FIT if _has_differences(config) else 0
-    return _phi_pass(config) + fit if config.decorrelates else 0
+    if not config.decorrelates:
+        return 1
+    if config.decorrelation != "cosine":
+        return _POINT
+    # g_f, g_r and the sum; the origin of a difference, or the direction of an exact product
+    return _POINT + 2 + (_COMPARED if _has_differences(config) else 0)
 
 
 def _outer_pass(config: OfmuConfig) -> int:
     if config.penalty_weight == 0:
-        return 1
-    if config.outer_hvp_mode != "exact":
-        # the difference and its origin; ∇Φ of the displaced point, or nothing: gradients go into the difference
-        displaced = _phi_pass(config) if config.decorrelation == "cosine" and config.decorrelates else 0
-        return _phi(config) + 2 + displaced + _FIT
-    if config.decorrelation == "cosine" and config.decorrelates:
-        return _phi(config) + 5  # the product, ġ_f, ġ_r, a direction and its rate
-    return _phi(config) + 1
+        return _inner_pass(config) if config.decorrelates else _POINT
+    cosine = config.decorrelation == "cosine" and config.decorrelates
+    if config.outer_hvp_mode == "exact":
+        # the product; and with the cosine ġ_f, ġ_r, a direction and its rate
+        return _phi(config) + (5 if cosine else 1)
+    # ∇Φ, the direction, the origin; g_f and g_r of the displaced point
+    displaced = 3 + (_POINT if cosine else 0)
+    # The first fit may compare three differences, but comes before the moments exist. Later ones compare two.
+    return displaced + max(_COMPARED, 1 + _COMPARED - moments_of(config.outer_update))
 
 
 def _always_open(config: OfmuConfig) -> bool:

@@ -64,7 +64,7 @@ def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> No
     assert float(found) == pytest.approx(stored["metrics"]["ks_statistic"], rel=1e-3)
     assert expected == "0"
     assert columns_of(result, "forget_quality_rows")[0] == f"{stored['metrics']['forget_quality_rows']:.0f}"
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.json", "scores.json"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"metrics.json", "report.html", "scores.json"}
     assert "\x1b" not in result.stdout
 
 

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from ofmu.engine.cost import CostTracker
+from ofmu.engine.forward_mode import tangent
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.vectors.base import Vector, VectorSpace, sum_over_ranks
@@ -22,6 +24,8 @@ RowFunction: TypeAlias = Callable[[Callable[..., Any], Sequence[RowT], torch.dev
 
 HVP_COST = 2
 """Gradient evaluations of an exact Hessian-vector product: a forward and a double backward pass."""
+FORWARD_MODE_HVP_COST = 3
+"""Gradient evaluations of a product by reverse over forward: measured 2.5 to 2.7, rounded up."""
 HVP_DERIVATIVE_COST = 4
 """Gradient evaluations of the exact derivative of such a product: a forward and a triple backward pass."""
 
@@ -118,19 +122,41 @@ class Engine(ABC):
         *,
         into: Vector | None = None,
         scale: float = 1.0,
+        forward_mode: bool = False,
     ) -> Vector:
-        """Return ``scale`` times the Hessian-vector product ∇²L·``vector``, by double backward.
+        """Return ``scale`` times the Hessian-vector product ∇²L·``vector``.
 
-        If ``into`` is given, the scaled product is added to ``into``, and ``into`` is returned. Each rank
-        differentiates <∇L_local, ``vector``>. The average of the results over ranks is the global product.
+        Each rank differentiates <∇L_local, ``vector``>. The average of the results over ranks is the global product.
+
+        Args:
+            loss: L.
+            rows: global minibatch.
+            vector: the direction.
+            into: the vector to which the scaled product is added, and which is returned. None: a new vector.
+            scale: the factor.
+            forward_mode: True: reverse over forward, see :mod:`ofmu.engine.forward_mode`. False: double backward.
+
+        Raises:
+            ConfigError: ``forward_mode``, and the model has an operation without a forward mode.
         """
         full = self.space.gather(vector)
+        if forward_mode:
+            return self._forward_mode_hvp(loss, rows, full, into, scale)
 
         def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
             total = loss.total(self.model, batch, self.device)
             return self._directional_derivative(total, full), total
 
         return self._accumulate(loss, rows, scalars, into, scale, cost=HVP_COST)[1]
+
+    def _forward_mode_hvp(
+        self, loss: Loss[RowT], rows: Sequence[RowT], full: dict[str, Tensor], into: Vector | None, scale: float
+    ) -> Vector:
+        def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
+            return tangent(self.model, full, lambda module: loss.total(module, batch, self.device))
+
+        with forward_ad.dual_level():
+            return self._accumulate(loss, rows, scalars, into, scale, cost=FORWARD_MODE_HVP_COST)[1]
 
     def hvp_derivative(
         self,

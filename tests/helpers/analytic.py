@@ -14,7 +14,7 @@ from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import Derivatives
 
 DIMENSION = 6
-TOLERANCE = {"exact": 1e-9, "central": 1e-5, "forward": 1e-3}
+TOLERANCE = {"exact": 1e-9, "reverse_over_forward": 1e-9, "central": 1e-5, "forward": 1e-3}
 
 
 class Point(nn.Module):

@@ -52,7 +52,7 @@ class CheckedDerivatives(Generic[RowT]):
     def _set_due(self) -> None:
         """Check the next difference inside ∇Φ, and the next difference of ∇Φ, if the config has such differences."""
         config = self._config
-        self._inner_due = config.decorrelation == "cosine" and config.derivative != "exact"
+        self._inner_due = config.has_inner_differences
         self._outer_due = config.outer_hvp_mode != "exact"
 
     def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
@@ -98,7 +98,9 @@ class CheckedDerivatives(Generic[RowT]):
             return direction
         # A difference of ∇Φ needs ∇Φ alone at the undisplaced point.
         phi.point.release_forget_gradient()
-        if not (self._outer_due and phi.norm > 0):
+        plain = not phi.hinge_open or self._config.decorrelation == "projection"
+        is_difference = not (plain and self._config.plain_products_in_forward_mode)
+        if not (self._outer_due and phi.norm > 0 and is_difference):
             return self._derivatives.penalty_product(phi, into=direction, scale=weight)
         self._outer_due = False
 

@@ -55,11 +55,14 @@ class OfmuConfig(MethodConfig):
     """Factor from ρ_k to ρ_{k+1}. 1: ρ is constant."""
     penalty_max: PositiveFloat | None = None
     """Upper bound of ρ_k. None: no bound."""
-    derivative: Literal["central", "forward", "exact"] = "central"
+    derivative: Literal["central", "forward", "reverse_over_forward", "exact"] = "central"
     """How the Hessian-vector products in ∇Φ are computed. ``central`` and ``forward``: finite differences of gradients.
-    ``exact``: double backward, which needs the attention ``eager`` and a ``zero_stage`` of at most 2."""
+    ``reverse_over_forward``: exact, by a backward pass through a derivative in forward mode. ``exact``: exact, by
+    double backward, which needs more memory and the attention ``eager``. The last two need a ``zero_stage`` of at most
+    2."""
     outer_derivative: Literal["central", "exact"] | None = None
-    """How ∇²Φ·∇Φ is computed. None: ``exact`` if ``derivative`` is ``exact``, else a central difference of ∇Φ."""
+    """How ∇²Φ·∇Φ is computed. ``exact``: by triple backward. None: ``exact`` if ``derivative`` is ``exact``, else a
+    central difference of ∇Φ. A plain product H·∇Φ is computed by ``reverse_over_forward`` if ``derivative`` is."""
     stationarity_tolerance: NonNegativeFloat = 0.0
     """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run stops early only if ∇Φ vanishes."""
     diagnostics_every: PositiveInt = 10
@@ -81,14 +84,34 @@ class OfmuConfig(MethodConfig):
         return self.outer_steps > 0 and (inside or self.penalty_weight > 0)
 
     @property
+    def has_inner_differences(self) -> bool:
+        """Whether ∇Φ may contain finite differences."""
+        return self.decorrelation == "cosine" and self.derivative in ("central", "forward")
+
+    @property
     def outer_hvp_mode(self) -> str:
         """How ∇²Φ·∇Φ is computed: ``exact`` or ``central``. A forward difference is too inaccurate for this product."""
         return self.outer_derivative or ("exact" if self.derivative == "exact" else "central")
 
     @property
+    def plain_products_in_forward_mode(self) -> bool:
+        """Whether a product H·∇Φ of the outer step is computed by reverse over forward."""
+        return self.derivative == "reverse_over_forward" and self.outer_derivative is None
+
+    @property
+    def uses_forward_mode(self) -> bool:
+        """Whether products are computed by reverse over forward."""
+        return self.uses_hvp and "reverse_over_forward" in self.hvp_modes
+
+    @property
     def hvp_modes(self) -> set[str]:
         """The modes of all Hessian-vector products. Only with ``cosine`` does ∇Φ contain such products."""
-        return {self.derivative, self.outer_hvp_mode} if self.decorrelation == "cosine" else {self.outer_hvp_mode}
+        penalised = self.penalty_weight > 0
+        if self.decorrelation == "cosine":
+            return {self.derivative} | ({self.outer_hvp_mode} if penalised else set())
+        if self.plain_products_in_forward_mode:
+            return {self.derivative}
+        return {self.outer_hvp_mode}
 
     @property
     def needs_double_backward(self) -> bool:
@@ -106,7 +129,17 @@ class OfmuConfig(MethodConfig):
                 "method.derivative 'exact' cannot work at engine.zero_stage 3, where parameters are sharded during "
                 "the double backward: use 'central', or a zero_stage of at most 2"
             )
-        if self.uses_hvp and engine.precision == "bf16" and self.hvp_modes != {"exact"}:
+        if self.uses_forward_mode and engine.backend != "torch" and engine.zero_stage == 3:
+            raise ValueError(
+                "method.derivative 'reverse_over_forward' cannot work at engine.zero_stage 3, where parameters are "
+                "sharded during the product: use 'central', or a zero_stage of at most 2"
+            )
+        if self.uses_forward_mode and engine.gradient_checkpointing:
+            raise ValueError(
+                "method.derivative 'reverse_over_forward' cannot work with engine.gradient_checkpointing, which "
+                "computes activations again without their derivatives: use 'exact', or switch checkpointing off"
+            )
+        if self.uses_hvp and engine.precision == "bf16" and not self.hvp_modes <= {"exact", "reverse_over_forward"}:
             raise ValueError(
                 f"method.derivative '{self.derivative}' with outer_derivative '{self.outer_hvp_mode}' needs "
                 "fp32 weights and compute, since bf16 rounds the perturbation away: set engine.precision to 'fp32', "
@@ -134,7 +167,8 @@ class OfmuConfig(MethodConfig):
             notes.append("method.outer_derivative has no effect: method.penalty_weight is 0")
         if self.outer_update == "sgd" and self.weight_decay > 0:
             notes.append("method.weight_decay has no effect: the outer update 'sgd' has no weight decay")
-        if self._is_changed("derivative_check_every") and (not self.uses_hvp or self.hvp_modes == {"exact"}):
+        has_differences = self.uses_hvp and not self.hvp_modes <= {"exact", "reverse_over_forward"}
+        if self._is_changed("derivative_check_every") and not has_differences:
             notes.append("method.derivative_check_every has no effect: no finite difference is computed")
         return notes
 

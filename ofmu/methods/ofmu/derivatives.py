@@ -42,7 +42,7 @@ from ofmu.vectors.base import Displacement, Term, Vector
 
 RowT = TypeVar("RowT")
 
-INNER_STEP = {"central": 1e-4, "forward": 3e-5, "exact": 0.0}
+INNER_STEP = {"central": 1e-4, "forward": 3e-5, "reverse_over_forward": 0.0, "exact": 0.0}
 """c of the Hessian-vector products inside ∇Φ, before a fit."""
 OUTER_STEP = 3e-4
 """c of the central difference of ∇Φ, before a fit."""
@@ -264,9 +264,9 @@ class Derivatives(Generic[RowT]):
                 self._retain_loss, point.retain_rows, gradients[1], list(zip(s.b, gradients, strict=True)), s.b_norm
             ),
         )
-        if self._config.derivative == "exact":
+        if self._config.derivative in ("exact", "reverse_over_forward"):
             for term in terms:
-                self._engine.hvp(term.loss, term.rows, self.space.combine(*term.direction), into=into, scale=scale)
+                self._add_product(into, scale, term.loss, term.rows, self.space.combine(*term.direction))
             return
         if place is None:
             with self.space.preserving_parameters() as origin:
@@ -305,10 +305,10 @@ class Derivatives(Generic[RowT]):
         terms: Sequence[tuple[Loss[RowT], Sequence[RowT], float]],
     ) -> None:
         """Add ``scale``·Σ weight·H·∇Φ over terms of (loss, rows, weight) to ``into``."""
-        engine = self._engine
-        if self._config.outer_hvp_mode == "exact":
+        config, engine = self._config, self._engine
+        if config.outer_hvp_mode == "exact" or config.plain_products_in_forward_mode:
             for loss, rows, weight in terms:
-                engine.hvp(loss, rows, phi.gradient, into=into, scale=scale * weight)
+                self._add_product(into, scale * weight, loss, rows, phi.gradient)
             return
 
         def add_gradients(scale: float, place: _Place) -> None:
@@ -316,6 +316,13 @@ class Derivatives(Generic[RowT]):
                 engine.gradient(loss, rows, into=into, scale=weight * scale)
 
         self._add_central_difference(scale, phi, add_gradients)
+
+    def _add_product(
+        self, into: Vector, scale: float, loss: Loss[RowT], rows: Sequence[RowT], direction: Vector
+    ) -> None:
+        """Add ``scale``·H·direction, an exact product, to ``into``."""
+        forward_mode = self._config.derivative == "reverse_over_forward"
+        self._engine.hvp(loss, rows, direction, into=into, scale=scale, forward_mode=forward_mode)
 
     def _add_central_difference(
         self, scale: float, phi: PhiGradient[RowT], add: Callable[[float, _Place], None]

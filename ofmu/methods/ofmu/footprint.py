@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ofmu.engine.base import HVP_COST, HVP_DERIVATIVE_COST
+from ofmu.engine.base import FORWARD_MODE_HVP_COST, HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.vectors.held import HeldVectors, Passes
 from ofmu.vectors.optimizers import moments_of
@@ -30,7 +30,7 @@ def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
 
 
 def _has_differences(config: OfmuConfig) -> bool:
-    return config.decorrelation == "cosine" and config.decorrelates and config.derivative != "exact"
+    return config.decorrelates and config.has_inner_differences
 
 
 def _phi(config: OfmuConfig) -> int:
@@ -95,7 +95,8 @@ def _products(config: OfmuConfig, hinge_open: bool) -> Passes:
     """Return the passes of ∇S inside ∇Φ."""
     if not hinge_open or config.decorrelation != "cosine":
         return Passes()
-    each = {"central": 2, "forward": 1, "exact": HVP_COST}[config.derivative]
+    costs = {"central": 2, "forward": 1, "reverse_over_forward": FORWARD_MODE_HVP_COST, "exact": HVP_COST}
+    each = costs[config.derivative]
     return Passes(forget=each, retain=each)
 
 
@@ -106,7 +107,7 @@ def _similarity(config: OfmuConfig, hinge_open: bool) -> Passes:
 def _penalty_product(config: OfmuConfig, hinge_open: bool) -> Passes:
     """Return the passes of ∇²Φ·∇Φ."""
     exact = config.outer_hvp_mode == "exact"
-    each = HVP_COST if exact else 2
+    each = HVP_COST if exact else FORWARD_MODE_HVP_COST if config.plain_products_in_forward_mode else 2
     if not hinge_open:
         return Passes(forget=each)
     if config.decorrelation == "projection":

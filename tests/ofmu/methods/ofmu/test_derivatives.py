@@ -28,7 +28,7 @@ from analytic import (
 )
 
 
-@pytest.mark.parametrize("mode", ["exact", "central", "forward"])
+@pytest.mark.parametrize("mode", ["exact", "reverse_over_forward", "central", "forward"])
 def test_phi_gradient_matches_the_closed_form(mode: str) -> None:
     config = paper_config(derivative=mode, similarity_weight=0.7, similarity_threshold=-1)
     derivatives, _ = make_derivatives(config, FORGET, RETAIN)
@@ -38,7 +38,16 @@ def test_phi_gradient_matches_the_closed_form(mode: str) -> None:
     assert relative_error(similarity_part, similarity_gradient_of_quadratics(THETA)) < TOLERANCE[mode]
 
 
-@pytest.mark.parametrize(("mode", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
+@pytest.mark.parametrize(
+    ("mode", "outer"),
+    [
+        ("exact", "exact"),
+        ("exact", "central"),
+        ("reverse_over_forward", "central"),
+        ("reverse_over_forward", "exact"),
+        ("central", "central"),
+    ],
+)
 def test_penalty_product_matches_the_closed_form(mode: str, outer: str) -> None:
     """The closed form of ∇²Φ is the Jacobian of the written-out ∇Φ of quadratics."""
     config = paper_config(derivative=mode, outer_derivative=outer, similarity_weight=0.7)
@@ -72,7 +81,16 @@ def test_curved_losses_match_automatic_differentiation_of_phi(mode: str, outer: 
     assert relative_error(derivatives.penalty_product(phi)[0], expected) < TOLERANCE[outer]
 
 
-@pytest.mark.parametrize(("mode", "outer"), [("exact", "exact"), ("exact", "central"), ("central", "central")])
+@pytest.mark.parametrize(
+    ("mode", "outer"),
+    [
+        ("exact", "exact"),
+        ("exact", "central"),
+        ("reverse_over_forward", "central"),
+        ("reverse_over_forward", "exact"),
+        ("central", "central"),
+    ],
+)
 def test_a_weight_in_the_unit_of_the_gradient_norms_is_a_constant_of_the_point(mode: str, outer: str) -> None:
     config = paper_config(derivative=mode, outer_derivative=outer, similarity_weight=0.7, similarity_scale="gradients")
     derivatives, _ = make_derivatives(config, FORGET, RETAIN)

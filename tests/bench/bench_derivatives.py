@@ -69,13 +69,13 @@ def measure(case: Case, *, penalty: bool) -> None:
     del exact, phi, similarity_part
     print_row("way", "c", "∇S", "∇Φ", "est ∇Φ", "gradient evaluations of the fit")
     print_row(*["---"] * 6)
-    for mode in ("exact", "central", "forward"):
+    for mode in ("exact", "reverse_over_forward", "central", "forward"):
         found = case.derivatives(mode)
-        for step in STEPS if mode != "exact" else (0.0,):
+        for step in STEPS if INNER_STEP[mode] else (0.0,):
             found.inner_step = step
             at = found.phi_gradient(*case.batches)
             print_row(mode, step, error(at.gradient, wanted, size), error(at.gradient, wanted, wanted), "", "")
-        if mode != "exact":
+        if INNER_STEP[mode]:
             found.inner_step = INNER_STEP[mode]
             at = found.phi_gradient(*case.batches)
             costs = found._engine.cost_tracker

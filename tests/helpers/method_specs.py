@@ -83,6 +83,7 @@ def contract_specs() -> dict[str, RunSpec]:
     plain = {"outer_update": "sgd", "outer_lr": 0.02, "similarity_weight": 0.05}
     return {
         "ofmu-projection": short_spec("ofmu", decorrelation="projection"),
+        "ofmu-forward-mode": short_spec("ofmu", derivative="reverse_over_forward", similarity_weight=0.05),
         "ofmu-lora": short_spec("ofmu", **plain).changed(adapter=LORA),
         "npo-lora": short_spec("npo").changed(adapter=LORA),
         "rmu-lora": short_spec("rmu").changed(adapter=LORA),

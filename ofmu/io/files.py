@@ -26,7 +26,6 @@ _FIXES = {
     errno.EROFS: "choose a directory that can be written, since this file system is read-only",
     errno.ENOENT: "restore the directory, which was deleted or moved, or choose another one",
     errno.ESTALE: "mount the storage again",
-    errno.EIO: "check the disk",
 }
 """What the user can do about a failed write, by the system's error number."""
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")

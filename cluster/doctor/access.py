@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from ray._raylet import AuthenticationMode, get_authentication_mode
+from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
 
 from cluster.doctor.checks import Check
 from cluster.local import is_loopback_cluster

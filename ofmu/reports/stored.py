@@ -24,9 +24,16 @@ TARGET, RETRAINED = "target", "retrained"
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The files of one run or one evaluation. Files that are not there yet read as empty."""
+    """The files of one run or one evaluation. Files that are not there yet read as empty.
+
+    Raises:
+        RunError: the directory holds a link.
+    """
 
     directory: Path
+
+    def __post_init__(self) -> None:
+        check_no_links(self.directory, depth=1)
 
     @classmethod
     def open(cls, directory: str | Path) -> StoredRun:
@@ -38,7 +45,6 @@ class StoredRun:
         found = cls(Path(directory))
         if not is_run(found.directory):
             raise RunError(f"{directory} holds no run, evaluation, search or comparison: check the path")
-        check_no_links(found.directory, depth=1)
         return found
 
     @cached_property

@@ -176,7 +176,7 @@ def test_a_damaged_study_is_one_sentence(run: Path, name: str, capsys: pytest.Ca
 @pytest.mark.parametrize("name", CONFIG)
 def test_a_damaged_or_edited_config_is_one_sentence(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     CONFIG[name](run)
-    refused(run, capsys, "config")
+    refused(run, capsys, "section" if name == "a section that is text" else "config")
 
 
 def refused(run: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:

@@ -130,7 +130,7 @@ def test_a_report_shows_the_front_on_a_read_only_disk(read_only: Path, capsys: p
     assert command.main(["report", str(read_only / "run")]) == 0
     printed = capsys.readouterr()
     assert "2 trials complete" in printed.out
-    assert "the plot is not redrawn: Cannot write" in printed.err
+    assert "the report is not written: Cannot write" in printed.err
     assert "read-only" in printed.err
     assert command.main(["search", "--resume", str(read_only / "run"), "search.num_trials=3"]) == 1
     error = capsys.readouterr().err

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import stat
 import warnings
@@ -22,6 +23,8 @@ from ofmu.errors import ClusterError
 _UMASK_VARIABLE = "OFMU_UMASK"
 """The user's own umask, for Ray's processes."""
 _PRIVATE = 0o077
+_MIN_FREE_BYTES = 16 * 2**20
+"""Free space below which Ray's processes may not start."""
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -31,21 +34,25 @@ def start_local_ray(*, dashboard: bool) -> None:
     Ray's files are in a folder of this user only, unless ``RAY_TMPDIR`` names another one.
 
     Raises:
-        ClusterError: another user owns the folder for Ray's files.
-        OSError: the folder cannot be made.
+        ClusterError: Ray does not start, or there is no folder for its files.
     """
     protect_token()
     loopback = _loopback_interface()
     for name in _INTERFACE_VARIABLES if loopback else ():
         os.environ.setdefault(name, loopback)
-    with _private_files(), _loopback_only():
-        ray.init(
-            address="local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=dashboard,
-            **({} if "RAY_TMPDIR" in os.environ else {"_temp_dir": str(_private_folder())}),
-        )
+    folder = Path(os.environ["RAY_TMPDIR"], "ray") if "RAY_TMPDIR" in os.environ else _private_folder()
+    try:
+        with _private_files(), _loopback_only():
+            ray.init(
+                address="local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=dashboard,
+                _temp_dir=str(folder),
+            )
+    except Exception as error:
+        # Ray raises Exception itself if one of its processes does not start.
+        raise ClusterError(_start_sentence(folder, error)) from error
     # Ray lets everybody write into its session folder, whatever the umask.
     os.chmod(ray._private.worker._global_node.get_session_dir_path(), 0o700)
 
@@ -79,18 +86,38 @@ def protect_token() -> None:
                     )
 
 
+def _start_sentence(folder: Path, error: Exception) -> str:
+    """Return why Ray does not start on this machine, and what the user can do."""
+    lines = str(error).strip().splitlines()
+    problem = (lines[0] if lines else type(error).__name__).rstrip(".")
+    place = next(each for each in (folder, *folder.parents) if each.is_dir())
+    if "timed out" in problem:
+        problem = "its processes took longer than 30 s"
+    if shutil.disk_usage(place).free < _MIN_FREE_BYTES:
+        fix = f"free some space in {place}, which is full, or set RAY_TMPDIR to a folder on another disk"
+    elif not os.access(place, os.W_OK):
+        fix = f"set RAY_TMPDIR to a folder that can be written, which {place} cannot"
+    else:
+        fix = f"try again when the machine is less busy, or read the logs in {folder / 'session_latest' / 'logs'}"
+    return f"Ray does not start on this machine ({problem}): {fix}"
+
+
 def _private_folder() -> Path:
     """Return a folder for Ray's files that only this user can enter. Make it if it is missing.
 
     Ray's own default, /tmp/ray, is one folder of all users, in which each may replace the others' sessions.
 
     Raises:
-        ClusterError: the folder belongs to another user, or is no folder.
-        OSError: the folder cannot be made.
+        ClusterError: the folder cannot be made, belongs to another user, or is no folder.
     """
     folder = Path(os.environ.get("TMPDIR") or "/tmp", f"ofmu-{os.getuid()}")
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ClusterError(
+            f"Cannot make {folder} for Ray's files ({error.strerror}): set RAY_TMPDIR to a short path of a folder of "
+            "yours"
+        ) from error
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise ClusterError(f"{folder} belongs to another user: set RAY_TMPDIR to a short path of a folder of yours")

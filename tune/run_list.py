@@ -83,7 +83,7 @@ def _entry(directory: Path, kind: Kind) -> RunEntry:
 
 def _search(directory: Path) -> dict[str, Any]:
     run = RunDirectory(directory)
-    config, summary = run.read_config(), run.read_summary()
+    config, summary = run.read_config_of_results(), run.read_summary()
     done = 0 if summary is None else summary.complete + summary.failed + summary.pruned
     is_over = done >= config.search.num_trials
     state = "running" if is_locked(directory) else "complete" if is_over else "interrupted"

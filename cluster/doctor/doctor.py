@@ -18,7 +18,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cluster.config import ClusterConfig
-from cluster.doctor import checks
+from cluster.doctor import access, checks
 from cluster.doctor.checks import Check, NodeRequest
 from cluster.jobs.server import JobServer
 from cluster.session import max_parallel_trials, ray_session
@@ -42,7 +42,7 @@ def examine_machine(config: UnlearnConfig | None = None, storage: str | None = N
         config: check this config's model and data.
         storage: a path or URI that must be readable and writable.
     """
-    found = [_dashboard_installed()]
+    found = [_dashboard_installed(), access.token_file()]
     gpus = 0
     with _probe_folders({"storage": storage} if storage else {}) as (probes, failed):
         request = NodeRequest("here", checks.versions(), probes=probes, config=_mapping(config))
@@ -77,7 +77,7 @@ def examine_cluster(
     try:
         with ray_session(cluster):
             nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-            found = [_size(nodes), _dashboard_answers()]
+            found = [_size(nodes), _dashboard_answers(), access.cluster_access(), access.token_file()]
             if config is not None:
                 found.append(_capacity(cluster, max_concurrent_trials))
             found += _inspect_nodes(nodes, config, storage)

@@ -85,21 +85,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ESTALE, errno.EACCES):
             raise
-        print(f"Error: Cannot write {error.filename or 'a file'}: {error.strerror}; free some space", file=sys.stderr)
+        from ofmu.io.files import storage_fix
+
+        verb = "open" if error.errno == errno.EACCES else "write"
+        fix = "check its owner and mode" if error.errno == errno.EACCES else storage_fix(error)
+        print(f"Error: Cannot {verb} {error.filename or 'a file'} ({error.strerror}): {fix}", file=sys.stderr)
         return 1
     return 0
 
 
 def entry_point() -> None:
-    """Exit with :func:`main`'s status. SIGTERM, which preempted nodes and stopped jobs send, acts like Ctrl-C."""
+    """Exit with :func:`main`'s status.
+
+    SIGTERM, which preempted nodes and stopped jobs send, acts like Ctrl-C, and so does SIGHUP, which a closed terminal
+    sends. A command under nohup ignores SIGHUP, and goes on.
+    """
     stale = drop_stale_ranks()
     if stale is not None:
         print(f"Warning: {stale}", file=sys.stderr)
     if launched_ranks().world_size == 1:
         # Ranks of a launcher may hang in a collective, where no Python handler runs, so SIGTERM must kill them there.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.exit(main())
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
+
+from ofmu.errors import StorageError
 
 
 @click.command("report")
@@ -33,7 +37,13 @@ def report_command(run: str, serve: bool, port: int | None) -> None:
         except KeyboardInterrupt:
             click.echo("Ended", err=True)
         return
-    page = write_report(run)
+    try:
+        page = write_report(run)
+    except StorageError as error:
+        # The result can be shown all the same, such as that of a search on a read-only disk.
+        warnings.warn(f"the report is not written: {error}", stacklevel=1)
+        _print_result(run, kind)
+        return
     _print_result(run, kind)
     click.echo(f"The report is in {page}")
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,17 @@ from ofmu.io.text import parse_json
 MAX_JSON_BYTES = 2 * 2**30
 """Bound on a JSON file. Scores of a large benchmark have hundreds of MiB."""
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = "free some space there"
+_FIXES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: "choose a directory that can be written, since this file system is read-only",
+    errno.ENOENT: "restore the directory, which was deleted or moved, or choose another one",
+    errno.ESTALE: "mount the storage again",
+}
+"""What the user can do about a failed write, by the system's error number."""
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust, such as tokenizers, report an error of the system. They raise it as a plain Exception."""
 _SYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)
 """Errors of a file system that cannot sync directories."""
 
@@ -28,17 +39,27 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn a failed write inside the ``with`` block into one sentence that names the file.
 
     Raises:
-        StorageError: the block raised OSError, or the error of safetensors for a failed write.
+        StorageError: the block raised OSError, or the error of a library in Rust for a failed write.
     """
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # Libraries in Rust raise errors of the system as Exception itself.
+        if not isinstance(error, OSError | SafetensorError) and not _RUST_ERROR.search(str(error)):
+            raise
         reason = getattr(error, "strerror", None) or str(error)
-        full = getattr(error, "errno", None) in _DISK_FULL or "No space left" in reason
-        fix = "free some space there" if full else "choose a directory that can be written"
-        raise StorageError(f"Cannot write {path} ({reason}): {fix}") from error
+        raise StorageError(f"Cannot write {path} ({reason}): {storage_fix(error)}") from error
+
+
+def storage_fix(error: Exception) -> str:
+    """Return what the user can do about a failed write."""
+    found = _RUST_ERROR.search(str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number is None and "No space left" in str(error):
+        return _FULL
+    return _FIXES.get(number or 0, "choose a directory that can be written")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -38,6 +38,8 @@ class _Restriction:
 
 _restriction: ContextVar[_Restriction | None] = ContextVar("restriction of plugins", default=None)
 """None: every module may be imported, since the user's own config names it."""
+_imported: set[str] = set()
+"""The modules that this process has imported. The user's own command named them, so they stay allowed."""
 
 
 @contextmanager
@@ -94,7 +96,7 @@ def check_plugin(module: str, key: str) -> None:
         ConfigError: a file that others may have written names the module, and the user did not.
     """
     restriction = _restriction.get()
-    if restriction is not None and module not in restriction.allowed:
+    if restriction is not None and module not in restriction.allowed and module not in _imported:
         raise ConfigError(
             f"{restriction.source} names the module '{module}' in {key}, and importing it runs its code: "
             f"{restriction.fix}"
@@ -116,7 +118,9 @@ def import_plugin(module: str, key: str) -> ModuleType:
     if working_directory not in sys.path and "" not in sys.path:
         sys.path.append(working_directory)
     try:
-        return import_module(module)
+        found = import_module(module)
+        _imported.add(module)
+        return found
     except ImportError as error:
         raise ConfigError(
             f"{key} '{module}' cannot be imported ({error}): run the command in the module's directory, or install it"

@@ -70,8 +70,8 @@ def method_class(name: str, module: str | None = None) -> type[Method[Any]]:
     if name in BUILT_IN:
         import_module(f"ofmu.methods.{name}")
     elif module is not None and reads_results_only():
-        stand_in: type[Method[Any]] = import_module("ofmu.methods.unimported").UnimportedMethod
-        return _REGISTERED.get(name, stand_in)
+        stand_in = import_module("ofmu.methods.unimported").UnimportedMethod
+        return _REGISTERED.get(name) or type(stand_in.__name__, (stand_in,), {"name": name, "title": name})
     elif module is not None:
         import_plugin(module, "method.module")
         if name not in _REGISTERED:

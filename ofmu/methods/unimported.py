@@ -21,7 +21,6 @@ class UnimportedMethod(Method[Any]):
     """A method that cannot run. Its class is abstract, so it has no instance."""
 
     Config = UnimportedConfig
-    title = "a method of a module that is not imported"
     source = ""
     tasks = frozenset(TRAITS)
     space: ClassVar[dict[str, Any]] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.evaluation.scores import Scores
+from ofmu.io.plugins import results_only
 from ofmu.methods.registry import method_class
 from ofmu.reports.answers import Answer, AnsweredSet, answered_sets
 from ofmu.reports.curves import history_charts, phase_chart
@@ -123,7 +124,8 @@ def _heading(run: StoredRun) -> str:
     if run.config is None:
         return run.directory.name
     method = run.config.method
-    return f"{method_class(method.name, method.module).title} on {run.config.data.source}"
+    with results_only(str(run.directory)):
+        return f"{method_class(method.name, method.module).title} on {run.config.data.source}"
 
 
 def _state(run: StoredRun) -> str:

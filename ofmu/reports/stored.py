@@ -11,9 +11,10 @@ from typing import Any
 
 from ofmu.errors import OfmuError, PruningRecord, RunError
 from ofmu.io.cache import Cache, cache_root
+from ofmu.io.plugins import results_only
 from ofmu.preparer import find_reference_scores, find_target_scores
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, check_no_links
 from ofmu.tasks.family import TaskFamily
 from ofmu.tasks.load import task_family
 
@@ -23,16 +24,23 @@ TARGET, RETRAINED = "target", "retrained"
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The files of one run or one evaluation. Files that are not there yet read as empty."""
+    """The files of one run or one evaluation. Files that are not there yet read as empty.
+
+    Raises:
+        RunError: the directory holds a link.
+    """
 
     directory: Path
+
+    def __post_init__(self) -> None:
+        check_no_links(self.directory, depth=1)
 
     @classmethod
     def open(cls, directory: str | Path) -> StoredRun:
         """Return the run or the evaluation in a directory.
 
         Raises:
-            RunError: the directory holds neither.
+            RunError: the directory holds neither, or it holds a link.
         """
         found = cls(Path(directory))
         if not is_run(found.directory):
@@ -56,8 +64,8 @@ class StoredRun:
 
     @cached_property
     def config(self) -> UnlearnConfig | None:
-        """The config; None if there is none, or if another version wrote it."""
-        with suppress(OfmuError, ValueError):
+        """The config; None if there is none, or if another version wrote it. No module that it names is imported."""
+        with suppress(OfmuError, ValueError), results_only(str(self.directory)):
             stored = self.report.get("config") or self.files.read_config()
             return None if stored is None else UnlearnConfig.model_validate(stored)
         return None
@@ -73,7 +81,7 @@ class StoredRun:
         if not self.files.history.is_file():
             return []
         records = []
-        for line in self.files.history.read_text(encoding="utf-8").splitlines():
+        for line in self.files.history.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError):
                 records.append(dict(json.loads(line)))
         return records
@@ -105,7 +113,7 @@ class StoredRun:
             return found
         for name, path in files.items():
             # A file may be gone from the cache, and a user's module of custom metrics may be gone as well.
-            with suppress(OfmuError):
+            with suppress(OfmuError), results_only(str(self.directory)):
                 custom = config.evaluation.custom_metrics
                 found[name] = family.stored_metrics(path, files.get(RETRAINED), custom).values
         return found

@@ -92,7 +92,11 @@ def search_of(names: Names | None, marker: Path, run_dir: str = "theirs/run") ->
         names(config, module_of(marker))
         if names is as_method:
             config["search"]["space"] = {"method.lr": {"low": 1e-5, "high": 1e-3}}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    # Whoever edits a config can edit the study, which holds the config of the start.
+    lines = (run / "study.log").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "ofmu:config" not in json.loads(line).get("system_attr", {})]
+    (run / "study.log").write_text("".join(kept))
     return run
 
 
@@ -105,6 +109,9 @@ def test_reading_results_runs_no_code(marker: Path, names: Names, capsys: pytest
     assert main(["report", str(run)]) == (1 if names is as_objective else 0), capsys.readouterr().err
     if names is not as_objective:  # no trial has the objective
         assert SearchResult.load(run).front["trial"].tolist() == before
+        assert main(["runs", "theirs"]) == 0
+        assert "unreadable" not in capsys.readouterr().out
+        assert main(["show", str(run), str(before[0])]) == 0
         assert main(["export", str(run), "--pick", str(before[0]), "--output", "taken"]) == 0
         assert Path("taken/config.json").is_file()
     assert not marker.exists()
@@ -139,7 +146,7 @@ def test_a_space_of_modules_runs_no_code(marker: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     for key in ("method.module", "method.name"):
         config["search"]["space"][key] = {"choices": [module_of(marker), module_of(marker)]}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     assert main(["search", "--resume", str(run)]) == 1
     assert main(["report", str(run)]) in (0, 1)
     assert not marker.exists()
@@ -211,3 +218,36 @@ def test_an_evaluation_runs_only_code_that_its_command_names(
         assert marker.exists()
         marker.unlink()
         assert main(["evaluate", "theirs/model", "--allow-code"]) == 0
+
+
+@pytest.mark.parametrize("names", [as_method, beside_a_built_in_method, as_metric])
+@pytest.mark.parametrize("kind", ["run", "evaluation"])
+def test_the_page_of_a_run_or_an_evaluation_runs_no_code(
+    marker: Path, names: Names, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: dict[str, Any] = {"method": {}, "evaluation": {}, "data": {}}
+    module = module_of(marker)
+    names(config, module)
+    run = Path("theirs/run")
+    run.mkdir()
+    prepared = {"target_scores": "0" * 32, "reference_scores": "1" * 32}
+    report: dict[str, Any] = {"metrics": METRICS, "config": config, "prepared": prepared, "reasons": {}}
+    if kind == "run":
+        (run / "environment.json").write_text(json.dumps({"python": "", "platform": "", "host": "", "versions": {}}))
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (run / "history.jsonl").write_text('{"outer_step": 1}\n')
+    else:
+        report |= {"model": "theirs", "environment": {}, "baseline_metrics": {}, "reference": None}
+    (run / "metrics.json").write_text(json.dumps(report))
+    assert main(["report", str(run)]) == 0, capsys.readouterr().err
+    page = (run / "report.html").read_text()
+    assert kind == "evaluation" or (module.partition(".")[2] in page) == (names is as_method), "the method's name"
+    assert main(["runs", "theirs"]) == 0
+    assert not marker.exists()
+
+
+def test_a_module_that_the_users_own_program_has_imported_stays_allowed(marker: Path) -> None:
+    run = search_of(as_method, marker)
+    AskTell.resume(run, allow_code=True).close()
+    marker.unlink()
+    AskTell.resume(run).close()

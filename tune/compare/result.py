@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ofmu.errors import RunError
 from ofmu.io.files import write_text
+from ofmu.run_files import check_is_no_link
 from tune.compare.directory import SUMMARY
 from tune.compare.plot import fronts_figure
 from tune.compare.summary import Summary
@@ -35,6 +36,7 @@ class ComparisonResult:
             RunError: there is no comparison, or it is not finished.
         """
         path = Path(run_dir).absolute() / SUMMARY
+        check_is_no_link(path)
         if not path.is_file():
             raise RunError(f"{run_dir} holds no finished comparison: continue one with ofmu compare --resume {run_dir}")
         try:

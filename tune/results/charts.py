@@ -245,7 +245,7 @@ def _setting_axis(key: str, values: Sequence[Any], log: bool) -> _Axis:
     log = log and all(value > 0 for value in numbers)
     scaled = [math.log(value) if log else float(value) for value in numbers]
     low, high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
-    if high <= low:
+    if high <= low or not numbers:
         places = [0.5 if _is_number(value) else math.nan for value in values]
         return _Axis(label=label, places=places, ticks={0.5: number(numbers[0], 3)} if numbers else {})
     shares = iter([(value - low) / (high - low) for value in scaled])

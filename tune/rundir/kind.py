@@ -53,7 +53,8 @@ def find_kind(path: Path) -> Kind | None:
 def is_locked(path: Path) -> bool:
     """Return whether a process on this machine works on a search or a comparison."""
     lock = path / LOCK_FILE
-    if not lock.is_file():
+    if lock.is_symlink() or not lock.is_file():
+        # Locking a file empties it, and a link may name a file elsewhere.
         return False
     try:
         with FileLock(lock, timeout=0):

@@ -18,7 +18,7 @@ from ofmu.config.files import read_mapping
 from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
-from ofmu.io.files import write_json, write_text
+from ofmu.io.files import storage_errors, write_json, write_text
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.run_files import (
     CONFIG,
@@ -157,14 +157,16 @@ class LockedDirectory:
 
         Raises:
             RunError: another process holds the lock.
+            StorageError: the directory cannot be written.
         """
         lock = FileLock(self.path / LOCK_FILE)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"Another {self.kind} is running in {self.display_path}: wait for it, or stop it first"
-            ) from None
+        with storage_errors(self.path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise RunError(
+                    f"Another {self.kind} is running in {self.display_path}: wait for it, or stop it first"
+                ) from None
         try:
             yield
         finally:

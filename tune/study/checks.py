@@ -19,8 +19,8 @@ from tune.rundir.search_files import TRIALS
 if TYPE_CHECKING:
     from tune.config import SearchConfig
 
-_CONFIG = "config"
-"""The study's attribute that holds the settings of its start."""
+_CONFIG = "ofmu:config"
+"""The study's system attribute that holds the settings of its start."""
 _MAY_CHANGE = (*RunDirectory.resumable, "cache_dir")
 _ATTRIBUTES: Mapping[str, type | tuple[type, ...]] = {
     "role": str,
@@ -34,8 +34,8 @@ _ATTRIBUTES: Mapping[str, type | tuple[type, ...]] = {
 
 def store_config(study: optuna.Study, config: SearchConfig) -> None:
     """Store the settings that a resume cannot change, unless the study holds them already."""
-    if _CONFIG not in study.user_attrs:
-        study.set_user_attr(_CONFIG, _fixed_settings(config))
+    if _CONFIG not in _system_attributes(study):
+        study._storage.set_study_system_attr(study._study_id, _CONFIG, _fixed_settings(config))
 
 
 def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:
@@ -56,7 +56,7 @@ def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:
                 f"{path} is damaged (trial {trial.number} {problem}): restore the file from a copy, or start a new "
                 "search"
             )
-    stored = study.user_attrs.get(_CONFIG)
+    stored = _system_attributes(study).get(_CONFIG)
     if isinstance(stored, dict):
         settings = _fixed_settings(config)
         changed = [key for key in settings if key in stored and stored[key] != settings[key]]
@@ -94,6 +94,11 @@ def check_results_are_stored(study: optuna.Study | None, path: Path) -> None:
             f"{path} lacks trial {int(lost[0])}, whose results are in {folder / lost[0]}: restore the file from a "
             "copy, or start a new search in another directory"
         )
+
+
+def _system_attributes(study: optuna.Study) -> dict[str, Any]:
+    attributes: dict[str, Any] = study._storage.get_study_system_attrs(study._study_id)
+    return attributes
 
 
 def _fixed_settings(config: SearchConfig) -> dict[str, Any]:

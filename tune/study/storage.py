@@ -92,8 +92,13 @@ class BufferedJournalBackend(BaseJournalBackend):  # type: ignore[misc]  # mypy 
     def _write(self, new: list[bytes]) -> None:
         """Append the unwritten entries and ``new`` ones to the file: all of them or none."""
         data = b"".join([*self._lines[len(self._lines) - self._unwritten :], *new])
+        create = 0 if self._size else os.O_CREAT
+        if not create and not self._path.is_file():
+            raise StorageError(
+                f"{self._path} was deleted or moved during the search: restore its directory, or start a new search"
+            )
         with storage_errors(self._path):
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | create, 0o666)
             try:
                 foreign = self._read_foreign(file)
                 end = os.fstat(file).st_size

@@ -36,8 +36,8 @@ def check_described_size(build: Callable[[], nn.Module], directory: Path, dtype:
     stored = stored_values(directory)
     if not stored:
         raise ModelError(
-            f"The model directory {directory} cannot be loaded, since its *.safetensors hold no weights or are damaged: "
-            "copy or download the model again"
+            f"The model directory {directory} cannot be loaded, since its *.safetensors hold no weights or are "
+            "damaged: copy or download the model again"
         )
     with torch.device("meta"):
         model = build()

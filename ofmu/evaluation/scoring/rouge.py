@@ -10,7 +10,7 @@ from typing import Any
 @lru_cache(maxsize=1)
 def _stemmer() -> Any:
     """Return the stemmer of rouge_score, which stems each word of a text once."""
-    from nltk.stem import porter  # type: ignore[import-untyped]
+    from nltk.stem import porter
 
     class Stemmer:
         def __init__(self) -> None:

@@ -20,9 +20,9 @@ from transformers import (
 from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
 from ofmu.models.config import Attention
+from ofmu.models.described_size import check_described_size
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.randomness import disable_randomness_in_config
-from ofmu.models.size import check_described_size
 from ofmu.models.source import keep_source_settings, keep_tokenizer_files
 from ofmu.models.weights import check_loaded, check_saved, quiet_loading
 

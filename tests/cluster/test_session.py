@@ -9,6 +9,7 @@ import pytest
 
 from cluster.config import ClusterConfig
 from cluster.session import ray_session
+from ofmu.cli.main import main
 from ofmu.errors import ClusterError
 
 
@@ -30,3 +31,14 @@ def test_the_fix_names_what_holds_the_address(form: str, nowhere: str, monkeypat
     with pytest.raises(ClusterError, match=r"correct cluster\.address, or leave it out") as caught:
         ray_session(ClusterConfig(address=address)).__enter__()
     assert "RAY_ADDRESS" not in str(caught.value)
+
+
+def test_doctor_names_the_variable_too(
+    nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", nowhere)
+    with pytest.raises(SystemExit):
+        main(["doctor"])
+    output = "".join(capsys.readouterr())
+    assert "RAY_ADDRESS" in output
+    assert "cluster.address" not in output

@@ -62,7 +62,7 @@ def ray_session(cluster: ClusterConfig, resume_hint: Callable[[], str] = str) ->
         yield
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_reachable(address)
+    _check_reachable(address, _fix_of_address(cluster))
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
@@ -75,7 +75,7 @@ def ray_session(cluster: ClusterConfig, resume_hint: Callable[[], str] = str) ->
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClusterError(
-            f"Cannot join the Ray cluster at '{address}' ({problem}): correct cluster.address or leave it out"
+            f"Cannot join the Ray cluster at '{address}' ({problem}): {_fix_of_address(cluster)}"
         ) from error
     if callable(on_terminate) and threading.current_thread() is threading.main_thread():
         # ray.init installs its own handler, which prints a stack trace and aborts.
@@ -134,7 +134,14 @@ def _resources(cluster: ClusterConfig) -> list[tuple[str, float, float]]:
     return [(kind, each, total.get(kind, 0.0)) for kind, each in wants if each > 0]
 
 
-def _check_reachable(address: str) -> None:
+def _fix_of_address(cluster: ClusterConfig) -> str:
+    """Return how to correct the address, by where the address comes from."""
+    if cluster.address is None and os.environ.get("RAY_ADDRESS"):
+        return "correct the variable RAY_ADDRESS, or unset it to search on this machine"
+    return "correct cluster.address, or leave it out to search on this machine"
+
+
+def _check_reachable(address: str, fix: str) -> None:
     if address in ("local", "auto"):
         return
     parts = urlsplit(address if "://" in address else f"//{address}")
@@ -143,12 +150,11 @@ def _check_reachable(address: str) -> None:
     except ValueError:
         host, port = None, None
     if not host or not port:
-        raise ClusterError(f"cluster.address '{address}' must have the form host:port, ray://host:port or 'auto'")
+        raise ClusterError(f"The address '{address}' must have the form host:port, ray://host:port or 'auto': {fix}")
     problem = _connection_problem(f"{host}:{port}", host, port)
     if problem:
         raise ClusterError(
-            f"Nothing answers as a Ray cluster at the address '{address}' ({problem}): start the cluster, "
-            "correct cluster.address, or leave it out to search on this machine"
+            f"Nothing answers as a Ray cluster at the address '{address}' ({problem}): start the cluster, {fix}"
         )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
-from ofmu.config.base import NonNegativeInt, Section
+from ofmu.config.base import Section, Seed
 from ofmu.config.files import apply_overrides, deep_copy, is_section, read_mapping, shortened, validate
 from ofmu.data.config import DataConfig
 from ofmu.data.kinds import KindTraits
@@ -48,7 +48,7 @@ class UnlearnConfig(Section):
     method: SerializeAsAny[MethodConfig] = Field(default_factory=_default_method)
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of every random choice: data, training, minibatches, suggestions of a search."""
     cache_dir: str | None = None
     """Directory of prepared models. None: $OFMU_CACHE, else ``ofmu`` under the user's cache directory."""

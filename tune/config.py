@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
 from ofmu.config.base import PositiveInt, Section
-from ofmu.config.files import validate
+from ofmu.config.files import parse_scalar, validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
 from ofmu.io.plugins import reads_results_only
@@ -28,7 +28,7 @@ from ofmu.run_config import UnlearnConfig, check_sections
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.objectives import Direction, check_objectives, default_objectives
 from tune.space.parameter import Parameter, default_space, flatten_space
-from tune.space.space import check_space
+from tune.space.space import check_space, reachable_part
 
 _SHORT_DIRECTIONS = {"minimize": "min", "maximize": "max"}
 
@@ -178,3 +178,56 @@ def search_config(
         given = [warm_start] if isinstance(warm_start, str | Path) else warm_start
         search["warm_start"] = [str(each) for each in given]
     return validate(SearchConfig, {**mapping, "search": search})
+
+
+def searched_and_named(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that a command line names although the search draws them, with their values.
+
+    Args:
+        mapping: the config, with the overrides applied.
+        overrides: the entries of the command line, such as ``method.outer_steps=5``.
+
+    Raises:
+        ConfigError: the config is invalid, or the command line names both a setting and its range.
+    """
+    config = search_config(mapping)
+    values, found = config.model_dump(mode="json"), {}
+    for key, parameter in config.search.space.items():
+        if parameter.kind == "fixed" or not _names(overrides, key):
+            continue
+        if _names(overrides, f"search.space.{key}"):
+            raise ConfigError(f"The command line names both {key} and search.space.{key}: leave one of them out")
+        section, _, name = key.partition(".")
+        found[key] = values[section][name]
+    return found
+
+
+def fix_settings(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Take settings out of the search, as a plain value in Ray Tune's ``param_space`` does.
+
+    Settings whose condition cannot hold any more leave the space.
+
+    Args:
+        mapping: a search's config.
+        values: the settings' values in every trial, by dotted key.
+    """
+    space = search_config(mapping).search.space | {key: Parameter(value=value) for key, value in values.items()}
+    stored = {key: parameter.model_dump(mode="json") for key, parameter in reachable_part(space).items()}
+    return {**mapping, "search": {**(mapping.get("search") or {}), "space": stored}}
+
+
+def _names(overrides: Sequence[str], key: str) -> bool:
+    """Return whether an entry sets ``key``, a part of it, or, by a whole section, ``key`` too."""
+    for entry in overrides:
+        path, _, text = entry.partition("=")
+        if path == key or path.startswith(f"{key}."):
+            return True
+        inner = parse_scalar(text) if key.startswith(f"{path}.") else None
+        for part in key.removeprefix(f"{path}.").split("."):
+            inner = inner.get(part, _ABSENT) if isinstance(inner, Mapping) else _ABSENT
+        if inner is not _ABSENT:
+            return True
+    return False
+
+
+_ABSENT = object()

@@ -52,6 +52,7 @@ def compare_command(
     # Ray and Optuna take seconds to import, and the help and the errors above do not need them.
     from tune.compare.comparison import Comparison
     from tune.compare.console import CompareConsoleCallback
+    from tune.config import searched_and_named
 
     console, has_plugins = CompareConsoleCallback(), allow_code
     try:
@@ -59,6 +60,12 @@ def compare_command(
             Comparison.resume(resume, overrides, callback=console, allow_code=allow_code)
         else:
             mapping = ConfigChoice(benchmark, (*overrides, *entries)).read_mapping()
+            for key in searched_and_named(mapping, overrides):
+                method = (mapping.get("method") or {}).get("name", "ofmu")
+                raise ConfigError(
+                    f"Every search draws {key}, so its value on the command line has no effect: leave it out, or "
+                    f"narrow its range by compare.spaces.{method}.{key}.low and .high"
+                )
             comparison = Comparison(mapping, run_dir=run_dir, callback=console)
             has_plugins = any(config.plugins for config in comparison.configs.values())
             comparison.run()

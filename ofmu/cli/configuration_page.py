@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ofmu.config.base import MAX_SIZE
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import BUILT_IN, method_class
 
@@ -99,7 +100,8 @@ def _type_text(field: FieldInfo) -> str:
 
 def _bound_text(item: Any) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    return ", ".join(f"{sign} {getattr(item, name)}" for name, sign in signs.items() if hasattr(item, name))
+    bounds = {sign: getattr(item, name) for name, sign in signs.items() if hasattr(item, name)}
+    return ", ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound != MAX_SIZE)
 
 
 def _name(annotation: Any) -> str:

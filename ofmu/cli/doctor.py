@@ -30,7 +30,8 @@ def doctor_command(config: ConfigChoice, address: str | None, storage: str | Non
     address the checks run as a job, with the working directory that a search would have.
     """
     settings = _read(config)
-    address = address or (settings.cluster.address if settings else None) or os.environ.get("RAY_ADDRESS")
+    named = address or (settings.cluster.address if settings else None)
+    address = named or os.environ.get("RAY_ADDRESS")
     if address and address.startswith(("http://", "https://")):
         _run_as_job(address, storage, config.words())
         return
@@ -43,7 +44,8 @@ def doctor_command(config: ConfigChoice, address: str | None, storage: str | Non
     if address is None:
         found = examine_machine(unlearn, storage)
     else:
-        cluster = (settings.cluster if settings else ClusterConfig()).model_copy(update={"address": address})
+        # Ray itself reads $RAY_ADDRESS, and an error then names that variable.
+        cluster = (settings.cluster if settings else ClusterConfig()).model_copy(update={"address": named})
         wanted = settings.search.max_concurrent_trials if settings else None
         found = examine_cluster(cluster, unlearn, storage, max_concurrent_trials=wanted)
     _show(group_by_host(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.io.ranks import launched_ranks
 
 if TYPE_CHECKING:
+    from ofmu.run_config import UnlearnConfig
     from tune.config import SearchConfig
 
 
@@ -61,16 +63,26 @@ def _is_first_process() -> bool:
 
 
 def _run(settings: SearchConfig, output: Path) -> None:
+    """Check the inputs, and run while no other run works in the directory. Rank 0 holds the lock."""
     from ofmu.io.library_logging import silence_libraries
+    from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
-    from ofmu.run_files import HISTORY, check_output
+    from ofmu.run_files import check_output
 
     check_output(output)
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
     config = UnlearnConfig.model_validate(shared)
     check_inputs(config)
     silence_libraries()
+    busy = f"Another run works in {output}: wait for it, or name another directory for the output"
+    with locked(output, busy) if _is_first_process() else nullcontext():
+        _run_locked(config, settings, output)
+
+
+def _run_locked(config: UnlearnConfig, settings: SearchConfig, output: Path) -> None:
+    from ofmu.run_files import HISTORY
+
     if settings.cluster.num_workers > 0:
         from cluster.train.trainer import train
 

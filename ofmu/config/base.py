@@ -8,11 +8,13 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticSerializationError
 
-_MAX_SIZE = 10**12
+MAX_SIZE = 10**12
 """Bound on counts and sizes. Nobody means a larger one, and libraries may abort on it."""
 
-PositiveInt = Annotated[int, Field(ge=1, le=_MAX_SIZE)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=_MAX_SIZE)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_SIZE)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed that every generator takes. NumPy's older one, which Optuna uses, takes 32 bits."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

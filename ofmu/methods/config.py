@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ofmu.config.base import NonNegativeInt, PositiveInt, Section
+from ofmu.config.base import PositiveInt, Section, Seed
 from ofmu.engine.config import EngineConfig
 
 
@@ -19,7 +19,7 @@ class MethodConfig(Section):
     """Importable module of the user that registers ``name``."""
     batch_size: PositiveInt = 8
     """Rows of D_f, and of D_r, in one global minibatch. The number does not depend on the number of ranks."""
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     """Seed of the run's minibatches. Runs with different seeds start from the same target. None: the config's seed."""
     saliency_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the weights that a run may change: those with the largest |∇L_f| at the target (the mask of SalUn, for

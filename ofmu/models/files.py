@@ -61,7 +61,7 @@ def check_model_directory(path: str | Path) -> None:
 
 def _check_index(folder: Path) -> None:
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        files = _read_json(index).get("weight_map")
+        files = read_object(index).get("weight_map")
         for name in files.values() if isinstance(files, dict) else ():
             parts = (*PurePosixPath(str(name)).parts, *PureWindowsPath(str(name)).parts)
             if not isinstance(name, str) or ".." in parts or PurePosixPath(name).is_absolute() or ":" in name:
@@ -72,7 +72,7 @@ def _check_index(folder: Path) -> None:
 
 
 def _check_not_quantised(folder: Path) -> None:
-    config = _read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     sections = [config, *(value for value in config.values() if isinstance(value, dict))]
     settings = next((part["quantization_config"] for part in sections if part.get("quantization_config")), None)
     if settings is not None:
@@ -133,14 +133,12 @@ def _check_sizes(folder: Path) -> None:
     or hostile config would take minutes and the whole memory.
     """
     tensors = list(_tensors(folder))
-    if not tensors:
-        return
     bounds = (
         (_COUNT, max(_SMALL_COUNT, len(tensors)), f"{len(tensors)} weights"),
         (_WIDTH, max(_SMALL_WIDTH, stored_values(folder)), f"{stored_values(folder):,} values"),
         (_POSITIONS, _MAX_POSITIONS, "fewer positions"),
     )
-    for key, size in _numbers(_read_json(folder / "config.json")):
+    for key, size in _numbers(read_object(folder / "config.json")):
         for pattern, bound, held in bounds:
             if pattern.search(key) and size > bound:
                 raise ModelError(
@@ -161,8 +159,11 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    """Return a JSON object. A damaged file is empty here, since Transformers says what is wrong with it."""
+def read_object(path: Path) -> Mapping[str, Any]:
+    """Return the object in a JSON file of a model.
+
+    A damaged file is empty here, since Transformers says what is wrong with it.
+    """
     try:
         check_regular(path, _MAX_HEADER_BYTES)
         content = json.loads(path.read_text(encoding="utf-8"))

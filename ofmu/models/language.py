@@ -20,9 +20,10 @@ from transformers import (
 from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
 from ofmu.models.config import Attention
+from ofmu.models.described_size import check_described_size
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.randomness import disable_randomness_in_config
-from ofmu.models.size import check_described_size
+from ofmu.models.source import keep_source_settings, keep_tokenizer_files
 from ofmu.models.weights import check_loaded, check_saved, quiet_loading
 
 
@@ -168,6 +169,8 @@ def _write(
     tokenizer.save_pretrained(directory)
     weights = model.state_dict() if state_dict is None else state_dict
     _store_dtype(directory / "config.json", weights)
+    keep_source_settings(model.name_or_path, directory)
+    keep_tokenizer_files(getattr(tokenizer, "name_or_path", ""), directory)
     check_saved(model, directory, weights)
 
 

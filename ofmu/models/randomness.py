@@ -20,7 +20,7 @@ def disable_randomness_in_config(config: PreTrainedConfig) -> None:
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             disable_randomness_in_config(value)
-        elif _is_random(name, value):
+        elif is_random(name, value):
             setattr(config, name, 0.0)
 
 
@@ -30,9 +30,15 @@ def disable_randomness_in_modules(model: nn.Module) -> None:
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name, value in list(vars(module).items()):
-            if _is_random(name, value):
+            if is_random(name, value):
                 setattr(module, name, 0.0)
 
 
-def _is_random(name: str, value: Any) -> bool:
-    return isinstance(value, float) and value != 0 and _RANDOM.search(name) is not None
+def is_random(name: str, value: Any) -> bool:
+    """Return whether a setting is a probability or a noise that is not 0."""
+    return isinstance(value, float) and value != 0 and may_be_random(name)
+
+
+def may_be_random(name: str) -> bool:
+    """Return whether a setting of this name is a probability or a noise, if it is a float."""
+    return _RANDOM.search(name) is not None

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from ofmu.errors import ModelError
 from ofmu.models.config import ScratchModelConfig
-from ofmu.models.size import check_training_size
+from ofmu.models.described_size import check_training_size
 
 _MAX_WORD = 1000
 _LONGER_THAN_A_WORD = re.compile(rf"\S{{{_MAX_WORD}}}|\s{{{_MAX_WORD}}}")

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from ofmu.errors import ModelError
+from ofmu.models.randomness import may_be_random
 
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
 """Keys of a config that saving may change, and that do not change what the model computes in a given type."""
@@ -135,9 +136,14 @@ def _differing_setting(model: Any, directory: Path) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return JSON values without the keys that saving may change."""
+    """Return JSON values without the keys that saving may change. Among them is dropout, which no evaluation has."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if key not in _VOLATILE}
+        items = ((str(key), item) for key, item in value.items())
+        return {
+            key: _plain(item)
+            for key, item in items
+            if key not in _VOLATILE and not (isinstance(item, float) and may_be_random(key))
+        }
     return (
         [_plain(item) for item in value]
         if isinstance(value, list | tuple)

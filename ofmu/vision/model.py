@@ -18,8 +18,8 @@ from transformers import (
 
 from ofmu.errors import ModelError
 from ofmu.models import config as models_config
+from ofmu.models.described_size import check_described_size, check_training_size
 from ofmu.models.hub import local_directory
-from ofmu.models.size import check_described_size, check_training_size
 from ofmu.models.weights import check_loaded, quiet_loading
 
 

@@ -75,14 +75,23 @@ def read_folder(config: DataConfig, seed: int) -> LabelledImages:
         raise DataError(f"There is no image folder {config.path}: set data.path to one with a folder per class")
     has_splits = (folder / "train").is_dir()
     root = folder / "train" if has_splits else folder
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = _class_folders(root)
     if len(classes) < 2:
         raise DataError(f"The image folder {root} has fewer than two class folders: make one folder per class")
     train = _folder_rows(root, classes)
+    empty = sorted(set(range(len(classes))) - {row.label for row in train})
+    if empty:
+        raise DataError(f"The class folder {root / classes[empty[0]]} holds no images: add some, or remove the folder")
     if has_splits:
         if not (folder / "test").is_dir():
             raise DataError(
                 f"The image folder {folder} has a train folder and no test folder: add one, or set data.path to {root}"
+            )
+        only_tested = sorted(set(_class_folders(folder / "test")) - set(classes))
+        if only_tested:
+            raise DataError(
+                f"The image folder {folder / 'test'} has the class '{only_tested[0]}', and {root} has not: add the "
+                "class there, or remove its folder"
             )
         return LabelledImages(tuple(classes), train, _folder_rows(folder / "test", classes))
     test_indices = _test_indices(train, config.vision.test_fraction, seed)
@@ -104,11 +113,19 @@ def _test_indices(rows: Sequence[LabelledImage], fraction: float, seed: int) -> 
     return indices
 
 
+def _class_folders(root: Path) -> list[str]:
+    """Return the names of the classes: the folders that are neither hidden nor made by macOS's archives."""
+    folders = (path.name for path in root.iterdir() if path.is_dir())
+    return sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+
+
 def _folder_rows(root: Path, classes: Sequence[str]) -> list[LabelledImage]:
     rows = []
     for label, name in enumerate(classes):
         for file in sorted((root / name).rglob("*")):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
+            # Notebooks keep copies in .ipynb_checkpoints, and macOS keeps icons in files such as ._cat.png.
+            hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+            if file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file():
                 rows.append(LabelledImage(file, label, f"The file {file}"))
     if not rows:
         raise DataError(f"The image folder {root} holds no images: put the images of each class into its folder")

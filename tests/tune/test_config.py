@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from ofmu.cli.main import main
 from ofmu.config.files import preset_names, read_mapping, validate
 from ofmu.config.renamed import RENAMED_KEYS
 from ofmu.errors import ConfigError, RunError
 from ofmu.io.environment import environment
 from ofmu.methods.registry import method_class
+from ofmu.run_config import override
 from tune import AskTell, CompareConfig, Comparison, ParetoSearch, SearchConfig, SearchResult
-from tune.config import search_config
+from tune.config import fix_settings, search_config, searched_and_named
 
 SECTIONS = ("evaluation", "search")
 
@@ -119,3 +121,76 @@ def test_an_old_comparison_is_named_as_one(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps(environment()))
     with pytest.raises(RunError, match=r"was written by ofmu 0\.1.*'search\.max_concurrent_trials'.*new comparison"):
         Comparison.resume(tmp_path)
+
+
+SEARCHED = {
+    "method": {"inner_steps": 2},
+    "search": {
+        "space": {
+            "method.outer_steps": {"low": 2, "high": 9},
+            "method.inner_update": ["sgd", "adamw"],
+            "method.inner_lr": {"low": 0.01, "high": 0.1, "when": {"method.inner_update": "sgd"}},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "fixed", "left"),
+    [
+        (["method.outer_steps=5"], {"method.outer_steps": 5}, {"method.inner_update", "method.inner_lr"}),
+        (["method={outer_steps: 5}"], {"method.outer_steps": 5}, {"method.inner_update", "method.inner_lr"}),
+        (["method.inner_update=adamw"], {"method.inner_update": "adamw"}, {"method.outer_steps"}),
+        (
+            ["method.inner_update=sgd", "seed=3"],
+            {"method.inner_update": "sgd"},
+            {"method.outer_steps", "method.inner_lr"},
+        ),
+        (["method.inner_steps=5", "search.num_trials=4"], {}, None),
+        (["search.space.method.outer_steps=5"], {}, None),
+    ],
+)
+def test_a_value_on_the_command_line_takes_its_setting_out_of_the_search(entries, fixed, left):
+    mapping = override(SEARCHED, entries)
+    assert searched_and_named(mapping, entries) == fixed
+    space = search_config(fix_settings(mapping, fixed)).search.space
+    assert {key: spec.value for key, spec in space.items() if spec.kind == "fixed"} == fixed | (
+        {"method.outer_steps": 5} if left is None and "search.space" in entries[0] else {}
+    )
+    if left is not None:
+        assert {key for key, spec in space.items() if spec.kind != "fixed"} == left
+
+
+def test_a_value_and_a_range_of_one_setting_contradict_each_other():
+    entries = ["method.outer_steps=5", "search.space.method.outer_steps.low=3"]
+    with pytest.raises(ConfigError, match=r"names both method\.outer_steps and search\.space\.method\.outer_steps"):
+        searched_and_named(override(SEARCHED, entries), entries)
+
+
+def test_a_value_of_a_setting_of_the_methods_own_space_counts_too():
+    entries = ["method.outer_steps=5"]
+    mapping = override(read_mapping("quickstart"), entries)
+    assert searched_and_named(mapping, entries) == {"method.outer_steps": 5}
+
+
+def test_no_trial_draws_a_setting_that_the_command_line_names(tmp_path, capsys, monkeypatch):
+    """The whole command, with the draws of an ask/tell loop in place of the trials on Ray."""
+    seen = []
+
+    def run(search):
+        with AskTell(search.config, num_trials=5, run_dir=tmp_path / "run") as loop:
+            while trial := loop.ask():
+                seen.append((trial.role, trial.config.method.outer_steps))
+                loop.tell(trial, {"ks_statistic": 0.5, "model_utility": 0.5})
+            return loop.result()
+
+    monkeypatch.setattr("tune.search.ParetoSearch.run", run)
+    assert main(["search", "method.outer_steps=7", "--run-dir", str(tmp_path / "none")]) == 0
+    assert "method.outer_steps is 7 in every trial but the baselines, and is not searched" in capsys.readouterr().out
+    assert {steps for role, steps in seen if role == "sampled"} == {7}
+
+
+def test_a_comparison_refuses_a_value_that_every_search_draws(capsys, tmp_path):
+    command = ["compare", "--methods", "ofmu,npo", "method.outer_steps=5", "--run-dir", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "narrow its range by compare.spaces.ofmu.method.outer_steps.low" in capsys.readouterr().err

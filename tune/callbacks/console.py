@@ -15,7 +15,7 @@ from ofmu.io.console_table import Column, print_line, print_table, rich_table
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
-from tune.results.report import format_front
+from tune.results.report import format_front, marked_role
 from tune.results.result import SearchResult
 
 _MAX_ROWS = 12
@@ -163,7 +163,7 @@ def _front(result: SearchResult) -> Table:
     names = list(result.config.objectives)
     columns = [Column(name, justify="right", overflow="ellipsis") for name in ("trial", *names)]
     rows = [
-        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), str(row["role"])]
+        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), marked_role(row, result.config.objectives)]
         for _, row in result.front.head(_MAX_ROWS).iterrows()
     ]
     if len(result.front) > _MAX_ROWS:

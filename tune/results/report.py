@@ -13,6 +13,7 @@ from ofmu.reports.numbers import MISSING
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
+from tune.space.objectives import WORST, Direction
 from tune.study.baselines import TARGET, baseline_settings
 
 
@@ -75,7 +76,8 @@ def format_front(result: SearchResult) -> list[list[str]]:
         keys = list(baselines.get(row["role"], ())) or varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
-        rows.append([str(row["trial"]), str(row["role"]), *(_objective(name, dict(row)) for name in names), settings])
+        role = marked_role(row, result.config.objectives)
+        rows.append([str(row["trial"]), role, *(_objective(name, dict(row)) for name in names), settings])
     target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
         rows.append([str(row["trial"]), TARGET, *(_objective(name, dict(row)) for name in names), "not on the front"])
@@ -84,6 +86,19 @@ def format_front(result: SearchResult) -> list[list[str]]:
         values = [_objective(name, reference) if name in reference else MISSING for name in names]
         rows.append([MISSING, "retrained", *values, "the reference"])
     return rows
+
+
+def marked_role(row: Any, objectives: Mapping[str, Direction]) -> str:
+    """Return a trial's role, with a mark if the trial's model has no utility left.
+
+    Such a trial may stand on the front, since nothing forgets more than a model that knows nothing.
+
+    Args:
+        row: the trial's row of the front's table.
+        objectives: the objectives. The first one is what the search forgets by.
+    """
+    lost = [name for name in list(objectives)[1:] if WORST.get(name) is not None and row[name] == WORST[name]]
+    return f"{row['role']}, useless: {lost[0]} {row[lost[0]]:.4g}" if lost else str(row["role"])
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from cluster.storage.mirror import Mirror
 from cluster.storage.uri import join_uri
+from ofmu.config.files import shortened
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
@@ -185,14 +186,17 @@ class SearchResult:
         """
         if choice == "knee":
             return self.knee
-        complete = self.trials.loc[self.trials["state"] == "complete", "trial"].tolist()
-        if not str(choice).isdecimal() or int(choice) not in complete:
+        complete = {str(number) for number in self.trials.loc[self.trials["state"] == "complete", "trial"]}
+        # Directories of trials have names such as 00017. As text, a number may have any number of digits.
+        number = str(choice).lstrip("0") or "0"
+        if not str(choice) or number not in complete:
             self.require_front()
             front = ", ".join(str(number) for number in self.front["trial"])
             raise RunError(
-                f"'{choice}' is no complete trial of {self.display_path}: pick knee, or one of the front's, {front}"
+                f"{shortened(str(choice))} is no complete trial of {self.display_path}: pick knee, or one of the "
+                f"front's, {front}"
             )
-        return self._point(int(choice))
+        return self._point(int(number))
 
     def trial(self, choice: str | int) -> Point:
         """Return the knee for ``'knee'``, else the trial with this number, which need not be complete.

@@ -13,6 +13,8 @@ from ofmu.methods.registry import method_class
 Scalar = str | int | float | bool | None
 _PARAMETER_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when"})
 
+_WHOLE_FORMS = frozenset({"choices", "value"})
+
 
 class Parameter(Section):
     """One searched setting: a range (low, high), a list of choices, or one fixed value."""
@@ -73,7 +75,8 @@ def flatten_space(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             flat[name] = value
         elif isinstance(value, Mapping) and "." not in key and not _PARAMETER_KEYS & set(value):
             for inner, spec in flatten_space(value, f"{name}.").items():
-                merge = isinstance(flat.get(inner), dict) and isinstance(spec, dict)
+                # A plain value or a list replaces a range; a part of a range, such as its low end, is merged.
+                merge = isinstance(flat.get(inner), dict) and isinstance(spec, dict) and not _WHOLE_FORMS & set(spec)
                 flat[inner] = {**flat[inner], **spec} if merge else spec
         elif isinstance(value, Mapping):
             merge = isinstance(flat.get(name), dict)

@@ -28,9 +28,18 @@ def _searchable_sections(base: UnlearnConfig) -> dict[str, type[BaseModel]]:
     return {"method": type(base.method), "engine": EngineConfig}
 
 
+_NOT_SEARCHED = ("method.name", "method.module")
+"""All trials of a search run one method. A choice of modules would import any module of Python."""
+_MAX_BOUND = 1e15
+_MAX_STEPS = 1e9
+"""Bounds on ranges. Samplers overflow, or loop for ever, on larger ones."""
+
+
 def searchable_keys(base: UnlearnConfig) -> list[str]:
     """Return the dotted config keys that a space may name."""
-    return [f"{section}.{key}" for section, schema in _searchable_sections(base).items() for key in schema.model_fields]
+    sections = _searchable_sections(base).items()
+    keys = [f"{section}.{key}" for section, schema in sections for key in schema.model_fields]
+    return [key for key in keys if key not in _NOT_SEARCHED]
 
 
 def is_whole(base: UnlearnConfig, key: str, parameter: Parameter) -> bool:
@@ -94,6 +103,23 @@ def run_config(base: UnlearnConfig, overrides: Mapping[str, Any]) -> UnlearnConf
     return config
 
 
+def reachable_part(space: Space) -> dict[str, Parameter]:
+    """Return the space without the settings whose conditions can never hold."""
+    left = dict(space)
+    while True:
+        kept = {
+            key: parameter
+            for key, parameter in left.items()
+            if all(
+                subject in left and any(_can_be(left[subject], value) for value in _as_list(allowed))
+                for subject, allowed in parameter.when.items()
+            )
+        }
+        if len(kept) == len(left):
+            return kept
+        left = kept
+
+
 def fixed_values(space: Space) -> dict[str, Any]:
     """Return the settings that the space fixes without a condition."""
     return {key: spec.value for key, spec in space.items() if spec.kind == "fixed" and not spec.when}
@@ -120,6 +146,11 @@ def check_space(space: Space, base: UnlearnConfig) -> None:
 
 
 def _unknown_key_sentence(key: str, known: list[str]) -> str:
+    if key in _NOT_SEARCHED:
+        return (
+            f"search.space cannot search '{key}', since all trials of a search run one method: search with each "
+            "method, or use ofmu compare"
+        )
     renamed = renamed_key_sentence(key)
     if renamed is not None:
         return f"search.space.{key}: {renamed}"
@@ -140,6 +171,9 @@ def _check_form(base: UnlearnConfig, key: str, parameter: Parameter) -> None:
     low, high = _bounds(parameter)
     if low >= high:
         raise ConfigError(f"{place}: low {low:g} must be below high {high:g}; for one value, write only the value")
+    step = parameter.step or (high - low)
+    if max(-low, high) > _MAX_BOUND or (high - low) / step > _MAX_STEPS:
+        raise ConfigError(f"{place}: the range from {low:g} to {high:g} is too wide: narrow it, or use a larger step")
     if parameter.log and low <= 0:
         raise ConfigError(f"{place}: a log scale needs low above 0, not {low:g}")
     if parameter.log and parameter.step is not None:

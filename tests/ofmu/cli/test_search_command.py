@@ -14,9 +14,11 @@ from ofmu.cli.report import report_command
 from ofmu.cli.search import search_command
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
+from tune import AskTell
 from tune.callbacks.base import Progress
 from tune.callbacks.console import ConsoleCallback
 from tune.config import SearchConfig
+from tune.results.report import format_front
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.searcher import StudySearcher, open_study
@@ -129,7 +131,15 @@ def test_export_gives_a_model_that_loads(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pick", "words"), [("9", "no complete trial"), ("best", "pick knee, or one of the front's, 3, 2, 0")]
+    ("pick", "words"),
+    [
+        ("9" * 5000, "no complete trial"),
+        ("-1", "no complete trial"),
+        ("", "no complete trial"),
+        ("²", "no complete trial"),
+        ("9", "no complete trial"),
+        ("best", "pick knee, or one of the front's, 3, 2, 0"),
+    ],
 )
 def test_export_of_an_unknown_trial_is_refused(finished, tmp_path, pick, words):
     arguments = [str(finished.path), "--pick", pick, "--output", str(tmp_path / "model")]
@@ -230,3 +240,12 @@ def test_commands_do_not_import_ray_before_they_run():
         "import sys, ofmu.cli.search, ofmu.cli.export, tune\nassert not {'ray', 'optuna', 'torch'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_a_trial_of_the_front_without_utility_is_marked(tmp_path):
+    with AskTell({}, {"ks_statistic": "min", "model_utility": "max"}, 3, tmp_path / "run") as search:
+        for distance, utility in [(0.9, 0.6), (0.1, 0.0), (0.5, 0.3)]:
+            search.tell(search.ask(), {"ks_statistic": distance, "model_utility": utility})
+        header, *rows = format_front(search.result())
+    roles = {row[0]: row[header.index("role")] for row in rows}
+    assert roles == {"0": "target", "1": "published, useless: model_utility 0", "2": "sampled"}

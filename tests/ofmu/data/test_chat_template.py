@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as time
+import itertools
+import resource
+import subprocess
 from datetime import date
 from typing import Any
 
 import pytest
 from transformers.utils import chat_template_utils
 
+from ofmu.data import chat_sandbox, chat_template
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import encode_example, encode_prompt
 from ofmu.errors import ModelError
@@ -87,7 +91,11 @@ def test_the_date_is_stored_with_the_run_and_in_the_cache_key(tiny_config: Unlea
         "{{ messages[1]['content'] + 'x' }}",
         "{{ messages | no_such_filter }}",
         "{{ 1 / 0 }}",
+        "<user>",
+        "{% for m in messages %}<{{ m['role'] }}>{% endfor %}",
+        "{# " + "x" * 1_000_001 + " #}" + BODY,
     ],
+    ids=itertools.count(),
 )
 def test_a_template_that_cannot_be_used_is_one_sentence_with_the_fix(template: Any) -> None:
     tokenizer = tokenizer_of(template)
@@ -100,3 +108,50 @@ def test_a_template_that_cannot_be_used_is_one_sentence_with_the_fix(template: A
 
 def test_the_default_of_several_templates_is_used() -> None:
     assert prompt_of({"default": "d" + BODY, "tool_use": "t" + BODY}).startswith("d<user>Who?")
+
+
+HOSTILE = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+    "{% endfor %}" + BODY,
+    "doubles": "{% set n = namespace(x='xxxxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+    + BODY,
+    "multiplies": "{{ 'x' * 10000000000 }}" + BODY,
+    "pads": "{{ 'x' | center(10000000000) }}" + BODY,
+    "formats": "{{ '%10000000000d' | format(1) }}" + BODY,
+    "recurses": "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}" + BODY,
+    "powers": "{{ 9 ** (9 ** 9) }}" + BODY,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_a_template_that_loops_or_fills_memory_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    monkeypatch.setattr(chat_template, "_WALL_SECONDS", 25.0)
+    with pytest.raises(ModelError, match=r"chat template .*: set data\.use_chat_template=false"):
+        prompt_of(HOSTILE[name])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < used + 200_000
+
+
+def test_a_template_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: tried.append(1) or run(*arguments, **options))
+    tokenizer = tokenizer_of("once" + BODY)
+    for question in ("Who?", "When?", "Where?"):
+        encode_prompt(tokenizer, question, DataConfig())
+    assert len(tried) == 1
+
+
+def test_the_sandbox_renders_what_transformers_renders() -> None:
+    template = (
+        "{%- for m in messages %}{% generation %}{{ m.content | trim }}{% endgeneration %}{% break %}{% endfor %}"
+        "{{ {'a': 'é<'} | tojson }}{{ bos_token }}{% if tools %}t{% endif %}{{ dict(a=1) }}\n  "
+        "{%- set n = namespace(x=1) %}{% set n.x = 2 %}{{ n.x }}{% if add_generation_prompt %}!{% endif %}"
+    )
+    tokenizer = tokenizer_of(template)
+    messages = [{"role": "user", "content": " Who? "}]
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    rendered = chat_sandbox._environment().from_string(template)
+    variables = {"tools": None, "documents": None, "add_generation_prompt": True, **tokenizer.special_tokens_map}
+    assert rendered.render(messages=messages, **variables) == expected

@@ -199,3 +199,27 @@ def test_a_directory_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -
     tokenizer = train_tokenizer(TEXTS, 300)
     with pytest.raises(StorageError, match="choose a directory that can be written"):
         save_model(build_model(SHAPE, tokenizer, seed=0), tokenizer, tmp_path / "file" / "model")
+
+
+def test_a_saved_model_keeps_the_dropout_and_the_tokenizers_files_of_its_source(tmp_path: Path) -> None:
+    shape = {"vocab_size": 300, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    source = save_model(
+        GPT2LMHeadModel(GPT2Config(**shape, attn_pdrop=0.25, embd_pdrop=0.0)),
+        train_tokenizer(TEXTS, 300),
+        tmp_path / "a",
+    )
+    stored = json.loads((source / "config.json").read_text())
+    assert stored["resid_pdrop"] == 0.1
+    (source / "tokenizer.model").write_bytes(b"sentencepiece")
+    place = source
+    for name in ("b", "c"):  # as a target, and as the model that is unlearned from the target
+        model = load_model(place)
+        assert model.config.attn_pdrop == 0
+        place = save_model(model, load_tokenizer(str(place)), tmp_path / name)
+    saved = json.loads((place / "config.json").read_text())
+    assert {key: saved[key] for key in stored if "drop" in key} == {
+        key: value for key, value in stored.items() if "drop" in key
+    }
+    assert (place / "tokenizer.model").read_bytes() == b"sentencepiece"
+    assert not any(path.name == "tokenizer.model" for path in (tmp_path / "b").parent.iterdir())
+    assert load_model(place).config.resid_pdrop == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ofmu.data.config import DataConfig
 from ofmu.errors import DataError
 from ofmu.vision.data import load_images
 from ofmu.vision.rows import ImageData
+from ofmu.vision.sources import read_folder
 
 
 def load(path: Path, source: str = "cifar10", seed: int = 0, **vision: Any) -> ImageData:
@@ -203,3 +205,34 @@ def test_missing_and_empty_sources_are_errors(tmp_path: Path, parquet: Path) -> 
         pq.write_table(pa.table({"img": [], "label": []}), tmp_path / "empty" / f"{split}.parquet")
     with pytest.raises(DataError, match="holds no rows"):
         load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "train/bee/.ipynb_checkpoints/0-checkpoint.png",
+        "test/bee/.ipynb_checkpoints/0-checkpoint.png",
+        "train/bee/._0.png",
+        "train/bee/.thumbnails/deep/0.png",
+        "train/__MACOSX/bee/._0.png",
+        "train/.ipynb_checkpoints/0.png",
+        "test/__MACOSX/._0.png",
+    ],
+)
+def test_copies_that_other_programs_keep_are_no_images(tmp_path: Path, copy: str) -> None:
+    write_folder(tmp_path / "train", {"ant": 3, "bee": 3})
+    write_folder(tmp_path / "test", {"ant": 2, "bee": 2})
+    before = read_folder(DataConfig(source="images", path=str(tmp_path)), seed=0)
+    (tmp_path / copy).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tmp_path / "train" / "bee" / "0.png", tmp_path / copy)
+    assert read_folder(DataConfig(source="images", path=str(tmp_path)), seed=0) == before
+
+
+def test_a_class_without_training_images_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", {"ant": 3, "bee": 3})
+    write_folder(tmp_path / "test", {"ant": 2, "bee": 2, "cow": 2})
+    with pytest.raises(DataError, match=r"test has the class 'cow', and .*train has not"):
+        read_folder(DataConfig(source="images", path=str(tmp_path)), seed=0)
+    (tmp_path / "train" / "cow").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*cow holds no images"):
+        read_folder(DataConfig(source="images", path=str(tmp_path)), seed=0)

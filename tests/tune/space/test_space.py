@@ -52,6 +52,13 @@ def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig
             "cycle",
         ),
         ({"method.derivative": ["central", "exact"], "engine.zero_stage": 3}, "zero_stage 3"),
+        ({"method.module": ["os", "sys"], "method.inner_lr": RATE}, "all trials of a search run one method"),
+        ({"method.name": ["ofmu", "npo"], "method.inner_lr": RATE}, "or use ofmu compare"),
+        ({"method.similarity_threshold": {"low": -1e300, "high": 1e300}}, "is too wide"),
+        ({"method.inner_lr": {"low": 1e-300, "high": 1e300, "log": True}}, "is too wide"),
+        ({"method.inner_lr": {"low": 0.1, "high": 1, "step": 1e-300}}, "use a larger step"),
+        ({"method.inner_steps": {"low": 1, "high": 1e300}}, "is too wide"),
+        ({"method.inner_steps": {"low": 1, "high": 1e13}}, "method.inner_steps"),
     ],
 )
 def test_a_space_that_makes_no_run_is_refused_in_one_sentence(space, words):

@@ -93,7 +93,7 @@ def test_sizes_that_are_too_large_together_are_refused_before_memory_is_taken(
 
 def test_a_model_beyond_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path, "llama")
-    monkeypatch.setattr("ofmu.models.size._memory", lambda: 1000.0)
+    monkeypatch.setattr("ofmu.models.described_size._memory", lambda: 1000.0)
     with pytest.raises(ModelError, match=r"GiB, and this machine has .* name a smaller model"):
         load_model(folder)
 

@@ -30,13 +30,19 @@ def check_described_size(build: Callable[[], nn.Module], directory: Path, dtype:
         dtype: the type in which the model will be loaded.
 
     Raises:
-        ModelError: the config describes a model of another size than the weights, or the model exceeds the memory.
+        ModelError: there are no weights, the config describes a model of another size than the weights, or the model
+            exceeds the memory.
     """
+    stored = stored_values(directory)
+    if not stored:
+        raise ModelError(
+            f"The model directory {directory} cannot be loaded, since its *.safetensors hold no weights or are "
+            "damaged: copy or download the model again"
+        )
     with torch.device("meta"):
         model = build()
     described = sum(weight.numel() for weight in model.parameters())
     buffers = sum(buffer.numel() for buffer in model.buffers())
-    stored = stored_values(directory)
     if described > _TOLERANCE * stored + 10**6 or buffers > max(_MAX_BUFFER_VALUES, _TOLERANCE * stored):
         raise ModelError(
             f"The config.json of {directory} describes {described:,} weights and {buffers:,} other values, and the "

@@ -71,13 +71,13 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
 
 
 def _shown_trials(result: SearchResult) -> pd.DataFrame:
-    """Return all trials, or if these are too many: the front, the baselines, the failures, and the newest trials."""
+    """Return all trials, or if these are too many: the front, the baselines, some failures, and the newest trials."""
     trials = result.trials
     if len(trials) <= _MAX_TRIALS:
         return trials
     first = trials["trial"].isin(result.front["trial"]) | trials["role"].isin([TARGET, PUBLISHED])
     order = pd.concat([trials[first], trials[~first & (trials["state"] == "failed")], trials[::-1]])
-    return order.drop_duplicates("trial").head(_MAX_TRIALS).sort_values("trial")
+    return order.drop_duplicates("trial").head(max(_MAX_TRIALS, int(first.sum()))).sort_values("trial")
 
 
 def _points(result: SearchResult, complete: pd.DataFrame) -> Points:

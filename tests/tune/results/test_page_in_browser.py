@@ -52,7 +52,8 @@ def tooltip(browser: Browser) -> str:
     script = """(() => { const found = [];
       const walk = (node) => {
         for (const child of [...node.children, ...(node.shadowRoot ? node.shadowRoot.children : [])]) {
-          if (child.style?.whiteSpace === 'pre-wrap' && child.getBoundingClientRect().width) found.push(child.textContent);
+          const shown = child.style?.whiteSpace === 'pre-wrap' && child.getBoundingClientRect().width;
+          if (shown) found.push(child.textContent);
           walk(child);
         }
       };

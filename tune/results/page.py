@@ -99,17 +99,12 @@ def _tip(result: SearchResult, row: pd.Series[Any]) -> str:
     costs = [f"{label} {form(row[name])}" for name, (label, form) in _COSTS.items() if _is_known(row.get(name))]
     left = {"trial", "state", "role", "origin", "reason", *objectives, *_COSTS}
     metrics = [name for name in row.index if name not in left and "." not in name]
-    parts = [
-        f"trial {row['trial']}, {row['role']}",
-        *(f"{name} {number(row[name])}" for name in objectives),
-        "",
-        ", ".join(f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))),
-        "",
-        ", ".join(f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])),
-        "",
-        ", ".join(costs),
-    ]
-    return "\n".join(parts).strip()
+    settings = [f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))]
+    known = [f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])]
+    lines = [f"trial {row['trial']}, {row['role']}", *(f"{name} {number(row[name])}" for name in objectives)]
+    blocks = {"settings": settings, "metrics": known, "cost": costs}
+    lines += [f"\n{title}: {', '.join(words)}" for title, words in blocks.items() if words]
+    return "\n".join(lines)
 
 
 def _charts(result: SearchResult, points: Points) -> list[Chart]:

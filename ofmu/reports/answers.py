@@ -13,8 +13,8 @@ from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_KINDS, IN_SCOPE_PREFI
 ROWS_PER_SET = 24
 _TITLES = {
     FORGET: "Forget rows",
-    **{f"{IN_SCOPE_PREFIX}{kind}": f"Forget rows, {adjective} questions" for kind, adjective in IN_SCOPE_KINDS.items()},
     RETAIN: "Retain rows",
+    **{f"{IN_SCOPE_PREFIX}{kind}": f"Forget rows, {adjective} questions" for kind, adjective in IN_SCOPE_KINDS.items()},
 }
 _WORD = re.compile(r"\w+")
 _SHORT = 3
@@ -51,6 +51,8 @@ class AnsweredSet:
     rows: tuple[AnsweredRow, ...]
     total: int
     """Rows of the whole set."""
+    is_main: bool
+    """Whether unlearning is about this set: forget rows, retain rows, or hard questions about forget rows."""
 
 
 def answered_sets(models: Mapping[str, Scores], limit: int = ROWS_PER_SET) -> list[AnsweredSet]:
@@ -69,7 +71,7 @@ def answered_sets(models: Mapping[str, Scores], limit: int = ROWS_PER_SET) -> li
         others = {model: {_key(row): row for row in scores.sets.get(name, ())} for model, scores in models.items()}
         answered = tuple(_answered(row, others) for row in rows)
         title = _TITLES.get(name, name.replace("_", " ").capitalize())
-        found.append(AnsweredSet(title=title, rows=answered, total=len(first.sets[name])))
+        found.append(AnsweredSet(title=title, rows=answered, total=len(first.sets[name]), is_main=name in _TITLES))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One series of a line chart. A y of None leaves a gap."""
+    """One series of a line chart. Points whose y is None, NaN or infinite are left out."""
 
     label: str
     x: Sequence[float]

@@ -104,7 +104,7 @@ def _in_order(part: AnsweredSet) -> dict[str, Any]:
     for row in part.rows:
         ordered: list[Answer] = sorted(row.answers, key=_place)
         rows.append({"question": row.question, "truth": row.truth, "answers": ordered})
-    return {"title": part.title, "rows": rows, "total": part.total}
+    return {"title": part.title, "rows": rows, "total": part.total, "is_main": part.is_main}
 
 
 def _place(answer: Answer) -> int:

@@ -107,6 +107,14 @@ def test_an_empty_directory_is_refused(tmp_path):
         run_page(tmp_path)
 
 
+def test_values_that_are_no_number_are_left_out_of_a_curve(tmp_path):
+    records = [
+        {"outer_step": step, "forget_loss": loss} for step, loss in enumerate([1.0, float("nan"), float("inf"), 3.0])
+    ]
+    html = run_page(write_run(tmp_path / "run", history=records))
+    assert 'aria-label="Losses. forget loss: from 1 to 3."' in html
+
+
 def test_every_recorded_quantity_has_a_curve(tmp_path):
     html = run_page(write_run(tmp_path / "run"))
     for name in ("losses", "similarity", "norms", "errors", "phases"):

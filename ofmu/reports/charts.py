@@ -137,7 +137,11 @@ def line_chart(
     plot = new_figure(x_label, y_label, height=260, points=points, y_axis_type="log" if log else "linear")
     ranges, legend = [], []
     for index, line in enumerate(lines):
-        known = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and y == y and (y > 0 or not log)]
+        known = [
+            (x, y)
+            for x, y in zip(line.x, line.y, strict=True)
+            if y is not None and math.isfinite(y) and (y > 0 or not log)
+        ]
         if not known:
             continue
         xs, ys = [x for x, _ in known], [y for _, y in known]

@@ -41,9 +41,9 @@ def test_counts_times_and_sizes():
         "–",
         "3.2 s",
         "42 s",
-        "1 min 01 s",
-        "1 h 00 min",
-        "2 h 05 min",
+        "1\u00a0min 01\u00a0s",
+        "1\u00a0h 00\u00a0min",
+        "2\u00a0h 05\u00a0min",
     ]
     assert [memory(size) for size in (None, 5e8, 2.5e9)] == ["–", "500 MB", "2.5 GB"]
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from ofmu.io.files import read_json
 from ofmu.reports.charts import Chart, bar_chart
 from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
 from ofmu.reports.page import render
 from ofmu.reports.verdict import ks_numbers, verdict
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, read_stored
 from tune.results.charts import Points, front_chart, hypervolume_chart, parallel_chart
 from tune.results.importances import importances, load_trials
 from tune.results.result import SearchResult
@@ -45,7 +44,7 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
     complete = trials[trials["state"] == "complete"].reset_index(drop=True)
     points = _points(result, complete)
     charts = _charts(result, points)
-    environment = read_json(run.environment_file) if run.environment_file.is_file() else {}
+    environment = read_stored(run.environment_file) or {}
     summary = run.read_summary()
     return render(
         "search.html.j2",
@@ -66,8 +65,13 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
         rows=_table_rows(result, run, trials, complete),
         left_out=len(result.trials) - len(trials),
         command=shlex.join([str(word) for word in environment.get("command", [])]),
-        resume=shlex.join(["ofmu", "search", "--resume", result.display_path]),
+        resume=shlex.join(_resume(result)),
     )
+
+
+def _resume(result: SearchResult) -> list[str]:
+    """Return the words of the command that continues the search."""
+    return ["ofmu", "search", "--resume", result.display_path, *(["--allow-code"] if result.config.plugins else [])]
 
 
 def _shown_trials(result: SearchResult) -> pd.DataFrame:

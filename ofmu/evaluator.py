@@ -33,7 +33,7 @@ def evaluate(
 
     The report maps ``metrics`` to numbers or None. ``reasons`` says why a metric is None. ``utility_components`` names
     the parts of model utility, which is their harmonic mean. ``baseline_metrics`` holds the same metrics of ``target``
-    and ``retrained`` where the cache has their scores.
+    and ``retrained`` where the cache has their scores, and ``baseline_scores`` names the files of these scores.
 
     Args:
         model: a directory or a hub name.
@@ -68,6 +68,7 @@ def evaluate(
         "model": str(model),
         "reference": None if reference is None else str(reference),
         "baseline_metrics": baseline_metrics(config, family, expected),
+        "baseline_scores": _baseline_scores(config, reference),
         "data_hash": data.content_hash,
         "seconds": time.monotonic() - started,
         "environment": environment(),
@@ -132,6 +133,18 @@ def baseline_metrics(config: UnlearnConfig, family: TaskFamily, expected: Any) -
     if expected is not None:
         found["retrained"] = measure(expected, expected).values
     return found
+
+
+def _baseline_scores(config: UnlearnConfig, reference: str | Path | None) -> dict[str, str]:
+    """Return the files of the scores of ``target`` and ``retrained``, where there are files."""
+    files: dict[str, Path] = {}
+    with suppress(ModelError):  # the target may be deleted by now
+        path = find_target_scores(config)
+        if path is not None:
+            files["target"] = path
+    if reference is not None and Path(reference).is_file():
+        files["retrained"] = Path(reference).absolute()
+    return {name: str(path) for name, path in files.items()}
 
 
 def _default_reference(config: UnlearnConfig) -> str | Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ofmu.errors import OfmuError, PruningRecord, RunError
-from ofmu.io.files import write_json, write_text
+from ofmu.io.files import check_regular, write_json, write_text
 
 CONFIG = "config.yaml"
 CONTENT = "content.json"
@@ -207,6 +207,7 @@ REPORT_MARK = '<meta name="generator" content="ofmu '
 def is_report(path: Path) -> bool:
     """Return whether a file is a report that ofmu made."""
     try:
+        check_regular(path)
         with path.open(encoding="utf-8", errors="replace") as stream:
             return REPORT_MARK in stream.read(4096)
     except OSError:

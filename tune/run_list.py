@@ -12,9 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ofmu.errors import OfmuError, RunError
-from ofmu.io.files import read_json
 from ofmu.reports.numbers import number
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, read_stored
 from tune.compare.directory import CompareDirectory
 from tune.compare.summary import Summary
 from tune.rundir.kind import Kind, find_kind, is_locked
@@ -139,7 +138,7 @@ def _common(directory: Path) -> dict[str, Any]:
         return {}
     # A single run stores no time. Its environment is written at its start.
     written = datetime.fromtimestamp(environment.stat().st_mtime).astimezone().isoformat(timespec="seconds")
-    return {"started": str(read_json(environment).get("time") or written)}
+    return {"started": str((read_stored(environment) or {}).get("time") or written)}
 
 
 def _sum_of_column(table: Path, name: str) -> float | None:

@@ -62,7 +62,7 @@ def evaluate_command(
         from ofmu.reports.page import write_page_or_warn
         from ofmu.reports.run import run_page
 
-        page = write_page_or_warn(lambda: run_page(output), output)
+        page = write_page_or_warn(lambda: run_page(output, is_ours=True), output)
         click.echo(f"metrics and scores are in {output}")
         if page is not None:
             click.echo(f"the report is in {page}")

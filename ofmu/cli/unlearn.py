@@ -47,12 +47,12 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
     from ofmu.reports.run import run_page
     from ofmu.reports.stored import StoredRun
 
-    run = StoredRun(output)
+    run = StoredRun(output, is_ours=True)
     reference = run.report["prepared"].get("reference_scores")
     shown = {"model": str(run.files.model), "reference": reference, "baseline_metrics": run.baseline_metrics}
     show_report(run.report | shown)
     click.echo(f"the model is in {run.files.model}")
-    page = write_page_or_warn(lambda: run_page(output), output)
+    page = write_page_or_warn(lambda: run_page(output, is_ours=True), output)
     if page is not None:
         click.echo(f"the report is in {page}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ofmu.evaluation.scores import RowScores, Scores
@@ -13,10 +14,12 @@ from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_KINDS, IN_SCOPE_PREFI
 ROWS_PER_SET = 24
 _TITLES = {
     FORGET: "Forget rows",
-    **{f"{IN_SCOPE_PREFIX}{kind}": f"Forget rows, {adjective} questions" for kind, adjective in IN_SCOPE_KINDS.items()},
     RETAIN: "Retain rows",
+    **{f"{IN_SCOPE_PREFIX}{kind}": f"Forget rows, {adjective} questions" for kind, adjective in IN_SCOPE_KINDS.items()},
 }
 _WORD = re.compile(r"\w+")
+_COMMON_SHARE = 0.2
+"""Words of more than this share of a set's right answers are not marked."""
 _SHORT = 3
 """Words of fewer letters are not marked."""
 
@@ -27,7 +30,7 @@ class Answer:
 
     model: str
     parts: tuple[tuple[str, bool], ...]
-    """The text in parts. True: a word of the right answer that the question does not hold."""
+    """The text in parts. True: words of the right answer that neither the question nor many other answers hold."""
     rouge: float | None
     """ROUGE-L recall of the text against the right answer."""
     probability: float | None
@@ -51,6 +54,8 @@ class AnsweredSet:
     rows: tuple[AnsweredRow, ...]
     total: int
     """Rows of the whole set."""
+    is_main: bool
+    """Whether unlearning is about this set: forget rows, retain rows, or hard questions about forget rows."""
 
 
 def answered_sets(models: Mapping[str, Scores], limit: int = ROWS_PER_SET) -> list[AnsweredSet]:
@@ -67,9 +72,10 @@ def answered_sets(models: Mapping[str, Scores], limit: int = ROWS_PER_SET) -> li
     for name in dict.fromkeys(order):
         rows = sorted(first.sets[name], key=_key)[:limit]
         others = {model: {_key(row): row for row in scores.sets.get(name, ())} for model, scores in models.items()}
-        answered = tuple(_answered(row, others) for row in rows)
+        common = _common_words(first.sets[name])
+        answered = tuple(_answered(row, others, common) for row in rows)
         title = _TITLES.get(name, name.replace("_", " ").capitalize())
-        found.append(AnsweredSet(title=title, rows=answered, total=len(first.sets[name])))
+        found.append(AnsweredSet(title=title, rows=answered, total=len(first.sets[name]), is_main=name in _TITLES))
     return found
 
 
@@ -78,13 +84,19 @@ def _key(row: RowScores) -> str:
     return row.row_hash or f"{row.question}\n{row.ground_truth}"
 
 
-def _answered(row: RowScores, models: Mapping[str, Mapping[str, RowScores]]) -> AnsweredRow:
-    answers = tuple(_answer(name, row, rows[_key(row)]) for name, rows in models.items() if _key(row) in rows)
+def _common_words(rows: Sequence[RowScores]) -> set[str]:
+    """Return the words that many right answers of a set share, such as articles. They reveal nothing about a row."""
+    counts = Counter(word for row in rows for word in _words(row.ground_truth))
+    return {word for word, count in counts.items() if count > max(2, _COMMON_SHARE * len(rows))}
+
+
+def _answered(row: RowScores, models: Mapping[str, Mapping[str, RowScores]], common: set[str]) -> AnsweredRow:
+    revealing = _words(row.ground_truth) - _words(row.question) - common
+    answers = tuple(_answer(name, rows[_key(row)], revealing) for name, rows in models.items() if _key(row) in rows)
     return AnsweredRow(question=row.question, truth=row.ground_truth, answers=answers)
 
 
-def _answer(model: str, row: RowScores, scored: RowScores) -> Answer:
-    revealing = _words(row.ground_truth) - _words(row.question)
+def _answer(model: str, scored: RowScores, revealing: set[str]) -> Answer:
     loss = scored.answer.mean
     return Answer(
         model=model,

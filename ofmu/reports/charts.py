@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ BLUE, GREEN, RED, ORANGE, VIOLET, GREY = "#2f6fde", "#1f9d6b", "#d64550", "#d984
 SERIES = (BLUE, ORANGE, "#0f9fb5", VIOLET, "#b5527f", "#7a8b2b", "#5b6b8c", "#a86b3c")
 """Colours of series, in order. Each keeps its contrast on a white and on a dark page. Red is the target's colour, and
 green the retrained model's."""
-TOOLTIP = '<div style="max-width:26em;white-space:pre-wrap;font:12px/1.4 system-ui,sans-serif">@tip</div>'
+TOOLTIP = (
+    '<div style="max-width:27em;margin:-5px;padding:9px 12px;white-space:pre-wrap;background:var(--card);'
+    'color:var(--ink);font:12px/1.45 system-ui,sans-serif">@tip</div>'
+)
 """Shows the column ``tip``, whose text Bokeh escapes."""
 _SVG_POINTS = 600
 """Up to so many points a chart is drawn as SVG, which prints sharply. More points are drawn faster on a canvas."""
@@ -53,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One series of a line chart. A y of None leaves a gap."""
+    """One series of a line chart. Points whose y is None, NaN or infinite are left out."""
 
     label: str
     x: Sequence[float]
@@ -74,13 +78,16 @@ def chart(plot: Any, *, name: str, **texts: Any) -> Chart:
     return Chart(name=name, item=json_item(plot, ID(name)), height=plot.height, **texts)
 
 
-def new_figure(x_label: str, y_label: str, *, height: int = 380, points: int = 0, **options: Any) -> figure:
+def new_figure(
+    x_label: str, y_label: str, *, height: int = 380, points: int = 0, tools: str = "", **options: Any
+) -> figure:
     """Return an empty figure that fills its place in the page.
 
     Args:
         x_label, y_label: the names of the axes.
         height: in pixels.
         points: number of points that will be drawn.
+        tools: Bokeh's names of the tools in the toolbar. Empty: no toolbar.
         options: further options of Bokeh's ``figure``.
     """
     # Bokeh takes a second to import.
@@ -91,8 +98,9 @@ def new_figure(x_label: str, y_label: str, *, height: int = 380, points: int = 0
         sizing_mode="stretch_width",
         x_axis_label=plain(x_label),
         y_axis_label=plain(y_label),
-        tools=options.pop("tools", "pan,box_zoom,wheel_zoom,reset,save"),
-        toolbar_location="above",
+        tools=tools,
+        # A toolbar above or inside the frame would lie over the points, and take their clicks.
+        toolbar_location="below" if tools else None,
         output_backend="svg" if points <= _SVG_POINTS else "canvas",
         background_fill_alpha=0,
         border_fill_alpha=0,
@@ -102,7 +110,7 @@ def new_figure(x_label: str, y_label: str, *, height: int = 380, points: int = 0
     )
     # A finger on a chart scrolls the page unless the reader picks a tool.
     plot.toolbar.active_drag = plot.toolbar.active_scroll = None
-    plot.toolbar.logo, plot.toolbar.autohide, plot.toolbar_inner = None, True, True
+    plot.toolbar.logo, plot.toolbar.autohide = None, True
     for axis in plot.axis:
         axis.axis_label_text_font_style = "normal"
         axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
@@ -129,7 +137,11 @@ def line_chart(
     plot = new_figure(x_label, y_label, height=260, points=points, y_axis_type="log" if log else "linear")
     ranges, legend = [], []
     for index, line in enumerate(lines):
-        known = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and y == y and (y > 0 or not log)]
+        known = [
+            (x, y)
+            for x, y in zip(line.x, line.y, strict=True)
+            if y is not None and math.isfinite(y) and (y > 0 or not log)
+        ]
         if not known:
             continue
         xs, ys = [x for x, _ in known], [y for _, y in known]
@@ -161,10 +173,7 @@ def bar_chart(values: Mapping[str, float], *, name: str, title: str, note: str, 
     from bokeh.models import ColumnDataSource, DataRange1d, HoverTool
 
     labels = [plain(label) for label in values]
-    plot = new_figure(
-        x_label, "", height=56 + 30 * len(labels), x_range=DataRange1d(start=0), y_range=labels[::-1], tools=""
-    )
-    plot.toolbar_location = None
+    plot = new_figure(x_label, "", height=56 + 30 * len(labels), x_range=DataRange1d(start=0), y_range=labels[::-1])
     tips = [f"{label}\n{value:.3g}{unit}" for label, value in values.items()]
     source = ColumnDataSource({"label": labels, "value": list(values.values()), "tip": tips})
     bars = plot.hbar(y="label", right="value", height=0.62, source=source, color=BLUE, line_color=None)

@@ -13,7 +13,7 @@ from ofmu.io.environment import environment
 from ofmu.io.files import write_text
 from ofmu.reports.charts import Chart
 from ofmu.reports.numbers import big_number, duration, memory, number
-from ofmu.run_files import REPORT, REPORT_MARK, is_report
+from ofmu.run_files import REPORT, REPORT_MARK, check_is_no_link, is_report
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -58,10 +58,11 @@ def write_page(page: str, directory: Path) -> Path:
     """Write ``report.html`` in one step, and return its path.
 
     Raises:
-        RunError: a file of this name is there, and ofmu did not make it.
+        RunError: a file or a link of this name is there, and ofmu did not make it.
         StorageError: the disk refuses the write.
     """
     path = directory / REPORT
+    check_is_no_link(path)
     if path.exists() and not is_report(path):
         raise RunError(f"{path} is not of ofmu, so it is not replaced: rename it, then run ofmu report {directory}")
     write_text(path, page)

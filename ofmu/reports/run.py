@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.evaluation.scores import Scores
-from ofmu.io.plugins import results_only
-from ofmu.methods.registry import method_class
 from ofmu.reports.answers import Answer, AnsweredSet, answered_sets
 from ofmu.reports.curves import history_charts, phase_chart
 from ofmu.reports.metric_table import metric_groups, missing_metrics
@@ -32,13 +30,18 @@ _HEADLINES = {
 _MAX_TILES = 3
 
 
-def run_page(directory: str | Path, *, live: bool = False) -> str:
+def run_page(directory: str | Path, *, live: bool = False, is_ours: bool = False) -> str:
     """Return the page of the run or the evaluation in ``directory``, complete or not.
+
+    Args:
+        directory: the run's directory.
+        live: whether the page asks its server for changes.
+        is_ours: whether the caller's own config made the run, so that its modules may be imported.
 
     Raises:
         RunError: the directory holds neither.
     """
-    run = StoredRun.open(directory)
+    run = StoredRun.open(directory, is_ours=is_ours)
     metrics = dict(run.report.get("metrics") or (run.pruned.metrics if run.pruned else {}) or {})
     baselines = run.baseline_metrics
     models = {"this model": metrics, **baselines}
@@ -105,7 +108,7 @@ def _in_order(part: AnsweredSet) -> dict[str, Any]:
     for row in part.rows:
         ordered: list[Answer] = sorted(row.answers, key=_place)
         rows.append({"question": row.question, "truth": row.truth, "answers": ordered})
-    return {"title": part.title, "rows": rows, "total": part.total}
+    return {"title": part.title, "rows": rows, "total": part.total, "is_main": part.is_main}
 
 
 def _place(answer: Answer) -> int:
@@ -123,9 +126,7 @@ def _heading(run: StoredRun) -> str:
         return str(run.report["model"])
     if run.config is None:
         return run.directory.name
-    method = run.config.method
-    with results_only(str(run.directory)):
-        return f"{method_class(method.name, method.module).title} on {run.config.data.source}"
+    return f"{run.method_title} on {run.config.data.source}"
 
 
 def _state(run: StoredRun) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 from ofmu.errors import OfmuError, PruningRecord, RunError
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.plugins import results_only
-from ofmu.preparer import find_reference_scores, find_target_scores
+from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles, check_no_links
+from ofmu.run_files import RunFiles, check_is_no_link, check_no_links
 from ofmu.tasks.family import TaskFamily
 from ofmu.tasks.load import task_family
 
@@ -26,23 +26,27 @@ TARGET, RETRAINED = "target", "retrained"
 class StoredRun:
     """The files of one run or one evaluation. Files that are not there yet read as empty.
 
+    A directory may come from somebody else. So no module that its config names is imported, unless it is the caller's.
+
     Raises:
         RunError: the directory holds a link.
     """
 
     directory: Path
+    is_ours: bool = False
+    """Whether the caller's own config made the run, so that its modules may be imported."""
 
     def __post_init__(self) -> None:
         check_no_links(self.directory, depth=1)
 
     @classmethod
-    def open(cls, directory: str | Path) -> StoredRun:
+    def open(cls, directory: str | Path, *, is_ours: bool = False) -> StoredRun:
         """Return the run or the evaluation in a directory.
 
         Raises:
             RunError: the directory holds neither, or it holds a link.
         """
-        found = cls(Path(directory))
+        found = cls(Path(directory), is_ours)
         if not is_run(found.directory):
             raise RunError(f"{directory} holds no run, evaluation, search or comparison: check the path")
         return found
@@ -64,11 +68,23 @@ class StoredRun:
 
     @cached_property
     def config(self) -> UnlearnConfig | None:
-        """The config; None if there is none, or if another version wrote it. No module that it names is imported."""
-        with suppress(OfmuError, ValueError), results_only(str(self.directory)):
-            stored = self.report.get("config") or self.files.read_config()
+        """The config; None if there is none, or if another version wrote it."""
+        stored = self.report.get("config") or self.files.read_config()
+        with suppress(OfmuError, ValueError), self._restricted():
             return None if stored is None else UnlearnConfig.model_validate(stored)
         return None
+
+    @cached_property
+    def method_title(self) -> str:
+        """The name that papers use for the method; empty without a config."""
+        if self.config is None:
+            return ""
+        method = self.config.method
+        with self._restricted():
+            return method_class(method.name, method.module).title
+
+    def _restricted(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.is_ours else results_only(str(self.files.config))
 
     @cached_property
     def family(self) -> TaskFamily | None:
@@ -78,6 +94,7 @@ class StoredRun:
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """One record per round. A line that a killed process left unfinished is left out."""
+        check_is_no_link(self.files.history)
         if not self.files.history.is_file():
             return []
         records = []
@@ -94,6 +111,7 @@ class StoredRun:
     @cached_property
     def scores(self) -> Any:
         """The model's scores; None if there are none."""
+        check_is_no_link(self.files.scores)
         return self._load(self.files.scores)
 
     @cached_property
@@ -111,31 +129,23 @@ class StoredRun:
         found: dict[str, dict[str, float | None]] = {}
         if config is None or family is None:
             return found
+        custom = config.evaluation.custom_metrics if self.is_ours else ()
         for name, path in files.items():
             # A file may be gone from the cache, and a user's module of custom metrics may be gone as well.
-            with suppress(OfmuError), results_only(str(self.directory)):
-                custom = config.evaluation.custom_metrics
+            with suppress(OfmuError):
                 found[name] = family.stored_metrics(path, files.get(RETRAINED), custom).values
         return found
 
     def _baseline_files(self) -> dict[str, Path]:
         """Return the files of scores of the two models, as far as their places are known."""
-        config = self.config
-        if config is None:
+        if self.config is None:
             return {}
         if self.is_evaluation:
-            found = {TARGET: find_target_scores(config), RETRAINED: self._reference_of_evaluation(config)}
-        else:
-            keys, cache = self.report.get("prepared") or {}, Cache(cache_root(config.cache_dir))
-            parts = {TARGET: "target_scores", RETRAINED: "reference_scores"}
-            found = {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
-        return {name: path for name, path in found.items() if path is not None}
-
-    def _reference_of_evaluation(self, config: UnlearnConfig) -> Path | None:
-        named = self.report.get("reference")
-        if named is not None and Path(named).is_file():
-            return Path(named)
-        return find_reference_scores(config)
+            stored = self.report.get("baseline_scores") or {}
+            return {name: Path(stored[name]) for name in (TARGET, RETRAINED) if stored.get(name)}
+        keys, cache = self.report.get("prepared") or {}, Cache(cache_root(self.config.cache_dir))
+        parts = {TARGET: "target_scores", RETRAINED: "reference_scores"}
+        return {name: cache.scores_file(keys[part]) for name, part in parts.items() if part in keys}
 
     def _load(self, path: Path) -> Any:
         if self.family is None or not path.is_file():

@@ -81,6 +81,9 @@ class Browser:
 
     def open(self, place: Path | str) -> None:
         """Open a file or URL, and wait until its charts are drawn."""
+        # The last page may still ask for something, which would count as this page's.
+        self.call("Page.navigate", url="about:blank")
+        self.wait_for("document.URL === 'about:blank'")
         self.events.clear()
         self.call("Page.navigate", url=place if isinstance(place, str) else place.absolute().as_uri())
         self.wait_for("document.readyState === 'complete' && document.documentElement.dataset.ready === 'yes'")

@@ -23,7 +23,11 @@ def fronts_chart(summary: Summary) -> Chart:
     x, y = list(summary.objectives)[:2]
     count = sum(len(method.points) for method in summary.methods)
     plot = new_figure(
-        better_label(x, summary.objectives[x]), better_label(y, summary.objectives[y]), height=480, points=count
+        better_label(x, summary.objectives[x]),
+        better_label(y, summary.objectives[y]),
+        height=500,
+        points=count,
+        tools="pan,box_zoom,wheel_zoom,reset,save",
     )
     level_style: dict[str, Any] = {"line_color": GREY, "line_alpha": 0.4, "line_dash": "dashed"}
     plot.vspan(x=list(summary.levels.forgetting), **level_style)
@@ -127,7 +131,7 @@ def hypervolume_chart(summary: Summary) -> Chart:
     from bokeh.models import ColumnDataSource, HoverTool
 
     labels = [plain(method.name) for method in summary.methods]
-    plot = new_figure("hypervolume", "", height=60 + 34 * len(labels), y_range=labels[::-1], tools="")
+    plot = new_figure("hypervolume", "", height=60 + 34 * len(labels), y_range=labels[::-1])
     texts = []
     for index, (label, method) in enumerate(zip(labels, summary.methods, strict=True)):
         color = SERIES[index % len(SERIES)]
@@ -141,7 +145,6 @@ def hypervolume_chart(summary: Summary) -> Chart:
         dot = plot.scatter("x", "y", source=source, size=11, color=color)
         plot.add_tools(HoverTool(renderers=[dot], tooltips=TOOLTIP))
         texts.append(text)
-    plot.toolbar_location = None
     return chart(
         plot,
         name="hypervolumes",

@@ -287,11 +287,10 @@ def hypervolume_chart(rows: pd.DataFrame, objectives: Mapping[str, Direction]) -
         for trial, volume, cost in zip(rows["trial"], volumes, spent, strict=True)
     ]
     source = ColumnDataSource({"x": spent.to_numpy(float), "y": volumes, "tip": tips})
-    plot = new_figure(x_label, "hypervolume", height=260, points=len(rows), y_range=DataRange1d(start=0), tools="")
+    plot = new_figure(x_label, "hypervolume", height=260, points=len(rows), y_range=DataRange1d(start=0))
     plot.step("x", "y", source=source, mode="after", color=BLUE, line_width=2)
     dots = plot.scatter("x", "y", source=source, color=BLUE, size=5)
     plot.add_tools(HoverTool(renderers=[dots], tooltips=TOOLTIP))
-    plot.toolbar_location = None
     ends = f"From {volumes[0]:.3f} after the first trial to {volumes[-1]:.3f} after the last." if volumes else ""
     return chart(
         plot,

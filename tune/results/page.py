@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from ofmu.io.files import read_json
 from ofmu.reports.charts import Chart, bar_chart
 from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
 from ofmu.reports.page import render
 from ofmu.reports.verdict import ks_numbers, verdict
-from ofmu.run_files import RunFiles
+from ofmu.run_files import RunFiles, read_stored
 from tune.results.charts import Points, front_chart, hypervolume_chart, parallel_chart
 from tune.results.importances import importances, load_trials
 from tune.results.result import SearchResult
@@ -45,7 +44,7 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
     complete = trials[trials["state"] == "complete"].reset_index(drop=True)
     points = _points(result, complete)
     charts = _charts(result, points)
-    environment = read_json(run.environment_file) if run.environment_file.is_file() else {}
+    environment = read_stored(run.environment_file) or {}
     summary = run.read_summary()
     return render(
         "search.html.j2",
@@ -66,18 +65,23 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
         rows=_table_rows(result, run, trials, complete),
         left_out=len(result.trials) - len(trials),
         command=shlex.join([str(word) for word in environment.get("command", [])]),
-        resume=shlex.join(["ofmu", "search", "--resume", result.display_path]),
+        resume=shlex.join(_resume(result)),
     )
 
 
+def _resume(result: SearchResult) -> list[str]:
+    """Return the words of the command that continues the search."""
+    return ["ofmu", "search", "--resume", result.display_path, *(["--allow-code"] if result.config.plugins else [])]
+
+
 def _shown_trials(result: SearchResult) -> pd.DataFrame:
-    """Return all trials, or if these are too many: the front, the baselines, the failures, and the newest trials."""
+    """Return all trials, or if these are too many: the front, the baselines, some failures, and the newest trials."""
     trials = result.trials
     if len(trials) <= _MAX_TRIALS:
         return trials
     first = trials["trial"].isin(result.front["trial"]) | trials["role"].isin([TARGET, PUBLISHED])
     order = pd.concat([trials[first], trials[~first & (trials["state"] == "failed")], trials[::-1]])
-    return order.drop_duplicates("trial").head(_MAX_TRIALS).sort_values("trial")
+    return order.drop_duplicates("trial").head(max(_MAX_TRIALS, int(first.sum()))).sort_values("trial")
 
 
 def _points(result: SearchResult, complete: pd.DataFrame) -> Points:
@@ -99,17 +103,12 @@ def _tip(result: SearchResult, row: pd.Series[Any]) -> str:
     costs = [f"{label} {form(row[name])}" for name, (label, form) in _COSTS.items() if _is_known(row.get(name))]
     left = {"trial", "state", "role", "origin", "reason", *objectives, *_COSTS}
     metrics = [name for name in row.index if name not in left and "." not in name]
-    parts = [
-        f"trial {row['trial']}, {row['role']}",
-        *(f"{name} {number(row[name])}" for name in objectives),
-        "",
-        ", ".join(f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))),
-        "",
-        ", ".join(f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])),
-        "",
-        ", ".join(costs),
-    ]
-    return "\n".join(parts).strip()
+    settings = [f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))]
+    known = [f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])]
+    lines = [f"trial {row['trial']}, {row['role']}", *(f"{name} {number(row[name])}" for name in objectives)]
+    blocks = {"settings": settings, "metrics": known, "cost": costs}
+    lines += [f"\n{title}: {', '.join(words)}" for title, words in blocks.items() if words]
+    return "\n".join(lines)
 
 
 def _charts(result: SearchResult, points: Points) -> list[Chart]:

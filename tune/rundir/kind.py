@@ -9,8 +9,9 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from cluster.storage.uri import is_uri
-from ofmu.errors import RunError
-from ofmu.run_files import CONFIG, ENVIRONMENT, METRICS, RunFiles, made_by_ofmu
+from ofmu.errors import DataError, RunError
+from ofmu.io.files import read_json
+from ofmu.run_files import CONFIG, ENVIRONMENT, METRICS, made_by_ofmu
 from tune.rundir.locked import LOCK_FILE
 from tune.rundir.search_files import TRIALS
 
@@ -67,7 +68,8 @@ def is_locked(path: Path) -> bool:
 
 
 def _is_evaluation(path: Path) -> bool:
-    with suppress(OSError, ValueError):
-        report = RunFiles(path).read_report()
-        return report is not None and report.keys() >= {"model", "config", "environment", "baseline_metrics"}
+    # Any program may write a file of this name.
+    with suppress(DataError):
+        report = read_json(path / METRICS)
+        return isinstance(report, dict) and report.keys() >= {"model", "config", "environment", "baseline_metrics"}
     return False

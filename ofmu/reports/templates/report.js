@@ -22,7 +22,14 @@
       }
     }
   }
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", paint);
+  const queries = ["(prefers-color-scheme: dark)", "print"].map((query) => matchMedia(query));
+  for (const query of queries) {
+    query.addEventListener("change", () => {
+      paint();
+      // A browser prints before the next frame, so the charts are drawn at once.
+      for (const view of documents.values()) view.paint();
+    });
+  }
 
   // Sources named "points" have one row per point, in the same order. A choice in one chart shows everywhere.
   const sources = () => [...documents.values()].flatMap((view) => [...view.model.references()].filter((model) => model.name === "points"));

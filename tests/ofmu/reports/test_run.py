@@ -10,7 +10,7 @@ import pytest
 from ofmu.errors import PruningRecord, RunError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
-from ofmu.reports.run import run_page
+from ofmu.reports.run import run_page, write_run_page
 from ofmu.run_files import RunFiles
 from report_runs import SCRIPT, write_run
 
@@ -102,9 +102,68 @@ def test_reasons_of_missing_metrics_are_told(tmp_path):
         assert reason.replace("'", "&#39;") in html
 
 
+@pytest.mark.parametrize("section", ["method", "evaluation"])
+def test_a_page_runs_no_code_that_a_directory_names(tmp_path, monkeypatch, section):
+    """A run directory may come from somebody else, and a module beside it would be imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil_report.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    directory = write_run(tmp_path / "run")
+    report = json.loads((directory / "metrics.json").read_text())
+    names = {"method": {"name": "mine", "module": "evil_report"}, "evaluation": {"custom_metrics": ["evil_report:f"]}}
+    report["config"][section] = names[section] if section == "method" else report["config"][section] | names[section]
+    write_json(directory / "metrics.json", report)
+    html = run_page(directory)
+    assert ">Metrics<" in html
+    assert "Before (target)" in html
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "scores.json", "history.jsonl", "config.yaml"])
+def test_links_and_damaged_files_are_refused_in_one_sentence(tmp_path, name):
+    directory = write_run(tmp_path / "run")
+    if name == "config.yaml":
+        (directory / "metrics.json").unlink()
+    (directory / name).rename(tmp_path / "elsewhere")
+    (directory / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="is a link to"):
+        run_page(directory)
+
+
+def test_a_link_in_place_of_the_report_is_refused(tmp_path):
+    directory = write_run(tmp_path / "run")
+    (tmp_path / "theirs.html").write_text("theirs")
+    (directory / "report.html").symlink_to(tmp_path / "theirs.html")
+    with pytest.raises(RunError, match="is a link to"):
+        write_run_page(directory)
+    assert (tmp_path / "theirs.html").read_text() == "theirs"
+
+
+def test_an_evaluation_shows_the_answers_of_the_models_that_it_compared_with(tmp_path):
+    directory = write_run(tmp_path / "run")
+    report = json.loads((directory / "metrics.json").read_text())
+    cache = tmp_path / "cache" / "scores"
+    report |= {"model": "my/model", "reference": None, "baseline_metrics": {"target": {"model_utility": 0.5}}}
+    report |= {
+        "baseline_scores": {"target": str(cache / "target_scores" / "scores.json"), "retrained": "/nowhere.json"}
+    }
+    write_json(directory / "metrics.json", report)
+    html = run_page(directory)
+    assert "Before (target)" in html
+    assert ">Retrained<" not in html
+    assert "ofmu evaluate my/model --output DIR" in html
+
+
 def test_an_empty_directory_is_refused(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         run_page(tmp_path)
+
+
+def test_values_that_are_no_number_are_left_out_of_a_curve(tmp_path):
+    records = [
+        {"outer_step": step, "forget_loss": loss} for step, loss in enumerate([1.0, float("nan"), float("inf"), 3.0])
+    ]
+    html = run_page(write_run(tmp_path / "run", history=records))
+    assert 'aria-label="Losses. forget loss: from 1 to 3."' in html
 
 
 def test_every_recorded_quantity_has_a_curve(tmp_path):

@@ -1,0 +1,206 @@
+"""The report of any directory, and the list of directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+
+from ofmu.cli.report import report_command
+from ofmu.cli.runs import runs_command
+from ofmu.cli.show import show_command
+from ofmu.errors import ConfigError, RunError
+from ofmu.io.files import write_json
+from report_runs import write_run
+from search_runs import write_search
+from tune import AskTell
+from tune.compare.result import ComparisonResult
+from tune.reports import make_page, page_version, write_report
+from tune.run_list import list_runs
+from tune.rundir.kind import kind_of
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a search, a run and an evaluation. The two single runs share a cache."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_search(folder / "search")
+    write_run(folder / "one" / "run")
+    evaluation = write_run(folder / "one" / "evaluation")
+    (evaluation / "environment.json").unlink()
+    from ofmu.run_files import RunFiles
+
+    report = RunFiles(evaluation).read_report() or {}
+    report |= {"model": "my/model", "reference": None, "baseline_metrics": {"target": {"model_utility": 0.9}}}
+    write_json(evaluation / "metrics.json", report)
+    return folder
+
+
+def write_comparison(folder: Path, summarised) -> Path:
+    from ofmu.io.environment import environment
+
+    folder.mkdir()
+    points = [[(0.2, 0.5)] * 3, [(0.4, 0.68)] * 3]
+    ComparisonResult(folder, summarised({"a": points, "b": points})).save()
+    write_json(folder / "environment.json", environment())
+    (folder / "searches").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("search", "search", "All trials"),
+        ("one/run", "run", "Unlearning run"),
+        ("one/evaluation", "evaluation", "my/model"),
+    ],
+)
+def test_every_kind_of_directory_has_a_page(runs, name, kind, words):
+    assert kind_of(runs / name) == kind
+    page = write_report(runs / name)
+    assert page == runs / name / "report.html"
+    assert words in page.read_text()
+
+
+def test_a_directory_of_something_else_is_refused(runs, tmp_path):
+    for place in (runs, tmp_path):
+        with pytest.raises(RunError, match="holds no search, comparison, run or evaluation"):
+            make_page(place)
+    with pytest.raises(RunError, match="There is no run directory"):
+        make_page(tmp_path / "nowhere")
+    (tmp_path / "metrics.json").write_text("[1]")
+    with pytest.raises(RunError, match="holds no search"):
+        make_page(tmp_path)
+
+
+def test_a_report_of_the_user_is_kept(runs, tmp_path):
+    directory = write_run(tmp_path / "run")
+    (directory / "report.html").write_text("mine")
+    with pytest.raises(RunError, match="is not of ofmu"):
+        write_report(directory)
+    assert (directory / "report.html").read_text() == "mine"
+
+
+def test_the_version_changes_with_the_search(tmp_path):
+    with AskTell({"search": {"num_trials": 3}}, run_dir=tmp_path / "run") as loop:
+        loop.tell(loop.ask(), {"ks_statistic": 0.9, "model_utility": 0.8})
+        before = page_version(tmp_path / "run")
+        assert page_version(tmp_path / "run") == before
+        loop.tell(loop.ask(), {"ks_statistic": 0.5, "model_utility": 0.8})
+    assert page_version(tmp_path / "run") != before
+
+
+def test_the_list_tells_kind_state_result_and_cost(runs, summarised, tmp_path_factory):
+    entries = {entry.directory.relative_to(runs).as_posix(): entry for entry in list_runs(runs)}
+    assert set(entries) == {"search", "one/run", "one/evaluation"}, "trials are not listed, nor is the cache"
+    search = entries["search"]
+    assert (search.kind, search.state, search.method) == ("search", "complete", "ofmu")
+    assert "12 of 12 trials, 1 failed, front " in search.result
+    assert search.gradient_evaluations == sum(10 * number for number in range(10))
+    assert (entries["one/run"].state, entries["one/run"].seconds) == ("complete", 75.0)
+    assert entries["one/run"].started[:2] == "20"
+    assert entries["one/evaluation"].kind == "evaluation"
+    folder = tmp_path_factory.mktemp("more")
+    write_comparison(folder / "c", summarised)
+    (entry,) = list_runs(folder)
+    assert (entry.kind, entry.state, entry.method) == ("comparison", "complete", "a, b")
+    assert entry.gradient_evaluations == 800
+
+
+def test_a_search_at_work_is_running_and_else_interrupted(tmp_path):
+    with AskTell({"search": {"num_trials": 3}}, run_dir=tmp_path / "run") as loop:
+        loop.tell(loop.ask(), {"ks_statistic": 0.9, "model_utility": 0.8})
+        assert [entry.state for entry in list_runs(tmp_path)] == ["running"]
+    assert [entry.state for entry in list_runs(tmp_path)] == ["interrupted"]
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert list_runs(tmp_path)[0].state == "running"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "search.json", "trials.csv"])
+def test_a_damaged_directory_does_not_end_the_list(tmp_path, name):
+    write_search(tmp_path / "a")
+    write_run(tmp_path / "b" / "run")
+    (tmp_path / "a" / name).write_text("{broken")
+    entries = list_runs(tmp_path)
+    assert [entry.kind for entry in entries] == ["search", "run"]
+    assert entries[0].state == "unreadable" or entries[0].gradient_evaluations is None
+    assert entries[1].state == "complete"
+
+
+def test_the_command_lists_them(runs, tmp_path):
+    output = CliRunner().invoke(runs_command, [str(runs)]).output
+    assert output.count("complete") == 3
+    assert str(runs / "search") in output
+    assert "There is no run directory below" in CliRunner().invoke(runs_command, [str(tmp_path)]).output
+    error = CliRunner().invoke(runs_command, [str(tmp_path / "nowhere")]).exception
+    assert isinstance(error, RunError)
+    assert "name the folder" in str(error)
+
+
+def test_the_report_command_prints_where_the_page_is(runs):
+    result = CliRunner().invoke(report_command, [str(runs / "search")])
+    assert result.exit_code == 0, result.exception
+    assert f"The report is in {runs}/search/report.html" in result.output
+    assert "retrained" in result.output
+    result = CliRunner().invoke(report_command, [str(runs / "one" / "run")])
+    assert f"The report is in {runs}/one/run/report.html" in result.output
+
+
+def test_a_port_without_serve_is_refused(runs):
+    result = CliRunner().invoke(report_command, [str(runs / "search"), "--port", "80"])
+    assert result.exit_code == 2
+    assert "--port needs --serve" in result.output
+
+
+def test_serving_a_directory_of_something_else_is_refused(tmp_path):
+    error = CliRunner().invoke(report_command, [str(tmp_path), "--serve"]).exception
+    assert isinstance(error, RunError)
+
+
+def test_serving_on_a_taken_port_is_refused(runs):
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        error = CliRunner().invoke(report_command, [str(runs / "search"), "--serve", "--port", port]).exception
+    assert isinstance(error, ConfigError)
+    assert "is taken" in str(error)
+
+
+def test_show_prints_settings_metrics_and_state(runs):
+    result = CliRunner().invoke(show_command, [str(runs / "search"), "5"])
+    assert result.exit_code == 0, result.exception
+    assert result.output.startswith("Trial 5: sampled, complete")
+    assert "method.inner_lr" in result.output
+    assert "ks_statistic" in result.output
+    failed = CliRunner().invoke(show_command, [str(runs / "search"), "11"])
+    assert "Trial 11: sampled, failed" in failed.output
+    assert "Reason: the loss became NaN" in failed.output
+    knee = CliRunner().invoke(show_command, [str(runs / "search"), "knee"])
+    assert "on the front" in knee.output
+
+
+def test_show_prints_the_answers_of_a_trial(tmp_path):
+    write_search(tmp_path / "search")
+    trial = tmp_path / "search" / "trials" / "00005"
+    for path in write_run(tmp_path / "run").iterdir():
+        path.replace(trial / path.name)
+    output = CliRunner().invoke(show_command, [str(tmp_path / "search"), "5", "--rows", "2"]).output
+    assert "Forget rows: 2 of 8" in output
+    assert output.count("right answer:") == 4
+    assert "Before (target): It is the forget number0." in output
+    assert "After (this model): It is something else." in output
+    assert "forget_truth_ratio" in output
+    without = CliRunner().invoke(show_command, [str(tmp_path / "search"), "5", "--rows", "0"]).output
+    assert "right answer:" not in without
+
+
+@pytest.mark.parametrize("trial", ["99", "best", "-1"])
+def test_show_of_an_unknown_trial_is_refused(runs, trial):
+    result = CliRunner().invoke(show_command, [str(runs / "search"), "--", trial])
+    assert isinstance(result.exception, RunError)
+    assert "name knee, or a number of 0 … 11" in str(result.exception)

@@ -268,7 +268,7 @@ def _save(
     # The saved file is read back page by page, and pages of a file count as resident.
     parts.append(Component("the saved file as it is checked", FP32 * sizes.parameters, True))
     if adapter.kind != "none":
-        parts.append(Component("the target, into which adapters are merged", 2 * FP32 * sizes.parameters, True))
+        parts.append(Component("the target, into which adapters are merged", FP32 * sizes.parameters, True))
     gradients = Component("gradients of the last round", engine.gradients, offloaded)
     return Phase("save", (*standing, gradients, *parts))
 

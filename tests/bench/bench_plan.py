@@ -4,7 +4,7 @@
 
 Each cell is a fresh process of one rank that loads a model, takes two rounds of a method, scores the model and saves
 it. The process runs a tiny model through the same phases first, since what the libraries load is not the model's. The
-peak of a phase is the peak of resident memory above what the process held then. ``--pretrained`` adds a saved model,
+peak of a phase is the peak of resident memory above what the process held then. Freed tensors go back to the system. ``--pretrained`` adds a saved model,
 such as SmolLM2-135M.
 """
 
@@ -145,7 +145,9 @@ def run_cell(target: str, setting: str, stage: int, tiny: str) -> dict[str, floa
         write_rows(Path(folder))
         given.write_text(json.dumps(config_of(target, setting, stage, folder)))
         command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(given), tiny, str(found)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # glibc keeps freed tensors of up to 32 MiB for itself, in an order that no arithmetic foresees.
+        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
+        environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         subprocess.run(command, check=True, env=environment, timeout=3600)
         peaks: dict[str, float] = json.loads(found.read_text())
         return peaks
@@ -159,7 +161,7 @@ def _read_results(path: Path | None) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pretrained")
-    parser.add_argument("--models", nargs="+", default=list(SHAPES))
+    parser.add_argument("--models", nargs="*", default=list(SHAPES))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--stages", nargs="+", type=int, default=[0, 2])
     parser.add_argument("--results", type=Path, help="JSON lines of measured peaks: kept, and not measured again.")

@@ -72,7 +72,7 @@ def _show_model(plan: Plan) -> None:
         f"embeddings {_count(sizes.embeddings)}, output layer {_count(sizes.head)}, "
         f"{sizes.layers} blocks of {_count(sizes.layer)}"
     )
-    how = "" if work.measured else ", counted as data.max_length since no tokenizer is at hand"
+    how = "" if work.measured else ", not encoded, since no machine holds this model"
     click.echo(
         f"rows: {work.forget_rows} to forget, {work.retain_rows} to retain, at most {work.longest} tokens{how}; "
         f"an evaluation scores {work.evaluation_rows} answers"

@@ -13,7 +13,7 @@ import torch
 from ofmu.config.files import apply_overrides, validate
 from ofmu.errors import ConfigError, OfmuError
 from ofmu.models.hub import cached_directory
-from ofmu.models.meta import exact_sizes
+from ofmu.models.meta import MAX_PARAMETERS, exact_sizes
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config
 from ofmu.plan.cost import Cost, preparation_cost, run_cost
 from ofmu.plan.memory import MemoryPlan, memory_plan
@@ -105,7 +105,8 @@ def make_plan(
         raise ConfigError("A plan is for language models, and these data are images: leave the plan out")
     model, directory = _model_config(config)
     sizes = exact_sizes(model)
-    work = workload(config, directory)
+    # No row need be encoded for a model that is larger than any machine.
+    work = workload(config, model, directory, encode=sizes.parameters <= MAX_PARAMETERS)
     gpu = runs_on_gpu(config) if on_gpu is None else on_gpu
     return Plan(
         config=config,

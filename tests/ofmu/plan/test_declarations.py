@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,7 +23,6 @@ from ofmu.methods.registry import BUILT_IN, method_class, method_config
 from ofmu.testing import tiny_classifier, tiny_image_task, tiny_language_task, tiny_llama
 from ofmu.testing.runs import SINGLE_PROCESS
 from ofmu.testing.task import MemoryTask
-from torch import nn
 
 OFMU = {"outer_steps": 2, "inner_steps": 1, "inner_lr": 1e-3, "outer_lr": 1e-5, "batch_size": 4}
 CASES: dict[str, dict[str, Any]] = {

@@ -19,9 +19,8 @@ def graddiff(tiny_mapping: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_fixed_number_of_steps_is_multiplied(graddiff):
-    config = config_of(
-        graddiff, space={"method": {"lr": {"low": 1e-5, "high": 1e-3}}}, num_trials=5, baselines=["target"]
-    )
+    space = {"method": {"lr": {"low": 1e-5, "high": 1e-3}}}
+    config = config_of(graddiff, space=space, num_trials=5, baselines=["target"])
     work = make_plan(config.unlearn).work
     least, most = search_cost(config, work)
     # four sampled trials of seven steps, each with two gradients; the target takes none

@@ -87,7 +87,7 @@ def _show_memory(plan: Plan) -> None:
     rows: list[tuple[Cell, ...]] = []
     for phase in plan.memory.phases:
         total = phase.device if plan.on_gpu else phase.total
-        host = gib(phase.host) if plan.on_gpu else ""
+        host = gib(phase.host) if plan.on_gpu and phase.host else ""
         rows.append((((phase.name, "bold"),), ((gib(total), "bold"),), host))
         rows += [
             (

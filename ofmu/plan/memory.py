@@ -195,28 +195,29 @@ def _round(
     )
 
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
-        return (*common, Component("the method's vectors", held * engine.vector, offloaded), *parts)
+        # Offloaded vectors are in host memory at any moment, so their largest number counts.
+        number = max(vectors.in_pass, vectors.between) if offloaded else held
+        return (*common, Component("the method's vectors", number * engine.vector, offloaded), *parts)
 
-    during = vectors.in_pass
+    whole = Component("whole vectors of exact products", gathered)
     moments = (
         moment(
-            during,
+            vectors.in_pass,
             Component("gradients", engine.in_backward if several else 0.0),
             Component("activations and logits", peaks.start),
-            Component("whole vectors of exact products", gathered),
+            whole,
         ),
         moment(
-            during,
+            vectors.in_pass,
             Component("gradients", engine.in_backward),
             Component("activations and logits", peaks.end - counted),
-            Component("whole vectors of exact products", gathered),
+            whole,
         ),
-        moment(
-            during, Component("gradients", engine.in_reduction), Component("whole vectors of exact products", gathered)
-        ),
-        moment(vectors.between, Component("gradients", engine.gradients)),
+        moment(vectors.in_pass, Component("gradients", engine.in_reduction), whole),
+        moment(vectors.between, Component("gradients", engine.gradients, offloaded)),
     )
-    return Phase("round", max(moments, key=lambda parts: sum(part.size for part in parts)))
+    on_device = [sum(part.size for part in parts if not part.on_host) for parts in moments]
+    return Phase("round", moments[on_device.index(max(on_device))])
 
 
 def _evaluation(

@@ -69,14 +69,15 @@ class Plan:
         return preparation_cost(self.config, self.work)
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield changes that may make the run fit, from the smallest to the largest. Each is computed as the run is."""
+        """Yield changes after which a rank needs less, the smallest first. Each is computed as the run is."""
         for overrides in _changes(self.config, self.ranks, on_gpu=self.on_gpu):
             try:
                 changed = _changed(self.config, overrides)
             except OfmuError:
                 continue  # this method or model does not have the setting
             memory = memory_plan(changed, self.model, self.sizes, self.work, ranks=self.ranks, on_gpu=self.on_gpu)
-            yield Candidate(overrides, memory.needed(on_gpu=self.on_gpu))
+            if (needed := memory.needed(on_gpu=self.on_gpu)) < self.needed:
+                yield Candidate(overrides, needed)
 
     def smallest_change(self) -> Candidate | None:
         """Return the first of :meth:`candidates` that fits. None: none does, or the run fits as it is."""

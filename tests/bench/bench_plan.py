@@ -4,8 +4,8 @@
 
 Each cell is a fresh process of one rank that loads a model, takes two rounds of a method, scores the model and saves
 it. The process runs a tiny model through the same phases first, since what the libraries load is not the model's. The
-peak of a phase is the peak of resident memory above what the process held then. Freed tensors go back to the system. ``--pretrained`` adds a saved model,
-such as SmolLM2-135M.
+peak of a phase is the peak of resident memory above what the process held then. Freed tensors go back to the system.
+``--pretrained`` adds a saved model, such as SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -153,6 +153,22 @@ def run_cell(target: str, setting: str, stage: int, tiny: str) -> dict[str, floa
         return peaks
 
 
+def cell_text(planned: float, found: float) -> str:
+    """Return planned and measured GiB, and by how much the plan is off."""
+    return f"{planned / GIB:.2f} / {found / GIB:.2f} ({planned / found - 1:+.0%})"
+
+
+def plan_cell(target: str, setting: str, stage: int) -> dict[str, float]:
+    """Return the peaks that the plan states, in bytes."""
+    from ofmu.plan.plan import make_plan
+    from ofmu.run_config import UnlearnConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder))
+        config = UnlearnConfig.model_validate(config_of(target, setting, stage, folder))
+        return {phase.name: phase.total for phase in make_plan(config, on_gpu=False).memory.phases}
+
+
 def _read_results(path: Path | None) -> dict[str, dict[str, float]]:
     lines = path.read_text().splitlines() if path is not None and path.is_file() else []
     return {key: found for line in lines for key, found in json.loads(line).items()}
@@ -172,6 +188,8 @@ def main() -> None:
         targets = {name: str(make_model(Path(folder) / name, name)) for name in options.models if name in SHAPES}
         if options.pretrained:
             targets[Path(options.pretrained).name] = options.pretrained
+        print("| model | setting | ZeRO stage | load | round | evaluation | save |")
+        print("|---|---|---|---|---|---|---|", flush=True)
         for name, target in targets.items():
             for stage in options.stages:
                 for setting in options.settings:
@@ -180,7 +198,8 @@ def main() -> None:
                     if options.results and key not in known:
                         with options.results.open("a") as stream:
                             stream.write(json.dumps({key: found}) + "\n")
-                    cells = [f"{found[phase] / GIB:.3f}" for phase in PHASES]
+                    planned = plan_cell(target, setting, stage)
+                    cells = [cell_text(planned[phase], found[phase]) for phase in PHASES]
                     print(f"| {name} | {setting} | {stage} | {' | '.join(cells)} |", flush=True)
 
 

@@ -72,7 +72,7 @@ def _show_model(plan: Plan) -> None:
         f"embeddings {_count(sizes.embeddings)}, output layer {_count(sizes.head)}, "
         f"{sizes.layers} blocks of {_count(sizes.layer)}"
     )
-    how = "" if work.measured else ", counted as data.max_length since no tokenizer is at hand"
+    how = "" if work.measured else ", not encoded, since no machine holds this model"
     click.echo(
         f"rows: {work.forget_rows} to forget, {work.retain_rows} to retain, at most {work.longest} tokens{how}; "
         f"an evaluation scores {work.evaluation_rows} answers"
@@ -87,7 +87,7 @@ def _show_memory(plan: Plan) -> None:
     rows: list[tuple[Cell, ...]] = []
     for phase in plan.memory.phases:
         total = phase.device if plan.on_gpu else phase.total
-        host = gib(phase.host) if plan.on_gpu else ""
+        host = gib(phase.host) if plan.on_gpu and phase.host else ""
         rows.append((((phase.name, "bold"),), ((gib(total), "bold"),), host))
         rows += [
             (

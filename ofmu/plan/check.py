@@ -82,7 +82,7 @@ def gib(size: float) -> str:
     if amount >= 1e6:
         return f"{amount:.1e} GiB"
     return (
-        f"{amount:,.0f} GiB" if amount >= 100 else f"{amount:.2g} GiB" if amount >= 0.1 else f"{size / 2**20:.1f} MiB"
+        f"{amount:,.0f} GiB" if amount >= 100 else f"{amount:.3g} GiB" if amount >= 0.1 else f"{size / 2**20:.1f} MiB"
     )
 
 

@@ -195,28 +195,29 @@ def _round(
     )
 
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
-        return (*common, Component("the method's vectors", held * engine.vector, offloaded), *parts)
+        # Offloaded vectors are in host memory at any moment, so their largest number counts.
+        number = max(vectors.in_pass, vectors.between) if offloaded else held
+        return (*common, Component("the method's vectors", number * engine.vector, offloaded), *parts)
 
-    during = vectors.in_pass
+    whole = Component("whole vectors of exact products", gathered)
     moments = (
         moment(
-            during,
+            vectors.in_pass,
             Component("gradients", engine.in_backward if several else 0.0),
             Component("activations and logits", peaks.start),
-            Component("whole vectors of exact products", gathered),
+            whole,
         ),
         moment(
-            during,
+            vectors.in_pass,
             Component("gradients", engine.in_backward),
             Component("activations and logits", peaks.end - counted),
-            Component("whole vectors of exact products", gathered),
+            whole,
         ),
-        moment(
-            during, Component("gradients", engine.in_reduction), Component("whole vectors of exact products", gathered)
-        ),
-        moment(vectors.between, Component("gradients", engine.gradients)),
+        moment(vectors.in_pass, Component("gradients", engine.in_reduction), whole),
+        moment(vectors.between, Component("gradients", engine.gradients, offloaded)),
     )
-    return Phase("round", max(moments, key=lambda parts: sum(part.size for part in parts)))
+    on_device = [sum(part.size for part in parts if not part.on_host) for parts in moments]
+    return Phase("round", moments[on_device.index(max(on_device))])
 
 
 def _evaluation(
@@ -268,7 +269,7 @@ def _save(
     # The saved file is read back page by page, and pages of a file count as resident.
     parts.append(Component("the saved file as it is checked", FP32 * sizes.parameters, True))
     if adapter.kind != "none":
-        parts.append(Component("the target, into which adapters are merged", 2 * FP32 * sizes.parameters, True))
+        parts.append(Component("the target, into which adapters are merged", FP32 * sizes.parameters, True))
     gradients = Component("gradients of the last round", engine.gradients, offloaded)
     return Phase("save", (*standing, gradients, *parts))
 

@@ -13,7 +13,7 @@ import torch
 from ofmu.config.files import apply_overrides, validate
 from ofmu.errors import ConfigError, OfmuError
 from ofmu.models.hub import cached_directory
-from ofmu.models.meta import exact_sizes
+from ofmu.models.meta import MAX_PARAMETERS, exact_sizes
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config
 from ofmu.plan.cost import Cost, preparation_cost, run_cost
 from ofmu.plan.memory import MemoryPlan, memory_plan
@@ -69,14 +69,15 @@ class Plan:
         return preparation_cost(self.config, self.work)
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield changes that may make the run fit, from the smallest to the largest. Each is computed as the run is."""
+        """Yield changes after which a rank needs less, the smallest first. Each is computed as the run is."""
         for overrides in _changes(self.config, self.ranks, on_gpu=self.on_gpu):
             try:
                 changed = _changed(self.config, overrides)
             except OfmuError:
                 continue  # this method or model does not have the setting
             memory = memory_plan(changed, self.model, self.sizes, self.work, ranks=self.ranks, on_gpu=self.on_gpu)
-            yield Candidate(overrides, memory.needed(on_gpu=self.on_gpu))
+            if (needed := memory.needed(on_gpu=self.on_gpu)) < self.needed:
+                yield Candidate(overrides, needed)
 
     def smallest_change(self) -> Candidate | None:
         """Return the first of :meth:`candidates` that fits. None: none does, or the run fits as it is."""
@@ -105,7 +106,8 @@ def make_plan(
         raise ConfigError("A plan is for language models, and these data are images: leave the plan out")
     model, directory = _model_config(config)
     sizes = exact_sizes(model)
-    work = workload(config, directory)
+    # No row need be encoded for a model that is larger than any machine.
+    work = workload(config, model, directory, encode=sizes.parameters <= MAX_PARAMETERS)
     gpu = runs_on_gpu(config) if on_gpu is None else on_gpu
     return Plan(
         config=config,

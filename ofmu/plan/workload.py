@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,11 @@ from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.models.scratch import train_tokenizer
 from ofmu.run_config import UnlearnConfig
+
+_LARGEST_VOCABULARY = 2**18
+"""Bound on the vocabulary of a tokenizer that is trained here. The rows hold far fewer different words."""
+_LONGEST = 2**17
+"""Bound on the tokens of a row that was not encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,37 +43,44 @@ class Workload:
     evaluation_tokens: float
     """Tokens that an evaluation reads to score answers and to generate at most."""
     measured: bool
-    """False: no tokenizer is at hand, so every row counts as ``data.max_length`` tokens."""
+    """False: the rows were not encoded, and each counts as ``data.max_length`` tokens."""
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """What :class:`ofmu.data.row_encoder.RowEncoder` reads of a model's config: no limits."""
+class _Limits:
+    """What :class:`ofmu.data.limits.ModelLimits` reads of a model's config."""
 
-    def get_text_config(self) -> _Encoded:
+    vocab_size: int | None
+    max_position_embeddings: int | None
+
+    def get_text_config(self) -> _Limits:
         return self
 
 
-def workload(config: UnlearnConfig, model_directory: Path | None) -> Workload:
+def workload(
+    config: UnlearnConfig, model: Mapping[str, Any], model_directory: Path | None, *, encode: bool = True
+) -> Workload:
     """Load the rows and encode them.
 
     Args:
         config: the run.
-        model_directory: a directory with the model's tokenizer. None: ``model.scratch`` gets a tokenizer here, and any
-            other model counts ``data.max_length`` tokens per row.
+        model: the content of the model's ``config.json``.
+        model_directory: a directory with the model's tokenizer. None: a tokenizer for ``model.scratch`` is trained.
+        encode: False: every row counts as ``data.max_length`` tokens.
 
     Raises:
-        DataError: the rows cannot be loaded or encoded.
-        ModelError: the tokenizer cannot be loaded.
+        DataError: the rows cannot be loaded or encoded, or a row is longer than the model has positions.
+        ModelError: the tokenizer cannot be loaded, or gives an id for which the model has no embedding.
     """
     data = load_data(config.data, config.seed)
+    if not encode:
+        return _longest_possible(config, data)
     if model_directory is not None:
         tokenizer: Any = load_tokenizer(str(model_directory))
-    elif config.model.path is None:
-        tokenizer = train_tokenizer(_texts(data), config.model.scratch.vocab_size)
     else:
-        return _longest_possible(config, data)
-    encoder = RowEncoder(tokenizer, config.data, _Encoded())
+        tokenizer = train_tokenizer(_texts(data), min(config.model.scratch.vocab_size, _LARGEST_VOCABULARY))
+    limits = _Limits(model.get("vocab_size"), model.get("max_position_embeddings"))
+    encoder = RowEncoder(tokenizer, config.data, limits)
     forget, retain = (encoder.encode_rows(rows.name, rows.rows) for rows in (data.forget, data.retain))
     scored = [
         example
@@ -93,7 +105,7 @@ def workload(config: UnlearnConfig, model_directory: Path | None) -> Workload:
 
 
 def _longest_possible(config: UnlearnConfig, data: UnlearnData) -> Workload:
-    length = config.data.max_length
+    length = min(config.data.max_length, _LONGEST)
     scored = sum(len(_answers(row)) for rows in data.evaluation.values() for row in rows.rows)
     return Workload(
         forget_rows=len(data.forget),

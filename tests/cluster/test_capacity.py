@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster import capacity
+from cluster.capacity import check_trial_fits
+from cluster.config import ClusterConfig
+from cluster.train.trainer import train
+from ofmu.errors import MemoryLimitError
+from ofmu.plan import check
+from tune.search import ParetoSearch
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(check, "device_memory", lambda *, on_gpu: 2**20)
+
+
+def test_a_search_is_refused_before_a_cluster_starts(tiny_mapping, tmp_path, monkeypatch, little_memory):
+    monkeypatch.setattr("tune.search.ray_session", pytest.fail)
+    with pytest.raises(MemoryLimitError, match="ofmu plan"):
+        ParetoSearch(tiny_mapping, run_dir=tmp_path / "search").run()
+    assert not (tmp_path / "search" / "study.log").exists()
+
+
+def test_a_worker_group_is_refused_before_a_cluster_starts(tiny_config, tmp_path, monkeypatch, little_memory):
+    monkeypatch.setattr("cluster.train.trainer.ray_session", pytest.fail)
+    with pytest.raises(MemoryLimitError):
+        train(tiny_config, tmp_path / "run", ClusterConfig(num_workers=2))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ({}, {}),
+        ({"num_workers": 3}, {"ranks": 3, "on_gpu": False}),
+        ({"num_workers": 2, "gpus_per_worker": 0.5}, {"ranks": 2, "on_gpu": None, "share": 0.5}),
+        ({"address": "10.0.0.1:6379"}, None),
+        ({"address": "auto"}, None),
+    ],
+)
+def test_what_is_compared_depends_on_the_cluster(tiny_config, monkeypatch, cluster, expected):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    seen = []
+    monkeypatch.setattr(capacity, "check_fit", lambda config, **options: seen.append(options))
+    check_trial_fits(tiny_config, ClusterConfig(**cluster))
+    assert seen == ([] if expected is None else [expected])

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ofmu.cli.main import main
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_mapping: dict[str, Any]) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(tiny_mapping, default=str))))
+    return file
+
+
+def failing(words: list[str]) -> Any:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    return stop.value.code
+
+
+def test_a_plan_names_every_phase_and_the_cost(config, capsys):
+    assert main(["plan", str(config), "--tokens-per-second", "1000", "--price", "2"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("preparation", "load", "round", "evaluation", "save", "weights", "gradient evaluations", "hours"):
+        assert word in shown
+    assert "search of 32 trials" in shown
+    assert "\nfits: a rank needs " in shown
+
+
+def test_what_does_not_fit_lists_changes_and_fails(config, capsys):
+    assert failing(["plan", str(config), "--gpus", "2", "--memory", "0.0025"]) == 1
+    shown = capsys.readouterr().out
+    assert "does not fit: a rank needs" in shown
+    assert "engine.zero_stage=3" in shown
+    assert "engine.offload=cpu" in shown
+    assert "model.adapter.kind=lora" in shown
+    assert "smallest change that fits: " in shown or "none of these changes makes it fit" in shown
+
+
+def test_without_a_gpu_and_without_its_memory_nothing_is_compared(config, capsys):
+    assert main(["plan", str(config), "--gpus", "1"]) == 0
+    assert "give --memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model.path=nobody/nothing"], "Error: The model 'nobody/nothing' is not on this machine"),
+        (["data.source=cifar10", "method.name=finetune"], "Error: A plan is for language models"),
+        (["model.scratch.hiden_size=3"], "did you mean"),
+        (["--memory", "-1"], "-1"),
+        (["--gpus", "0"], "0"),
+    ],
+)
+def test_bad_input_is_one_sentence(config, capsys, words, sentence):
+    assert main(["plan", str(config), *words]) != 0
+    shown = capsys.readouterr().err
+    assert sentence in shown
+    assert "Traceback" not in shown
+
+
+def test_an_absurd_model_is_answered(config, capsys):
+    sizes = ["hidden_size=1000000000", "num_layers=1000000000", "vocab_size=1000000000000", "num_heads=1000"]
+    words = [f"model.scratch.{entry}" for entry in sizes]
+    assert failing(["plan", str(config), *words, "--gpus", "8", "--memory", "80"]) == 1
+    shown = capsys.readouterr().out
+    assert "does not fit" in shown
+    assert "none of these changes makes it fit" in shown

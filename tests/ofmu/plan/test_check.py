@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ofmu.errors import ConfigError, MemoryLimitError
+from ofmu.plan import budget, check
+from ofmu.plan.check import check_fit, gib
+from ofmu.plan.plan import make_plan
+from ofmu.run_config import UnlearnConfig
+from ofmu.trainer import unlearn
+
+MIB = 2**20
+SCRATCH = {"hidden_size": 128, "intermediate_size": 384, "num_layers": 4, "num_heads": 4, "vocab_size": 1024}
+
+
+def config_of(mapping: dict[str, Any], **sections: Any) -> UnlearnConfig:
+    return UnlearnConfig.model_validate({**mapping, **sections})
+
+
+@pytest.fixture
+def mapping(tiny_mapping: dict[str, Any]) -> dict[str, Any]:
+    return {**tiny_mapping, "model": {"scratch": SCRATCH}, "engine": {"device": "cpu"}}
+
+
+def with_memory(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    monkeypatch.setattr(check, "device_memory", lambda *, on_gpu: int(size))
+    monkeypatch.setattr(check, "host_memory", lambda: int(size))
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_starts(mapping, tmp_path, monkeypatch):
+    config = config_of(mapping)
+    needed = make_plan(config, on_gpu=False).needed
+    with_memory(monkeypatch, 0.9 * needed)
+    with pytest.raises(MemoryLimitError, match=r"set .*=.*, which needs .* MiB; see ofmu plan") as caught:
+        unlearn(config, tmp_path / "run")
+    assert str(caught.value).count("\n") == 0
+    assert not (tmp_path / "run").exists()
+    with_memory(monkeypatch, 1.1 * needed)
+    check_fit(config)
+
+
+def test_the_change_that_is_named_makes_the_run_fit(mapping, monkeypatch):
+    config = config_of(mapping)
+    plan = make_plan(config, on_gpu=False, budget=0.9 * make_plan(config, on_gpu=False).needed)
+    change = plan.smallest_change()
+    assert change is not None
+    changed = config_of(mapping)
+    sections: dict[str, Any] = changed.model_dump(mode="json")
+    for entry in change.overrides:
+        path, value = entry.split("=")
+        section, key = path.split(".", 1)
+        target = sections[section]
+        *parts, last = key.split(".")
+        for part in parts:
+            target = target[part]
+        target[last] = json.loads(value) if value[0] in "0123456789tf" else value
+    with_memory(monkeypatch, 0.9 * plan.needed)
+    check_fit(UnlearnConfig.model_validate(sections))
+    smaller = [candidate for candidate in plan.candidates() if candidate.needed <= 0.9 * plan.needed]
+    assert smaller[0] == change
+
+
+def test_what_no_change_can_fit_says_so(mapping, monkeypatch):
+    with_memory(monkeypatch, 1 * MIB)
+    with pytest.raises(MemoryLimitError, match="no setting of the engine and no adapter makes it fit"):
+        check_fit(config_of(mapping))
+
+
+def test_the_check_can_be_left_out_and_a_stored_config_does_not_change(mapping, monkeypatch):
+    with_memory(monkeypatch, 1 * MIB)
+    config = config_of(mapping, engine={"device": "cpu", "check_memory": False})
+    check_fit(config)
+    assert config.model_dump(mode="json")["engine"]["check_memory"] is False
+    assert "check_memory" not in config_of(mapping).model_dump(mode="json")["engine"]
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "intermediate_size", "num_layers", "vocab_size"])
+def test_absurd_sizes_are_refused_at_once(mapping, key):
+    # 10^12 is a multiple of the heads
+    config = config_of(mapping, model={"scratch": {**SCRATCH, key: 10**12}})
+    started = time.perf_counter()
+    with pytest.raises(MemoryLimitError, match="no setting of the engine"):
+        check_fit(config)
+    assert time.perf_counter() - started < 20  # Transformers is imported meanwhile
+
+
+def test_absurd_sizes_of_a_saved_model_are_refused_too(mapping, tmp_path, monkeypatch):
+    shape = {"model_type": "gpt2", "vocab_size": 10**12, "n_embd": 10**9, "n_layer": 10**9, "n_head": 8}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    model = {"path": str(tmp_path), "is_target": True}
+    with pytest.raises(MemoryLimitError, match="no setting of the engine"):
+        check_fit(config_of(mapping, model=model, reference={"source": "none"}))
+
+
+def test_a_small_run_is_waved_through_without_a_model(mapping, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the exact plan takes seconds, and this run is far below the memory")
+
+    monkeypatch.setattr("ofmu.plan.plan.make_plan", fail)
+    with_memory(monkeypatch, 10**12)
+    check_fit(config_of(mapping))
+
+
+def test_more_ranks_share_the_machine_and_shard(mapping):
+    config = config_of(mapping, engine={"device": "cpu", "zero_stage": 2})
+    one, four = (make_plan(config, ranks=ranks, on_gpu=False) for ranks in (1, 4))
+    assert four.needed < 0.6 * one.needed
+    whole = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
+    vectors = [make_plan(whole, ranks=ranks, on_gpu=False).memory.phases[2].components[2].size for ranks in (1, 4)]
+    assert vectors[0] == vectors[1]
+
+
+def test_offload_moves_vectors_to_the_host_of_a_gpu(mapping):
+    device, host = {}, {}
+    for offload in ("none", "cpu"):
+        config = config_of(mapping, engine={"offload": offload, "zero_stage": 2})
+        peak = make_plan(config, on_gpu=True).memory.phases[2]
+        device[offload], host[offload] = peak.device, peak.host
+    assert device["cpu"] < device["none"]
+    on_gpu = {part.name: part.size for part in peak.components if not part.on_host}
+    assert on_gpu["gradients"] > 0  # DeepSpeed's bucket stays on the GPU
+    assert host["cpu"] > host["none"]
+
+
+def test_images_have_no_plan(mapping):
+    config = config_of({}, data={"source": "cifar10"}, method={"name": "finetune"})
+    check_fit(config)
+    with pytest.raises(ConfigError, match="images"):
+        make_plan(config)
+
+
+def test_a_container_s_limit_counts(tmp_path, monkeypatch):
+    files = tuple(tmp_path / name for name in ("memory.max", "memory.stat", "memory.current"))
+    files[0].write_text(f"{3 * 2**30}\n")
+    files[1].write_text(f"anon 5\ninactive_file {2**30}\n")
+    files[2].write_text(f"{2 * 2**30}\n")
+    monkeypatch.setattr(budget, "_CGROUPS", (files,))
+    monkeypatch.setattr(budget, "_available", lambda: 10 * 2**30)
+    assert budget.host_memory() == 2 * 2**30
+    files[0].write_text("max\n")
+    assert budget.host_memory() == 10 * 2**30
+    monkeypatch.setattr(budget, "_CGROUPS", ((Path("/none"), Path("/none"), Path("/none")),))
+    assert budget.host_memory() == 10 * 2**30
+    monkeypatch.undo()
+    assert 0 < (budget.host_memory() or 0) < 2**50
+
+
+def test_bytes_in_words():
+    assert [gib(size) for size in (3 * MIB, 2.5 * 2**30, 850 * 2**30)] == ["3.0 MiB", "2.5 GiB", "850 GiB"]
+    assert "e+" in gib(1e30)
+
+
+def test_a_gpu_s_memory_is_the_card_s(mapping, monkeypatch):
+    class Card:
+        total_memory = 7 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
+    assert budget.device_memory(on_gpu=True) == 7 * 2**30

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ofmu.data.rows import Example
+from ofmu.losses import answer_nll
+from ofmu.models.config import AdapterConfig
+from ofmu.models.lora import add_adapters
+from ofmu.plan.passes import scoring_pass, training_pass
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 700,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+LAYERS, ROWS, LENGTH = 9, 3, 40
+
+
+def llama(attention: str) -> LlamaForCausalLM:
+    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=LAYERS, attn_implementation=attention, **SHAPE))
+    model.train()
+    return model
+
+
+def allocated(model: nn.Module, work: Any) -> float:
+    """Return the most bytes that were allocated on the CPU during ``work``, as PyTorch's own profiler counts them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize(("attention", "checkpointing"), [("sdpa", False), ("eager", False), ("eager", True)])
+@pytest.mark.parametrize("adapter", [AdapterConfig(), AdapterConfig(kind="lora")])
+def test_a_backward_pass_takes_what_the_profiler_counts(attention, checkpointing, adapter):
+    model = llama(attention)
+    add_adapters(model, adapter, 0)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # one short row: a mask is then built, as for most minibatches
+    batch = [Example((1,) * LENGTH, 1)] * (ROWS - 1) + [Example((1,) * (LENGTH - 5), 1)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(drop_gradient)
+    device = torch.device("cpu")
+    found = allocated(model, lambda: torch.autograd.backward(answer_nll(model, batch, 0, device).sum()))
+    config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
+    planned = training_pass(
+        config, LAYERS, ROWS, LENGTH, attention=attention, dtype=torch.float32, checkpointing=checkpointing,
+        adapter=adapter,
+    )  # fmt: skip
+    assert max(planned.start, planned.end) == pytest.approx(found, rel=0.1)
+
+
+def drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def test_checkpointing_and_smaller_batches_take_less():
+    config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
+    options: dict[str, Any] = {"attention": "sdpa", "dtype": torch.float32, "adapter": AdapterConfig()}
+    whole = training_pass(config, LAYERS, 8, LENGTH, checkpointing=False, **options)
+    assert training_pass(config, LAYERS, 8, LENGTH, checkpointing=True, **options).start < 0.7 * whole.start
+    assert training_pass(config, LAYERS, 1, LENGTH, checkpointing=False, **options).start < 0.3 * whole.start
+    twice = training_pass(
+        config, LAYERS, 8, LENGTH, checkpointing=False, **{**options, "attention": "eager"}, derivatives=2
+    )
+    assert twice.start > 2 * whole.start
+
+
+def test_scoring_grows_with_its_answers():
+    config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
+    options: dict[str, Any] = {"dtype": torch.float32, "attention": "sdpa"}
+    short, generated = scoring_pass(config, LAYERS, 4, 20, 10, 8, **options)
+    long, _ = scoring_pass(config, LAYERS, 4, 20, 100, 8, **options)
+    logits = 4 * 700 * 4  # rows, vocabulary, bytes
+    assert long - short > 80 * logits
+    assert 0 < generated <= short
+    assert scoring_pass(config, LAYERS, 4, 20, 10, 0, **options)[1] == 0

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ofmu.plan.plan import make_plan
+from tune.config import SearchConfig
+from tune.plan import search_cost
+
+
+def config_of(mapping: dict[str, Any], **search: Any) -> SearchConfig:
+    return SearchConfig.model_validate({**mapping, "search": search})
+
+
+@pytest.fixture
+def graddiff(tiny_mapping: dict[str, Any]) -> dict[str, Any]:
+    return {**tiny_mapping, "method": {"name": "graddiff", "steps": 7, "batch_size": 2}}
+
+
+def test_a_fixed_number_of_steps_is_multiplied(graddiff):
+    space = {"method": {"lr": {"low": 1e-5, "high": 1e-3}}}
+    config = config_of(graddiff, space=space, num_trials=5, baselines=["target"])
+    work = make_plan(config.unlearn).work
+    least, most = search_cost(config, work)
+    # four sampled trials of seven steps, each with two gradients; the target takes none
+    assert least.gradient_evaluations == most.gradient_evaluations == pytest.approx(4 * 7 * 2)
+    assert least.forward_tokens == pytest.approx(5 * work.evaluation_tokens)
+
+
+def test_searched_steps_count_with_their_mean(graddiff):
+    space = {"method": {"steps": {"low": 10, "high": 30}}}
+    config = config_of(graddiff, space=space, num_trials=11, baselines=["target"])
+    least, _ = search_cost(config, make_plan(config.unlearn).work)
+    assert least.gradient_evaluations == pytest.approx(10 * 20 * 2, rel=0.15)
+
+
+def test_the_published_setting_counts_where_it_runs(tiny_mapping):
+    mapping = {**tiny_mapping, "method": {"name": "ofmu"}}
+    space = {"method": {"inner_lr": {"low": 1e-3, "high": 1e-2}}}
+    costs = []
+    for baselines in (["target"], ["target", "published"]):
+        config = config_of(mapping, space=space, num_trials=2, baselines=baselines)
+        costs.append(search_cost(config, make_plan(config.unlearn).work)[0].gradient_evaluations)
+    # K = 10 outer steps of 18, T = 5 inner steps of 6 before each
+    assert costs[1] >= 10 * (18 + 5 * 6)
+    assert costs[1] != costs[0]

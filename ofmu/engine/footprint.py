@@ -8,13 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ofmu.engine.config import EngineConfig
+from ofmu.engine.deepspeed import BUCKET_ELEMENTS
 
 FP32, BF16 = 4, 2
 """Bytes of a value."""
-BUCKET = 500_000_000
-"""Values of DeepSpeed's buffer in which gradients are reduced (``reduce_bucket_size``)."""
-GATHERED = 1_000_000_000
-"""Most weights that ZeRO-3 keeps gathered (``max_live_parameters``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +50,35 @@ def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, 
     """
     stage = 0 if config.backend == "torch" else config.zero_stage
     value = BF16 if config.precision == "bf16" else FP32
-    share = trainable / ranks if stage else float(trainable)
+    share = FP32 * trainable / (ranks if stage else 1)
     loaded = FP32 * (trainable + frozen)
-    bucket = value * float(BUCKET if on_gpu and config.backend == "deepspeed" else min(trainable, BUCKET))
+    bucket = value * float(BUCKET_ELEMENTS if on_gpu else min(trainable, BUCKET_ELEMENTS))
     if stage == 0:
-        reduced = min(bucket, FP32 * float(trainable)) if config.backend == "deepspeed" else 0.0
+        # Passes of one process add to the method's vector directly.
+        gradients = FP32 * float(trainable) if config.backend == "deepspeed" else 0.0
         return EngineBytes(
-            vector=FP32 * share,
+            vector=share,
             weights=loaded,
             masters=0.0,
             gathered_weights=0.0,
-            in_backward=FP32 * share,
-            in_reduction=FP32 * share + reduced,
-            gradients=FP32 * share,
+            in_backward=gradients,
+            in_reduction=gradients + bucket if gradients else 0.0,
+            gradients=gradients,
             loading=loaded + FP32 * trainable,
             gathered=0.0,
         )
-    whole = FP32 * trainable if stage == 1 else 0.0
-    standing = FP32 * share if stage == 3 else 0.0
+    # Stages 1 and 2 store fp32 masters in the weights themselves, and free a gradient once it was added to a vector.
+    shared = stage < 3 and config.precision == "fp32" and config.offload == "none"
+    whole = value * float(trainable) if stage == 1 else 0.0
+    standing = share if stage == 3 else 0.0
     return EngineBytes(
-        vector=FP32 * share,
-        weights=value * (share + frozen / ranks if stage == 3 else trainable + frozen),
-        masters=FP32 * share,
-        gathered_weights=value * min(trainable + frozen, GATHERED) if stage == 3 else 0.0,
-        in_backward=bucket + standing + whole,
-        in_reduction=bucket + whole + FP32 * share,
-        gradients=whole or FP32 * share,
-        loading=loaded + value * trainable + FP32 * share,
-        gathered=FP32 * trainable,
+        vector=share,
+        weights=value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen),
+        masters=0.0 if shared else share,
+        gathered_weights=value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0,
+        in_backward=max(bucket, whole) + (standing or share),
+        in_reduction=bucket + whole + share,
+        gradients=standing,
+        loading=loaded + value * trainable + share,
+        gathered=FP32 * float(trainable),
     )

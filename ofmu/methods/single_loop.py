@@ -19,7 +19,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
-from ofmu.vectors.optimizers import ShardOptimizer, moments_of, temporaries_of
+from ofmu.vectors.optimizers import ShardOptimizer, moments_of
 
 RowT = TypeVar("RowT")
 
@@ -107,11 +107,8 @@ class SingleLoopMethod(Method[RowT]):
 
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
-        """Return the moments; the direction; and the clipped direction beside it."""
-        clipped = 0 if config.max_grad_norm is None else 1
-        return HeldVectors(
-            kept=moments_of(config.update), in_pass=1, between=1 + clipped + temporaries_of(config.update)
-        )
+        """Return the moments, and the direction."""
+        return HeldVectors(kept=moments_of(config.update), in_pass=1, between=1)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:

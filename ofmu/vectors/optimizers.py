@@ -20,11 +20,6 @@ def moments_of(rule: UpdateRule) -> int:
     return 2 if rule == "adamw" else 0
 
 
-def temporaries_of(rule: UpdateRule) -> int:
-    """Return how many vectors a step of the rule makes and frees again."""
-    return 2 if rule == "adamw" else 0  # the root of the second moment, and its quotient
-
-
 class ShardOptimizer:
     """Moves the parameters along a vector v.
 

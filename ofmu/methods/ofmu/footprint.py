@@ -5,7 +5,7 @@ from __future__ import annotations
 from ofmu.engine.base import HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.vectors.held import HeldVectors, Passes
-from ofmu.vectors.optimizers import moments_of, temporaries_of
+from ofmu.vectors.optimizers import moments_of
 
 _POINT = 2
 """g_f and g_r."""
@@ -18,16 +18,8 @@ _MOST_FITTED = 8
 def held_vectors(config: OfmuConfig) -> HeldVectors:
     """Return the vectors of both loops, with the hinge open if the config decorrelates."""
     kept = moments_of(config.inner_update) + moments_of(config.outer_update)
-    inner, outer = _inner_pass(config), _outer_pass(config)
-    phi = _phi(config)
-    clipped = 0 if config.max_grad_norm is None else 1
-    between = max(
-        phi + 1,
-        1 + temporaries_of(config.inner_update),
-        phi + clipped + temporaries_of(config.outer_update),
-        outer + 1 if config.penalty_weight else 0,
-    )
-    return HeldVectors(kept=kept, in_pass=max(inner, outer), between=between)
+    most = max(_inner_pass(config), _outer_pass(config))
+    return HeldVectors(kept=kept, in_pass=most, between=most)
 
 
 def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
@@ -41,34 +33,33 @@ def _has_differences(config: OfmuConfig) -> bool:
     return config.decorrelation == "cosine" and config.decorrelates and config.derivative != "exact"
 
 
+def _is_cosine(config: OfmuConfig) -> bool:
+    return config.decorrelation == "cosine" and config.decorrelates
+
+
 def _phi(config: OfmuConfig) -> int:
-    """Return the vectors of ∇Φ and its point. With a closed hinge, ∇Φ is g_f itself."""
-    return _POINT + (1 if config.decorrelates else 0)
-
-
-def _phi_pass(config: OfmuConfig) -> int:
-    """Return the vectors of one computation of ∇Φ while a pass runs."""
-    if config.decorrelation != "cosine" or not config.decorrelates:
-        return 1
-    # g_f, g_r, the sum and the direction a or b; and the origin of a difference
-    return _POINT + 2 + (1 if _has_differences(config) else 0)
+    """Return the vectors of ∇Φ and its point. ∇Φ is g_f itself if the hinge is closed, and p takes the place of g_f."""
+    return _POINT + (1 if _is_cosine(config) else 0)
 
 
 def _inner_pass(config: OfmuConfig) -> int:
-    fit = _FIT if _has_differences(config) else 0
-    return _phi_pass(config) + fit if config.decorrelates else 0
+    if not config.decorrelates:
+        return 1
+    if not _is_cosine(config):
+        return _POINT
+    # the sum; and the origin of the differences, or the direction of an exact product
+    return _POINT + 2 + (_FIT if _has_differences(config) else 0)
 
 
 def _outer_pass(config: OfmuConfig) -> int:
     if config.penalty_weight == 0:
-        return 1
-    if config.outer_hvp_mode != "exact":
-        # the difference and its origin; ∇Φ of the displaced point, or nothing: gradients go into the difference
-        displaced = _phi_pass(config) if config.decorrelation == "cosine" and config.decorrelates else 0
-        return _phi(config) + 2 + displaced + _FIT
-    if config.decorrelation == "cosine" and config.decorrelates:
-        return _phi(config) + 5  # the product, ġ_f, ġ_r, a direction and its rate
-    return _phi(config) + 1
+        return max(_POINT, _inner_pass(config))
+    if config.outer_hvp_mode == "exact":
+        # the product, and for the cosine ġ_f, ġ_r, a direction and its rate
+        return _phi(config) + (5 if _is_cosine(config) else 1)
+    # the product and its origin, g_f and g_r at the displaced point, and what a fit compares with
+    displaced = _POINT + (0 if _has_differences(config) else 1) if _is_cosine(config) else 0
+    return _phi(config) + 2 + displaced + _FIT
 
 
 def _always_open(config: OfmuConfig) -> bool:

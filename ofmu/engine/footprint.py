@@ -12,8 +12,6 @@ from ofmu.engine.deepspeed import BUCKET_ELEMENTS
 
 FP32, BF16 = 4, 2
 """Bytes of a value."""
-GATHERED = 2 * BUCKET_ELEMENTS
-"""Most weights that ZeRO-3 keeps gathered: the live ones, and the ones fetched ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,35 +51,35 @@ def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, 
     deepspeed = config.backend_on(ranks) == "deepspeed"
     stage = config.zero_stage if deepspeed else 0
     value = BF16 if config.precision == "bf16" else FP32
-    share = trainable / ranks if stage else float(trainable)
+    share = FP32 * trainable / (ranks if stage else 1)
     loaded = FP32 * (trainable + frozen)
     bucket = value * float(BUCKET_ELEMENTS if on_gpu and deepspeed else min(trainable, BUCKET_ELEMENTS))
     if stage == 0:
-        # Without DeepSpeed, a pass adds its gradient to a vector that the method holds anyway.
-        gradient = FP32 * share if deepspeed else 0.0
+        # Passes of one process add to the method's vector directly.
+        gradients = FP32 * float(trainable) if deepspeed else 0.0
         return EngineBytes(
-            vector=FP32 * share,
+            vector=share,
             weights=loaded,
             masters=0.0,
             gathered_weights=0.0,
-            in_backward=gradient,
-            in_reduction=gradient + (bucket if deepspeed else 0.0),
-            gradients=gradient,
+            in_backward=gradients,
+            in_reduction=gradients + bucket if gradients else 0.0,
+            gradients=gradients,
             loading=loaded + FP32 * trainable,
             gathered=0.0,
         )
-    whole = FP32 * trainable if stage == 1 else 0.0
-    standing = FP32 * share if stage == 3 else 0.0
-    # At stages 1 and 2, fp32 masters are the rank's part of the weights: see ofmu/vectors/partitioned.py.
-    shares_storage = stage < 3 and value == FP32 and config.offload == "none"
+    # Stages 1 and 2 store fp32 masters in the weights themselves, and free a gradient once it was added to a vector.
+    shared = stage < 3 and config.precision == "fp32" and config.offload == "none"
+    whole = value * float(trainable) if stage == 1 else 0.0
+    standing = share if stage == 3 else 0.0
     return EngineBytes(
-        vector=FP32 * share,
-        weights=value * (share + frozen / ranks if stage == 3 else trainable + frozen),
-        masters=0.0 if shares_storage else FP32 * share,
-        gathered_weights=value * min(trainable + frozen, GATHERED) if stage == 3 else 0.0,
-        in_backward=bucket + standing + whole,
-        in_reduction=bucket + whole + FP32 * share,
+        vector=share,
+        weights=value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen),
+        masters=0.0 if shared else share,
+        gathered_weights=value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0,
+        in_backward=max(bucket, whole) + (standing or share),
+        in_reduction=bucket + whole + share,
         gradients=standing,
-        loading=loaded + value * trainable + FP32 * share,
-        gathered=FP32 * trainable,
+        loading=loaded + value * trainable + share,
+        gathered=FP32 * float(trainable),
     )

@@ -39,7 +39,7 @@ class BLUR(NPO):
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return the vectors of one loop; the direction is made from g_f and g_r."""
         held = super().held_vectors(config)
-        return replace(held, between=max(held.between, 3))
+        return replace(held, in_pass=2, between=3)
 
     def direction(self) -> Direction:
         """Return γ g_f + α (g_r − c g_f) with c = <g_f, g_r>/‖g_f‖²."""

@@ -187,7 +187,7 @@ def _round(
     several = micro < local
     full = config.model.adapter.kind == "none"
     # The pass counts the gradient of the embeddings, which the engine counts too.
-    counted = min(peaks.end, _value(config) * sizes.embeddings) if full else 0.0
+    counted = min(peaks.end, _value(config) * sizes.embeddings) if full and engine.in_backward else 0.0
     gathered = _gathered_in_products(config, engine)
     common = (
         *standing,

@@ -15,9 +15,9 @@ class HeldVectors:
     kept: float = 0
     """From one step to the next: moments, a frozen target, a mask."""
     in_pass: float = 0
-    """Besides ``kept``, at most while a backward pass runs."""
+    """Besides ``kept``, at most while a backward pass runs, the vector to which its gradient is added included."""
     between: float = 0
-    """Besides ``kept``, at most while no pass runs. Temporary vectors of an optimizer step are included."""
+    """Besides ``kept``, at most while no backward pass runs."""
 
     def with_kept(self, more: float) -> HeldVectors:
         """Return the numbers of a run that keeps ``more`` vectors."""

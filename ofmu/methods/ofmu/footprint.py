@@ -18,8 +18,8 @@ _MOST_FITTED = 8
 def held_vectors(config: OfmuConfig) -> HeldVectors:
     """Return the vectors of both loops, with the hinge open if the config decorrelates."""
     kept = moments_of(config.inner_update) + moments_of(config.outer_update)
-    inner, outer = _inner_pass(config), _outer_pass(config)
-    return HeldVectors(kept=kept, in_pass=max(inner, outer), between=max(_phi(config), inner, outer))
+    most = max(_inner_pass(config), _outer_pass(config))
+    return HeldVectors(kept=kept, in_pass=most, between=most)
 
 
 def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
@@ -33,24 +33,28 @@ def _has_differences(config: OfmuConfig) -> bool:
     return config.decorrelates and config.has_inner_differences
 
 
+def _is_cosine(config: OfmuConfig) -> bool:
+    return config.decorrelation == "cosine" and config.decorrelates
+
+
 def _phi(config: OfmuConfig) -> int:
-    """Return the vectors of ∇Φ and its point. Without ∇S, ∇Φ takes the place of g_f."""
-    return _POINT + (1 if config.decorrelates and config.decorrelation == "cosine" else 0)
+    """Return the vectors of ∇Φ and its point. ∇Φ is g_f itself if the hinge is closed, and p takes the place of g_f."""
+    return _POINT + (1 if _is_cosine(config) else 0)
 
 
 def _inner_pass(config: OfmuConfig) -> int:
     if not config.decorrelates:
         return 1
-    if config.decorrelation != "cosine":
+    if not _is_cosine(config):
         return _POINT
-    # g_f, g_r and the sum; the origin of a difference, or the direction of an exact product
-    return _POINT + 2 + (_COMPARED if _has_differences(config) else 0)
+    # the sum; and the origin of the differences, or the direction of an exact product
+    return _POINT + 2 + (_FIT if _has_differences(config) else 0)
 
 
 def _outer_pass(config: OfmuConfig) -> int:
     if config.penalty_weight == 0:
         return _inner_pass(config) if config.decorrelates else _POINT
-    cosine = config.decorrelation == "cosine" and config.decorrelates
+    cosine = _is_cosine(config)
     if config.outer_hvp_mode == "exact":
         # the product; and with the cosine ġ_f, ġ_r, a direction and its rate
         return _phi(config) + (5 if cosine else 1)

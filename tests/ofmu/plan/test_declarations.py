@@ -121,13 +121,13 @@ def test_declared_vectors_are_those_that_a_run_holds(case, monkeypatch):
         kept = live.alive
     if declared is None:
         pytest.fail("the method declares nothing")
-    saliency = config.saliency_fraction < 1
-    slack = 3 if config.name == "ofmu" else 2 if saliency else 0  # the fit of a step compares three differences
-    assert kept == declared.kept or saliency
+    masked = 2 if config.saliency_fraction < 1 else 0  # the mask's frozen weights, and a masked gradient
+    # A fit compares three differences, which few fits need. Moments appear at a rule's first step, so the costliest
+    # pass of a run of two steps may miss them.
+    slack = 5 if config.name == "ofmu" else 0
+    assert declared.kept <= kept <= declared.kept + masked
     for found, most in ((live.in_pass, declared.in_pass), (live.between, declared.between)):
-        assert found <= declared.kept + most + (2 if saliency else 0)
-        # A moment appears at the first step, so a run of few steps may miss the moments in its costliest pass.
-        assert found >= declared.kept + most - slack - (2 if config.name == "ofmu" else 0)
+        assert declared.kept + most - slack <= found <= declared.kept + most + masked
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -48,7 +48,7 @@ def _inner_pass(config: OfmuConfig) -> int:
     if not _is_cosine(config):
         return _POINT
     # the sum; and the origin of the differences, or the direction of an exact product
-    return _POINT + 2 + (_FIT if _has_differences(config) else 0)
+    return _POINT + 2 + (_COMPARED if _has_differences(config) else 0)
 
 
 def _outer_pass(config: OfmuConfig) -> int:

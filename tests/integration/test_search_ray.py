@@ -170,7 +170,7 @@ def test_the_tables_show_what_really_ran(mixed):
     assert (summary["complete"], summary["failed"], summary["asked"]) == (8, 4, 12)
     assert summary["hypervolume"] == pytest.approx(result.hypervolume)
     assert 0 < result.hypervolume < 1
-    for name in ("config.yaml", "environment.json", "front.png"):
+    for name in ("config.yaml", "environment.json", "front.png", "report.html"):
         assert (result.run_dir / name).stat().st_size > 0
     assert not (result.run_dir / "ray").exists()
 

@@ -66,12 +66,12 @@ def test_every_kind_of_directory_has_a_page(runs, name, kind, words):
 
 def test_a_directory_of_something_else_is_refused(runs, tmp_path):
     for place in (runs, tmp_path):
-        with pytest.raises(RunError, match="holds no search, comparison, run or evaluation"):
+        with pytest.raises(RunError, match="is not the directory of a search, a comparison"):
             make_page(place)
     with pytest.raises(RunError, match="There is no run directory"):
         make_page(tmp_path / "nowhere")
     (tmp_path / "metrics.json").write_text("[1]")
-    with pytest.raises(RunError, match="holds no search"):
+    with pytest.raises(RunError, match="is not the directory of a search"):
         make_page(tmp_path)
 
 

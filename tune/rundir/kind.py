@@ -34,8 +34,8 @@ def kind_of(directory: str | Path) -> Kind:
     found = find_kind(path)
     if found is None:
         raise RunError(
-            f"{directory} holds no search, comparison, run or evaluation of ofmu: it has no {ENVIRONMENT} with "
-            f"{CONFIG}, and no {METRICS} of ofmu evaluate"
+            f"{directory} is not the directory of a search, a comparison, a run or an evaluation: it has no "
+            f"{ENVIRONMENT} of ofmu with a {CONFIG}, and no {METRICS} of ofmu evaluate"
         )
     return found
 

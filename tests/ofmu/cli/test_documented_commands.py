@@ -41,7 +41,7 @@ def commands() -> Iterator[tuple[str, str]]:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for found in COMMAND.finditer(text):
             words = re.split(r"\s+#|;", found["rest"])[0].split()
-            if len(words) > 1 or words == ["search"] or words == ["jobs"]:
+            if len(words) > 1 or words in (["search"], ["jobs"], ["runs"]):
                 yield page.relative_to(ROOT).as_posix(), " ".join(words)
 
 
@@ -102,6 +102,7 @@ def test_a_documented_command_is_accepted(
         "tune.compare.comparison.check_inputs",
         "ofmu.preflight.check_inputs",
         "ofmu.evaluator.evaluate",
+        "ofmu.reports.server.PageServer.serve",
         "tune.rundir.locked.LockedDirectory.check_content",
         "cluster.jobs.server.JobServer.__init__",
         "cluster.doctor.doctor.examine_job_server",

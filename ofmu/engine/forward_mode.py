@@ -41,7 +41,7 @@ def tangent(
         ConfigError: the model has an operation without a forward mode.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    duals = {name: forward_ad.make_dual(p, direction[name].to(p.dtype)) for name, p in parameters.items()}
+    duals = {name: _dual(p, direction[name].to(p.dtype)) for name, p in parameters.items()}
 
     try:
         with _DifferentiableForms():
@@ -51,8 +51,19 @@ def tangent(
             f"An operation of this {type(model).__name__} has no forward mode ({str(error).splitlines()[0]}): "
             "set method.derivative to 'central' or 'exact'"
         ) from error
-    primal, rate = forward_ad.unpack_dual(loss)
+    primal, rate = _parts(loss)
     return (torch.zeros_like(primal) if rate is None else rate), primal
+
+
+def _dual(value: Tensor, rate: Tensor) -> Tensor:
+    dual: Tensor = forward_ad.make_dual(value, rate)  # type: ignore[no-untyped-call]
+    return dual
+
+
+def _parts(dual: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the value and the tangent. None: the tangent is 0."""
+    value, rate = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
+    return value, rate
 
 
 class _WithTangents:
@@ -70,7 +81,7 @@ class _WithTangents:
 
 def _log_softmax(input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
     values = input if dtype is None else input.to(dtype)
-    largest = forward_ad.unpack_dual(values).primal.detach().amax(dim, keepdim=True)
+    largest = _parts(values)[0].detach().amax(dim, keepdim=True)
     shifted = values - largest
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 

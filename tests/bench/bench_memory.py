@@ -1,65 +1,107 @@
-"""Peak memory of one OFMU round per rank, at every ZeRO stage on 1, 2 and 4 CPU ranks.
+"""Bytes per parameter and rank of a method's rounds: weights, vectors, optimizer, buffers and activations together.
 
-    python tests/bench/bench_memory.py [RANKS ...]
+    python tests/bench/bench_memory.py [MODEL_DIRECTORY] [--ranks N ...] [--only NAME ...]
 
-A Llama of 34M parameters (130 MiB in fp32), AdamW in both loops, so that all of OFMU's vectors are alive: parameters,
-g_f, g_r, ∇Φ, the products and four moments. Prints the peak of resident memory above what the process held before the
-model, in copies of the fp32 model, and its ratio to one rank's: 1/N would be perfect sharding.
+The peak of resident memory above the empty process, divided by the number of parameters. The empty process has loaded
+the libraries and has run the same method on a tiny model. Three rounds run, so that all moments are alive. The rows are
+short (4 and 4 rows of 24 tokens), so that little of the peak is activations. Without a directory, the model is a Llama
+of 34M parameters.
+
+A rank allocates large blocks from the system and returns freed blocks at once, so that the peak is what is alive.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-STAGES = (0, 1, 2, 3)
+OFMU_ROUND = {"name": "ofmu", "outer_steps": 3, "inner_steps": 1, "inner_lr": 1e-4, "outer_lr": 1e-6, "batch_size": 4}
+OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}
+SIMNPO = {"name": "simnpo", "steps": 3, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
+FP32: dict[str, object] = {}
+BF16 = {"precision": "bf16"}
+SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
+    # name: (method, engine, LoRA)
+    "ofmu": (OPEN, FP32, False),
+    "ofmu exact": ({**OPEN, "derivative": "exact"}, FP32, False),
+    "ofmu exact bf16": ({**OPEN, "derivative": "exact"}, BF16, False),
+    "ofmu projection": ({**OPEN, "decorrelation": "projection"}, FP32, False),
+    "ofmu projection, no penalty, bf16": (
+        {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, False,
+    ),
+    "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, False),
+    "simnpo": (SIMNPO, FP32, False),
+    "npo": ({**SIMNPO, "name": "npo"}, FP32, False),
+    "rmu": ({**SIMNPO, "name": "rmu"}, FP32, False),
+    "simnpo bf16": (SIMNPO, BF16, False),
+    "ofmu lora": (OPEN, FP32, True),
+    "ofmu exact lora bf16": ({**OPEN, "derivative": "exact"}, BF16, True),
+}  # fmt: skip
 
 
-def measure(stage: int, result: Path) -> None:
+def measure(name: str, stage: str, directory: str, result: Path) -> None:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     from ofmu.data.rows import Example
     from ofmu.engine.build import build_engine
     from ofmu.engine.config import EngineConfig
     from ofmu.engine.cost import CostTracker
     from ofmu.methods.base import Context
-    from ofmu.methods.ofmu.bilevel import OFMU
-    from ofmu.methods.ofmu.config import OfmuConfig
+    from ofmu.methods.build import build_method
+    from ofmu.methods.registry import method_config
+    from ofmu.models.config import AdapterConfig
+    from ofmu.models.lora import add_adapters
     from ofmu.testing import MemoryLanguageTask
 
+    method, engine_settings, lora = SETTINGS[name]
+    backend = {"backend": "torch"} if stage == "torch" else {"zero_stage": int(stage)}
+    config = EngineConfig.model_validate({**backend, **engine_settings, "device": "cpu", "threads": 1})
+    settings = method_config(method).model_validate(method)
+    attention = "eager" if "exact" in name else "sdpa"
+
+    def rounds(model: object, vocabulary: int) -> float:
+        if lora:
+            add_adapters(model, AdapterConfig(kind="lora"), 0)  # type: ignore[arg-type]
+        engine = build_engine(model, config, CostTracker())  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        rows = [Example(tuple(torch.randint(1, vocabulary, (24,)).tolist()), 8) for _ in range(8)]
+        unlearning = build_method(Context(engine, MemoryLanguageTask(rows[:4], rows[4:]), seed=0), settings)
+        begin = time.perf_counter()
+        list(unlearning.rounds())
+        seconds = time.perf_counter() - begin
+        engine.close()
+        return seconds
+
     torch.manual_seed(0)
-
-    def engine_of(config: LlamaConfig) -> tuple[object, int]:
-        model = LlamaForCausalLM(config)
-        size = sum(parameter.numel() * 4 for parameter in model.parameters())
-        return build_engine(model, EngineConfig(device="cpu", threads=1, zero_stage=stage), CostTracker()), size
-
-    def one_round(engine: object) -> None:
-        rows = [Example(tuple(torch.randint(1, 500, (24,)).tolist()), 8) for _ in range(8)]
-        settings = OfmuConfig(
-            outer_steps=1, inner_steps=1, inner_update="adamw", inner_lr=1e-5, outer_lr=1e-5, batch_size=4,
-            similarity_threshold=-1.0, forget_margin=20.0,
-        )  # fmt: skip
-        list(OFMU(Context(engine, MemoryLanguageTask(rows[:4], rows[4:]), seed=0), settings).rounds())
-
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    # what the libraries load at their first step is not the model's
-    first, _ = engine_of(LlamaConfig(vocab_size=512, **small))
-    one_round(first)
-    first.close()  # type: ignore[attr-defined]
+    small = LlamaConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        attn_implementation=attention,
+    )  # fmt: skip
+    rounds(LlamaForCausalLM(small), 500)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    large = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
-    engine, size = engine_of(LlamaConfig(vocab_size=8192, **large))
+    if directory:
+        # Mapped weight files count as resident memory: they are copied, so that the map is dropped.
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation=attention)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    else:
+        large = LlamaConfig(
+            vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
+            attn_implementation=attention,
+        )  # fmt: skip
+        model = LlamaForCausalLM(large)
+    size = sum(parameter.numel() for parameter in model.parameters())
     loaded = _status("VmHWM") - before
     Path("/proc/self/clear_refs").write_text("5")
-    one_round(engine)
-    copies = (_status("VmHWM") - before) / size
-    (result / f"{os.environ['RANK']}").write_text(f"{loaded / size} {copies}")
-    engine.close()  # type: ignore[attr-defined]
+    seconds = rounds(model, 8000)
+    peak = _status("VmHWM") - before
+    (result / os.environ["RANK"]).write_text(f"{loaded / size} {peak / size} {seconds}")
 
 
 def _status(name: str) -> int:
@@ -69,24 +111,40 @@ def _status(name: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {name}")
 
 
-def main(counts: list[int]) -> None:
+def main() -> None:
     from ofmu.testing import run_script_on_ranks
 
-    print("| ZeRO stage | ranks | copies of the model while loading | in a round | round, ratio to 1 rank |")
-    print("|---|---|---|---|---|", flush=True)
-    for stage in STAGES:
-        alone = None
-        for count in counts:
-            with tempfile.TemporaryDirectory() as folder:
-                run_script_on_ranks(Path(__file__).resolve(), count, "--measure", str(stage), folder, timeout=1200)
-                found = [[float(part) for part in path.read_text().split()] for path in Path(folder).iterdir()]
-            loading, copies = (max(values) for values in zip(*found, strict=True))
-            alone = alone or copies
-            print(f"| {stage} | {count} | {loading:.2f} | {copies:.2f} | {copies / alone:.2f} |", flush=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", nargs="?", default="")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1])
+    parser.add_argument("--stages", nargs="+", default=["torch", "2"])
+    parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    arguments = parser.parse_args()
+    # Freed blocks above this size go back to the system at once.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1048576"
+    os.environ["MALLOC_TRIM_THRESHOLD_"] = "1048576"
+    print("| setting | engine | ranks | bytes a parameter: loading | in rounds | ratio to 1 rank | s |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for name in arguments.only:
+        for stage in arguments.stages:
+            alone = None
+            for count in arguments.ranks if stage != "torch" else [1]:
+                if stage == "torch" and SETTINGS[name][1]:
+                    continue
+                with tempfile.TemporaryDirectory() as folder:
+                    script = [str(part) for part in ("--measure", name, stage, arguments.model, folder)]
+                    run_script_on_ranks(Path(__file__).resolve(), count, *script, timeout=3000)
+                    found = [[float(part) for part in path.read_text().split()] for path in Path(folder).iterdir()]
+                loading, peak, seconds = (max(values) for values in zip(*found, strict=True))
+                alone = alone or peak
+                print(
+                    f"| {name} | {stage} | {count} | {loading:.1f} | {peak:.1f} | {peak / alone:.2f} | {seconds:.0f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
-        measure(int(sys.argv[2]), Path(sys.argv[3]))
+        measure(sys.argv[2], sys.argv[3], sys.argv[4], Path(sys.argv[5]))
     else:
-        main([int(count) for count in sys.argv[1:]] or [1, 2, 4])
+        main()

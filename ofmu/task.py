@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import nn
 
 from ofmu.data.kinds import TaskKind
@@ -41,6 +42,10 @@ class Task(Protocol[RowT]):
     @property
     def content_hash(self) -> str:
         """SHA-256 (hex) of all rows."""
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The type of the saved weights. The weights are rounded to this type before they are scored."""
 
     def load_model(self, *, double_backward: bool) -> nn.Module:
         """Load the target model in fp32. ``double_backward``: the model must have second derivatives."""

@@ -139,6 +139,7 @@ class _Run:
                 )
                 self._resume(engine, method, checkpointer)
             self._unlearn(engine, method, task, checkpointer)
+            engine.space.round_parameters(task.saved_dtype)
             with self._cost_tracker.phase("evaluation"):
                 scores = task.score(engine)
             self._save_model(engine, task)
@@ -221,10 +222,11 @@ class _Run:
         }, cost
 
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
-        """Gather the fp32 masters from their shards and save them in the form that ``from_pretrained`` loads."""
+        """Gather the masters from their shards and save them in the form that ``from_pretrained`` loads."""
         full = engine.space.gather(engine.space.masters())
         if engine.rank == 0:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in full.items()}
+            dtype = task.saved_dtype
+            weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in full.items()}
             task.save(engine.model, self._files.model, weights)
 
     def _finish(self, engine: Engine, method: Method[Any], task: Task[Any], scores: Any) -> UnlearnResult:

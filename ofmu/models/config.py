@@ -87,6 +87,9 @@ class ModelConfig(Section):
     """Attention implementation of Transformers. ``auto``: eager if exact derivatives need second derivatives of the
     attention, or if the architecture has no sdpa; else sdpa."""
     adapter: AdapterConfig = AdapterConfig()
+    saved_dtype: Literal["source", "fp32"] = "source"
+    """Type of a saved language model's weights. ``source``: the type of the target's files. The weights are rounded to
+    this type before they are scored. With adapters, and on images: fp32."""
 
     @model_validator(mode="after")
     def _check_target_has_path(self) -> ModelConfig:

@@ -14,6 +14,7 @@ from ofmu.errors import ModelError
 from ofmu.io.files import check_regular
 
 _TRAINABLE = {"F64", "F32", "F16", "BF16"}
+_HALF = {"BF16": "bfloat16", "F16": "float16"}
 _INTEGERS = {"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 _COUNT = re.compile("layer|expert|block|depth")
 """Keys of a config that name a number of parts. Every part has at least one weight."""
@@ -119,6 +120,12 @@ def _tensors(folder: Path) -> Iterator[_Tensor]:
                 shape = tensor.get("shape")
                 sizes = [size for size in shape if isinstance(size, int)] if isinstance(shape, list) else []
                 yield _Tensor(name, str(tensor["dtype"]), math.prod(sizes))
+
+
+def stored_type(folder: Path) -> str:
+    """Return torch's name of the type of a directory's weights: bfloat16 or float16 if all have it, else float32."""
+    found = {tensor.dtype for tensor in _tensors(folder) if tensor.dtype in _TRAINABLE}
+    return _HALF.get(found.pop(), "float32") if len(found) == 1 else "float32"
 
 
 def stored_values(folder: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 
 from ofmu.data.kinds import TaskKind
@@ -20,6 +21,7 @@ class MemoryTask(Generic[RowT]):
     """Rows and a loss: everything that a method reads of a task. The task has no model and cannot score one."""
 
     content_hash = "in memory"
+    saved_dtype = torch.float32
 
     def __init__(
         self, kind: TaskKind, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], loss: RowwiseLoss[RowT]

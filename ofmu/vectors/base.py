@@ -112,6 +112,16 @@ class VectorSpace(ABC):
         self.sync_model()
 
     @torch.no_grad()
+    def round_parameters(self, dtype: torch.dtype) -> None:
+        """Round the parameters to the values of a type. The type of the masters stays."""
+        if dtype == torch.float32:
+            return
+        for master in self.masters():
+            for piece in pieces(master):
+                master[piece].copy_(master[piece].to(dtype))
+        self.sync_model()
+
+    @torch.no_grad()
     def displace(self, origin: Vector, *displacements: Displacement) -> None:
         """Set the parameters to ``origin`` plus the displacements, which are added one after the other."""
         for index, (master, base) in enumerate(zip(self.masters(), origin, strict=True)):

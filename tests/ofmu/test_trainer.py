@@ -211,3 +211,27 @@ def test_a_run_whose_method_cannot_be_made_gives_its_process_group_back(
     with pytest.raises(RunError, match="refused"):
         unlearn(tiny_config, tmp_path, prepared=prepared)
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", ["source", "fp32"])
+def test_a_model_in_bf16_is_scored_and_saved_in_bf16(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path, saved: str
+) -> None:
+    target = tmp_path / "target"
+    source = AutoModelForCausalLM.from_pretrained(prepared.target, dtype=torch.bfloat16)
+    source.save_pretrained(target)
+    AutoTokenizer.from_pretrained(prepared.target).save_pretrained(target)
+    config = changed(
+        tiny_mapping, f"model.path={target}", "model.is_target=true", f"model.saved_dtype={saved}",
+        "reference.source=none", "method.outer_steps=1",
+    )  # fmt: skip
+    result = unlearn(config, tmp_path / "run")
+    expected = torch.bfloat16 if saved == "source" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(result.model_dir, dtype="auto")
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    assert any(not torch.equal(x, y) for x, y in zip(model.parameters(), source.parameters(), strict=True))
+    again = evaluate(result.model_dir, config)["metrics"]
+    for name, value in scores_of(result.metrics).items():
+        if name in again and not math.isnan(value):
+            assert again[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name

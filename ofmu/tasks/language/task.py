@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ofmu.data.encoding import load_tokenizer, pad_id
@@ -20,6 +21,7 @@ from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.partial import PartialEvaluation
 from ofmu.losses import AnswerLoss
+from ofmu.models.files import stored_type
 from ofmu.models.language import attention_for, load_config, load_model, save_model
 from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.run_config import UnlearnConfig
@@ -76,6 +78,13 @@ class LanguageTask:
             for row, chunks in zip(self._data.forget.rows, self._forget_chunks, strict=True)
             for _ in chunks
         ]
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """The type of the target's files, unless the config asks for fp32 or the run trains adapters."""
+        model = self._config.model
+        from_source = model.saved_dtype == "source" and model.adapter.kind == "none"
+        return getattr(torch, stored_type(self._target)) if from_source else torch.float32
 
     def load_model(self, *, double_backward: bool) -> nn.Module:
         """Load the target in fp32, and add new adapters if the config has adapters.

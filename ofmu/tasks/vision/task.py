@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ofmu.data.kinds import TaskKind
@@ -46,6 +47,11 @@ class VisionTask:
         self.retain_rows = self._data.retain
         self.content_hash = self._data.content_hash
         self._statistics: dict[str, Tensor] = {}
+
+    @property
+    def saved_dtype(self) -> torch.dtype:
+        """fp32, the type of the running statistics."""
+        return torch.float32
 
     def load_model(self, *, double_backward: bool) -> nn.Module:
         """Load the target in fp32 and freeze its statistics. Convolutions always have second derivatives.

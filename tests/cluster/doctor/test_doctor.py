@@ -172,7 +172,9 @@ def test_this_machine_is_checked_and_a_missing_model_is_a_failure(tmp_path, monk
     assert [line.strip() for line in lines if not line[:4].strip()] == ["→ check the path, or give a hub name"]
     assert states.pop("disk") in ("ok", "warn")
     assert set(states.values()) == {"ok"}, result.output
-    assert set(states) == {"dashboard", "ray and python", "packages", "GPUs", "deepspeed", "data", "storage", "gloo"}
+    assert set(states) == {
+        "dashboard", "ray and python", "packages", "GPUs", "deepspeed", "data", "storage", "gloo", "token",
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -96,12 +96,12 @@ class SearchConfig(UnlearnConfig):
             return values
         method = values.get("method") or {}
         if isinstance(method, MethodConfig):
-            name, module = method.name, method.module
+            name, module, variant = method.name, method.module, getattr(method, "variant", None)
         elif isinstance(method, Mapping):
-            name, module = method.get("name", "ofmu"), method.get("module")
+            name, module, variant = method.get("name", "ofmu"), method.get("module"), method.get("variant")
         else:
             return values
-        return {**values, "search": {**(search or {}), "space": default_space(str(name), module)}}
+        return {**values, "search": {**(search or {}), "space": default_space(str(name), module, variant)}}
 
     @model_validator(mode="after")
     def _check_search(self) -> SearchConfig:

@@ -63,8 +63,16 @@ class Method(ABC, Generic[RowT]):
     """The default search space: settings of ``Config`` to ranges, in the form of ``search.space``."""
     published: ClassVar[Mapping[str, Any]]
     """The settings that the authors state."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named sets of settings, which ``method.variant`` chooses."""
     no_op_config: ClassVar[Mapping[str, Any]] = {"steps": 0}
     """Settings under which a run leaves the target as it is."""
+
+    @classmethod
+    def search_space(cls, variant: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+        """Return the default search space of the method, or of a variant: without settings that the variant fixes."""
+        fixed = cls.variants.get(variant, {}) if variant else {}
+        return {key: spec for key, spec in cls.space.items() if key not in fixed}
 
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors | None:

@@ -59,7 +59,7 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
     from ofmu.testing import MemoryLanguageTask
 
     method, engine_settings, lora = SETTINGS[name]
-    backend = {"backend": "torch"} if stage == "torch" else {"zero_stage": int(stage)}
+    backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
     config = EngineConfig.model_validate({**backend, **engine_settings, "device": "cpu", "threads": 1})
     settings = method_config(method).model_validate(method)
     attention = "eager" if "exact" in name else "sdpa"

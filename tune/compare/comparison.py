@@ -24,7 +24,7 @@ from tune.compare.callback import CompareCallback
 from tune.compare.config import CompareConfig, CompareOptions
 from tune.compare.directory import CompareDirectory
 from tune.compare.page import comparison_page
-from tune.compare.plan import budget_reference, method_configs, with_budget
+from tune.compare.plan import budget_reference, method_configs, split_variant, with_budget
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.runs import make_runs, plan_runs, read_runs
@@ -256,7 +256,7 @@ class _Session:
         states = search.trials["state"]
         return MethodRuns(
             name=name,
-            title=method_class(name, search.config.method.module).title,
+            title=_title(name, search.config.method.module),
             search=self._home.search(name).relative_to(self._home.path).as_posix(),
             trials=int((states != "running").sum()),
             failed=int((states == "failed").sum()),
@@ -317,3 +317,9 @@ def _spent(search: SearchResult) -> int:
             "compare at --budget trials, or name a number"
         )
     return spent
+
+
+def _title(name: str, module: str | None) -> str:
+    method, variant = split_variant(name)
+    title = method_class(method, module).title
+    return title if variant is None else f"{title} ({variant})"

@@ -18,7 +18,8 @@ class CompareOptions(Section):
     """The methods to compare, the cost of each, and the levels at which they are compared."""
 
     methods: tuple[str, ...] = ()
-    """Names of methods in ``ofmu.methods``, or of methods that ``method.module`` registers."""
+    """Names of methods in ``ofmu.methods``, or of methods that ``method.module`` registers. A variant of a method is
+    named as in ``ofmu@first_order``."""
     seeds: PositiveInt = 3
     """Number of seeds on which each chosen point of a front runs again. These are the seeds after the config's own
     seed. On the config's own seed the points were chosen, so there they look better than they are."""

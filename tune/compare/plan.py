@@ -70,11 +70,19 @@ def with_budget(config: SearchConfig, evaluations: int) -> SearchConfig:
     return config.model_copy(update={"search": search})
 
 
+def split_variant(name: str) -> tuple[str, str | None]:
+    """Return the method and the variant of an entry of ``compare.methods``, such as ``ofmu@first_order``."""
+    method, _, variant = name.partition("@")
+    return method, variant or None
+
+
 def _settings(name: str, module: str | None) -> list[str]:
+    name, _ = split_variant(name)
     return [f"method.{key}" for key in method_class(name, None if name in BUILT_IN else module).Config.model_fields]
 
 
 def _check_method(name: str, module: str | None, shared: SearchConfig) -> None:
+    name, _ = split_variant(name)
     try:
         method = method_class(name, None if name in BUILT_IN else module)
     except ConfigError as error:
@@ -91,12 +99,15 @@ def _check_method(name: str, module: str | None, shared: SearchConfig) -> None:
 def _method_config(name: str, mapping: Mapping[str, Any], shared: CompareConfig) -> SearchConfig:
     """Return one method's search. Only the method of the section ``method`` gets all settings of that section."""
     section, search = dict(mapping.get("method") or {}), dict(mapping.get("search") or {})
-    is_own = section.get("name", "ofmu") == name
+    method, variant = split_variant(name)
+    is_own = section.get("name", "ofmu") == method and variant in (None, section.get("variant"))
     if not is_own:
         section = {key: value for key, value in section.items() if key in MethodConfig.model_fields}
-        if name in BUILT_IN:
+        if method in BUILT_IN:
             section.pop("module", None)
-    section["name"] = name
+    section["name"] = method
+    if variant is not None:
+        section["variant"] = variant
     given = flatten_space(search.get("space") or {}) if is_own else {}
     search["space"] = _space(name, section.get("module"), given, shared)
     rest = {key: value for key, value in mapping.items() if key != "compare"}
@@ -109,7 +120,8 @@ def _method_config(name: str, mapping: Mapping[str, Any], shared: CompareConfig)
 def _space(name: str, module: str | None, given: Mapping[str, Any], shared: CompareConfig) -> dict[str, Any]:
     space: dict[str, Any] = dict(given)
     if not given:
-        space = {key: _as_dict(spec) for key, spec in default_space(name, module).items()}
+        method, variant = split_variant(name)
+        space = {key: _as_dict(spec) for key, spec in default_space(method, module, variant).items()}
         for key, spec in shared.compare.space.items():
             if key in space:
                 space[key] = _merged(space[key], spec)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.config.base import Section
+from ofmu.errors import ConfigError, nearest_name
 from ofmu.methods.registry import method_class
 
 Scalar = str | int | float | bool | None
@@ -53,13 +54,20 @@ Space = Mapping[str, Parameter]
 """The searched settings, by dotted config key."""
 
 
-def default_space(method: str = "ofmu", module: str | None = None) -> dict[str, Parameter]:
-    """Return the space that a method declares for its own settings.
+def default_space(method: str = "ofmu", module: str | None = None, variant: str | None = None) -> dict[str, Parameter]:
+    """Return the space that a method, or a variant of the method, declares for its own settings.
 
     Raises:
-        ConfigError: there is no such method, or ``module`` cannot be imported.
+        ConfigError: there is no such method or variant, or ``module`` cannot be imported.
     """
-    space = method_class(method, module).space
+    declared = method_class(method, module)
+    if variant is not None and variant not in declared.variants:
+        raise ConfigError(
+            f"Unknown variant '{variant}' of the method '{method}': {nearest_name(variant, declared.variants)}"
+            if declared.variants
+            else f"The method '{method}' has no variants: leave '{variant}' out"
+        )
+    space = declared.search_space(variant)
     return {f"method.{key}": Parameter.model_validate(spec) for key, spec in space.items()}
 
 

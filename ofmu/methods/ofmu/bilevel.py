@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -21,7 +21,7 @@ from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
 from ofmu.methods.ofmu.checked import CheckedDerivatives
-from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.config import PUBLISHED, VARIANTS, OfmuConfig, without_effect
 from ofmu.methods.ofmu.derivatives import Derivatives
 from ofmu.methods.ofmu.footprint import held_vectors, passes
 from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
@@ -89,23 +89,19 @@ class OFMU(Method[RowT]):
         "inner_lr": {"low": 1e-2, "high": 1e-1, "log": True},
         "outer_lr": {"low": 1e-4, "high": 2e-3, "log": True},
     }
-    # The paper states no learning rates, no β and no schedule of ρ. Those numbers are this project's choice.
-    published: ClassVar[dict[str, Any]] = {
-        "forget_margin": None,
-        "similarity_scale": "absolute",
-        "inner_update": "sgd",
-        "outer_update": "sgd",
-        "similarity_threshold": -1.0,
-        "inner_steps": 5,
-        "outer_steps": 10,
-        "similarity_weight": 0.1,
-        "penalty_weight": 0.1,
-        "penalty_growth": 1.5,
-        "penalty_max": 10.0,
-        "inner_lr": 1e-2,
-        "outer_lr": 1e-2,
-    }
+    published: ClassVar[Mapping[str, Any]] = PUBLISHED
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = VARIANTS
     no_op_config: ClassVar = {"outer_steps": 0}
+
+    @classmethod
+    def search_space(cls, variant: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+        """Return the default search space of the method, or of a variant: without settings that have no effect there.
+
+        Raises:
+            KeyError: there is no such variant.
+        """
+        left_out = without_effect(variant)
+        return {key: spec for key, spec in cls.space.items() if key not in left_out}
 
     @classmethod
     def held_vectors(cls, config: OfmuConfig) -> HeldVectors:

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ofmu.engine.config import EngineConfig
 from ofmu.methods.config import MethodConfig
+
+PUBLISHED: Mapping[str, Any] = {
+    "forget_margin": None,
+    "similarity_scale": "absolute",
+    "inner_update": "sgd",
+    "outer_update": "sgd",
+    "similarity_threshold": -1.0,
+    "inner_steps": 5,
+    "outer_steps": 10,
+    "similarity_weight": 0.1,
+    "penalty_weight": 0.1,
+    "penalty_growth": 1.5,
+    "penalty_max": 10.0,
+    "inner_lr": 1e-2,
+    "outer_lr": 1e-2,
+}
+"""The paper's setting. The paper states no rates, no β and no schedule of ρ: those are this project's choice."""
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {key: PUBLISHED[key] for key in ("forget_margin", "similarity_scale", "inner_update", "outer_update")}
+    | {"similarity_threshold": -1.0, "decorrelation": "cosine"},
+    "projection": {"decorrelation": "projection"},
+    "first_order": {"decorrelation": "none", "penalty_weight": 0.0},
+}
+"""What ``variant`` sets. ``paper``: the paper's terms. ``projection``: no products inside ∇Φ. ``first_order``: no
+decorrelation and no penalty, so no second-order term at all."""
+_WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
+    "projection": ("similarity_weight", "similarity_scale"),
+    "first_order": ("similarity_weight", "similarity_scale", "similarity_threshold"),
+}
+"""Settings that a variant leaves without effect."""
+
+
+def without_effect(variant: str | None) -> frozenset[str]:
+    """Return the settings that a variant fixes or leaves without effect."""
+    return frozenset() if variant is None else frozenset({*VARIANTS[variant], *_WITHOUT_EFFECT.get(variant, ())})
 
 
 class OfmuConfig(MethodConfig):
@@ -16,6 +52,10 @@ class OfmuConfig(MethodConfig):
 
     name: Literal["ofmu"] = "ofmu"
     """Selects OFMU."""
+    variant: Literal["paper", "projection", "first_order"] | None = None
+    """A starting point for the settings that are left out. ``paper``: the terms of the paper, without a margin.
+    ``projection``: decorrelation by projection. ``first_order``: no decorrelation and no penalty, so that an inner step
+    costs one gradient evaluation, and so does an outer step."""
     outer_steps: NonNegativeInt = 30
     """K, the number of outer steps. 0: the target stays as it is."""
     inner_steps: NonNegativeInt = 2
@@ -71,6 +111,12 @@ class OfmuConfig(MethodConfig):
     derivative_check_every: NonNegativeInt = 20
     """Outer steps between two checks of the finite differences. A check estimates their error, and shortens their step
     if the error is large. The first difference is always checked. 0: no further check."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_variant(cls, values: Any) -> Any:
+        variant = values.get("variant") if isinstance(values, Mapping) else None
+        return {**VARIANTS[variant], **values} if isinstance(variant, str) and variant in VARIANTS else values
 
     @property
     def decorrelates(self) -> bool:

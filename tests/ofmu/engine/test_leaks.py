@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def run_once(stage: int) -> list[weakref.ref[object]]:
     model = tiny_llama()
-    engine = build_engine(model, EngineConfig(zero_stage=stage, device="cpu"), CostTracker())
+    engine = build_engine(model, EngineConfig(backend="deepspeed", zero_stage=stage, device="cpu"), CostTracker())
     config = ofmu_trajectory(outer_steps=1, inner_steps=1).method
     list(OFMU(Context(engine, tiny_language_task(), seed=5), config).rounds())
     references = [weakref.ref(item) for item in (model, engine, engine._engine, engine.space)]

@@ -24,7 +24,7 @@ Leg = tuple[int, int, int | None]
 
 
 def on_cpu(stage: int, **settings: Any) -> EngineConfig:
-    return EngineConfig(device="cpu", zero_stage=stage, **settings)
+    return EngineConfig(backend="deepspeed", device="cpu", zero_stage=stage, **settings)
 
 
 WHOLE = ofmu_trajectory()

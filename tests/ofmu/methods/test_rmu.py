@@ -94,7 +94,7 @@ def test_a_gradient_that_ends_at_the_block_is_zero_behind_it(settings: dict[str,
     """DeepSpeed does not overwrite the buffers of parameters that a loss does not depend on."""
     gradients = {}
     for name, engine_settings in (("torch", {"backend": "torch"}), ("deepspeed", settings)):
-        engine = build_engine(tiny_llama(), EngineConfig(**engine_settings), CostTracker())
+        engine = build_engine(tiny_llama(), EngineConfig(**{"backend": "deepspeed"} | engine_settings), CostTracker())
         method: Any = build_method(Context(engine, tiny_language_task(), seed=5), short_spec("rmu").method)
         engine.gradient(method.task.loss, ROWS)
         gradient = engine.space.gather(engine.gradient(method.forget_loss(ROWS), ROWS)[1])

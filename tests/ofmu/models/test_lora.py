@@ -124,10 +124,10 @@ def test_a_missing_layer_is_named() -> None:
 
 
 RUNS = [
-    ("ofmu", "engine.zero_stage=2"),
+    ("ofmu", "engine.zero_stage=2", "engine.backend=deepspeed"),
     ("ofmu", "engine.backend=torch", "method.derivative=exact"),
-    ("npo", "engine.zero_stage=3"),
-    ("rmu", "engine.zero_stage=1", "engine.gradient_checkpointing=true"),
+    ("npo", "engine.zero_stage=3", "engine.backend=deepspeed"),
+    ("rmu", "engine.zero_stage=1", "engine.backend=deepspeed", "engine.gradient_checkpointing=true"),
 ]
 
 

@@ -19,6 +19,8 @@ def configs(*overrides: str, source: str = "quickstart"):
     [
         (["compare.methods=ofmu,nop"], "Unknown method 'nop' in compare.methods: did you mean 'npo'?"),
         (["compare.methods=ofmu"], "at least two methods"),
+        (["compare.methods=ofmu,ofmu@first"], "Unknown variant 'first' of the method 'ofmu'"),
+        (["compare.methods=ofmu,npo@paper"], "The method 'npo' has no variants"),
         ([], "at least two methods"),
         (["compare.methods=npo,ofmu,npo"], "'npo' is named twice"),
         (
@@ -38,6 +40,21 @@ def test_what_cannot_work_is_refused_in_one_sentence(overrides, words):
         configs(*overrides)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_variants_of_one_method_are_contestants_with_their_own_spaces():
+    found = configs("compare.methods=ofmu,ofmu@first_order,ofmu@projection,ofmu@paper")
+    first, projection, paper = (found[f"ofmu@{name}"] for name in ("first_order", "projection", "paper"))
+    assert (first.method.decorrelation, first.method.penalty_weight) == ("none", 0)
+    assert not {"method.penalty_weight", "method.similarity_weight", "method.similarity_threshold"} & {
+        *first.search.space
+    }
+    assert projection.method.decorrelation == "projection"
+    assert "method.similarity_threshold" in projection.search.space
+    assert "method.similarity_weight" not in projection.search.space
+    assert (paper.method.forget_margin, paper.method.inner_update) == (None, "sgd")
+    assert "method.forget_margin" not in paper.search.space
+    assert found["ofmu"].method.variant is None
 
 
 def test_the_configs_own_method_keeps_its_section_and_space():

@@ -269,3 +269,11 @@ def test_a_restored_run_continues_the_same_trajectory() -> None:
     assert [record.outer_step for record in rest] == [4, 5, 6]
     assert rest == complete[3:]
     assert math.isfinite(rest[-1].phi_norm)
+
+
+def test_a_variant_sets_what_is_left_out() -> None:
+    first = OfmuConfig.model_validate({"variant": "first_order"})
+    assert (first.decorrelation, first.penalty_weight, first.uses_hvp) == ("none", 0.0, False)
+    own = OfmuConfig.model_validate({"variant": "first_order", "penalty_weight": 0.5})
+    assert (own.decorrelation, own.penalty_weight) == ("none", 0.5)
+    assert OfmuConfig.model_validate(first.model_dump()) == first

@@ -77,7 +77,9 @@ def test_target_and_retrained_model_are_built_once_and_learn_their_rows(parquet:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_saved_classifier_has_the_reported_metrics(parquet: Path, tmp_path: Path, stage: int) -> None:
-    settings = config(mapping(parquet, engine={"device": "cpu", "threads": 1, "zero_stage": stage}))
+    settings = config(
+        mapping(parquet, engine={"backend": "deepspeed", "device": "cpu", "threads": 1, "zero_stage": stage})
+    )
     prepared = prepare(settings)
     result = unlearn(settings, tmp_path / "run", prepared=prepared)
     assert all(result.metrics[name] is not None for name in (*FIELD_METRICS, "average_gap", "seconds"))

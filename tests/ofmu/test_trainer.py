@@ -201,7 +201,7 @@ def test_a_diverging_run_ends_with_one_sentence(
 
 
 def test_a_run_whose_method_cannot_be_made_gives_its_process_group_back(
-    tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         assert torch.distributed.is_initialized()
@@ -209,7 +209,7 @@ def test_a_run_whose_method_cannot_be_made_gives_its_process_group_back(
 
     monkeypatch.setattr("ofmu.trainer.build_method", refuse)
     with pytest.raises(RunError, match="refused"):
-        unlearn(tiny_config, tmp_path, prepared=prepared)
+        unlearn(changed(tiny_mapping, "engine.backend=deepspeed"), tmp_path, prepared=prepared)
     assert not torch.distributed.is_initialized()
 
 

@@ -102,6 +102,7 @@ def test_a_documented_command_is_accepted(
         "tune.compare.comparison.check_inputs",
         "ofmu.preflight.check_inputs",
         "ofmu.evaluator.evaluate",
+        "ofmu.plan.plan.make_plan",
         "ofmu.reports.server.PageServer.serve",
         "tune.rundir.locked.LockedDirectory.check_content",
         "cluster.jobs.server.JobServer.__init__",

@@ -65,7 +65,7 @@ def test_bad_input_is_one_sentence(config, capsys, words, sentence):
 
 
 def test_an_absurd_model_is_answered(config, capsys):
-    sizes = ["hidden_size=1000000000", "num_layers=1000000000", "vocab_size=1000000000000", "num_heads=1000"]
+    sizes = ["hidden_size=1000000000", "num_layers=10000", "vocab_size=16777216", "num_heads=1000"]
     words = [f"model.scratch.{entry}" for entry in sizes]
     assert failing(["plan", str(config), *words, "--gpus", "8", "--memory", "80"]) == 1
     shown = capsys.readouterr().out

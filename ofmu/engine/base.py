@@ -216,13 +216,13 @@ class Engine(ABC):
         space = self.space
         space.clear_gradient()
         if not space.accumulates_in_place:
-            value = self._run_micro_batches(loss, rows, scalars, 1.0)
+            value = self._run_micro_batches(loss, rows, scalars)
             target = space.zeros() if into is None else into
             space.add_gradient(target, scale)
             return value, target
         target = space.zeros() if into is None else into
-        with space.accumulating_in(target):
-            value = self._run_micro_batches(loss, rows, scalars, scale)
+        with space.accumulating_in(target, scale):
+            value = self._run_micro_batches(loss, rows, scalars)
         return value, target
 
     def _run_micro_batches(
@@ -230,16 +230,15 @@ class Engine(ABC):
         loss: Loss[RowT],
         rows: Sequence[RowT],
         scalars: Callable[[Sequence[RowT]], tuple[Tensor, Tensor]],
-        scale: float,
     ) -> float:
-        """Differentiate ``scale`` times the scalar of each micro-batch. Return the global mean loss."""
+        """Differentiate the scalar of each micro-batch. Return the global mean loss."""
         denominator = sum(loss.size(row) for row in rows)
         batches = self._micro_batches(rows)
         value = torch.zeros(1, dtype=torch.float64)
         for index, (batch, weight) in enumerate(batches):
             scalar, total = scalars(batch)
             # Engines average gradients over ranks. The factor world_size turns the average into a sum.
-            factor = scale * weight * self.world_size / denominator
+            factor = weight * self.world_size / denominator
             self._backward_if_dependent(scalar * factor, last=index == len(batches) - 1)
             value += weight * total.detach().double().cpu() / denominator
         # The process of a TorchEngine may belong to a group, whose other ranks do not take part in this sum.

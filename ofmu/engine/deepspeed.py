@@ -64,6 +64,8 @@ class DeepSpeedEngine(Engine):
         self._engine.destroy()
         if self.zero_stage == 3:
             _release_module(self.model)
+            # ZeRO-3 replaces this function for the whole process, by one that has no forward mode.
+            torch.nn.functional.linear = torch._C._nn.linear
         if self._owns_process_group:
             # Ray Train's local mode would destroy the group without DeepSpeed, which would keep handles to the group.
             import deepspeed.comm

@@ -80,10 +80,11 @@ class VectorSpace(ABC):
         """Add ``scale`` times the averaged gradient of the last backward pass to ``into``."""
 
     @contextmanager
-    def accumulating_in(self, target: Vector) -> Iterator[None]:
-        """Let the backward passes inside the block add their gradients to ``target``.
+    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
+        """Let the backward passes inside the block add ``scale`` times their gradients to ``target``.
 
-        The gradient is then never in memory beside ``target``. Only for a space that :attr:`accumulates_in_place`.
+        A parameter's gradient is freed at once, so no whole gradient is in memory beside ``target``. Only for a space
+        that :attr:`accumulates_in_place`.
         """
         raise NotImplementedError
         yield

@@ -51,9 +51,9 @@ class MaskedSpace(VectorSpace):
             target.add_(part.mul_(mask))
 
     @contextmanager
-    def accumulating_in(self, target: Vector) -> Iterator[None]:
-        """Let the backward passes inside the block add the part of their gradients inside the mask to ``target``."""
-        with self._inner.accumulating_in(target):
+    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
+        """Let backward passes inside the block add ``scale`` times their gradients inside the mask to ``target``."""
+        with self._inner.accumulating_in(target, scale):
             yield
         # All vectors of this space are 0 outside the mask, so only the new gradient is removed here.
         for part, mask in zip(target, self._mask, strict=True):

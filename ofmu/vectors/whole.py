@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -68,13 +68,27 @@ class ReplicatedSpace(VectorSpace):
             torch._foreach_add_(views, gradients, alpha=scale)
 
     @contextmanager
-    def accumulating_in(self, target: Vector) -> Iterator[None]:
-        """Let the backward passes inside the block add their gradients to ``target``."""
-        for view, (_, parameter) in zip(self._views(target[0]), self._named, strict=True):
-            parameter.grad = view
+    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
+        """Let the backward passes inside the block add ``scale`` times their gradients to ``target``."""
+
+        def adding_to(view: Tensor) -> Callable[[Tensor], None]:
+            def add(parameter: Tensor) -> None:
+                if parameter.grad is not None:
+                    view.add_(parameter.grad, alpha=scale)
+                    parameter.grad = None
+
+            return add
+
+        pairs = zip(self._views(target[0]), self._named, strict=True)
+        handles = [
+            parameter.register_post_accumulate_grad_hook(adding_to(view))  # type: ignore[no-untyped-call]
+            for view, (_, parameter) in pairs
+        ]
         try:
             yield
         finally:
+            for handle in handles:
+                handle.remove()
             self.clear_gradient()
 
     def segments(self) -> list[Segment]:

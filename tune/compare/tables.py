@@ -67,14 +67,21 @@ def verdict(summary: Summary) -> str:
             f"(corrected p below {summary.significance:g}, and better on every seed)."
         )
     if len(summary.seeds) < MIN_SEEDS:
-        return f"No method is marked as best on fewer than {MIN_SEEDS} seeds; {leader} has the best mean rank."
+        return f"No method is marked as best on fewer than {MIN_SEEDS} seeds; {_leaders(summary)}."
     others = [test for test in summary.tests if test.quantity == "levels" and leader in (test.first, test.second)]
     worst = max(others, key=lambda test: test.p_holm)
     other = worst.second if worst.first == leader else worst.first
     return (
-        f"No method is significantly best: {leader} has the best mean rank, but is not significantly different from "
+        f"No method is significantly best: {_leaders(summary)}, but {leader} is not significantly different from "
         f"{other} (corrected p {worst.p_holm:.2g}{'' if worst.consistent else ', and not better on every seed'})."
     )
+
+
+def _leaders(summary: Summary) -> str:
+    """Return which method has the best mean rank, or which methods share it."""
+    best = min(method.mean_rank for method in summary.methods)
+    names = [method.name for method in summary.methods if method.mean_rank == best]
+    return f"{names[0]} has the best mean rank" if len(names) == 1 else f"{', '.join(names)} share the best mean rank"
 
 
 def explanation(summary: Summary) -> str:

@@ -30,9 +30,13 @@ PRIOR = "prior"
 
 
 def baseline_settings(base: UnlearnConfig) -> dict[str, dict[str, Any]]:
-    """Return what each baseline sets, by role and dotted key. The method declares both settings."""
+    """Return what each baseline sets, by role and dotted key. The method declares both settings.
+
+    What a variant of the method fixes holds in its published setting too.
+    """
     method = method_class(base.method.name, base.method.module)
-    settings = {TARGET: method.no_op_config, PUBLISHED: method.published}
+    fixed = method.variants.get(getattr(base.method, "variant", None) or "", {})
+    settings = {TARGET: method.no_op_config, PUBLISHED: {**method.published, **fixed}}
     return {role: {f"method.{key}": value for key, value in given.items()} for role, given in settings.items()}
 
 

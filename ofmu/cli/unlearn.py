@@ -76,7 +76,7 @@ def _run(settings: SearchConfig, output: Path) -> None:
     check_inputs(config)
     silence_libraries()
     busy = f"Another run works in {output}: wait for it, or name another directory for the output"
-    with locked(output, busy) if _is_first_process() else nullcontext():
+    with locked(output, busy, remove_unused=True) if _is_first_process() else nullcontext():
         _run_locked(config, settings, output)
 
 

@@ -12,17 +12,19 @@ from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 
 LOCK = ".lock"
+"""The name of a directory's lock."""
 
 
 @contextmanager
-def locked(directory: Path, sentence: str) -> Iterator[None]:
+def locked(directory: Path, sentence: str, *, timeout: float = 0.0, remove_unused: bool = False) -> Iterator[None]:
     """Hold the lock of a directory, which is made if it is missing. The lock ends with the process.
-
-    A directory that was made for the lock is removed at the end if nothing else was written to it.
 
     Args:
         directory: the directory.
         sentence: the error, if another process holds the lock.
+        timeout: seconds to wait for another process.
+        remove_unused: whether a directory that was made for the lock is removed at the end if nothing else was written
+            to it.
 
     Raises:
         RunError: another process holds the lock.
@@ -32,7 +34,7 @@ def locked(directory: Path, sentence: str) -> Iterator[None]:
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=timeout)
         except Timeout:
             raise RunError(sentence) from None
         except NotImplementedError:
@@ -40,7 +42,7 @@ def locked(directory: Path, sentence: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_new:
+        if is_new and remove_unused:
             _remove_if_unused(directory)
         lock.release()
 

@@ -19,7 +19,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
-from ofmu.vectors.optimizers import ShardOptimizer, moments_of
+from ofmu.vectors.optimizers import ShardOptimizer, clipping_factor, moments_of
 
 RowT = TypeVar("RowT")
 
@@ -194,10 +194,8 @@ class SingleLoopMethod(Method[RowT]):
     def _step(self) -> _Step:
         config = self.config
         direction, norm = self._finite_direction()
-        limit = config.max_grad_norm
-        clipping = 1.0 if limit is None or norm <= limit else limit / norm
         self.optimizer.lr = config.lr * self._rate_factor()
-        self.optimizer.step(direction.vector, norm, factor=clipping)
+        self.optimizer.step(direction.vector, norm, factor=clipping_factor(norm, config.max_grad_norm))
         self._steps += 1
         self.on_step_end(direction)
         return _Step(direction.forget_loss, direction.retain_loss, norm)

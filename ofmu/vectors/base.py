@@ -176,11 +176,6 @@ class VectorSpace(ABC):
         return result
 
     @torch.no_grad()
-    def scale(self, vector: Vector, factor: float) -> None:
-        """Multiply ``vector`` by ``factor`` in place."""
-        torch._foreach_mul_(vector, factor)
-
-    @torch.no_grad()
     def add(self, into: Vector, vector: Vector, scale: float) -> None:
         """Add ``scale · vector`` to ``into`` in place."""
         torch._foreach_add_(into, vector, alpha=scale)

@@ -20,6 +20,11 @@ def moments_of(rule: UpdateRule) -> int:
     return 2 if rule == "adamw" else 0
 
 
+def clipping_factor(norm: float, limit: float | None) -> float:
+    """Return the factor that shortens a vector of this norm to ``limit``. None: no limit."""
+    return 1.0 if limit is None or norm <= limit else limit / norm
+
+
 class ShardOptimizer:
     """Moves the parameters along a vector v.
 

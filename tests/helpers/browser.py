@@ -155,3 +155,13 @@ class Browser:
 
     def pdf(self) -> bytes:
         return base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"])
+
+
+def open_at(browser: Browser, page: Path, width: int, *, mobile: bool, dark: bool) -> None:
+    """Open a page, and check that it has no errors, requests nothing else, and never scrolls sideways."""
+    browser.resize(width, 900, mobile=mobile)
+    browser.media(dark=dark)
+    browser.open(page)
+    assert browser.errors() == []
+    assert browser.requests() == [page.as_uri()]
+    assert browser.run("document.documentElement.scrollWidth") <= width

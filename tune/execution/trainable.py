@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 
 from cluster.local import restore_umask
 from cluster.storage.credentials import set_credentials
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
-from ofmu.io.files import storage_errors
+from ofmu.io.lock import locked
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import check_no_links
 from tune.execution.trial_records import TrialOutcome, TrialSpec
@@ -108,18 +107,10 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:
         """Run under the trial's lock. A process of a killed search may still work on this trial."""
         check_no_links(spec.trial_dir)
-        lock = FileLock(spec.trial_dir / ".lock")
-        with storage_errors(spec.trial_dir):
-            spec.trial_dir.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=_LOCK_SECONDS)
-            except Timeout:
-                raise RunError(f"Another process still works on {spec.trial_dir}: stop it, then resume") from None
-        try:
+        busy = f"Another process still works on {spec.trial_dir}: stop it, then resume"
+        with locked(spec.trial_dir, busy, timeout=_LOCK_SECONDS):
             finished = TrialFiles(spec.trial_dir).read_metrics()
             return finished if finished is not None else self._run(spec)
-        finally:
-            lock.release()
 
     def _run(self, spec: TrialSpec) -> dict[str, Any]:
         started = time.monotonic()

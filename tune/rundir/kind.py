@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 from cluster.storage.uri import is_uri
 from ofmu.errors import DataError, RunError
 from ofmu.io.files import read_json
+from ofmu.io.lock import LOCK
 from ofmu.run_files import CONFIG, ENVIRONMENT, METRICS, made_by_ofmu
-from tune.rundir.locked import LOCK_FILE
 from tune.rundir.search_files import TRIALS
 
 Kind = Literal["search", "comparison", "run", "evaluation"]
@@ -53,7 +53,7 @@ def find_kind(path: Path) -> Kind | None:
 
 def is_locked(path: Path) -> bool:
     """Return whether a process on this machine works on a search or a comparison."""
-    lock = path / LOCK_FILE
+    lock = path / LOCK
     if lock.is_symlink() or not lock.is_file():
         # Locking a file empties it, and a link may name a file elsewhere.
         return False

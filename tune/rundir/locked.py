@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
-from filelock import FileLock, Timeout
 
 from cluster.storage.uri import is_uri, redacted, without_credentials
 from ofmu.config.files import read_mapping
 from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
-from ofmu.io.files import storage_errors, write_json, write_text
+from ofmu.io.files import write_json, write_text
+from ofmu.io.lock import LOCK, locked
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.run_files import (
     CONFIG,
@@ -31,8 +31,6 @@ from ofmu.run_files import (
     made_by_ofmu,
 )
 from tune.rundir.search_files import TUNE_STORAGE
-
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class LockedDirectory:
         new = cls(Path(path).absolute())
         if made_by_ofmu(new.path) and new.config_file.exists():
             raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
-        check_is_no_link(new.path / LOCK_FILE)
+        check_is_no_link(new.path / LOCK)
         check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, REPORT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
 
@@ -159,18 +157,9 @@ class LockedDirectory:
             RunError: another process holds the lock.
             StorageError: the directory cannot be written.
         """
-        lock = FileLock(self.path / LOCK_FILE)
-        with storage_errors(self.path):
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise RunError(
-                    f"Another {self.kind} is running in {self.display_path}: wait for it, or stop it first"
-                ) from None
-        try:
+        busy = f"Another {self.kind} is running in {self.display_path}: wait for it, or stop it first"
+        with locked(self.path, busy):
             yield
-        finally:
-            lock.release()
 
     def mkdir(self) -> None:
         """Make the directory and its folder.

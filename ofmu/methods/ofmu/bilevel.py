@@ -29,7 +29,7 @@ from ofmu.methods.ofmu.points import PhiGradient
 from ofmu.methods.registry import register
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
-from ofmu.vectors.optimizers import ShardOptimizer
+from ofmu.vectors.optimizers import ShardOptimizer, clipping_factor
 
 RowT = TypeVar("RowT")
 
@@ -196,7 +196,7 @@ class OFMU(Method[RowT]):
         else:
             retain_loss, direction = self._derivatives.retain_gradient(retain_rows)
             norm = retain_norm = self._finite_norm(direction)
-        self._outer_optimizer.step(direction, factor=self._clipping(norm))
+        self._outer_optimizer.step(direction, factor=clipping_factor(norm, self._config.max_grad_norm))
         self._outer_steps += 1
         record = self._record(phi, retain_loss, retain_norm, norm)
         self._increase_penalty()
@@ -221,11 +221,6 @@ class OFMU(Method[RowT]):
         if not math.isfinite(norm):
             raise NonFiniteLossError(f"the norm of the outer direction became {norm}")
         return norm
-
-    def _clipping(self, norm: float) -> float:
-        """Return the factor that clips a direction of this norm."""
-        limit = self._config.max_grad_norm
-        return 1.0 if limit is None or norm <= limit else limit / norm
 
     def _increase_penalty(self) -> None:
         """ρ_{k+1} = min(growth·ρ_k, cap)."""

@@ -98,9 +98,8 @@ class CheckedDerivatives(Generic[RowT]):
             return direction
         # A difference of ∇Φ needs ∇Φ alone at the undisplaced point.
         phi.point.release_forget_gradient()
-        plain = not phi.hinge_open or self._config.decorrelation == "projection"
-        is_difference = not (plain and self._config.plain_products_in_forward_mode)
-        if not (self._outer_due and phi.norm > 0 and is_difference):
+        is_exact = self._config.plain_products_in_forward_mode and self._derivatives.is_plain_product(phi)
+        if is_exact or not (self._outer_due and phi.norm > 0):
             return self._derivatives.penalty_product(phi, into=direction, scale=weight)
         self._outer_due = False
 

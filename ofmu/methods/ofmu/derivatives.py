@@ -129,6 +129,10 @@ class Derivatives(Generic[RowT]):
         """
         return self._engine.gradient(self._retain_loss, retain_rows)
 
+    def is_plain_product(self, phi: PhiGradient[RowT]) -> bool:
+        """Return whether ∇²Φ·∇Φ is a sum of products H·∇Φ: with a closed hinge, and with ``projection``."""
+        return not phi.hinge_open or self._config.decorrelation == "projection"
+
     def penalty_product(self, phi: PhiGradient[RowT], *, into: Vector | None = None, scale: float = 1.0) -> Vector:
         """Return ``scale``·∇(‖∇Φ‖²)/2 = ``scale``·∇²Φ·∇Φ on the minibatches, the hinge state and the β of ``phi``.
 
@@ -139,7 +143,7 @@ class Derivatives(Generic[RowT]):
         total = self.space.zeros() if into is None else into
         if phi.norm == 0:
             return total
-        if not phi.hinge_open or config.decorrelation == "projection":
+        if self.is_plain_product(phi):
             terms = [(self._forget_loss, point.forget_rows, 1.0)]
             if phi.hinge_open:
                 terms.append((self._retain_loss, point.retain_rows, -point.similarity.projection_coefficient))

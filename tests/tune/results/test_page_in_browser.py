@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from browser import Browser
+from browser import Browser, open_at
 from search_runs import write_search
 from tune.results.page import search_page
 
@@ -64,13 +64,8 @@ def tooltip(browser: Browser) -> str:
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(("width", "mobile"), [(1200, False), (375, True)])
 def test_a_page_opens_without_errors_and_requests(browser: Browser, page, dark, width, mobile):
-    browser.resize(width, 900, mobile=mobile)
-    browser.media(dark=dark)
-    browser.open(page)
-    assert browser.errors() == []
-    assert browser.requests() == [page.as_uri()]
+    open_at(browser, page, width, mobile=mobile, dark=dark)
     assert "hacked" not in browser.run("document.title")
-    assert browser.run("document.documentElement.scrollWidth") <= width
 
 
 def test_hover_shows_settings_metrics_and_cost(opened: Browser):

@@ -25,6 +25,25 @@ def clipping_factor(norm: float, limit: float | None) -> float:
     return 1.0 if limit is None or norm <= limit else limit / norm
 
 
+@torch.no_grad()
+def first_step_(rule: UpdateRule, vector: Vector, norm: float) -> None:
+    """Turn a vector v into the first step that a rule takes along v with the learning rate 1.
+
+    ``normalized``: v/‖v‖. ``adamw``: v/(|v| + ε) element by element, since the moments are corrected for their start.
+
+    Args:
+        rule: the rule.
+        vector: v, which is overwritten.
+        norm: ‖v‖. At 0, v stays 0.
+    """
+    for part in vector:
+        if rule == "normalized" and norm > 0:
+            part.div_(norm)
+        elif rule == "adamw":
+            for piece in pieces(part):
+                part[piece].div_(part[piece].abs().add_(_EPSILON))
+
+
 class ShardOptimizer:
     """Moves the parameters along a vector v.
 

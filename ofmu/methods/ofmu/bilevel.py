@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from ofmu.data.sampler import MinibatchSampler
@@ -26,6 +26,7 @@ from ofmu.methods.ofmu.derivatives import Derivatives
 from ofmu.methods.ofmu.footprint import held_vectors, passes
 from ofmu.methods.ofmu.loss import ClampedLoss, unforgotten_weight
 from ofmu.methods.ofmu.points import PhiGradient
+from ofmu.methods.ofmu.rates import Rates, find_rates
 from ofmu.methods.registry import register
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
@@ -43,6 +44,10 @@ class OuterRecord:
 
     outer_step: int
     """k + 1"""
+    inner_lr: float
+    """η_in, before the shortening by ``unforgotten_weight``."""
+    outer_lr: float
+    """η_out"""
     forget_loss: float | None
     """L_f, clamped if ``forget_margin`` is set."""
     retain_loss: float
@@ -86,8 +91,8 @@ class OFMU(Method[RowT]):
         "forget_margin": {"low": 1.0, "high": 5.0},
         "inner_steps": {"low": 1, "high": 4},
         "outer_steps": {"low": 12, "high": 60, "log": True},
-        "inner_lr": {"low": 1e-2, "high": 1e-1, "log": True},
-        "outer_lr": {"low": 1e-4, "high": 2e-3, "log": True},
+        "inner_lr_scale": {"low": 0.25, "high": 4.0, "log": True},
+        "outer_lr_scale": {"low": 0.4, "high": 2.5, "log": True},
     }
     published: ClassVar[Mapping[str, Any]] = PUBLISHED
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = VARIANTS
@@ -115,7 +120,7 @@ class OFMU(Method[RowT]):
 
     def __init__(self, context: Context[RowT], config: OfmuConfig) -> None:
         engine, task = context.engine, context.task
-        self._engine, self._space, self._config = engine, engine.space, config
+        self._engine, self._space, self._config, self._task = engine, engine.space, config, task
         forget_loss: Loss[RowT] = task.loss
         if config.forget_margin is not None:
             forget_loss = ClampedLoss(task.loss, config.forget_margin, config.forget_sharpness)
@@ -123,9 +128,11 @@ class OFMU(Method[RowT]):
         self._derivatives = CheckedDerivatives(derivatives, config, getattr(engine.model, "config", None))
         self._forget_sampler = MinibatchSampler(task.forget_rows, config.batch_size, context.seed, "forget")
         self._retain_sampler = MinibatchSampler(task.retain_rows, config.batch_size, context.seed, "retain")
-        self._inner_optimizer = ShardOptimizer(self._space, config.inner_update, config.inner_lr, ascend=True)
+        self._found_rates: Rates | None = None
+        # The run sets the rates when it begins: a range test may have to find them.
+        self._inner_optimizer = ShardOptimizer(self._space, config.inner_update, 0.0, ascend=True)
         self._outer_optimizer = ShardOptimizer(
-            self._space, config.outer_update, config.outer_lr, weight_decay=config.weight_decay
+            self._space, config.outer_update, 0.0, weight_decay=config.weight_decay
         )
         self._outer_steps = 0
         self._penalty_weight = config.penalty_weight
@@ -147,8 +154,12 @@ class OFMU(Method[RowT]):
         Raises:
             NonFiniteLossError: a loss or the norm of a gradient is NaN or infinite. The message names the outer step.
             DerivativeError: the estimated error of a direction is too large.
+            ConfigError: the config states no learning rate, and the range test finds none.
         """
         config, costs = self._config, self._engine.cost_tracker
+        if config.outer_steps > 0:
+            with costs.phase("inner"):
+                self._outer_optimizer.lr = self._rates.outer
         while self._outer_steps < config.outer_steps and not self.stationary:
             self._derivatives.begin_outer_step(self._outer_steps)
             try:
@@ -166,6 +177,14 @@ class OFMU(Method[RowT]):
             yield record
         self._warn_if_never_decorrelated()
 
+    @property
+    def _rates(self) -> Rates:
+        """The learning rates. The first use finds them at the present parameters, which must be the target's."""
+        if self._found_rates is None:
+            task = self._task
+            self._found_rates = find_rates(self._engine, self._config, task.loss, task.forget_rows, task.retain_rows)
+        return self._found_rates
+
     def _inner_step(self) -> None:
         """θ ← θ + η_in ∇Φ(θ), on fresh minibatches."""
         ascent = self._derivatives.ascent(self._forget_sampler.draw(), self._retain_sampler.draw())
@@ -181,8 +200,8 @@ class OFMU(Method[RowT]):
         """
         weight = self._unforgotten_weight(forget_loss)
         if weight is None or self._config.inner_update == "sgd":
-            return self._config.inner_lr
-        return self._config.inner_lr * weight
+            return self._rates.inner
+        return self._rates.inner * weight
 
     def _outer_step(self) -> OuterRecord:
         """θ ← θ − η_out (g_r + 2ρ_k ∇²Φ(θ)·∇Φ(θ)), on fresh minibatches, from where the inner loop ended."""
@@ -239,6 +258,8 @@ class OFMU(Method[RowT]):
     ) -> OuterRecord:
         return OuterRecord(
             outer_step=self._outer_steps,
+            inner_lr=self._rates.inner,
+            outer_lr=self._rates.outer,
             forget_loss=phi.point.forget_loss if phi else None,
             retain_loss=retain_loss,
             unforgotten_weight=self._unforgotten_weight(phi.point.forget_loss) if phi else None,
@@ -267,6 +288,7 @@ class OFMU(Method[RowT]):
         """Return k, ρ_k, the positions of the samplers and the steps of the optimizers as JSON values."""
         return {
             "outer_step": self._outer_steps,
+            "rates": asdict(self._found_rates) if self._found_rates else None,
             "penalty_weight": self._penalty_weight,
             "stationary": self.stationary,
             "hinge_was_open": self._hinge_was_open,
@@ -292,6 +314,7 @@ class OFMU(Method[RowT]):
             moments = {key.removeprefix(prefix): vector for key, vector in vectors.items() if key.startswith(prefix)}
             optimizer.restore(int(state[f"{name}_optimizer_steps"]), moments)
         self._outer_steps = int(state["outer_step"])
+        self._found_rates = Rates(**state["rates"]) if state["rates"] else None
         self._penalty_weight = float(state["penalty_weight"])
         self.stationary = bool(state["stationary"])
         self._hinge_was_open = bool(state["hinge_was_open"])

@@ -67,12 +67,18 @@ class OfmuConfig(MethodConfig):
     """b, per nat: how sharply the ascent ends at δ. See :mod:`ofmu.methods.ofmu.loss`."""
     inner_update: Literal["sgd", "normalized", "adamw"] = "normalized"
     """``sgd``: θ + η∇Φ (the paper). ``normalized``: a step of length η along ∇Φ. ``adamw``: AdamW on ∇Φ."""
-    inner_lr: PositiveFloat = 0.05
-    """η_in, the learning rate of the ascent. With ``normalized``: the length of a step in parameter space."""
+    inner_lr: PositiveFloat | None = None
+    """η_in, the learning rate of the ascent. With ``normalized``: the length of a step in parameter space. None: a
+    range test on the target finds a rate that suits the model. See :mod:`ofmu.methods.ofmu.rates`."""
+    inner_lr_scale: PositiveFloat = 1.0
+    """Factor by which ``inner_lr``, or the rate that the range test found, is multiplied. A search over this factor
+    suits every model."""
     outer_update: Literal["sgd", "adamw"] = "adamw"
     """``sgd``: θ − η_out(g_r + 2ρ∇²Φ∇Φ) (the paper). ``adamw``: AdamW on the same direction."""
-    outer_lr: PositiveFloat = 1e-3
-    """η_out, the learning rate of the outer descent."""
+    outer_lr: PositiveFloat | None = None
+    """η_out, the learning rate of the outer descent. None: a range test on the target finds the rate."""
+    outer_lr_scale: PositiveFloat = 1.0
+    """Factor by which ``outer_lr``, or the rate that the range test found, is multiplied."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of the outer ``adamw``."""
     max_grad_norm: PositiveFloat | None = None

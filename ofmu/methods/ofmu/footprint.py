@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ofmu.engine.base import FORWARD_MODE_HVP_COST, HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES
 from ofmu.vectors.held import HeldVectors, Passes
 from ofmu.vectors.optimizers import moments_of
 
@@ -24,9 +25,19 @@ def held_vectors(config: OfmuConfig) -> HeldVectors:
 
 def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
     """Return the passes with the hinge closed in every step and without long fits, and with the hinge always open."""
-    return _passes(config, hinge_open=_always_open(config), fitted=1), _passes(
-        config, hinge_open=config.decorrelates, fitted=_MOST_FITTED
-    )
+    least = _passes(config, hinge_open=_always_open(config), fitted=1)
+    most = _passes(config, hinge_open=config.decorrelates, fitted=_MOST_FITTED)
+    return least + _range_tests(config, FEWEST_PASSES), most + _range_tests(config, MOST_PASSES)
+
+
+def _range_tests(config: OfmuConfig, forward: int) -> Passes:
+    """Return the passes of the range tests, with so many forward passes each."""
+    total = Passes()
+    if config.outer_steps > 0 and config.inner_lr is None:
+        total += Passes(forget=1, forget_forward=forward)
+    if config.outer_steps > 0 and config.outer_lr is None:
+        total += Passes(retain=1, retain_forward=forward)
+    return total
 
 
 def _has_differences(config: OfmuConfig) -> bool:

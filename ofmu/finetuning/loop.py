@@ -16,6 +16,7 @@ from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.config import TrainingConfig
+from ofmu.io.progress import track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +110,11 @@ def train(
     total = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    step, tokens_read, mean = 0, 0, math.nan
+    steps, tokens_read, mean = track(range(total), "training"), 0, math.nan
     model.train()
     for epoch in range(training.epochs):
         losses: list[Tensor] = []
-        for indices in _batches(len(rows), training.batch_size, generator):
+        for indices, step in zip(_batches(len(rows), training.batch_size, generator), steps, strict=False):
             batch = [rows[index] for index in indices]
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * rate_factor(step, total, training.warmup_fraction)
@@ -123,7 +124,6 @@ def train(
             optimizer.step()
             losses.append(loss.detach())
             tokens_read += sum(map(tokens, batch))
-            step += 1
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise NonFiniteLossError(
@@ -132,9 +132,10 @@ def train(
             )
         if callback is not None:
             callback(EpochEnd(epoch=epoch + 1, epochs=training.epochs, loss=mean))
+    next(steps, None)  # reports the last step
     model.eval()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "steps": step, "gradient_evaluations": step, "tokens": tokens_read, "loss": mean}
+    return {"seconds": seconds, "steps": total, "gradient_evaluations": total, "tokens": tokens_read, "loss": mean}
 
 
 def rate_factor(step: int, total: int, warmup_fraction: float) -> float:

@@ -1,8 +1,8 @@
 """A range test of learning rates: how far a straight way up must lead before a loss has risen by so many nats.
 
-One rate does not suit every model. A step of AdamW with rate 1e-3 is a small step for a model of half a million weights,
-and destroys a model of 135 million. The loss itself is a measure that holds for both. So a rate can be stated as a share
-of the length after which the loss of some rows has risen by a given number of nats.
+One rate does not suit every model. A step of AdamW with rate 1e-3 is a small step for a model of half a million
+weights, and destroys a model of 135 million. The loss itself is a measure that holds for both. So a rate can be stated
+as a share of the length after which the loss of some rows has risen by a given number of nats.
 
 The idea of trying rates in rising order is that of L. Smith, "Cyclical Learning Rates for Training Neural Networks"
 (arXiv 1506.01186). Here the steps start at the same point, so the parameters are as before at the end.

@@ -20,6 +20,7 @@ import transformers
 from ofmu.finetuning.loop import EpochCallback
 from ofmu.io.cache import Cache, Entry, cache_root, model_hashes
 from ofmu.io.files import file_hash
+from ofmu.io.progress import working_on
 from ofmu.models.hub import cached_directory, local_directory
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles
@@ -198,7 +199,8 @@ class Preparation(ABC):
         def timed(directory: Path) -> dict[str, float]:
             if self._only_cached:
                 raise NotCachedError
-            cost = build(directory)
+            with working_on(part):
+                cost = build(directory)
             return {**cost, "seconds": perf_counter() - started}
 
         entry = self._cache.get_or_create(kind, {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}, timed)

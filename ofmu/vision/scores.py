@@ -128,7 +128,7 @@ def score_images(
         return list(zip(predicted, confidence, strict=True))
 
     batches = global_batches([1] * len(all_rows), batch_size)
-    results = iter(run_sharded(batches, run, shard or Shard()))
+    results = iter(run_sharded(batches, run, shard or Shard(), name="scoring"))
     sets = {}
     for set_name, rows in data.sets().items():
         scored = [next(results) for _ in rows]

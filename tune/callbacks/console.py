@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ofmu.io.console_table import Column, print_line, print_table, rich_table
+from ofmu.io.progress import clock
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
@@ -145,12 +146,12 @@ def console_callback() -> ConsoleCallback:
 
 def describe(progress: Progress, age: float = 0.0) -> str:
     """Return one line on the state of a search. ``age`` is the number of seconds since ``progress`` was made."""
-    left = "" if progress.remaining is None else f", about {_clock(max(progress.remaining - age, 0))} left"
+    left = "" if progress.remaining is None else f", about {clock(max(progress.remaining - age, 0))} left"
     return (
         f"{progress.done}/{progress.total} trials, {len(progress.running)} running, {progress.failed} failed"
         f"{_and_pruned(progress.result, progress.pruned)}, "
         f"front {len(progress.result.front)}, hypervolume {progress.result.hypervolume:.4f}, "
-        f"{_clock(progress.elapsed + age)} so far{left}"
+        f"{clock(progress.elapsed + age)} so far{left}"
     )
 
 
@@ -169,9 +170,3 @@ def _front(result: SearchResult) -> Table:
     if len(result.front) > _MAX_ROWS:
         rows.append(["…", *[""] * len(names), f"and {len(result.front) - _MAX_ROWS} more"])
     return rich_table([*columns, Column("role", overflow="ellipsis")], rows, boxed=False)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -70,7 +70,7 @@ def generate_answers(
     def run(indices: list[int]) -> list[GeneratedAnswer]:
         return decode(model, tokenizer, [prompts[index] for index in indices], new_tokens, synced)
 
-    return run_sharded(batches, run, shard)
+    return run_sharded(batches, run, shard, name="generating", work=[len(batch) for batch in batches])
 
 
 def _max_new_tokens(model: Any, prompts: Sequence[list[int]], questions: Sequence[str], limit: int) -> int:

@@ -23,7 +23,7 @@ def gradient_norms(model: Any, examples: Sequence[Example], shard: Shard) -> tup
     def run(indices: list[int]) -> list[float]:
         return [_gradient_norm(model, parameters, examples[index]) for index in indices]
 
-    norms = run_sharded([[index] for index in range(len(examples))], run, shard)
+    norms = run_sharded([[index] for index in range(len(examples))], run, shard, name="gradients")
     return norms, sum(len(example.input_ids) for example in examples)
 
 

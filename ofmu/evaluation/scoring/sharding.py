@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ofmu.io.progress import track
+
 ResultT = TypeVar("ResultT")
 
 
@@ -42,12 +44,27 @@ def batches_by_label(labels: Sequence[str], make_batches: Callable[[list[int]], 
 
 
 def run_sharded(
-    batches: Sequence[list[int]], run: Callable[[list[int]], Sequence[ResultT]], shard: Shard
+    batches: Sequence[list[int]],
+    run: Callable[[list[int]], Sequence[ResultT]],
+    shard: Shard,
+    *,
+    name: str,
+    work: Sequence[float] | None = None,
 ) -> list[ResultT]:
-    """Run every batch on one rank. Return all results on all ranks, in order of the indices."""
+    """Run every batch on one rank. Return all results on all ranks, in order of the indices.
+
+    Args:
+        batches: the indices of each batch.
+        run: returns one result for each index of a batch.
+        shard: this process's rank.
+        name: what is done, for the progress.
+        work: the work of each batch in any unit. None: all batches are alike.
+    """
     own: dict[int, ResultT] = {}
-    rounds = -(-len(batches) // shard.world_size)
-    for number in range(rounds):
+    size = shard.world_size
+    rounds = -(-len(batches) // size)
+    shares = None if work is None else [sum(work[start : start + size]) for start in range(0, len(batches), size)]
+    for number in track(range(rounds), name, shares):
         position = number * shard.world_size + shard.rank
         if position < len(batches):
             own.update(zip(batches[position], run(batches[position]), strict=True))

@@ -83,8 +83,8 @@ def score_examples(
             for index, example, logits in zip(indices, batch, rows, strict=True)
         ]
 
-    scores = run_sharded(batches, run, shard)
-    return scores, sum(batch_tokens([examples[index] for index in batch], prompt_cache) for batch in batches)
+    work = [batch_tokens([examples[index] for index in batch], prompt_cache) for batch in batches]
+    return run_sharded(batches, run, shard, name="scoring", work=work), sum(work)
 
 
 def prompt_batches(examples: Sequence[Example], batch_size: int) -> list[list[int]]:

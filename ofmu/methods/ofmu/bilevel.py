@@ -131,9 +131,7 @@ class OFMU(Method[RowT]):
         self._found_rates: Rates | None = None
         # The run sets the rates when it begins: a range test may have to find them.
         self._inner_optimizer = ShardOptimizer(self._space, config.inner_update, 0.0, ascend=True)
-        self._outer_optimizer = ShardOptimizer(
-            self._space, config.outer_update, 0.0, weight_decay=config.weight_decay
-        )
+        self._outer_optimizer = ShardOptimizer(self._space, config.outer_update, 0.0, weight_decay=config.weight_decay)
         self._outer_steps = 0
         self._penalty_weight = config.penalty_weight
         self._hinge_was_open = False

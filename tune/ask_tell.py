@@ -102,6 +102,11 @@ class AskTell:
                 "search.early_stopping stops runs that a ParetoSearch started, and here the caller runs them: set "
                 "search.early_stopping.enabled to false, and report stopped trials with prune()"
             )
+        if config.search.confirm_seeds:
+            raise ConfigError(
+                "search.confirm_seeds runs points of the front again on Ray, and here the caller runs the trials: set "
+                "search.confirm_seeds to 0, and set it with ofmu search --resume when the trials are done"
+            )
         self._session = session = SearchSession(run, config, self._on_trial_end)
         self._mutex = threading.RLock()
         self._asked: dict[int, str] = {}

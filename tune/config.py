@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
-from ofmu.config.base import PositiveInt, Section
+from ofmu.config.base import NonNegativeInt, PositiveInt, Section
 from ofmu.config.files import parse_scalar, validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
@@ -59,6 +59,11 @@ class SearchOptions(Section):
     """Run directories of earlier searches. Complete trials of the same task inform the sampler, but they count neither
     as trials nor for the front. If an earlier search had another model or other data, the settings of its front run
     first, after the baselines."""
+    confirm_seeds: NonNegativeInt = 0
+    """Number of further seeds on which the best points of the front run again after the search. On the seed of the
+    search, where they were chosen, points look better than they are. 0: nothing runs again."""
+    confirm_points: PositiveInt = 5
+    """Largest number of points that run again. The chosen points cover the most hypervolume together."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     """Stop trials early that other trials dominate. Such trials end as pruned."""
 

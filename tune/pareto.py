@@ -132,6 +132,21 @@ def _area(points: Points, reference: Points) -> float:
     return area
 
 
+def choose_points(costs: Points, reference: Points, count: int) -> list[int]:
+    """Return up to ``count`` rows in the order of choice. Each row adds the most hypervolume to the rows before it.
+
+    Greedy subset selection reaches at least 1 − 1/e of the best subset's hypervolume (Nemhauser et al. 1978; for
+    hypervolume Guerreiro et al., Evolutionary Computation 24(3), 2016). Rows that add nothing come last, in their
+    own order.
+    """
+    chosen: list[int] = []
+    remaining = list(range(len(costs)))
+    while remaining and len(chosen) < count:
+        volumes = [hypervolume(costs[[*chosen, row]], reference) for row in remaining]
+        chosen.append(remaining.pop(int(np.argmax(volumes))))
+    return chosen
+
+
 def knee_index(costs: Points) -> int:
     """Return the row of a front that is furthest below the chord between the front's extremes.
 

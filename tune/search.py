@@ -24,6 +24,7 @@ from tune.callbacks.base import Progress, WarmStartLoaded
 from tune.callbacks.callback_list import Callback, CallbackList
 from tune.callbacks.prometheus import PrometheusCallback
 from tune.config import SearchConfig, search_config
+from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs
 from tune.early_stopping.callback import EarlyStopping
 from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
 from tune.execution.synced_executor import SyncedExecutor
@@ -36,6 +37,7 @@ from tune.results.report import write_plot
 from tune.results.result import SearchResult
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
+from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
 from tune.study.checks import check_results_are_stored
 
@@ -138,6 +140,11 @@ class RaySearch:
         self, run: RunDirectory, config: SearchConfig, executor: Executor | None, callbacks: CallbackList
     ) -> None:
         check_storage(run.path)
+        if run.uri is not None and config.search.confirm_seeds:
+            raise ConfigError(
+                "search.confirm_seeds does not work with a run directory at a URI: set search.confirm_seeds to 0, or "
+                "name a directory on a disk that all nodes share"
+            )
         self.session = SearchSession(run, config, self._on_trial_end)
         self._executor, self._callbacks = executor, callbacks
         self._tables = TimeBudget(share=_TABLES_SHARE, burst=_TABLES_BURST)
@@ -149,7 +156,9 @@ class RaySearch:
             check_results_are_stored(None, self.session.run.study_file)
             return False
         self.session.open()
-        return self.session.searcher.budget_reached() and not self.session.running_trials()
+        if not self.session.searcher.budget_reached() or self.session.running_trials():
+            return False
+        return all(run.is_done for run in self._confirmation_runs())
 
     def run(self) -> SearchResult:
         """Join a cluster or start one, prepare, and run the missing trials."""
@@ -171,10 +180,12 @@ class RaySearch:
                 self._start_callbacks()
                 self._run_trials(executor, prepared)
                 session.searcher.close("the search ended before this trial did")
+                self._confirm(executor, prepared)
                 return self.finish()
 
     def finish(self) -> SearchResult:
         """Write the reports of a search that is over."""
+        self._write_confirmation()
         result = self.report()
         write_plot(result)
         write_page_or_warn(lambda: search_page(result), result.run_dir)
@@ -260,6 +271,37 @@ class RaySearch:
                 )
         except StorageError as error:
             raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
+
+    def _confirmation_runs(self) -> list[PlannedRun]:
+        """Return the runs of the front's best points on further seeds."""
+        session = self.session
+        options, first = session.config.search, session.config.unlearn.seed + 1
+        seeds = range(first, first + options.confirm_seeds)
+        trials = session.study.get_trials(deepcopy=False)
+        return plan_runs(session.result(), trials, seeds, options.confirm_points, session.run.confirmation_run)
+
+    def _confirm(self, executor: Executor, prepared: Prepared | None) -> None:
+        """Run the front's best points again on the further seeds on which they have not run."""
+        runs, run = self._confirmation_runs(), self.session.run
+        self._callbacks.on_confirm(sum(each.is_done for each in runs), len(runs))
+        try:
+            make_runs(
+                runs,
+                self.session.config,
+                executor=executor,
+                prepared=prepared,
+                storage=run.path / "ray",
+                on_run_end=lambda done: self._callbacks.on_confirm(done, len(runs)),
+            )
+        except StorageError as error:
+            raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
+
+    def _write_confirmation(self) -> None:
+        runs, run = self._confirmation_runs(), self.session.run
+        if not runs:
+            return
+        points = read_runs(runs, self.session.config.objectives, run.path)
+        run.write_confirmation(Confirmation(seeds=tuple(dict.fromkeys(each.seed for each in runs)), points=points))
 
     @contextmanager
     def _early_stopping(self) -> Iterator[EarlyStopping | None]:

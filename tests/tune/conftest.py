@@ -8,7 +8,8 @@ import pytest
 
 from tune.compare.analysis import MethodRuns, SharedContext, summarise
 from tune.compare.config import CompareOptions
-from tune.compare.summary import PointRuns, SeedRun, Summary
+from tune.compare.summary import Summary
+from tune.rundir.seed_runs import PointRuns, SeedRun
 
 Point = Sequence[tuple[float, float] | None]
 """One point's (ks_statistic, model_utility) per seed; None for a failed run."""

@@ -69,5 +69,13 @@ class SearchCallback:
         is lost.
         """
 
+    def on_confirm(self, done: int, total: int) -> None:
+        """Called before points of the front run again on further seeds, and after each of these runs.
+
+        Args:
+            done: number of runs that are done.
+            total: number of runs; 0 if the search asks for none.
+        """
+
     def on_end(self, result: SearchResult) -> None:
         """Called after the search ended and its files were written."""

@@ -55,6 +55,10 @@ class CallbackList(SearchCallback):
         """Call ``on_trial_end`` of every callback."""
         self._call_each(lambda callback: callback.on_trial_end(trial))
 
+    def on_confirm(self, done: int, total: int) -> None:
+        """Call ``on_confirm`` of every callback."""
+        self._call_each(lambda callback: callback.on_confirm(done, total))
+
     def on_end(self, result: SearchResult) -> None:
         """Call ``on_end`` of every callback."""
         self._call_each(lambda callback: callback.on_end(result))

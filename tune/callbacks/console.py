@@ -16,7 +16,7 @@ from ofmu.io.progress import clock
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
-from tune.results.report import format_front, marked_role
+from tune.results.report import confirmed_sentence, format_front, marked_role
 from tune.results.result import SearchResult
 
 _MAX_ROWS = 12
@@ -72,6 +72,11 @@ class ConsoleCallback(SearchCallback):
             self._reported = progress.done
             self.print_line(describe(progress))
 
+    def on_confirm(self, done: int, total: int) -> None:
+        """Print how many runs on further seeds are done, about five times."""
+        if total and (done == total or done % max(1, total // 5) == 0):
+            self.print_line(f"The front's best points on further seeds: {done}/{total} runs")
+
     def print_line(self, line: str) -> None:
         """Print one plain line."""
         print_line(line, self.console)
@@ -87,6 +92,8 @@ class ConsoleCallback(SearchCallback):
         self.print_line(f"{counts}; the front:")
         header, *rows = format_front(result)
         print_table([Column(name) for name in header], rows, console=self.console, boxed=False)
+        if confirmed := result.confirmed_hypervolumes:
+            self.print_line(confirmed_sentence(result, *confirmed))
         self.print_line(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.display_path}")
         if (result.run_dir / REPORT).is_file():
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")

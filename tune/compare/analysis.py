@@ -17,7 +17,8 @@ from tune.compare.statistics import (
     mean_ranks,
     paired_test,
 )
-from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, PointRuns, Quantity, Summary
+from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, Quantity, Summary
+from tune.rundir.seed_runs import PointRuns
 from tune.pareto import Points, as_costs, hypervolume, reference_point
 from tune.space.objectives import Direction
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ofmu.reports.charts import GREEN, GREY, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
-from tune.compare.summary import MethodSummary, PointRuns, Summary
+from tune.compare.summary import MethodSummary, Summary
+from tune.rundir.seed_runs import PointRuns
 from tune.pareto import front_mask
 from tune.results.charts import better_label
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ from tune.compare.page import comparison_page
 from tune.compare.plan import budget_reference, method_configs, split_variant, with_budget
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
-from tune.compare.runs import make_runs, plan_runs, read_runs
 from tune.config import SearchConfig
+from tune.confirmation.runs import make_runs, plan_runs, read_runs
 from tune.execution.trainable import Executor
 from tune.results.importances import importances, load_trials
 from tune.rundir.search_dir import RunDirectory
@@ -243,7 +244,7 @@ class _Session:
         from cluster.train.trainer import run_trial
         from cluster.train.worker_group import WorkerGroupPool
 
-        runs = plan_runs(name, search, trials, self._seeds, self._settings.points, self._home)
+        runs = plan_runs(search, trials, self._seeds, self._settings.points, partial(self._home.run, name))
         self._callback.on_runs(name, sum(run.is_done for run in runs), len(runs))
         make_runs(
             runs,

@@ -14,7 +14,8 @@ from ofmu.run_files import REPORT, RunFiles
 from tune.compare.charts import fronts_chart, hypervolume_chart, mean_and_range, values_of
 from tune.compare.directory import CompareDirectory
 from tune.compare.result import ComparisonResult
-from tune.compare.summary import MethodSummary, PointRuns, Summary
+from tune.compare.summary import MethodSummary, Summary
+from tune.rundir.seed_runs import PointRuns
 from tune.compare.tables import compact_table, explanation, test_table, verdict
 
 _FOLDER = Path(__file__).parent / "templates"

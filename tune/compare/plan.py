@@ -109,6 +109,8 @@ def _method_config(name: str, mapping: Mapping[str, Any], shared: CompareConfig)
     if variant is not None:
         section["variant"] = variant
     given = flatten_space(search.get("space") or {}) if is_own else {}
+    # A comparison runs the points of all fronts again, on seeds of its own.
+    search.pop("confirm_seeds", None)
     search["space"] = _space(name, section.get("module"), given, shared)
     rest = {key: value for key, value in mapping.items() if key != "compare"}
     try:

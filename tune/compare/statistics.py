@@ -48,21 +48,6 @@ class PairedTest:
     """Whether the mean of every block has the sign of the gain."""
 
 
-def choose_points(costs: Points, reference: Points, count: int) -> list[int]:
-    """Return up to ``count`` rows in the order of choice. Each row adds the most hypervolume to the rows before it.
-
-    Greedy subset selection reaches at least 1 − 1/e of the best subset's hypervolume (Nemhauser et al. 1978; for
-    hypervolume Guerreiro et al., Evolutionary Computation 24(3), 2016). Rows that add nothing come last, in their
-    own order.
-    """
-    chosen: list[int] = []
-    remaining = list(range(len(costs)))
-    while remaining and len(chosen) < count:
-        volumes = [hypervolume(costs[[*chosen, row]], reference) for row in remaining]
-        chosen.append(remaining.pop(int(np.argmax(volumes))))
-    return chosen
-
-
 def best_at_levels(points: Points, bounded: int, sought: int, levels: Sequence[float]) -> Values:
     """Return, per level, the lowest cost in one column of the points that the level admits.
 

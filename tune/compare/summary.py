@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from ofmu.config.base import Section
+from tune.rundir.seed_runs import PointRuns, Record
 from tune.space.objectives import Direction
 
 MIN_SEEDS = 3
@@ -14,32 +15,6 @@ MIN_SEEDS = 3
 
 Quantity = Literal["levels", "hypervolume"]
 """What two methods are tested on: the values at all levels, or the hypervolumes."""
-
-
-class Record(Section):
-    """A stored record. Three fields are stored under the names of the format ``ofmu-compare/1``."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-
-class SeedRun(Record):
-    """One point of a front, run on one seed."""
-
-    seed: int
-    directory: str
-    """Relative to the comparison's directory. The run's own files hold all metrics and settings."""
-    metrics: dict[str, float | None] | None = None
-    """Objectives and costs; None if the run failed."""
-    reason: str | None = None
-    """Why the run failed."""
-
-
-class PointRuns(Record):
-    """One point of a method's front: the trial that found it, and its runs on all seeds."""
-
-    trial: int
-    settings: dict[str, Any]
-    runs: tuple[SeedRun, ...]
 
 
 class Cost(Record):

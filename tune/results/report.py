@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from ofmu.io.files import write_bytes, write_text
 from ofmu.io.plugins import results_only
@@ -13,6 +15,7 @@ from ofmu.reports.numbers import MISSING
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
+from tune.rundir.seed_runs import Confirmation
 from tune.space.objectives import WORST, Direction
 from tune.study.baselines import TARGET, baseline_settings
 
@@ -29,7 +32,7 @@ def write_tables(result: SearchResult, seconds: float) -> None:
     """
     run = RunDirectory(result.run_dir)
     write_text(run.trials_table, result.trials.to_csv(index=False))
-    write_text(run.front_table, result.front.to_csv(index=False))
+    write_text(run.front_table, with_confirmation(result).to_csv(index=False))
     states = result.trials["state"]
     run.write_summary(
         SearchSummary(
@@ -44,6 +47,37 @@ def write_tables(result: SearchResult, seconds: float) -> None:
             front=result.front["trial"].tolist(),
             knee=result.knee.number if len(result.front) else None,
         )
+    )
+
+
+def with_confirmation(result: SearchResult) -> pd.DataFrame:
+    """Return the front's table, with mean, standard deviation and number of the runs on further seeds, if there are.
+
+    The columns are ``<objective>_mean``, ``<objective>_deviation`` and ``confirming_runs``.
+    """
+    if result.confirmation is None:
+        return result.front
+    front = result.front.copy()
+    for name in result.config.objectives:
+        spreads = [result.confirmation.spread(int(trial), name) for trial in front["trial"]]
+        front[f"{name}_mean"] = [spread.mean if spread else None for spread in spreads]
+        front[f"{name}_deviation"] = [spread.deviation if spread else None for spread in spreads]
+        front["confirming_runs"] = [spread.runs if spread else 0 for spread in spreads]
+    return front
+
+
+def confirmed_sentence(result: SearchResult, confirmed: float, found: float) -> str:
+    """Return what the front's best points are worth on further seeds.
+
+    Args:
+        result: the result of a search that has confirmed points.
+        confirmed: the hypervolume of the points' means over the further seeds.
+        found: the hypervolume of the same points on the seed of the search.
+    """
+    seeds = len(result.confirmation.seeds) if result.confirmation else 0
+    return (
+        f"On {counted(seeds, 'further seed')} the best points have a hypervolume of {confirmed:.4f}; on the seed that "
+        f"chose them it is {found:.4f}"
     )
 
 
@@ -70,22 +104,32 @@ def format_front(result: SearchResult) -> list[list[str]]:
     with results_only(result.display_path):
         baselines = baseline_settings(result.config)
     varied = [key for key, parameter in result.config.search.space.items() if parameter.kind != "fixed"]
-    rows = [["trial", "role", *names, "settings"]]
+    confirmation = result.confirmation
+    on_seeds = [f"on seeds {', '.join(map(str, confirmation.seeds))}"] if confirmation else []
+    rows = [["trial", "role", *names, *on_seeds, "settings"]]
+    empty = [MISSING] * len(on_seeds)
     for _, row in result.front.iterrows():
         # A method whose module is not imported states no settings for its baselines.
         keys = list(baselines.get(row["role"], ())) or varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
         role = marked_role(row, result.config.objectives)
-        rows.append([str(row["trial"]), role, *(_objective(name, dict(row)) for name in names), settings])
+        spreads = [_spreads(confirmation, int(row["trial"]), names)] if confirmation else []
+        rows.append([str(row["trial"]), role, *(_objective(name, dict(row)) for name in names), *spreads, settings])
     target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
-        rows.append([str(row["trial"]), TARGET, *(_objective(name, dict(row)) for name in names), "not on the front"])
+        rows.append([str(row["trial"]), TARGET, *(_objective(name, dict(row)) for name in names), *empty, "not on the front"])
     reference = result.reference()
     if any(name in reference for name in names):
         values = [_objective(name, reference) if name in reference else MISSING for name in names]
-        rows.append([MISSING, "retrained", *values, "the reference"])
+        rows.append([MISSING, "retrained", *values, *empty, "the reference"])
     return rows
+
+
+def _spreads(confirmation: Confirmation, trial: int, names: Sequence[str]) -> str:
+    """Return the spreads of a trial's objectives over the further seeds as text."""
+    spreads = [confirmation.spread(trial, name) for name in names]
+    return ", ".join(MISSING if spread is None else str(spread) for spread in spreads) if any(spreads) else MISSING
 
 
 def marked_role(row: Any, objectives: Mapping[str, Direction]) -> str:

@@ -21,11 +21,12 @@ from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
 from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links
 from tune.config import SearchConfig
-from tune.pareto import knee_index
+from tune.pareto import as_costs, hypervolume, knee_index
 from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.rundir.seed_runs import Confirmation
 from tune.study.baselines import TARGET
 from tune.study.checks import check_study
 from tune.study.storage import read_study
@@ -165,6 +166,32 @@ class SearchResult:
         if not len(target) or not len(self.front):
             return len(self.front) > 0
         return bool(costs_of(self.front, self.config)[:, 0].min() < costs_of(target, self.config)[:, 0].min())
+
+    @cached_property
+    def confirmation(self) -> Confirmation | None:
+        """The front's best points on further seeds; None if no point ran again."""
+        return self._run.read_confirmation()
+
+    @property
+    def confirmed_hypervolumes(self) -> tuple[float, float] | None:
+        """What the confirmed points dominate by their means over the further seeds, and on the seed of the search.
+
+        None if no point was confirmed. Points whose runs all failed are left out of both.
+        """
+        objectives, confirmation = list(self.config.objectives), self.confirmation
+        means, chosen = [], []
+        for point in confirmation.points if confirmation else ():
+            spreads = [point.spread(name) for name in objectives]
+            row = self.trials[self.trials["trial"] == point.trial]
+            if len(row) and all(spread is not None for spread in spreads):
+                means.append([spread.mean for spread in spreads if spread is not None])
+                chosen.append(row.iloc[0][objectives].tolist())
+        if not means:
+            return None
+        directions = list(self.config.objectives.values())
+        reference = as_costs([[self.hypervolume_reference[name] for name in objectives]], directions)[0]
+        confirmed, found = (hypervolume(as_costs(values, directions), reference) for values in (means, chosen))
+        return confirmed, found
 
     def require_front(self) -> None:
         """Check that at least one trial is complete.

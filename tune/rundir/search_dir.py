@@ -18,6 +18,8 @@ from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL, REPORT, read_sto
 from tune.config import SearchConfig
 from tune.rundir.locked import LockedDirectory
 from tune.rundir.search_files import (
+    CONFIRMATION,
+    CONFIRMATION_RUNS,
     FRONT_PLOT,
     FRONT_TABLE,
     REFERENCE,
@@ -29,6 +31,7 @@ from tune.rundir.search_files import (
     WARM_START,
     SearchSummary,
 )
+from tune.rundir.seed_runs import Confirmation
 from tune.rundir.sync import RunDirectorySync, local_folder
 from tune.rundir.trial_files import TEMPORARY_FOLDERS, TrialFiles
 
@@ -52,9 +55,11 @@ class RunDirectory(LockedDirectory):
         "search.max_gradient_evaluations",
         "search.max_concurrent_trials",
         "search.keep_models",
+        "search.confirm_seeds",
+        "search.confirm_points",
         "cluster.",
     )
-    written = (STUDY, TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, SUMMARY, REFERENCE, RUNGS, WARM_START)
+    written = (STUDY, TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, SUMMARY, REFERENCE, RUNGS, WARM_START, CONFIRMATION, CONFIRMATION_RUNS)
 
     uri: str | None = None
     """The URI of the directory; None for a directory on a disk."""
@@ -169,6 +174,15 @@ class RunDirectory(LockedDirectory):
         return self.path / WARM_START
 
     @property
+    def confirmation_file(self) -> Path:
+        """The results of the front's points on further seeds, as JSON."""
+        return self.path / CONFIRMATION
+
+    def confirmation_run(self, trial: int, seed: int) -> Path:
+        """Return the directory of one point's run on a further seed."""
+        return self.path / CONFIRMATION_RUNS / f"{trial:05d}-seed{seed}"
+
+    @property
     def trials(self) -> Path:
         """The folder of the trials' directories."""
         return self.folder
@@ -226,6 +240,16 @@ class RunDirectory(LockedDirectory):
         """Return the seconds of search that the last report counts, over all sessions; 0 before the first report."""
         summary = self.read_summary()
         return 0.0 if summary is None else summary.seconds
+
+    def write_confirmation(self, confirmation: Confirmation) -> None:
+        """Write ``confirmation.json``."""
+        write_json(self.confirmation_file, confirmation.model_dump(mode="json"))
+
+    def read_confirmation(self) -> Confirmation | None:
+        """Return what ``confirmation.json`` holds; None if no point was run again."""
+        stored = read_stored(self.confirmation_file)
+        with stored_values(self.confirmation_file):
+            return None if stored is None else Confirmation.model_validate(stored)
 
     def write_reference(self, metrics: Mapping[str, float | None]) -> None:
         """Write the retrained model's metrics."""

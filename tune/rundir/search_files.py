@@ -22,6 +22,8 @@ SUMMARY = "search.json"
 REFERENCE = "reference.json"
 RUNGS = "rungs.jsonl"
 WARM_START = "warm_start.json"
+CONFIRMATION = "confirmation.json"
+CONFIRMATION_RUNS = "confirmation"
 TRIALS = "trials"
 TUNE_STORAGE = "ray"
 

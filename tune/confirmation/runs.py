@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from cluster.session import max_parallel_trials
 from ofmu.errors import StorageError
 from ofmu.run_files import MODEL, finite_only
-from tune.compare.statistics import choose_points
-from tune.compare.summary import PointRuns, SeedRun
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
-from tune.pareto import reference_point
+from tune.pareto import choose_points, reference_point
 from tune.results.tables import costs_of
+from tune.rundir.seed_runs import PointRuns, SeedRun
 from tune.rundir.trial_files import TEMPORARY_FOLDERS, FailureRecord, TrialFiles
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
@@ -26,21 +25,19 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from ofmu.tasks.preparation import Prepared
-    from tune.compare.directory import CompareDirectory
     from tune.config import SearchConfig
     from tune.execution.trainable import Executor
     from tune.results.result import SearchResult
     from tune.space.objectives import Direction
 
 _KEPT_COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
-"""Costs of a run that the comparison keeps."""
+"""Costs of a run that are kept."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One point of one method's front on one seed."""
+    """One point of a front on one seed."""
 
-    method: str
     trial: int
     seed: int
     settings: dict[str, Any]
@@ -59,22 +56,20 @@ class PlannedRun:
 
 
 def plan_runs(
-    method: str,
     search: SearchResult,
     trials: Sequence[FrozenTrial],
     seeds: Sequence[int],
     count: int,
-    home: CompareDirectory,
+    directory: Callable[[int, int], Path],
 ) -> list[PlannedRun]:
     """Choose points of a search's front, and return their runs. The untouched target is never chosen.
 
     Args:
-        method: the searched method.
         search: the search's result.
         trials: the trials of the search's study. They hold what each trial set.
         seeds: the seeds on which each point runs.
         count: largest number of points.
-        home: the comparison's directory.
+        directory: returns the directory of a run, from the trial and the seed.
     """
     front = search.front[search.front["role"] != TARGET] if len(search.front) else search.front
     if not len(front):
@@ -89,7 +84,7 @@ def plan_runs(
         number = int(front["trial"].iloc[row])
         for seed in seeds:
             settings = {**overrides[number], "method.seed": seed}
-            runs.append(PlannedRun(method, number, seed, settings, home.run(method, number, seed)))
+            runs.append(PlannedRun(number, seed, settings, directory(number, seed)))
     return runs
 
 
@@ -102,12 +97,12 @@ def make_runs(
     storage: Path,
     on_run_end: Callable[[int], None],
 ) -> None:
-    """Make the runs of one method that are not done, as many at a time as the cluster holds. A Ray session must be
+    """Make the runs that are not done, as many at a time as the cluster holds. A Ray session must be
     open.
 
     Args:
-        runs: all runs of the method.
-        config: the method's search.
+        runs: the runs of one search's points.
+        config: the search.
         executor: runs one trial.
         prepared: the target and the reference; None if the executor needs neither.
         storage: the directory of Ray Tune's own files.
@@ -136,7 +131,7 @@ def make_runs(
 
 
 def read_runs(runs: Sequence[PlannedRun], objectives: dict[str, Direction], home: Path) -> tuple[PointRuns, ...]:
-    """Return the results of the runs, by point."""
+    """Return the results of the runs, by point. ``home`` is the run directory, to which paths are relative."""
     points: dict[int, list[PlannedRun]] = {}
     for run in runs:
         points.setdefault(run.trial, []).append(run)

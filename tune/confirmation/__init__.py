@@ -1,0 +1,1 @@
+"""Points of a front that run again on further seeds, for a search and for a comparison."""

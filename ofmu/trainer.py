@@ -87,7 +87,7 @@ def unlearn(
         return complete
     if round_callback is not None:
         raise_if_pruned(directory)
-    for note in config.ineffective():
+    for note in (*config.departures().values(), *config.ineffective()):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
         check_fit(config, ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,8 @@ class ParetoSearch:
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         self.config = search_config(config, objectives, num_trials, warm_start)
+        for note in self.config.departures().values():
+            warnings.warn(note, stacklevel=2)
         self._run = RunDirectory.create_new(run_dir)
         self._executor = executor
         self._callbacks = CallbackList(callbacks)

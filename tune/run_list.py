@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ofmu.errors import OfmuError, RunError
+from ofmu.io.files import looked_for
 from ofmu.reports.numbers import number
 from ofmu.run_files import RunFiles, read_stored
 from tune.compare.directory import CompareDirectory
@@ -51,7 +52,7 @@ def list_runs(folder: str | Path = "runs") -> list[RunEntry]:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise RunError(f"There is no folder {folder}: name the folder that holds your run directories")
+        raise RunError(f"There is no folder {looked_for(folder)}: name the folder that holds your run directories")
     return list(_walk(path, _DEPTH))
 
 

@@ -14,7 +14,7 @@ from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.files import check_regular
+from ofmu.io.files import check_regular, looked_for
 from ofmu.io.text import HALF_CHARACTER, parse_json
 
 MAX_EVALUATION_ROWS = 400
@@ -81,7 +81,7 @@ def read_records(path: Path) -> list[Record]:
     if reader is None:
         raise DataError(f"The data file {path} has the unknown suffix '{path.suffix}': use {', '.join(_READERS)}")
     if not path.exists():
-        raise DataError(f"There is no data file {path}: check the path")
+        raise DataError(f"There is no data file {looked_for(path)}: check the path")
     try:
         check_regular(path)
         return reader(path)

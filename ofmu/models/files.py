@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ofmu.errors import ModelError
-from ofmu.io.files import check_regular
+from ofmu.io.files import check_regular, looked_for
 
 _TRAINABLE = {"F64", "F32", "F16", "BF16"}
 _HALF = {"BF16": "bfloat16", "F16": "float16"}
@@ -40,7 +40,7 @@ def check_model_directory(path: str | Path) -> None:
         if folder.exists():
             raise ModelError(f"The model {path} is a file: name the directory that holds it")
         if isinstance(path, Path) or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-            raise ModelError(f"There is no model directory {path}: check the path, or give a hub name")
+            raise ModelError(f"There is no model directory {looked_for(path)}: check the path, or give a hub name")
         return
     if (folder / "adapter_config.json").is_file():
         # Transformers would load the adapter's base model from the place that this file names.

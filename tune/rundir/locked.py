@@ -17,7 +17,7 @@ from ofmu.config.files import read_mapping
 from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
-from ofmu.io.files import write_json, write_text
+from ofmu.io.files import looked_for, write_json, write_text
 from ofmu.io.lock import LOCK, locked
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.run_files import (
@@ -86,7 +86,7 @@ class LockedDirectory:
         _check_is_path(cls.kind, path)
         found = cls(Path(path).absolute())
         if not found.path.is_dir():
-            raise RunError(f"There is no run directory {path}: check the path")
+            raise RunError(f"There is no run directory {looked_for(path)}: check the path")
         check_no_links(found.path, cls.levels)
         if not found.config_file.is_file() or not found.folder.is_dir():
             raise RunError(

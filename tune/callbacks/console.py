@@ -15,7 +15,7 @@ from ofmu.io.console_table import Column, print_line, print_table, rich_table
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
-from tune.results.report import format_front, marked_role
+from tune.results.report import format_front, marked_role, sentence_beyond_knee
 from tune.results.result import SearchResult
 
 _MAX_ROWS = 12
@@ -91,6 +91,8 @@ class ConsoleCallback(SearchCallback):
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
         if result.forgets_more_than_target:
             self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
+            if beyond := sentence_beyond_knee(result):
+                self.print_line(f"{beyond}: --pick {result.beyond_knee.number} takes its model")
         else:
             self.print_line(
                 f"No trial has a better {next(iter(result.config.objectives))} than the untouched target: raise the "
@@ -163,7 +165,7 @@ def _front(result: SearchResult) -> Table:
     names = list(result.config.objectives)
     columns = [Column(name, justify="right", overflow="ellipsis") for name in ("trial", *names)]
     rows = [
-        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), marked_role(row, result.config.objectives)]
+        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), marked_role(row, result)]
         for _, row in result.front.head(_MAX_ROWS).iterrows()
     ]
     if len(result.front) > _MAX_ROWS:

@@ -16,6 +16,7 @@ from ofmu.reports.verdict import ks_numbers, verdict
 from ofmu.run_files import RunFiles, read_stored
 from tune.results.charts import Points, front_chart, hypervolume_chart, parallel_chart
 from tune.results.importances import importances, load_trials
+from tune.results.report import sentence_beyond_knee
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.baselines import PUBLISHED, TARGET
@@ -143,6 +144,8 @@ def _verdict(result: SearchResult) -> str:
     if not result.forgets_more_than_target:
         first = next(iter(result.config.objectives))
         text += f" No trial has a better {first} than the untouched target, so nothing was forgotten yet."
+    if beyond := sentence_beyond_knee(result):
+        text += f" {beyond}."
     target = _of_role(result, TARGET)
     return f"{text} {verdict(knee.values, {} if target is None else {'target': target}, 'it')}".strip()
 

@@ -13,7 +13,7 @@ from ofmu.reports.numbers import MISSING
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
-from tune.space.objectives import WORST, Direction
+from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET, baseline_settings
 
 
@@ -76,7 +76,7 @@ def format_front(result: SearchResult) -> list[list[str]]:
         keys = list(baselines.get(row["role"], ())) or varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
         settings = ", ".join(f"{name} {value}" for name, value in shown if value)
-        role = marked_role(row, result.config.objectives)
+        role = marked_role(row, result)
         rows.append([str(row["trial"]), role, *(_objective(name, dict(row)) for name in names), settings])
     target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
@@ -88,17 +88,27 @@ def format_front(result: SearchResult) -> list[list[str]]:
     return rows
 
 
-def marked_role(row: Any, objectives: Mapping[str, Direction]) -> str:
-    """Return a trial's role, with a mark if the trial's model has no utility left.
+def marked_role(row: Any, result: SearchResult) -> str:
+    """Return a trial's role, with a mark if the trial is the knee or its model has no utility left.
 
     Such a trial may stand on the front, since nothing forgets more than a model that knows nothing.
 
     Args:
         row: the trial's row of the front's table.
-        objectives: the objectives. The first one is what the search forgets by.
+        result: the search.
     """
-    lost = [name for name in list(objectives)[1:] if WORST.get(name) is not None and row[name] == WORST[name]]
-    return f"{row['role']}, useless: {lost[0]} {row[lost[0]]:.4g}" if lost else str(row["role"])
+    knee = ", the knee" if row["trial"] == result.knee.number else ""
+    lost = lost_utility(row, result.config.objectives)
+    return f"{row['role']}{knee}" + (f", useless: {lost[0]} {row[lost[0]]:.4g}" if lost else "")
+
+
+def sentence_beyond_knee(result: SearchResult) -> str:
+    """Return which trial of the front forgets most, if that is not the knee; empty otherwise."""
+    point, name = result.beyond_knee, next(iter(result.config.objectives))
+    if point is None:
+        return ""
+    values = f"{name} {_short(point.values[name])}, the knee {_short(result.knee.values[name])}"
+    return f"Trial {point.number} forgets more than the knee ({values})"
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:

@@ -26,6 +26,7 @@ from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
+from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET
 from tune.study.checks import check_study
 from tune.study.storage import read_study
@@ -157,6 +158,19 @@ class SearchResult:
         self.require_front()
         by_number = self.front.sort_values("trial")
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
+
+    @property
+    def beyond_knee(self) -> Point | None:
+        """The trial of the front that forgets most, if it forgets more than the knee; None if the knee forgets most.
+
+        Trials whose model has no utility left do not count.
+        """
+        if not len(self.front):
+            return None
+        costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
+        lost = {row["trial"] for _, row in self.front.iterrows() if lost_utility(dict(row), self.config.objectives)}
+        best = min(costs.keys() - lost | {self.knee.number}, key=lambda number: (costs[number], number))
+        return self._point(best) if costs[best] < costs[self.knee.number] else None
 
     @property
     def forgets_more_than_target(self) -> bool:

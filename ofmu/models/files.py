@@ -12,6 +12,7 @@ from typing import Any
 
 from ofmu.errors import ModelError
 from ofmu.io.files import check_regular, looked_for
+from ofmu.run_files import MODEL
 
 _TRAINABLE = {"F64", "F32", "F16", "BF16"}
 _HALF = {"BF16": "bfloat16", "F16": "float16"}
@@ -49,7 +50,7 @@ def check_model_directory(path: str | Path) -> None:
             "the merged model"
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(f"The directory {path} has no config.json, so it is not a model: name a saved model")
+        raise ModelError(f"The directory {path} has no config.json, so it is not a model: {_models_inside(folder)}")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"The model directory {path} has no *.safetensors weights: save the model with safetensors, the only "
@@ -58,6 +59,16 @@ def check_model_directory(path: str | Path) -> None:
     _check_index(folder)
     _check_not_quantised(folder)
     _check_sizes(folder)
+
+
+def _models_inside(folder: Path) -> str:
+    """Return which model to name in place of the directory of a run, a search or a comparison."""
+    if (folder / MODEL / "config.json").is_file():
+        return f"name the model of this run, {folder / MODEL}"
+    # The trials of a search, and those of a comparison's searches.
+    patterns = (f"*/*/{MODEL}/config.json", f"*/*/*/*/{MODEL}/config.json")
+    found = sorted(path.parent for pattern in patterns for path in folder.glob(pattern))
+    return f"name the model of a trial, such as {found[0]}" if found else "name a saved model"
 
 
 def _check_index(folder: Path) -> None:

@@ -24,12 +24,14 @@ from ofmu.run_files import (
     CONFIG,
     CONTENT,
     ENVIRONMENT,
+    MODEL,
     REPORT,
     check_is_no_link,
     check_no_links,
     check_output,
     made_by_ofmu,
 )
+from tune.rundir.kind import SEARCHES, Kind, find_kind
 from tune.rundir.search_files import TUNE_STORAGE
 
 
@@ -88,10 +90,11 @@ class LockedDirectory:
         if not found.path.is_dir():
             raise RunError(f"There is no run directory {looked_for(path)}: check the path")
         check_no_links(found.path, cls.levels)
+        missing = f"it has no {CONFIG} with a {cls.folder_name} folder"
         if not found.config_file.is_file() or not found.folder.is_dir():
-            raise RunError(
-                f"{path} is not the directory of a {cls.kind}: it has no {CONFIG} with a {cls.folder_name} folder"
-            )
+            kind = find_kind(found.path)
+            what = missing if kind in (None, cls.kind) else _what_else(path, kind)
+            raise RunError(f"{path} is not the directory of a {cls.kind}: {what}")
         if not made_by_ofmu(found.path):
             raise RunError(
                 f"{path} is not the directory of a {cls.kind}: it has no {ENVIRONMENT} of ofmu, so a {cls.kind} there "
@@ -210,6 +213,16 @@ class LockedDirectory:
             # The environment shows that the directory is ours, so an interruption must not leave a config without it.
             write_json(self.environment_file, environment() | started)
         write_text(self.config_file, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
+
+
+def _what_else(path: str | Path, kind: Kind) -> str:
+    """Return what a directory holds in place of what was wanted, and what shows or continues it."""
+    return {
+        "run": f"it holds a single run, whose model is {Path(path) / MODEL}; ofmu report {path} shows the run",
+        "evaluation": f"it holds an evaluation of one model; ofmu report {path} shows it",
+        "comparison": f"it holds a comparison, whose searches are in {Path(path) / SEARCHES}",
+        "search": f"it holds a search; ofmu search --resume {path} continues it",
+    }[kind]
 
 
 def _check_is_path(kind: str, path: str | Path | None) -> None:

@@ -68,7 +68,7 @@ def _run(settings: SearchConfig, output: Path) -> None:
     from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
-    from ofmu.run_files import check_output
+    from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
@@ -77,7 +77,10 @@ def _run(settings: SearchConfig, output: Path) -> None:
     silence_libraries()
     busy = f"Another run works in {output}: wait for it, or name another directory for the output"
     with locked(output, busy, remove_unused=True) if _is_first_process() else nullcontext():
+        was_complete = RunFiles(output).read_report() is not None
         _run_locked(config, settings, output)
+        if was_complete and _is_first_process():
+            click.echo(f"The run in {output} was already complete: nothing was run")
 
 
 def _run_locked(config: UnlearnConfig, settings: SearchConfig, output: Path) -> None:

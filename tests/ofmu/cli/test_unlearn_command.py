@@ -52,6 +52,21 @@ def test_an_interrupted_run_prints_how_to_continue_and_continues(
     assert float(columns["ks_statistic"][1]) > float(columns["ks_statistic"][2]) == 0
 
 
+def test_a_repeated_command_says_that_nothing_was_run(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["unlearn", str(tiny), "method.outer_steps=0", "--output", str(run)]
+    assert main(arguments) == 0
+    assert "nothing was run" not in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "report.html"}
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert f"The run in {run} was already complete: nothing was run" in output
+    assert any(line.startswith("ks_statistic ") for line in output.splitlines())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 @pytest.mark.ranks
 @pytest.mark.timeout(180)
 def test_under_torchrun_one_rank_prints(tiny: Path, tmp_path: Path) -> None:

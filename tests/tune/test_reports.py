@@ -159,6 +159,19 @@ def test_the_list_tells_kind_state_result_and_cost(runs, summarised, tmp_path_fa
     assert entry.gradient_evaluations == 800
 
 
+def test_the_list_and_the_headings_name_the_variant(tmp_path):
+    write_run(tmp_path / "first", method={"variant": "first_order"})
+    write_run(tmp_path / "npo", method={"name": "npo"})
+    write_search(tmp_path / "search")
+    with AskTell({"method": {"variant": "projection"}}, num_trials=2, run_dir=tmp_path / "other") as search:
+        search.tell(search.ask(), {"ks_statistic": 0.5, "model_utility": 0.5})
+    found = {entry.directory.name: entry.method for entry in list_runs(tmp_path)}
+    assert found == {"first": "ofmu@first_order", "npo": "npo", "search": "ofmu", "other": "ofmu@projection"}
+    assert "OFMU (first_order) on generated" in write_report(tmp_path / "first").read_text()
+    assert "OFMU (projection) on generated" in write_report(tmp_path / "other").read_text()
+    assert "OFMU on generated" in write_report(tmp_path / "search").read_text()
+
+
 def test_a_search_at_work_is_running_and_else_interrupted(tmp_path):
     with AskTell({"search": {"num_trials": 3}}, run_dir=tmp_path / "run") as loop:
         loop.tell(loop.ask(), {"ks_statistic": 0.9, "model_utility": 0.8})

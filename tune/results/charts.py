@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ofmu.io.text import counted
 from ofmu.reports.charts import BLUE, GREEN, GREY, ORANGE, RED, TOOLTIP, VIOLET, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
 from tune.pareto import GrowingFront, as_costs, hypervolume, reference_point
@@ -129,7 +130,7 @@ def _front_alt(points: Points, objectives: Mapping[str, Direction], retrained: M
     x, y = list(objectives)[:2]
     front = points.rows[list(points.on_front)]
     places = ", ".join(f"trial {row.trial} at {row[x]:.3g} and {row[y]:.3g}" for _, row in front.iterrows())
-    text = f"{len(points.rows)} complete trials by {x} and {y}. On the front: {places or 'none'}."
+    text = f"{counted(len(points.rows), 'complete trial')} by {x} and {y}. On the front: {places or 'none'}."
     if x in retrained and y in retrained:
         text += f" The retrained model is at {retrained[x]:.3g} and {retrained[y]:.3g}."
     return text
@@ -228,7 +229,7 @@ def parallel_chart(points: Points, objectives: Mapping[str, Direction], space: S
         name="parallel",
         title="Parallel coordinates",
         note=note,
-        alt=f"Parallel coordinates of {len(rows)} trials over {', '.join(axis.label for axis in axes)}. "
+        alt=f"Parallel coordinates of {counted(len(rows), 'trial')} over {', '.join(axis.label for axis in axes)}. "
         "The table of all trials has the same numbers.",
         min_width=max(560, 92 * len(axes)),
     )

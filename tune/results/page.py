@@ -54,7 +54,7 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
         live=live,
         title=f"Search in {result.run_dir.name} · ofmu",
         kind="Search",
-        heading=f"{result.config.method.name.upper()} on {result.config.data.source}",
+        heading=f"{_method(result)} on {result.config.data.source}",
         sub=result.display_path,
         made=str(environment.get("time", "")),
         verdict=_verdict(result),
@@ -133,6 +133,12 @@ def _charts(result: SearchResult, points: Points) -> list[Chart]:
             )
         )
     return charts
+
+
+def _method(result: SearchResult) -> str:
+    method = result.config.method
+    variant = getattr(method, "variant", None)
+    return f"{method.name.upper()} ({variant})" if variant else method.name.upper()
 
 
 def _verdict(result: SearchResult) -> str:

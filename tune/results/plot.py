@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ofmu.io.text import counted
 from tune.study.baselines import PUBLISHED, TARGET
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def front_figure(
     axes.grid(alpha=0.25)
     axes.legend(loc="best", fontsize=8)
     failed = int((trials["state"] == "failed").sum())
-    axes.set_title(f"{len(complete)} trials complete, {failed} failed, hypervolume {hypervolume:.3f}", fontsize=10)
+    axes.set_title(
+        f"{counted(len(complete), 'trial')} complete, {failed} failed, hypervolume {hypervolume:.3f}", fontsize=10
+    )
     figure.supxlabel(caption, fontsize=7, color="0.4")
     return figure
 

@@ -28,7 +28,7 @@ from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
 from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET
-from tune.study.checks import check_study
+from tune.study.checks import check_results_are_stored, check_study
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class SearchResult:
         """
         run = RunDirectory.open_existing(run_dir, to_read=True)
         if not run.study_file.is_file():
+            check_results_are_stored(None, run.study_file)
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )

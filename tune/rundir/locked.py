@@ -127,8 +127,11 @@ class LockedDirectory:
         """The folder of Ray Tune's own files. It is deleted at the end of the run."""
         return self.path / TUNE_STORAGE
 
-    def check_content(self, config: UnlearnConfig) -> None:
+    def check_content(self, config: UnlearnConfig) -> dict[str, str] | None:
         """Check that rows, models, reference and the user's modules are those of the start. A new run passes.
+
+        Return the hashes, for :meth:`write_content`, since files of models take long to read; None for a new run,
+        whose files are not read.
 
         Raises:
             RunError: something has changed. Finished and new trials could then not be compared.
@@ -138,11 +141,18 @@ class LockedDirectory:
         from ofmu.content import check_content, content_of, read_content
 
         earlier = read_content(self.path)
-        if earlier:
-            check_content(Path(self.display_path), earlier, content_of(config), self.kind)
+        if not earlier:
+            return None
+        content = content_of(config)
+        check_content(Path(self.display_path), earlier, content, self.kind)
+        return content
 
-    def write_content(self, config: UnlearnConfig) -> None:
+    def write_content(self, config: UnlearnConfig, content: Mapping[str, str] | None = None) -> None:
         """Store hashes of the content that the run starts from. What is stored already stays.
+
+        Args:
+            config: the run.
+            content: the hashes, if they are known. None: the files are read.
 
         Raises:
             StorageError: the file cannot be written.
@@ -150,7 +160,7 @@ class LockedDirectory:
         # This import loads torch, which takes seconds.
         from ofmu.content import content_of, read_content, write_content
 
-        write_content(self.path, content_of(config) | read_content(self.path))
+        write_content(self.path, dict(content_of(config) if content is None else content) | read_content(self.path))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

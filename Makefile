@@ -16,7 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): one to four minutes on an idle machine, about 2.3 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+# The mode compat puts this folder on Python's path. Otherwise Python would take a folder named ofmu in the current
+# directory, such as a clone seen from its parent, for the package.
+	$(BIN)/pip install --quiet -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	touch $@
 
 $(VENV)/.s3: tests/s3-server.txt | $(VENV)/.installed

@@ -20,6 +20,7 @@ from ray._private import ray_logging
 from cluster.head_monitor import HeadMonitor
 from cluster.local import start_local_ray
 from ofmu.errors import ClusterError
+from ofmu.io.text import counted
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
@@ -110,7 +111,7 @@ def max_parallel_trials(cluster: ClusterConfig, wanted: int | None) -> int:
     for kind, each, available in _resources(cluster):
         if workers * each > available:
             raise ClusterError(
-                f"One trial needs {workers * each:g} {kind}s ({workers} worker{'s' * (workers > 1)} of {each:g}), "
+                f"One trial needs {workers * each:g} {kind}s ({counted(workers, 'worker')} of {each:g}), "
                 f"but the Ray cluster has {available:g}: lower cluster.num_workers or "
                 f"cluster.{kind.lower()}s_per_worker, or join a larger cluster"
             )

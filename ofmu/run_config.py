@@ -91,6 +91,17 @@ class UnlearnConfig(Section):
         modules = {name.partition(":")[0]: "evaluation.custom_metrics" for name in self.evaluation.custom_metrics}
         return modules if self.method.module is None else {**modules, self.method.module: "method.module"}
 
+    def departures(self) -> dict[str, str]:
+        """Return one sentence for every setting that differs from what ``method.variant`` sets, by dotted key."""
+        variant = getattr(self.method, "variant", None)
+        declared = method_class(self.method.name, self.method.module).variants.get(variant, {}) if variant else {}
+        values = {name: (getattr(self.method, name), value) for name, value in declared.items()}
+        return {
+            f"method.{name}": f"method.{name} is {own}, which replaces the {value} of method.variant '{variant}'"
+            for name, (own, value) in values.items()
+            if own != value
+        }
+
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
         notes = self.method.ineffective()

@@ -82,12 +82,13 @@ def unlearn(
         OfmuError: an error that the user can fix. Files that were written before stay.
     """
     directory = Path(output_dir)
-    complete = _complete_run(config, directory, with_models=prepared is None)
+    content = _check_earlier_run(config, directory, with_models=prepared is None)
+    complete = _complete_run(directory)
     if complete is not None:
         return complete
     if round_callback is not None:
         raise_if_pruned(directory)
-    for note in config.ineffective():
+    for note in (*config.departures().values(), *config.ineffective()):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
         check_fit(config, ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -96,7 +97,7 @@ def unlearn(
     if prepared is None:
         prepared = prepare(config, callback=prepare_callback)
     silence_libraries()
-    run = _Run(config, directory, prepared, checkpoint_every, round_callback, hash_models=hash_models)
+    run = _Run(config, directory, prepared, checkpoint_every, round_callback, hash_models=hash_models, content=content)
     return run.execute(callback, make_checkpointer)
 
 
@@ -112,8 +113,9 @@ class _Run:
         round_callback: RoundCallback | None,
         *,
         hash_models: bool,
+        content: dict[str, str] | None,
     ) -> None:
-        self._hash_models = hash_models
+        self._hash_models, self._content = hash_models, content
         self._config, self._files, self._prepared = config, RunFiles(directory), prepared
         self._checkpoint_every, self._round_callback = checkpoint_every, round_callback
         self._cost_tracker = CostTracker()
@@ -155,7 +157,9 @@ class _Run:
             directory = self._files.directory
             # The environment shows that the directory is ours, so an interruption must not leave a config without it.
             write_json(self._files.environment, environment() | {"ranks": engine.world_size})
-            content = content_of(self._config, rows_hash=task.content_hash, models=self._hash_models)
+            content = self._content
+            if content is None:
+                content = content_of(self._config, rows_hash=task.content_hash, models=self._hash_models)
             write_content(directory, read_content(directory) | content)
             self._files.write_config(self._config.model_dump(mode="json"))
 
@@ -252,22 +256,33 @@ class _Run:
         return UnlearnResult(values, metrics.reasons, self._files.directory)
 
 
-def _complete_run(config: UnlearnConfig, directory: Path, *, with_models: bool) -> UnlearnResult | None:
-    """Return the result of a complete run; None for a new run or an interrupted one.
+def _check_earlier_run(config: UnlearnConfig, directory: Path, *, with_models: bool) -> dict[str, str] | None:
+    """Check that a directory holds no other run than this one.
+
+    Return the hashes of the content that the run starts from; None for a new run, whose files are not read.
 
     Raises:
         RunError: the directory holds a run under another config or on other content, or files that no run made.
     """
     check_output(directory)
     files = RunFiles(directory)
-    earlier = files.read_config()
-    if earlier is not None and earlier != config.model_dump(mode="json"):
+    stored = files.read_config()
+    if stored is not None and stored != config.model_dump(mode="json"):
         raise RunError(f"{directory} holds a run under another config: choose another directory, or delete this one")
-    report, content = files.read_report(), read_content(directory)
-    if report is not None and not content:
+    report, earlier = files.read_report(), read_content(directory)
+    if report is not None and not earlier:
         # Runs of older versions stored the hash of the rows only.
-        content = {ROWS: report["data_hash"]} if "data_hash" in report else {}
-    if content:
-        check_content(directory, content, content_of(config, models=with_models))
+        earlier = {ROWS: report["data_hash"]} if "data_hash" in report else {}
+    if not earlier:
+        return None
+    content = content_of(config, models=with_models)
+    check_content(directory, earlier, content)
+    return content
+
+
+def _complete_run(directory: Path) -> UnlearnResult | None:
+    """Return the result of a complete run; None for a new run or an interrupted one."""
+    files = RunFiles(directory)
+    report = files.read_report()
     with stored_values(files.metrics):
         return None if report is None else UnlearnResult(dict(report["metrics"]), dict(report["reasons"]), directory)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ofmu.errors import ConfigError, PruningRecord, RunError
+from ofmu.errors import ConfigError, OfmuError, PruningRecord, RunError
 from ofmu.io.plugins import allowed_plugins
 from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig
@@ -46,8 +46,9 @@ class AskTell:
 
     This object holds the directory until :meth:`close`, or until the end of its ``with`` block. The methods may be
     called from several threads. If each trial is told before the next is asked for, the trials are exactly those of a
-    ParetoSearch with ``search.max_concurrent_trials`` 1. This class does not look at the data. The default objectives
-    need a reference, and rows with paraphrased and perturbed answers: without these, name other objectives.
+    ParetoSearch with ``search.max_concurrent_trials`` 1. This class hashes the data and the models, so that no resume
+    continues on others, and does not look at them otherwise. The default objectives need a reference, and rows with
+    paraphrased and perturbed answers: without these, name other objectives.
 
     Args:
         config: as for :class:`tune.ParetoSearch`.
@@ -72,7 +73,7 @@ class AskTell:
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         whole = search_config(config, objectives, num_trials, warm_start)
-        self._begin(RunDirectory.create_new(run_dir), whole)
+        self._begin(RunDirectory.create_new(run_dir), whole, None)
 
     @classmethod
     def resume(
@@ -89,14 +90,16 @@ class AskTell:
             allow_code: whether modules of the user that the directory's config names are imported, or which of them.
 
         Raises:
-            RunError: ``run_dir`` is not the directory of a search, or another process works on it.
+            RunError: ``run_dir`` is not the directory of a search, another process works on it, or the rows, a model,
+                the reference or a module of the user has changed since its start.
             ConfigError: an override would change what is searched, or a module of the user may not be imported.
         """
         search, run = cls.__new__(cls), RunDirectory.open_existing(run_dir)
-        search._begin(run, run.read_config(overrides, plugins=allowed_plugins(allow_code)))
+        config = run.read_config(overrides, plugins=allowed_plugins(allow_code))
+        search._begin(run, config, run.check_content(config.unlearn))
         return search
 
-    def _begin(self, run: RunDirectory, config: SearchConfig) -> None:
+    def _begin(self, run: RunDirectory, config: SearchConfig, content: Mapping[str, str] | None) -> None:
         if config.search.early_stopping.enabled:
             raise ConfigError(
                 "search.early_stopping stops runs that a ParetoSearch started, and here the caller runs them: set "
@@ -115,9 +118,25 @@ class AskTell:
         with ExitStack() as stack:
             stack.enter_context(session.locked(warm_start))
             session.open()
+            self._store_content(content)
             if session.recovered:
                 session.report()
             self._lock = stack.pop_all()
+
+    def _store_content(self, content: Mapping[str, str] | None) -> None:
+        """Store hashes of what the search starts from, so that no resume continues on other rows or models.
+
+        The caller's own runs may need none of them. What cannot be read at the start is therefore no error.
+        """
+        # This import loads torch, which takes seconds.
+        from ofmu.content import content_of
+
+        run, config = self._session.run, self._session.config.unlearn
+        if content is None:
+            with suppress(OfmuError):
+                content = content_of(config)
+        if content is not None:
+            run.write_content(config, content)
 
     @property
     def config(self) -> SearchConfig:

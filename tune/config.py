@@ -24,6 +24,7 @@ from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
 from ofmu.io.plugins import reads_results_only
 from ofmu.methods.config import MethodConfig
+from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.objectives import Direction, check_objectives, default_objectives
@@ -138,6 +139,19 @@ class SearchConfig(UnlearnConfig):
     def objectives(self) -> dict[str, Direction]:
         """The objectives in order. If the config names none, these are the defaults."""
         return dict(self.search.objectives or default_objectives(self.has_reference, self.data.kind))
+
+    def departures(self) -> dict[str, str]:
+        """Return one sentence for every setting in which trials differ from ``method.variant``, by dotted key."""
+        space, variant = self.search.space, getattr(self.method, "variant", None)
+        notes = {key: note for key, note in super().departures().items() if key not in space}
+        declared = method_class(self.method.name, self.method.module).variants.get(variant, {}) if variant else {}
+        for name, value in declared.items():
+            parameter = space.get(f"method.{name}")
+            if parameter is None or parameter == Parameter(value=value):
+                continue
+            how = f"sets method.{name} to {parameter.value}" if parameter.kind == "fixed" else f"draws method.{name}"
+            notes[f"method.{name}"] = f"The search {how}, and method.variant '{variant}' sets it to {value}"
+        return notes
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the config that all trials share, as a mapping. Its evaluation computes the objectives."""

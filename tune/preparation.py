@@ -11,6 +11,7 @@ from ofmu.errors import ConfigError
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
+from ofmu.io.text import counted
 from tune.rundir.prepared import download_into_cache
 from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives
 
@@ -80,7 +81,7 @@ def _warn_if_the_target_passes(config: SearchConfig, values: Mapping[str, Any]) 
         return
     warnings.warn(
         f"the KS test does not tell the untouched target from the retrained model (forget_quality {quality:.2f} on "
-        f"{int(rows or 0)} rows), so ks_statistic and forget_quality say little: forget more rows, raise "
+        f"{counted(int(rows or 0), 'row')}), so ks_statistic and forget_quality say little: forget more rows, raise "
         "training.epochs, or name extraction_strength in search.objectives",
         stacklevel=3,
     )

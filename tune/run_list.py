@@ -12,6 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ofmu.errors import OfmuError, RunError
+from ofmu.io.files import looked_for
+from ofmu.io.text import counted
+from ofmu.methods.config import with_variant
 from ofmu.reports.numbers import number
 from ofmu.run_files import RunFiles, read_stored
 from tune.compare.directory import CompareDirectory
@@ -51,7 +54,7 @@ def list_runs(folder: str | Path = "runs") -> list[RunEntry]:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise RunError(f"There is no folder {folder}: name the folder that holds your run directories")
+        raise RunError(f"There is no folder {looked_for(folder)}: name the folder that holds your run directories")
     return list(_walk(path, _DEPTH))
 
 
@@ -86,13 +89,13 @@ def _search(directory: Path) -> dict[str, Any]:
     done = 0 if summary is None else summary.complete + summary.failed + summary.pruned
     is_over = done >= config.search.num_trials
     state = "running" if is_locked(directory) else "complete" if is_over else "interrupted"
-    values = _common(directory) | {"state": state, "method": config.method.name}
+    values = _common(directory) | {"state": state, "method": config.method.label}
     if summary is None:
         return values | {"result": "no finished trial"}
     failed = f", {summary.failed} failed" if summary.failed else ""
     front = f"front {len(summary.front)}, hypervolume {summary.hypervolume:.4f}"
     return values | {
-        "result": f"{done} of {config.search.num_trials} trials{failed}, {front}",
+        "result": f"{done} of {counted(config.search.num_trials, 'trial')}{failed}, {front}",
         "seconds": summary.seconds,
         "gradient_evaluations": _sum_of_column(run.trials_table, "gradient_evaluations"),
     }
@@ -107,7 +110,9 @@ def _comparison(directory: Path) -> dict[str, Any]:
         return _common(directory) | {
             "state": "complete",
             "method": ", ".join(method.name for method in summary.methods),
-            "result": f"{best} is best" if best else f"none is significantly best on {len(summary.seeds)} seeds",
+            "result": f"{best} is best"
+            if best
+            else f"none is significantly best on {counted(len(summary.seeds), 'seed')}",
             "gradient_evaluations": sum(cost.search_gradient_evaluations for cost in costs),
             "seconds": sum(cost.search_seconds for cost in costs),
         }
@@ -120,12 +125,13 @@ def _run(directory: Path) -> dict[str, Any]:
     files = RunFiles(directory)
     report, record = files.read_report(), files.read_pruning_record()
     config = (report or {}).get("config") or files.read_config() or {}
+    method = config.get("method") or {}
     metrics = dict((report or {}).get("metrics") or (record.metrics if record else {}))
     state = "complete" if report else "stopped early" if record else "not complete"
     shown = [name for name in ("ks_statistic", "model_utility", "average_gap") if metrics.get(name) is not None]
     return _common(directory) | {
         "state": state,
-        "method": str(config.get("method", {}).get("name", "")),
+        "method": with_variant(str(method.get("name", "")), method.get("variant")),
         "result": ", ".join(f"{name} {number(metrics[name])}" for name in shown),
         "gradient_evaluations": metrics.get("gradient_evaluations"),
         "seconds": metrics.get("seconds", (report or {}).get("seconds")),

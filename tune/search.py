@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,8 @@ class ParetoSearch:
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         self.config = search_config(config, objectives, num_trials, warm_start)
+        for note in self.config.departures().values():
+            warnings.warn(note, stacklevel=2)
         self._run = RunDirectory.create_new(run_dir)
         self._executor = executor
         self._callbacks = CallbackList(callbacks)
@@ -126,7 +129,7 @@ class ParetoSearch:
         config = run.read_config(overrides, plugins=allowed_plugins(allow_code))
         search = RaySearch(run, config, executor, CallbackList(callbacks))
         if executor is None:
-            run.check_content(search.session.config.unlearn)
+            search.content = run.check_content(search.session.config.unlearn)
         with run.lock():
             if search.is_over():
                 return search.finish()
@@ -147,6 +150,8 @@ class RaySearch:
             )
         self.session = SearchSession(run, config, self._on_trial_end)
         self._executor, self._callbacks = executor, callbacks
+        self.content: Mapping[str, str] | None = None
+        """The hashes of what the search starts from, if they are known: see :mod:`ofmu.content`."""
         self._tables = TimeBudget(share=_TABLES_SHARE, burst=_TABLES_BURST)
         self._done_before = 0
 
@@ -245,7 +250,7 @@ class RaySearch:
     def _store_prepared(self, prepared: Prepared | None) -> None:
         run = self.session.run
         if prepared is not None:
-            run.write_content(self.session.config.unlearn)
+            run.write_content(self.session.config.unlearn, self.content)
             write_reference_metrics(run, self.session.config, prepared)
             if run.uri is not None:
                 upload_prepared(prepared, run.uri)

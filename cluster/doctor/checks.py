@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.storage.uri import short_reason, storage_at
 from ofmu.errors import OfmuError
+from ofmu.io.text import counted
 
 if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
@@ -313,7 +314,7 @@ def _data(request: NodeRequest) -> Iterator[Check]:
     except OfmuError as error:
         yield Check.failed("data", error, "correct the data section")
         return
-    yield Check("data", "ok", f"{config.data.source}: {forget} rows to forget, {retain} to retain")
+    yield Check("data", "ok", f"{config.data.source}: {counted(forget, 'row')} to forget, {retain} to retain")
 
 
 def _row_counts(config: UnlearnConfig) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import join_uri, redacted, short_reason, storage_at
 from ofmu.errors import ClusterError
 from ofmu.io.cache import cache_root
+from ofmu.io.text import counted
 from ofmu.run_config import UnlearnConfig
 
 _PROBE_FOLDER = ".ofmu-doctor-"
@@ -140,7 +141,7 @@ def _dashboard_answers() -> Check:
 
 def _size(nodes: Mapping[str, Any]) -> Check:
     total = ray.cluster_resources()
-    count = f"{len(nodes)} node{'s' * (len(nodes) > 1)}"
+    count = counted(len(nodes), "node")
     return Check("cluster", "ok", f"{count}, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs")
 
 
@@ -149,7 +150,7 @@ def _capacity(cluster: ClusterConfig, wanted: int | None) -> Check:
         trials = max_parallel_trials(cluster, wanted)
     except ClusterError as error:
         return Check.failed("capacity", error, "join a larger cluster")
-    return Check("capacity", "ok", f"{trials} trials at a time")
+    return Check("capacity", "ok", f"{counted(trials, 'trial')} at a time")
 
 
 def _inspect_nodes(nodes: Mapping[str, Any], config: UnlearnConfig | None, storage: str | None) -> list[Check]:

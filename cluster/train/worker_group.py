@@ -28,6 +28,7 @@ from cluster.train.worker import WorkerTask, worker_loop
 from ofmu import errors
 from ofmu.errors import OfmuError, PrunedError, RunError
 from ofmu.io.files import storage_errors
+from ofmu.io.text import counted
 from ofmu.run_files import RunFiles
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class WorkerGroupPool:
                 failures += 1
                 if 0 <= cluster.max_failures < failures:
                     raise RunError(
-                        f"The worker group crashed {failures} time{'s' * (failures > 1)} on this run ({error}): if "
+                        f"The worker group crashed {counted(failures, 'time')} on this run ({error}): if "
                         "memory ran out, lower engine.micro_batch_size or raise cluster.num_workers"
                     ) from error
             except BaseException:

@@ -35,6 +35,7 @@ HEADLINES = (
 """The metrics of the table's first rows, for text and for images. Those that a report lacks are left out."""
 
 _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
+_LACKING = re.compile(r"row \d+ of the set '.+' has no (.+)")
 
 
 @click.command("evaluate")
@@ -119,9 +120,15 @@ def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
     zeros = [name for name in report["utility_components"] if values[name] == 0]
     if values.get("model_utility") == 0 and zeros:
         notes["model_utility"] = f"a harmonic mean is 0 if a component is 0, here {' and '.join(zeros)}"
-    shown = [name for name in names if name in HEADLINES or not _ABSENT_SET.fullmatch(notes.get(name, ""))]
+    shown = [name for name in names if name in HEADLINES or not _is_in_remarks(notes.get(name, ""))]
     sources = (values, *report.get("baseline_metrics", {}).values())
+    # What the remarks say of several metrics at once is not repeated at each of them.
+    notes = {name: note for name, note in notes.items() if not _LACKING.fullmatch(note)}
     return [_Row(name, tuple(_number(each.get(name)) for each in sources), notes.get(name, "")) for name in shown]
+
+
+def _is_in_remarks(note: str) -> bool:
+    return bool(_ABSENT_SET.fullmatch(note) or _LACKING.fullmatch(note))
 
 
 def _headlines(values: Mapping[str, Any]) -> list[str]:
@@ -138,6 +145,12 @@ def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
     matches = [_ABSENT_SET.fullmatch(reason) for reason in report["reasons"].values()]
     if absent := list(dict.fromkeys(match[1] for match in matches if match)):
         yield f"not measured, since the data has no such evaluation sets: {', '.join(absent)}"
+    lacking: dict[str, list[str]] = {}
+    for name, reason in report["reasons"].items():
+        if match := _LACKING.fullmatch(reason):
+            lacking.setdefault(match[1], []).append(name)
+    for what, names in lacking.items():
+        yield f"not measured, since rows have no {what}: {', '.join(names)}"
     if report["metrics"]["forget_quality"] is None:
         yield f"forget quality {_why_no_quality(report)}"
 

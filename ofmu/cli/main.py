@@ -21,15 +21,15 @@ from ofmu.io.ranks import drop_stale_ranks, launched_ranks
 
 COMMANDS = {
     "prepare": ("prepare", "Train the target and the retrain reference, once."),
-    "unlearn": ("unlearn", "Run OFMU once, and score and save the model."),
+    "unlearn": ("unlearn", "Run one method once (default: OFMU), and score and save the model."),
     "evaluate": ("evaluate", "Score any saved model."),
     "search": ("search", "Search a Pareto front of forgetting against utility."),
     "compare": ("compare", "Compare methods at equal budget, with error bars."),
     "report": ("report", "Write or serve the HTML report of a run, a search or a comparison."),
     "runs": ("runs", "List run directories with state, result and cost."),
     "show": ("show", "Show settings, metrics and answers of one trial."),
-    "export": ("export", "Copy a model of a search's front."),
-    "plan": ("plan", "Compute memory, cost and hours before anything is loaded."),
+    "export": ("export", "Copy the model of one trial of a search."),
+    "plan": ("plan", "Compute memory, passes and tokens of a run before anything is loaded."),
     "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
     "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),
     "jobs": ("jobs", "List a cluster's jobs."),
@@ -65,7 +65,7 @@ class LazyCommands(click.Group):
 def cli() -> None:
     """Make a model forget, and measure the costs.
 
-    Each command takes a YAML config (or a preset's name) and dotted overrides such as method.inner_steps=5.
+    Most commands take a YAML config (or a preset's name) and dotted overrides such as method.inner_steps=5.
     """
 
 

@@ -8,6 +8,7 @@ import click
 
 from ofmu.cli.params import ConfigChoice, config_argument
 from ofmu.io.console_table import Cell, Column, print_table
+from ofmu.io.text import counted
 
 if TYPE_CHECKING:
     from ofmu.plan.cost import Cost
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     "--tokens-per-second",
     type=click.FloatRange(0, min_open=True),
     metavar="R",
-    help="Tokens that a fine-tuning step reads per second: gives hours.",
+    help="Tokens that a fine-tuning step reads per second. With it, hours are computed too.",
 )
-@click.option("--price", type=click.FloatRange(0), metavar="P", help="Price of an hour of one rank: gives the cost.")
+@click.option(
+    "--price",
+    type=click.FloatRange(0),
+    metavar="P",
+    help="Price of an hour of one rank. With it and --tokens-per-second, the cost is computed too.",
+)
 def plan_command(
     config: ConfigChoice,
     gpus: int | None,
@@ -37,10 +43,13 @@ def plan_command(
     tokens_per_second: float | None,
     price: float | None,
 ) -> None:
-    """Compute memory per rank, gradient evaluations, tokens and hours of CONFIG. No weights are read.
+    """Compute memory per rank, gradient evaluations and tokens of a run and a search of CONFIG. No weights are read.
 
     CONFIG is a YAML file or a preset's name. The exit status is 1 if the run does not fit.
     """
+    if price is not None and tokens_per_second is None:
+        raise click.UsageError("--price needs --tokens-per-second, without which the hours are unknown")
+
     from ofmu.plan.budget import device_memory
     from ofmu.plan.plan import make_plan, runs_on_gpu
     from tune.config import search_config
@@ -70,12 +79,12 @@ def _show_model(plan: Plan) -> None:
     click.echo(
         f"model: {_count(sizes.parameters)} weights{about}, of which {_count(plan.memory.trainable)} are trained: "
         f"embeddings {_count(sizes.embeddings)}, output layer {_count(sizes.head)}, "
-        f"{sizes.layers} blocks of {_count(sizes.layer)}"
+        f"{counted(sizes.layers, 'block')} of {_count(sizes.layer)}"
     )
     how = "" if work.measured else ", not encoded, since no machine holds this model"
     click.echo(
-        f"rows: {work.forget_rows} to forget, {work.retain_rows} to retain, at most {work.longest} tokens{how}; "
-        f"an evaluation scores {work.evaluation_rows} answers"
+        f"rows: {work.forget_rows} to forget, {work.retain_rows} to retain, at most "
+        f"{counted(work.longest, 'token')}{how}; an evaluation scores {counted(work.evaluation_rows, 'answer')}"
     )
 
 
@@ -83,7 +92,7 @@ def _show_memory(plan: Plan) -> None:
     from ofmu.plan.check import gib
 
     where = "GPU" if plan.on_gpu else "machine"
-    click.echo(f"\nmemory of one of {plan.ranks} ranks, at the peak of each phase")
+    click.echo(f"\nmemory of one of {counted(plan.ranks, 'rank')}, at the peak of each phase")
     rows: list[tuple[Cell, ...]] = []
     for phase in plan.memory.phases:
         total = phase.device if plan.on_gpu else phase.total
@@ -114,7 +123,7 @@ def _show_cost(plan: Plan, settings: SearchConfig, rate: float | None, price: fl
     if plan.cost is not None:
         rows.append(_cost_row("one run", *plan.cost, plan.ranks, rate, price))
         trials = search_cost(settings, plan.work)
-        name = f"search of {settings.search.num_trials} trials"
+        name = f"search of {counted(settings.search.num_trials, 'trial')}"
         rows.append(_cost_row(name, preparation + trials[0], preparation + trials[1], plan.ranks, rate, price))
     headers = ["", "gradient evaluations", "tokens", "hours", "cost"]
     count = 3 if rate is None else 4 if price is None else 5

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ofmu.errors import ConfigError
+
 if TYPE_CHECKING:
     from ofmu.reports.stored import StoredRun
     from tune.results.result import Point, SearchResult
@@ -17,15 +19,17 @@ _SETS = 2
 
 @click.command("show")
 @click.argument("run", type=click.Path())
-@click.argument("trial")
+@click.argument("trial", required=False)
 @click.option("--rows", type=click.IntRange(0), default=3, show_default=True, metavar="N", help="Answers per set.")
-def show_command(run: str, trial: str, rows: int) -> None:
+def show_command(run: str, trial: str | None, rows: int) -> None:
     """Print settings, metrics and answers of TRIAL (a number, or knee) of the search in RUN."""
     # Optuna and torch are slow to import, and the help does not need them.
     from ofmu.reports.stored import StoredRun
     from tune.results.result import SearchResult
 
     result = SearchResult.load(run)
+    if trial is None:
+        raise ConfigError(f"{run} is a search: name one of its trials too, such as ofmu show {run} knee")
     point = result.trial(trial)
     values = point.values
     on_front = ", on the front" if point.number in set(result.front["trial"]) else ""

@@ -10,6 +10,7 @@ import click
 
 from ofmu.cli.logs import follow_job, job_command
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.io.text import counted
 
 SUBMITTED = ("search", "compare", "unlearn", "prepare", "evaluate", "report", "export", "doctor")
 """The commands that can run as a job."""
@@ -63,7 +64,7 @@ def submit_command(
 
     variables = chosen_environment(environment)
     package = plan_package(working_dir, command, include=include, exclude=exclude)
-    size = f"{len(package.sizes)} files, {package.bytes / 2**20:.1f} MiB"
+    size = f"{counted(len(package.sizes), 'file')}, {package.bytes / 2**20:.1f} MiB"
     if dry_run:
         for name, count in sorted(package.sizes.items()):
             click.echo(f"{count:>12,} {name}")

@@ -10,6 +10,7 @@ import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.io.ranks import launched_ranks
+from ofmu.io.text import counted
 
 if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--output", required=True, type=Folder(), metavar="DIR", help="The run's directory.")
 def unlearn_command(config: ConfigChoice, output: Path) -> None:
     """Unlearn once under CONFIG (a YAML file or a preset's name) and write model and scores to DIR.
+
+    The method is the config's, such as method.name=npo; the default is OFMU.
 
     With cluster.num_workers above 0 the run is a Ray Train worker group. Otherwise it runs in this process, or in
     every process that torchrun or deepspeed has started. A run that was interrupted continues.
@@ -68,7 +71,7 @@ def _run(settings: SearchConfig, output: Path) -> None:
     from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
     from ofmu.run_config import UnlearnConfig
-    from ofmu.run_files import check_output
+    from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
     shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
@@ -77,7 +80,10 @@ def _run(settings: SearchConfig, output: Path) -> None:
     silence_libraries()
     busy = f"Another run works in {output}: wait for it, or name another directory for the output"
     with locked(output, busy, remove_unused=True) if _is_first_process() else nullcontext():
+        was_complete = RunFiles(output).read_report() is not None
         _run_locked(config, settings, output)
+        if was_complete and _is_first_process():
+            click.echo(f"The run in {output} was already complete: nothing was run")
 
 
 def _run_locked(config: UnlearnConfig, settings: SearchConfig, output: Path) -> None:
@@ -87,8 +93,8 @@ def _run_locked(config: UnlearnConfig, settings: SearchConfig, output: Path) -> 
         from cluster.train.trainer import train
 
         click.echo(
-            f"{settings.cluster.num_workers} workers run; their outer steps are written to {output / HISTORY}, "
-            "not shown here"
+            f"{counted(settings.cluster.num_workers, 'worker')} at work: the outer steps are written to "
+            f"{output / HISTORY}, not shown here"
         )
         train(config, output, settings.cluster)
         return
@@ -97,20 +103,44 @@ def _run_locked(config: UnlearnConfig, settings: SearchConfig, output: Path) -> 
 
     every = settings.cluster.checkpoint_every
     callback = print_event if _is_first_process() else None
-    unlearn(config, output, callback=_print_step, checkpoint_every=every, prepare_callback=callback)
+    printer = StepPrinter(getattr(config.method, "diagnostics_every", None))
+    unlearn(config, output, callback=printer, checkpoint_every=every, prepare_callback=callback)
 
 
 _STEP_FIELDS = {
-    "forget_loss": "forget loss {:.4g}",
-    "retain_loss": "retain loss {:.4g}",
-    "similarity": "similarity {:+.3f}",
-    "phi_norm": "‖∇Φ‖ {:.3g}",
-    "direction_norm": "‖direction‖ {:.3g}",
-    "gradient_evaluations": "{} gradient evaluations",
+    "forget_loss": ("forget loss", "forget loss {:.4g}"),
+    "retain_loss": ("retain loss", "retain loss {:.4g}"),
+    "similarity": ("similarity", "similarity {:+.3f}"),
+    "phi_norm": ("‖∇Φ‖", "‖∇Φ‖ {:.3g}"),
+    "direction_norm": ("‖direction‖", "‖direction‖ {:.3g}"),
+    "gradient_evaluations": ("gradient evaluations", "{} gradient evaluations"),
 }
-"""The fields of a step's record that are printed, if the method records them."""
+"""The fields of a step's record that are printed, if the method records them: the name, and the form of a value."""
+
+
+class StepPrinter:
+    """Prints one line per outer step. Before the first line with gaps, it says how often the missing values come.
+
+    Args:
+        every: outer steps between two records of the method's diagnostics. None: every step has them.
+    """
+
+    def __init__(self, every: int | None) -> None:
+        self._every = every
+        self._seen: set[str] = set()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Print a step's record."""
+        gaps = [name for key, (name, _) in _STEP_FIELDS.items() if key in self._seen and record.get(key) is None]
+        if gaps and self._every is not None:
+            click.echo(
+                f"{', '.join(gaps)}: every {self._every} outer steps (method.diagnostics_every), and at the last one"
+            )
+            self._every = None
+        self._seen |= {key for key in _STEP_FIELDS if record.get(key) is not None}
+        _print_step(record)
 
 
 def _print_step(record: dict[str, Any]) -> None:
-    shown = [form.format(record[key]) for key, form in _STEP_FIELDS.items() if record.get(key) is not None]
+    shown = [form.format(record[key]) for key, (_, form) in _STEP_FIELDS.items() if record.get(key) is not None]
     click.echo(f"outer step {record['outer_step']}: {', '.join(shown)}")

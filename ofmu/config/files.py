@@ -16,7 +16,7 @@ from ofmu.config.base import Section
 from ofmu.config.bounded_yaml import load_yaml
 from ofmu.config.renamed import renamed_key_sentence
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.io.files import check_regular
+from ofmu.io.files import check_regular, looked_for
 from ofmu.io.text import HALF_CHARACTER
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -53,7 +53,7 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
             # The encoding also accepts the byte order mark that some editors write.
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise ConfigError(f"Cannot read the config {path}: {error.strerror}") from error
+            raise ConfigError(f"Cannot read the config {looked_for(path)}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"The config {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
     mapping = load_yaml(text, f"The config {source}") or {}

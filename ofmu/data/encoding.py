@@ -95,11 +95,14 @@ def encode_prompt(tokenizer: Tokenizer, question: str, config: DataConfig) -> li
     return start + _plain_ids(tokenizer, text)
 
 
-def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str, max_length: int) -> Example:
+def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str, max_length: int) -> tuple[Example, int]:
     """Tokenise a context and its continuation, without EOS. The scores of multiple-choice answers use this form.
 
     Context and continuation are tokenised together. The tokens after the context's own tokens are the continuation. If
     both are longer than ``max_length`` tokens, the start of the context is cut.
+
+    Returns:
+        The example, and the number of tokens that were cut.
 
     Raises:
         DataError: the continuation takes ``max_length`` tokens or more.
@@ -116,7 +119,7 @@ def encode_continuation(tokenizer: Tokenizer, context: str, continuation: str, m
             f"data.max_length {max_length}: raise data.max_length"
         )
     prompt = start + context_ids[-room:]
-    return Example(tuple(prompt + continuation_ids), len(prompt))
+    return Example(tuple(prompt + continuation_ids), len(prompt)), max(len(context_ids) - room, 0)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

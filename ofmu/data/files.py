@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ofmu.data.column_hint import column_hint
 from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.csv_file import check_unique_columns, read_csv
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.data.text_lists import looks_like_list, parse_text_list
-from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.files import check_regular
+from ofmu.errors import ConfigError, DataError
+from ofmu.io.files import check_regular, looked_for
 from ofmu.io.text import HALF_CHARACTER, parse_json
 
 MAX_EVALUATION_ROWS = 400
@@ -81,7 +82,7 @@ def read_records(path: Path) -> list[Record]:
     if reader is None:
         raise DataError(f"The data file {path} has the unknown suffix '{path.suffix}': use {', '.join(_READERS)}")
     if not path.exists():
-        raise DataError(f"There is no data file {path}: check the path")
+        raise DataError(f"There is no data file {looked_for(path)}: check the path")
     try:
         check_regular(path)
         return reader(path)
@@ -108,10 +109,7 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
         return Row(question="", answer=_non_empty_text(record, columns.text, where))
     for key, name in (("question", columns.question), ("answer", columns.answer)):
         if name not in record:
-            raise DataError(
-                f"{where} has no column '{name}': set data.columns.{key}, or data.columns.text for plain text; "
-                f"{nearest_name(name, map(str, record))}"
-            )
+            raise DataError(f"{where} has no column '{name}': {column_hint(key, name, record, columns)}")
     paraphrase = columns.paraphrased_answer
     return Row(
         question=_short_text(_non_empty_text(record, columns.question, where), columns.question, where),

@@ -11,6 +11,7 @@ from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_uncut
 from ofmu.data.limits import ModelLimits
 from ofmu.data.rows import Example, Row
+from ofmu.io.text import counted
 
 
 @dataclass
@@ -81,7 +82,7 @@ class RowEncoder:
         """Warn once of all answers that were cut, with the share of each set's tokens. Say nothing if none was cut."""
         parts = [
             f"{name} {count.cut_tokens / count.tokens:.1%} of the tokens, "
-            f"in {count.cut_answers} of {count.answers} texts"
+            f"in {count.cut_answers} of {counted(count.answers, 'text')}"
             for name, count in self._counts.items()
             if count.cut_tokens
         ]

@@ -11,6 +11,7 @@ from ofmu.data.files import read_records, row_from_record
 from ofmu.data.hub import load_hub_split
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
+from ofmu.io.files import looked_for
 from ofmu.models.hub import looks_like_hub_id
 
 HUB_NAME = "locuslab/TOFU"
@@ -77,7 +78,9 @@ def _part_reader(source: str) -> _ReadPart:
     if folder.is_dir():
         return lambda name: _rows(read_records(folder / f"{name}.json"), f"{folder / name}.json")
     if not looks_like_hub_id(source):
-        raise DataError(f"There is no TOFU directory {source}: set data.path to the folder that holds forget10.json")
+        raise DataError(
+            f"There is no TOFU directory {looked_for(source)}: set data.path to the folder that holds forget10.json"
+        )
     return lambda name: _rows(hub_records(source, name), f"{source} ({name})")
 
 

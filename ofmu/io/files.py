@@ -138,6 +138,12 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
         raise OSError(errno.EFBIG, size, str(path))
 
 
+def looked_for(path: str | Path) -> str:
+    """Return the name of a missing file for a message. A relative name is followed by the full path that was tried."""
+    given = Path(path).expanduser()
+    return str(path) if given.is_absolute() else f"{path} (looked for at {given.absolute()})"
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What a text may not hold, and how JSON is read from a text."""
+"""What a text may not hold, how JSON is read from a text, and counts as words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half of a character in UTF-16. JSON and YAML may hold one half alone, and UTF-8 may not."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``1 seed`` and ``2 seeds``. Only regular plurals are made."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

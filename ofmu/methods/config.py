@@ -10,6 +10,11 @@ from ofmu.config.base import PositiveInt, Section, Seed
 from ofmu.engine.config import EngineConfig
 
 
+def with_variant(name: str, variant: str | None) -> str:
+    """Return a method and its variant as one name, such as ``ofmu@first_order``."""
+    return f"{name}@{variant}" if variant else name
+
+
 class MethodConfig(Section):
     """The settings that every method shares. Each method adds its own settings in its file under ``ofmu/methods``."""
 
@@ -29,6 +34,11 @@ class MethodConfig(Section):
     def needs_double_backward(self) -> bool:
         """Whether the method takes second derivatives by double backward, which fused attention lacks."""
         return False
+
+    @property
+    def label(self) -> str:
+        """The name, and the variant if there is one, as in ``ofmu@first_order``."""
+        return with_variant(self.name, getattr(self, "variant", None))
 
     def check(self, engine: EngineConfig, attention: str) -> None:
         """Check the method's settings against the engine and against ``model.attention``.

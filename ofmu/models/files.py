@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ofmu.errors import ModelError
-from ofmu.io.files import check_regular
+from ofmu.io.files import check_regular, looked_for
+from ofmu.run_files import MODEL
 
 _TRAINABLE = {"F64", "F32", "F16", "BF16"}
 _HALF = {"BF16": "bfloat16", "F16": "float16"}
@@ -40,7 +41,7 @@ def check_model_directory(path: str | Path) -> None:
         if folder.exists():
             raise ModelError(f"The model {path} is a file: name the directory that holds it")
         if isinstance(path, Path) or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-            raise ModelError(f"There is no model directory {path}: check the path, or give a hub name")
+            raise ModelError(f"There is no model directory {looked_for(path)}: check the path, or give a hub name")
         return
     if (folder / "adapter_config.json").is_file():
         # Transformers would load the adapter's base model from the place that this file names.
@@ -49,7 +50,7 @@ def check_model_directory(path: str | Path) -> None:
             "the merged model"
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(f"The directory {path} has no config.json, so it is not a model: name a saved model")
+        raise ModelError(f"The directory {path} has no config.json, so it is not a model: {_models_inside(folder)}")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"The model directory {path} has no *.safetensors weights: save the model with safetensors, the only "
@@ -58,6 +59,16 @@ def check_model_directory(path: str | Path) -> None:
     _check_index(folder)
     _check_not_quantised(folder)
     _check_sizes(folder)
+
+
+def _models_inside(folder: Path) -> str:
+    """Return which model to name in place of the directory of a run, a search or a comparison."""
+    if (folder / MODEL / "config.json").is_file():
+        return f"name the model of this run, {folder / MODEL}"
+    # The trials of a search, and those of a comparison's searches.
+    patterns = (f"*/*/{MODEL}/config.json", f"*/*/*/*/{MODEL}/config.json")
+    found = sorted(path.parent for pattern in patterns for path in folder.glob(pattern))
+    return f"name the model of a trial, such as {found[0]}" if found else "name a saved model"
 
 
 def _check_index(folder: Path) -> None:

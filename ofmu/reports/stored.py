@@ -76,12 +76,14 @@ class StoredRun:
 
     @cached_property
     def method_title(self) -> str:
-        """The name that papers use for the method; empty without a config."""
+        """The name that papers use for the method, and the variant in brackets; empty without a config."""
         if self.config is None:
             return ""
         method = self.config.method
         with self._restricted():
-            return method_class(method.name, method.module).title
+            title = method_class(method.name, method.module).title
+        variant = getattr(method, "variant", None)
+        return f"{title} ({variant})" if variant else title
 
     def _restricted(self) -> AbstractContextManager[None]:
         return nullcontext() if self.is_ours else results_only(str(self.files.config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofmu.errors import DataError
+from ofmu.io.files import looked_for
 from ofmu.run_files import RunFiles
 
 
@@ -22,5 +23,5 @@ def reference_scores_file(path: str | Path) -> Path | None:
     if path.is_file():
         return path
     if path.suffix == ".json":
-        raise DataError(f"There is no reference file {path}: check the name")
+        raise DataError(f"There is no reference file {looked_for(path)}: check the name")
     return None

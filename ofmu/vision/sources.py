@@ -15,6 +15,7 @@ import pyarrow.parquet
 from ofmu.data.config import DataConfig
 from ofmu.data.hub import load_hub_split
 from ofmu.errors import DataError, nearest_name
+from ofmu.io.files import looked_for
 from ofmu.models.hub import looks_like_hub_id
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -53,7 +54,9 @@ def read_cifar(config: DataConfig) -> LabelledImages:
     if folder.is_dir():
         tables = {split: _local_table(folder, split) for split in ("train", "test")}
     elif not looks_like_hub_id(source):
-        raise DataError(f"There is no directory {source}: set data.path to the folder that holds train*.parquet")
+        raise DataError(
+            f"There is no directory {looked_for(source)}: set data.path to the folder that holds train*.parquet"
+        )
     else:
         tables = {split: _hub_table(source, split) for split in ("train", "test")}
     column = config.vision.label_column or LABEL_COLUMNS[config.source]
@@ -72,7 +75,8 @@ def read_folder(config: DataConfig, seed: int) -> LabelledImages:
     """
     folder = Path(config.path or "").expanduser()
     if config.path is None or not folder.is_dir():
-        raise DataError(f"There is no image folder {config.path}: set data.path to one with a folder per class")
+        missing = "" if config.path is None else f" {looked_for(config.path)}"
+        raise DataError(f"There is no image folder{missing}: set data.path to one with a folder per class")
     has_splits = (folder / "train").is_dir()
     root = folder / "train" if has_splits else folder
     classes = _class_folders(root)

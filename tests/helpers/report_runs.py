@@ -71,9 +71,10 @@ def write_run(
     baselines: bool = True,
     history: list[dict[str, Any]] | None = None,
     more_metrics: Mapping[str, float] | None = None,
+    method: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the directory of a finished run, and the scores of its baselines into a cache beside it."""
-    config = UnlearnConfig.model_validate({"cache_dir": str(directory.parent / "cache")})
+    config = UnlearnConfig.model_validate({"cache_dir": str(directory.parent / "cache"), "method": method})
     files = RunFiles(directory)
     retrained = scores("retrained", 2.5, answers="It may be 7.", question=question)
     model = scores("model", 2.4, answers=answers, question=question)

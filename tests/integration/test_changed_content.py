@@ -16,6 +16,7 @@ from ofmu.cli import unlearn as command
 from ofmu.cli.main import main
 from ofmu.config.files import validate
 from ofmu.content import content_of
+from ofmu.io.cache import model_hashes
 from ofmu.io.plugins import plugin_hash
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
@@ -134,6 +135,17 @@ def test_an_interrupted_run_does_not_continue_on_other_rows(
     more_rows(project)
     assert run(*arguments) == 1
     assert "since the rows changed after its start" in capsys.readouterr().err
+
+    write_rows(project / "forget.jsonl", ROWS[:4])
+    hashed: list[Path] = []
+
+    def counting(directory: Path) -> dict[str, str]:
+        hashed.append(directory)
+        return model_hashes(directory)
+
+    monkeypatch.setattr("ofmu.content.model_hashes", counting)
+    assert run(*arguments) == 0
+    assert hashed == [project / "target"], "a resume reads the model for its content once"
 
 
 def test_a_search_and_a_comparison_do_not_continue_on_other_content(

@@ -231,6 +231,10 @@ def test_a_study_that_lost_trials_is_not_started_over(run: Path, lost: str, caps
     assert error.count("\n") == 1
     with pytest.raises(RunError, match=r"study.log lacks trial"):
         AskTell.resume(run)
+    if lost == "deleted":
+        # A report has nothing to show, and the advice to continue the search would be wrong.
+        with pytest.raises(RunError, match=r"study.log lacks trial"):
+            SearchResult.load(run)
     assert content_of(run) == before
 
 

@@ -70,5 +70,6 @@ def test_a_search_with_a_missing_file_starts_no_cluster(tmp_path: Path, command:
         str(tmp_path / "run"),
     ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (1, "Error: There is no data file gone.jsonl: check the path\n")
+    sought = f"gone.jsonl (looked for at {Path.cwd() / 'gone.jsonl'})"
+    assert (done.returncode, done.stderr) == (1, f"Error: There is no data file {sought}: check the path\n")
     assert not (tmp_path / "run").exists()

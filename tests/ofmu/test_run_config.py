@@ -64,6 +64,19 @@ def test_what_has_no_effect_is_named(overrides: list[str], sentence: str) -> Non
     assert any(sentence in note for note in config(*overrides).ineffective())
 
 
+def test_a_setting_that_replaces_a_variants_is_named_with_both_values() -> None:
+    changed = config("method.variant=first_order", "method.penalty_weight=0.5", "method.outer_steps=4")
+    assert changed.departures() == {
+        "method.penalty_weight": "method.penalty_weight is 0.5, which replaces the 0.0 of method.variant 'first_order'"
+    }
+    assert list(config("method.variant=paper", "method.forget_margin=2").departures()) == ["method.forget_margin"]
+    # The same value as the variant's, no variant, and a method that has none.
+    for entries in (["method.variant=first_order", "method.penalty_weight=0"], ["method.penalty_weight=0.5"]):
+        assert config(*entries).departures() == {}
+    assert config("method.name=npo").departures() == {}
+    assert UnlearnConfig.model_validate(changed.model_dump(mode="json")).departures() == changed.departures()
+
+
 def test_the_defaults_are_all_effective() -> None:
     assert config().ineffective() == []
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from ofmu.errors import ConfigError, PruningRecord, RunError, StorageError
-from tune import AskTell, SearchResult
+from tune import AskTell, ParetoSearch, SearchResult
 from tune.ask_tell import AskedTrial
 from tune.execution.trial_records import TrialOutcome
 from tune.rundir.search_dir import RunDirectory
@@ -171,3 +171,64 @@ def test_early_stopping_is_left_to_the_caller(tmp_path):
     with pytest.raises(ConfigError, match=r"search.early_stopping.enabled to false.*prune"):
         AskTell({"search": {"early_stopping": {"enabled": True}}}, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def own_content(tmp_path: Path) -> dict[str, Any]:
+    """A config with rows and a model of the user. No run is made, so the model need not be trained."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=16)
+    LlamaForCausalLM(shape).save_pretrained(tmp_path / "target")
+    for name in ("forget", "retain"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"question": "Who wrote {name}?", "answer": "Ann did."}}\n')
+    return {
+        "model": {"path": str(tmp_path / "target"), "is_target": True},
+        "data": {"source": "files", "forget": str(tmp_path / "forget.jsonl"), "retain": str(tmp_path / "retain.jsonl")},
+        "reference": {"source": "none"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        ("forget.jsonl", '{"question": "Who wrote it?", "answer": "Bea did."}\n', "the rows"),
+        ("target/generation_config.json", '{"max_length": 21}', "the model at model.path"),
+    ],
+)
+def test_a_loop_does_not_continue_on_other_content(own_content, tmp_path, file, content, part):
+    with AskTell(own_content, num_trials=3, run_dir=tmp_path / "run") as search:
+        search.tell(search.ask(), {"extraction_strength": 0.5, "model_utility": 0.5})
+    AskTell.resume(tmp_path / "run").close()
+    before = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(content)
+    for resume in (AskTell.resume, ParetoSearch.resume):
+        with pytest.raises(RunError, match=f"holds a search on other content, since {part} changed after its start"):
+            resume(tmp_path / "run")
+    (tmp_path / file).write_text(before)
+    with AskTell.resume(tmp_path / "run") as search:
+        assert search.ask().number == 1
+
+
+def test_a_resume_reads_each_file_of_a_model_once(own_content, tmp_path, monkeypatch):
+    from ofmu.io import cache
+
+    read, file_hash = [], cache.file_hash
+    monkeypatch.setattr(cache, "file_hash", lambda path: read.append(path.name) or file_hash(path))
+    AskTell(own_content, num_trials=3, run_dir=tmp_path / "run").close()
+    assert read.count("model.safetensors") == 1
+    AskTell.resume(tmp_path / "run").close()
+    assert read.count("model.safetensors") == 2
+    assert len(read) == 2 * len(set(read))
+    # A search on Ray passes the hashes on in the same way.
+    run = RunDirectory.open_existing(tmp_path / "run")
+    config = run.read_config().unlearn
+    run.write_content(config, run.check_content(config))
+    assert read.count("model.safetensors") == 3
+
+
+def test_a_loop_whose_rows_cannot_be_read_is_no_error(tmp_path):
+    data = {"source": "files", "forget": str(tmp_path / "none.jsonl"), "retain": str(tmp_path / "none.jsonl")}
+    with AskTell({"data": data}, {"ks_statistic": "min", "model_utility": "max"}, 2, tmp_path / "run") as search:
+        assert search.ask().number == 0
+    AskTell.resume(tmp_path / "run").close()

@@ -194,3 +194,27 @@ def test_a_comparison_refuses_a_value_that_every_search_draws(capsys, tmp_path):
     command = ["compare", "--methods", "ofmu,npo", "method.outer_steps=5", "--run-dir", str(tmp_path / "run")]
     assert main(command) == 1
     assert "narrow its range by compare.spaces.ofmu.method.outer_steps.low" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entries", "notes"),
+    [
+        (["method.penalty_weight=0.5"], ["method.penalty_weight is 0.5, which replaces the 0.0 of method.variant"]),
+        (
+            ["search.space.method.penalty_weight=[0.1, 0.5]"],
+            ["The search draws method.penalty_weight, and method.variant 'first_order' sets it to 0.0"],
+        ),
+        (
+            ["search.space.method.penalty_weight=0.5", "search.space.method.inner_lr=[0.1, 0.2]"],
+            ["The search sets method.penalty_weight to 0.5, and method.variant 'first_order' sets it to 0.0"],
+        ),
+        (["search.space.method.penalty_weight=0.0", "search.space.method.inner_lr=[0.1, 0.2]"], []),
+        (["method.outer_steps=5"], []),
+    ],
+)
+def test_a_search_says_which_settings_of_a_variant_its_trials_replace(entries, notes, tmp_path, recwarn):
+    mapping = override({}, ["method.variant=first_order", *entries])
+    ParetoSearch(mapping, run_dir=tmp_path / "run")
+    said = [str(warning.message) for warning in recwarn]
+    assert len(said) == len(notes)
+    assert all(line.startswith(note) for line, note in zip(said, notes, strict=True))

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
+from ofmu.cli.main import main
 from ofmu.cli.report import report_command
 from ofmu.cli.runs import runs_command
 from ofmu.cli.show import show_command
@@ -18,6 +19,7 @@ from search_runs import write_search
 from tune import AskTell
 from tune.compare.result import ComparisonResult
 from tune.reports import make_page, page_version, write_report
+from tune.results.result import SearchResult
 from tune.run_list import list_runs
 from tune.rundir.kind import kind_of
 
@@ -75,6 +77,54 @@ def test_a_directory_of_something_else_is_refused(runs, tmp_path):
         make_page(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "one/run", "3"], "not the directory of a search: it holds a single run, whose model is {}/model"),
+        (["show", "one/run"], "ofmu report {} shows the run"),
+        (["export", "one/run", "--output", "model"], "it holds a single run, whose model is {}/model"),
+        (["search", "--resume", "one/run"], "it holds a single run"),
+        (["compare", "--resume", "one/run"], "not the directory of a comparison: it holds a single run"),
+        (["compare", "--resume", "search"], "it holds a search; ofmu search --resume {} continues it"),
+        (["export", "one/evaluation", "--output", "model"], "it holds an evaluation of one model"),
+        (["show", "search"], "name one of its trials too, such as ofmu show {} knee"),
+    ],
+)
+def test_a_command_says_what_another_kind_of_directory_holds(runs, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(runs)
+    assert main(arguments) == 1
+    assert words.format(next(word for word in arguments[1:] if not word.startswith("--"))) in capsys.readouterr().err
+
+
+def test_the_searches_of_a_comparison_are_named(summarised, tmp_path):
+    comparison = write_comparison(tmp_path / "comparison", summarised)
+    with pytest.raises(RunError, match=f"it holds a comparison, whose searches are in {comparison}/searches"):
+        SearchResult.load(comparison)
+
+
+def test_a_search_without_its_config_is_not_called_another_kind(tmp_path):
+    write_search(tmp_path / "search")
+    (tmp_path / "search" / "config.yaml").unlink()
+    with pytest.raises(RunError, match=r"not the directory of a search: it has no config\.yaml"):
+        SearchResult.load(tmp_path / "search")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("model", "name the model of this run, {}/model"),
+        ("trials/00003/model", "name the model of a trial, such as {}/trials/00003/model"),
+        ("searches/npo/trials/00001/model", "such as {}/searches/npo/trials/00001/model"),
+        ("elsewhere", "so it is not a model: name a saved model"),
+    ],
+)
+def test_a_run_directory_in_place_of_a_model_is_answered_with_its_model(tmp_path, capsys, model, words):
+    (tmp_path / "run" / model).mkdir(parents=True)
+    (tmp_path / "run" / model / "config.json").write_text("{}")
+    assert main(["evaluate", str(tmp_path / "run")]) == 1
+    assert words.format(tmp_path / "run") in capsys.readouterr().err
+
+
 def test_a_report_of_the_user_is_kept(runs, tmp_path):
     directory = write_run(tmp_path / "run")
     (directory / "report.html").write_text("mine")
@@ -107,6 +157,19 @@ def test_the_list_tells_kind_state_result_and_cost(runs, summarised, tmp_path_fa
     (entry,) = list_runs(folder)
     assert (entry.kind, entry.state, entry.method) == ("comparison", "complete", "a, b")
     assert entry.gradient_evaluations == 800
+
+
+def test_the_list_and_the_headings_name_the_variant(tmp_path):
+    write_run(tmp_path / "first", method={"variant": "first_order"})
+    write_run(tmp_path / "npo", method={"name": "npo"})
+    write_search(tmp_path / "search")
+    with AskTell({"method": {"variant": "projection"}}, num_trials=2, run_dir=tmp_path / "other") as search:
+        search.tell(search.ask(), {"ks_statistic": 0.5, "model_utility": 0.5})
+    found = {entry.directory.name: entry.method for entry in list_runs(tmp_path)}
+    assert found == {"first": "ofmu@first_order", "npo": "npo", "search": "ofmu", "other": "ofmu@projection"}
+    assert "OFMU (first_order) on generated" in write_report(tmp_path / "first").read_text()
+    assert "OFMU (projection) on generated" in write_report(tmp_path / "other").read_text()
+    assert "OFMU on generated" in write_report(tmp_path / "search").read_text()
 
 
 def test_a_search_at_work_is_running_and_else_interrupted(tmp_path):

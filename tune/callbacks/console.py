@@ -13,10 +13,12 @@ from rich.text import Text
 
 from ofmu.io.console_table import Column, print_line, print_table, rich_table
 from ofmu.io.progress import clock
+from ofmu.io.text import counted
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
-from tune.results.report import confirmed_sentence, format_front, marked_role
+from tune.results.confirmed import confirmed_sentence
+from tune.results.report import format_front, marked_role, sentence_beyond_knee
 from tune.results.result import SearchResult
 
 _MAX_ROWS = 12
@@ -51,7 +53,9 @@ class ConsoleCallback(SearchCallback):
             how = "made" if event.created else "found in the cache"
             self.print_line(f"  {event.part}: {how} in {event.seconds:.1f} s")
         elif isinstance(event, WarmStartLoaded):
-            self.print_line(f"Warm start: {event.prior} prior trials, {event.initial} settings to run first")
+            self.print_line(
+                f"Warm start: {counted(event.prior, 'prior trial')}, {counted(event.initial, 'setting')} to run first"
+            )
 
     def on_start(self, progress: Progress) -> None:
         """Print the objectives, the number of trials and the run directory."""
@@ -59,11 +63,11 @@ class ConsoleCallback(SearchCallback):
         self.resume_words = progress.result.resume_words
         names = ", ".join(f"{name} ({way})" for name, way in progress.result.config.objectives.items())
         finished = f", {progress.done} of them done" if progress.done else ""
-        self.print_line(f"Searching {names}: {progress.total} trials{finished}, in {self.run_dir}")
+        self.print_line(f"Searching {names}: {counted(progress.total, 'trial')}{finished}, in {self.run_dir}")
         if workers := progress.result.config.cluster.num_workers:
             self.print_line(
-                f"Each trial is a group of {workers} workers: its outer steps are not shown live, but written to "
-                f"{self.run_dir}/trials/*/{HISTORY}"
+                f"Each trial is a group of {counted(workers, 'worker')}: its outer steps are not shown live, but "
+                f"written to {self.run_dir}/trials/*/{HISTORY}"
             )
 
     def on_progress(self, progress: Progress) -> None:
@@ -85,7 +89,8 @@ class ConsoleCallback(SearchCallback):
         """Print the counts, the run directory, the front, and the command that exports a model of the front."""
         states = result.trials["state"]
         failed, pruned = int((states == "failed").sum()), int((states == "pruned").sum())
-        counts = f"{int((states == 'complete').sum())} trials complete, {failed} failed{_and_pruned(result, pruned)}"
+        complete = counted(int((states == "complete").sum()), "trial")
+        counts = f"{complete} complete, {failed} failed{_and_pruned(result, pruned)}"
         if not len(result.front):
             self.print_line(f"{counts}; everything is in {result.display_path}")
             return
@@ -99,6 +104,9 @@ class ConsoleCallback(SearchCallback):
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
         if result.forgets_more_than_target:
             self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
+            beyond, sentence = result.beyond_knee, sentence_beyond_knee(result)
+            if beyond is not None and sentence:
+                self.print_line(f"{sentence}: --pick {beyond.number} takes its model")
         else:
             self.print_line(
                 f"No trial has a better {next(iter(result.config.objectives))} than the untouched target: raise the "
@@ -155,7 +163,7 @@ def describe(progress: Progress, age: float = 0.0) -> str:
     """Return one line on the state of a search. ``age`` is the number of seconds since ``progress`` was made."""
     left = "" if progress.remaining is None else f", about {clock(max(progress.remaining - age, 0))} left"
     return (
-        f"{progress.done}/{progress.total} trials, {len(progress.running)} running, {progress.failed} failed"
+        f"{progress.done}/{counted(progress.total, 'trial')}, {len(progress.running)} running, {progress.failed} failed"
         f"{_and_pruned(progress.result, progress.pruned)}, "
         f"front {len(progress.result.front)}, hypervolume {progress.result.hypervolume:.4f}, "
         f"{clock(progress.elapsed + age)} so far{left}"
@@ -171,7 +179,7 @@ def _front(result: SearchResult) -> Table:
     names = list(result.config.objectives)
     columns = [Column(name, justify="right", overflow="ellipsis") for name in ("trial", *names)]
     rows = [
-        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), marked_role(row, result.config.objectives)]
+        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), marked_role(row, result)]
         for _, row in result.front.head(_MAX_ROWS).iterrows()
     ]
     if len(result.front) > _MAX_ROWS:

@@ -18,8 +18,8 @@ from tune.compare.statistics import (
     paired_test,
 )
 from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, Quantity, Summary
-from tune.rundir.seed_runs import PointRuns
 from tune.pareto import Points, as_costs, hypervolume, reference_point
+from tune.rundir.seed_runs import PointRuns
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ofmu.io.text import counted
 from ofmu.reports.charts import GREEN, GREY, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
 from tune.compare.summary import MethodSummary, Summary
-from tune.rundir.seed_runs import PointRuns
 from tune.pareto import front_mask
 from tune.results.charts import better_label
+from tune.rundir.seed_runs import PointRuns
 
 
 def fronts_chart(summary: Summary) -> Chart:
@@ -96,7 +97,7 @@ def _high(runs: np.ndarray[Any, Any]) -> Any:
 def _tip(method: MethodSummary, point: PointRuns, runs: np.ndarray[Any, Any], names: Sequence[str]) -> str:
     ranges = [f"{name} {mean_and_range(column)}" for name, column in zip(names, runs.T, strict=True)]
     settings = ", ".join(f"{key.partition('.')[2]} {number(value)}" for key, value in point.settings.items())
-    return "\n".join([f"{method.name}, trial {point.trial}", *ranges, f"{len(runs)} seeds", "", settings])
+    return "\n".join([f"{method.name}, trial {point.trial}", *ranges, counted(len(runs), "seed"), "", settings])
 
 
 def mean_and_range(values: np.ndarray[Any, Any]) -> str:

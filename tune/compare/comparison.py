@@ -150,11 +150,13 @@ class _Session:
         first = self._shared.seed + 1
         self._seeds = tuple(range(first, first + self._settings.seeds))
         self._executor = executor
+        self._content: Mapping[str, str] | None = None
+        """The hashes of what the comparison starts from, if they are known."""
 
     def start(self) -> ComparisonResult:
         """Run what is missing, write the reports, and return the result."""
         if self._executor is None:
-            self._home.check_content(self._shared.unlearn)
+            self._content = self._home.check_content(self._shared.unlearn)
         result = self._finished_result() or self._run_missing()
         write_reports(result)
         write_page_or_warn(lambda: comparison_page(result), result.run_dir)
@@ -182,7 +184,7 @@ class _Session:
                 stack.enter_context(self._home.lock())
             self._home.write_mapping(self._mapping, replace_environment=False)
             if prepared is not None:
-                self._home.write_content(self._shared.unlearn)
+                self._home.write_content(self._shared.unlearn, self._content)
             self._callback.on_start(self._home.path, tuple(self._configs))
             try:
                 searches = self._search_all()

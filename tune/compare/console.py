@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ofmu.io.console_table import Cell, Column, print_table
+from ofmu.io.text import counted
 from ofmu.run_files import REPORT
 from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import Progress, SearchCallback
@@ -52,7 +53,7 @@ class CompareConsoleCallback(CompareCallback):
         last_method, before = self._reported
         if method != last_method or done == total or done - before >= max(1, total // 4):
             self._reported = (method, done)
-            self._plain.print_line(f"{method}: {done} of {total} runs on other seeds done")
+            self._plain.print_line(f"{method}: {done} of {counted(total, 'run')} on other seeds done")
 
     def on_end(self, result: ComparisonResult) -> None:
         """Print the table, the verdict, and the names of the files."""

@@ -15,8 +15,8 @@ from tune.compare.charts import fronts_chart, hypervolume_chart, mean_and_range,
 from tune.compare.directory import CompareDirectory
 from tune.compare.result import ComparisonResult
 from tune.compare.summary import MethodSummary, Summary
-from tune.rundir.seed_runs import PointRuns
 from tune.compare.tables import compact_table, explanation, test_table, verdict
+from tune.rundir.seed_runs import PointRuns
 
 _FOLDER = Path(__file__).parent / "templates"
 

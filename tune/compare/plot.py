@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ofmu.io.text import counted
 from tune.compare.summary import MethodSummary, Summary
 from tune.pareto import front_mask
 from tune.results.plot import axis_label
@@ -44,7 +45,7 @@ def fronts_figure(summary: Summary) -> Figure:
     axes.set_xlabel(axis_label(x, summary.objectives[x]))
     axes.set_ylabel(axis_label(y, summary.objectives[y]))
     axes.legend(loc="best", fontsize=8)
-    title = f"Fronts run again on {len(summary.seeds)} seeds; grey lines: where methods are compared"
+    title = f"Fronts run again on {counted(len(summary.seeds), 'seed')}; grey lines: where methods are compared"
     axes.set_title(title, fontsize=10)
     return figure
 

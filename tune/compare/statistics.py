@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tune.pareto import Points, hypervolume
+from tune.pareto import Points
 
 Values = npt.NDArray[np.float64]
 

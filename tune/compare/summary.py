@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from ofmu.config.base import Section
 from tune.rundir.seed_runs import PointRuns, Record
 from tune.space.objectives import Direction
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ofmu.io.text import counted
 from tune.compare.summary import MIN_SEEDS, MethodSummary, PairTest, Summary
 
 MISSING = "–"
@@ -87,6 +88,7 @@ def _leaders(summary: Summary) -> str:
 def explanation(summary: Summary) -> str:
     """Return how to read the table: the runs, the levels, the test, and the limits of the test."""
     seeds = ", ".join(str(seed) for seed in summary.seeds)
+    count, others = len(summary.seeds), counted(len(summary.seeds), "other seed")
     forgetting, utility = list(summary.objectives)[:2]
     models = f"The untouched target: {_values(summary.target)}."
     if summary.reference:
@@ -94,7 +96,7 @@ def explanation(summary: Summary) -> str:
     budget = {"trials": "number of trials"}.get(summary.budget, "number of gradient evaluations")
     return (
         f"Every method had its own search with the same {budget}. The points of its front, without the untouched "
-        f"target, were run again from the same prepared target on {len(summary.seeds)} other seeds ({seeds}), and all "
+        f"target, were run again from the same prepared target on {others} ({seeds}), and all "
         f"numbers are of those runs. {models} The value of {utility} at a level of {forgetting}, and the reverse, is "
         "the best value of a run that satisfies the level, averaged over the seeds, without interpolation. A dash says "
         "that no run satisfies the level; (1/3) says that only runs of one seed of three do. Ranks and p are over all "
@@ -103,7 +105,7 @@ def explanation(summary: Summary) -> str:
         "that the same two runs meet count once. Runs of one seed are not independent, so p is somewhat too small. "
         "Bold and * therefore also require that a method is better on every single seed. The seeds show how much runs "
         "differ, not what another search would have found. Hypervolume is tested over the seeds only: with "
-        f"{len(summary.seeds)} seeds, no p can be below {2.0 ** (1 - len(summary.seeds)):.2g}, and bootstrap intervals "
+        f"{counted(count, 'seed')}, no p can be below {2.0 ** (1 - count):.2g}, and bootstrap intervals "
         "of so few values are too narrow. Peak memory is that of the process that made a method's runs, one after the "
         "other."
     )

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ofmu.io.text import counted
 from ofmu.reports.charts import BLUE, GREEN, GREY, ORANGE, RED, TOOLTIP, VIOLET, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
 from tune.pareto import GrowingFront, as_costs, hypervolume, reference_point
+from tune.rundir.seed_runs import ConfirmedPoint
 from tune.space.objectives import Direction
 from tune.space.parameter import Space
 from tune.study.baselines import PUBLISHED, TARGET
 
+CONFIRMED = "#0f9fb5"
+"""The colour of points on further seeds."""
 _EDGE = 0.04
 """Room around the points, as a share of their range."""
 
@@ -38,6 +42,7 @@ def front_chart(
     objectives: Mapping[str, Direction],
     retrained: Mapping[str, float],
     reference: Mapping[str, float],
+    confirmed: Sequence[ConfirmedPoint] = (),
 ) -> Chart:
     """Return the chart of the first two objectives. A third objective is the points' colour.
 
@@ -46,6 +51,7 @@ def front_chart(
         objectives: each objective's direction.
         retrained: the retrained model's metrics.
         reference: the hypervolume's reference point.
+        confirmed: the points that ran again on further seeds.
     """
     # Bokeh takes a second to import.
     from bokeh.models import ColumnDataSource, HoverTool, TapTool
@@ -80,6 +86,8 @@ def front_chart(
     if points.chosen is not None:
         chosen = rows.iloc[points.chosen]
         plot.scatter([chosen[x]], [chosen[y]], size=19, fill_color=None, line_color=VIOLET, line_width=2.5)
+    if confirmed:
+        _draw_confirmed(plot, confirmed, x, y)
     if x in retrained and y in retrained:
         tip = f"retrained model\n{x} {number(retrained[x])}\n{y} {number(retrained[y])}"
         star = ColumnDataSource({"x": [retrained[x]], "y": [retrained[y]], "tip": [tip]})
@@ -94,8 +102,34 @@ def front_chart(
         title="The front",
         note=note,
         alt=_front_alt(points, objectives, retrained),
-        legend=_front_legend(points, x in retrained and y in retrained),
+        legend=_front_legend(points, x in retrained and y in retrained, bool(confirmed)),
     )
+
+
+def _draw_confirmed(plot: Any, confirmed: Sequence[ConfirmedPoint], x: str, y: str) -> None:
+    """Draw a diamond at each confirmed point's means. Its arms are one standard deviation long."""
+    # Bokeh takes a second to import.
+    from bokeh.models import ColumnDataSource, HoverTool
+
+    source = ColumnDataSource(
+        {
+            "x": [point.x.mean for point in confirmed],
+            "y": [point.y.mean for point in confirmed],
+            "left": [point.x.mean - point.x.half_length for point in confirmed],
+            "right": [point.x.mean + point.x.half_length for point in confirmed],
+            "bottom": [point.y.mean - point.y.half_length for point in confirmed],
+            "top": [point.y.mean + point.y.half_length for point in confirmed],
+            "tip": [
+                f"trial {point.trial} on {counted(point.x.runs, 'further seed')}\n{x} {point.x}\n{y} {point.y}"
+                for point in confirmed
+            ],
+        },
+        name="confirmed",
+    )
+    plot.segment("left", "y", "right", "y", source=source, color=CONFIRMED, line_width=2)
+    plot.segment("x", "bottom", "x", "top", source=source, color=CONFIRMED, line_width=2)
+    marks = plot.scatter("x", "y", source=source, marker="diamond", color=CONFIRMED, size=9)
+    plot.add_tools(HoverTool(renderers=[marks], tooltips=TOOLTIP))
 
 
 def better_label(name: str, direction: Direction) -> str:
@@ -112,7 +146,7 @@ def _style(role: str, on_front: bool) -> tuple[str, str, int]:
     return ("circle", BLUE, 10) if on_front else ("circle", GREY, 8)
 
 
-def _front_legend(points: Points, has_retrained: bool) -> tuple[Series, ...]:
+def _front_legend(points: Points, has_retrained: bool, has_confirmed: bool) -> tuple[Series, ...]:
     roles = set(points.rows["role"])
     shown = (
         ("on the front", "front", BLUE, True),
@@ -121,6 +155,7 @@ def _front_legend(points: Points, has_retrained: bool) -> tuple[Series, ...]:
         ("untouched target", "target", RED, TARGET in roles),
         ("published setting", "published", ORANGE, PUBLISHED in roles),
         ("retrained model", "retrained", GREEN, has_retrained),
+        ("mean ± deviation on further seeds", "confirmed", CONFIRMED, has_confirmed),
     )
     return tuple(Series(label=label, color=color, shape=shape) for label, shape, color, is_shown in shown if is_shown)
 
@@ -129,7 +164,7 @@ def _front_alt(points: Points, objectives: Mapping[str, Direction], retrained: M
     x, y = list(objectives)[:2]
     front = points.rows[list(points.on_front)]
     places = ", ".join(f"trial {row.trial} at {row[x]:.3g} and {row[y]:.3g}" for _, row in front.iterrows())
-    text = f"{len(points.rows)} complete trials by {x} and {y}. On the front: {places or 'none'}."
+    text = f"{counted(len(points.rows), 'complete trial')} by {x} and {y}. On the front: {places or 'none'}."
     if x in retrained and y in retrained:
         text += f" The retrained model is at {retrained[x]:.3g} and {retrained[y]:.3g}."
     return text
@@ -228,7 +263,7 @@ def parallel_chart(points: Points, objectives: Mapping[str, Direction], space: S
         name="parallel",
         title="Parallel coordinates",
         note=note,
-        alt=f"Parallel coordinates of {len(rows)} trials over {', '.join(axis.label for axis in axes)}. "
+        alt=f"Parallel coordinates of {counted(len(rows), 'trial')} over {', '.join(axis.label for axis in axes)}. "
         "The table of all trials has the same numbers.",
         min_width=max(560, 92 * len(axes)),
     )

@@ -15,7 +15,9 @@ from ofmu.reports.page import render
 from ofmu.reports.verdict import ks_numbers, verdict
 from ofmu.run_files import RunFiles, read_stored
 from tune.results.charts import Points, front_chart, hypervolume_chart, parallel_chart
+from tune.results.confirmed import confirmed_sentence, spreads_text
 from tune.results.importances import importances, load_trials
+from tune.results.report import sentence_beyond_knee
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.baselines import PUBLISHED, TARGET
@@ -53,7 +55,7 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
         live=live,
         title=f"Search in {result.run_dir.name} · ofmu",
         kind="Search",
-        heading=f"{result.config.method.name.upper()} on {result.config.data.source}",
+        heading=f"{_method(result)} on {result.config.data.source}",
         sub=result.display_path,
         made=str(environment.get("time", "")),
         verdict=_verdict(result),
@@ -116,7 +118,7 @@ def _charts(result: SearchResult, points: Points) -> list[Chart]:
         return []
     objectives = result.config.objectives
     charts = [
-        front_chart(points, objectives, result.reference(), result.hypervolume_reference),
+        front_chart(points, objectives, result.reference(), result.hypervolume_reference, result.confirmed_points()),
         parallel_chart(points, objectives, result.config.search.space),
         hypervolume_chart(points.rows, objectives),
     ]
@@ -134,6 +136,12 @@ def _charts(result: SearchResult, points: Points) -> list[Chart]:
     return charts
 
 
+def _method(result: SearchResult) -> str:
+    method = result.config.method
+    variant = getattr(method, "variant", None)
+    return f"{method.name.upper()} ({variant})" if variant else method.name.upper()
+
+
 def _verdict(result: SearchResult) -> str:
     if not len(result.front):
         return "No trial is complete yet."
@@ -143,6 +151,14 @@ def _verdict(result: SearchResult) -> str:
     if not result.forgets_more_than_target:
         first = next(iter(result.config.objectives))
         text += f" No trial has a better {first} than the untouched target, so nothing was forgotten yet."
+    if beyond := sentence_beyond_knee(result):
+        text += f" {beyond}."
+    if result.confirmation and any(point.trial == knee.number for point in result.confirmation.points):
+        names, seeds = list(result.config.objectives), ", ".join(map(str, result.confirmation.seeds))
+        known = spreads_text(result.confirmation, knee.number, names)
+        text += f" On the seeds {seeds} the knee has {' and '.join(names)} of {known}."
+    if confirmed := result.confirmed_hypervolumes:
+        text += f" {confirmed_sentence(result, *confirmed)}."
     target = _of_role(result, TARGET)
     return f"{text} {verdict(knee.values, {} if target is None else {'target': target}, 'it')}".strip()
 

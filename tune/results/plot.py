@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ofmu.io.text import counted
 from tune.study.baselines import PUBLISHED, TARGET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from tune.rundir.seed_runs import ConfirmedPoint
     from tune.space.objectives import Direction
 
 _LABELS = {
@@ -34,6 +36,7 @@ def front_figure(
     knee: int | None,
     retrained: Mapping[str, float],
     caption: str,
+    confirmed: Sequence[ConfirmedPoint] = (),
 ) -> Figure:
     """Return a plot of the first two objectives. A third objective is the points' colour.
 
@@ -45,6 +48,7 @@ def front_figure(
         knee: number of the knee's trial; None without a front.
         retrained: the retrained model's metrics. The model is left out unless both plotted objectives are there.
         caption: text below the plot.
+        confirmed: the points that ran again on further seeds.
     """
     # Matplotlib is slow to import, and most users of a result plot nothing.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,12 +74,16 @@ def front_figure(
     _draw_baselines(axes, complete, x, y)
     if x in retrained and y in retrained:
         axes.scatter([retrained[x]], [retrained[y]], s=120, marker="*", color="tab:green", label="retrained", zorder=3)
+    if confirmed:
+        _draw_confirmed(axes, confirmed)
     axes.set_xlabel(axis_label(x, objectives[x]))
     axes.set_ylabel(axis_label(y, objectives[y]))
     axes.grid(alpha=0.25)
     axes.legend(loc="best", fontsize=8)
     failed = int((trials["state"] == "failed").sum())
-    axes.set_title(f"{len(complete)} trials complete, {failed} failed, hypervolume {hypervolume:.3f}", fontsize=10)
+    axes.set_title(
+        f"{counted(len(complete), 'trial')} complete, {failed} failed, hypervolume {hypervolume:.3f}", fontsize=10
+    )
     figure.supxlabel(caption, fontsize=7, color="0.4")
     return figure
 
@@ -87,6 +95,19 @@ def axis_label(name: str, direction: Direction) -> str:
 
 def _label(name: str) -> str:
     return _LABELS.get(name, name.replace("_", " "))
+
+
+def _draw_confirmed(axes: Axes, confirmed: Sequence[ConfirmedPoint]) -> None:
+    axes.errorbar(
+        [point.x.mean for point in confirmed],
+        [point.y.mean for point in confirmed],
+        xerr=[point.x.half_length for point in confirmed],
+        yerr=[point.y.half_length for point in confirmed],
+        fmt="d",
+        color="tab:cyan",
+        capsize=2,
+        label="mean ± deviation on further seeds",
+    )
 
 
 def _draw_baselines(axes: Axes, complete: pd.DataFrame, x: str, y: str) -> None:

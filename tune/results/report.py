@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ofmu.io.files import write_bytes, write_text
 from ofmu.io.plugins import results_only
 from ofmu.reports.numbers import MISSING
+from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
-from tune.rundir.seed_runs import Confirmation
-from tune.space.objectives import WORST, Direction
+from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET, baseline_settings
 
 
@@ -50,37 +48,6 @@ def write_tables(result: SearchResult, seconds: float) -> None:
     )
 
 
-def with_confirmation(result: SearchResult) -> pd.DataFrame:
-    """Return the front's table, with mean, standard deviation and number of the runs on further seeds, if there are.
-
-    The columns are ``<objective>_mean``, ``<objective>_deviation`` and ``confirming_runs``.
-    """
-    if result.confirmation is None:
-        return result.front
-    front = result.front.copy()
-    for name in result.config.objectives:
-        spreads = [result.confirmation.spread(int(trial), name) for trial in front["trial"]]
-        front[f"{name}_mean"] = [spread.mean if spread else None for spread in spreads]
-        front[f"{name}_deviation"] = [spread.deviation if spread else None for spread in spreads]
-        front["confirming_runs"] = [spread.runs if spread else 0 for spread in spreads]
-    return front
-
-
-def confirmed_sentence(result: SearchResult, confirmed: float, found: float) -> str:
-    """Return what the front's best points are worth on further seeds.
-
-    Args:
-        result: the result of a search that has confirmed points.
-        confirmed: the hypervolume of the points' means over the further seeds.
-        found: the hypervolume of the same points on the seed of the search.
-    """
-    seeds = len(result.confirmation.seeds) if result.confirmation else 0
-    return (
-        f"On {counted(seeds, 'further seed')} the best points have a hypervolume of {confirmed:.4f}; on the seed that "
-        f"chose them it is {found:.4f}"
-    )
-
-
 def write_plot(result: SearchResult) -> Path:
     """Write front.png in one step, and return its path.
 
@@ -97,52 +64,67 @@ def format_front(result: SearchResult) -> list[list[str]]:
     """Return the front as rows of text: a header, then per trial its number, role, objectives and settings.
 
     The settings are those that the search varied. For a baseline, they are those that the baseline sets. The KS
-    statistic is followed by the test's p and by its number of forget rows. The last rows are the untouched target, if
-    it is not on the front, and the retrained model.
+    statistic is followed by the test's p and by its number of forget rows. If points ran again on further seeds, a
+    column has the mean and the standard deviation of their objectives. The last rows are the untouched target, if it is
+    not on the front, and the retrained model.
     """
-    names = list(result.config.objectives)
+    names, confirmation = list(result.config.objectives), result.confirmation
+    on_seeds = [f"on seeds {', '.join(map(str, confirmation.seeds))}"] if confirmation else []
+    rows = [["trial", "role", *names, *on_seeds, "settings"]]
+    for row, settings in _front_rows(result):
+        spreads = [spreads_text(confirmation, int(row["trial"]), names)] if confirmation else []
+        values = [_objective(name, row) for name in names]
+        rows.append([str(row["trial"]), marked_role(row, result), *values, *spreads, settings])
+    for trial, role, values, note in _model_rows(result):
+        rows.append([trial, role, *values, *[MISSING for _ in on_seeds], note])
+    return rows
+
+
+def _front_rows(result: SearchResult) -> Iterator[tuple[dict[Any, Any], str]]:
+    """Yield each row of the front, with the settings that the row shows."""
     with results_only(result.display_path):
         baselines = baseline_settings(result.config)
     varied = [key for key, parameter in result.config.search.space.items() if parameter.kind != "fixed"]
-    confirmation = result.confirmation
-    on_seeds = [f"on seeds {', '.join(map(str, confirmation.seeds))}"] if confirmation else []
-    rows = [["trial", "role", *names, *on_seeds, "settings"]]
-    empty = [MISSING] * len(on_seeds)
     for _, row in result.front.iterrows():
         # A method whose module is not imported states no settings for its baselines.
         keys = list(baselines.get(row["role"], ())) or varied
         shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
-        settings = ", ".join(f"{name} {value}" for name, value in shown if value)
-        role = marked_role(row, result.config.objectives)
-        spreads = [_spreads(confirmation, int(row["trial"]), names)] if confirmation else []
-        rows.append([str(row["trial"]), role, *(_objective(name, dict(row)) for name in names), *spreads, settings])
+        yield dict(row), ", ".join(f"{name} {value}" for name, value in shown if value)
+
+
+def _model_rows(result: SearchResult) -> Iterator[tuple[str, str, list[str], str]]:
+    """Yield trial, role, objectives and note of the untouched target, if it is not on the front, and the reference."""
+    names = list(result.config.objectives)
     target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
-        rows.append([str(row["trial"]), TARGET, *(_objective(name, dict(row)) for name in names), *empty, "not on the front"])
+        yield str(row["trial"]), TARGET, [_objective(name, dict(row)) for name in names], "not on the front"
     reference = result.reference()
     if any(name in reference for name in names):
         values = [_objective(name, reference) if name in reference else MISSING for name in names]
-        rows.append([MISSING, "retrained", *values, *empty, "the reference"])
-    return rows
+        yield MISSING, "retrained", values, "the reference"
 
 
-def _spreads(confirmation: Confirmation, trial: int, names: Sequence[str]) -> str:
-    """Return the spreads of a trial's objectives over the further seeds as text."""
-    spreads = [confirmation.spread(trial, name) for name in names]
-    return ", ".join(MISSING if spread is None else str(spread) for spread in spreads) if any(spreads) else MISSING
-
-
-def marked_role(row: Any, objectives: Mapping[str, Direction]) -> str:
-    """Return a trial's role, with a mark if the trial's model has no utility left.
+def marked_role(row: Any, result: SearchResult) -> str:
+    """Return a trial's role, with a mark if the trial is the knee or its model has no utility left.
 
     Such a trial may stand on the front, since nothing forgets more than a model that knows nothing.
 
     Args:
         row: the trial's row of the front's table.
-        objectives: the objectives. The first one is what the search forgets by.
+        result: the search.
     """
-    lost = [name for name in list(objectives)[1:] if WORST.get(name) is not None and row[name] == WORST[name]]
-    return f"{row['role']}, useless: {lost[0]} {row[lost[0]]:.4g}" if lost else str(row["role"])
+    knee = ", the knee" if row["trial"] == result.knee.number else ""
+    lost = lost_utility(row, result.config.objectives)
+    return f"{row['role']}{knee}" + (f", useless: {lost[0]} {row[lost[0]]:.4g}" if lost else "")
+
+
+def sentence_beyond_knee(result: SearchResult) -> str:
+    """Return which trial of the front forgets most, if that is not the knee; empty otherwise."""
+    point, name = result.beyond_knee, next(iter(result.config.objectives))
+    if point is None:
+        return ""
+    values = f"{name} {_short(point.values[name])}, the knee {_short(result.knee.values[name])}"
+    return f"Trial {point.number} forgets more than the knee ({values})"
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:

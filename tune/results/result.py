@@ -26,9 +26,10 @@ from tune.results.plot import front_figure
 from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
-from tune.rundir.seed_runs import Confirmation
+from tune.rundir.seed_runs import Confirmation, ConfirmedPoint
+from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET
-from tune.study.checks import check_study
+from tune.study.checks import check_results_are_stored, check_study
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class SearchResult:
         """
         run = RunDirectory.open_existing(run_dir, to_read=True)
         if not run.study_file.is_file():
+            check_results_are_stored(None, run.study_file)
             raise RunError(
                 f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
             )
@@ -160,6 +162,19 @@ class SearchResult:
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
 
     @property
+    def beyond_knee(self) -> Point | None:
+        """The trial of the front that forgets most, if it forgets more than the knee; None if the knee forgets most.
+
+        Trials whose model has no utility left do not count.
+        """
+        if not len(self.front):
+            return None
+        costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
+        lost = {row["trial"] for _, row in self.front.iterrows() if lost_utility(dict(row), self.config.objectives)}
+        best = min(costs.keys() - lost | {self.knee.number}, key=lambda number: (costs[number], number))
+        return self._point(best) if costs[best] < costs[self.knee.number] else None
+
+    @property
     def forgets_more_than_target(self) -> bool:
         """Whether some complete trial has a better first objective than the untouched target."""
         target = self.trials[(self.trials["role"] == TARGET) & (self.trials["state"] == "complete")]
@@ -171,6 +186,11 @@ class SearchResult:
     def confirmation(self) -> Confirmation | None:
         """The front's best points on further seeds; None if no point ran again."""
         return self._run.read_confirmation()
+
+    def confirmed_points(self) -> list[ConfirmedPoint]:
+        """Return the first two objectives of the points that ran again on further seeds."""
+        x, y, *_ = self.config.objectives
+        return self.confirmation.plotted(x, y) if self.confirmation else []
 
     @property
     def confirmed_hypervolumes(self) -> tuple[float, float] | None:
@@ -251,6 +271,7 @@ class SearchResult:
             knee=self.knee.number if len(self.front) else None,
             retrained=self.reference(),
             caption=f"config {config_hash} · seed {self.config.seed}",
+            confirmed=self.confirmed_points(),
         )
         if path is not None:
             figure.savefig(path, dpi=150)

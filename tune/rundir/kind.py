@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from cluster.storage.uri import is_uri
 from ofmu.errors import DataError, RunError
-from ofmu.io.files import read_json
+from ofmu.io.files import looked_for, read_json
 from ofmu.io.lock import LOCK
 from ofmu.run_files import CONFIG, ENVIRONMENT, METRICS, made_by_ofmu
 from tune.rundir.search_files import TRIALS
@@ -30,7 +30,7 @@ def kind_of(directory: str | Path) -> Kind:
         return "search"
     path = Path(directory)
     if not path.is_dir():
-        raise RunError(f"There is no run directory {directory}: check the path")
+        raise RunError(f"There is no run directory {looked_for(directory)}: check the path")
     found = find_kind(path)
     if found is None:
         raise RunError(

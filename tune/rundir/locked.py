@@ -17,19 +17,21 @@ from ofmu.config.files import read_mapping
 from ofmu.config.renamed import RENAMED_KEYS, renamed_keys_in
 from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
-from ofmu.io.files import write_json, write_text
+from ofmu.io.files import looked_for, write_json, write_text
 from ofmu.io.lock import LOCK, locked
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.run_files import (
     CONFIG,
     CONTENT,
     ENVIRONMENT,
+    MODEL,
     REPORT,
     check_is_no_link,
     check_no_links,
     check_output,
     made_by_ofmu,
 )
+from tune.rundir.kind import SEARCHES, Kind, find_kind
 from tune.rundir.search_files import TUNE_STORAGE
 
 
@@ -86,12 +88,13 @@ class LockedDirectory:
         _check_is_path(cls.kind, path)
         found = cls(Path(path).absolute())
         if not found.path.is_dir():
-            raise RunError(f"There is no run directory {path}: check the path")
+            raise RunError(f"There is no run directory {looked_for(path)}: check the path")
         check_no_links(found.path, cls.levels)
+        missing = f"it has no {CONFIG} with a {cls.folder_name} folder"
         if not found.config_file.is_file() or not found.folder.is_dir():
-            raise RunError(
-                f"{path} is not the directory of a {cls.kind}: it has no {CONFIG} with a {cls.folder_name} folder"
-            )
+            kind = find_kind(found.path)
+            what = missing if kind in (None, cls.kind) else _what_else(path, kind)
+            raise RunError(f"{path} is not the directory of a {cls.kind}: {what}")
         if not made_by_ofmu(found.path):
             raise RunError(
                 f"{path} is not the directory of a {cls.kind}: it has no {ENVIRONMENT} of ofmu, so a {cls.kind} there "
@@ -124,8 +127,11 @@ class LockedDirectory:
         """The folder of Ray Tune's own files. It is deleted at the end of the run."""
         return self.path / TUNE_STORAGE
 
-    def check_content(self, config: UnlearnConfig) -> None:
+    def check_content(self, config: UnlearnConfig) -> dict[str, str] | None:
         """Check that rows, models, reference and the user's modules are those of the start. A new run passes.
+
+        Return the hashes, for :meth:`write_content`, since files of models take long to read; None for a new run,
+        whose files are not read.
 
         Raises:
             RunError: something has changed. Finished and new trials could then not be compared.
@@ -135,11 +141,18 @@ class LockedDirectory:
         from ofmu.content import check_content, content_of, read_content
 
         earlier = read_content(self.path)
-        if earlier:
-            check_content(Path(self.display_path), earlier, content_of(config), self.kind)
+        if not earlier:
+            return None
+        content = content_of(config)
+        check_content(Path(self.display_path), earlier, content, self.kind)
+        return content
 
-    def write_content(self, config: UnlearnConfig) -> None:
+    def write_content(self, config: UnlearnConfig, content: Mapping[str, str] | None = None) -> None:
         """Store hashes of the content that the run starts from. What is stored already stays.
+
+        Args:
+            config: the run.
+            content: the hashes, if they are known. None: the files are read.
 
         Raises:
             StorageError: the file cannot be written.
@@ -147,7 +160,7 @@ class LockedDirectory:
         # This import loads torch, which takes seconds.
         from ofmu.content import content_of, read_content, write_content
 
-        write_content(self.path, content_of(config) | read_content(self.path))
+        write_content(self.path, dict(content_of(config) if content is None else content) | read_content(self.path))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -210,6 +223,16 @@ class LockedDirectory:
             # The environment shows that the directory is ours, so an interruption must not leave a config without it.
             write_json(self.environment_file, environment() | started)
         write_text(self.config_file, yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
+
+
+def _what_else(path: str | Path, kind: Kind) -> str:
+    """Return what a directory holds in place of what was wanted, and what shows or continues it."""
+    return {
+        "run": f"it holds a single run, whose model is {Path(path) / MODEL}; ofmu report {path} shows the run",
+        "evaluation": f"it holds an evaluation of one model; ofmu report {path} shows it",
+        "comparison": f"it holds a comparison, whose searches are in {Path(path) / SEARCHES}",
+        "search": f"it holds a search; ofmu search --resume {path} continues it",
+    }[kind]
 
 
 def _check_is_path(kind: str, path: str | Path | None) -> None:

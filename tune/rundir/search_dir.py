@@ -59,7 +59,18 @@ class RunDirectory(LockedDirectory):
         "search.confirm_points",
         "cluster.",
     )
-    written = (STUDY, TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, SUMMARY, REFERENCE, RUNGS, WARM_START, CONFIRMATION, CONFIRMATION_RUNS)
+    written = (
+        STUDY,
+        TRIALS_TABLE,
+        FRONT_TABLE,
+        FRONT_PLOT,
+        SUMMARY,
+        REFERENCE,
+        RUNGS,
+        WARM_START,
+        CONFIRMATION,
+        CONFIRMATION_RUNS,
+    )
 
     uri: str | None = None
     """The URI of the directory; None for a directory on a disk."""

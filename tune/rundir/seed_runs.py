@@ -28,6 +28,11 @@ class Spread:
     runs: int
     """Number of runs that have the metric."""
 
+    @property
+    def half_length(self) -> float:
+        """The deviation, or 0 for a single run: half the length of a bar in a chart."""
+        return 0.0 if math.isnan(self.deviation) else self.deviation
+
     def __str__(self) -> str:
         if math.isnan(self.deviation):
             return f"{self.mean:.3g}"
@@ -62,6 +67,15 @@ class PointRuns(Record):
         return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmedPoint:
+    """Two objectives of a trial over the further seeds."""
+
+    trial: int
+    x: Spread
+    y: Spread
+
+
 class Confirmation(Record):
     """What ``confirmation.json`` holds: the points of a search's front on further seeds."""
 
@@ -73,3 +87,12 @@ class Confirmation(Record):
         """Return the spread of a metric of one trial's runs; None if the trial was not confirmed."""
         found = [point.spread(name) for point in self.points if point.trial == trial]
         return found[0] if found else None
+
+    def plotted(self, x: str, y: str) -> list[ConfirmedPoint]:
+        """Return the points that have the two metrics on some seed."""
+        spreads = [(point.trial, point.spread(x), point.spread(y)) for point in self.points]
+        return [
+            ConfirmedPoint(trial=trial, x=on_x, y=on_y)
+            for trial, on_x, on_y in spreads
+            if on_x is not None and on_y is not None
+        ]

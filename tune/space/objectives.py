@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from ofmu.data.kinds import TRAITS, TaskKind
@@ -59,6 +59,16 @@ def check_objectives(objectives: Mapping[str, str], has_reference: bool) -> None
             )
     if not 2 <= len(objectives) <= 3:
         raise ConfigError(f"A search takes two or three objectives, but search.objectives has {len(objectives)}")
+
+
+def lost_utility(values: Mapping[Any, Any], objectives: Iterable[str]) -> list[str]:
+    """Return the objectives after the first one whose value is the worst possible one. The first is what is forgotten.
+
+    Args:
+        values: a trial's metrics.
+        objectives: the objectives in order.
+    """
+    return [name for name in list(objectives)[1:] if WORST.get(name) is not None and values[name] == WORST[name]]
 
 
 def objective_values(

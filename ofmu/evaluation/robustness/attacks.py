@@ -54,6 +54,11 @@ def relearning(
 
     Each step trains on all drawn rows. If all forget rows are drawn, the drawn rows are measured.
 
+    A text that is longer than ``data.max_length`` is trained on its first chunk, and measured on all its chunks. A step
+    is one batch with one update. All chunks of a long text in one batch could exceed the memory, and chunks spread over
+    several updates would make a step of long texts a stronger attack than one of short texts. The first chunks stand
+    for what an attacker knows, and the curve shows whether the rest comes back.
+
     Args:
         model: the model. It is not changed.
         tokenizer: the model's tokenizer.
@@ -75,7 +80,6 @@ def relearning(
     """
     drawn, watched = _split_forget_rows(data, rows, seed)
     trained_copy = copy.deepcopy(model)
-    # Each step trains on all examples at once, so a long text gives its first chunk only.
     encoder = RowEncoder(tokenizer, encoding, model.config)
     examples = [encoder.encode("drawn rows", row.question, row.answer)[0] for row in drawn]
     watched_examples = encoder.encode_rows("watched rows", watched)

@@ -5,7 +5,8 @@ The prompt for letters is the prompt of the ``wmdp`` tasks of the lm-evaluation-
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ofmu.data.encoding import Tokenizer, encode_continuation
@@ -15,6 +16,7 @@ from ofmu.data.rows import Example
 from ofmu.evaluation.scores import ChoiceScores
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
+from ofmu.io.text import counted
 
 
 def letter_prompt(question: Question) -> str:
@@ -47,7 +49,12 @@ def score_questions(
         ModelError: the model has no embedding for a token.
     """
     questions = [question for group in sets.values() for question in group.questions]
-    examples = [example for question in questions for example in _examples(tokenizer, question, max_length)]
+    encoded = {
+        name: [list(_encoded(tokenizer, question, max_length)) for question in group.questions]
+        for name, group in sets.items()
+    }
+    _warn_of_cuts(encoded, max_length)
+    examples = [example for group in encoded.values() for choices in group for example, _ in choices]
     limits = ModelLimits(tokenizer, model.config)
     for example in examples:
         limits.check(example, "the multiple-choice questions")
@@ -57,7 +64,8 @@ def score_questions(
     return {name: tuple(next(scores) for _ in group.questions) for name, group in sets.items()}, tokens
 
 
-def _examples(tokenizer: Tokenizer, question: Question, max_length: int) -> Iterator[Example]:
+def _encoded(tokenizer: Tokenizer, question: Question, max_length: int) -> Iterator[tuple[Example, int]]:
+    """Yield a question's examples, of letters and then of texts, each with the number of cut tokens."""
     prompt = letter_prompt(question)
     for letter in LETTERS[: len(question.choices)]:
         yield encode_continuation(tokenizer, prompt, f" {letter}", max_length)
@@ -66,8 +74,27 @@ def _examples(tokenizer: Tokenizer, question: Question, max_length: int) -> Iter
         yield encode_continuation(tokenizer, prompt, f" {choice}", max_length)
 
 
+def _warn_of_cuts(encoded: Mapping[str, Sequence[Sequence[tuple[Example, int]]]], max_length: int) -> None:
+    """Warn once of all questions whose start was cut, with the share of each set's tokens. Say nothing if none was."""
+    parts = []
+    for name, group in encoded.items():
+        cut = sum(count for choices in group for _, count in choices)
+        tokens = cut + sum(len(example.input_ids) for choices in group for example, _ in choices)
+        questions = sum(any(count for _, count in choices) for choices in group)
+        if cut:
+            parts.append(
+                f"{name} {cut / tokens:.1%} of the tokens, in {questions} of {counted(len(group), 'question')}"
+            )
+    if parts:
+        warnings.warn(
+            f"Multiple-choice questions are cut at data.max_length {max_length}, and their start is not read "
+            f"({'; '.join(parts)}): raise data.max_length",
+            stacklevel=3,
+        )
+
+
 def _next_scores(question: Question, log_likelihoods: Iterator[float]) -> ChoiceScores:
-    """Take one question's log-likelihoods from the iterator, in the order of :func:`_examples`."""
+    """Take one question's log-likelihoods from the iterator, in the order of :func:`_encoded`."""
     letters = tuple(next(log_likelihoods) for _ in question.choices)
     texts = tuple(next(log_likelihoods) for _ in question.choices)
     lengths = tuple(max(1, len(choice)) for choice in question.choices)

@@ -120,7 +120,7 @@ def test_model_and_data_of_the_config_are_checked(tmp_path):
     files = {"source": "files", "forget": str(tmp_path / "forget.jsonl"), "retain": str(tmp_path / "retain.jsonl")}
     good = replace(HERE, config=config_of(model={"path": str(tmp_path / "model")}, data=files))
     assert [check.state for look in (checks._model, checks._data) for check in look(good)] == ["ok", "ok"]
-    assert only(checks._data(good), "data").detail == "files: 1 rows to forget, 1 to retain"
+    assert only(checks._data(good), "data").detail == "files: 1 row to forget, 1 to retain"
 
     bad = config_of(model={"path": str(tmp_path / "nowhere")}, data=files | {"retain": files["forget"]})
     model, data = (only(look(replace(HERE, config=bad)), look.__name__[1:]) for look in (checks._model, checks._data))

@@ -101,6 +101,11 @@ def test_rows_of_the_user_get_one_line_on_missing_columns(run: Path, tmp_path: P
     ]
     assert "cannot be computed on these rows, with or without a reference (row 1 of the set 'forget'" in lines[-1]
     assert "paraphrased_answer" in lines[-1]
+    # One line names the metrics, and no row of the table repeats the reason.
+    said = [line for line in lines[:-1] if "paraphrased answer" in line]
+    assert len(said) == 1
+    assert said[0].startswith("not measured, since rows have no paraphrased answer: ")
+    assert {"forget_truth_ratio", "retain_truth_ratio"} <= set(said[0].partition(": ")[2].split(", "))
 
 
 def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import click
 import pytest
@@ -41,3 +44,33 @@ def test_a_character_that_the_terminal_lacks_ends_no_command(
         content = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
         assert shown in content
         assert "Traceback" not in content
+
+
+_FINDER = """
+import importlib.machinery, runpy, sys
+
+class Finder:  # as an editable install of setuptools adds it, after the current directory
+    def find_spec(name, path=None, target=None):
+        if name == "ofmu.__main__":
+            return importlib.machinery.PathFinder.find_spec(name, [{package!r}])
+
+sys.path = ["", *(path for path in sys.path if path not in ("", {repository!r}))]
+sys.meta_path = [each for each in sys.meta_path if "editable" not in repr(each)] + [Finder]
+runpy.run_module("ofmu", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_folder_that_hides_the_package_is_named(tmp_path: Path) -> None:
+    """A clone named ofmu, seen from its parent, is a namespace package for Python."""
+    import ofmu
+
+    (tmp_path / "ofmu" / "docs").mkdir(parents=True)
+    package = Path(ofmu.__file__).parent
+    script = _FINDER.format(package=str(package), repository=str(package.parent))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: The folder {tmp_path / 'ofmu'} hides the package ofmu from Python: ")
+    assert "Traceback" not in done.stderr

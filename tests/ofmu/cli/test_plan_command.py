@@ -32,6 +32,11 @@ def test_a_plan_names_every_phase_and_the_cost(config, capsys):
     assert "\nfits: a rank needs " in shown
 
 
+def test_a_price_without_a_speed_is_refused(config, capsys):
+    assert main(["plan", str(config), "--price", "2"]) == 2
+    assert "--price needs --tokens-per-second" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_lists_changes_and_fails(config, capsys):
     assert failing(["plan", str(config), "--gpus", "2", "--memory", "0.0025"]) == 1
     shown = capsys.readouterr().out

@@ -106,11 +106,12 @@ def test_a_finished_search_shows_its_front_again(finished):
     assert "4 trials complete, 0 failed" in result.output
     assert "ofmu export" in result.output
     lines = [line for line in result.output.splitlines() if line.startswith(("2 ", "3 ", "0 "))]
-    assert [line.split()[:4] for line in lines] == [
-        ["3", "sampled", "0.25", "0.1"],
-        ["2", "sampled", "0.3", "0.55"],
-        ["0", "target", "0.9", "0.6"],
-    ]
+    assert [line.split()[:4] for line in lines[::2]] == [["3", "sampled", "0.25", "0.1"], ["0", "target", "0.9", "0.6"]]
+    assert lines[1].split()[:6] == ["2", "sampled,", "the", "knee", "0.3", "0.55"]
+    assert (
+        "Trial 3 forgets more than the knee (ks_statistic 0.25, the knee 0.3): --pick 3 takes its model"
+        in result.output
+    )
     assert "inner_lr 0.0" in lines[0]
     assert lines[2].endswith("outer_steps 0")
     assert (finished.path / "front.png").read_bytes().startswith(b"\x89PNG")
@@ -248,4 +249,23 @@ def test_a_trial_of_the_front_without_utility_is_marked(tmp_path):
             search.tell(search.ask(), {"ks_statistic": distance, "model_utility": utility})
         header, *rows = format_front(search.result())
     roles = {row[0]: row[header.index("role")] for row in rows}
-    assert roles == {"0": "target", "1": "published, useless: model_utility 0", "2": "sampled"}
+    assert roles == {"0": "target", "1": "published, useless: model_utility 0", "2": "sampled, the knee"}
+    # A model that knows nothing has not forgotten more than the knee.
+    assert search.result().beyond_knee is None
+
+
+@pytest.mark.parametrize(("way", "beyond"), [("min", 3), ("max", 1)])
+def test_the_trial_that_forgets_more_than_the_knee_is_named_in_either_direction(tmp_path, way, beyond):
+    points = [(0.9, 0.6), (0.92, 0.1), (0.3, 0.55), (0.2, 0.1), (0.7, 0.57)]
+    if way == "max":
+        points = [(0.1, 0.6), (0.9, 0.1), (0.7, 0.55), (0.3, 0.57), (0.2, 0.1)]
+    objectives = {"forget_truth_ratio" if way == "max" else "ks_statistic": way, "model_utility": "max"}
+    with AskTell({}, objectives, 5, tmp_path / "run") as search:
+        for distance, utility in points:
+            search.tell(search.ask(), dict(zip(objectives, (distance, utility), strict=True)))
+        result = search.result()
+    assert result.knee.number == 2
+    assert result.beyond_knee.number == beyond
+    report = CliRunner().invoke(report_command, [str(tmp_path / "run")])
+    assert f"Trial {beyond} forgets more than the knee" in report.output
+    assert f"Trial {beyond} forgets more than the knee" in (tmp_path / "run" / "report.html").read_text()

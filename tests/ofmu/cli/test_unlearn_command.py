@@ -50,6 +50,36 @@ def test_an_interrupted_run_prints_how_to_continue_and_continues(
     columns = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line}
     assert columns["metric"] == ["value", "target", "retrained"]
     assert float(columns["ks_statistic"][1]) > float(columns["ks_statistic"][2]) == 0
+    complete = f"The run in {tmp_path / 'run'} was already complete: nothing was run"
+    assert complete not in output
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.name != "report.html"}
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert complete in again
+    assert steps_in(again) == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = command.StepPrinter(every=10)
+    whole = {"forget_loss": 1.0, "retain_loss": 0.5, "similarity": 0.1, "phi_norm": 2.0, "gradient_evaluations": 4}
+    gaps = whole | {"forget_loss": None, "similarity": None, "phi_norm": None}
+    for step in range(1, 13):
+        printer({"outer_step": step} | (whole if step in (1, 11) else gaps))
+    lines = capsys.readouterr().out.splitlines()
+    notice = "forget loss, similarity, ‖∇Φ‖: every 10 outer steps (method.diagnostics_every), and at the last one"
+    assert [number for number, line in enumerate(lines) if line == notice] == [1]
+    assert lines[0] == (
+        "outer step 1: forget loss 1, retain loss 0.5, similarity +0.100, ‖∇Φ‖ 2, 4 gradient evaluations"
+    )
+    assert lines[2] == "outer step 2: retain loss 0.5, 4 gradient evaluations"
+    assert len(lines) == 13
+    # A method that never records them, and a run that always does, have no gaps.
+    for every, record in ((None, {"retain_loss": 0.5, "similarity": None}), (10, whole)):
+        printer = command.StepPrinter(every)
+        for step in (1, 2):
+            printer({"outer_step": step} | record)
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 @pytest.mark.ranks

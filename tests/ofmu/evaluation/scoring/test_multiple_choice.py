@@ -134,3 +134,29 @@ def test_choice_scores_survive_json() -> None:
     assert (back.answer, back.texts, back.lengths) == (1, (-4.0, -6.0), (2, 6))
     assert back.letters[0] == -3.0
     assert math.isnan(back.letters[1])
+
+
+def test_a_question_whose_start_is_cut_is_warned_of_with_the_share(
+    model: Any, tokenizer: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    long = Question(question="Once upon a time " * 5 + QUESTIONS[2].question, choices=QUESTIONS[2].choices, answer=3)
+    sets = {"forget": QuestionSet("forget", QUESTIONS), "utility": QuestionSet("utility", (QUESTIONS[0], long))}
+
+    def score(length: int) -> None:
+        score_questions(model, tokenizer, sets, batch_size=5, max_length=length, shard=Shard())
+
+    lengths = []
+    for question in sets["utility"].questions:
+        for prompt, ends in ((letter_prompt, "ABCD"), (text_prompt, question.choices)):
+            lengths += [len(tokenizer(f"{prompt(question)} {end}")["input_ids"]) for end in ends]
+    score(max(lengths))
+    assert len(recwarn) == 0
+    limit = max(lengths) - 10
+    score(limit)
+    cut = sum(max(length - limit, 0) for length in lengths)
+    assert cut >= 10
+    (warning,) = recwarn
+    assert str(warning.message) == (
+        f"Multiple-choice questions are cut at data.max_length {limit}, and their start is not read (utility "
+        f"{cut / sum(lengths):.1%} of the tokens, in 1 of 2 questions): raise data.max_length"
+    )

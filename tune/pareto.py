@@ -151,8 +151,9 @@ def knee_index(costs: Points) -> int:
     """Return the row of a front that is furthest below the chord between the front's extremes.
 
     Each objective is scaled to 0 (the front's best value) ... 1 (the front's worst value). The chord, in three
-    objectives a plane, is then sum(x) = 1, and the knee is the row with the least sum. Of equal rows the last one
-    wins, so that the untouched target, which is always the first trial, is the knee only if it is strictly the best.
+    objectives a plane, is then sum(x) = 1, and the knee is the row with the least sum. An extreme of the front, which
+    is the best in some objective, is the knee only of a front without other rows. Of equal rows the last one wins, so
+    that the untouched target, which is always the first trial, is the knee only if it is strictly the best.
 
     Raises:
         ValueError: the front is empty.
@@ -162,4 +163,6 @@ def knee_index(costs: Points) -> int:
     low, high = costs.min(axis=0), costs.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     sums = np.round(((costs - low) / span).sum(axis=1), 12)
+    between = (costs > low).all(axis=1)
+    sums[~between & between.any()] = np.inf
     return int(np.flatnonzero(sums == sums.min())[-1])

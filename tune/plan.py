@@ -21,10 +21,10 @@ DRAWS = 64
 
 
 def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
-    """Return the least and the most that the trials of a search cost: its baselines, and sampled trials.
+    """Return the least and the most that a search costs: its baselines, sampled trials, and runs on further seeds.
 
-    A sampled trial costs the mean over settings that are drawn evenly from the space. A sampler that learns may favour
-    other settings. Early stopping is not counted.
+    A sampled trial, and a run on a further seed, costs the mean over settings that are drawn evenly from the space. A
+    sampler that learns may favour other settings. Early stopping is not counted.
 
     Raises:
         ConfigError: the settings of a trial contradict each other.
@@ -36,9 +36,10 @@ def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
     baselines = baselines[: config.search.num_trials]
     sampled = [_bounds(base, _drawn(space, base, generator), work) for _ in range(DRAWS)]
     count = config.search.num_trials - len(baselines)
+    again = config.search.confirm_seeds * min(config.search.confirm_points, max(count, 0))
     least, most = (
         sum((bounds[side] for bounds in baselines), Cost())
-        + sum((bounds[side] for bounds in sampled), Cost()) * (count / DRAWS)
+        + sum((bounds[side] for bounds in sampled), Cost()) * ((count + again) / DRAWS)
         for side in (0, 1)
     )
     return least, most

@@ -89,13 +89,12 @@ class SearchSession:
         Call this under the directory's lock.
         """
         if self._opened is not None and self._opened[0] is self.config and self._opened[1] == self._study_version():
+            self._replace_stale_config()
             return
         self._opened = None
         self.study = open_study(self.run.study_file, self.config)
         apply_warm_start(self.study, self.config, self.run)
-        if self._config_is_stale:
-            self.run.write_config(self.config)
-            self._config_is_stale = False
+        self._replace_stale_config()
         for trial in self.running_trials():
             self.run.fetch_trial(trial.number)
         finished = self.study.get_trials(deepcopy=False, states=FINISHED)
@@ -103,6 +102,12 @@ class SearchSession:
         self.searcher = StudySearcher(self.study, self.config, self.run.trial, self._finish_trial)
         self._delete_models({trial.number for trial in self.study.get_trials(deepcopy=False, states=FINISHED)})
         self._opened = self.config, self._study_version()
+
+    def _replace_stale_config(self) -> None:
+        """Store the config with the overrides of this start, once the study has shown that it can be continued."""
+        if self._config_is_stale:
+            self.run.write_config(self.config)
+            self._config_is_stale = False
 
     def running_trials(self) -> list[FrozenTrial]:
         """Return the trials that run."""

@@ -13,9 +13,17 @@ from ofmu.errors import ConfigError
 @click.option("--preset", metavar="NAME", help="Search a config that ships with ofmu.")
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the search in this run directory.")
 @click.option("--run-dir", metavar="DIR", type=click.Path(), help="Where to write; default: a new one under runs/.")
+@click.option(
+    "--confirm", metavar="S", type=click.IntRange(min=0), help="Run the best points again on S further seeds."
+)
 @click.option("--allow-code", is_flag=True, help=ALLOW_CODE_HELP)
 def search_command(
-    config: ConfigChoice, preset: str | None, resume: str | None, run_dir: str | None, allow_code: bool
+    config: ConfigChoice,
+    preset: str | None,
+    resume: str | None,
+    run_dir: str | None,
+    confirm: int | None,
+    allow_code: bool,
 ) -> None:
     """Search for the best trade-offs of forgetting against utility.
 
@@ -27,6 +35,9 @@ def search_command(
         raise ConfigError("--allow-code is for --resume: the modules that your own config names are imported anyway")
     if resume is not None and (config.name or preset or run_dir):
         raise ConfigError("--resume reads the config that its run directory holds: leave CONFIG and --run-dir out")
+
+    if confirm is not None:
+        config = ConfigChoice(config.name, (*config.overrides, f"search.confirm_seeds={confirm}"))
 
     # Ray and Optuna take seconds to import, and the help and the errors above do not need them.
     from tune.callbacks.console import console_callback

@@ -24,6 +24,7 @@ import ray
 from ofmu.errors import ClusterError, NonFiniteLossError, RunError, StorageError
 from tune import AskTell, ParetoSearch, SearchResult
 from tune.callbacks.base import Progress, SearchCallback
+from tune.results.report import format_front
 from tune.study.finished_trial import FinishedTrial
 from tune.study.storage import read_study
 
@@ -65,7 +66,7 @@ def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[s
         os.kill(os.getpid(), signal.SIGKILL)
     if config.method.outer_steps == 0:
         return {"ks_statistic": 0.9, "model_utility": 0.6}
-    rate = config.method.inner_lr
+    rate = config.method.inner_lr_scale / 40
     return {"ks_statistic": 0.9 - 5 * rate, "model_utility": 0.6 - 3 * rate * rate}
 
 
@@ -76,12 +77,25 @@ def execute_on_a_full_disk(config: Any, cluster: Any, trial_dir: Path, prepared:
         raise StorageError(f"Cannot write {trial_dir} (No space left on device): free or mount the disk")
     with (trial_dir.parent.parent / "log.txt").open("a") as stream:
         stream.write(f"{int(trial_dir.name)}\n")
-    return {"ks_statistic": 1 - config.method.inner_lr, "model_utility": config.method.inner_lr}
+    return {"ks_statistic": 1 - config.method.inner_lr_scale / 40, "model_utility": config.method.inner_lr_scale / 40}
 
 
 def execute_closed_form(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
-    rate, steps = config.method.inner_lr, config.method.outer_steps
+    rate, steps = config.method.inner_lr_scale / 40, config.method.outer_steps
     return {"ks_statistic": 0.9 - 5 * rate - steps / 1000, "model_utility": 0.6 - 3 * rate * rate - steps / 500}
+
+
+def execute_by_seed(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
+    """A front along the rate. The seed moves a point's forgetting, and one seed of one trial fails."""
+    with (trial_dir.parent.parent / "log.txt").open("a") as stream:
+        stream.write(f"{trial_dir.name} {config.method.seed}\n")
+    (trial_dir / "model").mkdir(exist_ok=True)
+    rate, seed = config.method.inner_lr_scale / 40, config.method.seed or 0
+    if config.method.outer_steps == 0:
+        return {"ks_statistic": 0.9, "model_utility": 0.9}
+    if seed == 2 and (trial_dir.parent.parent / "fail").exists():
+        raise NonFiniteLossError("The loss became NaN")
+    return {"ks_statistic": 0.9 - 5 * rate + 0.01 * seed, "model_utility": 0.6 - 3 * rate * rate}
 
 
 class Recorder(SearchCallback):
@@ -315,3 +329,41 @@ def test_an_address_where_something_else_answers_is_refused(tmp_path, monkeypatc
         with pytest.raises(ClusterError, match="something else listens there"):
             ParetoSearch({"cluster": {"address": address}}, run_dir=tmp_path / "run", executor=execute).run()
     assert not (tmp_path / "run").exists()
+
+
+def test_the_best_points_run_again_on_further_seeds_and_are_shown_with_their_spread(cluster, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    settings = {"search": {"num_trials": 7, "sampler": "random", "baselines": ["target"]}}
+    ParetoSearch(settings, run_dir=run_dir, executor=execute_by_seed).run()
+    assert SearchResult.load(run_dir).confirmation is None
+    (run_dir / "fail").touch()
+    result = ParetoSearch.resume(
+        run_dir, ["search.confirm_seeds=3", "search.confirm_points=2"], executor=execute_by_seed
+    )
+    confirmation = result.confirmation
+    assert confirmation is not None
+    assert confirmation.seeds == (1, 2, 3)
+    trials = [point.trial for point in confirmation.points]
+    assert len(trials) == 2
+    assert 0 not in trials
+    for point in confirmation.points:
+        own = result.trials.set_index("trial").loc[point.trial]
+        assert [run.reason for run in point.runs] == [None, "The loss became NaN", None]
+        spread = point.spread("ks_statistic")
+        assert spread is not None
+        assert (spread.mean, spread.runs) == (pytest.approx(own["ks_statistic"] + 0.02), 2)
+        assert {run.metrics["model_utility"] for run in point.runs if run.metrics} == {own["model_utility"]}
+        assert not list((run_dir / "confirmation").glob("*/model")), "models of these runs are not kept"
+    front = pd.read_csv(run_dir / "front.csv").set_index("trial")
+    assert front["confirming_runs"].to_dict() == {trial: 2 if trial in trials else 0 for trial in front.index}
+    assert "on seeds 1, 2, 3" in "".join(format_front(result)[0])
+    confirmed, found = result.confirmed_hypervolumes or (0, 0)
+    assert 0 < confirmed < found
+
+    # A finished confirmation is not made again, and one more seed runs alone.
+    before = (run_dir / "log.txt").read_text().splitlines()
+    ParetoSearch.resume(run_dir, executor=execute_by_seed)
+    assert (run_dir / "log.txt").read_text().splitlines() == before
+    ParetoSearch.resume(run_dir, ["search.confirm_seeds=4"], executor=execute_by_seed)
+    added = (run_dir / "log.txt").read_text().splitlines()[len(before) :]
+    assert sorted(added) == sorted(f"{trial:05d}-seed4 4" for trial in trials)

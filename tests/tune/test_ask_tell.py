@@ -24,8 +24,8 @@ CONFIG: dict[str, Any] = {"search": {"num_trials": 8}, "seed": 5}
 
 
 def score(trial: AskedTrial) -> dict[str, float]:
-    method = trial.config.method.model_dump()
-    return {"ks_statistic": 0.9 - 5 * method["inner_lr"], "model_utility": 0.6 - 3 * method["inner_lr"] ** 2}
+    rate = trial.config.method.model_dump()["inner_lr_scale"] / 40
+    return {"ks_statistic": 0.9 - 5 * rate, "model_utility": 0.6 - 3 * rate**2}
 
 
 def run_all(search: AskTell) -> list[AskedTrial]:

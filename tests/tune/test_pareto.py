@@ -5,10 +5,10 @@ import operator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.pareto import GrowingFront, as_costs, front_mask, hypervolume, knee_index, reference_point
+from tune.pareto import GrowingFront, as_costs, choose_points, front_mask, hypervolume, knee_index, reference_point
 
 SIDE = 6
 
@@ -64,6 +64,13 @@ def test_a_straight_front_has_its_knee_at_the_last_point():
     assert knee_index(np.array([[1.0, 0.0], [0.0, 1.0]])) == 1
 
 
+def test_an_end_of_the_front_is_the_knee_only_without_other_points():
+    # Both points between the ends lie above the chord.
+    assert knee_index(np.array([[0.0, 1.0], [0.3, 0.95], [0.6, 0.9], [1.0, 0.0]])) == 1
+    assert knee_index(np.array([[0.0, 1.0], [1.0, 0.0]])) == 1
+    assert knee_index(np.array([[0.2, 0.3]])) == 0
+
+
 def test_an_empty_front_has_no_knee():
     with pytest.raises(ValueError, match="no knee"):
         knee_index(np.empty((0, 2)))
@@ -99,3 +106,21 @@ def test_a_growing_front_is_the_front_of_all_points(points):
 def test_a_row_with_nan_is_kept():
     costs = np.array([[np.nan, 5.0], [1.0, 1.0], [2.0, 2.0]])
     assert front_mask(costs).tolist() == [True, True, False]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=7), st.integers(1, 7))
+def test_chosen_points_keep_the_guarantee_of_greedy_selection(rows, count):
+    costs, reference = np.array(rows, dtype=float), np.array([6.0, 6.0])
+    chosen = choose_points(costs, reference, count)
+    assert len(chosen) == len(set(chosen)) == min(count, len(rows))
+    best = max(
+        hypervolume(costs[list(some)], reference) for some in itertools.combinations(range(len(rows)), len(chosen))
+    )
+    assert hypervolume(costs[chosen], reference) >= (1 - 1 / np.e) * best
+    assert hypervolume(costs[chosen[:1]], reference) == max(hypervolume(row[None], reference) for row in costs)
+
+
+def test_of_a_crowded_front_the_spread_points_are_chosen():
+    costs = np.array([[0.1, 0.9], [0.11, 0.89], [0.5, 0.5], [0.51, 0.49], [0.9, 0.1]])
+    assert sorted(choose_points(costs, np.array([1.0, 1.0]), 3)) in ([0, 2, 4], [1, 2, 4], [0, 3, 4], [1, 3, 4])

@@ -11,13 +11,11 @@ from scipy import stats
 from tune.compare.statistics import (
     best_at_levels,
     bootstrap_interval,
-    choose_points,
     holm,
     mean_ranks,
     paired_test,
     sign_flip_p,
 )
-from tune.pareto import hypervolume
 
 SMALL = st.floats(-1, 1).map(lambda value: round(value, 2))
 
@@ -134,24 +132,6 @@ def test_the_bootstrap_interval_of_many_values_is_the_normal_one():
     half = 1.96 * values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
     assert bootstrap_interval(values[:1], seed=0) is None
-
-
-@PATIENT
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=7), st.integers(1, 7))
-def test_chosen_points_keep_the_guarantee_of_greedy_selection(rows, count):
-    costs, reference = np.array(rows, dtype=float), np.array([6.0, 6.0])
-    chosen = choose_points(costs, reference, count)
-    assert len(chosen) == len(set(chosen)) == min(count, len(rows))
-    best = max(
-        hypervolume(costs[list(some)], reference) for some in itertools.combinations(range(len(rows)), len(chosen))
-    )
-    assert hypervolume(costs[chosen], reference) >= (1 - 1 / np.e) * best
-    assert hypervolume(costs[chosen[:1]], reference) == max(hypervolume(row[None], reference) for row in costs)
-
-
-def test_of_a_crowded_front_the_spread_points_are_chosen():
-    costs = np.array([[0.1, 0.9], [0.11, 0.89], [0.5, 0.5], [0.51, 0.49], [0.9, 0.1]])
-    assert sorted(choose_points(costs, np.array([1.0, 1.0]), 3)) in ([0, 2, 4], [1, 2, 4], [0, 3, 4], [1, 3, 4])
 
 
 @PATIENT

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError, RunError
 from tune.compare.directory import CompareDirectory
-from tune.compare.runs import plan_runs, read_runs
 from tune.config import SearchConfig
+from tune.confirmation.runs import plan_runs, read_runs
 from tune.execution.trial_records import TrialOutcome
 from tune.results.importances import importances, load_trials
 from tune.results.result import SearchResult
@@ -51,7 +52,7 @@ def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path
     found, _ = searched(tmp_path / "searches" / "npo", OUTCOMES)
     trials = load_trials(tmp_path / "searches" / "npo" / "study.log")
     home = CompareDirectory(tmp_path)
-    runs = plan_runs("npo", found, trials, (1, 2), 3, home)
+    runs = plan_runs(found, trials, (1, 2), 3, partial(home.run, "npo"))
     points = sorted({run.trial for run in runs})
     assert points in ([2, 3, 4], [2, 3, 5])
     assert [run.seed for run in runs] == [1, 2] * 3
@@ -61,20 +62,21 @@ def test_the_chosen_points_run_with_their_trials_settings_on_every_seed(tmp_path
         assert not run.is_done
     # The untouched target is on the front, and is not run again.
     assert 0 in found.front["trial"].tolist()
-    assert {run.trial for run in plan_runs("npo", found, trials, (1,), 99, home)} == {2, 3, 4, 5}
+    assert {run.trial for run in plan_runs(found, trials, (1,), 99, partial(home.run, "npo"))} == {2, 3, 4, 5}
 
 
 def test_a_search_without_any_point_gives_no_runs(tmp_path):
     found, _ = searched(tmp_path / "npo", [scores(0.9, 0.8), scores(0.95, 0.1)])
     assert (
-        plan_runs("npo", found, load_trials(tmp_path / "npo" / "study.log"), (1,), 3, CompareDirectory(tmp_path)) == []
+        plan_runs(found, load_trials(tmp_path / "npo" / "study.log"), (1,), 3, RunDirectory(tmp_path).confirmation_run)
+        == []
     )
 
 
 def test_failed_runs_are_read_with_their_reason(tmp_path):
     found, _ = searched(tmp_path / "npo", OUTCOMES)
     trials = load_trials(tmp_path / "npo" / "study.log")
-    runs = plan_runs("npo", found, trials, (1, 2, 3), 1, CompareDirectory(tmp_path))
+    runs = plan_runs(found, trials, (1, 2, 3), 1, RunDirectory(tmp_path).confirmation_run)
     contents = [
         ("metrics.json", {"metrics": {**scores(0.4, 0.5), "tokens": 3.0}}),
         ("failed.json", {"reason": "out of memory"}),

@@ -105,7 +105,7 @@ def test_every_sampler_continues_after_pruned_trials(run, config):
         directory.mkdir()
         found = searcher(directory, config)
         for name in "abcde":
-            rate = found.suggest(name)["run"]["method"]["inner_lr"]
+            rate = found.suggest(name)["run"]["method"]["inner_lr_scale"] / 40
             complete = TrialOutcome(metrics={"ks_statistic": rate, "model_utility": rate})
             found.complete(name, TrialOutcome(pruned=RECORD) if name in "cd" else complete)
         assert found.suggest("f") == "FINISHED"

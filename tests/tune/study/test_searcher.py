@@ -35,7 +35,7 @@ SPACE = {
 
 def make(num_trials: int = 12, sampler: str = "tpe", **search: Any) -> SearchConfig:
     settings = {"space": SPACE, "num_trials": num_trials, "sampler": sampler, **search}
-    return validate(SearchConfig, {"search": settings, "seed": 3})
+    return validate(SearchConfig, {"search": settings, "seed": 3, "method": {"inner_lr": 0.05, "outer_lr": 1e-3}})
 
 
 def searcher(run: RunDirectory, config: SearchConfig) -> StudySearcher:

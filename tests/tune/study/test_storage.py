@@ -68,7 +68,7 @@ def outcome_of(specification: Any) -> dict[str, Any]:
         return {"failure": "a reason"}
     if specification["number"] == 3:
         return {"pruned": {"round": 2, "total": 8, "rung": 0.25, "metrics": {"gradient_evaluations": 30.0}}}
-    rate = specification["run"]["method"]["inner_lr"]
+    rate = specification["run"]["method"]["inner_lr_scale"] / 40
     return {"metrics": {"ks_statistic": rate, "model_utility": 1 - rate, "seconds": 1.5}}
 
 

@@ -30,7 +30,8 @@ BEST = {"inner_lr": 0.03, "outer_lr": 3e-5, "penalty_weight": 10.0}
 
 
 def config(num_trials: int, seed: int = 0, space: dict[str, Any] = SPACE, **sections: Any) -> dict[str, Any]:
-    return {"search": {"space": space, "num_trials": num_trials}, "seed": seed, **sections}
+    method = {"inner_lr": 0.05, "outer_lr": 1e-3, **sections.pop("method", {})}
+    return {"search": {"space": space, "num_trials": num_trials}, "seed": seed, "method": method, **sections}
 
 
 def score(trial: AskedTrial) -> dict[str, float]:

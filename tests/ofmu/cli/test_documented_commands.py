@@ -61,6 +61,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that the pages name: mine.yaml of README.md, a search and a comparison."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copy(ROOT / "examples" / "own_module.py", folder)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     block = next(block for block in yaml_blocks(ROOT / "README.md") if "# mine.yaml" in block)
     for place in ("mine.yaml", "search.yaml"):
         (folder / place).write_text(block)

@@ -112,7 +112,7 @@ def test_a_finished_search_shows_its_front_again(finished):
         "Trial 3 forgets more than the knee (ks_statistic 0.25, the knee 0.3): --pick 3 takes its model"
         in result.output
     )
-    assert "inner_lr 0.0" in lines[0]
+    assert "inner_lr_scale " in lines[0]
     assert lines[2].endswith("outer_steps 0")
     assert (finished.path / "front.png").read_bytes().startswith(b"\x89PNG")
     assert "\x1b" not in result.output

@@ -79,7 +79,8 @@ def bowl(x: Tensor) -> Tensor:
 def make_run(forget: Function = concave, retain: Function = convex, **settings: Any) -> OFMU[str]:
     paper = {"forget_margin": None, "similarity_scale": "absolute", "similarity_threshold": -1.0}
     plain = {"inner_update": "sgd", "outer_update": "sgd", "similarity_weight": 0.0, "batch_size": 1}
-    config = OfmuConfig(**(paper | plain | settings))
+    rates = {"inner_lr": 0.05, "outer_lr": 1e-3}
+    config = OfmuConfig(**(paper | plain | rates | settings))
     engine = TorchEngine(Point(), CostTracker())
     return OFMU(Context(engine, FunctionTask(forget, retain), seed=0), config)
 

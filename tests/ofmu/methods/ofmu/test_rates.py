@@ -1,0 +1,80 @@
+"""The learning rates that OFMU finds, on losses whose way up is known in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
+from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.rates import Rates, find_rates
+
+
+class Point(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.full((4,), 0.5))
+
+    def forward(self) -> Tensor:
+        return self.x
+
+
+class Slope:
+    """A loss of slope 2 for forget rows and 8 for retain rows along the all-ones direction, in four dimensions."""
+
+    def size(self, row: str) -> int:
+        return 1
+
+    def tokens(self, row: str) -> int:
+        return 1
+
+    def total(self, module: Callable[..., Any], rows: Sequence[str], device: torch.device) -> Tensor:
+        return self.row_means(module, rows, device).sum()
+
+    def row_means(self, module: Callable[..., Any], rows: Sequence[str], device: torch.device) -> Tensor:
+        slopes = torch.tensor([2.0 if row == "forget" else 8.0 for row in rows])
+        return slopes * module().sum() / 2
+
+
+def rates_of(**settings: Any) -> tuple[Rates, CostTracker]:
+    tracker = CostTracker()
+    config = OfmuConfig(**{"outer_steps": 10, "inner_steps": 3, "batch_size": 4, **settings})
+    engine = TorchEngine(Point(), tracker)
+    return find_rates(engine, config, Slope(), ["forget"] * 9, ["retain"] * 9), tracker
+
+
+def test_given_rates_cost_nothing_and_are_scaled():
+    rates, tracker = rates_of(inner_lr=0.5, outer_lr=0.1, inner_lr_scale=2.0, outer_lr_scale=0.5)
+    assert (rates.inner, rates.outer) == (1.0, 0.05)
+    assert (tracker.gradient_evaluations, tracker.forward_evaluations) == (0, 0)
+
+
+def test_the_inner_steps_together_lead_twice_as_far_as_the_margin():
+    # Along the unit vector of the gradient, a forget row's loss rises by 2 per unit of length: δ = 3 is 1.5 away.
+    rates, tracker = rates_of(forget_margin=3.0, outer_lr=0.1)
+    assert rates.inner == pytest.approx(2 * 1.5 / 30, rel=1e-4)
+    assert tracker.gradient_evaluations == 1
+    wider, _ = rates_of(forget_margin=6.0, outer_lr=0.1, inner_steps=1)
+    assert wider.inner == pytest.approx(2 * 3.0 / 10, rel=1e-4)
+
+
+def test_without_a_margin_the_way_ends_after_three_nats():
+    rates, _ = rates_of(forget_margin=None, outer_lr=0.1)
+    assert rates.inner == pytest.approx(2 * 1.5 / 30, rel=1e-4)
+
+
+def test_the_outer_rate_is_a_tenth_of_the_step_that_costs_three_nats():
+    # AdamW's first step with rate η moves every weight by η, which raises a retain row's loss by 16 η.
+    rates, _ = rates_of(inner_lr=0.1, outer_lr_scale=2.0)
+    assert rates.outer == pytest.approx(2 * 0.1 * 3 / 16, rel=1e-4)
+
+
+def test_rates_do_not_depend_on_the_seed_of_the_minibatches():
+    one, _ = rates_of(seed=1)
+    other, _ = rates_of(seed=2)
+    assert one == other

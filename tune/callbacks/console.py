@@ -104,9 +104,9 @@ class ConsoleCallback(SearchCallback):
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
         if result.forgets_more_than_target:
             self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
-            beyond, sentence = result.beyond_knee, sentence_beyond_knee(result)
-            if beyond is not None and sentence:
-                self.print_line(f"{sentence}: --pick {beyond.number} takes its model")
+            beyond = result.beyond_knee
+            if beyond is not None:
+                self.print_line(f"{sentence_beyond_knee(result)}: --pick {beyond.number} takes its model")
         else:
             self.print_line(
                 f"No trial has a better {next(iter(result.config.objectives))} than the untouched target: raise the "

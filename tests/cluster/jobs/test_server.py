@@ -25,6 +25,15 @@ from ofmu.errors import ClusterError, ConfigError, RunError
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "0123456789abcdef" * 4
 SECRET = "hush-9f3a7c1e"
+PLANTED = {
+    "AWS_ACCESS_KEY_ID": "PLANTEDKEYAAAAAAAAAA",
+    "AWS_SECRET_ACCESS_KEY": "planted/secret/bbbbbbbbbbbb",
+    "AWS_SESSION_TOKEN": "planted-session-cccccccccc",
+    "HF_TOKEN": "hf_planteddddddddddddd",
+    "WANDB_API_KEY": "planted-wandb-eeeeeeeee",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/planted/google/fffff.json",
+}
+"""Secrets of the submitting user's shell, which no job was given."""
 
 OWN_PACKAGE = """
 import hashlib, os, sys, time
@@ -162,21 +171,28 @@ def test_ctrl_c_leaves_a_followed_job_running_and_names_the_command_that_follows
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("token")
-def test_a_followed_job_exits_as_its_command_does(head, own_package):
+def test_a_followed_job_exits_as_its_command_does(head, own_package, ray_folder):
     # --address overrides $RAY_ADDRESS. In Ray's own client $RAY_ADDRESS would win.
-    code, output = call(
-        own_package, "submit", "--address", head, "--follow", "--", "search", "fail", RAY_ADDRESS="no:1"
-    )
+    variables = {"RAY_ADDRESS": "no:1", **PLANTED}
+    code, output = call(own_package, "submit", "--address", head, "--follow", "--", "search", "fail", **variables)
     assert code == 7, output
     assert output.rstrip().endswith("failed with exit status 7")
     assert "give --run-dir an absolute path" in output
     job_id = re.findall(r"raysubmit_\w+", output)[0]
     assert JobServer(head).job(job_id).exit_status == 7
     # The doctor runs as a job too, and checks the cluster from within.
-    code, output = call(own_package, "doctor", "--address", head, "--storage", "/shared/runs")
+    code, output = call(own_package, "doctor", "--address", head, "--storage", "/shared/runs", **PLANTED)
     assert code == 0, output
     assert "ok    ray, client and cluster  2." in output
     assert "arguments doctor --address auto --storage /shared/runs\n" in output
+    # Neither the job table, which the dashboard shows, nor a file of the head has the secrets of the user's shell.
+    answer = requests.get(f"{head}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+    table = {job["submission_id"]: job for job in answer.json()}
+    assert table[job_id]["runtime_env"]["env_vars"] == {"PYTHONUNBUFFERED": "1"}
+    assert [name for name, value in PLANTED.items() if value in answer.text] == []
+    for path in (path for path in ray_folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        assert [name for name, value in PLANTED.items() if value.encode() in content] == [], path
 
 
 @pytest.mark.cluster

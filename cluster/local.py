@@ -18,7 +18,7 @@ from pathlib import Path
 import ray
 from ray._private import ray_constants
 
-from ofmu.errors import ClusterError, OfmuWarning
+from ofmu.errors import ClusterError
 
 _UMASK_VARIABLE = "OFMU_UMASK"
 """The user's own umask, for Ray's processes."""
@@ -82,7 +82,6 @@ def protect_token() -> None:
                     warnings.warn(
                         f"other users may read {path}, and whoever has Ray's token runs code as you "
                         f"({error.strerror}): make it readable by you only",
-                        category=OfmuWarning,
                         stacklevel=2,
                     )
 

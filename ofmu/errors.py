@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -87,28 +86,6 @@ class PruningRecord:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the record that :meth:`to_json` wrote."""
         return cls(**{key: values[key] for key in ("round", "total", "rung", "objectives", "metrics") if key in values})
-
-
-class OfmuWarning(UserWarning):
-    """Something that the user should know, and that ends nothing. The message is one sentence."""
-
-
-_format_other = warnings.formatwarning
-
-
-def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Return a warning as text: one of ours as on the command line, and any other as Python formats it.
-
-    Our sentences name what they speak of. A path and a line of our own code, which Python adds, would hide that.
-    """
-    if issubclass(category, OfmuWarning):
-        return f"Warning: {message}\n"
-    return _format_other(message, category, filename, lineno, line)
-
-
-warnings.formatwarning = _format_warning
 
 
 class PrunedError(Exception):

@@ -18,7 +18,7 @@ from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank
 from ofmu.engine.repeatable import check_repeatable
-from ofmu.errors import OfmuWarning, PrunedError, RunError
+from ofmu.errors import PrunedError, RunError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
@@ -89,7 +89,7 @@ def unlearn(
     if round_callback is not None:
         raise_if_pruned(directory)
     for note in (*config.departures().values(), *config.ineffective()):
-        warnings.warn(note, category=OfmuWarning, stacklevel=2)
+        warnings.warn(note, stacklevel=2)
     if prepared is None:
         check_fit(config, ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # Who prepares many runs at once guards the models, which take long to read.

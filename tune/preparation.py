@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofmu.errors import ConfigError, OfmuWarning
+from ofmu.errors import ConfigError
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
@@ -68,7 +68,7 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
                 f"The objective '{name}' cannot be computed on this data ({reason}): "
                 "name others in search.objectives, such as extraction_strength and model_utility"
             )
-        warnings.warn(f"searching extraction_strength in place of {name}: {reason}", category=OfmuWarning, stacklevel=2)
+        warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
         search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
         config = config.model_copy(update={"search": search})
     return config
@@ -83,7 +83,6 @@ def _warn_if_the_target_passes(config: SearchConfig, values: Mapping[str, Any]) 
         f"the KS test does not tell the untouched target from the retrained model (forget_quality {quality:.2f} on "
         f"{counted(int(rows or 0), 'row')}), so ks_statistic and forget_quality say little: forget more rows, raise "
         "training.epochs, or name extraction_strength in search.objectives",
-        category=OfmuWarning,
         stacklevel=3,
     )
 
@@ -113,6 +112,5 @@ def _warn_if_undertrained(config: SearchConfig, probability: float | None) -> No
         warnings.warn(
             f"the target hardly knows the rows to forget (forget_probability {probability:.2f} before any unlearning), "
             "so the search can find out little: raise training.epochs",
-            category=OfmuWarning,
             stacklevel=3,
         )

@@ -15,7 +15,7 @@ import ray
 from cluster.capacity import check_trial_fits
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
-from ofmu.errors import ConfigError, OfmuWarning, StorageError
+from ofmu.errors import ConfigError, StorageError
 from ofmu.io.plugins import allowed_plugins
 from ofmu.preflight import check_inputs
 from ofmu.reports.page import write_page_or_warn
@@ -80,7 +80,7 @@ class ParetoSearch:
     ) -> None:
         self.config = search_config(config, objectives, num_trials, warm_start)
         for note in self.config.departures().values():
-            warnings.warn(note, category=OfmuWarning, stacklevel=2)
+            warnings.warn(note, stacklevel=2)
         self._run = RunDirectory.create_new(run_dir)
         self._executor = executor
         self._callbacks = CallbackList(callbacks)

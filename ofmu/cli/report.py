@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from ofmu.errors import OfmuWarning, StorageError
+from ofmu.errors import StorageError
 
 
 @click.command("report")
@@ -41,7 +41,7 @@ def report_command(run: str, serve: bool, port: int | None) -> None:
         page = write_report(run)
     except StorageError as error:
         # The result can be shown all the same, such as that of a search on a read-only disk.
-        warnings.warn(f"the report is not written: {error}", category=OfmuWarning, stacklevel=1)
+        warnings.warn(f"the report is not written: {error}", stacklevel=1)
         _print_result(run, kind)
         return
     _print_result(run, kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ofmu.cli.logs import follow_job, job_command
-from ofmu.errors import ConfigError, OfmuWarning, nearest_name
+from ofmu.errors import ConfigError, nearest_name
 from ofmu.io.text import counted
 
 SUBMITTED = ("search", "compare", "unlearn", "prepare", "evaluate", "report", "export", "doctor")
@@ -95,6 +95,5 @@ def _warn_if_results_are_lost(command: Sequence[str]) -> None:
         warnings.warn(
             f"the job writes into its own copy of the working directory, which Ray deletes: give {options[0]} an "
             "absolute path on storage that every node sees",
-            category=OfmuWarning,
             stacklevel=2,
         )

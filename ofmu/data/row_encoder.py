@@ -11,7 +11,6 @@ from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_uncut
 from ofmu.data.limits import ModelLimits
 from ofmu.data.rows import Example, Row
-from ofmu.errors import OfmuWarning
 from ofmu.io.text import counted
 
 
@@ -91,7 +90,6 @@ class RowEncoder:
             warnings.warn(
                 f"Texts are cut at data.max_length {self._config.max_length}, and what is cut is neither trained nor "
                 f"scored ({'; '.join(parts)}): raise data.max_length",
-                category=OfmuWarning,
                 stacklevel=2,
             )
 

@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.distributed_c10d import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
-from ofmu.errors import ClusterError, OfmuWarning
+from ofmu.errors import ClusterError
 from ofmu.io.ranks import Ranks, drop_stale_ranks, launched_ranks
 
 NOTICE_SECONDS = 5.0
@@ -51,7 +51,7 @@ def join_process_group(device: torch.device) -> bool:
         return False
     stale = drop_stale_ranks()
     if stale is not None:
-        warnings.warn(stale, category=OfmuWarning, stacklevel=2)
+        warnings.warn(stale, stacklevel=2)
     # DeepSpeed reads these variables.
     single = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in single.items():

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ofmu.errors import OfmuWarning, RunError
+from ofmu.errors import RunError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_text
 from ofmu.reports.charts import Chart
@@ -77,7 +77,6 @@ def write_page_or_warn(make_page: Callable[[], str], directory: Path) -> Path | 
         reason = str(error).partition("\n")[0] or type(error).__name__
         warnings.warn(
             f"The report {directory / REPORT} could not be written ({reason}); the results are complete without it",
-            category=OfmuWarning,
             stacklevel=2,
         )
         return None

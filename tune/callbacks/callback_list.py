@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofmu.errors import ConfigError, OfmuWarning
+from ofmu.errors import ConfigError
 from ofmu.tasks.events import PreparationEvent
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
 from tune.study.finished_trial import FinishedTrial
@@ -71,7 +71,7 @@ class CallbackList(SearchCallback):
                 # Any exception is possible here: the callback is the user's own code.
                 if id(callback) not in self._warned:
                     self._warned.add(id(callback))
-                    warnings.warn(_sentence(callback, error), category=OfmuWarning, stacklevel=3)
+                    warnings.warn(_sentence(callback, error), stacklevel=3)
 
 
 class _FunctionCallback(SearchCallback):

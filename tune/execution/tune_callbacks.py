@@ -9,7 +9,6 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from ofmu.errors import OfmuWarning
 from tune.execution.trial_source import TrialSource
 from tune.rundir.trial_files import TrialFiles
 
@@ -40,7 +39,7 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Warn of a crash that is retried."""
         reason = crash_reason(_error_text(trial))
-        warnings.warn(f"trial {trial.config['number']} is tried again: {reason}", category=OfmuWarning, stacklevel=2)
+        warnings.warn(f"trial {trial.config['number']} is tried again: {reason}", stacklevel=2)
 
 
 class StorageErrorStopper(ray_tune.Stopper):  # type: ignore[misc]  # Ray ships no types

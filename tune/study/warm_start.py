@@ -17,7 +17,6 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 
 from ofmu.config.base import Section
-from ofmu.errors import OfmuWarning
 from ofmu.io.files import write_json
 from ofmu.run_files import read_stored, stored_values
 from tune.space.draw import draw
@@ -66,7 +65,6 @@ def read_warm_start(config: SearchConfig, keys: Mapping[str, str] | None = None)
             warnings.warn(
                 f"{offered - used} of {offered} trials of {place} lie outside the space of this search, and are left "
                 "out",
-                category=OfmuWarning,
                 stacklevel=2,
             )
     return WarmStart(prior=tuple(prior.values()), initial=tuple(initial.values()))

@@ -13,7 +13,6 @@ from ofmu.data.encoding import Tokenizer, encode_continuation
 from ofmu.data.limits import ModelLimits
 from ofmu.data.questions import LETTERS, Question, QuestionSet
 from ofmu.data.rows import Example
-from ofmu.errors import OfmuWarning
 from ofmu.evaluation.scores import ChoiceScores
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
@@ -90,7 +89,6 @@ def _warn_of_cuts(encoded: Mapping[str, Sequence[Sequence[tuple[Example, int]]]]
         warnings.warn(
             f"Multiple-choice questions are cut at data.max_length {max_length}, and their start is not read "
             f"({'; '.join(parts)}): raise data.max_length",
-            category=OfmuWarning,
             stacklevel=3,
         )
 

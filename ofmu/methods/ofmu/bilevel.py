@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from ofmu.data.sampler import MinibatchSampler
-from ofmu.errors import NonFiniteLossError, OfmuWarning
+from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
 from ofmu.methods.ofmu.checked import CheckedDerivatives
@@ -279,7 +279,6 @@ class OFMU(Method[RowT]):
             warnings.warn(
                 f"method.{setting} {getattr(config, setting)} had no effect: the similarity never exceeded "
                 f"similarity_threshold {config.similarity_threshold}",
-                category=OfmuWarning,
                 stacklevel=3,
             )
 

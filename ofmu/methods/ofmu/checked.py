@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from ofmu.errors import DerivativeError, OfmuWarning
+from ofmu.errors import DerivativeError
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import Derivatives
 from ofmu.methods.ofmu.points import Ascent, PhiGradient
@@ -126,7 +126,7 @@ class CheckedDerivatives(Generic[RowT]):
             raise DerivativeError(text)
         if not self._warned:
             self._warned = True
-            warnings.warn(text, category=OfmuWarning, stacklevel=4)
+            warnings.warn(text, stacklevel=4)
 
     def _routes(self) -> bool:
         return any(

@@ -25,7 +25,7 @@ DERIVATIVES: Mapping[str, Mapping[str, Any]] = {
 }
 LENGTH = 512
 GOAL = 0.9
-_SECONDS_OF_A_GRADIENT = 0.5
+_SECONDS_OF_A_GRADIENT = 0.35
 """A minibatch is made smaller until its gradient takes no longer, so that OFMU's rounds end in time."""
 _SHARE = 0.92
 """Share of the card that the plan may fill: CUDA and the libraries take a part of it."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from bench_derivatives import Case
 from gpu.settings import Figures, Row, Settings, Skip, case_row, engine_for, need_card, need_deepspeed
+from gpu.shapes import MEDIUM, build_llama
+from measuring import random_rows
 from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine
@@ -47,8 +49,8 @@ class Wanted:
 
 def measure(settings: Settings) -> Iterator[Row]:
     forget, retain, trained = _problem(settings)
-    fp32 = _case(trained, forget, retain)
-    rounded = _case(trained.bfloat16().float(), forget, retain)
+    fp32 = _case(settings, trained, forget, retain)
+    rounded = _case(settings, trained.bfloat16().float(), forget, retain)
     for name, case in (("fp32", fp32), ("bf16", rounded)):
         wanted = _wanted(case)
         for mode in MODES:
@@ -67,18 +69,30 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def _problem(settings: Settings) -> tuple[list[Example], list[Example], nn.Module]:
     """Return rows to forget, rows to retain, and a small model that was trained on both."""
-    forget, retain = tiny_rows(6, 1), tiny_rows(6, 2)
-    model = tiny_llama()
+    if settings.tiny:
+        forget, retain = tiny_rows(6, 1), tiny_rows(6, 2)
+    else:
+        forget, retain = (random_rows(6, MEDIUM["vocab_size"], 24, prompt=8, seed=seed) for seed in (1, 2))
+    model = _llama(settings, "sdpa")
     training = TrainingConfig(epochs=3 if settings.tiny else 20, batch_size=4, learning_rate=1e-3)
     finetune(model, forget + retain, training, seed=settings.seed, pad_id=0)
     return forget, retain, model
 
 
-def _case(model: nn.Module, forget: list[Example], retain: list[Example]) -> Case:
+def _llama(settings: Settings, attention: str) -> nn.Module:
+    model: nn.Module
+    if settings.tiny:
+        model = tiny_llama(attention)
+    else:
+        model = build_llama(MEDIUM, "cpu", attention=attention, seed=settings.seed)
+    return model
+
+
+def _case(settings: Settings, model: nn.Module, forget: list[Example], retain: list[Example]) -> Case:
     weights = copy.deepcopy(model.state_dict())
 
     def load(double_backward: bool) -> nn.Module:
-        loaded = tiny_llama("eager" if double_backward else "sdpa")
+        loaded = _llama(settings, "eager" if double_backward else "sdpa")
         loaded.load_state_dict(weights)
         return loaded
 

@@ -32,6 +32,7 @@ LLAMA_8B = _llama(4096, 14336, 32, 32, 8, 128256, tied=False)
 """Llama-3.1-8B"""
 SMOL_135M = _llama(576, 1536, 30, 9, 3, 49152, tied=True)
 """SmolLM2-135M"""
+MEDIUM = _llama(256, 704, 4, 4, 4, 2048, tied=False)
 TINY = _llama(32, 64, 2, 4, 2, 128, tied=True)
 SMALL = _llama(64, 128, 2, 4, 2, 256, tied=False)
 

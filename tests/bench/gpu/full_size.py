@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gpu.settings import Figures, Row, Settings, Skip, case_row, engine_for, need_deepspeed
+import torch
+
+from gpu.settings import Figures, Row, Settings, Skip, case_row, engine_for, free_memory, need_deepspeed
 from gpu.shapes import LLAMA_1B, TINY, Shape, gradient_flops, peak_flops, planned_round
 from gpu.timed import Timed, time_rounds
 
@@ -23,6 +25,7 @@ DERIVATIVES: Mapping[str, Mapping[str, Any]] = {
     # bf16 takes no difference, so the outer step must be a plain product: decorrelation by projection.
     "bf16": {"derivative": "reverse_over_forward", "decorrelation": "projection"},
 }
+STAGES: Mapping[str, int | None] = {"fp32": None, "bf16": 2}
 LENGTH = 512
 GOAL = 0.9
 _SECONDS_OF_A_GRADIENT = 0.35
@@ -47,8 +50,17 @@ def _steps(settings: Settings, precision: str) -> Iterator[Row]:
         if precision == "bf16":
             need_deepspeed()
         engine = fitting_engine(settings, shape, method, precision, chosen["rows"], length)
-        found = time_rounds(settings, shape, method, engine, rows=chosen["rows"], length=length, rounds=rounds)
-        return found, engine
+        while True:
+            try:
+                found = time_rounds(settings, shape, method, engine, rows=chosen["rows"], length=length, rounds=rounds)
+                return found, engine
+            except torch.OutOfMemoryError:
+                # The plan was wrong. The row then shows a micro-batch below the planned one.
+                size = engine["micro_batch_size"] // 2
+            free_memory()
+            if not size:
+                raise RuntimeError("one row at a time runs out of memory, although the plan finds room")
+            engine = engine | {"micro_batch_size": size}
 
     def plain_step() -> Figures:
         found, engine = timed(PLAIN, 3)
@@ -58,7 +70,7 @@ def _steps(settings: Settings, precision: str) -> Iterator[Row]:
         plain.append(found)
         return figures(settings, shape, precision, found, "outer", length, engine, PLAIN, chosen["rows"])
 
-    config = {"method": PLAIN, "engine": engine_for(settings, None, precision=precision), "length": length}
+    config = {"method": PLAIN, "engine": engine_for(settings, STAGES[precision], precision=precision), "length": length}
     yield case_row(f"plain fine-tuning step, {precision}", plain_step, config=config)
 
     method = {**OFMU, **DERIVATIVES[precision]}
@@ -77,7 +89,11 @@ def _steps(settings: Settings, precision: str) -> Iterator[Row]:
 
     # Tiny shapes show that the part works. Their seconds are those of Python.
     goals = {} if settings.tiny else {"share of plain": (">=", GOAL)}
-    config = {"method": method, "engine": engine_for(settings, None, precision=precision), "length": length}
+    config = {
+        "method": method,
+        "engine": engine_for(settings, STAGES[precision], precision=precision),
+        "length": length,
+    }
     yield case_row(f"inner {label}", ofmu_round, config=config, goals=goals)
     if "outer" in both:
         yield Row(f"outer {label}", both["outer"], config, goals)
@@ -91,11 +107,9 @@ def fitting_engine(
     Raises:
         Skip: the plan finds room for no micro-batch.
     """
-    stage = None if precision == "fp32" else 2
+    stage = STAGES[precision]
     if settings.device != "cuda":
         return engine_for(settings, stage, precision=precision)
-    import torch
-
     card, size, needed = torch.cuda.get_device_properties(0).total_memory, rows, 0.0
     while size >= 1:
         engine = engine_for(settings, stage, precision=precision, micro_batch_size=size)
@@ -137,6 +151,7 @@ def figures(
         "planned": planned / found.parameters,
         "rows": rows,
         "micro-batch": engine.get("micro_batch_size"),
+        "planned micro-batch": fitting_engine(settings, shape, method, precision, rows, length).get("micro_batch_size"),
     }
 
 
@@ -144,6 +159,4 @@ def card_peak(settings: Settings, precision: Any) -> float | None:
     """Return the peak of this card, None on a CPU and on an unknown card."""
     if settings.device != "cuda":
         return None
-    import torch
-
     return peak_flops(torch.cuda.get_device_name(0), precision)

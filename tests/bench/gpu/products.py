@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -130,41 +129,29 @@ def _errors(
 
     def make_engine(model: nn.Module) -> Engine:
         engines.append(build_engine(model, config, CostTracker()))
+        _allow_tf32(on=tf32)  # the engine has switched it off
         return engines[-1]
 
     try:
-        with _tf32(on=tf32):
-            opened = case.derivatives(mode, make_engine=make_engine, similarity_threshold=OPEN)
-            if tf32:
-                _allow_tf32(on=True)  # the engine has switched it off
-            phi = opened.phi_gradient(*case.batches)
-            forget_gradient = opened.space.combine((1.0, phi.point.forget_gradient))
-            if mode == "central":
-                phi, _ = opened.fit_inner_step(phi)
-            part = opened.space.combine((1.0, phi.gradient), (-1.0, forget_gradient))
-            similarity_error = _apart(opened.space.gather(part), wanted.similarity_part)
-            engines.pop().close()
-            closed = case.derivatives(mode, make_engine=make_engine, similarity_threshold=CLOSED)
-            if tf32:
-                _allow_tf32(on=True)
-            u = _in_space(closed.space, wanted.direction)
-            phi = replace(closed.phi_gradient(*case.batches), gradient=u, norm=closed.space.norm(u))
-            product = closed.penalty_product(phi)
-            if mode == "central":
-                product, _ = closed.fit_outer_step(phi, product, closed.space.norm)
-            return {"∇S": similarity_error, "H·u": _apart(closed.space.gather(product), wanted.product)}
-    finally:
-        for left in engines:
-            left.close()
-
-
-@contextmanager
-def _tf32(*, on: bool) -> Iterator[None]:
-    _allow_tf32(on=on)
-    try:
-        yield
+        opened = case.derivatives(mode, make_engine=make_engine, similarity_threshold=OPEN)
+        phi = opened.phi_gradient(*case.batches)
+        forget_gradient = opened.space.combine((1.0, phi.point.forget_gradient))
+        if mode == "central":
+            phi, _ = opened.fit_inner_step(phi)
+        part = opened.space.combine((1.0, phi.gradient), (-1.0, forget_gradient))
+        similarity_error = _apart(opened.space.gather(part), wanted.similarity_part)
+        engines.pop().close()
+        closed = case.derivatives(mode, make_engine=make_engine, similarity_threshold=CLOSED)
+        u = _in_space(closed.space, wanted.direction)
+        phi = replace(closed.phi_gradient(*case.batches), gradient=u, norm=closed.space.norm(u))
+        product = closed.penalty_product(phi)
+        if mode == "central":
+            product, _ = closed.fit_outer_step(phi, product, closed.space.norm)
+        return {"∇S": similarity_error, "H·u": _apart(closed.space.gather(product), wanted.product)}
     finally:
         _allow_tf32(on=False)
+        for left in engines:
+            left.close()
 
 
 def _allow_tf32(*, on: bool) -> None:

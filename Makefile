@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 # Without this server the tests of S3 are skipped.
 S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 
-.PHONY: install search test-fast test test-cluster test-model bench check docs clean
+.PHONY: install search test-fast test test-cluster test-model bench gpu check docs clean
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,10 @@ test-model: install $(VENV)/.smollm2
 # Each benchmark prints its table. docs/scale.md explains the tables.
 bench: install
 	for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+# What only a GPU can show, in ten minutes: a table, and gpu.json. Without a card, tiny shapes on the CPU.
+gpu: install
+	$(BIN)/python tests/bench/gpu
 
 check: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

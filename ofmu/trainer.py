@@ -16,7 +16,7 @@ from ofmu.early_stopping import RoundCallback, RoundState, raise_if_pruned
 from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
-from ofmu.engine.cost import CostTracker, peak_memory_per_rank
+from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memory
 from ofmu.engine.repeatable import check_repeatable
 from ofmu.errors import PrunedError, RunError
 from ofmu.io.environment import environment
@@ -124,6 +124,7 @@ class _Run:
         self, callback: ProgressCallback | None, make_checkpointer: Callable[[int], Checkpointer] | None
     ) -> UnlearnResult:
         config, files = self._config, self._files
+        reset_peak_memory()
         with self._cost_tracker.phase("start_up"):
             task = task_family(config.data.kind).load_task(config, self._prepared.target)
             model = task.load_model(double_backward=config.method.needs_double_backward)

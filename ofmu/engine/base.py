@@ -110,8 +110,9 @@ class Engine(ABC):
         """
         local = self.outputs(compute, rows, tokens)
         values = torch.zeros(len(rows), dtype=torch.float64)
-        for index in range(self.rank, len(rows), self.world_size):
-            values[index] = local[id(rows[index])].double().cpu()
+        own = range(self.rank, len(rows), self.world_size)
+        if own:
+            values[self.rank :: self.world_size] = torch.stack([local[id(rows[index])] for index in own]).double().cpu()
         return [float(value) for value in (sum_over_ranks(values) if self.world_size > 1 else values)]
 
     def hvp(
@@ -234,13 +235,15 @@ class Engine(ABC):
         """Differentiate the scalar of each micro-batch. Return the global mean loss."""
         denominator = sum(loss.size(row) for row in rows)
         batches = self._micro_batches(rows)
-        value = torch.zeros(1, dtype=torch.float64)
+        # A copy to the host waits for the device, so the value stays there until the last pass.
+        value = torch.zeros(1, dtype=torch.float64, device=self.device)
         for index, (batch, weight) in enumerate(batches):
             scalar, total = scalars(batch)
             # Engines average gradients over ranks. The factor world_size turns the average into a sum.
             factor = weight * self.world_size / denominator
             self._backward_if_dependent(scalar * factor, last=index == len(batches) - 1)
-            value += weight * total.detach().double().cpu() / denominator
+            value += weight * total.detach().double() / denominator
+        value = value.cpu()
         # The process of a TorchEngine may belong to a group, whose other ranks do not take part in this sum.
         return float(sum_over_ranks(value) if self.world_size > 1 else value)
 

@@ -19,9 +19,15 @@ from ofmu.models.randomness import disable_randomness_in_modules
 def resolve_device(config: EngineConfig) -> torch.device:
     """Return the device of this process. On a machine with several GPUs, the local rank chooses the GPU.
 
+    Whatever runs on the device runs with TF32 off from here on: preparation, passes and scores alike.
+
     Raises:
         ConfigError: the config names a GPU, and no GPU is visible.
     """
+    # A finite difference is a small part of two gradients. TF32 drops the digits that hold this part. The scores of a
+    # target and of a run would differ if TF32 were switched off for only one of them.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise ConfigError("engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'")
@@ -40,9 +46,6 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     device = resolve_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    # A finite difference is a small part of two gradients. TF32 drops the digits that hold this part.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     disable_randomness_in_modules(model)
     model.to(device).train()
     if config.gradient_checkpointing:

@@ -44,10 +44,13 @@ class CostTracker:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the wall-clock seconds of the block to the phase ``name``."""
+        """Add the wall-clock seconds of the block to the phase ``name``, the work of the GPU included."""
         start = time.perf_counter()
         try:
             yield
+            if _uses_gpu():
+                # The work that the block started would be counted in the next phase.
+                torch.cuda.synchronize()
         finally:
             self.seconds[name] += time.perf_counter() - start
 
@@ -69,8 +72,21 @@ class CostTracker:
             self.seconds[name] += float(seconds)
 
 
+def reset_peak_memory() -> None:
+    """Let the peak of the GPU's memory begin here, since a process may run several trials."""
+    if _uses_gpu():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _uses_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def peak_memory_bytes() -> dict[str, int]:
-    """Return this process's peak memory in bytes: ``host`` (resident), and ``device`` if there is a GPU."""
+    """Return this process's peak memory in bytes: ``host`` (resident), and ``device`` if there is a GPU.
+
+    The peak of the device begins at :func:`reset_peak_memory`, and the host's at the start of the process.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if torch.cuda.is_available():

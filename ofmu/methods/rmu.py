@@ -131,7 +131,8 @@ class RMU(SingleLoopMethod[Example]):
         layer = block_index(config.layer, model.config.num_hidden_layers)
         self._hidden_states = hidden_state_reader(layer, self.task.loss.pad_id, options)
         u = torch.rand(model.config.hidden_size, generator=torch.Generator().manual_seed(context.seed))
-        self.steering_vector = config.coefficient * u / u.norm()
+        # The seed gives the same vector on every device, since it is drawn on the CPU.
+        self.steering_vector = (config.coefficient * u / u.norm()).to(self.engine.device)
         self._forget_loss = HiddenStateLoss(self._hidden_states, lambda row: self.steering_vector)
         self._target = FrozenTarget(self.engine, self.task.loss)
 

@@ -176,6 +176,9 @@ class Zero3Space(PartitionedSpace):
         optimizer._partition_all_parameters()
         for group in range(len(optimizer.fp16_groups)):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if dist.get_backend() == "nccl":
+            # DeepSpeed gathers partitions on a stream of its own, which does not wait for the copies above.
+            torch.cuda.current_stream().synchronize()
         if optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
         optimizer.invalidate_secondary_tensor()

@@ -13,11 +13,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from ofmu.config.files import read_mapping, validate
+from ofmu.engine.base import Engine
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
+from ofmu.losses import RowwiseLoss
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import INNER_STEP, Derivatives
 from ofmu.methods.ofmu.loss import ClampedLoss
@@ -26,23 +31,39 @@ from ofmu.run_config import UnlearnConfig, override
 from ofmu.tasks.load import task_family
 from ofmu.vectors.base import Vector
 
+MakeEngine = Callable[[nn.Module], Engine]
 STEPS = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7)
 
 
+def _torch_engine(model: nn.Module) -> Engine:
+    return TorchEngine(model, CostTracker())
+
+
 class Case:
-    """The derivatives of a task on one pair of minibatches."""
+    """The derivatives of a task on one pair of minibatches.
 
-    def __init__(self, task: Any, rows: int) -> None:
-        self.task = task
-        self.batches = list(task.forget_rows[:rows]), list(task.retain_rows[:rows])
+    Args:
+        load_model: returns a new model; its argument says whether second derivatives are taken by double backward.
+        loss: L_r, and L_f before the clamp.
+        forget_rows: minibatch of D_f.
+        retain_rows: minibatch of D_r.
+    """
 
-    def derivatives(self, mode: str, *, double: bool = False) -> Derivatives[Any]:
-        """Return new derivatives on a new model."""
-        config = OfmuConfig(derivative=mode, similarity_threshold=-1)
-        model = self.task.load_model(double_backward=mode == "exact")
-        engine = TorchEngine(model.double() if double else model, CostTracker())
+    def __init__(
+        self, load_model: Callable[[bool], nn.Module], loss: RowwiseLoss[Any], forget_rows: Any, retain_rows: Any
+    ) -> None:
+        self._load_model, self.loss = load_model, loss
+        self.batches = list(forget_rows), list(retain_rows)
+
+    def derivatives(
+        self, mode: str, *, double: bool = False, make_engine: MakeEngine = _torch_engine, **settings: Any
+    ) -> Derivatives[Any]:
+        """Return new derivatives on a new model. ``settings`` are those of OFMU that differ from the paper's hinge."""
+        config = OfmuConfig.model_validate({"derivative": mode, "similarity_threshold": -1} | settings)
+        model = self._load_model(mode == "exact")
+        engine = make_engine(model.double() if double else model)
         margin, sharpness = config.forget_margin or 0.0, config.forget_sharpness
-        return Derivatives(engine, ClampedLoss(self.task.loss, margin, sharpness), self.task.loss, config)
+        return Derivatives(engine, ClampedLoss(self.loss, margin, sharpness), self.loss, config)
 
 
 def error(found: Vector, wanted: Vector, unit: Vector) -> float:
@@ -110,7 +131,9 @@ def main() -> None:
     mapping = override(read_mapping(arguments.config), overrides)
     config = validate(UnlearnConfig, {key: mapping[key] for key in UnlearnConfig.model_fields if key in mapping})
     task = task_family(config.data.kind).load_task(config, prepare(config).target)
-    measure(Case(task, arguments.rows), penalty=not arguments.no_penalty)
+    forget_rows, retain_rows = task.forget_rows[: arguments.rows], task.retain_rows[: arguments.rows]
+    case = Case(lambda double: task.load_model(double_backward=double), task.loss, forget_rows, retain_rows)
+    measure(case, penalty=not arguments.no_penalty)
 
 
 if __name__ == "__main__":

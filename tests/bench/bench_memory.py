@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measuring import build_run, held_memory, random_rows, reset_peak_memory
+
 OFMU_ROUND = {"name": "ofmu", "outer_steps": 3, "inner_steps": 1, "inner_lr": 1e-4, "outer_lr": 1e-6, "batch_size": 4}
 OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}
 SIMNPO = {"name": "simnpo", "steps": 3, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
@@ -47,30 +49,16 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    from ofmu.data.rows import Example
-    from ofmu.engine.build import build_engine
     from ofmu.engine.config import EngineConfig
-    from ofmu.engine.cost import CostTracker
-    from ofmu.methods.base import Context
-    from ofmu.methods.build import build_method
-    from ofmu.methods.registry import method_config
-    from ofmu.models.config import AdapterConfig
-    from ofmu.models.lora import add_adapters
-    from ofmu.testing import MemoryLanguageTask
 
     method, engine_settings, lora = SETTINGS[name]
     backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
     config = EngineConfig.model_validate({**backend, **engine_settings, "device": "cpu", "threads": 1})
-    settings = method_config(method).model_validate(method)
     attention = "eager" if "exact" in name else "sdpa"
 
     def rounds(model: object, vocabulary: int) -> float:
-        if lora:
-            add_adapters(model, AdapterConfig(kind="lora"), 0)  # type: ignore[arg-type]
-        engine = build_engine(model, config, CostTracker())  # type: ignore[arg-type]
-        torch.manual_seed(1)
-        rows = [Example(tuple(torch.randint(1, vocabulary, (24,)).tolist()), 8) for _ in range(8)]
-        unlearning = build_method(Context(engine, MemoryLanguageTask(rows[:4], rows[4:]), seed=0), settings)
+        rows = random_rows(8, vocabulary, 24, prompt=8)
+        engine, unlearning = build_run(model, config, method, rows[:4], rows[4:], lora=lora)
         begin = time.perf_counter()
         list(unlearning.rounds())
         seconds = time.perf_counter() - begin
@@ -83,8 +71,8 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
         attn_implementation=attention,
     )  # fmt: skip
     rounds(LlamaForCausalLM(small), 500)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    before = held_memory()
+    reset_peak_memory()
     if directory:
         # Mapped weight files count as resident memory: they are copied, so that the map is dropped.
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation=attention)
@@ -97,18 +85,10 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
         )  # fmt: skip
         model = LlamaForCausalLM(large)
     size = sum(parameter.numel() for parameter in model.parameters())
-    loaded = _status("VmHWM") - before
-    Path("/proc/self/clear_refs").write_text("5")
+    loaded = reset_peak_memory() - before
     seconds = rounds(model, 8000)
-    peak = _status("VmHWM") - before
+    peak = reset_peak_memory() - before
     (result / os.environ["RANK"]).write_text(f"{loaded / size} {peak / size} {seconds}")
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}")
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from measuring import held_memory, reset_peak_memory
+
 GIB = 2**30
 SHAPES = {
     "5M": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4},
@@ -90,7 +92,7 @@ def measure(mapping: dict[str, Any], tiny: str, folder: Path) -> dict[str, float
     _phases(small, folder / "tiny", {})
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = _status("VmRSS")
+    before = held_memory()
     peaks: dict[str, float] = {}
     _phases(mapping, folder / "real", peaks)
     return {phase: peak - before for phase, peak in peaks.items()}
@@ -105,37 +107,23 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     from ofmu.tasks.load import task_family
 
     config = UnlearnConfig.model_validate(mapping)
-    _reset_peak()
+    reset_peak_memory()
     task = task_family("language").load_task(config, Path(str(config.model.path)))
-    _reset_peak()
+    reset_peak_memory()
     model = task.load_model(double_backward=config.method.needs_double_backward)
     engine = build_engine(model, config.engine, CostTracker())
     del model
-    peaks["load"] = _reset_peak()
+    peaks["load"] = reset_peak_memory()
     method = build_method(Context(engine, task, 0), config.method)
     list(method.rounds())
-    peaks["round"] = _reset_peak()
+    peaks["round"] = reset_peak_memory()
     task.score(engine)
-    peaks["evaluation"] = _reset_peak()
+    peaks["evaluation"] = reset_peak_memory()
     full = engine.space.gather(engine.space.masters())
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in full.items()}
     task.save(engine.model, folder, weights)
-    peaks["save"] = _reset_peak()
+    peaks["save"] = reset_peak_memory()
     engine.close()
-
-
-def _reset_peak() -> float:
-    """Return the peak of resident memory since the last call, in bytes."""
-    peak = _status("VmHWM")
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak
-
-
-def _status(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024.0
-    raise RuntimeError(f"/proc/self/status has no {name}")
 
 
 def run_cell(target: str, setting: str, stage: int, tiny: str) -> dict[str, float]:

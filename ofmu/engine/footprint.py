@@ -35,10 +35,16 @@ class EngineBytes:
     loading: float
     """Peak while the engine is built, weights and masters included."""
     gathered: float
-    """One whole vector on every rank, as saving gathers it. 0: it shares the storage of the masters."""
+    """One whole vector on every rank, as exact products gather it. 0: it shares the storage of the masters."""
+    gathered_to_save: float
+    """The largest weight, as saving gathers it. 0: it shares the storage of the masters."""
+    read: float
+    """What is read from files before the engine takes it: the whole model, or the largest weight."""
 
 
-def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, *, on_gpu: bool) -> EngineBytes:
+def engine_bytes(
+    config: EngineConfig, trainable: int, frozen: int, ranks: int, *, largest: int, on_gpu: bool
+) -> EngineBytes:
     """Return the bytes of one rank.
 
     Args:
@@ -46,6 +52,7 @@ def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, 
         trainable: number of trainable weights.
         frozen: number of frozen weights.
         ranks: number of ranks.
+        largest: number of values of the largest weight.
         on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
     """
     deepspeed = config.backend_on(ranks) == "deepspeed"
@@ -67,19 +74,30 @@ def engine_bytes(config: EngineConfig, trainable: int, frozen: int, ranks: int, 
             gradients=gradients,
             loading=loaded + FP32 * trainable,
             gathered=0.0,
+            gathered_to_save=0.0,
+            read=loaded,
         )
     # Stages 1 and 2 store fp32 masters in the weights themselves, and free a gradient once it was added to a vector.
     shared = stage < 3 and config.precision == "fp32" and config.offload == "none"
     whole = value * float(trainable) if stage == 1 else 0.0
     standing = share if stage == 3 else 0.0
+    weights = value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen)
+    in_pieces = stage == 3 and ranks > 1
+    loading = loaded + value * trainable + share
+    if in_pieces:
+        # First a whole weight stands beside the pieces. Then DeepSpeed joins the pieces of the trainable weights in a
+        # copy, and adds masters and gradients. At last, a mask of one byte per value finds the padding.
+        loading = max(weights + FP32 * largest, weights + value * trainable / ranks, weights + 2.25 * share)
     return EngineBytes(
         vector=share,
-        weights=value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen),
+        weights=weights,
         masters=0.0 if shared else share,
         gathered_weights=value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0,
         in_backward=max(bucket, whole) + (standing or share),
         in_reduction=bucket + whole + share,
         gradients=standing,
-        loading=loaded + value * trainable + share,
+        loading=loading,
         gathered=FP32 * float(trainable),
+        gathered_to_save=FP32 * float(largest),
+        read=FP32 * float(largest) if in_pieces else loaded,
     )

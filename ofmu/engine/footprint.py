@@ -43,7 +43,7 @@ class EngineBytes:
 
 
 def engine_bytes(
-    config: EngineConfig, trainable: int, frozen: int, ranks: int, *, largest: int, on_gpu: bool
+    config: EngineConfig, trainable: int, frozen: int, ranks: int, *, largest: int, one_by_one: bool, on_gpu: bool
 ) -> EngineBytes:
     """Return the bytes of one rank.
 
@@ -53,6 +53,7 @@ def engine_bytes(
         frozen: number of frozen weights.
         ranks: number of ranks.
         largest: number of values of the largest weight.
+        one_by_one: whether weights can be read from and written to files one after the other.
         on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
     """
     deepspeed = config.backend_on(ranks) == "deepspeed"
@@ -82,7 +83,7 @@ def engine_bytes(
     whole = value * float(trainable) if stage == 1 else 0.0
     standing = share if stage == 3 else 0.0
     weights = value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen)
-    in_pieces = stage == 3 and ranks > 1
+    in_pieces = one_by_one and stage == 3 and ranks > 1
     loading = loaded + value * trainable + share
     if in_pieces:
         # First a whole weight stands beside the pieces. Then DeepSpeed joins the pieces of the trainable weights in a
@@ -98,6 +99,6 @@ def engine_bytes(
         gradients=standing,
         loading=loading,
         gathered=FP32 * float(trainable),
-        gathered_to_save=FP32 * float(largest),
+        gathered_to_save=FP32 * float(largest if one_by_one else trainable),
         read=FP32 * float(largest) if in_pieces else loaded,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
 from transformers.utils import logging as transformers_logging
 
 from ofmu.errors import ModelError
@@ -78,6 +78,12 @@ def check_finite(name: str, weight: Tensor, path: str | Path) -> None:
 def saves_under_other_names(model: Any) -> bool:
     """Return whether Transformers saves weights of this model under other names, or in other shapes, than it has."""
     return bool(getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(model, add_legacy=False))
+
+
+def stored_under_other_names(config: Mapping[str, Any]) -> bool:
+    """Return whether a model with this ``config.json`` is one of :func:`saves_under_other_names`."""
+    kinds = (config.get("model_type"), *(config.get("architectures") or ()))
+    return any(get_checkpoint_conversion_mapping(kind) is not None for kind in kinds)
 
 
 def check_saved(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from ofmu.models.config import AdapterConfig
 from ofmu.models.language import attention_for
 from ofmu.models.meta import MAX_PARAMETERS
 from ofmu.models.sizes import ModelSizes
+from ofmu.models.weights import stored_under_other_names
 from ofmu.plan.passes import PassPeaks, scoring_pass, training_pass
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
@@ -103,7 +104,10 @@ def memory_plan(
     adapters = sizes.adapter_parameters(adapter)
     trainable, frozen = (adapters, sizes.parameters) if adapter.kind != "none" else (sizes.parameters, 0)
     largest = _largest_weight(sizes)
-    engine = engine_bytes(config.engine, trainable, frozen, ranks, largest=largest, on_gpu=on_gpu)
+    one_by_one = not stored_under_other_names(model)
+    engine = engine_bytes(
+        config.engine, trainable, frozen, ranks, largest=largest, one_by_one=one_by_one, on_gpu=on_gpu
+    )
     held = method_class(config.method.name, config.method.module).held_vectors(config.method)
     vectors = held or HeldVectors()
     if config.method.saliency_fraction < 1:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     BloomConfig,
     BloomForCausalLM,
     Gemma2Config,
@@ -25,6 +26,7 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
     PhiConfig,
     PhiForCausalLM,
     Qwen2Config,
@@ -35,6 +37,7 @@ from transformers import (
 
 from ofmu.errors import ModelError
 from ofmu.models.language import load_model
+from ofmu.models.weights import saves_under_other_names, stored_under_other_names
 from ofmu.testing import run_script_on_ranks
 
 PROBE = Path(__file__).resolve().parents[2] / "helpers" / "sharded_probe.py"
@@ -139,6 +142,18 @@ def test_weights_under_other_names_are_loaded_whole_with_a_word_if_large(
     monkeypatch.setattr("ofmu.models.sharded_loading._LARGE_BYTES", 1000)
     with pytest.warns(UserWarning, match="Every rank loads all 0.0 GiB of the model .* stores a gpt_neox under other"):
         load_model(tmp_path, shard=shard)
+
+
+@pytest.mark.parametrize(("config", "renamed"), [
+    (GPTNeoXConfig(**SIZES), True), (MixtralConfig(**SIZES, num_local_experts=2), True),
+    (LlamaConfig(**SIZES), False), (GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=61), False),
+])  # fmt: skip
+def test_the_config_says_whether_files_have_other_names(config: Any, renamed: bool) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert saves_under_other_names(model) is renamed
+    stored = config.to_dict() | {"architectures": [type(model).__name__]}
+    assert stored_under_other_names(stored) is renamed
 
 
 def test_tied_weights_that_differ_in_the_files_stay_apart_as_transformers_keeps_them(tmp_path: Path) -> None:

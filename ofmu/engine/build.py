@@ -61,7 +61,8 @@ def weight_sharder(config: EngineConfig) -> WeightSharder | None:
         ConfigError: the config names a GPU, and no GPU is visible.
         ClusterError: a rank has not come.
     """
-    if config.zero_stage < 3 or _number_of_ranks() == 1:
+    ranks = _number_of_ranks()
+    if config.zero_stage < 3 or ranks == 1 or config.backend_on(ranks) == "torch":
         return None
     return WeightSharder(config, resolve_device(config))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -173,7 +173,10 @@ def _cannot_be_streamed(model: PreTrainedModel, directory: Path) -> str | None:
         return f"Transformers stores a {model.config.model_type} under other names than its weights have"
     if getattr(model.config, "transformers_weights", None):
         return "its config.json names a file of weights"
-    stored = dict(StoredWeights(directory).shapes)
+    try:
+        stored = dict(StoredWeights(directory).shapes)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
+        return "its files cannot be read"  # Transformers says why
     ignored = [*_OLD_BUFFERS, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
     needed = {name: buffer.shape for name, buffer in model.named_buffers() if name in model.state_dict()}
     for names, [(module, attribute), *_] in _parameters(model):

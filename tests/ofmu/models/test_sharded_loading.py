@@ -187,6 +187,19 @@ def test_weights_that_are_not_whole_are_the_same_error(
         load_model(tmp_path, shard=Keep())
 
 
+def test_damaged_files_are_the_same_error(tmp_path: Path) -> None:
+    models()["half"].save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    for damaged in (content[:-2], content[:100], b""):
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        said = []
+        for shard in (None, Keep()):
+            with pytest.raises(ModelError) as caught:
+                load_model(tmp_path, shard=shard)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+
 def test_a_machine_must_fit_its_part_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models()["half"].save_pretrained(tmp_path)
     monkeypatch.setattr("ofmu.models.described_size._memory", lambda: 30_000.0)

@@ -16,6 +16,8 @@ from ofmu.data.kinds import TaskKind
 from ofmu.engine.base import Engine
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.losses import RowwiseLoss
+from ofmu.models.sharded_loading import ShardWeight
+from ofmu.models.weight_stream import WeightStream
 
 RowT = TypeVar("RowT")
 
@@ -47,8 +49,13 @@ class Task(Protocol[RowT]):
     def saved_dtype(self) -> torch.dtype:
         """The type of the saved weights. The weights are rounded to this type before they are scored."""
 
-    def load_model(self, *, double_backward: bool) -> nn.Module:
-        """Load the target model in fp32. ``double_backward``: the model must have second derivatives."""
+    def load_model(self, *, double_backward: bool, shard: ShardWeight | None = None) -> nn.Module:
+        """Load the target model in fp32.
+
+        Args:
+            double_backward: the model must have second derivatives.
+            shard: keeps this rank's piece of each weight. A task may load the whole model nevertheless.
+        """
 
     def score(self, engine: Engine) -> Any:
         """Score the engine's model; collective. Every rank gets all scores. The scores have ``save(path)``."""
@@ -56,5 +63,5 @@ class Task(Protocol[RowT]):
     def metrics(self, scores: Any, reference: Path | None) -> Metrics:
         """Return the metrics of ``scores``. ``reference`` is the file of the reference's scores."""
 
-    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
-        """Save ``weights`` in the form that ``from_pretrained`` loads."""
+    def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
+        """Save ``weights`` in the form that ``from_pretrained`` loads. Only rank 0 calls this method."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback
 from ofmu.content import ROWS, check_content, content_of, read_content, write_content
 from ofmu.early_stopping import RoundCallback, RoundState, raise_if_pruned
 from ofmu.engine.base import Engine
-from ofmu.engine.build import build_engine
+from ofmu.engine.build import build_engine, weight_sharder
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memory
 from ofmu.engine.repeatable import check_repeatable
@@ -24,6 +25,7 @@ from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
+from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
@@ -127,7 +129,8 @@ class _Run:
         reset_peak_memory()
         with self._cost_tracker.phase("start_up"):
             task = task_family(config.data.kind).load_task(config, self._prepared.target)
-            model = task.load_model(double_backward=config.method.needs_double_backward)
+            shard = weight_sharder(config.engine)
+            model = task.load_model(double_backward=config.method.needs_double_backward, shard=shard)
             engine = build_engine(model, config.engine, self._cost_tracker)
         # Whatever fails from here on, a warm process must get its process group and its memory back.
         try:
@@ -227,12 +230,16 @@ class _Run:
         }, cost
 
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
-        """Gather the masters from their shards and save them in the form that ``from_pretrained`` loads."""
-        full = engine.space.gather(engine.space.masters())
-        if engine.rank == 0:
-            dtype = task.saved_dtype
-            weights = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in full.items()}
-            task.save(engine.model, self._files.model, weights)
+        """Save the masters in the form that ``from_pretrained`` loads. Each is gathered when rank 0 writes it."""
+        space = engine.space
+        gathered = space.gather_each(space.masters())
+        try:
+            if engine.rank == 0:
+                weights = WeightStream(space.shapes(), task.saved_dtype, gathered)
+                task.save(engine.model, self._files.model, weights)
+        finally:
+            # Every rank takes part in gathering each weight, also after rank 0 failed to write one.
+            deque(gathered, maxlen=0)
 
     def _finish(self, engine: Engine, method: Method[Any], task: Task[Any], scores: Any) -> UnlearnResult:
         metrics = task.metrics(scores, self._prepared.reference_scores)

@@ -9,7 +9,7 @@ from torch import nn
 from ofmu.engine.base import Engine
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
-from ofmu.engine.deepspeed import DeepSpeedEngine
+from ofmu.engine.deepspeed import DeepSpeedEngine, WeightSharder
 from ofmu.engine.torch import TorchEngine
 from ofmu.errors import ConfigError
 from ofmu.io.ranks import launched_ranks
@@ -53,6 +53,21 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     if config.backend_on(_number_of_ranks()) == "torch":
         return TorchEngine(model, tracker, config.micro_batch_size)
     return DeepSpeedEngine(model, config, tracker, device)
+
+
+def weight_sharder(config: EngineConfig) -> WeightSharder | None:
+    """Return what cuts each weight into one piece per rank while a model is loaded; collective.
+
+    None: the engine keeps whole weights on every rank, or there is one rank.
+
+    Raises:
+        ConfigError: the config names a GPU, and no GPU is visible.
+        ClusterError: a rank has not come.
+    """
+    ranks = _number_of_ranks()
+    if config.zero_stage < 3 or ranks == 1 or config.backend_on(ranks) == "torch":
+        return None
+    return WeightSharder(config, resolve_device(config))
 
 
 def _number_of_ranks() -> int:

@@ -27,6 +27,32 @@ BUCKET_ELEMENTS = 20_000_000
 """Elements that ranks exchange at a time. Each rank holds one or two buffers of this length, whatever the model."""
 
 
+class WeightSharder:
+    """Cuts weights into one piece per rank, as ZeRO-3 stores them, before there is an engine.
+
+    A model that is loaded weight by weight through this object never stands whole in the memory of a rank. The engine
+    keeps the pieces as they are. All ranks must hand over the same weights in the same order.
+    """
+
+    def __init__(self, config: EngineConfig, device: torch.device) -> None:
+        deepspeed = _import_deepspeed(device)
+        join_process_group(device)
+        self._dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        # A config would make DeepSpeed replace torch's linear function, which only the engine can undo.
+        self._zero = deepspeed.zero.Init(dtype=self._dtype, mem_efficient_linear=False)
+
+    @property
+    def share(self) -> float:
+        """The part of the model that the ranks of this machine hold."""
+        ranks = dist.get_world_size()
+        return int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) / ranks
+
+    def __call__(self, parameter: nn.Parameter) -> None:
+        """Keep this rank's piece of a weight that every rank has whole, in the engine's precision; collective."""
+        parameter.data = parameter.data.to(self._dtype)
+        self._zero._convert_to_zero_parameters([parameter])
+
+
 class DeepSpeedEngine(Engine):
     """Shards parameters and gradients. Methods update the shards through the vector space.
 
@@ -40,6 +66,8 @@ class DeepSpeedEngine(Engine):
         self._owns_process_group = join_process_group(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.zero_stage = config.zero_stage
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            _finish_sharding(model, config)
         trainable = [p for p in model.parameters() if p.requires_grad]
         self._engine, optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -71,6 +99,18 @@ class DeepSpeedEngine(Engine):
             import deepspeed.comm
 
             deepspeed.comm.destroy_process_group()
+
+
+def _finish_sharding(model: nn.Module, config: EngineConfig) -> None:
+    """Do what DeepSpeed does only for a model that no :class:`WeightSharder` has cut."""
+    from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+    torch.nn.functional.linear = zero3_linear_wrap
+    if config.precision == "bf16":
+        # Adapters, which are made after the weights were cut.
+        for parameter in model.parameters():
+            if not hasattr(parameter, "ds_id"):
+                parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _release_module(module: nn.Module) -> None:

@@ -21,13 +21,16 @@ _TRAINING_COPIES = 4
 """Copies of the weights that AdamW needs: weights, gradient and two moments."""
 
 
-def check_described_size(build: Callable[[], nn.Module], directory: Path, dtype: torch.dtype) -> None:
+def check_described_size(
+    build: Callable[[], nn.Module], directory: Path, dtype: torch.dtype, share: float = 1.0
+) -> None:
     """Check that a model is as large as its weights, and that one copy fits into memory. Nothing is allocated.
 
     Args:
         build: makes the model from its config.
         directory: the model's directory.
         dtype: the type in which the model will be loaded.
+        share: the part of the model that this machine will hold.
 
     Raises:
         ModelError: there are no weights, the config describes a model of another size than the weights, or the model
@@ -48,7 +51,10 @@ def check_described_size(build: Callable[[], nn.Module], directory: Path, dtype:
             f"The config.json of {directory} describes {described:,} weights and {buffers:,} other values, and the "
             f"directory holds {stored:,} values: name a model with its own config.json"
         )
-    _check_memory(f"The model {directory}", described * dtype.itemsize)
+    _check_memory(
+        f"The model {directory}" if share == 1 else f"This machine's part of the model {directory}",
+        described * dtype.itemsize * share,
+    )
 
 
 def check_training_size(build: Callable[[], nn.Module], section: str) -> None:
@@ -70,7 +76,7 @@ def check_training_size(build: Callable[[], nn.Module], section: str) -> None:
     _check_memory(f"Training the model of {section}", values * 4 * _TRAINING_COPIES, f": lower the sizes in {section}")
 
 
-def _check_memory(what: str, needed: int, fix: str = ": name a smaller model") -> None:
+def _check_memory(what: str, needed: float, fix: str = ": name a smaller model") -> None:
     memory = _memory()
     if needed > memory:
         raise ModelError(f"{what} takes {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB{fix}")

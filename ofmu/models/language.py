@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from ofmu.models.config import Attention
 from ofmu.models.described_size import check_described_size
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.randomness import disable_randomness_in_config
+from ofmu.models.sharded_loading import ShardWeight, load_in_shards
 from ofmu.models.source import keep_source_settings, keep_tokenizer_files
-from ofmu.models.weights import check_loaded, check_saved, quiet_loading
+from ofmu.models.weight_stream import WeightStream, write_weights
+from ofmu.models.weights import check_loaded, check_saved, check_written, quiet_loading, saves_under_other_names
 
 
 def load_model(
@@ -32,6 +34,7 @@ def load_model(
     attention: Attention = "auto",
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
+    shard: ShardWeight | None = None,
 ) -> PreTrainedModel:
     """Load a causal language model without dropout, from safetensors.
 
@@ -40,6 +43,8 @@ def load_model(
         attention: the attention implementation of Transformers. ``auto``: sdpa if the architecture has it, else eager.
         dtype: the type of the weights.
         revision: branch, tag or commit on the hub. None: the default branch.
+        shard: keeps this rank's piece of each weight as soon as the weight is read, so that the model may be larger
+            than the memory of a rank; then every rank calls this function. None: this process gets the whole model.
 
     Raises:
         ModelError: the directory is missing, or holds no model or no safetensors; the hub has no such model; the model
@@ -48,7 +53,7 @@ def load_model(
     """
     directory = local_directory(path, revision)
     try:
-        model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype)
+        model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype, shard)
     except ModelError:
         raise
     except Exception as error:
@@ -59,17 +64,28 @@ def load_model(
             raise ModelError(
                 f"The architecture of the model {path} has no attention 'sdpa': set model.attention to auto or eager"
             ) from error
-        return load_model(path, "eager", dtype, revision)
+        return load_model(path, "eager", dtype, revision, shard)
     check_loaded(model, info, path)
     loaded: PreTrainedModel = model
     return loaded
 
 
-def _load(directory: Path, attention: str, dtype: torch.dtype) -> Any:
+def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeight | None) -> Any:
     """Return a model without dropout, and the loading info of Transformers."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     disable_randomness_in_config(config)
-    check_described_size(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False), directory, dtype)
+
+    def build() -> torch.nn.Module:
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return model
+
+    if shard is not None:
+        check_described_size(build, directory, dtype, shard.share)
+        with quiet_loading():
+            sharded = load_in_shards(directory, config, attention, dtype, shard)
+        if sharded is not None:
+            return sharded, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": ()}
+    check_described_size(build, directory, dtype)
     with quiet_loading():
         return AutoModelForCausalLM.from_pretrained(
             directory,
@@ -107,12 +123,12 @@ def attention_for(attention: Attention, *, double_backward: bool) -> Attention:
     return "eager" if attention == "auto" and double_backward else attention
 
 
+Weights = WeightStream | Mapping[str, torch.Tensor] | None
+"""The weights to save: a stream, tensors by name, or None for those of the model."""
+
+
 def save_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: str | Path,
-    *,
-    state_dict: Mapping[str, torch.Tensor] | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path, *, weights: Weights = None
 ) -> Path:
     """Save model and tokenizer as safetensors. The directory appears when all its files are on disk.
 
@@ -120,7 +136,7 @@ def save_model(
         model: the model.
         tokenizer: the tokenizer, or another object with ``save_pretrained``.
         directory: where to save. An existing directory is replaced.
-        state_dict: the weights to save. None: the weights of ``model``.
+        weights: the weights to save. None: the weights of ``model``.
 
     Raises:
         StorageError: the disk is full, or the directory cannot be written. An existing directory stays unchanged.
@@ -131,7 +147,7 @@ def save_model(
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            _write(model, tokenizer, partial, state_dict)
+            _write(model, tokenizer, partial, weights)
             partial.chmod(0o755)  # mkdtemp makes a private directory, and models are shared.
             for path in partial.rglob("*"):
                 sync(path)
@@ -142,13 +158,7 @@ def save_model(
     return target
 
 
-def write_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
-    *,
-    state_dict: Mapping[str, torch.Tensor] | None = None,
-) -> None:
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write model and tokenizer into an existing directory. A failed write leaves some files behind.
 
     Raises:
@@ -156,32 +166,43 @@ def write_model(
         ModelError: the saved files do not hold the model, bit for bit.
     """
     with storage_errors(directory):
-        _write(model, tokenizer, directory, state_dict)
+        _write(model, tokenizer, directory, None)
 
 
-def _write(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
-    state_dict: Mapping[str, torch.Tensor] | None,
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, weights: Weights) -> None:
+    if isinstance(weights, WeightStream) and saves_under_other_names(model):
+        weights = weights.collect()
+    if isinstance(weights, WeightStream):
+        # Without weights, Transformers writes the model's configs only.
+        model.save_pretrained(directory, state_dict={})
+        fingerprints = write_weights(directory, weights)
+        _write_rest(model, tokenizer, directory, {weights.dtype})
+        check_written(model, directory, fingerprints)
+        return
+    tensors = model.state_dict() if weights is None else weights
+    model.save_pretrained(directory, state_dict=dict(tensors))
+    dtypes = {weight.dtype for weight in tensors.values() if weight.is_floating_point()}
+    _write_rest(model, tokenizer, directory, dtypes)
+    check_saved(model, directory, tensors)
+
+
+def _write_rest(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtypes: Collection[torch.dtype]
 ) -> None:
-    model.save_pretrained(directory, state_dict=None if state_dict is None else dict(state_dict))
     tokenizer.save_pretrained(directory)
-    weights = model.state_dict() if state_dict is None else state_dict
-    _store_dtype(directory / "config.json", weights)
+    _store_dtype(directory / "config.json", dtypes)
     keep_source_settings(model.name_or_path, directory)
     keep_tokenizer_files(getattr(tokenizer, "name_or_path", ""), directory)
-    check_saved(model, directory, weights)
 
 
-def _store_dtype(config: Path, weights: Mapping[str, torch.Tensor]) -> None:
+def _store_dtype(config: Path, dtypes: Collection[torch.dtype]) -> None:
     """Store the type of the saved weights. Transformers stores that of the model, which an engine may keep in bf16.
 
     ``from_pretrained`` loads weights in the stored type, so it would round weights in fp32 to bf16.
     """
     content = json.loads(config.read_text(encoding="utf-8"))
-    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in weights.values() if weight.is_floating_point()}
-    if len(dtypes) == 1 and content.get("dtype") != (dtype := dtypes.pop()):
+    names = {str(dtype).removeprefix("torch.") for dtype in dtypes}
+    if len(names) == 1 and content.get("dtype") != (dtype := names.pop()):
         config.write_text(json.dumps(content | {"dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, get_model_conversion_mapping
 from transformers.utils import logging as transformers_logging
 
 from ofmu.errors import ModelError
 from ofmu.models.randomness import may_be_random
+from ofmu.models.weight_stream import differing_weight, read_weights
 
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
 """Keys of a config that saving may change, and that do not change what the model computes in a given type."""
@@ -59,10 +60,30 @@ def check_loaded(model: Any, info: Mapping[str, Iterable[Any]], path: str | Path
                 f"The model {path} {problem} weight '{names[0]}'{more}, as its config.json names the architecture "
                 f"{type(model).__name__}: save the model again with its own config"
             )
-    # The smallest and the largest value are NaN if any value is, and need no copy of the weights.
     for name, weight in model.state_dict().items():
-        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, torch.aminmax(weight))):
-            raise ModelError(f"The weight '{name}' of the model {path} is NaN or infinite: name another model")
+        check_finite(name, weight, path)
+
+
+def check_finite(name: str, weight: Tensor, path: str | Path) -> None:
+    """Check that a weight has only finite values.
+
+    Raises:
+        ModelError: a value is NaN or infinite.
+    """
+    # The smallest and the largest value are NaN if any value is, and need no copy of the weights.
+    if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, torch.aminmax(weight))):
+        raise ModelError(f"The weight '{name}' of the model {path} is NaN or infinite: name another model")
+
+
+def saves_under_other_names(model: Any) -> bool:
+    """Return whether Transformers saves weights of this model under other names, or in other shapes, than it has."""
+    return bool(getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(model, add_legacy=False))
+
+
+def stored_under_other_names(config: Mapping[str, Any]) -> bool:
+    """Return whether a model with this ``config.json`` is one of :func:`saves_under_other_names`."""
+    kinds = (config.get("model_type"), *(config.get("architectures") or ()))
+    return any(get_checkpoint_conversion_mapping(kind) is not None for kind in kinds)
 
 
 def check_saved(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> None:
@@ -76,7 +97,24 @@ def check_saved(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> N
     Raises:
         ModelError: a weight or a setting on disk differs.
     """
-    differing = _differing_weight(model, directory, weights) or _differing_setting(model, directory)
+    _raise_if(_differing_weight(model, directory, weights) or _differing_setting(model, directory), directory)
+
+
+def check_written(model: Any, directory: Path, fingerprints: Mapping[str, str]) -> None:
+    """Check that a model whose weights were written from a stream computes what the weights compute, bit for bit.
+
+    Args:
+        model: the model, whose config is compared.
+        directory: the saved model.
+        fingerprints: what :func:`ofmu.models.weight_stream.write_weights` returned.
+
+    Raises:
+        ModelError: a weight or a setting on disk differs.
+    """
+    _raise_if(differing_weight(directory, fingerprints) or _differing_setting(model, directory), directory)
+
+
+def _raise_if(differing: str | None, directory: Path) -> None:
     if differing is not None:
         raise ModelError(
             f"The saved model {directory} would not compute what the model in memory does ({differing}): name another "
@@ -87,16 +125,15 @@ def check_saved(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> N
 def _differing_weight(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> str | None:
     saved, values, renamed = set[str](), 0, False
     for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                tensor = tensors.get_tensor(name)
-                values += tensor.numel()
-                if name not in weights:
-                    renamed = True
-                elif not _same_bytes(tensor, weights[name]):
-                    return f"its weight '{name}' differs"
-                else:
-                    saved.add(name)
+        for name, tensor in read_weights(file):
+            values += tensor.numel()
+            if name not in weights:
+                renamed = True
+            elif not _same_bytes(tensor, weights[name]):
+                return f"its weight '{name}' differs"
+            else:
+                saved.add(name)
+            del tensor  # else it would live while the next one is read
     if renamed:
         return _differing_renamed_weight(model, directory, weights, values)
     places = {weights[name].data_ptr() for name in saved}

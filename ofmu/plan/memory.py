@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from ofmu.engine.config import EngineConfig
 from ofmu.engine.footprint import BF16, FP32, EngineBytes, engine_bytes
 from ofmu.methods.registry import method_class
 from ofmu.models.config import AdapterConfig
 from ofmu.models.language import attention_for
 from ofmu.models.meta import MAX_PARAMETERS
 from ofmu.models.sizes import ModelSizes
+from ofmu.models.weights import stored_under_other_names
 from ofmu.plan.passes import PassPeaks, scoring_pass, training_pass
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
@@ -103,7 +103,11 @@ def memory_plan(
     adapter = config.model.adapter
     adapters = sizes.adapter_parameters(adapter)
     trainable, frozen = (adapters, sizes.parameters) if adapter.kind != "none" else (sizes.parameters, 0)
-    engine = engine_bytes(config.engine, trainable, frozen, ranks, on_gpu=on_gpu)
+    largest = _largest_weight(sizes)
+    one_by_one = not stored_under_other_names(model)
+    engine = engine_bytes(
+        config.engine, trainable, frozen, ranks, largest=largest, one_by_one=one_by_one, on_gpu=on_gpu
+    )
     held = method_class(config.method.name, config.method.module).held_vectors(config.method)
     vectors = held or HeldVectors()
     if config.method.saliency_fraction < 1:
@@ -118,7 +122,7 @@ def memory_plan(
     buildable = sizes.parameters <= MAX_PARAMETERS
     phases = (
         *_preparation(config, model, sizes, work, buildable=buildable),
-        _load(engine, standing, sizes, config.engine, on_gpu=on_gpu),
+        _load(engine, standing, on_gpu=on_gpu),
         _round(config, model, sizes, work, engine, vectors, standing, ranks, buildable=buildable, offloaded=offloaded),
         _evaluation(config, model, sizes, work, engine, standing, buildable=buildable, offloaded=offloaded),
         _save(engine, standing, sizes, adapter, on_gpu=on_gpu, offloaded=offloaded),
@@ -148,22 +152,20 @@ def _preparation(
             adapter=AdapterConfig(),
         )
     held = (Component("weights", whole), Component("optimizer", 2 * whole), Component("gradients", whole))
-    temporary = Component("temporary vectors of a step", 2 * _largest_weight(sizes))
+    temporary = Component("temporary vectors of a step", 2.0 * FP32 * _largest_weight(sizes))
     passing = Component("activations and logits", max(peaks.start - whole, peaks.end - FP32 * sizes.embeddings, 0.0))
     return (Phase(PREPARATION, (*held, max(temporary, passing, key=lambda part: part.size))),)
 
 
-def _largest_weight(sizes: ModelSizes) -> float:
-    """Return the bytes of the largest weight, of which a step of AdamW holds copies."""
-    return FP32 * max(sizes.embeddings, *(linear.inputs * linear.outputs for linear in sizes.linears))
+def _largest_weight(sizes: ModelSizes) -> int:
+    """Return the number of values of the largest weight."""
+    return max(sizes.embeddings, *(linear.inputs * linear.outputs for linear in sizes.linears))
 
 
-def _load(
-    engine: EngineBytes, standing: tuple[Component, ...], sizes: ModelSizes, config: EngineConfig, *, on_gpu: bool
-) -> Phase:
+def _load(engine: EngineBytes, standing: tuple[Component, ...], *, on_gpu: bool) -> Phase:
     held = sum(part.size for part in standing[:2])
-    loading = Component("the whole fp32 model, and copies of it", max(0.0, engine.loading - held))
-    host = (Component("the model as it is read", FP32 * sizes.parameters, True),) if on_gpu else ()
+    loading = Component("what is read, and copies of it", max(0.0, engine.loading - held))
+    host = (Component("what is read", engine.read, True),) if on_gpu else ()
     return Phase("load", (*standing[:2], loading, *host))
 
 
@@ -263,11 +265,10 @@ def _save(
     on_gpu: bool,
     offloaded: bool,
 ) -> Phase:
-    parts = [Component("gathered weights", engine.gathered)]
-    if on_gpu:
-        parts.append(Component("the weights to write", engine.gathered or engine.vector, True))
-    # The saved file is read back page by page, and pages of a file count as resident.
-    parts.append(Component("the saved file as it is checked", FP32 * sizes.parameters, True))
+    largest = float(FP32 * _largest_weight(sizes))
+    parts = [Component("the gathered weight", engine.gathered_to_save)]
+    # In host memory: a weight as it is written, or as it is read again to check it.
+    parts.append(Component("the weight as it is written", largest, True))
     if adapter.kind != "none":
         parts.append(Component("the target, into which adapters are merged", FP32 * sizes.parameters, True))
     gradients = Component("gradients of the last round", engine.gradients, offloaded)

@@ -13,6 +13,8 @@ from ofmu.data.kinds import TaskKind
 from ofmu.engine.base import Engine
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.losses import RowwiseLoss
+from ofmu.models.sharded_loading import ShardWeight
+from ofmu.models.weight_stream import WeightStream
 
 RowT = TypeVar("RowT")
 
@@ -31,7 +33,7 @@ class MemoryTask(Generic[RowT]):
         self.retain_rows = retain_rows
         self.loss = loss
 
-    def load_model(self, *, double_backward: bool) -> nn.Module:
+    def load_model(self, *, double_backward: bool, shard: ShardWeight | None = None) -> nn.Module:
         """Raise NotImplementedError: the caller of the method builds the model."""
         raise NotImplementedError
 
@@ -43,6 +45,6 @@ class MemoryTask(Generic[RowT]):
         """Raise NotImplementedError: the task has no scores."""
         raise NotImplementedError
 
-    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
+    def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Raise NotImplementedError: the task has no model."""
         raise NotImplementedError

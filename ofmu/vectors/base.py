@@ -96,8 +96,19 @@ class VectorSpace(ABC):
         """Return the segments of the parameters that the local flat tensors hold, without padding."""
 
     @abstractmethod
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of every parameter, by name."""
+
+    @abstractmethod
+    def gather_each(self, vector: Vector) -> Iterator[tuple[str, Tensor]]:
+        """Yield the whole vector on every rank, one parameter after the other, in the order of :meth:`shapes`.
+
+        Each step is collective, and the parts of a partitioned vector exist only until the next step.
+        """
+
     def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return the whole vector on every rank, by parameter name, in the shapes of the parameters."""
+        """Return the whole vector on every rank, by parameter name. The memory of every rank must fit it."""
+        return dict(self.gather_each(vector))
 
     def zeros(self) -> Vector:
         """Return a new zero vector."""

@@ -63,6 +63,10 @@ class MaskedSpace(VectorSpace):
         """Return the segments of the parameters that the local flat tensors hold."""
         return self._inner.segments()
 
-    def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return the whole vector on every rank, by parameter name."""
-        return self._inner.gather(vector)
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of all parameters."""
+        return self._inner.shapes()
+
+    def gather_each(self, vector: Vector) -> Iterator[tuple[str, Tensor]]:
+        """Yield the whole vector on every rank, one parameter after the other."""
+        return self._inner.gather_each(vector)

@@ -6,6 +6,8 @@ Only this file and ``ofmu/engine/deepspeed.py`` use DeepSpeed's internals (0.19.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ofmu.vectors.base import Segment, Vector, VectorSpace
+
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+"""The integer type of the same size as a vector's type."""
 
 
 class PartitionedSpace(VectorSpace):
@@ -60,22 +65,32 @@ class PartitionedSpace(VectorSpace):
     def _offloaded_masters(self) -> list[Tensor]:
         """Return the masters to whose ``grad`` DeepSpeed writes offloaded gradients."""
 
-    @torch.no_grad()
-    def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return the whole vector on every rank. The memory of every rank must fit the whole vector."""
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        full = {
-            name: torch.zeros(shape.numel(), dtype=vector[0].dtype, device=device)
-            for name, shape in self._shapes.items()
-        }
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the whole parameters."""
+        return dict(self._shapes)
+
+    def gather_each(self, vector: Vector) -> Iterator[tuple[str, Tensor]]:
+        """Yield the whole parameters one after the other. A rank holds one of them besides its partition."""
+        segments: dict[str, list[Segment]] = defaultdict(list)
         for segment in self.segments():
-            piece = vector[segment.tensor].narrow(0, segment.offset, segment.length)
-            full[segment.parameter].narrow(0, segment.start, segment.length).copy_(piece)
-        for name, tensor in full.items():
-            # One rank holds the element, and the other ranks hold 0. So the sum is the element.
-            dist.all_reduce(tensor)
-            full[name] = tensor.view(self._shapes[name])
-        return full
+            segments[segment.parameter].append(segment)
+        for name, shape in self._shapes.items():
+            # No variable here keeps a parameter alive while the next one is gathered.
+            yield name, _gathered(vector, segments[name], shape)
+
+
+@torch.no_grad()
+def _gathered(vector: Vector, segments: Sequence[Segment], shape: torch.Size) -> Tensor:
+    """Return a whole parameter on every rank. ``segments`` are the rank's segments of the parameter."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    whole = torch.zeros(shape.numel(), dtype=vector[0].dtype, device=device)
+    for segment in segments:
+        piece = vector[segment.tensor].narrow(0, segment.offset, segment.length)
+        whole.narrow(0, segment.start, segment.length).copy_(piece)
+    # One rank holds the element, and the other ranks hold 0. So the sum of the bits is the element. A sum of
+    # floating-point numbers would lose the sign of -0.
+    dist.all_reduce(whole.view(_BITS[whole.dtype]))
+    return whole.view(shape)
 
 
 class Zero12Space(PartitionedSpace):

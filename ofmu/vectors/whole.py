@@ -99,6 +99,11 @@ class ReplicatedSpace(VectorSpace):
             offset += parameter.numel()
         return segments
 
-    def gather(self, vector: Vector) -> dict[str, Tensor]:
-        """Return views of the vector by parameter name, without an exchange between ranks."""
-        return {name: view for (name, _), view in zip(self._named, self._views(vector[0]), strict=True)}
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the parameters."""
+        return {name: parameter.shape for name, parameter in self._named}
+
+    def gather_each(self, vector: Vector) -> Iterator[tuple[str, Tensor]]:
+        """Yield views of the vector by parameter name, without an exchange between ranks."""
+        for (name, _), view in zip(self._named, self._views(vector[0]), strict=True):
+            yield name, view

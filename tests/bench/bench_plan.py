@@ -1,11 +1,12 @@
 """Peak memory as ``ofmu plan`` states it, beside the peak of real processes, phase by phase.
 
     python tests/bench/bench_plan.py [--pretrained DIR] [--models 5M 34M ...] [--stages 0 2] [--settings central ...]
+        [--ranks 1]
 
-Each cell is a fresh process of one rank that loads a model, takes two rounds of a method, scores the model and saves
-it. The process runs a tiny model through the same phases first, since what the libraries load is not the model's. The
-peak of a phase is the peak of resident memory above what the process held then. Freed tensors go back to the system.
-``--pretrained`` adds a saved model, such as SmolLM2-135M.
+Each cell is a fresh process group that loads a model, takes two rounds of a method, scores the model and saves it. The
+processes run a tiny model through the same phases first, since what the libraries load is not the model's. The peak of
+a phase is the peak of resident memory above what the process held then; on several ranks, that of the rank with the
+largest. Freed tensors go back to the system. ``--pretrained`` adds a saved model, such as SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import ctypes
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,11 @@ def measure(mapping: dict[str, Any], tiny: str, folder: Path) -> dict[str, float
 
 
 def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> None:
-    from ofmu.engine.build import build_engine
+    from ofmu.engine.build import build_engine, weight_sharder
     from ofmu.engine.cost import CostTracker
     from ofmu.methods.base import Context
     from ofmu.methods.build import build_method
+    from ofmu.models.weight_stream import WeightStream
     from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.load import task_family
 
@@ -110,7 +112,8 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     reset_peak_memory()
     task = task_family("language").load_task(config, Path(str(config.model.path)))
     reset_peak_memory()
-    model = task.load_model(double_backward=config.method.needs_double_backward)
+    shard = weight_sharder(config.engine)
+    model = task.load_model(double_backward=config.method.needs_double_backward, shard=shard)
     engine = build_engine(model, config.engine, CostTracker())
     del model
     peaks["load"] = reset_peak_memory()
@@ -119,26 +122,28 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     peaks["round"] = reset_peak_memory()
     task.score(engine)
     peaks["evaluation"] = reset_peak_memory()
-    full = engine.space.gather(engine.space.masters())
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in full.items()}
-    task.save(engine.model, folder, weights)
+    gathered = engine.space.gather_each(engine.space.masters())
+    if engine.rank == 0:
+        task.save(engine.model, folder, WeightStream(engine.space.shapes(), task.saved_dtype, gathered))
+    deque(gathered, maxlen=0)
     peaks["save"] = reset_peak_memory()
     engine.close()
 
 
-def run_cell(target: str, setting: str, stage: int, tiny: str) -> dict[str, float]:
-    """Measure one cell in a fresh process."""
+def run_cell(target: str, setting: str, stage: int, tiny: str, ranks: int) -> dict[str, float]:
+    """Measure one cell in fresh processes."""
+    from ofmu.testing import run_script_on_ranks
+
     with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "config.json", Path(folder) / "found.json"
+        given, found = Path(folder) / "config.json", Path(folder) / "found"
+        found.mkdir()
         write_rows(Path(folder))
         given.write_text(json.dumps(config_of(target, setting, stage, folder)))
-        command = [sys.executable, str(Path(__file__).resolve()), "--measure", str(given), tiny, str(found)]
         # glibc keeps freed tensors of up to 32 MiB for itself, in an order that no arithmetic foresees.
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
-        environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        subprocess.run(command, check=True, env=environment, timeout=3600)
-        peaks: dict[str, float] = json.loads(found.read_text())
-        return peaks
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
+        run_script_on_ranks(Path(__file__).resolve(), ranks, "--measure", str(given), tiny, str(found), timeout=3600)
+        peaks = [json.loads(path.read_text()) for path in found.iterdir()]
+        return {phase: max(of_rank[phase] for of_rank in peaks) for phase in PHASES}
 
 
 def cell_text(planned: float, found: float) -> str:
@@ -146,7 +151,7 @@ def cell_text(planned: float, found: float) -> str:
     return f"{planned / GIB:.2f} / {found / GIB:.2f} ({planned / found - 1:+.0%})"
 
 
-def plan_cell(target: str, setting: str, stage: int) -> dict[str, float]:
+def plan_cell(target: str, setting: str, stage: int, ranks: int) -> dict[str, float]:
     """Return the peaks that the plan states, in bytes."""
     from ofmu.plan.plan import make_plan
     from ofmu.run_config import UnlearnConfig
@@ -154,7 +159,7 @@ def plan_cell(target: str, setting: str, stage: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder))
         config = UnlearnConfig.model_validate(config_of(target, setting, stage, folder))
-        return {phase.name: phase.total for phase in make_plan(config, on_gpu=False).memory.phases}
+        return {phase.name: phase.total for phase in make_plan(config, on_gpu=False, ranks=ranks).memory.phases}
 
 
 def _read_results(path: Path | None) -> dict[str, dict[str, float]]:
@@ -168,6 +173,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(SHAPES))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--stages", nargs="+", type=int, default=[0, 2])
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--results", type=Path, help="JSON lines of measured peaks: kept, and not measured again.")
     options = parser.parse_args()
     known = _read_results(options.results)
@@ -181,12 +187,12 @@ def main() -> None:
         for name, target in targets.items():
             for stage in options.stages:
                 for setting in options.settings:
-                    key = f"{name} {setting} {stage}"
-                    found = known.get(key) or run_cell(target, setting, stage, tiny)
+                    key = f"{name} {setting} {stage}" + (f" {options.ranks} ranks" if options.ranks > 1 else "")
+                    found = known.get(key) or run_cell(target, setting, stage, tiny, options.ranks)
                     if options.results and key not in known:
                         with options.results.open("a") as stream:
                             stream.write(json.dumps({key: found}) + "\n")
-                    planned = plan_cell(target, setting, stage)
+                    planned = plan_cell(target, setting, stage, options.ranks)
                     cells = [cell_text(planned[phase], found[phase]) for phase in PHASES]
                     print(f"| {name} | {setting} | {stage} | {' | '.join(cells)} |", flush=True)
 
@@ -196,6 +202,6 @@ if __name__ == "__main__":
         given, tiny_model, output = sys.argv[2:5]
         with tempfile.TemporaryDirectory() as place:
             peaks = measure(json.loads(Path(given).read_text()), tiny_model, Path(place))
-        Path(output).write_text(json.dumps(peaks))
+        (Path(output) / os.environ["RANK"]).write_text(json.dumps(peaks))
     else:
         main()

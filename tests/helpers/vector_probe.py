@@ -47,6 +47,10 @@ def check(stage: int, offload: str, micro_batch_size: int) -> None:
     for dot, expected_dot in zip(dots, expected_dots, strict=True):
         assert close(dot, expected_dot, 1e-4), (dot, expected_dot)
 
+    negative_zeros = [part.fill_(-0.0) for part in space.zeros()]
+    for name, tensor in space.gather(negative_zeros).items():
+        assert tensor.signbit().all(), f"{name} must be gathered bit for bit"
+
     parameters = single.space.gather(single.space.masters())
     for name, tensor in space.gather(space.masters()).items():
         assert torch.equal(tensor, parameters[name]), name

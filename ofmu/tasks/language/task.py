@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +23,8 @@ from ofmu.losses import AnswerLoss
 from ofmu.models.files import stored_type
 from ofmu.models.language import attention_for, load_config, load_model, save_model
 from ofmu.models.lora import add_adapters, merge_adapters
+from ofmu.models.sharded_loading import ShardWeight
+from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
 
 REFUSALS = (
@@ -86,17 +87,18 @@ class LanguageTask:
         from_source = model.saved_dtype == "source" and model.adapter.kind == "none"
         return getattr(torch, stored_type(self._target)) if from_source else torch.float32
 
-    def load_model(self, *, double_backward: bool) -> nn.Module:
+    def load_model(self, *, double_backward: bool, shard: ShardWeight | None = None) -> nn.Module:
         """Load the target in fp32, and add new adapters if the config has adapters.
 
         Args:
             double_backward: the run needs second derivatives. Attention sdpa may lack them.
+            shard: keeps this rank's piece of each weight. None: this process gets the whole target.
 
         Raises:
             ModelError: the target cannot be loaded.
         """
         attention = attention_for(self._config.model.attention, double_backward=double_backward)
-        model: nn.Module = load_model(self._target, attention)
+        model: nn.Module = load_model(self._target, attention, shard=shard)
         add_adapters(model, self._config.model.adapter, self._config.seed)
         return model
 
@@ -123,14 +125,14 @@ class LanguageTask:
         expected = None if reference is None else Scores.load(reference)
         return with_custom_metrics(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
 
-    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
+    def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Save model and tokenizer. Adapters are added to the target's weights first.
 
         The target is loaded again in fp32, since the engine may shard its frozen weights or round them to bf16.
         """
         adapter = self._config.model.adapter
         if adapter.kind == "none":
-            save_model(model, self._tokenizer, directory, state_dict=weights)
+            save_model(model, self._tokenizer, directory, weights=weights)
         else:
-            merged = merge_adapters(load_model(self._target), adapter, weights)
+            merged = merge_adapters(load_model(self._target), adapter, weights.collect())
             save_model(merged, self._tokenizer, directory)

@@ -15,6 +15,8 @@ from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.models.language import save_model
+from ofmu.models.sharded_loading import ShardWeight
+from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
 from ofmu.vision.data import load_images
 from ofmu.vision.loss import ImageLoss
@@ -53,8 +55,8 @@ class VisionTask:
         """fp32, the type of the running statistics."""
         return torch.float32
 
-    def load_model(self, *, double_backward: bool) -> nn.Module:
-        """Load the target in fp32 and freeze its statistics. Convolutions always have second derivatives.
+    def load_model(self, *, double_backward: bool, shard: ShardWeight | None = None) -> nn.Module:
+        """Load the whole target in fp32 and freeze its statistics. Convolutions always have second derivatives.
 
         Raises:
             ModelError: the target cannot be loaded, or does not support gradient checkpointing.
@@ -81,6 +83,6 @@ class VisionTask:
         expected = None if reference is None else ImageScores.load(reference)
         return with_custom_metrics(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
 
-    def save(self, model: nn.Module, directory: Path, weights: dict[str, Any]) -> None:
+    def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Save ``weights``, the target's statistics and the normalisation of inputs."""
-        save_model(model, self.loss.normalisation, directory, state_dict=self._statistics | weights)
+        save_model(model, self.loss.normalisation, directory, weights=self._statistics | weights.collect())

@@ -79,7 +79,7 @@ def test_saving_replaces_an_older_model_and_takes_given_weights(tmp_path: Path) 
     directory = save_model(model, tokenizer, tmp_path / "model")
     (directory / "stale.json").write_text("{}")
     weights = {name: torch.full_like(value, 0.5) for name, value in model.state_dict().items()}
-    save_model(model, tokenizer, directory, state_dict=weights)
+    save_model(model, tokenizer, directory, weights=weights)
     assert not (directory / "stale.json").exists()
     assert float(load_model(directory).state_dict()["lm_head.weight"].min()) == 0.5
     assert list(tmp_path.iterdir()) == [directory]

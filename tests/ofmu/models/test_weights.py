@@ -179,7 +179,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 def test_a_saved_model_reloads_to_its_logits(tmp_path: Path, name: str, given: bool) -> None:
     model = MODELS[name]().eval()
     parameters = {name: weight.detach().clone() for name, weight in model.named_parameters()} if given else None
-    folder = save_model(model, TOKENIZER, tmp_path / "model", state_dict=parameters)
+    folder = save_model(model, TOKENIZER, tmp_path / "model", weights=parameters)
     ids = torch.tensor([[1, 2, 3, 4]])
     loaded = load_model(folder, dtype=model.dtype).eval()
     assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
@@ -190,7 +190,7 @@ def test_weights_of_a_model_that_an_engine_rounds_are_loaded_without_rounding(tm
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     ids = torch.tensor([[1, 2, 3, 4]])
     logits = model.eval()(input_ids=ids).logits
-    folder = save_model(model.to(torch.bfloat16), TOKENIZER, tmp_path / "model", state_dict=weights)
+    folder = save_model(model.to(torch.bfloat16), TOKENIZER, tmp_path / "model", weights=weights)
     loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert loaded.dtype == torch.float32
     assert torch.equal(loaded(input_ids=ids).logits, logits)

@@ -66,8 +66,10 @@ class Watched:
         self._shard, self.share, self.most, self.weights = shard, shard.share, 0, 0
 
     def __call__(self, parameter: nn.Parameter) -> None:
-        alive = {id(o): o for o in gc.get_objects() if isinstance(o, nn.Parameter) and not o.is_meta}
-        self.most = max(self.most, sum(one.numel() for one in alive.values()))
+        # A look at all objects takes a while, so only every eighth weight and the large ones are looked at.
+        if parameter.numel() > self.most or self.weights % 8 == 0:
+            alive = {id(o): o for o in gc.get_objects() if isinstance(o, nn.Parameter) and not o.is_meta}
+            self.most = max(self.most, sum(one.numel() for one in alive.values()))
         self.weights += 1
         self._shard(parameter)
         assert parameter.numel() == 0

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
 
+from ofmu.errors import StorageError
+from ofmu.io.files import storage_errors
 from tune.execution.trial_source import TrialSource
 from tune.rundir.trial_files import TrialFiles
 
 
 class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Tell the trial source why a trial crashed. Call ``on_start`` when a trial starts."""
+    """Tell the trial source why a trial crashed. Call ``on_start`` when a trial starts.
+
+    A write that fails stops the source. As an exception, Ray Tune would print it with its stack and end in an error of
+    its own.
+    """
 
     def __init__(self, source: TrialSource[Any], on_start: Callable[[], None]) -> None:
         self._source, self._on_start = source, on_start
@@ -25,21 +32,29 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report that a trial runs."""
-        self._on_start()
+        with self._stopping_on_failed_writes():
+            self._on_start()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Store a crash that is not retried, or not any more."""
-        directory = Path(trial.config["trial_dir"])
-        directory.mkdir(parents=True, exist_ok=True)
-        text = _error_text(trial)
-        if text:
-            TrialFiles(directory).write_error(text)
+        directory, text = Path(trial.config["trial_dir"]), _error_text(trial)
+        with self._stopping_on_failed_writes(), storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            if text:
+                TrialFiles(directory).write_error(text)
         self._source.fail(trial.trial_id, crash_reason(text))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Warn of a crash that is retried."""
         reason = crash_reason(_error_text(trial))
         warnings.warn(f"trial {trial.config['number']} is tried again: {reason}", stacklevel=2)
+
+    @contextmanager
+    def _stopping_on_failed_writes(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self._source.stopped_by = error
 
 
 class StorageErrorStopper(ray_tune.Stopper):  # type: ignore[misc]  # Ray ships no types

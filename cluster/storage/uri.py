@@ -68,6 +68,15 @@ def redacted(location: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def has_credentials(location: str) -> bool:
+    """Return whether a URI names a user, a password, or an option that may be secret. A path has none."""
+    if not is_uri(location):
+        return False
+    parts = urlsplit(location)
+    options = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    return "@" in parts.netloc or not options <= set(_PUBLIC_OPTIONS)
+
+
 def without_credentials(location: str) -> str:
     """Return a URI with only the options that cannot be secret, so that the URI still works. A path stays as it is."""
     if not is_uri(location):

@@ -56,6 +56,7 @@ def submit_command(
     """
     if command[0] not in SUBMITTED:
         raise ConfigError(f"'{command[0]}' is no command to submit: {nearest_name(command[0], SUBMITTED)}")
+    _check_no_credentials(command)
     _warn_if_results_are_lost(command)
 
     # Ray takes seconds to import, and the help and the error above do not need it.
@@ -81,6 +82,24 @@ def submit_command(
         click.echo(
             f"{job_command('logs', job_id, address)} --follow shows it; {job_command('stop', job_id, address)} stops it"
         )
+
+
+def _check_no_credentials(command: Sequence[str]) -> None:
+    """Check that no word of the command holds credentials: everybody who reaches the cluster reads the job's command.
+
+    Raises:
+        ConfigError: a URI holds some.
+    """
+    # The package cluster lies above ofmu, so a command imports it when it runs.
+    from cluster.storage.uri import has_credentials, redacted
+
+    for word in command:
+        for text in (word, word.partition("=")[2]):
+            if has_credentials(text):
+                raise ConfigError(
+                    f"The credentials in {redacted(text)} would stand in clear in the job's table: leave them out, and "
+                    "give the nodes a role, or --env AWS_ACCESS_KEY_ID --env AWS_SECRET_ACCESS_KEY"
+                )
 
 
 def _warn_if_results_are_lost(command: Sequence[str]) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.storage.uri import is_uri, join_uri, redacted, short_reason, storage_at, without_credentials
+from cluster.storage.uri import (
+    has_credentials,
+    is_uri,
+    join_uri,
+    redacted,
+    short_reason,
+    storage_at,
+    without_credentials,
+)
 
 SECRET = "s3://key:hush@bucket/runs?endpoint_override=127.0.0.1:1&scheme=http&secret_key=hush"
 
@@ -17,6 +25,22 @@ def test_a_stored_uri_still_works_and_holds_no_credentials():
 def test_a_shown_uri_holds_neither_credentials_nor_options():
     assert redacted(SECRET) == "s3://bucket/runs"
     assert redacted("runs/a?b") == "runs/a?b"
+
+
+@pytest.mark.parametrize(
+    ("location", "found"),
+    [
+        (SECRET, True),
+        ("s3://key@bucket/run", True),
+        ("s3://bucket/run?access_key=a", True),
+        ("s3://bucket/run?session_token=", True),
+        ("s3://bucket/run?endpoint_override=127.0.0.1:1&region=us-east-1", False),
+        ("gs://bucket/run", False),
+        ("/shared/key@host/run?secret_key=a", False),
+    ],
+)
+def test_credentials_of_a_uri_are_found(location, found):
+    assert has_credentials(location) == found
 
 
 def test_a_joined_uri_keeps_credentials_and_options():

@@ -13,7 +13,7 @@ from ofmu.testing import RunOutcome, run, small_spec
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     # The hinge is open from the start, so that all kinds of derivatives are taken.
-    "ofmu": {"outer_steps": 4, "inner_steps": 2, "similarity_threshold": -1.0},
+    "ofmu": {"outer_steps": 4, "inner_steps": 2, "inner_lr": 0.05, "outer_lr": 1e-3, "similarity_threshold": -1.0},
     "simnpo": {"steps": 8, "round_steps": 2},
 }
 GOALS = {"losses": ("<=", 1e-3), "weights": ("<=", 0.02)}

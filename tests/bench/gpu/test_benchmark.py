@@ -180,7 +180,7 @@ def test_a_case_that_raises_is_a_row_of_its_own() -> None:
     assert case_row("8B", measure).failed == "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_without_a_card_every_part_runs_tiny_shapes_on_the_cpu(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"

@@ -18,7 +18,7 @@ RUN: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "vocab_size": 384}},
     "data": {"source": "generated", "max_length": 96, "generated": {"authors": 6, "forget_authors": 2}},
     "training": {"epochs": 1},
-    "method": {"outer_steps": 1, "inner_steps": 1, "batch_size": 4},
+    "method": {"outer_steps": 1, "inner_steps": 1, "inner_lr": 0.05, "outer_lr": 1e-3, "batch_size": 4},
     "evaluation": {"max_new_tokens": 12},
 }
 

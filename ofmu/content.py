@@ -13,6 +13,7 @@ from ofmu.errors import RunError
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import write_json
 from ofmu.io.plugins import plugin_hash
+from ofmu.methods.registry import BUILT_IN
 from ofmu.models.hub import cached_directory
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import CONTENT, read_stored
@@ -45,7 +46,10 @@ def content_of(config: UnlearnConfig, *, rows_hash: str | None = None, models: b
             content[f"the model at {key}"] = content_key(model_hashes(folder))
     if models and reference.source in ("model", "scores") and reference.path is not None:
         content["the reference at reference.path"] = content_key(reference_hashes(reference.path))
-    return content | {f"the code of {name}": plugin_hash(name, key) for name, key in config.plugins.items()}
+    # A built-in method needs no module beside it, so that module is not imported.
+    is_built_in = config.method.name in BUILT_IN
+    plugins = {name: key for name, key in config.plugins.items() if not (is_built_in and key == "method.module")}
+    return content | {f"the code of {name}": plugin_hash(name, key) for name, key in plugins.items()}
 
 
 def read_content(directory: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.trial_files import TrialFiles, plain_numbers
 from tune.session import SearchSession
+from tune.study.checks import check_content
 from tune.study.finished_trial import FinishedTrial
 
 
@@ -96,7 +97,7 @@ class AskTell:
         """
         search, run = cls.__new__(cls), RunDirectory.open_existing(run_dir)
         config = run.read_config(overrides, plugins=allowed_plugins(allow_code))
-        search._begin(run, config, run.check_content(config.unlearn))
+        search._begin(run, config, check_content(run, config))
         return search
 
     def _begin(self, run: RunDirectory, config: SearchConfig, content: Mapping[str, str] | None) -> None:

@@ -40,7 +40,7 @@ from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
-from tune.study.checks import check_results_are_stored
+from tune.study.checks import check_content, check_results_are_stored
 
 if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
@@ -129,7 +129,7 @@ class ParetoSearch:
         config = run.read_config(overrides, plugins=allowed_plugins(allow_code))
         search = RaySearch(run, config, executor, CallbackList(callbacks))
         if executor is None:
-            search.content = run.check_content(search.session.config.unlearn)
+            search.content = check_content(run, search.session.config)
         with run.lock():
             if search.is_over():
                 return search.finish()

@@ -139,8 +139,8 @@ CONFIG: dict[str, Change] = {
     "the other direction": config(
         lambda stored: stored["search"].update(objectives={"ks_statistic": "max", "model_utility": "max"})
     ),
-    "another space": config(lambda stored: stored["search"]["space"].pop("method.outer_lr")),
-    "another range": config(lambda stored: stored["search"]["space"]["method.inner_lr"].update(high=0.2)),
+    "another space": config(lambda stored: stored["search"]["space"].pop("method.outer_lr_scale")),
+    "another range": config(lambda stored: stored["search"]["space"]["method.inner_lr_scale"].update(high=9.0)),
     "another method": config(lambda stored: stored.update(method={"name": "npo"}) or stored["search"].pop("space")),
     "another number of baselines": config(lambda stored: stored["search"].update(baselines=["target"])),
 }

@@ -15,6 +15,7 @@ from ofmu.provenance import flat_settings
 from ofmu.run_files import METRICS, PRUNED
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS
+from tune.study.storage import read_study
 
 if TYPE_CHECKING:
     from tune.config import SearchConfig
@@ -36,6 +37,23 @@ def store_config(study: optuna.Study, config: SearchConfig) -> None:
     """Store the settings that a resume cannot change, unless the study holds them already."""
     if _CONFIG not in _system_attributes(study):
         study._storage.set_study_system_attr(study._study_id, _CONFIG, _fixed_settings(config))
+
+
+def check_content(run: RunDirectory, config: SearchConfig) -> dict[str, str] | None:
+    """Check that rows, models, reference and modules are those of the start of a search. Return their hashes.
+
+    An edited config may name other rows too. Then the error is that of the config, which is the cause.
+
+    Raises:
+        RunError: something has changed, or the config is not that of the trials.
+        OfmuError: something cannot be read.
+    """
+    try:
+        return run.check_content(config.unlearn)
+    except RunError:
+        if run.study_file.is_file():
+            check_study(read_study(run.study_file), config, run.study_file)
+        raise
 
 
 def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_cut_answer_is_warned_of_and_an_answer_without_its_eos_is_not() -> Non
     encoder = RowEncoder(tokenizer, config, LlamaConfig())
     (example,) = encoder.encode("forget", question, answer)
     assert len(example.input_ids) == 16
-    with pytest.warns(UserWarning, match=r"forget \d\d.\d% of the tokens, in 1 of 1 texts"):
+    with pytest.warns(UserWarning, match=r"forget \d\d.\d% of the tokens, in 1 of 1 text"):
         encoder.warn_of_cuts()
     exact = RowEncoder(tokenizer, DataConfig(max_length=16, truncation=True), LlamaConfig())
     exact.encode("forget", "", text_of(15, tokenizer))

@@ -207,6 +207,6 @@ def test_a_long_text_is_scored_as_a_whole(pair: tuple[Any, Any]) -> None:
     assert score.exact_memorization == pytest.approx(sum(matches[:-1]) / (len(ids) - 1))
     assert None not in (score.extraction_strength, score.min_k, score.min_k_plus, score.gradient_norm)
 
-    with pytest.warns(UserWarning, match=r"evaluation set forget \d+\.\d% of the tokens, in 1 of 1 texts"):
+    with pytest.warns(UserWarning, match=r"evaluation set forget \d+\.\d% of the tokens, in 1 of 1 text"):
         head = score_model(model, tokenizer, data, evaluation, short.model_copy(update={"truncation": True}))
     assert head.sets["forget"][0].answer.tokens == 11

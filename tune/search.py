@@ -280,7 +280,9 @@ class RaySearch:
     def _confirmation_runs(self) -> list[PlannedRun]:
         """Return the runs of the front's best points on further seeds."""
         session = self.session
-        options, first = session.config.search, session.config.unlearn.seed + 1
+        options, first = session.config.search, session.config.seed + 1
+        if not options.confirm_seeds:
+            return []
         seeds = range(first, first + options.confirm_seeds)
         trials = session.study.get_trials(deepcopy=False)
         return plan_runs(session.result(), trials, seeds, options.confirm_points, session.run.confirmation_run)

@@ -33,7 +33,7 @@ def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
 def _range_tests(config: OfmuConfig, forward: int) -> Passes:
     """Return the passes of the range tests, with so many forward passes each."""
     total = Passes()
-    if config.outer_steps > 0 and config.inner_lr is None:
+    if config.outer_steps > 0 and config.inner_steps > 0 and config.inner_lr is None:
         total += Passes(forget=1, forget_forward=forward)
     if config.outer_steps > 0 and config.outer_lr is None:
         total += Passes(retain=1, retain_forward=forward)

@@ -62,6 +62,8 @@ def find_rates(
         NonFiniteLossError: the loss of the target is NaN or infinite.
     """
     inner, outer = config.inner_lr, config.outer_lr
+    if inner is None and config.inner_steps == 0:
+        inner = 0.0
     if inner is None:
         rows = spread(forget_rows, config.batch_size)
         reach = ascent_reach(engine, loss, rows, config.inner_update, config.forget_margin or RISE)

@@ -63,6 +63,12 @@ def test_the_inner_steps_together_lead_twice_as_far_as_the_margin():
     assert wider.inner == pytest.approx(2 * 3.0 / 10, rel=1e-4)
 
 
+def test_a_run_without_inner_steps_needs_no_inner_rate():
+    rates, tracker = rates_of(inner_steps=0, outer_lr=0.1)
+    assert rates.inner == 0
+    assert (tracker.gradient_evaluations, tracker.forward_evaluations) == (0, 0)
+
+
 def test_without_a_margin_the_way_ends_after_three_nats():
     rates, _ = rates_of(forget_margin=None, outer_lr=0.1)
     assert rates.inner == pytest.approx(2 * 1.5 / 30, rel=1e-4)

@@ -108,6 +108,8 @@ def token(ray_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def own_package(tmp_path: Path) -> Path:
     folder = tmp_path / "work"
     (folder / "ofmu").mkdir(parents=True)
+    # Without this file Python prefers the installed package, which comes later on its path.
+    (folder / "ofmu" / "__init__.py").touch()
     (folder / "ofmu" / "__main__.py").write_text(OWN_PACKAGE)
     return folder
 

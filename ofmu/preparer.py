@@ -15,11 +15,22 @@ from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
 from ofmu.tasks.preparation import NotCachedError, Preparation, Prepared
 
-__all__ = ["Prepared", "find_reference_scores", "find_retrained_model", "find_target_scores", "prepare"]
+__all__ = [
+    "Prepared",
+    "find_prepared",
+    "find_reference_scores",
+    "find_retrained_model",
+    "find_target_scores",
+    "prepare",
+]
 
 
 def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = None) -> Prepared:
     """Make, or find in the cache, the parts that all runs under ``config`` share.
+
+    Call this function in one process, or on every rank of a process group. Several ranks train and score language
+    models together, in the engine that ``config.engine`` names but in fp32. Their results differ from those of one
+    process by rounding only, so both share the cache.
 
     The target is trained on forget and retain rows, unless ``model.is_target`` names it. With ``reference.source``
     'retrain' the same base model is trained on the retain rows only.
@@ -29,6 +40,7 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
         callback: called when a part is ready, and after each epoch of a training.
 
     Raises:
+        ClusterError: a rank of the launcher has not come.
         ConfigError: a retrained model is needed, but the config names no model to start from.
         DataError: the data cannot be loaded.
         ModelError: the model cannot be loaded.
@@ -40,6 +52,24 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
     _check_retrain_has_base(config)
     with _torch_threads(config.engine.threads):
         return task_family(config.data.kind).preparation(config, callback).run()
+
+
+def find_prepared(config: UnlearnConfig, *, callback: PreparationCallback | None = None) -> Prepared | None:
+    """Return what :func:`prepare` would return, if the cache has every part; else None. Nothing is made.
+
+    Args:
+        config: the run.
+        callback: called for each part that the cache has.
+
+    Raises:
+        OfmuError: as :func:`prepare` raises it.
+    """
+    silence_libraries()
+    _check_retrain_has_base(config)
+    try:
+        return task_family(config.data.kind).preparation(config, callback, only_cached=True).run()
+    except NotCachedError:
+        return None
 
 
 def find_target_scores(config: UnlearnConfig) -> Path | None:

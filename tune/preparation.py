@@ -32,19 +32,22 @@ _MIN_FORGET_PROBABILITY = 0.3
 def prepare_search(run: RunDirectory, config: SearchConfig, callback: PreparationCallback) -> Prepared:
     """Make the target and the reference for all trials, or find them in the cache.
 
-    A resumed search whose directory is at a URI first downloads what the search has prepared.
+    With ``cluster.num_workers`` above 0, a worker group makes them. A search at a URI makes them in this process, since
+    its nodes need not share a cache. A resumed search at a URI first downloads what it has prepared.
 
     Raises:
         OfmuError: data or model cannot be prepared.
     """
-    # This import loads torch, which takes seconds.
-    from ofmu.preparer import prepare
+    # This import loads Ray, which takes seconds.
+    from cluster.train.preparation import prepare
 
     silence_libraries()
-    shared = config.unlearn
+    shared, cluster = config.unlearn, config.cluster
     if run.uri is not None and run.study_file.is_file():
         download_into_cache(run.uri, Cache(cache_root(shared.cache_dir)))
-    return prepare(shared, callback=callback)
+    if run.uri is not None:
+        cluster = cluster.model_copy(update={"num_workers": 0})
+    return prepare(shared, cluster, callback)
 
 
 def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig:

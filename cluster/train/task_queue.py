@@ -34,6 +34,7 @@ class BroadcastQueue:
         self._number = 0
         self._task: Any = None
         self._outcomes: dict[int, RankOutcome] = {}
+        self._events: list[dict[str, Any]] = []
         self._closed = False
         self._changed = asyncio.Condition()
 
@@ -41,7 +42,7 @@ class BroadcastQueue:
         """Replace the current task. Return the number of the new task."""
         async with self._changed:
             self._number += 1
-            self._task, self._outcomes = task, {}
+            self._task, self._outcomes, self._events = task, {}, []
             self._changed.notify_all()
             return self._number
 
@@ -60,6 +61,16 @@ class BroadcastQueue:
             if number == self._number:
                 self._outcomes[rank] = outcome
                 self._changed.notify_all()
+
+    async def emit(self, number: int, event: dict[str, Any]) -> None:
+        """Keep an event of the task until :meth:`take_events`. An event of an earlier task is dropped."""
+        if number == self._number:
+            self._events.append(event)
+
+    async def take_events(self) -> list[dict[str, Any]]:
+        """Return the events that were not taken yet, in their order."""
+        taken, self._events = self._events, []
+        return taken
 
     async def result(self, number: int) -> RankOutcome:
         """Wait until every rank has reported on the task. Return rank 0's outcome.

@@ -18,6 +18,7 @@ from cluster.config import ClusterConfig
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
 from cluster.train.checkpointers import UriCheckpointer
+from cluster.train.preparation import prepare
 from cluster.train.worker_group import RAY_TRAIN, WorkerGroupPool, read_metrics
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ofmu.checkpointing import ProgressCallback
     from ofmu.early_stopping import RoundCallback
     from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.events import PreparationCallback
     from ofmu.tasks.preparation import Prepared
 
 
@@ -38,17 +40,18 @@ def train(
     *,
     prepared: Prepared | None = None,
     callback: ProgressCallback | None = None,
+    prepare_callback: PreparationCallback | None = None,
 ) -> dict[str, float | None]:
     """Prepare the target and the reference, run the config's method, and return the metrics.
 
-    With ``num_workers`` above 0, join or start a Ray cluster first. The other arguments are those of
-    :func:`run_trial`.
+    With ``num_workers`` above 0, join or start a Ray cluster first. ``prepare_callback`` is that of
+    :func:`cluster.train.preparation.prepare`. The other arguments are those of :func:`run_trial`.
 
     Raises:
         ClusterError: the cluster is unreachable, or smaller than the run needs.
         RunError: ``output_dir`` holds files that no run made, or its name is not UTF-8.
         MemoryLimitError: the run needs more memory than this machine has, and there is no other machine.
-        OfmuError: as :func:`run_trial` and :func:`ofmu.preparer.prepare` raise it.
+        OfmuError: as :func:`run_trial` and :func:`cluster.train.preparation.prepare` raise it.
     """
     cluster, files = cluster or ClusterConfig(), RunFiles(Path(output_dir))
     check_output(output_dir, (*RUN_NAMES, RAY_TRAIN))
@@ -61,11 +64,8 @@ def train(
             # Fail before the expensive preparation if the cluster is too small.
             max_parallel_trials(cluster, 1)
         if prepared is None:
-            # Imported here: it imports transformers, and an error of the cluster must come first.
-            from ofmu.preparer import prepare
-
-            prepared = prepare(config)
-        # Imported here for the same reason.
+            prepared = prepare(config, cluster, prepare_callback)
+        # Imported here: it imports transformers, and an error of the cluster must come first.
         from ofmu.content import check_content, content_of, read_content, write_content
 
         content = content_of(config)

@@ -8,7 +8,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ofmu.errors import OfmuError, PrunedError, StorageError
 from ofmu.io.ranks import LAUNCHER
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import CHECKPOINTS
+from ofmu.tasks.events import event_to_json
 
 if TYPE_CHECKING:
     from ofmu.early_stopping import RoundCallback
@@ -52,6 +53,14 @@ class WorkerTask:
     """Credentials of the URI's storage."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreparationTask:
+    """The preparation of a run for a worker group. All ranks see the cache."""
+
+    config: Mapping[str, Any]
+    """JSON values of the :class:`ofmu.run_config.UnlearnConfig`."""
+
+
 def worker_loop(settings: Mapping[str, Any]) -> None:
     """Run tasks on this rank until the queue is closed. An error that only this rank meets ends the whole group."""
     # Imported here: the process that starts the group imports this module and does not need transformers.
@@ -65,7 +74,12 @@ def worker_loop(settings: Mapping[str, Any]) -> None:
     while (taken := ray.get(queue.next.remote(number))) is not None:
         is_first = number == 0
         number, (reference,) = taken
-        outcome = _run_task(ray.get(reference))
+        task = ray.get(reference)
+        if isinstance(task, PreparationTask):
+            emit = partial(queue.emit.remote, number) if rank == 0 else None
+            outcome = _prepare(task, emit)
+        else:
+            outcome = _run_task(task)
         _free_memory()
         if is_first:
             # Imports leave about 350,000 permanent objects. Scanning them after every task would take 0.2 s.
@@ -113,6 +127,23 @@ def _run_task(task: WorkerTask) -> RankOutcome:
     except OfmuError as error:
         return RankOutcome(error=type(error).__name__, message=str(error))
     _upload(mirror)
+    return RankOutcome()
+
+
+def _prepare(task: PreparationTask, emit: Callable[[dict[str, Any]], Any] | None) -> RankOutcome:
+    """Run this rank's part of a preparation. ``emit`` hands an event on to the process that waits."""
+    # Imported here: the process that starts the group imports this module and does not need transformers.
+    from ofmu.preparer import prepare
+
+    config = UnlearnConfig.model_validate(task.config)
+    _seed_global_generators(config.seed)
+    try:
+        prepare(config, callback=None if emit is None else lambda event: emit(event_to_json(event)))
+    except StorageError:
+        # As in a run: the other ranks would wait for this one.
+        raise
+    except OfmuError as error:
+        return RankOutcome(error=type(error).__name__, message=str(error))
     return RankOutcome()
 
 

@@ -24,18 +24,20 @@ from cluster.storage.credentials import found_credentials
 from cluster.storage.uri import join_uri, storage_at
 from cluster.train.rendezvous import FileTorchConfig
 from cluster.train.task_queue import BroadcastQueue, RankOutcome
-from cluster.train.worker import WorkerTask, worker_loop
+from cluster.train.worker import PreparationTask, WorkerTask, worker_loop
 from ofmu import errors
 from ofmu.errors import OfmuError, PrunedError, RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.text import counted
 from ofmu.run_files import RunFiles
+from ofmu.tasks.events import event_from_json
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from cluster.storage.mirror import Mirror
     from ofmu.early_stopping import RoundCallback
     from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.events import PreparationCallback
     from ofmu.tasks.preparation import Prepared
 
 RAY_TRAIN = "ray_train"
@@ -103,11 +105,32 @@ class WorkerGroupPool:
             mirror=mirror,
             credentials=found_credentials(),
         )
-        outcome = self._run(task, config, cluster)
+        # Ray Train needs storage that all nodes see. All nodes see the run's directory.
+        storage = str(trial_dir) if mirror is None else mirror.uri
+        outcome = self._run(task, _group_key(config, cluster, prepared.target), cluster, storage)
         if mirror is not None:
             mirror.pull_top_level()
         _raise_error_of(outcome, trial_dir)
         return read_metrics(trial_dir)
+
+    def prepare(
+        self, config: UnlearnConfig, cluster: ClusterConfig, storage: Path, callback: PreparationCallback
+    ) -> None:
+        """Run the preparation on the ranks of a group, so that the cache has every part.
+
+        Args:
+            config: the run, whose cache all nodes see.
+            cluster: the worker layout.
+            storage: a folder for Ray Train's own files, which all nodes see.
+            callback: called with each event of rank 0.
+
+        Raises:
+            OfmuError: as :func:`ofmu.preparer.prepare` raises it.
+            RunError: the group crashed more than ``cluster.max_failures`` times.
+        """
+        task = PreparationTask(config=config.model_dump(mode="json"))
+        key = _group_key(config, cluster, None)
+        _raise_own_error(self._run(task, key, cluster, str(storage), callback))
 
     def close(self) -> None:
         """Close the worker group, if there is one, and free its resources."""
@@ -115,13 +138,20 @@ class WorkerGroupPool:
             self._group.close()
             self._group = None
 
-    def _run(self, task: WorkerTask, config: UnlearnConfig, cluster: ClusterConfig) -> RankOutcome:
+    def _run(
+        self,
+        task: WorkerTask | PreparationTask,
+        key: str,
+        cluster: ClusterConfig,
+        storage: str,
+        callback: PreparationCallback | None = None,
+    ) -> RankOutcome:
         """Return the outcome of the task. Start a new group after each crash, up to ``max_failures`` crashes."""
         failures = 0
         while True:
-            group = self._group_for(task, config, cluster)
+            group = self._group_for(key, cluster, storage)
             try:
-                return group.run(task)
+                return group.run(task, callback)
             except GroupCrashedError as error:
                 self.close()
                 if isinstance(error.__cause__, OfmuError):
@@ -138,21 +168,24 @@ class WorkerGroupPool:
                 self._group = None
                 raise
 
-    def _group_for(self, task: WorkerTask, config: UnlearnConfig, cluster: ClusterConfig) -> WorkerGroup:
-        key = json.dumps(
-            [
-                config.model.model_dump(mode="json"),
-                config.engine.model_dump(mode="json"),
-                str(task.prepared.target),
-                [cluster.num_workers, cluster.cpus_per_worker, cluster.gpus_per_worker],
-            ]
-        )
+    def _group_for(self, key: str, cluster: ClusterConfig, storage: str) -> WorkerGroup:
         if self._group is not None and (self._group.key != key or not self._group.is_alive):
             self.close()
         if self._group is None:
-            # Ray Train needs storage that all nodes see. All nodes see the run's directory.
-            self._group = WorkerGroup(key, cluster, str(task.trial_dir) if task.mirror is None else task.mirror.uri)
+            self._group = WorkerGroup(key, cluster, storage)
         return self._group
+
+
+def _group_key(config: UnlearnConfig, cluster: ClusterConfig, target: Path | None) -> str:
+    """Return what the tasks of one group have in common."""
+    return json.dumps(
+        [
+            config.model.model_dump(mode="json"),
+            config.engine.model_dump(mode="json"),
+            str(target),
+            [cluster.num_workers, cluster.cpus_per_worker, cluster.gpus_per_worker],
+        ]
+    )
 
 
 class GroupCrashedError(Exception):
@@ -188,8 +221,12 @@ class WorkerGroup:
         """Whether the group starts, works or waits for tasks. Ray Train may notice a crash only later."""
         return self._thread.is_alive()
 
-    def run(self, task: WorkerTask) -> RankOutcome:
+    def run(self, task: WorkerTask | PreparationTask, callback: PreparationCallback | None = None) -> RankOutcome:
         """Run the task on every rank. Return rank 0's outcome.
+
+        Args:
+            task: the task.
+            callback: called with each event of a preparation.
 
         Raises:
             GroupCrashedError: a rank was lost, or met an error that the other ranks did not meet.
@@ -198,13 +235,20 @@ class WorkerGroup:
             number = ray.get(self._queue.submit.remote([ray.put(task)]))
             result = self._queue.result.remote(number)
             while not ray.wait([result], timeout=_POLL_SECONDS)[0]:
+                self._hand_on_events(callback)
                 if not self._thread.is_alive():
                     cause = self._failure or RuntimeError("the worker group ended by itself")
                     raise GroupCrashedError(str(cause)) from cause
+            self._hand_on_events(callback)
             outcome: RankOutcome = ray.get(result)
             return outcome
         except ray.exceptions.RayActorError as error:
             raise GroupCrashedError("the group's task queue was lost") from error
+
+    def _hand_on_events(self, callback: PreparationCallback | None) -> None:
+        if callback is not None:
+            for event in ray.get(self._queue.take_events.remote()):
+                callback(event_from_json(event))
 
     def close(self) -> None:
         """End the ranks after their current task, and wait until their resources are free. Kill them after a minute."""
@@ -244,6 +288,10 @@ def _raise_error_of(outcome: RankOutcome, trial_dir: Path) -> None:
         record = RunFiles(trial_dir).read_pruning_record()
         if record is not None:
             raise PrunedError(record)
+    _raise_own_error(outcome)
+
+
+def _raise_own_error(outcome: RankOutcome) -> None:
     if outcome.error is not None:
         kind: Callable[[str], OfmuError] = getattr(errors, outcome.error, OfmuError)
         raise kind(outcome.message)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from ofmu.cli.params import ConfigChoice, config_argument
+from ofmu.cli.settings import read_settings
+from ofmu.io.ranks import launched_ranks
 from ofmu.tasks.events import PartReady, PreparationEvent, TrainingEpoch
 
 
@@ -14,17 +16,30 @@ def prepare_command(config: ConfigChoice) -> None:
     """Train the target and the retrain reference of CONFIG, and score both. Nothing in the cache is made again.
 
     CONFIG is a YAML file or a preset's name (default: quickstart).
+
+    With cluster.num_workers above 0 the models are trained and scored in a Ray Train worker group. Otherwise they are
+    in this process, or in all processes that torchrun or deepspeed has started.
     """
     from ofmu.preflight import check_inputs
-    from ofmu.run_config import UnlearnConfig
 
-    settings = UnlearnConfig.read(config.source, config.overrides)
+    settings, cluster = read_settings(config)
     check_inputs(settings)
+    is_first = launched_ranks().rank == 0
+    callback = print_event if is_first else None
 
-    # Imported after the inputs were checked, since importing torch and Transformers takes seconds.
-    from ofmu.preparer import prepare
+    # Imported after the inputs were checked, since importing torch, Transformers and Ray takes seconds.
+    if cluster.num_workers > 0:
+        from cluster.session import ray_session
+        from cluster.train.preparation import prepare as prepare_on_workers
 
-    prepared = prepare(settings, callback=print_event)
+        with ray_session(cluster):
+            prepared = prepare_on_workers(settings, cluster, callback)
+    else:
+        from ofmu.preparer import prepare
+
+        prepared = prepare(settings, callback=callback)
+    if not is_first:
+        return
     click.echo(f"base              {prepared.base or 'not needed'}")
     click.echo(f"target            {prepared.target}")
     click.echo(f"target scores     {prepared.target_scores}")

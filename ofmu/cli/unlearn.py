@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
+from ofmu.cli.settings import read_settings
 from ofmu.io.ranks import launched_ranks
 from ofmu.io.text import counted
 
 if TYPE_CHECKING:
+    from cluster.config import ClusterConfig
     from ofmu.run_config import UnlearnConfig
-    from tune.config import SearchConfig
 
 
 @click.command("unlearn")
@@ -28,17 +29,12 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
     With cluster.num_workers above 0 the run is a Ray Train worker group. Otherwise it runs in this process, or in
     every process that torchrun or deepspeed has started. A run that was interrupted continues.
     """
-    # pydantic is slow to import, and the help does not need it.
-    from ofmu.config.files import validate
-    from tune.config import SearchConfig
-
-    mapping, unused = config.read_mapping(), {"search", "compare"}
-    settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key not in unused})
+    settings, cluster = read_settings(config)
     try:
-        _run(settings, output)
+        _run(settings, cluster, output)
     except KeyboardInterrupt:
         if _is_first_process():
-            kept = settings.cluster.checkpoint_every
+            kept = cluster.checkpoint_every
             how = "continues from the last checkpoint" if kept else "starts over: cluster.checkpoint_every is 0"
             click.echo(f"Interrupted: the same command, with --output {output}, {how}", err=True)
         raise SystemExit(130) from None
@@ -65,43 +61,40 @@ def _is_first_process() -> bool:
     return launched_ranks().rank == 0
 
 
-def _run(settings: SearchConfig, output: Path) -> None:
+def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> None:
     """Check the inputs, and run while no other run works in the directory. Rank 0 holds the lock."""
     from ofmu.io.library_logging import silence_libraries
     from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
-    from ofmu.run_config import UnlearnConfig
     from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
-    shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
-    config = UnlearnConfig.model_validate(shared)
     check_inputs(config)
     silence_libraries()
     busy = f"Another run works in {output}: wait for it, or name another directory for the output"
     with locked(output, busy, remove_unused=True) if _is_first_process() else nullcontext():
         was_complete = RunFiles(output).read_report() is not None
-        _run_locked(config, settings, output)
+        _run_locked(config, cluster, output)
         if was_complete and _is_first_process():
             click.echo(f"The run in {output} was already complete: nothing was run")
 
 
-def _run_locked(config: UnlearnConfig, settings: SearchConfig, output: Path) -> None:
+def _run_locked(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> None:
+    from ofmu.cli.prepare import print_event
     from ofmu.run_files import HISTORY
 
-    if settings.cluster.num_workers > 0:
+    if cluster.num_workers > 0:
         from cluster.train.trainer import train
 
         click.echo(
-            f"{counted(settings.cluster.num_workers, 'worker')} at work: the outer steps are written to "
+            f"{counted(cluster.num_workers, 'worker')} at work: the outer steps are written to "
             f"{output / HISTORY}, not shown here"
         )
-        train(config, output, settings.cluster)
+        train(config, output, cluster, prepare_callback=print_event)
         return
-    from ofmu.cli.prepare import print_event
     from ofmu.trainer import unlearn
 
-    every = settings.cluster.checkpoint_every
+    every = cluster.checkpoint_every
     callback = print_event if _is_first_process() else None
     printer = StepPrinter(getattr(config.method, "diagnostics_every", None))
     unlearn(config, output, callback=printer, checkpoint_every=every, prepare_callback=callback)

@@ -114,7 +114,7 @@ def train(
     model.train()
     for epoch in range(training.epochs):
         losses: list[Tensor] = []
-        for indices, step in zip(_batches(len(rows), training.batch_size, generator), steps, strict=False):
+        for indices, step in zip(minibatches(len(rows), training.batch_size, generator), steps, strict=False):
             batch = [rows[index] for index in indices]
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * rate_factor(step, total, training.warmup_fraction)
@@ -156,7 +156,8 @@ def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
-def _batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+def minibatches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Yield the indices of the rows of each minibatch of one epoch, in an order that ``generator`` draws."""
     order = torch.randperm(rows, generator=generator).tolist()
     for start in range(0, rows, batch_size):
         yield order[start : start + batch_size]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ofmu.errors import StorageError
 from ofmu.io.files import file_hash, sync
@@ -26,6 +26,9 @@ from ofmu.io.files import file_hash, sync
 MANIFEST = "complete.json"
 """Name of an entry's manifest, which holds the checksums of the entry's files and the cost of the entry."""
 MODEL_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
+_PARTIAL = ".partial"
+_WAIT_SECONDS = 60.0
+"""How often a process that waits for another one's entry says that it waits."""
 _log = logging.getLogger(__name__)
 
 _Fill = Callable[[Path], Mapping[str, float] | None]
@@ -44,10 +47,15 @@ class Entry:
 
 
 class Cache:
-    """Entries under ``root/<kind>/<key>``. Any number of processes may share a cache."""
+    """Entries under ``root/<kind>/<key>``. Any number of processes may share a cache.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: the directory of the cache.
+        on_wait: called once a minute while another process builds the entry that this process wants.
+    """
+
+    def __init__(self, root: Path, on_wait: Callable[[], None] = lambda: None) -> None:
+        self.root, self._on_wait = root, on_wait
 
     def get_or_create(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Entry:
         """Return the entry for ``parts``. Build the entry if there is none, or if a file of the entry has changed.
@@ -107,7 +115,7 @@ class Cache:
         lock = FileLock(entry.with_name(f".{entry.name}.lock"))
         with self._storage_errors():
             entry.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            self._wait_for(lock)
         try:
             # Another process may have built the entry while this process waited for the lock.
             cost = read_manifest(entry)
@@ -115,9 +123,17 @@ class Cache:
         finally:
             lock.release()
 
+    def _wait_for(self, lock: FileLock) -> None:
+        while True:
+            try:
+                lock.acquire(timeout=_WAIT_SECONDS)
+                return
+            except Timeout:
+                self._on_wait()
+
     def _create(self, entry: Path, fill: _Fill) -> Mapping[str, float] | None:
         """Fill a temporary directory, and rename it to ``entry`` unless ``fill`` returns None."""
-        partial = entry.with_name(f".{entry.name}.partial")
+        partial = entry.with_name(f".{entry.name}{_PARTIAL}")
         with self._storage_errors():
             if entry.exists():
                 _log.warning("The cache entry %s is incomplete or damaged, so it is made again", entry)
@@ -152,6 +168,15 @@ def cache_root(cache_dir: str | None) -> Path:
     if configured:
         return Path(configured).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofmu"
+
+
+def work_directory(partial: Path) -> Path:
+    """Return the directory for what a builder of an entry keeps for its next attempt, such as checkpoints.
+
+    Args:
+        partial: the directory that the builder fills. The next builder deletes what a dead one left there.
+    """
+    return partial.with_name(partial.name.removesuffix(_PARTIAL) + ".work")
 
 
 def content_key(parts: Mapping[str, Any]) -> str:

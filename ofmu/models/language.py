@@ -158,15 +158,23 @@ def save_model(
     return target
 
 
-def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def write_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, weights: Weights = None
+) -> None:
     """Write model and tokenizer into an existing directory. A failed write leaves some files behind.
+
+    Args:
+        model: the model.
+        tokenizer: the tokenizer, or another object with ``save_pretrained``.
+        directory: where to write.
+        weights: the weights to write. None: the weights of ``model``.
 
     Raises:
         StorageError: the disk is full, or the directory cannot be written.
         ModelError: the saved files do not hold the model, bit for bit.
     """
     with storage_errors(directory):
-        _write(model, tokenizer, directory, None)
+        _write(model, tokenizer, directory, weights)
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, weights: Weights) -> None:

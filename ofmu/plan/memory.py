@@ -121,7 +121,7 @@ def memory_plan(
     )
     buildable = sizes.parameters <= MAX_PARAMETERS
     phases = (
-        *_preparation(config, model, sizes, work, buildable=buildable),
+        *_preparation(config, model, sizes, work, ranks, buildable=buildable, on_gpu=on_gpu),
         _load(engine, standing, on_gpu=on_gpu),
         _round(config, model, sizes, work, engine, vectors, standing, ranks, buildable=buildable, offloaded=offloaded),
         _evaluation(config, model, sizes, work, engine, standing, buildable=buildable, offloaded=offloaded),
@@ -131,13 +131,23 @@ def memory_plan(
 
 
 def _preparation(
-    config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, work: Workload, *, buildable: bool
+    config: UnlearnConfig,
+    model: Mapping[str, Any],
+    sizes: ModelSizes,
+    work: Workload,
+    ranks: int,
+    *,
+    buildable: bool,
+    on_gpu: bool,
 ) -> tuple[Phase, ...]:
-    """Return the training of the target or the retrained model: one process, fp32, torch's AdamW."""
+    """Return the training of the target or the retrained model in fp32: by one process, or on the ranks' engine."""
     if config.model.is_target and config.reference.source != "retrain":
         return ()
-    whole = float(FP32 * sizes.parameters)
+    on_engine = ranks > 1 and config.engine.backend_on(ranks) == "deepspeed"
     rows = min(config.training.batch_size, work.forget_rows + work.retain_rows)
+    if on_engine:
+        local = -(-rows // ranks)
+        rows = min(local, config.engine.micro_batch_size or local)
     peaks = PassPeaks(0.0, 0.0)
     if buildable:
         attention: Any = "eager" if config.model.attention == "eager" else "sdpa"
@@ -148,13 +158,52 @@ def _preparation(
             work.longest,
             attention=attention,
             dtype=torch.float32,
-            checkpointing=False,
+            checkpointing=on_engine and config.engine.gradient_checkpointing,
             adapter=AdapterConfig(),
         )
+    if on_engine:
+        return (_preparation_on_engine(config, model, sizes, ranks, peaks, on_gpu=on_gpu),)
+    whole = float(FP32 * sizes.parameters)
     held = (Component("weights", whole), Component("optimizer", 2 * whole), Component("gradients", whole))
     temporary = Component("temporary vectors of a step", 2.0 * FP32 * _largest_weight(sizes))
     passing = Component("activations and logits", max(peaks.start - whole, peaks.end - FP32 * sizes.embeddings, 0.0))
     return (Phase(PREPARATION, (*held, max(temporary, passing, key=lambda part: part.size))),)
+
+
+def _preparation_on_engine(
+    config: UnlearnConfig,
+    model: Mapping[str, Any],
+    sizes: ModelSizes,
+    ranks: int,
+    peaks: PassPeaks,
+    *,
+    on_gpu: bool,
+) -> Phase:
+    """Return the costliest moment of a step: two moments and the gradient's vector stand beside the engine."""
+    engine = engine_bytes(
+        config.engine.model_copy(update={"precision": "fp32"}),
+        sizes.parameters,
+        0,
+        ranks,
+        largest=_largest_weight(sizes),
+        one_by_one=not stored_under_other_names(model),
+        on_gpu=on_gpu,
+    )
+    offloaded = on_gpu and config.engine.offload == "cpu"
+    standing = (
+        Component("weights", engine.weights),
+        Component("fp32 masters", engine.masters, offloaded),
+        Component("optimizer", 2 * engine.vector, offloaded),
+        Component("gradients of a step", engine.vector, offloaded),
+        *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
+    )
+    counted = min(peaks.end, FP32 * sizes.embeddings) if engine.in_backward else 0.0
+    moments = (
+        Component("activations and logits", peaks.start),
+        Component("activations, logits and gradients", engine.in_backward + peaks.end - counted),
+        Component("gradients while ranks exchange them", engine.in_reduction),
+    )
+    return Phase(PREPARATION, (*standing, max(moments, key=lambda part: part.size)))
 
 
 def _largest_weight(sizes: ModelSizes) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,15 @@ class TrainingEpoch:
 
 PreparationEvent = PreparationStarted | PartReady | TrainingEpoch
 PreparationCallback = Callable[[PreparationEvent], None]
+
+
+def event_to_json(event: PreparationEvent) -> dict[str, Any]:
+    """Return an event as JSON values, for another process."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def event_from_json(content: Mapping[str, Any]) -> PreparationEvent:
+    """Return the event that :func:`event_to_json` described."""
+    kinds = {kind.__name__: kind for kind in (PreparationStarted, PartReady, TrainingEpoch)}
+    fields = {key: value for key, value in content.items() if key != "event"}
+    return kinds[content["event"]](**fields)

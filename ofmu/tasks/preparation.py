@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import tokenizers
 import torch
+import torch.distributed as dist
 import transformers
 
 from ofmu.finetuning.loop import EpochCallback
@@ -24,6 +25,7 @@ from ofmu.io.progress import working_on
 from ofmu.models.hub import cached_directory, local_directory
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles
+from ofmu.tasks.collective_cache import CollectiveCache
 from ofmu.tasks.events import PartReady, PreparationCallback, TrainingEpoch
 from ofmu.tasks.reference_path import reference_scores_file
 
@@ -69,7 +71,8 @@ class NotCachedError(Exception):
 class Preparation(ABC):
     """One call of :func:`ofmu.preparer.prepare`. A subclass makes the parts for one kind of task.
 
-    Each part goes through :meth:`_get`, which records the part's cache entry.
+    Each part goes through :meth:`_get`, which records the part's cache entry. A subclass that works on all ranks of the
+    process group sets ``_collective``. Every rank then runs the preparation, and rank 0 writes.
 
     Args:
         config: the run.
@@ -81,7 +84,8 @@ class Preparation(ABC):
         self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
     ) -> None:
         self._config, self._callback, self._only_cached = config, callback, only_cached
-        self._cache = Cache(cache_root(config.cache_dir))
+        self._root = cache_root(config.cache_dir)
+        self._collective = False
         self._entries: dict[str, Entry] = {}
 
     @abstractmethod
@@ -152,11 +156,11 @@ class Preparation(ABC):
         """Return the file of the scores of a saved model."""
 
         def build(directory: Path) -> dict[str, float]:
-            self._scores_of(model_directory, part.removesuffix("_scores")).save(RunFiles(directory).scores)
+            self._save(self._scores_of(model_directory, part.removesuffix("_scores")), directory)
             return {}
 
         parts = {"model": model_hashes(model_directory), **self._scoring()}
-        return RunFiles(self._get(part, "scores", parts, build)).scores
+        return RunFiles(self._get(part, "scores", parts, build, together=True)).scores
 
     def _given_reference(self) -> Path | None:
         """Return the file of the scores at ``reference.path``; None if the config gives no reference."""
@@ -165,13 +169,17 @@ class Preparation(ABC):
             return None
 
         def build(directory: Path) -> dict[str, float]:
-            self._scores_at(path).save(RunFiles(directory).scores)
+            self._save(self._scores_at(path), directory)
             return {}
 
         parts = {"reference": reference_hashes(path), **self._scoring()}
-        scores = RunFiles(self._get("reference_scores", "scores", parts, build)).scores
+        scores = RunFiles(self._get("reference_scores", "scores", parts, build, together=True)).scores
         self._check_match(scores)
         return scores
+
+    def _save(self, scores: SupportsSave, directory: Path) -> None:
+        if not self._collective or dist.get_rank() == 0:
+            scores.save(RunFiles(directory).scores)
 
     def _named_base(self) -> Path | None:
         """Return the directory of the base model that the config names; None if the config names no base model."""
@@ -188,11 +196,23 @@ class Preparation(ABC):
         return cached
 
     def _get(
-        self, part: str, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]
+        self,
+        part: str,
+        kind: str,
+        parts: Mapping[str, Any],
+        build: Callable[[Path], Mapping[str, float]],
+        *,
+        together: bool = False,
     ) -> Path:
         """Return the directory of a part's cache entry. Without an entry, call ``build``, and add seconds to its cost.
 
-        ``parts`` is everything that the content depends on, besides the code and the libraries.
+        Args:
+            part: the name of the part.
+            kind: the kind of the entry.
+            parts: everything that the content depends on, besides the code and the libraries.
+            build: fills the directory and returns the cost.
+            together: in a collective preparation, every rank calls ``build`` and rank 0 writes. False: rank 0 alone
+                calls ``build``.
         """
         started = perf_counter()
 
@@ -203,7 +223,11 @@ class Preparation(ABC):
                 cost = build(directory)
             return {**cost, "seconds": perf_counter() - started}
 
-        entry = self._cache.get_or_create(kind, {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}, timed)
+        all_parts = {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}
+        if self._collective:
+            entry = CollectiveCache(self._root).get_or_create(kind, all_parts, timed, collective=together)
+        else:
+            entry = Cache(self._root).get_or_create(kind, all_parts, timed)
         self._entries[part] = entry
         if self._callback is not None:
             self._callback(PartReady(part=part, created=entry.created, seconds=perf_counter() - started))

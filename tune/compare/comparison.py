@@ -207,12 +207,12 @@ class _Session:
         if self._executor is not None:
             return None
         # These import torch and Transformers, which take seconds and are not needed with an executor.
+        from cluster.train.preparation import prepare
         from ofmu.io.library_logging import silence_libraries
-        from ofmu.preparer import prepare
 
         silence_libraries()
         self._callback.on_prepare(PreparationStarted())
-        return prepare(self._shared.unlearn, callback=self._callback.on_prepare)
+        return prepare(self._shared.unlearn, self._shared.cluster, self._callback.on_prepare)
 
     def _search_all(self) -> dict[str, SearchResult]:
         names = tuple(self._configs)

@@ -17,6 +17,7 @@ from ofmu.models.language import load_model, write_model
 from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
+from ofmu.tasks.language.on_ranks import joins_ranks, score_on_ranks, train_on_ranks
 from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
 from ofmu.tasks.preparation import Preparation
 
@@ -32,6 +33,8 @@ class LanguagePreparation(Preparation):
     ) -> None:
         super().__init__(config, callback, only_cached=only_cached)
         self._data = load_data(config.data, config.seed)
+        # A lookup in the cache must not wait for other ranks.
+        self._collective = not only_cached and joins_ranks(config.engine)
 
     def _base(self) -> Path:
         named = self._named_base()
@@ -61,6 +64,8 @@ class LanguagePreparation(Preparation):
 
         def build(directory: Path) -> dict[str, float]:
             tokenizer = load_tokenizer(str(base))
+            if self._collective:
+                return train_on_ranks(base, tokenizer, rows, config, directory, self._epoch_callback(part))
             model: Any = load_model(base, config.model.attention).to(resolve_device(config.engine))
             encoder = RowEncoder(tokenizer, config.data, model.config)
             examples = encoder.encode_rows("training rows", rows)
@@ -79,13 +84,16 @@ class LanguagePreparation(Preparation):
             "training": config.training.model_dump(mode="json"),
             "seed": config.seed,
         }
-        return self._get(part, "models", parts, build)
+        return self._get(part, "models", parts, build, together=True)
 
     def _scores_of(self, model_directory: Path, name: str) -> Scores:
+        if self._collective:
+            return score_on_ranks(str(model_directory), self._data, self._config, name=name)
         return score_saved(str(model_directory), self._data, self._config, name=name)
 
     def _scores_at(self, path: str) -> Scores:
-        return resolve_reference(path, self._config, self._data)
+        score = score_on_ranks if self._collective else score_saved
+        return resolve_reference(path, self._config, self._data, score)
 
     def _check_match(self, reference_scores: Path) -> None:
         check_reference(Scores.load(reference_scores), self._data, self._config, self._config.model.path or "target")
@@ -99,7 +107,15 @@ class LanguagePreparation(Preparation):
     def _scoring(self) -> dict[str, Any]:
         # The batch size changes the rounding of scores and nothing else.
         evaluation = self._config.evaluation.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_SCORES)
-        return {"data": self._data.content_hash, "encoding": self._encoding(), "evaluation": evaluation}
+        parts: dict[str, Any] = {
+            "data": self._data.content_hash,
+            "encoding": self._encoding(),
+            "evaluation": evaluation,
+        }
+        if self._config.engine.zero_stage == 3 and self._config.evaluation.membership:
+            # Scores that several ranks make lack the gradient norms, which no rank can compute.
+            parts["gradient_norms"] = False
+        return parts
 
 
 def _tokenizer_corpus(data: UnlearnData, template: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
@@ -18,17 +19,32 @@ from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.reference_path import reference_scores_file
 
 
-def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
+class ScoreModel(Protocol):
+    """Scores a saved model: :func:`score_saved`, or the same on several ranks."""
+
+    def __call__(self, path: str, data: UnlearnData, config: UnlearnConfig, *, name: str) -> Scores:
+        """Return the model's scores."""
+
+
+def resolve_reference(
+    path: str | Path, config: UnlearnConfig, data: UnlearnData, score: ScoreModel | None = None
+) -> Scores:
     """Return reference scores from a file of this package, an official TOFU log, or a saved model.
 
     A saved model is scored here. An official log holds losses and is read under the config's truth-ratio definition.
+
+    Args:
+        path: the file, or the model.
+        config: the run.
+        data: the rows.
+        score: scores a saved model. None: :func:`score_saved`.
 
     Raises:
         OfmuError: there are no usable scores at ``path``.
     """
     file = reference_scores_file(path)
     if file is None:
-        return score_reference(str(path), data, config)
+        return score_reference(str(path), data, config, score or score_saved)
     content = read_json(file)
     if is_official_log(content):
         return parse_official_log(content, str(path), config.evaluation.truth_ratio)
@@ -44,12 +60,12 @@ def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig,
     require_match(unscored_copy(model, data, config.evaluation.truth_ratio), reference)
 
 
-def score_reference(path: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
+def score_reference(path: str, data: UnlearnData, config: UnlearnConfig, score: ScoreModel) -> Scores:
     """Score a saved reference model on the forget set, without generation. Forget quality needs no other scores."""
     sets = {name: rows for name, rows in data.evaluation.items() if name == FORGET}
     forget = UnlearnData(forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets)
     evaluation = config.evaluation.model_copy(update={"rouge": False})
-    return score_saved(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)
+    return score(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)
 
 
 def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: str) -> Scores:

@@ -91,3 +91,21 @@ def test_closing_ends_every_wait_for_a_task():
         await closed
 
     asyncio.run(scenario())
+
+
+def test_events_are_taken_once_and_those_of_an_earlier_task_are_dropped():
+    async def scenario() -> None:
+        queue = BroadcastQueue(1)
+        await queue.submit("first")
+        await queue.emit(1, {"epoch": 1})
+        await queue.emit(1, {"epoch": 2})
+        assert await queue.take_events() == [{"epoch": 1}, {"epoch": 2}]
+        assert await queue.take_events() == []
+        await queue.emit(1, {"epoch": 3})
+        await queue.report(1, 0, DONE)
+        assert await queue.take_events() == [{"epoch": 3}], "the last events come with the outcome"
+        await queue.submit("second")
+        await queue.emit(1, {"epoch": 4})
+        assert await queue.take_events() == []
+
+    asyncio.run(scenario())

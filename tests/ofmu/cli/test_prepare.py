@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +22,7 @@ training: {epochs: 2}
 engine: {device: cpu, threads: 1}
 evaluation: {rouge: false}
 search: {trials: 3}
-cluster: {workers: 2}
+cluster: {num_workers: 0}
 """
 
 
@@ -72,3 +76,17 @@ def test_an_unknown_key_or_a_missing_file_raises_one_sentence(tmp_path: Path) ->
             ["tofu", f"data.path={tmp_path / 'gone'}", f"cache_dir={tmp_path}"],
             catch_exceptions=False,
         )
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(180)
+def test_under_torchrun_all_ranks_prepare_and_one_prints(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(TINY)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = ["-m", "ofmu", "prepare", str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": made in") == 5
+    target = Path(done.stdout.split("target            ")[1].splitlines()[0])
+    assert json.loads((target / "complete.json").read_text())["cost"]["ranks"] == 2

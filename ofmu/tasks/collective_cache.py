@@ -1,0 +1,105 @@
+"""The cache of several ranks. Rank 0 finds, locks and writes an entry. All ranks build the entry together.
+
+Without this, each rank would build the same entry alone, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch.distributed as dist
+
+from ofmu import errors
+from ofmu.errors import OfmuError, StorageError
+from ofmu.io.cache import MANIFEST, Cache, Entry
+
+
+class _Message(TypedDict, total=False):
+    """What rank 0 tells the other ranks."""
+
+    state: Literal["wait", "build", "done", "failed"]
+    directory: str
+    """build: the directory that rank 0 fills. done: the entry."""
+    cost: dict[str, float]
+    created: bool
+    error: str
+    """Class name of the error that rank 0 met."""
+    text: str
+
+
+class CollectiveCache:
+    """A cache that the ranks of the process group use together, in the same order. All ranks see its directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._cache = Cache(root, on_wait=lambda: _announce({"state": "wait"}))
+        self.root = root
+
+    def get_or_create(
+        self,
+        kind: str,
+        parts: Mapping[str, Any],
+        build: Callable[[Path], Mapping[str, float]],
+        *,
+        collective: bool = True,
+    ) -> Entry:
+        """Return the entry for ``parts``, as :meth:`ofmu.io.cache.Cache.get_or_create` does; collective.
+
+        Args:
+            kind: kind of the entry.
+            parts: everything that the content depends on, as JSON values.
+            build: fills the directory of the entry and returns the cost. Only rank 0 may write.
+            collective: True: every rank calls ``build``. False: only rank 0 does.
+
+        Raises:
+            StorageError: the cache cannot be written, or a rank does not see the entry.
+            OfmuError: ``build`` raised the error on rank 0.
+        """
+        if dist.get_rank() != 0:
+            return self._follow(build if collective else None)
+
+        def announced(directory: Path) -> Mapping[str, float]:
+            _announce({"state": "build", "directory": str(directory)})
+            return build(directory)
+
+        try:
+            entry = self._cache.get_or_create(kind, parts, announced)
+        except OfmuError as error:
+            _announce({"state": "failed", "error": type(error).__name__, "text": str(error)})
+            raise
+        _announce({"state": "done", "directory": str(entry.path), "cost": dict(entry.cost), "created": entry.created})
+        return entry
+
+    def _follow(self, build: Callable[[Path], Mapping[str, float]] | None) -> Entry:
+        own_error: OfmuError | None = None
+        while (message := _heard())["state"] in ("wait", "build"):
+            if message["state"] == "build" and build is not None:
+                try:
+                    build(Path(message["directory"]))
+                except OfmuError as error:
+                    # Rank 0 meets the same error, and says so. A collective of this rank alone would never end.
+                    own_error = error
+        if own_error is not None:
+            raise own_error
+        if message["state"] == "failed":
+            kind: Callable[[str], OfmuError] = getattr(errors, message["error"], OfmuError)
+            raise kind(message["text"])
+        path = Path(message["directory"])
+        if not (path / MANIFEST).is_file():
+            raise StorageError(
+                f"Rank {dist.get_rank()} does not see {path}, which rank 0 has made: set cache_dir to a directory that "
+                "all nodes share"
+            )
+        return Entry(path, message["cost"], message["created"])
+
+
+def _announce(message: _Message) -> None:
+    dist.broadcast_object_list([message], src=0)
+
+
+def _heard() -> _Message:
+    box: list[Any] = [None]
+    dist.broadcast_object_list(box, src=0)
+    message: _Message = box[0]
+    return message

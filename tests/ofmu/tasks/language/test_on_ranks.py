@@ -1,0 +1,125 @@
+"""A preparation on two real ranks gives what one process prepares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ofmu.evaluation.scores import Scores
+from ofmu.preparer import Prepared, find_prepared, prepare
+from ofmu.run_config import UnlearnConfig
+from ofmu.testing import run_script_on_ranks
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(400)]
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from ofmu.finetuning import on_engine
+from ofmu.errors import StorageError
+from ofmu.io.ranks import launched_ranks
+from ofmu.preparer import prepare
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import TrainingEpoch
+
+rank, folder = launched_ranks().rank, Path(sys.argv[1])
+config = json.loads(sys.argv[2])
+
+def run(name, stage, callback=None, **more):
+    settings = config | more | {"cache_dir": str(folder / name), "engine": {"zero_stage": stage}}
+    return prepare(UnlearnConfig.model_validate(settings), callback=callback)
+
+def die_in_epoch_2(event):
+    if isinstance(event, TrainingEpoch) and event.epoch == 2:
+        raise KeyboardInterrupt
+
+for stage in (1, 3):
+    run(f"stage {stage}", stage)
+assert not any(run("stage 3", 3).created.values())
+
+on_engine.CHECKPOINT_SECONDS = 0.0
+try:
+    run("interrupted", 2, die_in_epoch_2)
+except KeyboardInterrupt:
+    pass
+assert list((folder / "interrupted" / "models").glob(".*.work/step_*")), "no checkpoint"
+epochs = []
+run("interrupted", 2, lambda event: epochs.append(event.epoch) if isinstance(event, TrainingEpoch) else None)
+(folder / f"epochs {rank}.json").write_text(json.dumps(epochs))
+
+# Only rank 0 writes, so only rank 0 meets a full disk. The other rank must hear of it.
+(folder / "blocked").write_text("not a directory")
+try:
+    run("blocked", 2)
+except StorageError as error:
+    (folder / f"error {rank}.txt").write_text(str(error))
+"""
+
+
+@pytest.fixture(scope="module")
+def mapping(tiny_mapping: dict[str, Any]) -> dict[str, Any]:
+    return {**tiny_mapping, "training": {**tiny_mapping.get("training", {}), "epochs": 3}}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(mapping: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "prepare.py"
+    script.write_text(SCRIPT)
+    run_script_on_ranks(script, 2, str(folder), json.dumps(mapping))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(mapping: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(UnlearnConfig.model_validate(mapping | {"cache_dir": str(tmp_path_factory.mktemp("alone"))}))
+
+
+def found(mapping: dict[str, Any], cache: Path, stage: int) -> Prepared:
+    """Return what one process, which knows nothing of ranks, finds in the cache of the ranks."""
+    settings = mapping | {"cache_dir": str(cache), "engine": {"zero_stage": stage}}
+    prepared = find_prepared(UnlearnConfig.model_validate(settings))
+    assert prepared is not None
+    return prepared
+
+
+@pytest.mark.parametrize(("name", "stage"), [("stage 1", 1), ("stage 3", 3), ("interrupted", 2)])
+def test_models_and_scores_are_those_of_one_process(
+    name: str, stage: int, mapping: dict[str, Any], on_two_ranks: Path, alone: Prepared
+) -> None:
+    together = found(mapping, on_two_ranks / name, stage)
+    assert together.retrain is not None
+    assert alone.retrain is not None
+    for theirs, ours in ((alone.target, together.target), (alone.retrain, together.retrain)):
+        expected, actual = (load_file(folder / "model.safetensors") for folder in (theirs, ours))
+        assert expected.keys() == actual.keys()
+        for weight, value in expected.items():
+            torch.testing.assert_close(actual[weight], value, rtol=1e-3, atol=2e-5)
+        for file in ("config.json", "generation_config.json", "tokenizer.json"):
+            assert (theirs / file).read_text() == (ours / file).read_text(), file
+    for part in ("target_scores", "reference_scores"):
+        expected_scores, actual_scores = Scores.load(getattr(alone, part)), Scores.load(getattr(together, part))
+        assert expected_scores.sets.keys() == actual_scores.sets.keys()
+        for row_set, rows in expected_scores.sets.items():
+            theirs_nll = [row.answer.nll for row in rows]
+            assert [row.answer.nll for row in actual_scores.sets[row_set]] == pytest.approx(theirs_nll, rel=1e-3)
+            assert [row.row_hash for row in actual_scores.sets[row_set]] == [row.row_hash for row in rows]
+    assert together.costs["target"]["ranks"] == 2
+    assert together.costs["target"]["tokens"] == alone.costs["target"]["tokens"]
+
+
+def test_an_interrupted_training_continues_on_every_rank(mapping: dict[str, Any], on_two_ranks: Path) -> None:
+    epochs = [json.loads((on_two_ranks / f"epochs {rank}.json").read_text()) for rank in (0, 1)]
+    assert epochs[0] == epochs[1] == [3, 1, 2, 3]
+    assert not list((on_two_ranks / "interrupted" / "models").glob(".*.work"))
+
+
+def test_all_ranks_hear_of_an_error_that_rank_0_meets_alone(on_two_ranks: Path) -> None:
+    first, second = ((on_two_ranks / f"error {rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert "cache" in first

@@ -3,8 +3,8 @@
     python tests/bench/bench_plan.py [--pretrained DIR] [--models 5M 34M ...] [--stages 0 2] [--settings central ...]
         [--ranks 1]
 
-Each cell is a fresh process group that loads a model, takes two rounds of a method, scores the model and saves it. The
-processes run a tiny model through the same phases first, since what the libraries load is not the model's. The peak of
+Each cell is a fresh process group that loads a model, takes two rounds of a method, scores the model and saves it.
+Several ranks also fine-tune the model first, as a preparation does. The processes run a tiny model through the same phases first, since what the libraries load is not the model's. The peak of
 a phase is the peak of resident memory above what the process held then; on several ranks, that of the rank with the
 largest. Freed tensors go back to the system. ``--pretrained`` adds a saved model, such as SmolLM2-135M.
 """
@@ -37,6 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"method": {"similarity_threshold": -1.0}, "model": {"adapter": {"kind": "lora"}}},
 }
 PHASES = ("load", "round", "evaluation", "save")
+PREPARATION = "preparation"
+"""The phase that is measured first on several ranks."""
 
 
 def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, A
         "model": {"path": target, "is_target": True, **SETTINGS[setting].get("model", {})},
         "data": {"source": "files", "forget": f"{folder}/forget.jsonl", "retain": f"{folder}/retain.jsonl"},
         "reference": {"source": "none"},
+        "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-6},
         "evaluation": {"batch_size": 4, "max_new_tokens": 16},
         "method": method,
         "engine": {"zero_stage": stage, "device": "cpu", "threads": 1},
@@ -100,18 +103,29 @@ def measure(mapping: dict[str, Any], tiny: str, folder: Path) -> dict[str, float
 
 
 def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> None:
+    from ofmu.checkpointing import barrier
+    from ofmu.data.encoding import load_tokenizer
+    from ofmu.data.load import load_data
     from ofmu.engine.build import build_engine, weight_sharder
     from ofmu.engine.cost import CostTracker
     from ofmu.methods.base import Context
     from ofmu.methods.build import build_method
     from ofmu.models.weight_stream import WeightStream
     from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.language.on_ranks import joins_ranks, train_on_ranks
     from ofmu.tasks.load import task_family
 
     config = UnlearnConfig.model_validate(mapping)
+    target = Path(str(config.model.path))
     reset_peak_memory()
-    task = task_family("language").load_task(config, Path(str(config.model.path)))
+    task = task_family("language").load_task(config, target)
     reset_peak_memory()
+    if joins_ranks(config.engine):
+        folder.mkdir(exist_ok=True)
+        train_on_ranks(target, load_tokenizer(str(target)), load_data(config.data, 0).retain.rows, config, folder, None)
+        peaks[PREPARATION] = reset_peak_memory()
+        barrier()
+        gc.collect()
     shard = weight_sharder(config.engine)
     model = task.load_model(double_backward=config.method.needs_double_backward, shard=shard)
     engine = build_engine(model, config.engine, CostTracker())
@@ -143,7 +157,7 @@ def run_cell(target: str, setting: str, stage: int, tiny: str, ranks: int) -> di
         os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
         run_script_on_ranks(Path(__file__).resolve(), ranks, "--measure", str(given), tiny, str(found), timeout=3600)
         peaks = [json.loads(path.read_text()) for path in found.iterdir()]
-        return {phase: max(of_rank[phase] for of_rank in peaks) for phase in PHASES}
+        return {phase: max(of_rank[phase] for of_rank in peaks) for phase in peaks[0]}
 
 
 def cell_text(planned: float, found: float) -> str:
@@ -158,7 +172,9 @@ def plan_cell(target: str, setting: str, stage: int, ranks: int) -> dict[str, fl
 
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder))
-        config = UnlearnConfig.model_validate(config_of(target, setting, stage, folder))
+        mapping = config_of(target, setting, stage, folder)
+        mapping["model"] |= {"is_target": False}  # so that the plan has a preparation
+        config = UnlearnConfig.model_validate(mapping)
         return {phase.name: phase.total for phase in make_plan(config, on_gpu=False, ranks=ranks).memory.phases}
 
 
@@ -182,8 +198,9 @@ def main() -> None:
         targets = {name: str(make_model(Path(folder) / name, name)) for name in options.models if name in SHAPES}
         if options.pretrained:
             targets[Path(options.pretrained).name] = options.pretrained
-        print("| model | setting | ZeRO stage | load | round | evaluation | save |")
-        print("|---|---|---|---|---|---|---|", flush=True)
+        phases = (*((PREPARATION,) if options.ranks > 1 else ()), *PHASES)
+        print(f"| model | setting | ZeRO stage | {' | '.join(phases)} |")
+        print(f"|---|---|---{'|---' * len(phases)}|", flush=True)
         for name, target in targets.items():
             for stage in options.stages:
                 for setting in options.settings:
@@ -193,7 +210,7 @@ def main() -> None:
                         with options.results.open("a") as stream:
                             stream.write(json.dumps({key: found}) + "\n")
                     planned = plan_cell(target, setting, stage, options.ranks)
-                    cells = [cell_text(planned[phase], found[phase]) for phase in PHASES]
+                    cells = [cell_text(planned[phase], found[phase]) for phase in phases]
                     print(f"| {name} | {setting} | {stage} | {' | '.join(cells)} |", flush=True)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.forward_mode import tangent
@@ -56,6 +56,11 @@ class Engine(ABC):
     @abstractmethod
     def _backward(self, scalar: Tensor, *, last: bool) -> None:
         """Add the gradient of ``scalar`` to the pending gradient. ``last``: no further micro-batch follows."""
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[nn.Module]:
+        """Yield the module on which exact products run. Its trainable weights are whole; collective."""
+        yield self.model
 
     def close(self) -> None:
         """Free the memory and the process group of the engine."""
@@ -141,23 +146,16 @@ class Engine(ABC):
             ConfigError: ``forward_mode``, and the model has an operation without a forward mode.
         """
         full = self.space.gather(vector)
-        if forward_mode:
-            return self._forward_mode_hvp(loss, rows, full, into, scale)
+        with self._whole_model() as model:
 
-        def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
-            total = loss.total(self.model, batch, self.device)
-            return self._directional_derivative(total, full), total
+            def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
+                if forward_mode:
+                    return tangent(model, full, lambda module: loss.total(module, batch, self.device))
+                total = loss.total(model, batch, self.device)
+                return _directional_derivative(model, total, full), total
 
-        return self._accumulate(loss, rows, scalars, into, scale, cost=HVP_COST)[1]
-
-    def _forward_mode_hvp(
-        self, loss: Loss[RowT], rows: Sequence[RowT], full: dict[str, Tensor], into: Vector | None, scale: float
-    ) -> Vector:
-        def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
-            return tangent(self.model, full, lambda module: loss.total(module, batch, self.device))
-
-        with forward_ad.dual_level():
-            return self._accumulate(loss, rows, scalars, into, scale, cost=FORWARD_MODE_HVP_COST)[1]
+            cost = FORWARD_MODE_HVP_COST if forward_mode else HVP_COST
+            return self._accumulate(loss, rows, scalars, into, scale, cost=cost)[1]
 
     def hvp_derivative(
         self,
@@ -177,26 +175,15 @@ class Engine(ABC):
         """
         full_vector, full_rate, full_along = (self.space.gather(part) for part in (vector, vector_rate, along))
 
-        def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
-            total = loss.total(self.model, batch, self.device)
-            first = self._directional_derivative(total, full_vector)
-            second = self._directional_derivative(first, full_along)
-            return second + self._directional_derivative(total, full_rate), total
+        with self._whole_model() as model:
 
-        self._accumulate(loss, rows, scalars, into, scale, cost=HVP_DERIVATIVE_COST)
+            def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
+                total = loss.total(model, batch, self.device)
+                first = _directional_derivative(model, total, full_vector)
+                second = _directional_derivative(model, first, full_along)
+                return second + _directional_derivative(model, total, full_rate), total
 
-    def _directional_derivative(self, scalar: Tensor, direction: dict[str, Tensor]) -> Tensor:
-        """Return <∇scalar, direction>, which can be differentiated again. The derivative of a constant is 0."""
-        if not scalar.requires_grad:
-            return scalar.new_zeros(())
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(scalar, [p for _, p in named], create_graph=True, allow_unused=True)
-        terms = [
-            (gradient.to(direction[name].dtype) * direction[name]).sum()
-            for (name, _), gradient in zip(named, gradients, strict=True)
-            if gradient is not None
-        ]
-        return torch.stack(terms).sum() if terms else scalar.new_zeros(())
+            self._accumulate(loss, rows, scalars, into, scale, cost=HVP_DERIVATIVE_COST)
 
     def _accumulate(
         self,
@@ -267,3 +254,17 @@ class Engine(ABC):
         while len(batches) < math.ceil(longest / size):
             batches.append((rows[:1], 0.0))
         return batches
+
+
+def _directional_derivative(model: nn.Module, scalar: Tensor, direction: dict[str, Tensor]) -> Tensor:
+    """Return <∇scalar, direction>, which can be differentiated again. The derivative of a constant is 0."""
+    if not scalar.requires_grad:
+        return scalar.new_zeros(())
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(scalar, [p for _, p in named], create_graph=True, allow_unused=True)
+    terms = [
+        (gradient.to(direction[name].dtype) * direction[name]).sum()
+        for (name, _), gradient in zip(named, gradients, strict=True)
+        if gradient is not None
+    ]
+    return torch.stack(terms).sum() if terms else scalar.new_zeros(())

@@ -1,6 +1,6 @@
 """The engine of several ranks, on DeepSpeed at ZeRO stages 0 to 3.
 
-Only this file and ``ofmu/vectors/partitioned.py`` use DeepSpeed's internals (0.19.x).
+Only this file, ``whole_weights.py`` and ``ofmu/vectors/partitioned.py`` use DeepSpeed's internals (0.19.x).
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,9 +20,13 @@ from ofmu.engine.base import Engine
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.process_group import join_process_group
-from ofmu.vectors.base import VectorSpace
+from ofmu.engine.whole_weights import WholeWeights
+from ofmu.losses import Loss
+from ofmu.vectors.base import Vector, VectorSpace
 from ofmu.vectors.partitioned import Zero3Space, Zero12Space
 from ofmu.vectors.whole import ReplicatedSpace
+
+RowT = TypeVar("RowT")
 
 BUCKET_ELEMENTS = 20_000_000
 """Elements that ranks exchange at a time. Each rank holds one or two buffers of this length, whatever the model."""
@@ -68,6 +73,11 @@ class DeepSpeedEngine(Engine):
         self.zero_stage = config.zero_stage
         if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             _finish_sharding(model, config)
+        # Only a model without DeepSpeed's hooks can be copied.
+        self._whole_weights = WholeWeights(model) if self.zero_stage == 3 else None
+        self._in_product = False
+        self._product: tuple[Vector, float] | None = None
+        """The vector and the factor to which the pending product is added."""
         trainable = [p for p in model.parameters() if p.requires_grad]
         self._engine, optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -84,8 +94,44 @@ class DeepSpeedEngine(Engine):
         return self._engine  # type: ignore[no-any-return]
 
     def _backward(self, scalar: Tensor, *, last: bool) -> None:
+        if self._whole_weights is not None and self._product is not None:
+            scalar.backward()  # type: ignore[no-untyped-call]
+            self._whole_weights.add_gradient(*self._product)
+            return
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(scalar)
+
+    @contextmanager
+    def _whole_model(self) -> Iterator[nn.Module]:
+        if self._whole_weights is None:
+            yield self.model
+            return
+        with self._whole_weights.gathered(self.model, self.space) as model:
+            self._in_product = True
+            try:
+                yield model
+            finally:
+                self._in_product = False
+
+    def _accumulate(
+        self,
+        loss: Loss[RowT],
+        rows: Sequence[RowT],
+        scalars: Callable[[Sequence[RowT]], tuple[Tensor, Tensor]],
+        into: Vector | None,
+        scale: float,
+        *,
+        cost: int,
+    ) -> tuple[float, Vector]:
+        if not self._in_product:
+            return super()._accumulate(loss, rows, scalars, into, scale, cost=cost)
+        self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
+        target = self.space.zeros() if into is None else into
+        self._product = target, scale
+        try:
+            return self._run_micro_batches(loss, rows, scalars), target
+        finally:
+            self._product = None
 
     def close(self) -> None:
         """Free DeepSpeed's buffers and hooks. Destroy the process group if this engine made the group."""

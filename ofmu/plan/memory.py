@@ -239,7 +239,7 @@ def _round(
     full = config.model.adapter.kind == "none"
     # The pass counts the gradient of the embeddings, which the engine counts too.
     counted = min(peaks.end, _value(config) * sizes.embeddings) if full and engine.in_backward else 0.0
-    gathered = _gathered_in_products(config, engine)
+    gathered = _gathered_in_products(config, engine, sizes)
     common = (
         *standing,
         *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
@@ -250,7 +250,7 @@ def _round(
         number = max(vectors.in_pass, vectors.between) if offloaded else held
         return (*common, Component("the method's vectors", number * engine.vector, offloaded), *parts)
 
-    whole = Component("whole vectors of exact products", gathered)
+    whole = Component("what exact products hold whole", gathered)
     moments = (
         moment(
             vectors.in_pass,
@@ -344,11 +344,17 @@ def _training_pass(
     )
 
 
-def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes) -> float:
-    """Return the bytes of the whole vectors that a double backward pass needs on every rank."""
-    if not config.method.needs_double_backward:
+def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes, sizes: ModelSizes) -> float:
+    """Return the bytes of whole vectors, and at stage 3 of whole weights and a gradient, that exact products need."""
+    in_forward_mode = getattr(config.method, "uses_forward_mode", False)
+    if not config.method.needs_double_backward and not in_forward_mode:
         return 0.0
-    return 3 * engine.gathered
+    vectors = (3 if config.method.needs_double_backward else 1) * engine.gathered
+    if not engine.gathered_weights:
+        return vectors
+    adapter = config.model.adapter
+    trainable = sizes.adapter_parameters(adapter) if adapter.kind != "none" else sizes.parameters
+    return vectors + _value(config) * float(sizes.parameters + trainable)
 
 
 def _attention(config: UnlearnConfig) -> Any:

@@ -4,9 +4,10 @@
         [--ranks 1]
 
 Each cell is a fresh process group that loads a model, takes two rounds of a method, scores the model and saves it.
-Several ranks also fine-tune the model first, as a preparation does. The processes run a tiny model through the same phases first, since what the libraries load is not the model's. The peak of
-a phase is the peak of resident memory above what the process held then; on several ranks, that of the rank with the
-largest. Freed tensors go back to the system. ``--pretrained`` adds a saved model, such as SmolLM2-135M.
+Several ranks also fine-tune the model first, as a preparation does. The processes run a tiny model through the same
+phases first, since what the libraries load is not the model's. The peak of a phase is the peak of resident memory above
+what the process held then; on several ranks, that of the rank with the largest. Freed tensors go back to the system.
+``--pretrained`` adds a saved model, such as SmolLM2-135M.
 """
 
 from __future__ import annotations

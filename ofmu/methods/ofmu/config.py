@@ -104,8 +104,8 @@ class OfmuConfig(MethodConfig):
     derivative: Literal["central", "forward", "reverse_over_forward", "exact"] = "central"
     """How the Hessian-vector products in ∇Φ are computed. ``central`` and ``forward``: finite differences of gradients.
     ``reverse_over_forward``: exact, by a backward pass through a derivative in forward mode. ``exact``: exact, by
-    double backward, which needs more memory and the attention ``eager``. The last two need a ``zero_stage`` of at most
-    2."""
+    double backward, which needs more memory and the attention ``eager``. At ``zero_stage`` 3 the last two hold whole
+    weights and a whole vector on every rank for the length of a product."""
     outer_derivative: Literal["central", "exact"] | None = None
     """How ∇²Φ·∇Φ is computed. ``exact``: by triple backward. None: ``exact`` if ``derivative`` is ``exact``, else a
     central difference of ∇Φ. A plain product H·∇Φ is computed by ``reverse_over_forward`` if ``derivative`` is."""
@@ -176,16 +176,6 @@ class OfmuConfig(MethodConfig):
         Raises:
             ValueError: the engine or the attention cannot take the products, or ``penalty_max`` is too small.
         """
-        if self.needs_double_backward and engine.backend != "torch" and engine.zero_stage == 3:
-            raise ValueError(
-                "method.derivative 'exact' cannot work at engine.zero_stage 3, where parameters are sharded during "
-                "the double backward: use 'central', or a zero_stage of at most 2"
-            )
-        if self.uses_forward_mode and engine.backend != "torch" and engine.zero_stage == 3:
-            raise ValueError(
-                "method.derivative 'reverse_over_forward' cannot work at engine.zero_stage 3, where parameters are "
-                "sharded during the product: use 'central', or a zero_stage of at most 2"
-            )
         if self.uses_forward_mode and engine.gradient_checkpointing:
             raise ValueError(
                 "method.derivative 'reverse_over_forward' cannot work with engine.gradient_checkpointing, which "
@@ -195,7 +185,7 @@ class OfmuConfig(MethodConfig):
             raise ValueError(
                 f"method.derivative '{self.derivative}' with outer_derivative '{self.outer_hvp_mode}' needs "
                 "fp32 weights and compute, since bf16 rounds the perturbation away: set engine.precision to 'fp32', "
-                "or both derivatives to 'exact' at a zero_stage of at most 2"
+                "or both derivatives to 'exact', or outer_derivative to 'exact' beside 'reverse_over_forward'"
             )
         if self.needs_double_backward and attention == "sdpa":
             raise ValueError(

@@ -51,7 +51,10 @@ def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig
             },
             "cycle",
         ),
-        ({"method.derivative": ["central", "exact"], "engine.zero_stage": 3}, "zero_stage 3"),
+        (
+            {"method.derivative": ["central", "reverse_over_forward"], "engine.gradient_checkpointing": True},
+            "engine.gradient_checkpointing",
+        ),
         ({"method.module": ["os", "sys"], "method.inner_lr": RATE}, "all trials of a search run one method"),
         ({"method.name": ["ofmu", "npo"], "method.inner_lr": RATE}, "or use ofmu compare"),
         ({"method.similarity_threshold": {"low": -1e300, "high": 1e300}}, "is too wide"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ofmu.errors import ConfigError
+from ofmu.io.text import shell_word
 
 if TYPE_CHECKING:
     from ofmu.reports.stored import StoredRun
@@ -90,6 +91,8 @@ def _print_answers(stored: StoredRun, rows: int) -> None:
 
 def _print_commands(result: SearchResult, point: Point, stored: StoredRun) -> None:
     if stored.files.model.is_dir() or (result.uri is not None and point.number in set(result.front["trial"])):
-        click.echo(f"\nTo take its model: ofmu export {result.display_path} --pick {point.number} --output DIR")
+        click.echo(
+            f"\nTo take its model: ofmu export {shell_word(result.display_path)} --pick {point.number} --output DIR"
+        )
     elif stored.files.config.is_file():
         click.echo(f"\nTo run it again: ofmu unlearn {stored.files.config} --output DIR")

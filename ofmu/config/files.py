@@ -17,7 +17,7 @@ from ofmu.config.bounded_yaml import load_yaml
 from ofmu.config.renamed import renamed_key_sentence
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.io.files import check_regular, looked_for
-from ofmu.io.text import HALF_CHARACTER
+from ofmu.io.text import HALF_CHARACTER, shell_word
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -69,7 +69,7 @@ def _directory_sentence(path: Path) -> str:
     run = next((folder for folder in runs if (folder / "config.yaml").is_file()), None)
     if run is None:
         return f"The config {path} is a directory: name a YAML file, or a preset such as quickstart"
-    resume = f", or continue the search with: ofmu search --resume {run}" if _is_search(run) else ""
+    resume = f", or continue the search with: ofmu search --resume {shell_word(run)}" if _is_search(run) else ""
     return f"The config {path} is a directory: name the file {run / 'config.yaml'}{resume}"
 
 

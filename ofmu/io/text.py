@@ -1,10 +1,12 @@
-"""What a text may not hold, how JSON is read from a text, and counts as words."""
+"""What a text may not hold, how JSON is read from a text, counts as words, and paths as words of a shell."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -34,3 +36,8 @@ def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         raise json.JSONDecodeError("it is nested too deeply", text, 0) from error
     except ValueError as error:
         raise json.JSONDecodeError(f"it holds a number that is too long ({error})", text, 0) from error
+
+
+def shell_word(path: str | Path) -> str:
+    """Return a path or a URI as one word of a command that a user copies into a shell."""
+    return shlex.quote(str(path))

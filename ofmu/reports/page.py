@@ -11,6 +11,7 @@ from typing import Any
 from ofmu.errors import RunError
 from ofmu.io.environment import environment
 from ofmu.io.files import write_text
+from ofmu.io.text import shell_word
 from ofmu.reports.charts import Chart
 from ofmu.reports.numbers import big_number, duration, memory, number
 from ofmu.run_files import REPORT, REPORT_MARK, check_is_no_link, is_report
@@ -64,7 +65,9 @@ def write_page(page: str, directory: Path) -> Path:
     path = directory / REPORT
     check_is_no_link(path)
     if path.exists() and not is_report(path):
-        raise RunError(f"{path} is not of ofmu, so it is not replaced: rename it, then run ofmu report {directory}")
+        raise RunError(
+            f"{path} is not of ofmu, so it is not replaced: rename it, then run ofmu report {shell_word(directory)}"
+        )
     write_text(path, page)
     return path
 

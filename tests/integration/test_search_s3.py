@@ -88,7 +88,7 @@ def test_a_search_in_a_bucket_is_killed_and_ends_on_another_machine(
     made = made_in(tmp_path / "one")
     output = finished(ofmu(tmp_path / "two", ray_folder, "search", "--resume", uri))
     assert made_in(tmp_path / "two") == made, "what the first machine has prepared was fetched, not made again"
-    assert f"ofmu export s3://bucket/killed/run?{options}" in output
+    assert f"everything is in s3://bucket/killed/run?{options}" in output
     summary = json.loads(bucket.read("search.json"))
     assert (summary["complete"], summary["failed"]) == (4, 0)
     names = bucket.names()

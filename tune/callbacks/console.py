@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ofmu.io.console_table import Column, print_line, print_table, rich_table
 from ofmu.io.progress import clock
-from ofmu.io.text import counted
+from ofmu.io.text import counted, shell_word
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
@@ -103,7 +103,9 @@ class ConsoleCallback(SearchCallback):
         if (result.run_dir / REPORT).is_file():
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
         if result.forgets_more_than_target:
-            self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
+            self.print_line(
+                f"To take the knee's model: ofmu export {shell_word(result.display_path)} --pick knee --output DIR"
+            )
             beyond = result.beyond_knee
             if beyond is not None:
                 self.print_line(f"{sentence_beyond_knee(result)}: --pick {beyond.number} takes its model")

@@ -14,6 +14,7 @@ from cluster.storage.uri import check_storage
 from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
 from ofmu.io.plugins import check_plugin, plugins_restricted
+from ofmu.io.text import shell_word
 from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
 from ofmu.reports.page import write_page_or_warn
@@ -200,7 +201,7 @@ class _Session:
 
     def _resume_hint(self) -> str:
         code = " --allow-code" if any(config.plugins for config in self._configs.values()) else ""
-        return f"continue with ofmu compare --resume {self._home.path}{code}"
+        return f"continue with ofmu compare --resume {shell_word(self._home.path)}{code}"
 
     def _prepare(self) -> Prepared | None:
         """Prepare the target and the reference once. The searches then find both in the cache."""

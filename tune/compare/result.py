@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ofmu.errors import RunError
 from ofmu.io.files import write_text
+from ofmu.io.text import shell_word
 from ofmu.run_files import check_is_no_link
 from tune.compare.directory import SUMMARY
 from tune.compare.plot import fronts_figure
@@ -38,7 +39,9 @@ class ComparisonResult:
         path = Path(run_dir).absolute() / SUMMARY
         check_is_no_link(path)
         if not path.is_file():
-            raise RunError(f"{run_dir} holds no finished comparison: continue one with ofmu compare --resume {run_dir}")
+            raise RunError(
+                f"{run_dir} holds no finished comparison: continue one with ofmu compare --resume {shell_word(run_dir)}"
+            )
         try:
             summary = Summary.model_validate_json(path.read_text(encoding="utf-8"))
         except (ValidationError, UnicodeDecodeError):

@@ -19,6 +19,7 @@ from ofmu.config.files import shortened
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
+from ofmu.io.text import shell_word
 from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links
 from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
@@ -127,7 +128,8 @@ class SearchResult:
         if not run.study_file.is_file():
             check_results_are_stored(None, run.study_file)
             raise RunError(
-                f"{run.display_path} holds no finished trial yet: continue it with --resume {run.display_path}"
+                f"{run.display_path} holds no finished trial yet: continue it with --resume "
+                f"{shell_word(run.display_path)}"
             )
         config, study = run.read_config_of_results(), read_study(run.study_file)
         check_study(study, config, run.study_file)

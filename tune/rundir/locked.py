@@ -19,6 +19,7 @@ from ofmu.errors import ConfigError, RunError, StorageError
 from ofmu.io.environment import environment
 from ofmu.io.files import looked_for, write_json, write_text
 from ofmu.io.lock import LOCK, locked
+from ofmu.io.text import shell_word
 from ofmu.run_config import UnlearnConfig, override
 from ofmu.run_files import (
     CONFIG,
@@ -73,7 +74,9 @@ class LockedDirectory:
                 path = stem.with_name(f"{stem.name}-{attempt}")
         new = cls(Path(path).absolute())
         if made_by_ofmu(new.path) and new.config_file.exists():
-            raise RunError(f"{path} already holds a run: continue it with --resume {path}, or name another directory")
+            raise RunError(
+                f"{path} already holds a run: continue it with --resume {shell_word(path)}, or name another directory"
+            )
         check_is_no_link(new.path / LOCK)
         check_output(new.path, (CONFIG, CONTENT, ENVIRONMENT, REPORT, TUNE_STORAGE, cls.folder_name, *cls.written))
         return new
@@ -227,11 +230,12 @@ class LockedDirectory:
 
 def _what_else(path: str | Path, kind: Kind) -> str:
     """Return what a directory holds in place of what was wanted, and what shows or continues it."""
+    word = shell_word(path)
     return {
-        "run": f"it holds a single run, whose model is {Path(path) / MODEL}; ofmu report {path} shows the run",
-        "evaluation": f"it holds an evaluation of one model; ofmu report {path} shows it",
+        "run": f"it holds a single run, whose model is {Path(path) / MODEL}; ofmu report {word} shows the run",
+        "evaluation": f"it holds an evaluation of one model; ofmu report {word} shows it",
         "comparison": f"it holds a comparison, whose searches are in {Path(path) / SEARCHES}",
-        "search": f"it holds a search; ofmu search --resume {path} continues it",
+        "search": f"it holds a search; ofmu search --resume {word} continues it",
     }[kind]
 
 

@@ -14,6 +14,7 @@ from ofmu.config.files import validate
 from ofmu.errors import RunError
 from ofmu.io.files import write_json
 from ofmu.io.plugins import check_plugin, plugins_restricted, results_only
+from ofmu.io.text import shell_word
 from ofmu.run_files import CONFIG, CONTENT, ENVIRONMENT, MODEL, REPORT, read_stored, stored_values
 from tune.config import SearchConfig
 from tune.rundir.locked import LockedDirectory
@@ -94,8 +95,8 @@ class RunDirectory(LockedDirectory):
         new.mirror().require_bucket()
         if new.mirror().has(CONFIG):
             raise RunError(
-                f"{new.display_path} already holds a run: continue it with --resume {new.display_path}, or name "
-                "another directory"
+                f"{new.display_path} already holds a run: continue it with --resume "
+                f"{shell_word(new.display_path)}, or name another directory"
             )
         for name in (CONTENT, ENVIRONMENT, REPORT, *cls.written):
             if new.mirror().has(name):
@@ -135,7 +136,7 @@ class RunDirectory(LockedDirectory):
 
     def resume_words(self, config: SearchConfig) -> str:
         """Return what follows ``--resume`` in the command that continues the search."""
-        return f"{self.display_path}{' --allow-code' if config.plugins else ''}"
+        return f"{shell_word(self.display_path)}{' --allow-code' if config.plugins else ''}"
 
     def _check_version(self, has: Callable[[str], bool]) -> None:
         if has(_STUDY_OF_0_1) and not has(STUDY):

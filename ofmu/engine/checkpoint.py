@@ -12,20 +12,34 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ofmu.errors import RunError
 from ofmu.io.files import file_hash, storage_errors, sync, write_json
-from ofmu.vectors.base import Segment, Vector, VectorSpace
+from ofmu.vectors.base import Segment, Vector
 
 _CHECKSUM = "description_sha256"
 
 
+class Layout(Protocol):
+    """Where the elements of a vector are, such as a :class:`ofmu.vectors.base.VectorSpace`."""
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank holds the whole vector."""
+
+    def segments(self) -> list[Segment]:
+        """Return the segments of the parameters that the local flat tensors hold."""
+
+    def zeros(self) -> Vector:
+        """Return a new zero vector."""
+
+
 def save_checkpoint(
-    directory: Path, space: VectorSpace, vectors: dict[str, Vector], state: dict[str, Any], rank: int, world_size: int
+    directory: Path, space: Layout, vectors: dict[str, Vector], state: dict[str, Any], rank: int, world_size: int
 ) -> None:
     """Write this rank's part of a checkpoint.
 
@@ -66,7 +80,7 @@ def save_checkpoint(
         write_json(directory / f"rank_{rank:05d}.json", description | {_CHECKSUM: _checksum(description)})
 
 
-def load_checkpoint(directory: Path, space: VectorSpace) -> tuple[dict[str, Any], dict[str, Vector]]:
+def load_checkpoint(directory: Path, space: Layout) -> tuple[dict[str, Any], dict[str, Vector]]:
     """Return the state, and this rank's part of each vector. The writer may have had another layout.
 
     Raises:

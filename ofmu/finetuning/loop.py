@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
+from ofmu.finetuning.checkpoints import ParameterLayout, Position, TrainingCheckpoints
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.io.progress import track
 
@@ -47,6 +49,7 @@ def finetune(
     seed: int,
     pad_id: int,
     callback: EpochCallback | None = None,
+    checkpoints: Path | None = None,
 ) -> dict[str, float]:
     """Minimise the negative log-likelihood of the answers, in place.
 
@@ -60,6 +63,7 @@ def finetune(
         seed: seed of the order of the rows.
         pad_id: id of the padding token.
         callback: called after each epoch.
+        checkpoints: see :func:`train`.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -73,6 +77,7 @@ def finetune(
         tokens=lambda example: len(example.input_ids),
         seed=seed,
         callback=callback,
+        checkpoints=checkpoints,
     )
 
 
@@ -85,6 +90,7 @@ def train(
     tokens: Callable[[RowT], int],
     seed: int,
     callback: EpochCallback | None = None,
+    checkpoints: Path | None = None,
 ) -> dict[str, float]:
     """Minimise the mean loss of minibatches, in place. Afterwards the model is in evaluation mode.
 
@@ -98,6 +104,8 @@ def train(
         tokens: returns the number of tokens that a forward pass of a row reads.
         seed: seed of the order of the rows, which changes every epoch.
         callback: called after each epoch.
+        checkpoints: where checkpoints are kept. A training whose directory holds a checkpoint continues from there, to
+            the same bits, and deletes the directory at its end. None: no checkpoints.
 
     Returns:
         The cost: ``seconds``, ``steps``, ``gradient_evaluations``, ``tokens`` (without padding), and the mean ``loss``
@@ -110,9 +118,19 @@ def train(
     total = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    steps, tokens_read, mean = track(range(total), "training"), 0, math.nan
+    layout = ParameterLayout(model)
+    kept, position = TrainingCheckpoints(checkpoints, layout), Position()
+    latest = kept.latest()
+    if latest is not None:
+        position, vectors = latest
+        layout.restore(vectors, optimizer, position.step)
+    before = position.seconds
+    # The order of an epoch depends on the epochs before it.
+    for _ in range(position.epoch):
+        list(minibatches(len(rows), training.batch_size, generator))
+    steps = track(range(position.step, total), "training")
     model.train()
-    for epoch in range(training.epochs):
+    for epoch in range(position.epoch, training.epochs):
         losses: list[Tensor] = []
         for indices, step in zip(minibatches(len(rows), training.batch_size, generator), steps, strict=False):
             batch = [rows[index] for index in indices]
@@ -123,19 +141,30 @@ def train(
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.detach())
-            tokens_read += sum(map(tokens, batch))
+            position.tokens += sum(map(tokens, batch))
+            position.step = step + 1
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise NonFiniteLossError(
                 f"The training loss became {mean} in epoch {epoch + 1}: lower training.learning_rate "
                 f"(it is {training.learning_rate:g})"
             )
+        position.epoch, position.loss = epoch + 1, mean
+        position.seconds = before + time.perf_counter() - started
+        if epoch + 1 < training.epochs:
+            kept.on_epoch_end(position, lambda: layout.vectors(optimizer))
         if callback is not None:
             callback(EpochEnd(epoch=epoch + 1, epochs=training.epochs, loss=mean))
     next(steps, None)  # reports the last step
     model.eval()
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "steps": total, "gradient_evaluations": total, "tokens": tokens_read, "loss": mean}
+    kept.delete()
+    return {
+        "seconds": before + time.perf_counter() - started,
+        "steps": total,
+        "gradient_evaluations": total,
+        "tokens": position.tokens,
+        "loss": position.loss,
+    }
 
 
 def rate_factor(step: int, total: int, warmup_fraction: float) -> float:

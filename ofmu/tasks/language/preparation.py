@@ -12,7 +12,7 @@ from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.scores import Scores
 from ofmu.finetuning.loop import finetune
-from ofmu.io.cache import content_key, model_hashes
+from ofmu.io.cache import content_key, model_hashes, work_directory
 from ofmu.models.language import load_model, write_model
 from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.run_config import UnlearnConfig
@@ -72,7 +72,13 @@ class LanguagePreparation(Preparation):
             encoder.warn_of_cuts()
             pad_id = tokenizer.pad_token_id
             cost = finetune(
-                model, examples, config.training, seed=config.seed, pad_id=pad_id, callback=self._epoch_callback(part)
+                model,
+                examples,
+                config.training,
+                seed=config.seed,
+                pad_id=pad_id,
+                callback=self._epoch_callback(part),
+                checkpoints=work_directory(directory),
             )
             write_model(model, tokenizer, directory)
             return cost

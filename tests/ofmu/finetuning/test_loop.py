@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
+from ofmu.finetuning import checkpoints
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import finetune, rate_factor
+from ofmu.finetuning.loop import EpochEnd, finetune, rate_factor
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
 
@@ -92,3 +94,54 @@ def test_a_loss_of_nan_ends_the_training(model: Any) -> None:
         model.lm_head.weight[0, 0] = math.nan
     with pytest.raises(NonFiniteLossError, match=r"became nan in epoch 1: lower training\.learning_rate"):
         finetune(model, EXAMPLES, TrainingConfig(epochs=3), seed=0, pad_id=2)
+
+
+def test_an_interrupted_training_continues_to_the_same_bits(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    training = TrainingConfig(epochs=5, batch_size=2, learning_rate=1e-2, weight_decay=0.1, warmup_fraction=0.3)
+    undisturbed, second_attempt = copy.deepcopy(model), copy.deepcopy(model)
+    whole = finetune(undisturbed, EXAMPLES, training, seed=3, pad_id=2)
+
+    def die_in_epoch_3(end: EpochEnd) -> None:
+        if end.epoch == 3:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, EXAMPLES, training, seed=3, pad_id=2, callback=die_in_epoch_3, checkpoints=kept)
+    seen: list[int] = []
+    cost = finetune(
+        second_attempt,
+        EXAMPLES,
+        training,
+        seed=3,
+        pad_id=2,
+        callback=lambda end: seen.append(end.epoch),
+        checkpoints=kept,
+    )
+
+    assert seen == [4, 5]
+    for actual, wanted in zip(second_attempt.parameters(), undisturbed.parameters(), strict=True):
+        assert torch.equal(actual, wanted)
+    assert {**cost, "seconds": 0} == {**whole, "seconds": 0}
+    assert not kept.exists()
+
+
+def test_a_damaged_checkpoint_is_skipped(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    training, kept = TrainingConfig(epochs=4, batch_size=2, learning_rate=1e-2), tmp_path / "work"
+    first = copy.deepcopy(model)
+
+    def die_in_epoch_3(end: EpochEnd) -> None:
+        if end.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(first, EXAMPLES, training, seed=3, pad_id=2, callback=die_in_epoch_3, checkpoints=kept)
+    newest = max(kept.glob("step_*")) / "rank_00000.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-8])
+    seen: list[int] = []
+    finetune(model, EXAMPLES, training, seed=3, pad_id=2, callback=lambda end: seen.append(end.epoch), checkpoints=kept)
+    assert seen == [3, 4]

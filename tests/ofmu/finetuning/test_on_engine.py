@@ -11,7 +11,7 @@ from ofmu.data.rows import Example
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.errors import NonFiniteLossError
-from ofmu.finetuning import on_engine
+from ofmu.finetuning import checkpoints as stored
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.finetuning.loop import EpochEnd, finetune
 from ofmu.finetuning.on_engine import finetune_on_engine
@@ -56,7 +56,7 @@ def test_the_steps_are_those_of_the_loop_of_one_process(model: Any, tmp_path: Pa
 def test_an_interrupted_training_continues_to_the_same_bits(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_engine, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(stored, "CHECKPOINT_SECONDS", 0.0)
     undisturbed, second_attempt = copy.deepcopy(model), copy.deepcopy(model)
     whole = train(undisturbed, tmp_path / "other")
 

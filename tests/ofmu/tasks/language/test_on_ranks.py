@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(400)]
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from ofmu.finetuning import on_engine
+from ofmu.finetuning import checkpoints
 from ofmu.errors import StorageError
 from ofmu.io.ranks import launched_ranks
 from ofmu.preparer import prepare
@@ -42,7 +42,7 @@ for stage in (1, 3):
     run(f"stage {stage}", stage)
 assert not any(run("stage 3", 3).created.values())
 
-on_engine.CHECKPOINT_SECONDS = 0.0
+checkpoints.CHECKPOINT_SECONDS = 0.0
 try:
     run("interrupted", 2, die_in_epoch_2)
 except KeyboardInterrupt:

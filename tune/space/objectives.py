@@ -72,7 +72,7 @@ def lost_utility(values: Mapping[Any, Any], objectives: Iterable[str]) -> list[s
 
 
 def objective_values(
-    metrics: Mapping[str, Any], objectives: Mapping[str, Direction], reasons: Mapping[str, str] | None = None
+    metrics: Mapping[str, Any], objectives: Iterable[str], reasons: Mapping[str, str] | None = None
 ) -> tuple[list[float] | None, str | None]:
     """Return a trial's objectives in order, or None with the reason why the trial has none.
 
@@ -81,7 +81,7 @@ def objective_values(
 
     Args:
         metrics: the trial's metrics.
-        objectives: names and directions.
+        objectives: the objectives' names.
         reasons: why the evaluation left a metric out, by the metric's name.
     """
     values = []

@@ -20,7 +20,7 @@ from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
 from ofmu.tasks.preparation import Preparation
 
-_WITHOUT_EFFECT_ON_SCORES = {"batch_size", "alignment", "attacks", "custom_metrics"}
+_WITHOUT_EFFECT_ON_SCORES = {"batch_size", "alignment", "kl", "attacks", "run_attacks", "custom_metrics"}
 """Evaluation settings that do not change a model's scores."""
 
 

@@ -8,7 +8,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 
 from ofmu.config.base import PositiveInt, Section
 
-Attack = Literal["relearning", "quantization_8", "quantization_4"]
+Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling"]
 """An attack that tries to recover forgotten rows."""
 
 _LEFT_OUT_UNLESS_SET = ("custom_metrics", "kl", "max_rows", "run_attacks")
@@ -58,7 +58,8 @@ class EvaluationConfig(Section):
     ``kl_retain`` or ``kl_general``."""
     attacks: tuple[Attack, ...] = ()
     """Attacks of ``ofmu evaluate`` that try to recover forgotten rows. ``relearning``: a few training steps.
-    ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits."""
+    ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits. ``sampling``: several sampled answers to
+    each question."""
     run_attacks: tuple[Attack, ...] = ()
     """The attacks that a run itself makes on its saved model, at its own cost. A search adds the attacks that its
     objectives and constraints name."""

@@ -244,6 +244,8 @@ def _attacks() -> Iterator[MetricInfo]:
                 build = _maximise if info.direction == "max" else _minimise
                 meaning = f"`{info.name}` after the weights are rounded to {bits} bits"
                 yield build(prefix + info.name, meaning, "Zhang et al., arXiv 2410.16454", *info.needs, needs)
+    leakage = "mean over at most 64 forget rows of the largest ROUGE-L recall among 8 answers sampled at temperature 1"
+    yield _minimise("sampled_leakage", leakage, "leak@k, Reisizadeh et al., arXiv 2511.04934", f"{ATTACK}sampling")
 
 
 def _choices() -> Iterator[MetricInfo]:

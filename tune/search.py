@@ -313,7 +313,7 @@ class RaySearch:
         runs, run = self._confirmation_runs(), self.session.run
         if not runs:
             return
-        points = read_runs(runs, self.session.config.objectives, run.path)
+        points = read_runs(runs, self.session.config.measured, run.path)
         run.write_confirmation(Confirmation(seeds=tuple(dict.fromkeys(each.seed for each in runs)), points=points))
 
     @contextmanager

@@ -27,7 +27,7 @@ from tune.results.plot import front_figure
 from tune.results.tables import costs_of, feasible_rows, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
-from tune.rundir.seed_runs import Confirmation, ConfirmedPoint
+from tune.rundir.seed_runs import Confirmation, ConfirmedPoint, PointRuns
 from tune.space.constraints import Limits, broken_sentence
 from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET
@@ -235,7 +235,8 @@ class SearchResult:
     def confirmed_hypervolumes(self) -> tuple[float, float] | None:
         """What the confirmed points dominate by their means over the further seeds, and on the seed of the search.
 
-        None if no point was confirmed. Points whose runs all failed are left out of both.
+        None if no point was confirmed. Points whose runs all failed are left out of both. A point whose means do not
+        keep the constraints dominates nothing over the further seeds.
         """
         objectives, confirmation = list(self.config.objectives), self.confirmation
         means, chosen = [], []
@@ -243,14 +244,20 @@ class SearchResult:
             spreads = [point.spread(name) for name in objectives]
             row = self.trials[self.trials["trial"] == point.trial]
             if len(row) and all(spread is not None for spread in spreads):
-                means.append([spread.mean for spread in spreads if spread is not None])
                 chosen.append(row.iloc[0][objectives].tolist())
-        if not means:
+                if not self._keeps_limits_on_seeds(point):
+                    continue
+                means.append([spread.mean for spread in spreads if spread is not None])
+        if not chosen:
             return None
         directions = list(self.config.objectives.values())
         reference = as_costs([[self.hypervolume_reference[name] for name in objectives]], directions)[0]
         confirmed, found = (hypervolume(as_costs(values, directions), reference) for values in (means, chosen))
         return confirmed, found
+
+    def _keeps_limits_on_seeds(self, point: PointRuns) -> bool:
+        spreads = [(limit, point.spread(limit.metric)) for limit in self.limits]
+        return all(spread is not None and limit.is_kept(spread.mean) for limit, spread in spreads)
 
     def require_front(self) -> None:
         """Check that at least one trial is complete.

@@ -33,7 +33,7 @@ def _share_of_target(text: str) -> str:
     match = _SHARE.fullmatch(text)
     if match is None or not 0 < (share := float(match[1])) < math.inf:
         raise ValueError("this is neither a number nor a share such as '0.95 of target'")
-    return f"{share:g} of target"
+    return f"{share:.12g} of target"
 
 
 Bound = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, AfterValidator(_share_of_target)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_rows_that_are_missing_have_a_reason(models: tuple[Any, Any, Any]) -> No
         model,
         lambda: nullcontext(model),
         tokenizer,
-        copy.copy(data).__class__(forget=data.forget, retain=data.retain, evaluation=sets),
+        replace(data, evaluation=sets),
         CONFIG.evaluation,
         CONFIG.data,
     )

@@ -105,7 +105,7 @@ class ConsoleCallback(SearchCallback):
         if (result.run_dir / REPORT).is_file():
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
         if sentence := result.nearest_sentence:
-            self.print_line(f"{sentence}; --pick {result.knee.number} takes its model")
+            self.print_line(f"{sentence}; --pick {result.chosen.number} takes its model")
         elif result.forgets_more_than_target:
             self.print_line(f"To take the knee's model: ofmu export {result.display_path} --pick knee --output DIR")
             beyond = result.beyond_knee

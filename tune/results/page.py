@@ -90,7 +90,7 @@ def _shown_trials(result: SearchResult) -> pd.DataFrame:
 
 def _points(result: SearchResult, complete: pd.DataFrame) -> Points:
     front = set(result.front["trial"])
-    chosen = result.knee.number if front else None
+    chosen = result.chosen.number if front else None
     places = complete.index[complete["trial"] == chosen].tolist()
     return Points(
         rows=complete,
@@ -157,7 +157,7 @@ def _method(result: SearchResult) -> str:
 def _verdict(result: SearchResult) -> str:
     if not len(result.front):
         return "No trial is complete yet."
-    knee = result.knee
+    knee = result.chosen
     values = ", ".join(f"{name} {number(knee.values[name], 3)}" for name in result.config.objectives)
     text = f"The chosen point is trial {knee.number}, the knee of the front: {values}."
     if sentence := result.nearest_sentence:
@@ -213,7 +213,7 @@ def _summary_table(result: SearchResult) -> dict[str, Any]:
         "published setting": ("published", _of_role(result, PUBLISHED)),
         "chosen (knee)" if result.has_feasible else "nearest to the constraints": (
             "chosen",
-            result.knee.values if len(result.front) else None,
+            result.chosen.values if len(result.front) else None,
         ),
         "retrained model": ("retrained", result.reference() or None),
     }

@@ -46,7 +46,7 @@ def write_tables(result: SearchResult, seconds: float) -> None:
             front=result.front["trial"].tolist(),
             knee=result.knee.number if result.has_feasible else None,
             feasible=len(feasible_rows(result.trials)) if result.config.search.constraints else None,
-            nearest=result.knee.number if result.nearest_sentence else None,
+            nearest=result.chosen.number if result.nearest_sentence else None,
             limits=[str(limit) for limit in result.limits],
         )
     )
@@ -151,7 +151,7 @@ def marked_role(row: Any, result: SearchResult) -> str:
         result: the search.
     """
     title = "the knee" if result.has_feasible else "the nearest to the constraints"
-    knee = f", {title}" if row["trial"] == result.knee.number else ""
+    knee = f", {title}" if row["trial"] == result.chosen.number else ""
     lost = lost_utility(row, result.config.objectives)
     return f"{row['role']}{knee}" + (f", useless: {lost[0]} {row[lost[0]]:.4g}" if lost else "")
 

@@ -175,7 +175,17 @@ class SearchResult:
     def knee(self) -> Point:
         """Return the front's best trade-off: the trial furthest below the chord between the front's extremes.
 
-        If no trial is feasible, this is the trial nearest to the constraints, and :meth:`pick` refuses it.
+        Raises:
+            RunError: no trial is complete, or none of them keeps all constraints.
+        """
+        chosen = self.chosen
+        if sentence := self.nearest_sentence:
+            raise RunError(f"{sentence}: pick {chosen.number} to take it, or search on with --resume")
+        return chosen
+
+    @cached_property
+    def chosen(self) -> Point:
+        """The knee; or the trial nearest to the constraints if no trial keeps all of them.
 
         Raises:
             RunError: no trial is complete.
@@ -194,19 +204,19 @@ class SearchResult:
         """Which trial comes nearest to the constraints, if complete trials keep none of them; empty otherwise."""
         if self.has_feasible or not len(self.front):
             return ""
-        knee = self.knee
+        nearest = self.chosen
         return (
-            f"No trial keeps all constraints; the nearest is trial {knee.number}: "
-            f"{broken_sentence(knee.values, self.limits)}"
+            f"No trial keeps all constraints; the nearest is trial {nearest.number}: "
+            f"{broken_sentence(nearest.values, self.limits)}"
         )
 
     @property
     def beyond_knee(self) -> Point | None:
         """The trial of the front that forgets most, if it forgets more than the knee; None if the knee forgets most.
 
-        Trials whose model has no utility left do not count.
+        None also if no trial is feasible. Trials whose model has no utility left do not count.
         """
-        if not len(self.front):
+        if not len(self.front) or not self.has_feasible:
             return None
         costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
         lost = {row["trial"] for _, row in self.front.iterrows() if lost_utility(dict(row), self.config.objectives)}
@@ -278,8 +288,6 @@ class SearchResult:
             RunError: there is no such complete trial, or the knee is asked for and no trial keeps all constraints.
         """
         if choice == "knee":
-            if sentence := self.nearest_sentence:
-                raise RunError(f"{sentence}: pick {self.knee.number} to take it, or search on with --resume")
             return self.knee
         complete = {str(number) for number in self.trials.loc[self.trials["state"] == "complete", "trial"]}
         # Directories of trials have names such as 00017. As text, a number may have any number of digits.
@@ -319,7 +327,7 @@ class SearchResult:
             self.front,
             self.config.objectives,
             hypervolume=self.hypervolume,
-            knee=self.knee.number if len(self.front) else None,
+            knee=self.chosen.number if len(self.front) else None,
             retrained=self.reference(),
             caption=f"config {config_hash} · seed {self.config.seed}",
             confirmed=self.confirmed_points(),

@@ -29,8 +29,8 @@ from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.constraints import ConstraintConfig, check_constraints
-from tune.space.measured import check_measured, measured_by_request, with_requested
-from tune.space.objectives import Direction, check_objectives, default_objectives
+from tune.space.measured import measured_by_request, missing_input, with_requested
+from tune.space.objectives import Direction, check_objectives, default_objectives, missing_objective_sentence
 from tune.space.parameter import Parameter, default_space, flatten_space
 from tune.space.space import check_space, reachable_part
 
@@ -120,9 +120,11 @@ class SearchConfig(UnlearnConfig):
         check_objectives(self.objectives, self.has_reference)
         check_constraints(self.search.constraints)
         for name in self.objectives:
-            check_measured(name, "search.objectives", self)
+            if (reason := missing_input(name, self)) is not None:
+                raise ConfigError(missing_objective_sentence(name, reason))
         for name in self.search.constraints:
-            check_measured(name, "search.constraints", self)
+            if (reason := missing_input(name, self)) is not None:
+                raise ConfigError(f"search.constraints names {name}, which a trial does not compute: {reason}")
         if "target" not in self.search.baselines:
             raise ConfigError("search.baselines lacks 'target', with which the front is compared: add 'target'")
         if self.search.early_stopping.enabled and not self.traits.partial_evaluation:

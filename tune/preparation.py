@@ -16,7 +16,7 @@ from ofmu.io.text import counted
 from tune.rundir.prepared import download_into_cache
 from tune.space.constraints import Limit, resolve_limits
 from tune.space.measured import measured_by_request
-from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives
+from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives, missing_objective_sentence
 
 if TYPE_CHECKING:
     from ofmu.evaluation.metrics.summary import Metrics
@@ -76,10 +76,7 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
             continue
         reason = given.reasons.get(name, "it is not among what trials are scored for")
         if config.search.objectives is not None or name not in NEEDS_REFERENCE:
-            raise ConfigError(
-                f"The objective '{name}' cannot be computed on this data ({reason}): "
-                "name others in search.objectives, such as extraction_strength and model_utility"
-            )
+            raise ConfigError(missing_objective_sentence(name, reason))
         warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
         search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
         config = config.model_copy(update={"search": search})

@@ -69,7 +69,7 @@ def test_utility_that_the_target_lacks_is_refused_before_trials_run(config: Sear
 def test_a_bound_that_target_and_retrained_model_violate_is_refused_or_named(
     config: SearchConfig, prepared: Prepared
 ) -> None:
-    with pytest.raises(ConfigError, match="Neither the untouched target .* nor the retrained model"):
+    with pytest.raises(ConfigError, match=r"Neither the untouched target .* nor the retrained model"):
         check_constraints_can_be_kept(bounded(config, {"forget_answer_words": {"max": 0.0}}), prepared)
     with pytest.warns(UserWarning, match="only a model that forgets more than the retrained one does"):
         check_constraints_can_be_kept(bounded(config, {"forget_probability": {"max": 0.0}}), prepared)

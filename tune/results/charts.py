@@ -134,7 +134,9 @@ def _shade_infeasible(plot: Any, limits: Limits, x: str, y: str) -> None:
             continue
         sides = ("right", "left") if limit.metric == x else ("top", "bottom")
         # A box without its other edges reaches to the edges of the plot.
-        plot.add_layout(BoxAnnotation(**{sides[limit.side == "max"]: limit.value}, fill_color=RED, fill_alpha=0.07))
+        plot.add_layout(
+            BoxAnnotation(**{sides[limit.side == "max"]: limit.value}, fill_color=RED, fill_alpha=0.07, line_color=None)
+        )
         dimension = "height" if limit.metric == x else "width"
         plot.add_layout(Span(location=limit.value, dimension=dimension, line_color=RED, line_dash="dashed"))
 

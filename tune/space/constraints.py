@@ -25,7 +25,7 @@ from tune.space.objectives import COST_METRICS
 Side = Literal["min", "max"]
 _SIDES: Mapping[Side, str] = {"min": "≥", "max": "≤"}
 _SHARE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s+of\s+target\s*", re.IGNORECASE)
-_ATTRIBUTE = "constraints:"
+VIOLATIONS = "constraints:"
 """Optuna stores each violation as a system attribute with this prefix."""
 
 
@@ -212,8 +212,8 @@ def total_violation(stored: Mapping[str, float]) -> float:
 
 def stored_violations(system_attributes: Mapping[str, Any]) -> dict[str, float]:
     """Return the violations that a trial's system attributes hold; empty for a trial that has none."""
-    found = {key: value for key, value in system_attributes.items() if key.startswith(_ATTRIBUTE)}
-    return {key.removeprefix(_ATTRIBUTE): float(value) for key, value in found.items()}
+    found = {key: value for key, value in system_attributes.items() if key.startswith(VIOLATIONS)}
+    return {key.removeprefix(VIOLATIONS): float(value) for key, value in found.items()}
 
 
 def broken_sentence(metrics: Mapping[Any, Any], limits: Iterable[Limit]) -> str:

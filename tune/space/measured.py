@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
 from ofmu.evaluation.metrics.registry import DIVERGENCES, GENERATION, GROUPS, HOLDOUT, REFERENCE, REGISTRY, RETRAINED
 from ofmu.evaluation.sets import IN_SCOPE_KINDS
@@ -42,23 +41,15 @@ def with_requested(evaluation: Mapping[str, Any], names: Iterable[str]) -> dict[
     return changed
 
 
-def check_measured(name: str, key: str, config: UnlearnConfig) -> None:
-    """Check that a trial computes a metric, as far as the config tells.
+def missing_input(name: str, config: UnlearnConfig) -> str | None:
+    """Return why a trial does not compute a metric, and what to do; None as far as the config tells nothing of it.
 
     Args:
         name: a metric of the registry, or a custom metric.
-        key: the key that names the metric, such as ``search.constraints``.
         config: the search.
-
-    Raises:
-        ConfigError: a trial does not compute the metric.
     """
-    reason = None if is_custom_metric(name) or name in _OF_A_RUN else _missing_input(name, config)
-    if reason is not None:
-        raise ConfigError(f"{key} names {name}, which a trial does not compute: {reason}")
-
-
-def _missing_input(name: str, config: UnlearnConfig) -> str | None:
+    if is_custom_metric(name) or name in _OF_A_RUN:
+        return None
     needs, evaluation = REGISTRY[name].needs, config.evaluation
     if (config.data.kind == "vision") != (name in _OF_IMAGES):
         return f"the data are {'images' if config.data.kind == 'vision' else 'text'}; name another metric"

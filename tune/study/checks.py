@@ -15,6 +15,7 @@ from ofmu.provenance import flat_settings
 from ofmu.run_files import METRICS, PRUNED
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS
+from tune.space.constraints import VIOLATIONS
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _problem(trial: FrozenTrial, objectives: int) -> str | None:
     if cost is not None and not isinstance(cost, int | float):
         return f"has a {type(cost).__name__} as gradient_evaluations"
     for name, value in trial.system_attrs.items():
-        if name.startswith("constraints") and not (isinstance(value, int | float) and math.isfinite(value)):
+        if name.startswith(VIOLATIONS) and not (isinstance(value, int | float) and math.isfinite(value)):
             return f"has a damaged violation {name}"
     if trial.state == TrialState.COMPLETE:
         values = trial.values or []

@@ -99,7 +99,7 @@ def _summed_divergences(
         model.eval()
         for round, kept in zip(portion, held, strict=True):
             for index, before, after in zip(own[round], kept, _logits(model, examples, own[round], pad), strict=True):
-                found[index] = _summed_divergence(before, after.float().cpu())
+                found[index] = _summed_divergence(before.to(after.device), after)
     merged: dict[int, float] = {}
     for part in gather(found, shard):
         merged.update(part)

@@ -11,6 +11,9 @@ from ofmu.config.base import PositiveInt, Section
 Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling"]
 """An attack that tries to recover forgotten rows."""
 
+RELEARNING_STEPS, RELEARNING_ROWS = 10, 8
+"""Training steps of the attack ``relearning``, and the forget rows that each of them reads."""
+
 _LEFT_OUT_UNLESS_SET = ("custom_metrics", "kl", "max_rows", "run_attacks")
 
 

@@ -21,7 +21,7 @@ from ofmu.data.encoding import Tokenizer, pad_id
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.errors import DataError
-from ofmu.evaluation.config import EvaluationConfig
+from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS, EvaluationConfig
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores, hash_sample
@@ -34,8 +34,6 @@ from ofmu.evaluation.sets import FORGET
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.finetuning.loop import EpochEnd, finetune
 
-RELEARNING_STEPS = 10
-RELEARNING_ROWS = 8
 SAMPLES = 8
 SAMPLED_ROWS = 64
 RELEARNED_METRICS = ("probability", "extraction_strength")

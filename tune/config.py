@@ -12,7 +12,7 @@ The sections of a search live beside the code that reads them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,7 +151,10 @@ class SearchConfig(UnlearnConfig):
     @property
     def plugins(self) -> dict[str, str]:
         """The modules of the user that a search imports, each with the key that names it."""
-        search = {"search.objectives": self.search.objectives or {}, "search.constraints": self.search.constraints}
+        search: dict[str, Iterable[str]] = {
+            "search.objectives": self.search.objectives or {},
+            "search.constraints": self.search.constraints,
+        }
         named = {
             name.partition(":")[0]: key for key, names in search.items() for name in filter(is_custom_metric, names)
         }

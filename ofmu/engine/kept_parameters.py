@@ -33,7 +33,7 @@ class KeptParameters:
             directory.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  # it lives as long as this object
             for part in self._parts():
-                self._file.write(part.cpu().contiguous().view(torch.uint8).numpy())
+                self._file.write(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
             self._file.flush()
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from ofmu.data.encoding import load_tokenizer
@@ -50,19 +51,20 @@ def measure_robustness(
     """
     evaluation = config.evaluation
     attacks = dict.fromkeys([*evaluation.attacks, *evaluation.run_attacks])
-    parts = [*(["alignment"] if evaluation.alignment else []), *(["kl"] if evaluation.kl else []), *attacks]
-    if not parts:
+    if not (evaluation.alignment or evaluation.kl or attacks):
         return {}
     loaded, tokenizer = _load(model, config), load_tokenizer(model)
+    runs: dict[str, Callable[[], RobustnessResult]] = {}
+    if evaluation.alignment:
+        runs["alignment"] = lambda: _alignment(loaded, tokenizer, data, config, find_retrained())
+    if evaluation.kl:
+        runs["kl"] = lambda: _divergence(loaded, tokenizer, data, config, find_target())
+    for name in attacks:
+        runs[name] = partial(attack, name, loaded, tokenizer, data, config, measured, reference)
     report: Report = {"metrics": {}, "reasons": {}}
-    for part in parts:
+    for part, run in runs.items():
         started = time.monotonic()
-        if part == "alignment":
-            result = _alignment(loaded, tokenizer, data, config, find_retrained())
-        elif part == "kl":
-            result = _divergence(loaded, tokenizer, data, config, find_target())
-        else:
-            result = attack(part, loaded, tokenizer, data, config, measured, reference)
+        result = run()
         report["metrics"] |= result.metrics
         report["reasons"] |= result.reasons
         report[part] = {**result.details, "seconds": time.monotonic() - started}

@@ -127,7 +127,7 @@ def front_chart(
 def _shade_infeasible(plot: Any, limits: Limits, x: str, y: str) -> None:
     """Shade the part of the plane that violates a bound on one of the plotted objectives."""
     # Bokeh takes a second to import.
-    from bokeh.models import BoxAnnotation, Span
+    from bokeh.models.annotations import BoxAnnotation, Span
 
     for limit in limits:
         if limit.metric not in (x, y):

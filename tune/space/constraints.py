@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from ofmu.config.base import Section
 from ofmu.errors import ConfigError, nearest_name
@@ -29,14 +30,23 @@ VIOLATIONS = "constraints:"
 """Optuna stores each violation as a system attribute with this prefix."""
 
 
-def _share_of_target(text: str) -> str:
-    match = _SHARE.fullmatch(text)
-    if match is None or not 0 < (share := float(match[1])) < math.inf:
-        raise ValueError("this is neither a number nor a share such as '0.95 of target'")
-    return f"{share:.12g} of target"
+def _parse_bound(value: Any) -> float | str | None:
+    """Return a bound as a number, or as a text such as ``0.95 of target``."""
+    if value is None or isinstance(value, bool):
+        return value
+    match = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if match is not None and 0 < float(match[1]) < math.inf:
+        return f"{float(match[1]):.12g} of target"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise PydanticCustomError("no_bound", "this is neither a number nor a share such as '0.95 of target'")
+    return number
 
 
-Bound = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, AfterValidator(_share_of_target)]
+Bound = Annotated[float | str, BeforeValidator(_parse_bound)]
 """A number, or a text such as ``0.95 of target``."""
 
 
@@ -51,11 +61,11 @@ class ConstraintConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> ConstraintConfig:
         if self.min is None and self.max is None:
-            raise ValueError("a constraint needs min or max, such as {min: 0.95 of target}")
+            raise PydanticCustomError("no_bound", "a constraint needs min or max, such as {{min: 0.95 of target}}")
         if type(self.min) is type(self.max) and self.min is not None and self.max is not None:
             low, high = (float(str(bound).split()[0]) for bound in (self.min, self.max))
             if low > high:
-                raise ValueError(f"min is {self.min} and max is {self.max}, and no value lies between")
+                raise PydanticCustomError("no_value", "no value lies between these bounds")
         return self
 
     def given(self) -> dict[Side, float | str]:

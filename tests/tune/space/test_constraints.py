@@ -31,11 +31,20 @@ def test_a_config_comes_back_from_its_own_json() -> None:
     ("constraints", "sentence"),
     [
         ({"model_utilty": {"min": 0.5}}, "Unknown metric 'model_utilty' in search.constraints: .*model_utility"),
-        ({"model_utility": {}}, "a constraint needs min or max"),
-        ({"model_utility": {"min": "most of target"}}, "'0.95 of target'"),
+        (
+            {"model_utility": {}},
+            r"search\.constraints\.model_utility' .* a constraint needs min or max, such as \{min:",
+        ),
+        ({"model_utility": {"min": "most of target"}}, r"search\.constraints\.model_utility\.min' .*'0\.95 of target'"),
         ({"model_utility": {"min": "0 of target"}}, "'0.95 of target'"),
         ({"model_utility": {"min": "-1 of target"}}, "'0.95 of target'"),
-        ({"model_utility": {"min": float("nan")}}, "model_utility"),
+        (
+            {"model_utility": {"min": float("nan")}},
+            r"model_utility\.min' has the value nan, but: this is neither a number",
+        ),
+        ({"model_utility": {"minimum": 0.5}}, r"search\.constraints\.model_utility\.minimum"),
+        ({"model_utility": 0.5}, r"search\.constraints\.model_utility"),
+        ({"model_utility": {"min": [0.5]}}, "this is neither a number"),
         ({"model_utility": {"min": True}}, "no number"),
         ({"model_utility": {"min": 0.6, "max": 0.5}}, "no value lies between"),
         ({"model_utility": {"min": "0.9 of target", "max": "0.8 of target"}}, "no value lies between"),

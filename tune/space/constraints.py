@@ -61,7 +61,7 @@ class ConstraintConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> ConstraintConfig:
         if self.min is None and self.max is None:
-            raise PydanticCustomError("no_bound", "a constraint needs min or max, such as {{min: 0.95 of target}}")
+            raise PydanticCustomError("no_bound", "a constraint needs min or max, such as {min: 0.95 of target}")
         if type(self.min) is type(self.max) and self.min is not None and self.max is not None:
             low, high = (float(str(bound).split()[0]) for bound in (self.min, self.max))
             if low > high:

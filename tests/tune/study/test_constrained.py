@@ -22,11 +22,11 @@ from tune.rundir.search_dir import RunDirectory
 from tune.study.history_limit import select_best
 from tune.study.storage import read_study
 
-SPACE = {"method.inner_lr": {"low": 0.0, "high": 1.0}, "method.outer_lr": {"low": 0.0, "high": 1.0}}
+SPACE = {"method.inner_lr": {"low": 1e-6, "high": 1.0}, "method.outer_lr": {"low": 1e-6, "high": 1.0}}
 
 
 def make(constraints: Any, **search: Any) -> dict[str, Any]:
-    return {"search": {"num_trials": 12, "space": SPACE, "constraints": constraints, **search}, "seed": 3}
+    return {"search": {"num_trials": 8, "space": SPACE, "constraints": constraints, **search}, "seed": 3}
 
 
 def scores(settings: dict[str, Any]) -> dict[str, float]:
@@ -49,19 +49,21 @@ def run(loop: AskTell) -> SearchResult:
 CONSTRAINTS = {"model_utility": {"min": "0.9 of target"}, "kl_retain": {"max": 0.2}}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow), "random"])
+@pytest.mark.parametrize(
+    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nsga2", "gp", "random"))]
+)
 def test_every_trial_stores_its_violations_and_the_front_keeps_the_bounds(tmp_path: Path, sampler: str) -> None:
-    with AskTell(make(CONSTRAINTS, sampler=sampler, num_trials=24), run_dir=tmp_path / "run") as loop:
+    with AskTell(make(CONSTRAINTS, sampler=sampler, num_trials=16), run_dir=tmp_path / "run") as loop:
         result = run(loop)
     limits = {limit.key: limit for limit in result.limits}
     assert limits["model_utility:min"].value == pytest.approx(0.72)
     trials = read_study(RunDirectory(tmp_path / "run").study_file).trials
-    assert sum(trial.state is TrialState.COMPLETE for trial in trials) == 24
+    assert sum(trial.state is TrialState.COMPLETE for trial in trials) == 16
     for trial in trials:
         wanted = {key: limit.violation(trial.user_attrs["metrics"][limit.metric]) for key, limit in limits.items()}
         assert trial.constraints == pytest.approx(wanted)
     kept = result.trials[(result.trials["model_utility"] >= 0.72) & (result.trials["kl_retain"] <= 0.2)]
-    assert 0 < len(kept) < 24
+    assert 0 < len(kept) < 16
     points = kept[["ks_statistic", "model_utility"]].to_numpy() * [1, -1]
     best = [not ((points <= point).all(1) & (points < point).any(1)).any() for point in points]
     assert set(result.front["trial"]) == set(kept["trial"][best])
@@ -89,7 +91,7 @@ def test_tables_and_files_say_which_points_are_feasible(tmp_path: Path) -> None:
 
 
 def test_without_a_feasible_trial_the_nearest_is_named_and_the_knee_is_not_exported(tmp_path: Path) -> None:
-    with AskTell(make({"model_utility": {"min": 0.95}}, num_trials=8), run_dir=tmp_path / "run") as loop:
+    with AskTell(make({"model_utility": {"min": 0.95}}, num_trials=6), run_dir=tmp_path / "run") as loop:
         result = run(loop)
     least = result.trials["model_utility"].max()
     nearest = result.trials.loc[result.trials["model_utility"] == least, "trial"].tolist()
@@ -140,7 +142,7 @@ def test_a_resume_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     with AskTell(make(CONSTRAINTS), run_dir=tmp_path / "whole") as loop:
         whole = run(loop)
     with AskTell(make(CONSTRAINTS), run_dir=tmp_path / "parts") as loop:
-        for _ in range(7):
+        for _ in range(5):
             trial = loop.ask()
             assert trial is not None
             loop.tell(trial, scores(trial.settings if trial.role == "sampled" else {}))
@@ -162,7 +164,7 @@ def test_a_warm_start_brings_the_violations_of_the_new_bounds(tmp_path: Path) ->
         with AskTell(make(bound), run_dir=tmp_path / "b", warm_start=tmp_path / "a") as loop:
             loop.ask()
     prior = [trial for trial in read_study(tmp_path / "b" / "study.log").trials if trial.user_attrs["role"] == "prior"]
-    assert len(prior) == 10
+    assert len(prior) == 6
     for trial in prior:
         assert (trial.constraints["model_utility:min"] <= 0) == (trial.user_attrs["metrics"]["model_utility"] >= 0.7)
     with pytest.raises(ConfigError, match=r"search\.warm_start needs it earlier: give a number"):
@@ -181,6 +183,7 @@ def test_a_damaged_violation_is_named(tmp_path: Path) -> None:
         SearchResult.load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_sampler_finds_the_feasible_corner_that_it_misses_without_constraints(tmp_path: Path) -> None:
     """With a divergence that no objective shows, only the constraint tells which trials are of use."""
     found = {}

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 _SCORES = ("target_scores", "reference_scores")
 """Parts of a preparation whose cache keys hash model, rows, encoding, evaluation and reference."""
 
-_WITHOUT_EFFECT = ("cache_dir", "evaluation.kl", "evaluation.run_attacks")
-"""Keys that change no score which both searches have."""
-
 
 class PriorTrial(Section):
     """A complete trial of an earlier search of the same task."""
@@ -119,7 +116,7 @@ class PriorSearch:
         if keys and theirs:
             return all(keys.get(part) == theirs.get(part) for part in _SCORES)
         differing = differing_keys(self._base, self._their_base)
-        if any(key not in _WITHOUT_EFFECT for key in differing):
+        if any(key != "cache_dir" for key in differing):
             return False
         return "data_hash" not in report or self._own_hash() in (None, report["data_hash"])
 

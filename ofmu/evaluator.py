@@ -13,7 +13,7 @@ from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.io.environment import environment
 from ofmu.io.files import read_json
 from ofmu.io.library_logging import silence_libraries
-from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_scores
+from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_model, find_target_scores
 from ofmu.provenance import config_of_run, read_config_of_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import METRICS, REPORT, SCORES, RunFiles, check_output, is_report, made_by_ofmu
@@ -74,7 +74,15 @@ def evaluate(
         "environment": environment(),
         "config": config.model_dump(mode="json"),
     }
-    extra = family.robustness(str(model), data, config, measured, expected, lambda: _retrained_model(reference, config))
+    extra = family.robustness(
+        str(model),
+        data,
+        config,
+        measured,
+        expected,
+        lambda: _retrained_model(reference, config),
+        lambda: _target_model(config),
+    )
     for name in ("metrics", "reasons"):
         report[name] |= extra.pop(name, {})
     report |= extra
@@ -163,3 +171,11 @@ def _retrained_model(reference: str | Path | None, config: UnlearnConfig) -> str
             return str(reference)  # a hub name
     found = find_retrained_model(config)
     return None if found is None else str(found)
+
+
+def _target_model(config: UnlearnConfig) -> str | None:
+    """Return the target's directory; None if the cache lacks the target, or the target was deleted."""
+    with suppress(ModelError):
+        found = find_target_model(config)
+        return None if found is None else str(found)
+    return None

@@ -20,6 +20,7 @@ __all__ = [
     "find_prepared",
     "find_reference_scores",
     "find_retrained_model",
+    "find_target_model",
     "find_target_scores",
     "prepare",
 ]
@@ -90,6 +91,16 @@ def find_reference_scores(config: UnlearnConfig) -> Path | None:
         ModelError: the base model cannot be loaded.
     """
     return _cached_or_none(config, lambda preparation: preparation.reference()[1]) if _can_retrain(config) else None
+
+
+def find_target_model(config: UnlearnConfig) -> Path | None:
+    """Return the directory of the target; None if the target was not prepared.
+
+    Raises:
+        DataError: the data cannot be loaded.
+        ModelError: the base model or the target cannot be loaded.
+    """
+    return _cached_or_none(config, lambda preparation: preparation.target_model())
 
 
 def find_retrained_model(config: UnlearnConfig) -> Path | None:

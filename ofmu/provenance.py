@@ -18,6 +18,8 @@ _WITHOUT_EFFECT_ON_REFERENCE = (
     "evaluation.batch_size",
     "evaluation.alignment",
     "evaluation.attacks",
+    "evaluation.kl",
+    "evaluation.run_attacks",
     _CUSTOM_METRICS,
 )
 """Keys that do not change the cached scores of a reference: see :mod:`ofmu.tasks.preparation`."""

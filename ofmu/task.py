@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from ofmu.data.kinds import TaskKind
 from ofmu.engine.base import Engine
 from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.losses import RowwiseLoss
 from ofmu.models.sharded_loading import ShardWeight
 from ofmu.models.weight_stream import WeightStream
@@ -65,3 +66,28 @@ class Task(Protocol[RowT]):
 
     def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Save ``weights`` in the form that ``from_pretrained`` loads. Only rank 0 calls this method."""
+
+
+@runtime_checkable
+class RobustnessTask(Protocol):
+    """A task whose config may ask for attacks on a run's model, and for the model's divergence from the target."""
+
+    def keep_target(self, engine: Engine, directory: Path) -> None:
+        """Keep what the divergence needs of the target. The engine's model is the target now.
+
+        Args:
+            engine: the engine, before any step.
+            directory: a directory on the disk that takes large files.
+        """
+
+    def divergence(self, engine: Engine) -> dict[str, RobustnessResult]:
+        """Return how far the engine's model has moved from the target, by part; collective. Empty: nobody asked."""
+
+    def attack(self, model: Path, measured: Metrics, reference: Path | None) -> dict[str, RobustnessResult]:
+        """Return what the attacks on a saved model give, by attack. Only rank 0 calls this. Empty: nobody asked.
+
+        Args:
+            model: the directory of the saved model.
+            measured: the model's metrics.
+            reference: the file of the reference's scores, or None.
+        """

@@ -6,10 +6,12 @@ import os
 import shutil
 import warnings
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback, barrier
 from ofmu.content import ROWS, check_content, content_of, read_content, write_content
@@ -20,6 +22,8 @@ from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memory
 from ofmu.engine.repeatable import check_repeatable
 from ofmu.errors import PrunedError, RunError
+from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
@@ -30,7 +34,7 @@ from ofmu.plan.check import check_fit
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, check_output, stored_values
-from ofmu.task import Task
+from ofmu.task import RobustnessTask, Task
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
 from ofmu.tasks.preparation import Prepared
@@ -136,6 +140,8 @@ class _Run:
         try:
             with self._cost_tracker.phase("start_up"):
                 check_repeatable(engine, task.loss, task.forget_rows)
+                if isinstance(task, RobustnessTask):
+                    task.keep_target(engine, files.directory)
                 method = build_method(Context(engine, task, config.seed_of_run), config.method)
                 self._write_config(engine, task)
                 checkpointer = (
@@ -229,6 +235,24 @@ class _Run:
             "outer_steps_taken": float(method.steps_taken),
         }, cost
 
+    def _robustness(self, engine: Engine, task: Task[Any], metrics: Metrics) -> dict[str, RobustnessResult]:
+        """Return the divergence and the attacks that the config asks for, on every rank, and count them; collective."""
+        if not isinstance(task, RobustnessTask):
+            return {}
+        with self._cost_tracker.phase("evaluation"):
+            parts = [task.divergence(engine) | self._attacks(engine, task, metrics)]
+            if engine.world_size > 1:
+                torch.distributed.broadcast_object_list(parts, src=0)
+        for part in parts[0].values():
+            self._cost_tracker.gradient_evaluations += part.gradient_evaluations
+            self._cost_tracker.tokens += part.tokens
+        return parts[0]
+
+    def _attacks(self, engine: Engine, task: RobustnessTask, metrics: Metrics) -> dict[str, RobustnessResult]:
+        if engine.rank != 0:
+            return {}
+        return task.attack(self._files.model, metrics, self._prepared.reference_scores)
+
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
         """Save the masters in the form that ``from_pretrained`` loads. Each is gathered when rank 0 writes it."""
         space = engine.space
@@ -243,6 +267,8 @@ class _Run:
 
     def _finish(self, engine: Engine, method: Method[Any], task: Task[Any], scores: Any) -> UnlearnResult:
         metrics = task.metrics(scores, self._prepared.reference_scores)
+        parts = self._robustness(engine, task, metrics)
+        metrics = with_robustness(metrics, parts)
         costs, cost = self._costs(method)
         values = metrics.values | costs
         if engine.rank == 0:
@@ -250,6 +276,7 @@ class _Run:
             self._files.write_report(
                 metrics.to_json()
                 | {
+                    **{name: part.details for name, part in parts.items()},
                     "metrics": values,
                     "cost": cost,
                     "stationary": method.stationary,
@@ -262,6 +289,15 @@ class _Run:
             )
         barrier()
         return UnlearnResult(values, metrics.reasons, self._files.directory)
+
+
+def with_robustness(metrics: Metrics, parts: Mapping[str, RobustnessResult]) -> Metrics:
+    """Return the metrics with those of the attacks and of the divergence."""
+    values, reasons = dict(metrics.values), dict(metrics.reasons)
+    for part in parts.values():
+        values |= part.metrics
+        reasons |= part.reasons
+    return replace(metrics, values=values, reasons=reasons)
 
 
 def _check_earlier_run(config: UnlearnConfig, directory: Path, *, with_models: bool) -> dict[str, str] | None:

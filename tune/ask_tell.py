@@ -153,6 +153,8 @@ class AskTell:
         """Return the next trial; None once enough trials are told or asked for, or the budget is used up.
 
         Raises:
+            RunError: a constraint is a share of the target's value, and the target's trial, the first, is not told yet.
+            ConfigError: the target's trial failed, so that such a constraint has no value.
             StorageError: the study cannot be written.
         """
         with self._mutex:
@@ -160,6 +162,11 @@ class AskTell:
             key = f"asked-{self._asked_count}"
             spec = self._session.searcher.next_trial(key)
             self._raise_storage_error()
+            if spec is None and self._session.searcher.is_waiting:
+                raise RunError(
+                    "Tell trial 0, the untouched target, before you ask for another trial: bounds in "
+                    "search.constraints are shares of its metrics"
+                )
             if spec is None:
                 return None
             self._asked[spec.number] = key

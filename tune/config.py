@@ -3,6 +3,7 @@
 The sections of a search live beside the code that reads them:
 
 - ``search.space``: :class:`tune.space.parameter.Parameter`
+- ``search.constraints``: :class:`tune.space.constraints.ConstraintConfig`
 - ``search.early_stopping``: :class:`tune.early_stopping.config.EarlyStoppingConfig`
 - ``cluster``: :class:`cluster.config.ClusterConfig`
 
@@ -11,7 +12,7 @@ The sections of a search live beside the code that reads them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,9 @@ from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.early_stopping.config import EarlyStoppingConfig
-from tune.space.objectives import Direction, check_objectives, default_objectives
+from tune.space.constraints import ConstraintConfig, check_constraints
+from tune.space.measured import measured_by_request, missing_input, with_requested
+from tune.space.objectives import Direction, check_objectives, default_objectives, missing_objective_sentence
 from tune.space.parameter import Parameter, default_space, flatten_space
 from tune.space.space import check_space, reachable_part
 
@@ -43,6 +46,9 @@ class SearchOptions(Section):
     """Two or three objectives, each with ``min`` or ``max``. None: minimise ks_statistic (extraction_strength without a
     reference) and maximise model_utility. A name such as ``my_package.my_module:my_function`` is a function of the
     scores, see :data:`ofmu.evaluation.metrics.custom.CustomMetric`."""
+    constraints: dict[str, ConstraintConfig] = Field(default_factory=dict)
+    """Bounds on metrics, by the metric's name: ``{model_utility: {min: 0.95 of target}, kl_retain: {max: 0.01}}``. The
+    front, the knee and the sampler prefer trials that keep all bounds."""
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     """Optuna's sampler."""
     num_trials: PositiveInt = 32
@@ -112,12 +118,25 @@ class SearchConfig(UnlearnConfig):
     @model_validator(mode="after")
     def _check_search(self) -> SearchConfig:
         check_objectives(self.objectives, self.has_reference)
+        check_constraints(self.search.constraints)
+        for name in self.objectives:
+            if (reason := missing_input(name, self)) is not None:
+                raise ConfigError(missing_objective_sentence(name, reason))
+        for name in self.search.constraints:
+            if (reason := missing_input(name, self)) is not None:
+                raise ConfigError(f"search.constraints names {name}, which a trial does not compute: {reason}")
         if "target" not in self.search.baselines:
             raise ConfigError("search.baselines lacks 'target', with which the front is compared: add 'target'")
         if self.search.early_stopping.enabled and not self.traits.partial_evaluation:
             raise ConfigError(
                 "search.early_stopping scores language models during a run, and these data are images: "
                 "set search.early_stopping.enabled to false"
+            )
+        at_the_end = next(filter(measured_by_request, self.objectives), None)
+        if self.search.early_stopping.enabled and at_the_end is not None:
+            raise ConfigError(
+                f"search.early_stopping compares objectives during a run, and {at_the_end} is measured at its end: set "
+                "search.early_stopping.enabled to false"
             )
         if not reads_results_only():
             # The settings of a method whose module is not imported are not known.
@@ -132,8 +151,19 @@ class SearchConfig(UnlearnConfig):
     @property
     def plugins(self) -> dict[str, str]:
         """The modules of the user that a search imports, each with the key that names it."""
-        functions = filter(is_custom_metric, self.search.objectives or {})
-        return super().plugins | {name.partition(":")[0]: "search.objectives" for name in functions}
+        search: dict[str, Iterable[str]] = {
+            "search.objectives": self.search.objectives or {},
+            "search.constraints": self.search.constraints,
+        }
+        named = {
+            name.partition(":")[0]: key for key, names in search.items() for name in filter(is_custom_metric, names)
+        }
+        return super().plugins | named
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metrics that every trial must report: the objectives, then the other constrained metrics."""
+        return tuple(dict.fromkeys([*self.objectives, *self.search.constraints]))
 
     @property
     def objectives(self) -> dict[str, Direction]:
@@ -154,11 +184,12 @@ class SearchConfig(UnlearnConfig):
         return notes
 
     def shared_settings(self) -> dict[str, Any]:
-        """Return the config that all trials share, as a mapping. Its evaluation computes the objectives."""
+        """Return the config that all trials share, as a mapping. Its evaluation computes the objectives.
+
+        The evaluation also computes the metrics of the constraints.
+        """
         shared = self.model_dump(mode="json", include=set(UnlearnConfig.model_fields))
-        functions = [*self.evaluation.custom_metrics, *filter(is_custom_metric, self.objectives)]
-        if functions:
-            shared["evaluation"]["custom_metrics"] = list(dict.fromkeys(functions))
+        shared["evaluation"] = with_requested(shared["evaluation"], self.measured)
         return shared
 
     @property

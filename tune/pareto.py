@@ -11,6 +11,8 @@ from tune.space.objectives import WORST, Direction
 
 Points = npt.NDArray[np.float64]
 """Shape (points, objectives). Named ``costs`` where every objective is to be minimised."""
+Violations = npt.NDArray[np.float64]
+"""Shape (points,): the sum of a point's violations of constraints. 0 for a feasible point."""
 
 
 def as_costs(values: Sequence[Sequence[float]] | Points, directions: Sequence[Direction]) -> Points:
@@ -56,22 +58,51 @@ def _front_by_scans(costs: Points) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def constrained_front_mask(costs: Points, violations: Violations) -> npt.NDArray[np.bool_]:
+    """Return the front of the rows that violate the constraints least, which are the feasible rows if there are any.
+
+    This is constrained dominance (Deb et al., IEEE Transactions on Evolutionary Computation 6(2), 2002, section VI): a
+    feasible row dominates all others, and of two other rows the one with the smaller violation dominates.
+
+    Args:
+        costs: shape (points, objectives).
+        violations: shape (points,); 0 for a feasible row.
+    """
+    mask = np.zeros(len(costs), dtype=bool)
+    if len(costs):
+        least = np.flatnonzero(violations <= max(0.0, float(violations.min())))
+        mask[least] = front_mask(costs[least])
+    return mask
+
+
 class GrowingFront:
-    """The front of points that are added one by one. It equals :func:`front_mask` of all points that were added."""
+    """The front of points that are added one by one.
+
+    It equals :func:`constrained_front_mask` of all points that were added.
+    """
 
     def __init__(self, objectives: int) -> None:
         self.costs: Points = np.empty((0, objectives))
         """One row per member, in the order of addition."""
+        self.violation = np.inf
+        """The violation of all members, 0 if they are feasible. Infinite before the first point."""
         self.names: list[int] = []
         """The members' names, in the same order."""
 
-    def add(self, name: int, costs: Points) -> list[int]:
+    def add(self, name: int, costs: Points, violation: float = 0.0) -> list[int]:
         """Add a point. Return the names of the members that it removes, or its own name if a member dominates it.
 
         Args:
             name: the point's name.
             costs: shape (objectives,).
+            violation: how far the point violates the constraints; 0 for a feasible point.
         """
+        if violation > self.violation:
+            return [name]
+        if violation < self.violation:
+            removed, self.names = self.names, [name]
+            self.costs, self.violation = costs[None, :].copy(), violation
+            return removed
         below, above = np.any(self.costs < costs, axis=1), np.any(self.costs > costs, axis=1)
         if np.any(below & ~above):
             return [name]

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
+from ofmu.evaluation.metrics.registry import DIVERGENCES, GROUPS, REGISTRY
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.io.text import counted
 from tune.rundir.prepared import download_into_cache
-from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives
+from tune.space.constraints import Limit, resolve_limits
+from tune.space.measured import measured_by_request
+from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives, missing_objective_sentence
 
 if TYPE_CHECKING:
     from ofmu.evaluation.metrics.summary import Metrics
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
 _SIGNIFICANCE = 0.05
 """p-value above which the KS test does not tell two models apart."""
 _KS_METRICS = frozenset({"ks_statistic", "forget_quality", "log10_forget_quality"})
+_MEASURED_BY_THE_RUN = frozenset(info.name for info in GROUPS["Cost"])
+_FORGETTING = frozenset(
+    info.name for group in ("Forgetting", "Hard questions about the forget rows") for info in GROUPS[group]
+)
+_UTILITY = frozenset(
+    {info.name for info in GROUPS["Utility"]}
+    | {"utility_letter_accuracy", "utility_choice_accuracy", "remaining_accuracy", "testing_accuracy"}
+)
+"""Metrics of what a model can do beside the forgotten rows."""
 _MIN_FORGET_PROBABILITY = 0.3
 """Mean probability of the forget answers (to the power of 1/tokens) below which a target counts as undertrained."""
 
@@ -63,18 +75,65 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
     _warn_if_undertrained(config, given.values.get("forget_probability"))
     _warn_if_the_target_passes(config, given.values)
     for name in config.objectives:
-        if name in COST_METRICS or given.values.get(name) is not None:
+        if name in COST_METRICS or measured_by_request(name) or given.values.get(name) is not None:
             continue
         reason = given.reasons.get(name, "it is not among what trials are scored for")
         if config.search.objectives is not None or name not in NEEDS_REFERENCE:
-            raise ConfigError(
-                f"The objective '{name}' cannot be computed on this data ({reason}): "
-                "name others in search.objectives, such as extraction_strength and model_utility"
-            )
+            raise ConfigError(missing_objective_sentence(name, reason))
         warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
         search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
         config = config.model_copy(update={"search": search})
     return config
+
+
+def check_constraints_can_be_kept(config: SearchConfig, prepared: Prepared) -> dict[str, float]:
+    """Check the constraints on the scores of the target and of the reference, before any trial runs.
+
+    A constraint on utility must be kept by the target, since unlearning starts there. Any other constraint should be
+    kept by the target or by the retrained model. If neither keeps a bound towards more forgetting, a model that forgets
+    more than the retrained one may keep it, so that is a warning.
+
+    Returns:
+        The metrics of the target that are known.
+
+    Raises:
+        ConfigError: a constrained metric cannot be computed on the data, or nothing can keep a constraint.
+    """
+    names = list(config.search.constraints)
+    if not names:
+        return {}
+    given = _stored_metrics(config, prepared.target_scores, prepared.reference_scores)
+    target = {name: float(value) for name, value in given.values.items() if value is not None}
+    target |= dict.fromkeys(filter(DIVERGENCES.__contains__, names), 0.0)
+    reference: Mapping[str, Any] = {}
+    if prepared.reference_scores is not None:
+        reference = _stored_metrics(config, prepared.reference_scores, prepared.reference_scores).values
+    for name in names:
+        if name not in target and name not in _MEASURED_BY_THE_RUN and not measured_by_request(name):
+            reason = given.reasons.get(name, "it is not among what trials are scored for")
+            raise ConfigError(f"search.constraints names {name}, which cannot be computed on this data: {reason}")
+    for limit in resolve_limits(config.search.constraints, target)[0]:
+        _check_can_be_kept(limit, target.get(limit.metric), reference.get(limit.metric))
+    return target
+
+
+def _check_can_be_kept(limit: Limit, target: float | None, reference: float | None) -> None:
+    name = limit.metric
+    if target is None or limit.is_kept(target):
+        return
+    key = f"search.constraints.{name}.{limit.side}"
+    if name in _UTILITY:
+        raise ConfigError(
+            f"No trial can be expected to keep {limit}, since the untouched target has {target:.4g}, and unlearning "
+            f"does not raise utility: lower {key}, or make it a share such as 0.95 of target"
+        )
+    if reference is None or limit.is_kept(reference):
+        return
+    sentence = f"Neither the untouched target ({target:.4g}) nor the retrained model ({reference:.4g}) keeps {limit}"
+    if name in _FORGETTING and REGISTRY[name].direction == {"max": "min", "min": "max"}[limit.side]:
+        warnings.warn(f"{sentence}: only a model that forgets more than the retrained one does", stacklevel=3)
+        return
+    raise ConfigError(f"{sentence}, so no trial can be expected to: change {key}")
 
 
 def _warn_if_the_target_passes(config: SearchConfig, values: Mapping[str, Any]) -> None:

@@ -31,7 +31,12 @@ from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
 from tune.execution.synced_executor import SyncedExecutor
 from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
-from tune.preparation import prepare_search, resolve_objectives, write_reference_metrics
+from tune.preparation import (
+    check_constraints_can_be_kept,
+    prepare_search,
+    resolve_objectives,
+    write_reference_metrics,
+)
 from tune.results.incremental import TimeBudget
 from tune.results.page import search_page
 from tune.results.report import write_plot
@@ -244,6 +249,7 @@ class RaySearch:
         self._callbacks.on_prepare(PreparationStarted())
         prepared = prepare_search(session.run, session.config, self._callbacks.on_prepare)
         session.config = resolve_objectives(session.config, prepared)
+        session.target = check_constraints_can_be_kept(session.config, prepared)
         executor = default_executor(session.config)
         return executor if uri is None else SyncedExecutor(executor, uri), prepared
 
@@ -307,7 +313,7 @@ class RaySearch:
         runs, run = self._confirmation_runs(), self.session.run
         if not runs:
             return
-        points = read_runs(runs, self.session.config.objectives, run.path)
+        points = read_runs(runs, self.session.config.measured, run.path)
         run.write_confirmation(Confirmation(seeds=tuple(dict.fromkeys(each.seed for each in runs)), points=points))
 
     @contextmanager

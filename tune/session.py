@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from ofmu.errors import ConfigError
 from tune.config import SearchConfig
 from tune.results.incremental import RunningResult
 from tune.results.report import write_tables
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
+from tune.space.constraints import Limits, resolve_limits
 from tune.study.finished_trial import FinishedTrial, finished_trial
+from tune.study.limits import read_limits
 from tune.study.searcher import FINISHED, StudySearcher, open_study
 from tune.study.warm_start import WarmStart, apply_warm_start, read_warm_start, store_warm_start
 
@@ -38,6 +42,8 @@ class SearchSession:
         self, run: RunDirectory, config: SearchConfig, on_trial_end: Callable[[int], None] = lambda number: None
     ) -> None:
         self.run, self.config = run, config
+        self.target: Mapping[str, Any] = {}
+        """The metrics of the untouched target that the preparation has measured. Set it before :meth:`open`."""
         self.recovered: list[int] = []
         """Numbers of the trials that an earlier process finished, and whose end :meth:`open` stored."""
         self._on_trial_end = on_trial_end
@@ -59,10 +65,16 @@ class SearchSession:
 
         Raises:
             RunError: there is no such earlier search, or none of its trials is complete.
-            ConfigError: an earlier search had another method or other objectives.
+            ConfigError: an earlier search had another method or other objectives, or a constraint waits for the target.
         """
         if self.has_study or not self.config.search.warm_start:
             return None
+        _, unknown = resolve_limits(self.config.search.constraints, self.target)
+        if unknown:
+            raise ConfigError(
+                f"The bound of search.constraints.{unknown[0]} is a share of the target's value, which is not known "
+                "before the first trial ends, and search.warm_start needs it earlier: give a number"
+            )
         return read_warm_start(self.config, keys)
 
     @contextmanager
@@ -92,16 +104,19 @@ class SearchSession:
             self._replace_stale_config()
             return
         self._opened = None
-        self.study = open_study(self.run.study_file, self.config)
+        self.study = open_study(self.run.study_file, self.config, self.target)
         apply_warm_start(self.study, self.config, self.run)
         self._replace_stale_config()
         for trial in self.running_trials():
             self.run.fetch_trial(trial.number)
         finished = self.study.get_trials(deepcopy=False, states=FINISHED)
-        self._running_result = RunningResult(self.run, self.config, finished)
+        self._running_result = RunningResult(self.run, self.config, finished, self._limits)
         self.searcher = StudySearcher(self.study, self.config, self.run.trial, self._finish_trial)
         self._delete_models({trial.number for trial in self.study.get_trials(deepcopy=False, states=FINISHED)})
         self._opened = self.config, self._study_version()
+
+    def _limits(self) -> Limits:
+        return read_limits(self.study, self.config) or ()
 
     def _replace_stale_config(self) -> None:
         """Store the config with the overrides of this start, once the study has shown that it can be continued."""

@@ -40,7 +40,7 @@ TRAITS: Mapping[TaskKind, KindTraits] = {
         adapters=False,
         partial_evaluation=False,
         model_directories=False,
-        ignored_evaluation=("max_rows", "in_scope", "membership", "alignment", "attacks"),
+        ignored_evaluation=("max_rows", "in_scope", "membership", "alignment", "kl", "attacks", "run_attacks"),
         objectives={"unlearning_accuracy_gap": "min", "testing_accuracy": "max"},
         objectives_without_reference={"unlearning_accuracy": "max", "testing_accuracy": "max"},
     ),

@@ -8,6 +8,14 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 
 from ofmu.config.base import PositiveInt, Section
 
+Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling"]
+"""An attack that tries to recover forgotten rows."""
+
+RELEARNING_STEPS, RELEARNING_ROWS = 10, 8
+"""Training steps of the attack ``relearning``, and the forget rows that each of them reads."""
+
+_LEFT_OUT_UNLESS_SET = ("custom_metrics", "kl", "max_rows", "run_attacks")
+
 
 class ReferenceConfig(Section):
     """The model that forget quality compares with. That model was trained without the forget rows."""
@@ -47,9 +55,17 @@ class EvaluationConfig(Section):
     row."""
     alignment: bool = False
     """True: ``ofmu evaluate`` compares hidden states with those of the retrained model, layer by layer."""
-    attacks: tuple[Literal["relearning", "quantization_8", "quantization_4"], ...] = ()
+    kl: bool = False
+    """True: also measure KL(target ‖ model) on the answers to retain rows and to questions of general knowledge. A run
+    then keeps the target's weights on the disk beside it. A search sets this key if an objective or a constraint names
+    ``kl_retain`` or ``kl_general``."""
+    attacks: tuple[Attack, ...] = ()
     """Attacks of ``ofmu evaluate`` that try to recover forgotten rows. ``relearning``: a few training steps.
-    ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits."""
+    ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits. ``sampling``: several sampled answers to
+    each question."""
+    run_attacks: tuple[Attack, ...] = ()
+    """The attacks that a run itself makes on its saved model, at its own cost. A search adds the attacks that its
+    objectives and constraints name."""
     custom_metrics: tuple[str, ...] = ()
     """Your own metrics, as ``my_package.my_module:my_function``. Each function has the type
     :data:`ofmu.evaluation.metrics.custom.CustomMetric`. A search adds the custom metrics among its objectives."""
@@ -57,6 +73,4 @@ class EvaluationConfig(Section):
     @model_serializer(mode="wrap")
     def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A stored config without these keys must compare equal to a config with their defaults.
-        return {
-            key: value for key, value in handler(self).items() if key not in ("custom_metrics", "max_rows") or value
-        }
+        return {key: value for key, value in handler(self).items() if key not in _LEFT_OUT_UNLESS_SET or value}

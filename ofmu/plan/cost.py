@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS
 from ofmu.methods.registry import method_class
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
@@ -48,7 +49,10 @@ class Cost:
 
 
 def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
-    """Return the least and the most that one run costs, its evaluation included. None: the method does not say."""
+    """Return the least and the most that one run costs, with its evaluation and its attacks.
+
+    None: the method does not say.
+    """
     method = method_class(config.method.name, config.method.module)
     bounds = method.passes(config.method, work.forget_rows, work.retain_rows)
     if bounds is None:
@@ -63,7 +67,20 @@ def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
         )
         for passes in bounds
     )
-    return least, most
+    robustness = _robustness_cost(config, work)
+    return least + robustness, most + robustness
+
+
+def _robustness_cost(config: UnlearnConfig, work: Workload) -> Cost:
+    """Return the cost of a run's attacks. Sampled answers and the divergence from the target are not counted."""
+    evaluation, cost = config.evaluation, Cost()
+    if "relearning" in evaluation.run_attacks:
+        rows = min(RELEARNING_ROWS, work.forget_rows)
+        cost += Cost(
+            gradient_evaluations=RELEARNING_STEPS, gradient_tokens=RELEARNING_STEPS * rows * work.forget_tokens
+        )
+    scored = sum(name.startswith("quantization") for name in evaluation.run_attacks)
+    return cost + Cost(forward_tokens=scored * work.evaluation_tokens)
 
 
 def preparation_cost(config: UnlearnConfig, work: Workload) -> Cost:

@@ -89,8 +89,9 @@ class TaskFamily(ABC):
         measured: Metrics,
         reference: Any,
         find_retrained: Callable[[], str | None],
+        find_target: Callable[[], str | None],
     ) -> dict[str, Any]:
-        """Run the attacks and the alignment that the config asks for. Return entries to merge into the report.
+        """Run the attacks and comparisons that the config asks for. Return entries to merge into the report.
 
         Args:
             model: directory or hub name of the evaluated model.
@@ -99,6 +100,7 @@ class TaskFamily(ABC):
             measured: the model's metrics.
             reference: the reference's scores, or None.
             find_retrained: returns the retrained model's directory or hub name, or None.
+            find_target: returns the target's directory, or None.
         """
         return {}
 

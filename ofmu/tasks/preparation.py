@@ -136,12 +136,15 @@ class Preparation(ABC):
 
     def target(self, base: Path | None = None) -> tuple[Path, Path]:
         """Return the directory of the target and the file of the target's scores."""
+        target = self.target_model(base)
+        return target, self._score("target_scores", target)
+
+    def target_model(self, base: Path | None = None) -> Path:
+        """Return the directory of the target."""
         model = self._config.model
         if model.is_target:
-            target = self._directory(str(model.path), model.revision)
-        else:
-            target = self._train("target", base or self._base())
-        return target, self._score("target_scores", target)
+            return self._directory(str(model.path), model.revision)
+        return self._train("target", base or self._base())
 
     def reference(self, base: Path | None = None) -> tuple[Path, Path]:
         """Return the directory of the retrained model and the file of that model's scores."""

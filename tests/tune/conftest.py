@@ -10,6 +10,7 @@ from tune.compare.analysis import MethodRuns, SharedContext, summarise
 from tune.compare.config import CompareOptions
 from tune.compare.summary import Summary
 from tune.rundir.seed_runs import PointRuns, SeedRun
+from tune.space.constraints import Limits
 
 Point = Sequence[tuple[float, float] | None]
 """One point's (ks_statistic, model_utility) per seed; None for a failed run."""
@@ -45,7 +46,11 @@ def point_runs(name: str, number: int, seeds: Point) -> PointRuns:
 
 
 def summary_of(
-    methods: Mapping[str, Sequence[Point]], seeds: int = 3, reference: bool = True, **settings: object
+    methods: Mapping[str, Sequence[Point]],
+    seeds: int = 3,
+    reference: bool = True,
+    limits: Limits = (),
+    **settings: object,
 ) -> Summary:
     shared = SharedContext(
         objectives={"ks_statistic": "min", "model_utility": "max"},
@@ -53,6 +58,7 @@ def summary_of(
         target=TARGET,
         reference={"ks_statistic": 0.0, "model_utility": 0.82} if reference else None,
         seed=0,
+        limits=limits,
     )
     found = [method_runs(name, points) for name, points in methods.items()]
     return summarise(found, shared, CompareOptions.model_validate(settings), ["ofmu", "compare"])

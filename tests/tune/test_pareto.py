@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.pareto import GrowingFront, as_costs, choose_points, front_mask, hypervolume, knee_index, reference_point
+from tune.pareto import (
+    GrowingFront,
+    as_costs,
+    choose_points,
+    constrained_front_mask,
+    front_mask,
+    hypervolume,
+    knee_index,
+    reference_point,
+)
 
 SIDE = 6
 
@@ -101,6 +110,30 @@ def test_a_growing_front_is_the_front_of_all_points(points):
         assert sorted(members) == sorted(front.names) == expected
         assert np.flatnonzero(front_mask(np.array(so_far, dtype=float))).tolist() == expected
         assert front.costs.tolist() == [list(points[name]) for name in front.names]
+
+
+VIOLATION = st.sampled_from([0.0, 0.0, 0.25, 0.5])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), VIOLATION), min_size=1, max_size=20))
+def test_a_constrained_front_holds_what_no_point_dominates_by_debs_rule(points):
+    """Deb et al. 2002: feasible before infeasible; of two infeasible ones, the one that violates less."""
+
+    def dominates(one, other):
+        if one[2] != other[2]:
+            return one[2] < other[2]
+        return one[:2] != other[:2] and all(map(operator.le, one[:2], other[:2]))
+
+    front, members = GrowingFront(2), set()
+    for index, point in enumerate(points):
+        members.add(index)
+        members -= set(front.add(index, np.array(point[:2], dtype=float), point[2]))
+        so_far = points[: index + 1]
+        expected = [number for number, one in enumerate(so_far) if not any(dominates(other, one) for other in so_far)]
+        costs, violations = np.array([point[:2] for point in so_far], dtype=float), np.array([p[2] for p in so_far])
+        assert np.flatnonzero(constrained_front_mask(costs, violations)).tolist() == expected
+        assert sorted(members) == sorted(front.names) == expected
+        assert front.violation == min(violations)
 
 
 def test_a_row_with_nan_is_kept():

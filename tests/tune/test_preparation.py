@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from ofmu.errors import ConfigError
 from ofmu.preparer import prepare
 from ofmu.tasks.preparation import Prepared
 from tune.config import SearchConfig, search_config
-from tune.preparation import resolve_objectives
+from tune.preparation import check_constraints_can_be_kept, resolve_objectives
+from tune.space.constraints import resolve_limits
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +43,51 @@ def test_nothing_is_said_where_the_ks_test_is_no_objective(config: SearchConfig,
     assert prepared.reference_scores is not None
     other = search_config(config, {"extraction_strength": "min", "model_utility": "max"})
     assert "KS test" not in said(other, replace(prepared, target_scores=prepared.reference_scores))
+
+
+def bounded(config: SearchConfig, constraints: dict[str, Any], **objectives: str) -> SearchConfig:
+    mapping = config.model_dump(mode="json")
+    mapping["search"]["constraints"] = constraints
+    return search_config(mapping, objectives or None)
+
+
+def test_the_targets_metrics_turn_shares_into_numbers(config: SearchConfig, prepared: Prepared) -> None:
+    asked = bounded(config, {"model_utility": {"min": "0.95 of target"}, "kl_retain": {"max": 0.01}})
+    target = check_constraints_can_be_kept(asked, prepared)
+    assert target["kl_retain"] == 0.0
+    limits, unknown = resolve_limits(asked.search.constraints, target)
+    assert limits[0].value == pytest.approx(0.95 * target["model_utility"])
+    assert unknown == ()
+    assert check_constraints_can_be_kept(config, prepared) == {}
+
+
+def test_utility_that_the_target_lacks_is_refused_before_trials_run(config: SearchConfig, prepared: Prepared) -> None:
+    with pytest.raises(ConfigError, match=r"keep model_utility ≥ 0\.999, since the untouched target has"):
+        check_constraints_can_be_kept(bounded(config, {"model_utility": {"min": 0.999}}), prepared)
+
+
+def test_a_bound_that_target_and_retrained_model_violate_is_refused_or_named(
+    config: SearchConfig, prepared: Prepared
+) -> None:
+    with pytest.raises(ConfigError, match=r"Neither the untouched target .* nor the retrained model"):
+        check_constraints_can_be_kept(bounded(config, {"forget_answer_words": {"max": 0.0}}), prepared)
+    with pytest.warns(UserWarning, match="only a model that forgets more than the retrained one does"):
+        check_constraints_can_be_kept(bounded(config, {"forget_probability": {"max": 0.0}}), prepared)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # The target violates this, and the retrained model keeps it: this is what forgetting is for.
+        check_constraints_can_be_kept(bounded(config, {"ks_statistic": {"max": 0.01}}), prepared)
+
+
+def test_a_metric_that_the_data_do_not_give_is_refused(config: SearchConfig, prepared: Prepared) -> None:
+    with pytest.raises(ConfigError, match="names forget_letter_accuracy, which cannot be computed on this data"):
+        check_constraints_can_be_kept(bounded(config, {"forget_letter_accuracy": {"max": 0.3}}), prepared)
+
+
+def test_what_only_a_trial_measures_needs_no_score_of_the_target(config: SearchConfig, prepared: Prepared) -> None:
+    asked = bounded(
+        config, {"sampled_leakage": {"max": "0.5 of target"}}, relearning_probability="min", model_utility="max"
+    )
+    assert resolve_objectives(asked, prepared).objectives == asked.objectives
+    target = check_constraints_can_be_kept(asked, prepared)
+    assert resolve_limits(asked.search.constraints, target) == ((), ("sampled_leakage",))

@@ -18,7 +18,7 @@ from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
 from tune.results.confirmed import confirmed_sentence
-from tune.results.report import format_front, marked_role, sentence_beyond_knee
+from tune.results.report import constraints_text, feasible_text, format_front, marked_role, sentence_beyond_knee
 from tune.results.result import SearchResult
 
 _MAX_ROWS = 12
@@ -62,6 +62,8 @@ class ConsoleCallback(SearchCallback):
         self.run_dir, self._reported = progress.result.display_path, progress.done
         self.resume_words = progress.result.resume_words
         names = ", ".join(f"{name} ({way})" for name, way in progress.result.config.objectives.items())
+        if progress.result.config.search.constraints:
+            names += f" under {constraints_text(progress.result)}"
         finished = f", {progress.done} of them done" if progress.done else ""
         self.print_line(f"Searching {names}: {counted(progress.total, 'trial')}{finished}, in {self.run_dir}")
         if workers := progress.result.config.cluster.num_workers:
@@ -94,7 +96,7 @@ class ConsoleCallback(SearchCallback):
         if not len(result.front):
             self.print_line(f"{counts}; everything is in {result.display_path}")
             return
-        self.print_line(f"{counts}; the front:")
+        self.print_line(f"{counts}; {'the front' if result.has_feasible else 'nearest to the constraints'}:")
         header, *rows = format_front(result)
         print_table([Column(name) for name in header], rows, console=self.console, boxed=False)
         if confirmed := result.confirmed_hypervolumes:
@@ -102,7 +104,9 @@ class ConsoleCallback(SearchCallback):
         self.print_line(f"Hypervolume {result.hypervolume:.4f}; everything is in {result.display_path}")
         if (result.run_dir / REPORT).is_file():
             self.print_line(f"The report, for a browser: {result.display_path}/{REPORT}")
-        if result.forgets_more_than_target:
+        if sentence := result.nearest_sentence:
+            self.print_line(f"{sentence}; --pick {result.chosen.number} takes its model")
+        elif result.forgets_more_than_target:
             self.print_line(
                 f"To take the knee's model: ofmu export {shell_word(result.display_path)} --pick knee --output DIR"
             )
@@ -179,11 +183,17 @@ def _and_pruned(result: SearchResult, pruned: int) -> str:
 
 def _front(result: SearchResult) -> Table:
     names = list(result.config.objectives)
-    columns = [Column(name, justify="right", overflow="ellipsis") for name in ("trial", *names)]
+    feasible = ["feasible"] if result.config.search.constraints else []
+    columns = [Column(name, justify="right", overflow="ellipsis") for name in ("trial", *names, *feasible)]
     rows = [
-        [str(row["trial"]), *(f"{row[name]:.4g}" for name in names), marked_role(row, result)]
+        [
+            str(row["trial"]),
+            *(f"{row[name]:.4g}" for name in names),
+            *(feasible_text(dict(row), result) for _ in feasible),
+            marked_role(row, result),
+        ]
         for _, row in result.front.head(_MAX_ROWS).iterrows()
     ]
     if len(result.front) > _MAX_ROWS:
-        rows.append(["…", *[""] * len(names), f"and {len(result.front) - _MAX_ROWS} more"])
+        rows.append(["…", *[""] * len([*names, *feasible]), f"and {len(result.front) - _MAX_ROWS} more"])
     return rich_table([*columns, Column("role", overflow="ellipsis")], rows, boxed=False)

@@ -20,6 +20,7 @@ from tune.compare.statistics import (
 from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, Quantity, Summary
 from tune.pareto import Points, as_costs, hypervolume, reference_point
 from tune.rundir.seed_runs import PointRuns
+from tune.space.constraints import Limit, Limits
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class SharedContext:
     reference: Mapping[str, float] | None
     seed: int
     """Seed of the bootstrap and of the sampled tests."""
+    limits: Limits = ()
+    """The bounds of the constraints. A run that violates one counts as if it had no result."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def summarise(
         *_tests("hypervolume", volumes, shared.seed, (1,)),
     ]
     methods = [
-        _method_summary(method, values[method.name], float(rank), norm, shared.seed)
+        _method_summary(method, values[method.name], float(rank), norm, shared)
         for method, rank in zip(found, ranks, strict=True)
     ]
     return Summary(
@@ -109,6 +112,7 @@ def summarise(
         target=dict(shared.target),
         reference=None if shared.reference is None else dict(shared.reference),
         reference_point=dict(zip(shared.objectives, (norm.reference_point * norm.signs + 0.0).tolist(), strict=True)),
+        limits=tuple(map(str, shared.limits)),
         levels=Levels(
             forgetting=tuple((norm.forgetting * norm.signs[0]).tolist()),
             utility=tuple((norm.utility * norm.signs[1]).tolist()),
@@ -123,16 +127,26 @@ def summarise(
 
 
 def run_costs(points: Sequence[PointRuns], shared: SharedContext) -> Values:
-    """Return the runs' objectives as costs, shape (points, seeds, objectives). A failed run is a row of NaN."""
+    """Return the runs' objectives as costs, shape (points, seeds, objectives).
+
+    A failed run is a row of NaN, and so is a run that violates a constraint.
+    """
     names, directions = list(shared.objectives), list(shared.objectives.values())
     costs = np.full((len(points), len(shared.seeds), len(names)), np.nan)
     for row, point in enumerate(points):
         for run in point.runs:
             if run.metrics is None or any(run.metrics.get(name) is None for name in names):
                 continue
+            if not all(_keeps(run.metrics, limit) for limit in shared.limits):
+                continue
             values = [[run.metrics[name] or 0.0 for name in names]]
             costs[row, shared.seeds.index(run.seed)] = as_costs(values, directions)[0]
     return costs
+
+
+def _keeps(metrics: Mapping[str, float | None], limit: Limit) -> bool:
+    value = metrics.get(limit.metric)
+    return value is not None and limit.is_kept(value)
 
 
 def best_of(tests: Sequence[PairTest], quantity: Quantity, significance: float) -> str | None:
@@ -213,8 +227,10 @@ def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: S
 
 
 def _method_summary(
-    runs: MethodRuns, values: _MethodValues, rank: float, norm: _Normalisation, seed: int
+    runs: MethodRuns, values: _MethodValues, rank: float, norm: _Normalisation, shared: SharedContext
 ) -> MethodSummary:
+    ended = [run.metrics for point in runs.points for run in point.runs if run.metrics is not None]
+    infeasible = sum(not all(_keeps(metrics, limit) for limit in shared.limits) for metrics in ended)
     return MethodSummary(
         name=runs.name,
         title=runs.title,
@@ -223,10 +239,11 @@ def _method_summary(
         failed=runs.failed,
         pruned=runs.pruned,
         points=runs.points,
+        infeasible_runs=infeasible,
         cost=_cost(runs),
         hypervolumes=tuple(values.volumes.tolist()),
         hypervolume=float(values.volumes.mean()),
-        hypervolume_interval=bootstrap_interval(values.volumes, seed),
+        hypervolume_interval=bootstrap_interval(values.volumes, shared.seed),
         utility_at_forgetting=_per_level(values.utility * norm.signs[1]),
         forgetting_at_utility=_per_level(values.forgetting * norm.signs[0]),
         mean_rank=rank,

@@ -265,7 +265,7 @@ class _Session:
             trials=int((states != "running").sum()),
             failed=int((states == "failed").sum()),
             pruned=int((states == "pruned").sum()),
-            points=read_runs(runs, search.config.objectives, self._home.path),
+            points=read_runs(runs, search.config.measured, self._home.path),
             importances=importances(trials, list(search.config.objectives.values())),
             search_gradient_evaluations=_total(search, "gradient_evaluations"),
             search_seconds=_total(search, "seconds"),
@@ -290,6 +290,8 @@ class _Session:
             target=target,
             reference=reference or None,
             seed=self._shared.seed,
+            # The target is the same for all methods, so their bounds are the same.
+            limits=next((search.limits for search in searches if search.limits), ()),
         )
 
 

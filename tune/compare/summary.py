@@ -43,6 +43,8 @@ class MethodSummary(Record):
     pruned: int = 0
     """Trials that ``search.early_stopping`` ended. No other number here includes them."""
     points: tuple[PointRuns, ...]
+    infeasible_runs: int = 0
+    """Runs of its points that violate a constraint. They count as if they had no result."""
     cost: Cost
     hypervolumes: tuple[float, ...]
     """One per seed, of that seed's runs."""
@@ -108,6 +110,8 @@ class Summary(Record):
     reference_point: dict[str, float] = Field(validation_alias="corner", serialization_alias="corner")
     """The hypervolume's reference point, the same for all methods: each objective's worst possible value, or else the
     worst value of a run."""
+    limits: tuple[str, ...] = ()
+    """The bounds of the constraints, such as ``model_utility ≥ 0.714``."""
     levels: Levels
     methods: tuple[MethodSummary, ...]
     """By mean rank, the best first."""

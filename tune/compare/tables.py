@@ -40,6 +40,17 @@ def compact_table(summary: Summary) -> list[list[str]]:
     return [header, *(_compact_row(method, summary) for method in summary.methods)]
 
 
+def constraints_sentence(summary: Summary) -> str:
+    """Return the constraints and how many runs violate them, with a space at the end; empty without constraints."""
+    if not summary.limits:
+        return ""
+    broken = ", ".join(f"{method.name} {method.infeasible_runs}" for method in summary.methods)
+    return (
+        f"Constraints: {', '.join(summary.limits)}. A run that violates one counts as if it had no result "
+        f"(runs by method: {broken}). "
+    )
+
+
 def test_table(summary: Summary) -> list[list[str]]:
     """Return a header and one row of text per pair of methods and quantity."""
     rows = [["quantity", "pair", "mean gain of the first", "pairs", "p", "p (Holm)", "least p", "on every seed"]]
@@ -60,7 +71,11 @@ def test_table(summary: Summary) -> list[list[str]]:
 
 
 def verdict(summary: Summary) -> str:
-    """Return one sentence: which method is significantly best, or why there is none."""
+    """Return which method is significantly best, or why there is none; after the constraints, if there are any."""
+    return f"{constraints_sentence(summary)}{_best_sentence(summary)}"
+
+
+def _best_sentence(summary: Summary) -> str:
     best, leader = summary.best["levels"], summary.methods[0].name
     if best is not None:
         return (

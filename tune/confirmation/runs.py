@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tune.config import SearchConfig
     from tune.execution.trainable import Executor
     from tune.results.result import SearchResult
-    from tune.space.objectives import Direction
 
 _KEPT_COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
 """Costs of a run that are kept."""
@@ -64,6 +63,8 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """Choose points of a search's front, and return their runs. The untouched target is never chosen.
 
+    If no trial keeps all constraints, no point is chosen.
+
     Args:
         search: the search's result.
         trials: the trials of the search's study. They hold what each trial set.
@@ -72,7 +73,7 @@ def plan_runs(
         directory: returns the directory of a run, from the trial and the seed.
     """
     front = search.front[search.front["role"] != TARGET] if len(search.front) else search.front
-    if not len(front):
+    if not len(front) or not search.has_feasible:
         return []
     costs = costs_of(front, search.config)
     complete = search.trials[search.trials["state"] == "complete"]
@@ -130,8 +131,15 @@ def make_runs(
     )
 
 
-def read_runs(runs: Sequence[PlannedRun], objectives: dict[str, Direction], home: Path) -> tuple[PointRuns, ...]:
-    """Return the results of the runs, by point. ``home`` is the run directory, to which paths are relative."""
+def read_runs(runs: Sequence[PlannedRun], names: Iterable[str], home: Path) -> tuple[PointRuns, ...]:
+    """Return the results of the runs, by point.
+
+    Args:
+        runs: the runs.
+        names: the metrics that a run must have: the objectives, and the metrics of the constraints.
+        home: the run directory, to which paths are relative.
+    """
+    names = tuple(names)
     points: dict[int, list[PlannedRun]] = {}
     for run in runs:
         points.setdefault(run.trial, []).append(run)
@@ -139,7 +147,7 @@ def read_runs(runs: Sequence[PlannedRun], objectives: dict[str, Direction], home
         PointRuns(
             trial=trial,
             settings={key: value for key, value in seeds[0].settings.items() if key != "method.seed"},
-            runs=tuple(_read(run, objectives, home) for run in seeds),
+            runs=tuple(_read(run, names, home) for run in seeds),
         )
         for trial, seeds in points.items()
     )
@@ -175,15 +183,15 @@ def _delete_leftovers(run: PlannedRun, config: SearchConfig) -> None:
     run.files.delete_folders((*TEMPORARY_FOLDERS, *models))
 
 
-def _read(run: PlannedRun, objectives: dict[str, Direction], home: Path) -> SeedRun:
+def _read(run: PlannedRun, names: Sequence[str], home: Path) -> SeedRun:
     place = run.directory.relative_to(home).as_posix()
     metrics = run.files.read_metrics()
     if metrics is None:
         failure = run.files.read_failure()
         return SeedRun(seed=run.seed, directory=place, reason=failure.reason if failure else "the run has no result")
-    _, missing = objective_values(metrics, objectives)
+    _, missing = objective_values(metrics, names)
     finite = finite_only(metrics)
-    kept = {name: value for name in (*objectives, *_KEPT_COSTS) if (value := finite.get(name)) is not None}
+    kept = {name: value for name in (*names, *_KEPT_COSTS) if (value := finite.get(name)) is not None}
     if missing is not None:
         return SeedRun(seed=run.seed, directory=place, reason=missing)
     return SeedRun(seed=run.seed, directory=place, metrics=kept)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from ray.tune.search import Searcher
 
-from ofmu.errors import StorageError
+from ofmu.errors import OfmuError, StorageError
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 
 TrialT = TypeVar("TrialT")
@@ -25,8 +25,14 @@ class TrialSource(Searcher, ABC, Generic[TrialT]):  # type: ignore[misc]  # Ray 
     def __init__(self) -> None:
         super().__init__()
         self._running: dict[str, TrialT] = {}
-        self.stopped_by: StorageError | None = None
-        """The error of a failed write. It ends the search: no trial starts and no end is stored. A resume continues."""
+        self.stopped_by: OfmuError | None = None
+        """The error that ends the search: no trial starts and no end is stored. After a failed write, which is a
+        StorageError, a resume continues."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no trial can start before a running trial ends."""
+        return False
 
     @abstractmethod
     def _start_next(self) -> tuple[TrialT, TrialSpec] | None:
@@ -61,8 +67,10 @@ class TrialSource(Searcher, ABC, Generic[TrialT]):  # type: ignore[misc]  # Ray 
             self.complete(key, TrialOutcome(failure=reason))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's spec for Ray Tune, or FINISHED."""
+        """Return the next trial's spec for Ray Tune. None: ask again after a trial has ended. FINISHED: never again."""
         spec = self.next_trial(trial_id)
+        if spec is None and self.is_waiting:
+            return None
         return str(Searcher.FINISHED) if spec is None else spec.to_json()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -14,7 +14,9 @@ from ofmu.io.text import counted
 from ofmu.reports.charts import BLUE, GREEN, GREY, ORANGE, RED, TOOLTIP, VIOLET, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
 from tune.pareto import GrowingFront, as_costs, hypervolume, reference_point
+from tune.results.tables import violations_of
 from tune.rundir.seed_runs import ConfirmedPoint
+from tune.space.constraints import Limits
 from tune.space.objectives import Direction
 from tune.space.parameter import Space
 from tune.study.baselines import PUBLISHED, TARGET
@@ -35,6 +37,14 @@ class Points:
     """What the tooltip of each point says."""
     chosen: int | None
     """The row's index of the chosen trial; None without a front."""
+    is_feasible: Sequence[bool] = ()
+    """Whether each trial keeps all constraints. Empty: there are no constraints."""
+
+    @property
+    def styles(self) -> list[tuple[str, str, int]]:
+        """Marker, colour and size of each trial."""
+        kept = self.is_feasible or [True] * len(self.rows)
+        return [_style(*each) for each in zip(self.rows["role"], self.on_front, kept, strict=True)]
 
 
 def front_chart(
@@ -43,6 +53,7 @@ def front_chart(
     retrained: Mapping[str, float],
     reference: Mapping[str, float],
     confirmed: Sequence[ConfirmedPoint] = (),
+    limits: Limits = (),
 ) -> Chart:
     """Return the chart of the first two objectives. A third objective is the points' colour.
 
@@ -52,6 +63,7 @@ def front_chart(
         retrained: the retrained model's metrics.
         reference: the hypervolume's reference point.
         confirmed: the points that ran again on further seeds.
+        limits: the bounds of constraints. What violates a bound on one of the two objectives is shaded.
     """
     # Bokeh takes a second to import.
     from bokeh.models import ColumnDataSource, HoverTool, TapTool
@@ -65,9 +77,10 @@ def front_chart(
         points=len(rows),
         tools="pan,box_zoom,wheel_zoom,box_select,reset,save",
     )
-    if not third:
+    if not third and (not points.is_feasible or any(points.is_feasible)):
         _draw_staircase(plot, points, objectives, reference)
-    styles = [_style(role, front) for role, front in zip(rows["role"], points.on_front, strict=True)]
+    _shade_infeasible(plot, limits, x, y)
+    styles = points.styles
     colors = _by_value(rows[third[0]].to_numpy(float)) if third else [style[1] for style in styles]
     source = ColumnDataSource(
         {
@@ -95,15 +108,37 @@ def front_chart(
         plot.add_tools(HoverTool(renderers=[marker], tooltips=TOOLTIP))
     plot.add_tools(HoverTool(renderers=[dots], tooltips=TOOLTIP), TapTool(renderers=[dots]))
     colour = f" Colour: {third[0]}, from dark (low) to bright (high)." if third else ""
-    note = f"Each point is a complete trial. Hover for its settings, metrics and cost; tap to find it below.{colour}"
+    bounds = (
+        f" The shaded part violates {' or '.join(map(str, shown))}."
+        if (shown := [each for each in limits if each.metric in (x, y)])
+        else ""
+    )
+    note = "Each point is a complete trial. Hover for its settings, metrics and cost; tap to find it below."
     return chart(
         plot,
         name="front",
         title="The front",
-        note=note,
+        note=f"{note}{colour}{bounds}",
         alt=_front_alt(points, objectives, retrained),
         legend=_front_legend(points, x in retrained and y in retrained, bool(confirmed)),
     )
+
+
+def _shade_infeasible(plot: Any, limits: Limits, x: str, y: str) -> None:
+    """Shade the part of the plane that violates a bound on one of the plotted objectives."""
+    # Bokeh takes a second to import.
+    from bokeh.models.annotations import BoxAnnotation, Span
+
+    for limit in limits:
+        if limit.metric not in (x, y):
+            continue
+        sides = ("right", "left") if limit.metric == x else ("top", "bottom")
+        # A box without its other edges reaches to the edges of the plot.
+        plot.add_layout(
+            BoxAnnotation(**{sides[limit.side == "max"]: limit.value}, fill_color=RED, fill_alpha=0.07, line_color=None)
+        )
+        dimension = "height" if limit.metric == x else "width"
+        plot.add_layout(Span(location=limit.value, dimension=dimension, line_color=RED, line_dash="dashed"))
 
 
 def _draw_confirmed(plot: Any, confirmed: Sequence[ConfirmedPoint], x: str, y: str) -> None:
@@ -137,21 +172,26 @@ def better_label(name: str, direction: Direction) -> str:
     return f"{name} ({'lower' if direction == 'min' else 'higher'} is better)"
 
 
-def _style(role: str, on_front: bool) -> tuple[str, str, int]:
+def _style(role: str, on_front: bool, is_feasible: bool) -> tuple[str, str, int]:
     """Return marker, colour and size of a trial."""
     if role == TARGET:
         return "square", RED, 11
     if role == PUBLISHED:
         return "triangle", ORANGE, 12
+    if not is_feasible:
+        return "x", BLUE if on_front else GREY, 10 if on_front else 8
     return ("circle", BLUE, 10) if on_front else ("circle", GREY, 8)
 
 
 def _front_legend(points: Points, has_retrained: bool, has_confirmed: bool) -> tuple[Series, ...]:
     roles = set(points.rows["role"])
+    kept = points.is_feasible or [True] * len(points.rows)
+    off_front = [is_kept for is_kept, front in zip(kept, points.on_front, strict=True) if not front]
     shown = (
-        ("on the front", "front", BLUE, True),
-        ("dominated", "dominated", GREY, not all(points.on_front)),
-        ("chosen (knee)", "chosen", VIOLET, points.chosen is not None),
+        ("on the front", "front", BLUE, any(kept)),
+        ("dominated", "dominated", GREY, any(off_front)),
+        ("violates a constraint", "infeasible", GREY, not all(kept)),
+        ("chosen (knee)" if any(kept) else "nearest to the constraints", "chosen", VIOLET, points.chosen is not None),
         ("untouched target", "target", RED, TARGET in roles),
         ("published setting", "published", ORANGE, PUBLISHED in roles),
         ("retrained model", "retrained", GREEN, has_retrained),
@@ -235,7 +275,7 @@ def parallel_chart(points: Points, objectives: Mapping[str, Direction], space: S
         {
             "xs": [positions] * len(rows),
             "ys": [list(places) for places in zip(*(axis.places for axis in axes), strict=True)],
-            "color": [_style(role, front)[1] for role, front in zip(rows["role"], order, strict=True)],
+            "color": [color for _, color, _ in points.styles],
             "alpha": [0.9 if front else 0.3 for front in order],
             "width": [2.2 if front else 1.2 for front in order],
             "tip": list(points.tips),
@@ -310,9 +350,9 @@ def hypervolume_chart(rows: pd.DataFrame, objectives: Mapping[str, Direction]) -
     names, directions = list(objectives), list(objectives.values())
     costs = as_costs(rows[names].to_numpy(dtype=float), directions)
     reference, front, volume, volumes = reference_point(names, costs, directions), GrowingFront(len(names)), 0.0, []
-    for trial, point in zip(rows["trial"], costs, strict=True):
-        if front.add(int(trial), point) != [int(trial)] or int(trial) in front.names:
-            volume = hypervolume(front.costs, reference)
+    for trial, point, violation in zip(rows["trial"], costs, violations_of(rows), strict=True):
+        if front.add(int(trial), point, violation) != [int(trial)] or int(trial) in front.names:
+            volume = hypervolume(front.costs, reference) if front.violation <= 0 else 0.0
         volumes.append(volume)
     has_cost = "gradient_evaluations" in rows and rows["gradient_evaluations"].notna().all()
     spent = rows["gradient_evaluations"].astype(float).cumsum() if has_cost else pd.Series(range(1, len(rows) + 1))

@@ -13,14 +13,15 @@ from tune.rundir.seed_runs import Confirmation
 
 
 def with_confirmation(result: SearchResult) -> pd.DataFrame:
-    """Return the front's table, with mean, standard deviation and number of the runs on further seeds, if there are.
+    """Return the front's table, with mean, standard deviation and number of the runs on further seeds, if any.
 
-    The columns are ``<objective>_mean``, ``<objective>_deviation`` and ``confirming_runs``.
+    The columns are ``<metric>_mean``, ``<metric>_deviation`` and ``confirming_runs``. The metrics are the objectives
+    and those that have constraints.
     """
     if result.confirmation is None:
         return result.front
     front = result.front.copy()
-    for name in result.config.objectives:
+    for name in result.config.measured:
         spreads = [result.confirmation.spread(int(trial), name) for trial in front["trial"]]
         front[f"{name}_mean"] = [spread.mean if spread else None for spread in spreads]
         front[f"{name}_deviation"] = [spread.deviation if spread else None for spread in spreads]

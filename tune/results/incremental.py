@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tune.config import SearchConfig
     from tune.rundir.search_dir import RunDirectory
+    from tune.space.constraints import Limits
 
 
 class RunningResult:
@@ -29,8 +30,14 @@ class RunningResult:
     :meth:`add` grows with the size of the front, and not with the number of trials.
     """
 
-    def __init__(self, run: RunDirectory, config: SearchConfig, finished: Iterable[FrozenTrial] = ()) -> None:
-        self._run, self._config = run, config
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: SearchConfig,
+        finished: Iterable[FrozenTrial] = (),
+        limits: Callable[[], Limits] = tuple,
+    ) -> None:
+        self._run, self._config, self._limits = run, config, limits
         self._names, self._directions = list(config.objectives), list(config.objectives.values())
         self.counts: Counter[str] = Counter()
         """Finished trials by state: complete, failed, pruned. Trials of earlier searches are not counted."""
@@ -63,7 +70,7 @@ class RunningResult:
         if row.state != "complete":
             return [trial.number]
         costs = as_costs([[row.metrics.get(name, np.nan) for name in self._names]], self._directions)
-        removed = self._front.add(trial.number, costs[0])
+        removed = self._front.add(trial.number, costs[0], row.violation)
         if removed != [trial.number] or (costs > self._worst).any():
             self._worst = np.fmax(self._worst, costs)
             self._volume = None
@@ -85,6 +92,7 @@ class RunningResult:
             *self._hypervolume(),
             make_trials=lambda: table(all_rows),
             make_front=lambda: front_table(table(front_rows), self._config),
+            limits=self._limits(),
             uri=self._run.uri,
         )
 
@@ -93,7 +101,7 @@ class RunningResult:
             seen: Points = self._worst if self._front.names else self._worst[:0]
             reference = reference_point(self._names, seen, self._directions)
             own = as_costs([reference.tolist()], self._directions)[0]
-            volume = hypervolume(self._front.costs, reference)
+            volume = hypervolume(self._front.costs, reference) if self._front.violation <= 0 else 0.0
             self._volume = volume, dict(zip(self._names, own.tolist(), strict=True))
         return self._volume
 

@@ -17,9 +17,11 @@ from ofmu.run_files import RunFiles, read_stored
 from tune.results.charts import Points, front_chart, hypervolume_chart, parallel_chart
 from tune.results.confirmed import confirmed_sentence, spreads_text
 from tune.results.importances import importances, load_trials
-from tune.results.report import sentence_beyond_knee
+from tune.results.report import bounds_text, feasible_text, sentence_beyond_knee
 from tune.results.result import SearchResult
+from tune.results.tables import VIOLATION, feasible_rows, violations_of
 from tune.rundir.search_dir import RunDirectory
+from tune.space.constraints import broken_sentence
 from tune.study.baselines import PUBLISHED, TARGET
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -88,11 +90,12 @@ def _shown_trials(result: SearchResult) -> pd.DataFrame:
 
 def _points(result: SearchResult, complete: pd.DataFrame) -> Points:
     front = set(result.front["trial"])
-    chosen = result.knee.number if front else None
+    chosen = result.chosen.number if front else None
     places = complete.index[complete["trial"] == chosen].tolist()
     return Points(
         rows=complete,
         on_front=[trial in front for trial in complete["trial"]],
+        is_feasible=(violations_of(complete) <= 0).tolist() if result.config.search.constraints else (),
         tips=[_tip(result, row) for _, row in complete.iterrows()],
         chosen=places[0] if places else None,
     )
@@ -103,11 +106,13 @@ def _tip(result: SearchResult, row: pd.Series[Any]) -> str:
     searched = [key for key, spec in result.config.search.space.items() if spec.kind != "fixed"]
     objectives = list(result.config.objectives)
     costs = [f"{label} {form(row[name])}" for name, (label, form) in _COSTS.items() if _is_known(row.get(name))]
-    left = {"trial", "state", "role", "origin", "reason", *objectives, *_COSTS}
+    left = {"trial", "state", "role", "origin", "reason", VIOLATION, *objectives, *_COSTS}
     metrics = [name for name in row.index if name not in left and "." not in name]
     settings = [f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))]
     known = [f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])]
     lines = [f"trial {row['trial']}, {row['role']}", *(f"{name} {number(row[name])}" for name in objectives)]
+    if broken := broken_sentence(dict(row), result.limits):
+        lines.append(f"violates the constraints: {broken}")
     blocks = {"settings": settings, "metrics": known, "cost": costs}
     lines += [f"\n{title}: {', '.join(words)}" for title, words in blocks.items() if words]
     return "\n".join(lines)
@@ -118,7 +123,14 @@ def _charts(result: SearchResult, points: Points) -> list[Chart]:
         return []
     objectives = result.config.objectives
     charts = [
-        front_chart(points, objectives, result.reference(), result.hypervolume_reference, result.confirmed_points()),
+        front_chart(
+            points,
+            objectives,
+            result.reference(),
+            result.hypervolume_reference,
+            result.confirmed_points(),
+            result.limits,
+        ),
         parallel_chart(points, objectives, result.config.search.space),
         hypervolume_chart(points.rows, objectives),
     ]
@@ -145,9 +157,11 @@ def _method(result: SearchResult) -> str:
 def _verdict(result: SearchResult) -> str:
     if not len(result.front):
         return "No trial is complete yet."
-    knee = result.knee
+    knee = result.chosen
     values = ", ".join(f"{name} {number(knee.values[name], 3)}" for name in result.config.objectives)
     text = f"The chosen point is trial {knee.number}, the knee of the front: {values}."
+    if sentence := result.nearest_sentence:
+        text = f"{sentence}. It has {values}."
     if not result.forgets_more_than_target:
         first = next(iter(result.config.objectives))
         text += f" No trial has a better {first} than the untouched target, so nothing was forgotten yet."
@@ -177,6 +191,7 @@ def _tiles(result: SearchResult, seconds: float) -> list[dict[str, str]]:
     asked = result.config.search.num_trials
     return [
         {"label": "Trials complete", "value": f"{states.get('complete', 0)} of {asked}", "note": ", ".join(counts)},
+        *_feasible_tile(result),
         {"label": "Points on the front", "value": str(len(result.front)), "note": ""},
         {"label": "Hypervolume", "value": f"{result.hypervolume:.4f}", "note": f"up to {corner}"},
         {"label": "Gradient evaluations", "value": big_number(spent), "note": ""},
@@ -184,16 +199,26 @@ def _tiles(result: SearchResult, seconds: float) -> list[dict[str, str]]:
     ]
 
 
+def _feasible_tile(result: SearchResult) -> list[dict[str, str]]:
+    if not result.config.search.constraints:
+        return []
+    count = str(len(feasible_rows(result.trials)))
+    return [{"label": "Trials that keep all constraints", "value": count, "note": ", ".join(map(str, result.limits))}]
+
+
 def _summary_table(result: SearchResult) -> dict[str, Any]:
     """Return the header and the rows that compare the chosen point with the two models and the published setting."""
     models: dict[str, tuple[str, Mapping[str, Any] | None]] = {
         "untouched target": ("target", _of_role(result, TARGET)),
         "published setting": ("published", _of_role(result, PUBLISHED)),
-        "chosen (knee)": ("chosen", result.knee.values if len(result.front) else None),
+        "chosen (knee)" if result.has_feasible else "nearest to the constraints": (
+            "chosen",
+            result.chosen.values if len(result.front) else None,
+        ),
         "retrained model": ("retrained", result.reference() or None),
     }
     known = {name: (key, values) for name, (key, values) in models.items() if values}
-    names = [*result.config.objectives, *(name for name in _HEADLINES if name not in result.config.objectives)]
+    names = list(dict.fromkeys([*result.config.measured, *_HEADLINES]))
     names = [name for name in names if any(name in values for _, values in known.values())]
     rows = [
         {"key": key, "name": name, "cells": [number(values.get(metric)) for metric in names], "ks": ks_numbers(values)}
@@ -215,13 +240,16 @@ def _columns(result: SearchResult, trials: pd.DataFrame) -> list[dict[str, Any]]
         return {"label": label, "name": name, "numeric": numeric, "command": command, "hint": name}
 
     directions = {"min": "↓", "max": "↑"}
+    bounded = [name for name in result.config.search.constraints if name not in result.config.objectives]
     searched = [key for key, spec in result.config.search.space.items() if spec.kind != "fixed" and key in trials]
     return [
         column("trial", "trial", numeric=True),
         column("state", "state"),
         column("role", "role"),
         column("front", "front"),
+        *([column("feasible", "feasible")] if result.config.search.constraints else []),
         *(column(f"{name} {directions[way]}", name, numeric=True) for name, way in result.config.objectives.items()),
+        *(column(bounds_text(result, name), name, numeric=True) for name in bounded if name in trials),
         *(column(key.partition(".")[2], key, numeric=True) for key in searched),
         *(column(label, name, numeric=True) for name, (label, _) in _COSTS.items() if name in trials),
         column("command", "command", command=True),
@@ -238,6 +266,8 @@ def _table_rows(
     for _, row in trials.iterrows():
         trial = int(row["trial"])
         extra = {"front": "yes" if trial in front else "", "command": _command(result, run, trial, trial in front)}
+        if result.config.search.constraints and row["state"] == "complete":
+            extra["feasible"] = feasible_text(dict(row), result)
         cells = [_cell(column["name"], extra.get(column["name"], row.get(column["name"]))) for column in columns]
         rows.append({"point": places.get(trial), "cells": cells})
     return rows

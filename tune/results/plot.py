@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ofmu.io.text import counted
+from tune.results.tables import feasible_rows
 from tune.study.baselines import PUBLISHED, TARGET
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tune.rundir.seed_runs import ConfirmedPoint
+    from tune.space.constraints import Limits
     from tune.space.objectives import Direction
 
 _LABELS = {
@@ -37,6 +39,7 @@ def front_figure(
     retrained: Mapping[str, float],
     caption: str,
     confirmed: Sequence[ConfirmedPoint] = (),
+    limits: Limits = (),
 ) -> Figure:
     """Return a plot of the first two objectives. A third objective is the points' colour.
 
@@ -49,6 +52,7 @@ def front_figure(
         retrained: the retrained model's metrics. The model is left out unless both plotted objectives are there.
         caption: text below the plot.
         confirmed: the points that ran again on further seeds.
+        limits: the bounds of constraints. The part of the plot that violates a bound on a plotted objective is shaded.
     """
     # Matplotlib is slow to import, and most users of a result plot nothing.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,23 +63,35 @@ def front_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     complete = trials[trials["state"] == "complete"]
+    feasible = feasible_rows(trials)
     ordered = front.sort_values([x, y])
     if third and len(complete):
         dots = axes.scatter(complete[x], complete[y], c=complete[third[0]], s=24, cmap="viridis", label="trials")
         figure.colorbar(dots, ax=axes, label=_label(third[0]))
         axes.scatter(ordered[x], ordered[y], s=60, facecolors="none", edgecolors="tab:blue", label="front")
     else:
-        dominated = complete[~complete["trial"].isin(front["trial"])]
+        dominated = feasible[~feasible["trial"].isin(front["trial"])]
         axes.scatter(dominated[x], dominated[y], s=20, color="0.6", label="dominated trials")
-        axes.plot(ordered[x], ordered[y], "-o", color="tab:blue", markersize=6, label="front")
+        label = "front" if len(feasible) else "nearest to the constraints"
+        axes.plot(ordered[x], ordered[y], "-o", color="tab:blue", markersize=6, label=label)
+    broken = complete[~complete["trial"].isin(feasible["trial"])]
+    if len(broken):
+        axes.scatter(broken[x], broken[y], s=26, marker="x", color="0.45", linewidths=1, label="violates a constraint")
     if knee is not None:
         row = complete[complete["trial"] == knee].iloc[0]
-        axes.annotate("knee", (float(row[x]), float(row[y])), xytext=(6, -12), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            "knee" if len(feasible) else "nearest",
+            (float(row[x]), float(row[y])),
+            xytext=(6, -12),
+            textcoords="offset points",
+            fontsize=8,
+        )
     _draw_baselines(axes, complete, x, y)
     if x in retrained and y in retrained:
         axes.scatter([retrained[x]], [retrained[y]], s=120, marker="*", color="tab:green", label="retrained", zorder=3)
     if confirmed:
         _draw_confirmed(axes, confirmed)
+    _shade_infeasible(axes, limits, x, y)
     axes.set_xlabel(axis_label(x, objectives[x]))
     axes.set_ylabel(axis_label(y, objectives[y]))
     axes.grid(alpha=0.25)
@@ -108,6 +124,22 @@ def _draw_confirmed(axes: Axes, confirmed: Sequence[ConfirmedPoint]) -> None:
         capsize=2,
         label="mean ± deviation on further seeds",
     )
+
+
+def _shade_infeasible(axes: Axes, limits: Limits, x: str, y: str) -> None:
+    """Shade what violates a bound on a plotted objective. The limits of the axes stay, so that all points stay seen."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for limit in limits:
+        if limit.metric == x:
+            edge = left if limit.side == "min" else right
+            axes.axvspan(edge, limit.value, color="tab:red", alpha=0.08, lw=0)
+            axes.axvline(limit.value, color="tab:red", alpha=0.5, lw=1, ls="--")
+        elif limit.metric == y:
+            edge = bottom if limit.side == "min" else top
+            axes.axhspan(edge, limit.value, color="tab:red", alpha=0.08, lw=0)
+            axes.axhline(limit.value, color="tab:red", alpha=0.5, lw=1, ls="--")
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
 
 
 def _draw_baselines(axes: Axes, complete: pd.DataFrame, x: str, y: str) -> None:

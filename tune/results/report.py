@@ -12,6 +12,7 @@ from ofmu.io.plugins import results_only
 from ofmu.reports.numbers import MISSING
 from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
+from tune.results.tables import feasible_rows
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
 from tune.space.objectives import lost_utility
@@ -43,7 +44,10 @@ def write_tables(result: SearchResult, seconds: float) -> None:
             hypervolume=result.hypervolume,
             hypervolume_reference=result.hypervolume_reference,
             front=result.front["trial"].tolist(),
-            knee=result.knee.number if len(result.front) else None,
+            knee=result.knee.number if result.has_feasible else None,
+            feasible=len(feasible_rows(result.trials)) if result.config.search.constraints else None,
+            nearest=result.chosen.number if result.nearest_sentence else None,
+            limits=[str(limit) for limit in result.limits],
         )
     )
 
@@ -64,20 +68,54 @@ def format_front(result: SearchResult) -> list[list[str]]:
     """Return the front as rows of text: a header, then per trial its number, role, objectives and settings.
 
     The settings are those that the search varied. For a baseline, they are those that the baseline sets. The KS
-    statistic is followed by the test's p and by its number of forget rows. If points ran again on further seeds, a
-    column has the mean and the standard deviation of their objectives. The last rows are the untouched target, if it is
-    not on the front, and the retrained model.
+    statistic is followed by the test's p and by its number of forget rows. Constrained metrics have columns whose heads
+    are their bounds, and the column ``feasible`` says which trials keep all of them. If points ran again on further
+    seeds, a column has the mean and the standard deviation of their objectives. The last rows are the untouched target,
+    if it is not on the front, and the retrained model.
     """
     names, confirmation = list(result.config.objectives), result.confirmation
+    bounded = [name for name in result.config.search.constraints if name not in names]
+    heads = [bounds_text(result, name) for name in bounded]
+    feasible = ["feasible"] if result.config.search.constraints else []
     on_seeds = [f"on seeds {', '.join(map(str, confirmation.seeds))}"] if confirmation else []
-    rows = [["trial", "role", *names, *on_seeds, "settings"]]
+    rows = [["trial", "role", *names, *heads, *feasible, *on_seeds, "settings"]]
     for row, settings in _front_rows(result):
         spreads = [spreads_text(confirmation, int(row["trial"]), names)] if confirmation else []
-        values = [_objective(name, row) for name in names]
-        rows.append([str(row["trial"]), marked_role(row, result), *values, *spreads, settings])
-    for trial, role, values, note in _model_rows(result):
-        rows.append([trial, role, *values, *[MISSING for _ in on_seeds], note])
+        values = [_objective(name, row) for name in names] + [_short(row.get(name)) for name in bounded]
+        kept = [feasible_text(row, result) for _ in feasible]
+        rows.append([str(row["trial"]), marked_role(row, result), *values, *kept, *spreads, settings])
+    for trial, role, metrics, note in _model_rows(result):
+        values = [_objective(name, metrics) if name in metrics else MISSING for name in names]
+        values += [_short(metrics[name]) if name in metrics else MISSING for name in bounded]
+        kept = [feasible_text(metrics, result) for _ in feasible]
+        rows.append([trial, role, *values, *kept, *[MISSING for _ in on_seeds], note])
     return rows
+
+
+def bounds_text(result: SearchResult, name: str) -> str:
+    """Return a metric with its bounds, such as ``kl_retain ≤ 0.01``; the name alone before they are known."""
+    return " and ".join(str(limit) for limit in result.limits if limit.metric == name) or name
+
+
+def constraints_text(result: SearchResult) -> str:
+    """Return the bounds of all constraints; a bound that waits for the target's value as it was given."""
+    if result.limits:
+        return ", ".join(map(str, result.limits))
+    given = result.config.search.constraints.items()
+    return ", ".join(f"{name} {side} {bound}" for name, each in given for side, bound in each.given().items())
+
+
+def feasible_text(metrics: Mapping[Any, Any], result: SearchResult) -> str:
+    """Return ``yes``, or ``no:`` and the metrics that violate a constraint; a dash if some metric is missing."""
+    broken = [
+        limit.metric
+        for limit in result.limits
+        if metrics.get(limit.metric) is not None and not limit.is_kept(metrics[limit.metric])
+    ]
+    if broken:
+        return f"no: {', '.join(dict.fromkeys(broken))}"
+    known = result.limits and all(metrics.get(limit.metric) is not None for limit in result.limits)
+    return "yes" if known else MISSING
 
 
 def _front_rows(result: SearchResult) -> Iterator[tuple[dict[Any, Any], str]]:
@@ -92,16 +130,15 @@ def _front_rows(result: SearchResult) -> Iterator[tuple[dict[Any, Any], str]]:
         yield dict(row), ", ".join(f"{name} {value}" for name, value in shown if value)
 
 
-def _model_rows(result: SearchResult) -> Iterator[tuple[str, str, list[str], str]]:
-    """Yield trial, role, objectives and note of the untouched target, if it is not on the front, and the reference."""
+def _model_rows(result: SearchResult) -> Iterator[tuple[str, str, Mapping[Any, Any], str]]:
+    """Yield trial, role, metrics and note of the untouched target, if it is not on the front, and the reference."""
     names = list(result.config.objectives)
     target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
-        yield str(row["trial"]), TARGET, [_objective(name, dict(row)) for name in names], "not on the front"
+        yield str(row["trial"]), TARGET, dict(row), "not on the front"
     reference = result.reference()
     if any(name in reference for name in names):
-        values = [_objective(name, reference) if name in reference else MISSING for name in names]
-        yield MISSING, "retrained", values, "the reference"
+        yield MISSING, "retrained", reference, "the reference"
 
 
 def marked_role(row: Any, result: SearchResult) -> str:
@@ -113,7 +150,8 @@ def marked_role(row: Any, result: SearchResult) -> str:
         row: the trial's row of the front's table.
         result: the search.
     """
-    knee = ", the knee" if row["trial"] == result.knee.number else ""
+    title = "the knee" if result.has_feasible else "the nearest to the constraints"
+    knee = f", {title}" if row["trial"] == result.chosen.number else ""
     lost = lost_utility(row, result.config.objectives)
     return f"{row['role']}{knee}" + (f", useless: {lost[0]} {row[lost[0]]:.4g}" if lost else "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,17 +21,19 @@ from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
 from ofmu.io.text import shell_word
-from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links
+from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links, stored_values
 from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
 from tune.results.plot import front_figure
-from tune.results.tables import costs_of, front_table, hypervolume_of, trials_table
+from tune.results.tables import costs_of, feasible_rows, front_table, hypervolume_of, trials_table
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
-from tune.rundir.seed_runs import Confirmation, ConfirmedPoint
+from tune.rundir.seed_runs import Confirmation, ConfirmedPoint, PointRuns
+from tune.space.constraints import Limits, broken_sentence
 from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET
 from tune.study.checks import check_results_are_stored, check_study
+from tune.study.limits import read_limits
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -106,6 +109,8 @@ class SearchResult:
     """The tables are made on first use. Each table of a long search takes a noticeable time."""
     uri: str | None = None
     """The URI of the run directory if ``run_dir`` is a working copy, else None."""
+    limits: Limits = ()
+    """The bounds of the constraints as numbers. Empty without constraints, or as long as they wait for the target."""
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -114,7 +119,10 @@ class SearchResult:
 
     @cached_property
     def front(self) -> pd.DataFrame:
-        """The complete trials that no other trial dominates, sorted by the first objective."""
+        """The complete trials that no other trial dominates, sorted by the first objective.
+
+        With constraints, these are feasible trials if there are any, and else the trials nearest to the constraints.
+        """
         return self.make_front()
 
     @classmethod
@@ -133,14 +141,27 @@ class SearchResult:
             )
         config, study = run.read_config_of_results(), read_study(run.study_file)
         check_study(study, config, run.study_file)
-        return cls.from_trials(run, config, study.get_trials(deepcopy=False))
+        with stored_values(run.study_file):
+            limits = read_limits(study, config) or ()
+        return cls.from_trials(run, config, study.get_trials(deepcopy=False), limits)
 
     @classmethod
-    def from_trials(cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any]) -> SearchResult:
+    def from_trials(
+        cls, run: RunDirectory, config: SearchConfig, study_trials: list[Any], limits: Limits = ()
+    ) -> SearchResult:
         """Return the result of an Optuna study's trials."""
         trials = trials_table(study_trials, config)
         volume, reference = hypervolume_of(trials, config)
-        return cls(run.path, config, volume, reference, lambda: trials, lambda: front_table(trials, config), run.uri)
+        return cls(
+            run.path,
+            config,
+            volume,
+            reference,
+            make_trials=lambda: trials,
+            make_front=lambda: front_table(trials, config),
+            uri=run.uri,
+            limits=limits,
+        )
 
     @property
     def display_path(self) -> str:
@@ -157,19 +178,47 @@ class SearchResult:
         """Return the front's best trade-off: the trial furthest below the chord between the front's extremes.
 
         Raises:
+            RunError: no trial is complete, or none of them keeps all constraints.
+        """
+        chosen = self.chosen
+        if sentence := self.nearest_sentence:
+            raise RunError(f"{sentence}: pick {chosen.number} to take it, or search on with --resume")
+        return chosen
+
+    @cached_property
+    def chosen(self) -> Point:
+        """The knee; or the trial nearest to the constraints if no trial keeps all of them.
+
+        Raises:
             RunError: no trial is complete.
         """
         self.require_front()
         by_number = self.front.sort_values("trial")
         return self._point(int(by_number["trial"].iloc[knee_index(costs_of(by_number, self.config))]))
 
+    @cached_property
+    def has_feasible(self) -> bool:
+        """Whether some complete trial keeps all constraints. Without constraints, whether some trial is complete."""
+        return len(feasible_rows(self.trials)) > 0
+
+    @property
+    def nearest_sentence(self) -> str:
+        """Which trial comes nearest to the constraints, if complete trials keep none of them; empty otherwise."""
+        if self.has_feasible or not len(self.front):
+            return ""
+        nearest = self.chosen
+        return (
+            f"No trial keeps all constraints; the nearest is trial {nearest.number}: "
+            f"{broken_sentence(nearest.values, self.limits)}"
+        )
+
     @property
     def beyond_knee(self) -> Point | None:
         """The trial of the front that forgets most, if it forgets more than the knee; None if the knee forgets most.
 
-        Trials whose model has no utility left do not count.
+        None also if no trial is feasible. Trials whose model has no utility left do not count.
         """
-        if not len(self.front):
+        if not len(self.front) or not self.has_feasible:
             return None
         costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
         lost = {row["trial"] for _, row in self.front.iterrows() if lost_utility(dict(row), self.config.objectives)}
@@ -198,7 +247,8 @@ class SearchResult:
     def confirmed_hypervolumes(self) -> tuple[float, float] | None:
         """What the confirmed points dominate by their means over the further seeds, and on the seed of the search.
 
-        None if no point was confirmed. Points whose runs all failed are left out of both.
+        None if no point was confirmed. Points whose runs all failed are left out of both. A point whose means do not
+        keep the constraints dominates nothing over the further seeds.
         """
         objectives, confirmation = list(self.config.objectives), self.confirmation
         means, chosen = [], []
@@ -206,14 +256,20 @@ class SearchResult:
             spreads = [point.spread(name) for name in objectives]
             row = self.trials[self.trials["trial"] == point.trial]
             if len(row) and all(spread is not None for spread in spreads):
-                means.append([spread.mean for spread in spreads if spread is not None])
                 chosen.append(row.iloc[0][objectives].tolist())
-        if not means:
+                if not self._keeps_limits_on_seeds(point):
+                    continue
+                means.append([spread.mean for spread in spreads if spread is not None])
+        if not chosen:
             return None
         directions = list(self.config.objectives.values())
         reference = as_costs([[self.hypervolume_reference[name] for name in objectives]], directions)[0]
         confirmed, found = (hypervolume(as_costs(values, directions), reference) for values in (means, chosen))
         return confirmed, found
+
+    def _keeps_limits_on_seeds(self, point: PointRuns) -> bool:
+        spreads = [(limit, point.spread(limit.metric)) for limit in self.limits]
+        return all(spread is not None and limit.is_kept(spread.mean) for limit, spread in spreads)
 
     def require_front(self) -> None:
         """Check that at least one trial is complete.
@@ -228,10 +284,10 @@ class SearchResult:
         raise RunError(f"No trial of {self.display_path} is complete yet: wait for it, or continue it with --resume")
 
     def pick(self, choice: str | int) -> Point:
-        """Return the knee for ``'knee'``, else the trial with this number.
+        """Return the knee for ``'knee'``, else the trial with this number. Warn of a trial that is not feasible.
 
         Raises:
-            RunError: there is no such complete trial.
+            RunError: there is no such complete trial, or the knee is asked for and no trial keeps all constraints.
         """
         if choice == "knee":
             return self.knee
@@ -245,7 +301,10 @@ class SearchResult:
                 f"{shortened(str(choice))} is no complete trial of {self.display_path}: pick knee, or one of the "
                 f"front's, {front}"
             )
-        return self._point(int(number))
+        point = self._point(int(number))
+        if broken := broken_sentence(point.values, self.limits):
+            warnings.warn(f"trial {point.number} does not keep all constraints: {broken}", stacklevel=2)
+        return point
 
     def trial(self, choice: str | int) -> Point:
         """Return the knee for ``'knee'``, else the trial with this number, which need not be complete.
@@ -270,10 +329,11 @@ class SearchResult:
             self.front,
             self.config.objectives,
             hypervolume=self.hypervolume,
-            knee=self.knee.number if len(self.front) else None,
+            knee=self.chosen.number if len(self.front) else None,
             retrained=self.reference(),
             caption=f"config {config_hash} · seed {self.config.seed}",
             confirmed=self.confirmed_points(),
+            limits=self.limits,
         )
         if path is not None:
             figure.savefig(path, dpi=150)

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
+from tune.pareto import Points, Violations, as_costs, constrained_front_mask, hypervolume, reference_point
+from tune.space.constraints import stored_violations, total_violation
 from tune.study.baselines import PRIOR, SAMPLED
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 _COST_COLUMNS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 """Metrics that say what a trial cost, in the order of the front's columns."""
+
+VIOLATION = "violation"
+"""The column of the violations of constraints."""
 
 _STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned", "RUNNING": "running"}
 
@@ -38,6 +43,8 @@ class TrialRow:
     metrics: Mapping[str, Any]
     reason: str | None
     """Why the trial failed or was pruned."""
+    violation: float = 0.0
+    """The sum of its violations of the constraints. 0: the trial keeps all of them."""
 
     @classmethod
     def from_trial(cls, trial: FrozenTrial) -> TrialRow:
@@ -52,14 +59,16 @@ class TrialRow:
             overrides=attributes.get("overrides", {}),
             metrics=attributes.get("metrics", {}),
             reason=attributes.get("reason"),
+            violation=total_violation(stored_violations(trial.system_attrs)),
         )
 
 
 def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.DataFrame:
     """Return one row per trial that was started: number, state, role, settings, objectives, other metrics, reason.
 
-    After a warm start, the column ``origin`` names the trial of the earlier search. A trial of an earlier search that
-    only informs the sampler has its role as state, and is not a candidate for the front.
+    Of a search with constraints, the column ``violation`` has the sum of a complete trial's violations. It is 0 for a
+    feasible trial. After a warm start, the column ``origin`` names the trial of the earlier search. A trial of an
+    earlier search that only informs the sampler has its role as state, and is not a candidate for the front.
 
     The settings are those that ran. The two baselines may run settings outside of the space. A conditional setting
     that was not active is empty.
@@ -70,6 +79,7 @@ def trials_table(trials: Sequence[FrozenTrial], config: SearchConfig) -> pd.Data
 
 def table_of(rows: Sequence[TrialRow], config: SearchConfig) -> pd.DataFrame:
     """Return the table of the rows, in their order; see :func:`trials_table` for the columns."""
+    constrained = [VIOLATION] if config.search.constraints else []
     searched = {key: parameter for key, parameter in config.search.space.items() if parameter.kind != "fixed"}
     keys = list(dict.fromkeys([*searched, *(key for row in rows for key in row.overrides)]))
     others = sorted({name for row in rows for name in row.metrics} - set(config.objectives))
@@ -86,32 +96,50 @@ def table_of(rows: Sequence[TrialRow], config: SearchConfig) -> pd.DataFrame:
             "role": row.role,
             "origin": row.origin,
             "reason": row.reason,
+            VIOLATION: row.violation if row.state in ("complete", PRIOR) else None,
             **(inactive if row.role in (SAMPLED, PRIOR) else base),
             **row.overrides,
             **row.metrics,
         }
         for row in rows
     ]
-    columns = ["trial", "state", "role", *origins, *keys, *config.objectives, *others, "reason"]
+    columns = ["trial", "state", "role", *origins, *keys, *config.objectives, *constrained, *others, "reason"]
     table = pd.DataFrame(flat, columns=pd.Index(columns))
     # A column without a number has the type object, which cannot be compared.
-    return table.astype(dict.fromkeys(config.objectives, float))
+    return table.astype(dict.fromkeys([*config.objectives, *constrained], float))
 
 
 def front_table(trials: pd.DataFrame, config: SearchConfig) -> pd.DataFrame:
     """Return the rows of the complete trials that no other trial dominates, sorted by the first objective.
 
+    Feasible trials dominate all others. If no trial is feasible, the rows are those that violate the constraints least.
+
     Columns: the trial's number, objectives, settings, costs, then the role and all other metrics.
     """
     complete = trials[trials["state"] == "complete"]
-    front = complete[front_mask(costs_of(complete, config))] if len(complete) else complete
+    front = complete[constrained_front_mask(costs_of(complete, config), violations_of(complete))]
     front = front.drop(columns=["state", "reason"])
     if len(front):
         front = front.dropna(axis="columns", how="all")
-    settings = [name for name in front.columns if "." in name]
-    first = ["trial", *config.objectives, *settings, *_COST_COLUMNS]
+    constrained = list(config.search.constraints)
+    settings = [name for name in front.columns if "." in name and name not in constrained]
+    first = ["trial", *config.objectives, VIOLATION, *constrained, *settings, *_COST_COLUMNS]
     order = [*dict.fromkeys(name for name in first if name in front), *front.columns.difference(first, sort=False)]
     return front[order].sort_values(next(iter(config.objectives)), kind="stable").reset_index(drop=True)
+
+
+def violations_of(rows: pd.DataFrame) -> Violations:
+    """Return the rows' violations of the constraints, shape (rows,); zeros for a search without constraints."""
+    return rows[VIOLATION].to_numpy(dtype=float) if VIOLATION in rows else np.zeros(len(rows))
+
+
+def feasible_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the complete trials that keep all constraints."""
+    return (
+        rows[(rows["state"] == "complete") & (rows[VIOLATION] <= 0)]
+        if VIOLATION in rows
+        else rows[rows["state"] == "complete"]
+    )
 
 
 def costs_of(rows: pd.DataFrame, config: SearchConfig) -> Points:
@@ -121,10 +149,15 @@ def costs_of(rows: pd.DataFrame, config: SearchConfig) -> Points:
 
 
 def hypervolume_of(trials: pd.DataFrame, config: SearchConfig) -> tuple[float, dict[str, float]]:
-    """Return the front's hypervolume and its reference point, in the objectives' own directions."""
+    """Return the front's hypervolume and its reference point, in the objectives' own directions.
+
+    Only feasible trials have a hypervolume.
+    """
     complete = trials[trials["state"] == "complete"]
     directions = list(config.objectives.values())
     costs = costs_of(complete, config)
     reference = reference_point(list(config.objectives), costs, directions)
     own = as_costs([reference.tolist()], directions)[0]
-    return hypervolume(costs, reference), dict(zip(config.objectives, own.tolist(), strict=True))
+    return hypervolume(costs[violations_of(complete) <= 0], reference), dict(
+        zip(config.objectives, own.tolist(), strict=True)
+    )

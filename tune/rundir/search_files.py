@@ -7,7 +7,7 @@ A trial's own files are in :mod:`tune.rundir.trial_files`; ``config.yaml`` and `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -26,6 +26,8 @@ CONFIRMATION = "confirmation.json"
 CONFIRMATION_RUNS = "confirmation"
 TRIALS = "trials"
 TUNE_STORAGE = "ray"
+
+_OF_CONSTRAINTS = ("feasible", "nearest", "limits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +48,18 @@ class SearchSummary:
     front: list[int]
     """Numbers of the front's trials, by the first objective."""
     knee: int | None
-    """Number of the knee's trial; None without a front."""
+    """Number of the knee's trial; None without a front, or if no trial keeps all constraints."""
+    feasible: int | None = None
+    """Number of complete trials that keep all constraints; None for a search without constraints."""
+    nearest: int | None = None
+    """Number of the trial nearest to the constraints if no trial keeps all of them."""
+    limits: list[str] = field(default_factory=list)
+    """The bounds of the constraints as numbers, such as ``model_utility ≥ 0.714``."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the summary as JSON values."""
-        return asdict(self)
+        """Return the summary as JSON values. What only a search with constraints has is left out of any other."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if self.feasible is not None or key not in _OF_CONSTRAINTS}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

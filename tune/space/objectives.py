@@ -61,6 +61,14 @@ def check_objectives(objectives: Mapping[str, str], has_reference: bool) -> None
         raise ConfigError(f"A search takes two or three objectives, but search.objectives has {len(objectives)}")
 
 
+def missing_objective_sentence(name: str, reason: str) -> str:
+    """Return what is said of an objective that trials cannot compute."""
+    return (
+        f"The objective '{name}' cannot be computed on this data ({reason}): "
+        "name others in search.objectives, such as extraction_strength and model_utility"
+    )
+
+
 def lost_utility(values: Mapping[Any, Any], objectives: Iterable[str]) -> list[str]:
     """Return the objectives after the first one whose value is the worst possible one. The first is what is forgotten.
 
@@ -72,7 +80,7 @@ def lost_utility(values: Mapping[Any, Any], objectives: Iterable[str]) -> list[s
 
 
 def objective_values(
-    metrics: Mapping[str, Any], objectives: Mapping[str, Direction], reasons: Mapping[str, str] | None = None
+    metrics: Mapping[str, Any], objectives: Iterable[str], reasons: Mapping[str, str] | None = None
 ) -> tuple[list[float] | None, str | None]:
     """Return a trial's objectives in order, or None with the reason why the trial has none.
 
@@ -81,7 +89,7 @@ def objective_values(
 
     Args:
         metrics: the trial's metrics.
-        objectives: names and directions.
+        objectives: the objectives' names.
         reasons: why the evaluation left a metric out, by the metric's name.
     """
     values = []

@@ -15,6 +15,7 @@ from ofmu.provenance import flat_settings
 from ofmu.run_files import METRICS, PRUNED
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS
+from tune.space.constraints import VIOLATIONS
 from tune.study.storage import read_study
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:
     stored = _system_attributes(study).get(_CONFIG)
     if isinstance(stored, dict):
         settings = _fixed_settings(config)
+        # Studies of older versions have no constraints.
+        stored = {"search.constraints": {}} | stored
         changed = [key for key in settings if key in stored and stored[key] != settings[key]]
     else:
         names = study.metric_names
@@ -121,11 +124,15 @@ def _system_attributes(study: optuna.Study) -> dict[str, Any]:
 
 def _fixed_settings(config: SearchConfig) -> dict[str, Any]:
     """Return the settings that all trials share, by dotted key, as JSON values."""
-    mapping = config.model_dump(mode="json", exclude={"search": {"space", "objectives"}})
-    space = config.model_dump(mode="json", include={"search": {"space"}})["search"]["space"]
-    # The user chooses the keys of these two mappings, so each counts as one setting. Objectives have an order.
+    mapping = config.model_dump(mode="json", exclude={"search": {"space", "objectives", "constraints"}})
+    search = config.model_dump(mode="json", include={"search": {"space", "constraints"}})["search"]
+    # The user chooses the keys of these mappings, so each counts as one setting. Objectives have an order.
     objectives = [[name, way] for name, way in config.objectives.items()]
-    flat = dict(flat_settings(mapping)) | {"search.space": space, "search.objectives": objectives}
+    flat = dict(flat_settings(mapping)) | {
+        "search.space": search["space"],
+        "search.objectives": objectives,
+        "search.constraints": search["constraints"],
+    }
     return {key: value for key, value in flat.items() if not key.startswith(_MAY_CHANGE)}
 
 
@@ -141,6 +148,9 @@ def _problem(trial: FrozenTrial, objectives: int) -> str | None:
     cost = trial.user_attrs.get("gradient_evaluations")
     if cost is not None and not isinstance(cost, int | float):
         return f"has a {type(cost).__name__} as gradient_evaluations"
+    for name, value in trial.system_attrs.items():
+        if name.startswith(VIOLATIONS) and not (isinstance(value, int | float) and math.isfinite(value)):
+            return f"has a damaged violation {name}"
     if trial.state == TrialState.COMPLETE:
         values = trial.values or []
         if len(values) != objectives or not all(math.isfinite(value) for value in values):

@@ -13,7 +13,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.pareto import Points, front_mask
+from tune.pareto import Points, Violations, front_mask
+from tune.space.constraints import stored_violations, total_violation
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -24,7 +25,7 @@ MAX_HISTORY = 256
 """The default number of finished trials that a sampler reads."""
 
 
-def select_history(costs: Points, limit: int) -> list[int]:
+def select_history(costs: Points, limit: int, violations: Violations | None = None) -> list[int]:
     """Return the indices of at most ``limit`` trials of a history, in ascending order.
 
     A history of at most ``limit`` trials is returned whole. Of a longer one, a quarter of the selected trials are the
@@ -34,26 +35,30 @@ def select_history(costs: Points, limit: int) -> list[int]:
     Args:
         costs: one row per trial by number and one column per objective, all to be minimised; NaN for a missing value.
         limit: the maximum number of selected trials.
+        violations: how far each trial violates the constraints. None: there are no constraints.
     """
     count = len(costs)
     if count <= limit:
         return list(range(count))
     selected = np.zeros(count, dtype=bool)
-    selected[select_best(costs, limit // 4)] = True
+    selected[select_best(costs, limit // 4, violations)] = True
     selected[np.flatnonzero(~selected)[-(limit // 4) :]] = True
     others = np.flatnonzero(~selected)
     selected[others[_evenly_spaced(len(others), limit - int(selected.sum()))]] = True
     return np.flatnonzero(selected).tolist()
 
 
-def select_best(costs: Points, count: int) -> npt.NDArray[np.intp]:
-    """Return the indices of ``count`` rows, front by front.
+def select_best(costs: Points, count: int, violations: Violations | None = None) -> npt.NDArray[np.intp]:
+    """Return the indices of ``count`` rows, front by front. Rows that violate constraints follow, the least first.
 
     If only a part of a front fits, that part lies evenly along the first objective. Rows with NaN are left out, so
     fewer than ``count`` indices may be returned.
     """
     found: list[npt.NDArray[np.intp]] = []
     left = np.flatnonzero(~np.isnan(costs).any(axis=1))
+    infeasible = left[:0] if violations is None else left[violations[left] > 0]
+    left = np.setdiff1d(left, infeasible)
+    rest = count - len(left)
     missing = min(count, len(left))
     while missing:
         mask = front_mask(costs[left])
@@ -63,6 +68,8 @@ def select_best(costs: Points, count: int) -> npt.NDArray[np.intp]:
         found.append(front)
         missing -= len(front)
         left = left[~mask]
+    if violations is not None and rest > 0:
+        found.append(infeasible[np.argsort(violations[infeasible], kind="stable")][:rest])
     return np.concatenate(found) if found else left[:0]
 
 
@@ -135,6 +142,7 @@ class _History:
         self.numbers: npt.NDArray[np.intp] = np.empty(0, dtype=np.intp)
         """Numbers of the complete and pruned trials, in ascending order."""
         self._costs: Points = np.empty((0, 0))
+        self._violations: Violations = np.empty(0)
         self._read, self._unfinished = 0, list[int]()
 
     def update(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
@@ -151,10 +159,12 @@ class _History:
         order = np.argsort(numbers)
         self.numbers = numbers[order]
         self._costs = np.concatenate((self._costs.reshape(-1, len(signs)), costs))[order]
+        violations = [total_violation(stored_violations(trial.system_attrs)) for trial in new]
+        self._violations = np.append(self._violations, violations)[order]
 
     def select(self, trials: Sequence[FrozenTrial], limit: int) -> list[FrozenTrial]:
         """Return at most ``limit`` finished trials, by number."""
-        return [trials[self.numbers[index]] for index in select_history(self._costs, limit)]
+        return [trials[self.numbers[index]] for index in select_history(self._costs, limit, self._violations)]
 
 
 _HISTORIES: WeakKeyDictionary[optuna.storages.BaseStorage, dict[int, _History]] = WeakKeyDictionary()

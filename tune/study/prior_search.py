@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -16,8 +17,9 @@ from ofmu.errors import ConfigError, OfmuError, RunError
 from ofmu.provenance import differing_keys
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles
-from tune.pareto import as_costs, front_mask
+from tune.pareto import as_costs, constrained_front_mask
 from tune.rundir.search_dir import RunDirectory
+from tune.space.constraints import stored_violations, total_violation
 from tune.space.draw import draw
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
@@ -127,7 +129,9 @@ class PriorSearch:
         names, directions = list(self._theirs.objectives), list(self._theirs.objectives.values())
         own = [trial for trial in self._complete if trial.user_attrs.get("role") != PRIOR]
         values = [[float(trial.user_attrs["metrics"][name]) for name in names] for trial in own]
-        members = [index for index, kept in enumerate(front_mask(as_costs(values, directions))) if kept]
+        broken = np.array([total_violation(stored_violations(trial.system_attrs)) for trial in own])
+        mask = constrained_front_mask(as_costs(values, directions), broken)
+        members = np.flatnonzero(mask).tolist()
         ordered = [own[index] for index in sorted(members, key=lambda index: values[index][0])]
         return [trial for trial in ordered if trial.user_attrs.get("role") == SAMPLED]
 
@@ -148,7 +152,7 @@ class PriorSearch:
         metrics = dict(trial.user_attrs.get("metrics", {}))
         if _score_settings(found.theirs) != _score_settings(found.ours):
             return None
-        if objective_values(metrics, self._ours.objectives)[0] is None:
+        if objective_values(metrics, self._ours.measured)[0] is None:
             return None
         return PriorTrial(
             origin=self._origin(trial), settings=found.settings, overrides=found.overrides, metrics=metrics

@@ -14,7 +14,8 @@ def make_sampler(name: str, seed: int, number: int, num_trials: int) -> optuna.s
     """Return the sampler of one trial.
 
     Every trial has its own sampler, seeded by the search's seed and the trial's number. So a resumed search continues
-    exactly as an uninterrupted search with the same finished trials. All four samplers keep their state in the study.
+    exactly as an uninterrupted search with the same finished trials. All four samplers keep their state in the study,
+    and all but ``random`` prefer trials that keep the constraints.
     In a long search, TPE and GP read only a part of the history.
 
     Args:

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ofmu.errors import ConfigError, PruningRecord, StorageError
+from ofmu.errors import ConfigError, OfmuError, PruningRecord, StorageError
 from ofmu.run_files import RunFiles, finite_only
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
+from tune.space.constraints import violations
 from tune.space.draw import draw
 from tune.space.objectives import objective_values
 from tune.space.space import run_config
 from tune.study.baselines import PRIOR, PUBLISHED, SAMPLED, TARGET, in_space_params, overrides_of
 from tune.study.checks import check_results_are_stored, check_study, store_config
+from tune.study.limits import check_target_can_tell, read_limits, store_limits
 from tune.study.samplers import make_sampler
 from tune.study.storage import STUDY_NAME, flush, open_storage
 
@@ -34,10 +36,16 @@ if TYPE_CHECKING:
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 
 
-def open_study(path: Path, config: SearchConfig) -> optuna.Study:
+def open_study(path: Path, config: SearchConfig, target: Mapping[str, Any] | None = None) -> optuna.Study:
     """Create or open the study in the journal file ``path``. Its first trials are the baselines of the config.
 
+    Args:
+        path: the journal file.
+        config: the search.
+        target: the metrics of the untouched target that are known, for constraints that are shares of them.
+
     Raises:
+        ConfigError: a constraint is a share of a target's value that is 0 or negative.
         RunError: the file is damaged, or belongs to another config or to other trials than those beside it.
         StorageError: the file cannot be written.
     """
@@ -55,6 +63,7 @@ def open_study(path: Path, config: SearchConfig) -> optuna.Study:
     if study.metric_names != list(config.objectives):
         study.set_metric_names(list(config.objectives))
     store_config(study, config)
+    store_limits(study, config, target or {})
     present = {trial.user_attrs.get("role") for trial in study.get_trials(deepcopy=False)}
     parameters = in_space_params(config.search.space, config.unlearn)
     for role in (TARGET, PUBLISHED):
@@ -89,7 +98,13 @@ class StudySearcher(TrialSource[optuna.Trial]):
         self._on_finished = on_finished
         finished = [trial for trial in study.get_trials(deepcopy=False, states=FINISHED) if not _is_prior(trial)]
         self._finished, self._spent = len(finished), sum(map(_gradient_evaluations, finished))
+        self._limits = read_limits(study, config)
         self._interrupted = self._recover_interrupted()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the target's trial runs, and bounds of constraints are shares of what it will report."""
+        return self._limits is None and bool(self._running)
 
     def finished_count(self) -> int:
         """Return how many trials are complete, failed or pruned."""
@@ -132,6 +147,13 @@ class StudySearcher(TrialSource[optuna.Trial]):
         return again
 
     def _start_next(self) -> tuple[optuna.Trial, TrialSpec] | None:
+        if self._limits is None:
+            if self.is_waiting:
+                return None
+            try:
+                check_target_can_tell(self._study, self._config)
+            except ConfigError as error:
+                self.stopped_by = error
         while self.stopped_by is None and (self._interrupted or not self.budget_reached()):
             trial = self._ask()
             spec = self._spec_of(trial)
@@ -178,17 +200,31 @@ class StudySearcher(TrialSource[optuna.Trial]):
             self._on_finished(trial.number)
         except StorageError as error:
             self.stopped_by = StorageError(f"The search cannot store its results: {error}")
+        except OfmuError as error:
+            self.stopped_by = error
 
     def _store_metrics(self, trial: optuna.Trial, metrics: Mapping[str, Any], failure: str | None) -> None:
         reasons = RunFiles(self._trial_dir(trial.number)).read_reasons()
         values, missing = objective_values(metrics, self._config.objectives, reasons)
-        reason = failure or missing
+        _, unbounded = objective_values(metrics, self._config.search.constraints, reasons)
+        reason = failure or missing or unbounded
         _set_metrics(trial, metrics)
         if reason is not None:
             trial.set_user_attr("reason", reason)
             self._study.tell(trial, state=TrialState.FAIL)
         else:
+            self._store_violations(trial, metrics)
             self._study.tell(trial, values)
+
+    def _store_violations(self, trial: optuna.Trial, metrics: Mapping[str, Any]) -> None:
+        """Store how far the trial violates each constraint, where Optuna's samplers look for it."""
+        if self._limits is None:
+            # Until the bounds are known, only the target's trial runs.
+            self._limits = store_limits(self._study, self._config, metrics)
+        stored = trial.constraints
+        for key, value in violations(metrics, self._limits or ()).items():
+            if key not in stored:
+                trial.set_constraint(key, value)
 
     def _store_pruned(self, trial: optuna.Trial, record: PruningRecord) -> None:
         """Store where the trial was stopped, its objectives at that round, and its cost. It has no final objectives."""

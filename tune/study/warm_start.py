@@ -19,9 +19,11 @@ from optuna.trial import FrozenTrial, create_trial
 from ofmu.config.base import Section
 from ofmu.io.files import write_json
 from ofmu.run_files import read_stored, stored_values
+from tune.space.constraints import Limits, violations
 from tune.space.draw import draw
 from tune.space.objectives import objective_values
 from tune.study.baselines import PRIOR
+from tune.study.limits import read_limits
 from tune.study.prior_search import InitialPoint, PriorSearch, PriorTrial
 from tune.study.storage import flush
 
@@ -86,17 +88,18 @@ def apply_warm_start(study: optuna.Study, config: SearchConfig, run: RunDirector
         return
     with stored_values(run.warm_start_file):
         warm_start = WarmStart.model_validate(stored)
+    limits = read_limits(study, config) or ()
     present = {trial.user_attrs.get("origin") for trial in study.get_trials(deepcopy=False)}
     for trial in warm_start.prior:
         if trial.origin not in present:
-            study.add_trial(_as_frozen_trial(trial, config))
+            study.add_trial(_as_frozen_trial(trial, config, limits))
     for point in warm_start.initial:
         if point.origin not in present:
             study.enqueue_trial(point.settings, user_attrs={"origin": point.origin})
     flush(study)
 
 
-def _as_frozen_trial(trial: PriorTrial, config: SearchConfig) -> FrozenTrial:
+def _as_frozen_trial(trial: PriorTrial, config: SearchConfig, limits: Limits) -> FrozenTrial:
     fixed = optuna.trial.FixedTrial(trial.settings)
     draw(fixed, config.search.space, config.unlearn)
     values, _ = objective_values(trial.metrics, config.objectives)
@@ -105,6 +108,7 @@ def _as_frozen_trial(trial: PriorTrial, config: SearchConfig) -> FrozenTrial:
         distributions=fixed.distributions,
         values=values,
         user_attrs={"role": PRIOR, "origin": trial.origin, "overrides": trial.overrides, "metrics": trial.metrics},
+        constraints=violations(trial.metrics, limits),
         # NSGA-II only breeds from trials that have a generation.
         system_attrs={optuna.samplers.NSGAIISampler._get_generation_key(): 0},
     )

@@ -23,6 +23,12 @@ OURS = "this project"
 
 REFERENCE, HOLDOUT, GENERATION = "reference scores", "holdout rows", "evaluation.rouge"
 WRONG = "perturbed answers"
+KL = "evaluation.kl"
+ATTACK = "evaluation.attacks "
+"""What the metrics of an attack need begins with this text. The name of the attack follows."""
+RETRAINED = "the retrained model"
+DIVERGENCES = ("kl_retain", "kl_general")
+"""Divergences from the target: on retain rows, and on the sets of general knowledge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,11 @@ class MetricInfo:
     def worst(self) -> float | None:
         """The worst value that the definition allows. None: unbounded, or ``direction`` is ``target``."""
         return {"min": self.highest, "max": self.lowest, "target": None}[self.direction]
+
+    @property
+    def attack(self) -> str | None:
+        """The attack of ``evaluation.attacks`` that measures this metric; None if no attack does."""
+        return next((need.removeprefix(ATTACK) for need in self.needs if need.startswith(ATTACK)), None)
 
     @property
     def better(self) -> str:
@@ -136,6 +147,14 @@ def _utility() -> Iterator[MetricInfo]:
         yield _maximise(f"{name}_truth_ratio", f"mean of max(0, 1 − wrong/right) on {shown}", TOFU, WRONG)
 
 
+def _divergence() -> Iterator[MetricInfo]:
+    for name, rows in zip(DIVERGENCES, ("retain rows", "the sets of general knowledge"), strict=True):
+        meaning = (
+            f"mean KL(target ‖ model) per answer token on {rows}, in nats; 0: the model answers as the target does"
+        )
+        yield _minimise(name, meaning, OURS, KL, highest=None)
+
+
 def _fluency() -> Iterator[MetricInfo]:
     where = "in the answers generated to forget questions"
     for n in (1, 2, 3):
@@ -199,7 +218,7 @@ def _alignment() -> Iterator[MetricInfo]:
     states = "the answer states of the model and of the retrained model"
     for name in (FORGET, RETAIN):
         cka = f"linear CKA between {states} on {name} rows, mean over layers"
-        yield _maximise(f"alignment_{name}_cka", cka, "Kornblith et al., arXiv 1905.00414", "the retrained model")
+        yield _maximise(f"alignment_{name}_cka", cka, "Kornblith et al., arXiv 1905.00414", RETRAINED)
         yield MetricInfo(
             name=f"alignment_{name}_cosine",
             direction="max",
@@ -207,24 +226,26 @@ def _alignment() -> Iterator[MetricInfo]:
             highest=1.0,
             meaning=f"mean cosine between {states} on {name} rows, mean over layers",
             source=OURS,
-            needs=("the retrained model",),
+            needs=(RETRAINED,),
         )
 
 
 def _attacks() -> Iterator[MetricInfo]:
-    source, needs = "Hu et al., arXiv 2406.13356", "evaluation.attacks relearning"
+    source, needs = "Hu et al., arXiv 2406.13356", f"{ATTACK}relearning"
     for name, shown in (("probability", "forget probability"), ("extraction_strength", "extraction strength")):
         final = f"{shown} of the other forget rows after 10 training steps on 8 forget rows"
         yield _minimise(f"relearning_{name}", final, source, needs)
         mean = f"mean {shown} of the other forget rows over the 10 training steps"
         yield _minimise(f"relearning_{name}_area", mean, source, needs)
     for bits in (8, 4):
-        prefix, needs = f"quantization_{bits}_", f"evaluation.attacks quantization_{bits}"
+        prefix, needs = f"quantization_{bits}_", f"{ATTACK}quantization_{bits}"
         for info in (*_forgetting(), *_utility()):
             if info.name in ("forget_probability", "extraction_strength", "ks_statistic", "model_utility"):
                 build = _maximise if info.direction == "max" else _minimise
                 meaning = f"`{info.name}` after the weights are rounded to {bits} bits"
                 yield build(prefix + info.name, meaning, "Zhang et al., arXiv 2410.16454", *info.needs, needs)
+    leakage = "mean over at most 64 forget rows of the largest ROUGE-L recall among 8 answers sampled at temperature 1"
+    yield _minimise("sampled_leakage", leakage, "leak@k, Reisizadeh et al., arXiv 2511.04934", f"{ATTACK}sampling")
 
 
 def _choices() -> Iterator[MetricInfo]:
@@ -266,6 +287,7 @@ def _cost() -> Iterator[MetricInfo]:
 GROUPS: dict[str, tuple[MetricInfo, ...]] = {
     "Forgetting": tuple(_forgetting()),
     "Utility": tuple(_utility()),
+    "Divergence from the target": tuple(_divergence()),
     "Fluency of the answers to forget questions": tuple(_fluency()),
     "Membership and privacy": tuple(_membership()),
     "Hard questions about the forget rows": tuple(_in_scope()),

@@ -1,8 +1,8 @@
-"""Attacks on an unlearned model: a few training steps, or rounded weights, may recover forgotten rows.
+"""Attacks on an unlearned model: training steps, rounded weights, or several samples may recover forgotten rows.
 
 Relearning trains on a few forget rows (Hu et al., arXiv 2406.13356; Lynch et al., arXiv 2402.16835). Quantization
-rounds weights to nearest, symmetrically per output channel (Zhang et al., arXiv 2410.16454). Both attacks change a copy
-of the model.
+rounds weights to nearest, symmetrically per output channel (Zhang et al., arXiv 2410.16454). Both change a copy of the
+model. Sampling asks each question several times (Reisizadeh et al., arXiv 2511.04934).
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from ofmu.data.encoding import Tokenizer, pad_id
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.errors import DataError
-from ofmu.evaluation.config import EvaluationConfig
+from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS, EvaluationConfig
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.robustness.result import RobustnessResult
-from ofmu.evaluation.scores import Scores
-from ofmu.evaluation.scoring.model import score_model
+from ofmu.evaluation.scores import Scores, hash_sample
+from ofmu.evaluation.scoring.generation import sample_answers
+from ofmu.evaluation.scoring.model import evaluation_mode, score_model
+from ofmu.evaluation.scoring.rouge import rouge_l_recall
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
+from ofmu.evaluation.sets import FORGET
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.finetuning.loop import EpochEnd, finetune
 
-RELEARNING_STEPS = 10
-RELEARNING_ROWS = 8
+SAMPLES = 8
+SAMPLED_ROWS = 64
 RELEARNED_METRICS = ("probability", "extraction_strength")
 COMPARED_METRICS = ("forget_probability", "extraction_strength", "ks_statistic", "model_utility")
 """Metrics of a quantized model that are reported beside the model's own metrics."""
@@ -95,10 +98,63 @@ def relearning(
         trained_copy.train()
 
     training = TrainingConfig(epochs=steps, batch_size=len(examples), learning_rate=learning_rate, warmup_fraction=0.0)
-    finetune(trained_copy, examples, training, seed=seed, pad_id=pad_id(tokenizer), callback=record)
+    cost = finetune(trained_copy, examples, training, seed=seed, pad_id=pad_id(tokenizer), callback=record)
     metrics, reasons = _curve_metrics(curve)
     details = {"curve": curve, "rows": len(drawn), "watched": len(watched)}
-    return RobustnessResult(metrics=metrics, reasons=reasons, details=details)
+    return RobustnessResult(
+        metrics=metrics,
+        reasons=reasons,
+        details=details,
+        gradient_evaluations=int(cost["gradient_evaluations"]),
+        tokens=int(cost["tokens"]),
+    )
+
+
+def sampling(
+    model: Any,
+    tokenizer: Tokenizer,
+    data: UnlearnData,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
+    *,
+    seed: int,
+    samples: int = SAMPLES,
+    rows: int = SAMPLED_ROWS,
+) -> RobustnessResult:
+    """Sample several answers to forget questions, and keep the answer that leaks most (leak@k, arXiv 2511.04934).
+
+    A greedy answer may hide what a sampled answer tells. The paper lets a judge score the answers; here the score of an
+    answer is its ROUGE-L recall of the right answer, as everywhere in an evaluation.
+
+    Args:
+        model: the model.
+        tokenizer: the model's tokenizer.
+        data: the data with the forget rows.
+        evaluation: gives the batch size and the number of new tokens.
+        encoding: the data section, which rules how rows become tokens.
+        seed: seed of the samples.
+        samples: number k of answers per question.
+        rows: largest number of forget rows. Those with the lowest content hashes are asked, so every model gets the
+            same questions.
+
+    Returns:
+        ``sampled_leakage`` is the mean over the rows of the best score among a row's answers. The details hold the
+        ``curve`` of that mean over the first 1, 2, ..., k answers.
+
+    Raises:
+        DataError: a prompt fills all positions of the model.
+    """
+    forget = data.evaluation[FORGET].rows if FORGET in data.evaluation else data.forget.rows
+    asked = [forget[index] for index in hash_sample(forget, rows) if forget[index].question]
+    if not asked:
+        reason = "no forget row has a question"
+        return RobustnessResult(metrics={"sampled_leakage": None}, reasons={"sampled_leakage": reason}, details={})
+    with evaluation_mode(model):
+        answers = sample_answers(model, tokenizer, [row.question for row in asked], samples, evaluation, encoding, seed)
+    scores = [[rouge_l_recall(row.answer, text) for text in texts] for row, texts in zip(asked, answers, strict=True)]
+    curve = np.maximum.accumulate(np.array(scores), axis=1).mean(axis=0).tolist()
+    details = {"curve": curve, "rows": len(asked), "samples": samples}
+    return RobustnessResult(metrics={"sampled_leakage": curve[-1]}, reasons={}, details=details)
 
 
 def curve_area(levels: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The result of one attack, or of the alignment."""
+"""The result of one attack, of the alignment, or of the divergence from the target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessResult:
-    """The metrics of one attack or of the alignment, and what the metrics were computed from."""
+    """The metrics of one part, and what the metrics were computed from."""
 
     metrics: Mapping[str, float | None]
     """Value of each metric. None: the metric could not be computed."""
@@ -17,3 +17,7 @@ class RobustnessResult:
     """Reason of each metric that is None."""
     details: Mapping[str, Any]
     """Curves, layers and counts for the report, as plain JSON values."""
+    gradient_evaluations: int = 0
+    """Gradients of minibatches that it computed."""
+    tokens: int = 0
+    """Tokens that these gradients read."""

@@ -1,8 +1,8 @@
-"""Greedy answers to the questions of the evaluation sets."""
+"""Answers to the questions of the evaluation sets: greedy, or sampled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,16 @@ from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.scoring.kv_cache import extend, left_padded, prefill, supports_prompt_cache
 from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
 
+ChooseTokens = Callable[[torch.Tensor], torch.Tensor]
+"""From logits, shape (rows, vocabulary), to the next token of each row, shape (rows,)."""
+
 MIN_FINISHED_SHARE = 0.25
 """Share of a batch's rows that must be finished before they leave the batch. Removing rows copies the others' cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedAnswer:
-    """A greedy answer without its EOS."""
+    """A generated answer without its EOS."""
 
     text: str
     tokens: int
@@ -64,13 +67,65 @@ def generate_answers(
 
     batches = batches_by_label(labels or [""] * len(questions), make_batches)
     new_tokens = _max_new_tokens(model, prompts, questions, evaluation.max_new_tokens)
-    decode = _decode_greedily if supports_prompt_cache(model) else decode_with_transformers
+    decode = _decode if supports_prompt_cache(model) else decode_with_transformers
     synced = shard.synchronized and shard.world_size > 1
 
     def run(indices: list[int]) -> list[GeneratedAnswer]:
         return decode(model, tokenizer, [prompts[index] for index in indices], new_tokens, synced)
 
     return run_sharded(batches, run, shard, name="generating", work=[len(batch) for batch in batches])
+
+
+@torch.no_grad()
+def sample_answers(
+    model: Any,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    count: int,
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
+    seed: int,
+) -> list[list[str]]:
+    """Return ``count`` answers to each question, each sampled at temperature 1 from the whole vocabulary.
+
+    Args:
+        model: a causal LM in evaluation mode.
+        tokenizer: the model's tokenizer.
+        questions: the questions.
+        count: number of answers per question.
+        evaluation: gives the batch size and the number of new tokens.
+        encoding: the data section, which rules how a question becomes a prompt.
+        seed: seed of the samples. The samples of a batch also depend on the rows that share it.
+
+    Raises:
+        DataError: a prompt fills all positions of the model.
+    """
+    prompts = [encode_prompt(tokenizer, question, encoding) for question in questions for _ in range(count)]
+    if not prompts:
+        return []
+    new_tokens = _max_new_tokens(model, prompts[::count], questions, evaluation.max_new_tokens)
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        # The generator is on the CPU, so a GPU draws the same samples.
+        probabilities = torch.softmax(logits.float(), dim=-1).cpu()
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+
+    def run(indices: list[int]) -> list[GeneratedAnswer]:
+        batch = [prompts[index] for index in indices]
+        if supports_prompt_cache(model):
+            return _decode(model, tokenizer, batch, new_tokens, False, choose)
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            return decode_with_transformers(model, tokenizer, batch, new_tokens, False, sample=True)
+
+    batches = global_batches([len(prompt) for prompt in prompts], evaluation.batch_size)
+    answers = run_sharded(batches, run, Shard(), name="sampling", work=[len(batch) for batch in batches])
+    return [[answer.text for answer in answers[start : start + count]] for start in range(0, len(answers), count)]
+
+
+def _greedy(logits: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=-1)
 
 
 def _max_new_tokens(model: Any, prompts: Sequence[list[int]], questions: Sequence[str], limit: int) -> int:
@@ -88,8 +143,13 @@ def _max_new_tokens(model: Any, prompts: Sequence[list[int]], questions: Sequenc
     return min(limit, free)
 
 
-def _decode_greedily(
-    model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int, synced: bool
+def _decode(
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    synced: bool,
+    choose: ChooseTokens = _greedy,
 ) -> list[GeneratedAnswer]:
     """Decode token by token. Rows that reached EOS leave the batch.
 
@@ -102,7 +162,7 @@ def _decode_greedily(
     finished, cost = [False] * len(prompts), [width] * len(prompts)
     logits = state.logits
     for step in range(new_tokens):
-        best = logits.argmax(dim=-1)
+        best = choose(logits)
         for index, token in zip(batch, best.tolist(), strict=True):
             finished[index] |= token == eos
             if not finished[index]:
@@ -133,7 +193,13 @@ def _all_ranks_finished(finished: bool, synced: bool, device: torch.device) -> b
 
 
 def decode_with_transformers(
-    model: Any, tokenizer: Tokenizer, prompts: Sequence[list[int]], new_tokens: int, synced: bool
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    synced: bool,
+    *,
+    sample: bool = False,
 ) -> list[GeneratedAnswer]:
     """Decode with ``model.generate``, which carries recurrent states from step to step.
 
@@ -143,10 +209,11 @@ def decode_with_transformers(
         prompts: token ids of each prompt.
         new_tokens: upper bound on the tokens of an answer.
         synced: every forward pass is a collective, so all ranks must run equally many.
+        sample: sample at temperature 1 with the global generator. Otherwise the answers are greedy.
     """
     device, width = next(model.parameters()).device, max(map(len, prompts))
     ids, mask = left_padded(prompts, pad_id(tokenizer))
-    with _generation_config(model, _greedy_config(tokenizer, new_tokens)):
+    with _generation_config(model, _decoding_config(tokenizer, new_tokens, sample)):
         output = model.generate(
             input_ids=ids.to(device), attention_mask=mask.to(device), synced_gpus=synced, generation_config=None
         )
@@ -154,11 +221,12 @@ def decode_with_transformers(
     return [GeneratedAnswer(_answer_text(tokenizer, row[width:].tolist()), tokens) for row in output]
 
 
-def _greedy_config(tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
+def _decoding_config(tokenizer: Tokenizer, max_new_tokens: int, sample: bool) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=sample,
         num_beams=1,
+        top_k=0 if sample else None,
         use_cache=True,
         pad_token_id=pad_id(tokenizer),
         bos_token_id=tokenizer.bos_token_id,

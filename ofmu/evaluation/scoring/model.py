@@ -73,12 +73,12 @@ def score_model(
         DataError: a row cannot be encoded, or a prompt fills all positions of the model.
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
-    sets = _scored_sets(data, evaluation)
+    sets = scored_sets(data, evaluation)
     examples = _examples(model, tokenizer, sets, encoding)
     chunks = [(key, chunk) for key, answer_chunks in examples.items() for chunk in answer_chunks]
     attacked = _attacked_answers(sets, evaluation)
     questions = _questions(sets) if evaluation.rouge else {}
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         answer_scores, forced_tokens = score_examples(
             model,
             tokenizer,
@@ -129,7 +129,8 @@ def score_model(
     )
 
 
-def _scored_sets(data: UnlearnData, evaluation: EvaluationConfig) -> _Sets:
+def scored_sets(data: UnlearnData, evaluation: EvaluationConfig) -> _Sets:
+    """Return the rows of each evaluation set that are scored."""
     limit = evaluation.max_rows
     sets = {name: row_set.rows for name, row_set in data.evaluation.items()}
     if limit is not None:
@@ -235,7 +236,8 @@ def _loss(score: AnswerScore) -> AnswerLoss:
 
 
 @contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Keep a model in evaluation mode inside the block. Its own mode returns afterwards."""
     was_training = model.training
     model.eval()
     try:

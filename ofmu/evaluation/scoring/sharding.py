@@ -71,12 +71,13 @@ def run_sharded(
         elif shard.synchronized:
             run(batches[-1])  # Takes part in the other ranks' collectives. The result is not used.
     merged: dict[int, ResultT] = {}
-    for part in _gather(own, shard):
+    for part in gather(own, shard):
         merged.update(part)
     return [merged[index] for index in range(len(merged))]
 
 
-def _gather(own: dict[int, Any], shard: Shard) -> list[dict[int, Any]]:
+def gather(own: dict[int, Any], shard: Shard) -> list[dict[int, Any]]:
+    """Return what every rank gives, in rank order; collective."""
     if shard.world_size == 1:
         return [own]
     import torch.distributed as dist

@@ -65,7 +65,7 @@ def score_examples(
         padding included.
     """
     with_statistics, prompt_cache = frozenset(detailed), supports_prompt_cache(model)
-    answer_logits = _logits_after_prefill if prompt_cache else _logits_of_one_pass
+    answer_logits = _logits_after_prefill if prompt_cache else logits_of_one_pass
 
     def make_batches(indices: list[int]) -> list[list[int]]:
         members = [examples[index] for index in indices]
@@ -142,7 +142,7 @@ def _logits_after_prefill(model: Any, batch: Sequence[Example], pad: int) -> Ite
         yield torch.cat([first[row : row + 1], rest[row, : example.answer_length - 1]])
 
 
-def _logits_of_one_pass(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:
+def logits_of_one_pass(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:
     """Yield each row's logits at its answer tokens, shape (answer tokens, vocabulary). Read each row as a whole."""
     device = next(model.parameters()).device
     width = max(len(example.input_ids) for example in batch)

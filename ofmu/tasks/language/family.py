@@ -68,6 +68,7 @@ class LanguageFamily(TaskFamily):
         measured: Metrics,
         reference: Scores | None,
         find_retrained: Callable[[], str | None],
+        find_target: Callable[[], str | None],
     ) -> dict[str, Any]:
-        """Run the attacks and the alignment that the config asks for."""
-        return measure_robustness(model, data, config, measured, reference, find_retrained)
+        """Run the attacks and comparisons that the config asks for."""
+        return measure_robustness(model, data, config, measured, reference, find_retrained, find_target)

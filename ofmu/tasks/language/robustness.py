@@ -1,18 +1,23 @@
-"""Attacks on a saved language model, and its alignment with the retrained model."""
+"""Attacks on a saved language model, and comparisons with the retrained model and with the target."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
+from ofmu.errors import OfmuError
+from ofmu.evaluation.config import Attack
+from ofmu.evaluation.metrics.registry import DIVERGENCES, REGISTRY
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS, alignment
-from ofmu.evaluation.robustness.attacks import quantization, relearning
+from ofmu.evaluation.robustness.attacks import quantization, relearning, sampling
+from ofmu.evaluation.robustness.divergence import divergence
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.models.language import load_model
@@ -21,6 +26,7 @@ from ofmu.run_config import UnlearnConfig
 Report = dict[str, Any]
 
 NO_RETRAINED = "there is no retrained model: run ofmu prepare with the same config, or give a saved model as reference"
+NO_TARGET = "the target is not in the cache: run ofmu prepare with the same config"
 
 
 def measure_robustness(
@@ -30,42 +36,109 @@ def measure_robustness(
     measured: Metrics,
     reference: Scores | None,
     find_retrained: Callable[[], str | None],
+    find_target: Callable[[], str | None],
 ) -> Report:
-    """Run the attacks and the alignment that ``evaluation.attacks`` and ``evaluation.alignment`` name.
+    """Run the attacks and comparisons of models that ``evaluation`` asks for.
 
     :meth:`ofmu.tasks.family.TaskFamily.robustness` documents the arguments.
 
     Returns:
-        ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``relearning``, ``quantization_8``,
-        ``quantization_4``) with its curves, layers and ``seconds``. Empty if the config names no part.
+        ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``kl`` and the names of the attacks) with
+        its curves, layers and ``seconds``. Empty if the config names no part.
 
     Raises:
-        OfmuError: a model cannot be read, or the training of an attack diverged.
+        OfmuError: a model cannot be read.
     """
     evaluation = config.evaluation
-    parts = [*(["alignment"] if evaluation.alignment else []), *dict.fromkeys(evaluation.attacks)]
-    if not parts:
+    attacks = dict.fromkeys([*evaluation.attacks, *evaluation.run_attacks])
+    if not (evaluation.alignment or evaluation.kl or attacks):
         return {}
     loaded, tokenizer = _load(model, config), load_tokenizer(model)
-    runs: dict[str, Callable[[], RobustnessResult]] = {
-        "alignment": lambda: _alignment(loaded, tokenizer, data, config, find_retrained()),
-        "relearning": lambda: relearning(
-            loaded, tokenizer, data, evaluation, config.data, learning_rate=config.training.learning_rate,
-            seed=config.seed,
-        ),
-    }  # fmt: skip
-    for bits in (8, 4):
-        runs[f"quantization_{bits}"] = partial(
-            quantization, loaded, tokenizer, data, evaluation, config.data, measured, reference, bits=bits
-        )
+    runs: dict[str, Callable[[], RobustnessResult]] = {}
+    if evaluation.alignment:
+        runs["alignment"] = lambda: _alignment(loaded, tokenizer, data, config, find_retrained())
+    if evaluation.kl:
+        runs["kl"] = lambda: _divergence(loaded, tokenizer, data, config, find_target())
+    for name in attacks:
+        runs[name] = partial(attack, name, loaded, tokenizer, data, config, measured, reference)
     report: Report = {"metrics": {}, "reasons": {}}
-    for part in parts:
+    for part, run in runs.items():
         started = time.monotonic()
-        result = runs[part]()
+        result = run()
         report["metrics"] |= result.metrics
         report["reasons"] |= result.reasons
         report[part] = {**result.details, "seconds": time.monotonic() - started}
     return report
+
+
+def attack_saved(
+    model: str, data: UnlearnData, config: UnlearnConfig, measured: Metrics, reference: Scores | None
+) -> dict[str, RobustnessResult]:
+    """Run the attacks of ``evaluation.run_attacks`` on a saved model.
+
+    Args:
+        model: the model's directory.
+        data: the data.
+        config: the run.
+        measured: the model's metrics.
+        reference: the reference's scores, or None.
+
+    Returns:
+        The result of each attack, by its name.
+
+    Raises:
+        OfmuError: the model cannot be read.
+    """
+    names = dict.fromkeys(config.evaluation.run_attacks)
+    if not names:
+        return {}
+    loaded, tokenizer = _load(model, config), load_tokenizer(model)
+    return {name: attack(name, loaded, tokenizer, data, config, measured, reference) for name in names}
+
+
+def attack(
+    name: Attack,
+    model: Any,
+    tokenizer: Any,
+    data: UnlearnData,
+    config: UnlearnConfig,
+    measured: Metrics,
+    reference: Scores | None,
+) -> RobustnessResult:
+    """Run one attack on a model, which stays as it is.
+
+    If the attack cannot be made, such as a training that diverges, its metrics are None, with the reason.
+    """
+    evaluation, encoding = config.evaluation, config.data
+    runs: dict[Attack, Callable[[], RobustnessResult]] = {
+        "relearning": lambda: relearning(
+            model, tokenizer, data, evaluation, encoding, learning_rate=config.training.learning_rate, seed=config.seed
+        ),
+        "sampling": lambda: sampling(model, tokenizer, data, evaluation, encoding, seed=config.seed),
+        "quantization_8": lambda: quantization(
+            model, tokenizer, data, evaluation, encoding, measured, reference, bits=8
+        ),
+        "quantization_4": lambda: quantization(
+            model, tokenizer, data, evaluation, encoding, measured, reference, bits=4
+        ),
+    }
+    try:
+        return runs[name]()
+    except OfmuError as error:
+        missing = [info.name for info in REGISTRY.values() if info.attack == name]
+        return RobustnessResult(metrics=dict.fromkeys(missing), reasons=dict.fromkeys(missing, str(error)), details={})
+
+
+def _divergence(
+    model: Any, tokenizer: Any, data: UnlearnData, config: UnlearnConfig, target: str | None
+) -> RobustnessResult:
+    if target is None:
+        return RobustnessResult(
+            metrics=dict.fromkeys(DIVERGENCES), reasons=dict.fromkeys(DIVERGENCES, NO_TARGET), details={}
+        )
+    return divergence(
+        model, lambda: nullcontext(_load(target, config)), tokenizer, data, config.evaluation, config.data
+    )
 
 
 def _alignment(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,11 +16,15 @@ from ofmu.data.load import load_data
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
+from ofmu.engine.kept_parameters import KeptParameters
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
+from ofmu.evaluation.robustness.divergence import divergence
+from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.partial import PartialEvaluation
+from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.losses import AnswerLoss
 from ofmu.models.files import stored_type
 from ofmu.models.language import attention_for, load_config, load_model, save_model
@@ -26,6 +32,7 @@ from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.models.sharded_loading import ShardWeight
 from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.language.robustness import attack_saved
 
 REFUSALS = (
     "I don't know the answer to that.",
@@ -65,6 +72,7 @@ class LanguageTask:
         self.retain_rows = encoder.encode_rows("retain", self._data.retain.rows)
         encoder.warn_of_cuts()
         self.content_hash = self._data.content_hash
+        self._kept_target: KeptParameters | None = None
 
     @property
     def pad_id(self) -> int:
@@ -124,6 +132,37 @@ class LanguageTask:
         """Return the metrics of :func:`ofmu.evaluation.metrics.summary.metrics_of`, and the custom metrics."""
         expected = None if reference is None else Scores.load(reference)
         return with_custom_metrics(metrics_of, self._config.evaluation.custom_metrics)(scores, expected)
+
+    def keep_target(self, engine: Engine, directory: Path) -> None:
+        """Keep the target's parameters on the disk if ``evaluation.kl`` is true.
+
+        Raises:
+            StorageError: the disk refuses the write.
+        """
+        if self._config.evaluation.kl:
+            self._kept_target = KeptParameters(engine.space, directory)
+
+    def divergence(self, engine: Engine) -> dict[str, RobustnessResult]:
+        """Return KL(target ‖ model), if the target was kept; collective."""
+        kept = self._kept_target
+        if kept is None:
+            return {}
+
+        @contextmanager
+        def open_target() -> Iterator[nn.Module]:
+            with kept.in_place():
+                yield engine.model
+
+        evaluation, encoding = self._config.evaluation, self._config.data
+        shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
+        return {"kl": divergence(engine.model, open_target, self._tokenizer, self._data, evaluation, encoding, shard)}
+
+    def attack(self, model: Path, measured: Metrics, reference: Path | None) -> dict[str, RobustnessResult]:
+        """Run the attacks of ``evaluation.run_attacks`` on a saved model."""
+        if not self._config.evaluation.run_attacks:
+            return {}
+        expected = None if reference is None else Scores.load(reference)
+        return attack_saved(str(model), self._data, self._config, measured, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Save model and tokenizer. Adapters are added to the target's weights first.

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune.compare.summary import Summary
+from tune.compare.tables import verdict
 from tune.pareto import hypervolume
+from tune.space.constraints import Limit
 
 PATIENT = settings(deadline=None, max_examples=50)
 VALUE = st.floats(0, 1).map(lambda value: round(value, 3))
@@ -148,3 +151,18 @@ def test_hypervolumes_are_those_of_each_seeds_runs(summarised, points):
     for seed in range(3):
         costs = np.array([[seeds[seed][0], -seeds[seed][1]] for seeds in points])
         assert summary.method("a").hypervolumes[seed] == pytest.approx(hypervolume(costs, reference))
+
+
+def test_a_run_that_violates_a_constraint_counts_as_if_it_had_no_result(summarised):
+    kept, broken = [(0.2, 0.5)] * 3, [(0.1, 0.05)] * 3
+    points = {"both": [kept, broken], "none": [broken, broken]}
+    summary = summarised(points, limits=(Limit("model_utility", "min", 0.4),))
+    volumes = {method.name: (method.hypervolume, method.infeasible_runs) for method in summary.methods}
+    assert volumes == {"both": (pytest.approx(0.8 * 0.5), 3), "none": (0.0, 6)}
+    assert summary.method("none").utility_at_forgetting[0] == (None, None, None)
+    assert summary.limits == ("model_utility ≥ 0.4",)
+    assert "both 3, none 6" in verdict(summary)
+    assert Summary.model_validate_json(summary.to_json()) == summary
+    free = summarised(points)
+    assert [method.infeasible_runs for method in free.methods] == [0, 0]
+    assert free.method("none").hypervolume == pytest.approx(0.9 * 0.05)

@@ -43,22 +43,36 @@ def a_trial(draw: Any) -> FrozenTrial:
     return create_trial(state=state, values=values, user_attrs=attributes)
 
 
-def make(count: int) -> SearchConfig:
+BOUND = {"forget_truth_ratio": {"min": 0.5}}
+
+
+def make(count: int, constraints: Any = None) -> SearchConfig:
     space = {"method.inner_lr": {"low": 0.02, "high": 0.1}, "method.outer_lr": {"low": 1e-4, "high": 1e-3}}
     objectives = dict(list(OBJECTIVES.items())[:count])
-    return validate(SearchConfig, {"search": {"objectives": objectives, "space": space}})
+    search = {"objectives": objectives, "space": space, "constraints": constraints or {}}
+    return validate(SearchConfig, {"search": search})
 
 
 CONFIGS = {count: make(count) for count in (2, 3)}
+BOUNDED = {count: make(count, BOUND) for count in (2, 3)}
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(st.lists(a_trial(), min_size=1, max_size=14), st.randoms(use_true_random=False), st.sampled_from([2, 3]))
-def test_the_running_result_equals_the_result_of_all_trials(trials, random, objectives):
-    config, run = CONFIGS[objectives], RunDirectory(Path("nowhere"))
+@given(
+    st.lists(a_trial(), min_size=1, max_size=14),
+    st.randoms(use_true_random=False),
+    st.sampled_from([2, 3]),
+    st.booleans(),
+)
+def test_the_running_result_equals_the_result_of_all_trials(trials, random, objectives, bounded):
+    config, run = (BOUNDED if bounded else CONFIGS)[objectives], RunDirectory(Path("nowhere"))
     for number, trial in enumerate(trials):
         trial.number = number
+        if bounded and trial.values is not None:
+            trial.set_constraint(
+                "forget_truth_ratio:min", 0.5 - trial.user_attrs["metrics"].get("forget_truth_ratio", 1.0)
+            )
         if trial.values is not None:
             trial.values = trial.values[:objectives]
     ended = [trial for trial in trials if trial.state.is_finished()]

@@ -11,10 +11,13 @@ import torch
 from scipy.integrate import trapezoid
 from scipy.stats import ortho_group
 
-from ofmu.data.encoding import encode_example
+from ofmu.data.encoding import encode_example, encode_prompt
 from ofmu.data.load import load_data
+from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.evaluation.robustness import attacks
 from ofmu.evaluation.robustness.alignment import alignment, answer_states, linear_cka, mean_cosine
-from ofmu.evaluation.robustness.attacks import curve_area, quantized, relearning, round_to_nearest
+from ofmu.evaluation.robustness.attacks import curve_area, quantized, relearning, round_to_nearest, sampling
+from ofmu.evaluation.scoring.generation import sample_answers
 from ofmu.evaluator import evaluate
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.language import save_model
@@ -138,6 +141,8 @@ def test_relearning_reports_its_curve_and_does_not_change_the_model(pair: tuple[
     assert len(result.details["curve"]) == 5
     levels = [point["probability"] for point in result.details["curve"]]
     assert result.metrics["relearning_probability"] == levels[-1] > levels[0]
+    assert result.gradient_evaluations == 4
+    assert result.tokens > 4 * 3
     assert result.metrics["relearning_probability_area"] == pytest.approx(trapezoid(levels, dx=1 / 4))
 
 
@@ -180,3 +185,54 @@ def test_evaluate_reports_the_attacks_and_the_alignment_of_the_config(pair: tupl
     without = evaluate(tmp_path / "model", CONFIG.model_copy(update=only))
     assert without["metrics"]["alignment_forget_cka"] is None
     assert without["reasons"]["alignment_forget_cka"].startswith("there is no retrained model")
+
+
+def test_sampled_leakage_is_the_best_of_each_rows_answers(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = pair
+    data = load_data(CONFIG.data, 0)
+    rows = {row.question: row.answer for row in data.evaluation["forget"].rows}
+
+    def answers(_model: Any, _tokenizer: Any, questions: list[str], count: int, *_: Any) -> list[list[str]]:
+        assert (len(questions), count) == (3, 4)
+        return [["nothing", rows[questions[0]], "nothing", "nothing"], ["nothing"] * 4, [rows[questions[2]]] * 4]
+
+    monkeypatch.setattr(attacks, "sample_answers", answers)
+    result = sampling(model, tokenizer, data, CONFIG.evaluation, CONFIG.data, seed=0, samples=4, rows=3)
+    assert result.details["curve"] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    assert result.metrics == {"sampled_leakage": pytest.approx(2 / 3)}
+
+
+@torch.no_grad()
+def test_samples_follow_the_models_distribution_and_the_seed(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    evaluation = CONFIG.evaluation.model_copy(update={"max_new_tokens": 1, "batch_size": 64})
+
+    def drawn(seed: int) -> list[str]:
+        return sample_answers(model, tokenizer, ["Who?"], 2000, evaluation, CONFIG.data, seed)[0]
+
+    found = drawn(0)
+    assert found == drawn(0)
+    assert found != drawn(1)
+    prompt = encode_prompt(tokenizer, "Who?", CONFIG.data)
+    probabilities = torch.softmax(model(input_ids=torch.tensor([prompt])).logits[0, -1], dim=-1)
+    texts = [str(tokenizer.decode([token], skip_special_tokens=True)).strip() for token in range(len(probabilities))]
+    texts[tokenizer.eos_token_id] = ""
+    expected: dict[str, float] = {}
+    for text, probability in zip(texts, probabilities.tolist(), strict=True):
+        expected[text] = expected.get(text, 0.0) + probability
+    for text, probability in sorted(expected.items(), key=lambda item: -item[1])[:5]:
+        deviation = (probability * (1 - probability) / 2000) ** 0.5
+        assert abs(found.count(text) / 2000 - probability) < 5 * deviation, text
+
+
+def test_data_without_forget_questions_have_no_sampled_leakage(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    texts = RowSet("forget", (Row(question="", answer="A text."),))
+    data = UnlearnData(forget=texts, retain=texts, holdout=None, evaluation={"forget": texts})
+    result = sampling(model, tokenizer, data, CONFIG.evaluation, CONFIG.data, seed=0)
+    assert (result.metrics, result.reasons["sampled_leakage"]) == (
+        {"sampled_leakage": None},
+        "no forget row has a question",
+    )

@@ -1,0 +1,63 @@
+"""What a run measures of its own model equals what ofmu evaluate measures of the saved model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ofmu.evaluator import evaluate
+from ofmu.run_config import UnlearnConfig
+from ofmu.trainer import unlearn
+
+METHOD = {"name": "graddiff", "steps": 3, "lr": 2e-3, "batch_size": 4}
+NAMES = ("kl_retain", "kl_general", "relearning_probability", "quantization_4_forget_probability", "sampled_leakage")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_mapping: dict[str, Any]) -> UnlearnConfig:
+    asked = {"kl": True, "run_attacks": ["relearning", "quantization_4", "sampling"]}
+    return UnlearnConfig.model_validate(
+        {**tiny_mapping, "method": METHOD, "evaluation": {**tiny_mapping.get("evaluation", {}), **asked}}
+    )
+
+
+def test_a_run_measures_and_counts_what_it_is_asked_for(config: UnlearnConfig, tmp_path: Path) -> None:
+    plain = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"kl": False, "run_attacks": ()})}
+    )
+    without = unlearn(plain, tmp_path / "plain").metrics
+    assert not set(NAMES) & without.keys()
+    found = unlearn(config, tmp_path / "run").metrics
+    saved = evaluate(tmp_path / "run" / "model", config)["metrics"]
+    for name in NAMES:
+        assert found[name] == pytest.approx(saved[name], rel=1e-4, abs=1e-7), name
+    assert (found["kl_retain"] or 0) > 0
+    assert found["gradient_evaluations"] == (without["gradient_evaluations"] or 0) + 10
+    same = ("ks_statistic", "model_utility", "forget_probability")
+    assert [found[name] for name in same] == [without[name] for name in same], "the run itself is the same"
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (len(report["relearning"]["curve"]), len(report["sampling"]["curve"])) == (11, 8)
+    assert unlearn(config, tmp_path / "run").metrics == found, "a complete run returns what it stored"
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith("tmp")]
+
+
+def test_the_untouched_target_does_not_diverge(config: UnlearnConfig, tmp_path: Path) -> None:
+    only = config.evaluation.model_copy(update={"run_attacks": ()})
+    still = config.method.model_copy(update={"steps": 0})
+    metrics = unlearn(config.model_copy(update={"evaluation": only, "method": still}), tmp_path / "run").metrics
+    assert (metrics["kl_retain"], metrics["kl_general"]) == (0.0, 0.0)
+
+
+def test_without_a_prepared_target_the_divergence_is_missing_with_its_reason(
+    config: UnlearnConfig, tmp_path: Path
+) -> None:
+    only = config.evaluation.model_copy(update={"run_attacks": ()})
+    asked = config.model_copy(update={"evaluation": only})
+    unlearn(asked, tmp_path / "run")
+    elsewhere = asked.model_copy(update={"cache_dir": str(tmp_path / "empty"), "reference": {"source": "none"}})
+    report = evaluate(tmp_path / "run" / "model", UnlearnConfig.model_validate(elsewhere.model_dump(mode="json")))
+    assert report["metrics"]["kl_retain"] is None
+    assert report["reasons"]["kl_retain"] == "the target is not in the cache: run ofmu prepare with the same config"

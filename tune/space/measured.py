@@ -1,0 +1,66 @@
+"""Which metrics a trial computes, and what a search adds to the evaluation of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ofmu.evaluation.metrics.custom import is_custom_metric
+from ofmu.evaluation.metrics.registry import DIVERGENCES, GENERATION, GROUPS, HOLDOUT, REFERENCE, REGISTRY, RETRAINED
+from ofmu.evaluation.sets import IN_SCOPE_KINDS
+
+if TYPE_CHECKING:
+    from ofmu.run_config import UnlearnConfig
+
+_OF_IMAGES = frozenset(info.name for info in GROUPS["Images"])
+_OF_A_RUN = frozenset(info.name for info in GROUPS["Cost"])
+_HARD_QUESTIONS = frozenset(f"{adjective} questions" for adjective in IN_SCOPE_KINDS.values())
+
+
+def measured_by_request(name: str) -> bool:
+    """Return whether a trial measures this metric only if the search names it: an attack, or a divergence."""
+    return name in DIVERGENCES or (name in REGISTRY and REGISTRY[name].attack is not None)
+
+
+def with_requested(evaluation: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the section ``evaluation`` of the trials, with what the named metrics need.
+
+    Args:
+        evaluation: the section of the search's config, as JSON values.
+        names: the metrics of the objectives and of the constraints.
+    """
+    names = list(names)
+    changed = dict(evaluation)
+    functions = [*evaluation.get("custom_metrics", ()), *filter(is_custom_metric, names)]
+    attacks = [attack for name in names if name in REGISTRY and (attack := REGISTRY[name].attack) is not None]
+    for key, values in (("custom_metrics", functions), ("run_attacks", [*evaluation.get("run_attacks", ()), *attacks])):
+        if values:
+            changed[key] = list(dict.fromkeys(values))
+    if any(name in DIVERGENCES for name in names):
+        changed["kl"] = True
+    return changed
+
+
+def missing_input(name: str, config: UnlearnConfig) -> str | None:
+    """Return why a trial does not compute a metric, and what to do; None as far as the config tells nothing of it.
+
+    Args:
+        name: a metric of the registry, or a custom metric.
+        config: the search.
+    """
+    if is_custom_metric(name) or name in _OF_A_RUN:
+        return None
+    needs, evaluation = REGISTRY[name].needs, config.evaluation
+    if (config.data.kind == "vision") != (name in _OF_IMAGES):
+        return f"the data are {'images' if config.data.kind == 'vision' else 'text'}; name another metric"
+    if REFERENCE in needs and config.reference.source == "none":
+        return "it compares with a retrained model, and reference.source is 'none'; give a reference"
+    if RETRAINED in needs:
+        return "only ofmu evaluate compares hidden states; name another metric"
+    if name == "in_scope_forget_quality_variance" or name == "in_scope_ks_variance" or _HARD_QUESTIONS & set(needs):
+        return None if evaluation.in_scope else "evaluation.in_scope is false; set it to true"
+    if HOLDOUT in needs and not evaluation.membership:
+        return "evaluation.membership is false; set it to true"
+    if GENERATION in needs and not evaluation.rouge:
+        return "evaluation.rouge is false; set it to true"
+    return None

@@ -18,6 +18,7 @@ TOFU = "Maini et al., arXiv 2401.06121"
 CARLINI = "Carlini et al., arXiv 2012.07805"
 WANG = "Wang et al., arXiv 2406.13748"
 TIRUMALA = "Tirumala et al., arXiv 2205.10770"
+MUSE = "Shi et al., arXiv 2407.06460"
 SALUN = "Fan et al., arXiv 2310.12508"
 OURS = "this project"
 
@@ -175,7 +176,7 @@ def _membership() -> Iterator[MetricInfo]:
         highest=None,
         meaning="relative difference between 1 − AUC of min-k and the retrained model's 1 − AUC, in percent; "
         "below 0: forget rows still look like training rows",
-        source="Shi et al., arXiv 2407.06460",
+        source=MUSE,
         needs=(HOLDOUT, REFERENCE),
     )
 
@@ -236,6 +237,15 @@ def _choices() -> Iterator[MetricInfo]:
         yield _maximise(f"utility_{kind}_accuracy", f"share of the other questions {right}", source, needs)
 
 
+def _knowledge() -> Iterator[MetricInfo]:
+    f1, questions = "ROUGE-L F1 of the greedy", "questions of MUSE"
+    verbatim = f"{f1} continuations of forget excerpts"
+    yield _minimise("verbatim_memorization", verbatim, MUSE, questions, GENERATION)
+    answers = f"{f1} answers to questions about the"
+    yield _minimise("forget_knowledge_memorization", f"{answers} forget texts", MUSE, questions, GENERATION)
+    yield _maximise("retain_knowledge_memorization", f"{answers} retain texts", MUSE, questions, GENERATION)
+
+
 def _vision() -> Iterator[MetricInfo]:
     metrics = {
         "unlearning_accuracy": "100 − accuracy on forget images, in percent",
@@ -272,6 +282,7 @@ GROUPS: dict[str, tuple[MetricInfo, ...]] = {
     "Alignment with the retrained model": tuple(_alignment()),
     "Attacks": tuple(_attacks()),
     "Multiple choice": tuple(_choices()),
+    "Knowledge of texts": tuple(_knowledge()),
     "Images": tuple(_vision()),
     "Cost": tuple(_cost()),
 }

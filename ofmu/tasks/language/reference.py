@@ -8,7 +8,7 @@ from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.matching import require_match, unscored_copy
-from ofmu.evaluation.official_log import is_official_log, parse_official_log
+from ofmu.evaluation.score_files import parse_scores
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.sets import FORGET
@@ -19,9 +19,9 @@ from ofmu.tasks.reference_path import reference_scores_file
 
 
 def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
-    """Return reference scores from a file of this package, an official TOFU log, or a saved model.
+    """Return reference scores from a file of this package, a log of TOFU or open-unlearning, or a saved model.
 
-    A saved model is scored here. An official log holds losses and is read under the config's truth-ratio definition.
+    A saved model is scored here. A log holds losses and is read under the config's truth-ratio definition.
 
     Raises:
         OfmuError: there are no usable scores at ``path``.
@@ -29,10 +29,7 @@ def resolve_reference(path: str | Path, config: UnlearnConfig, data: UnlearnData
     file = reference_scores_file(path)
     if file is None:
         return score_reference(str(path), data, config)
-    content = read_json(file)
-    if is_official_log(content):
-        return parse_official_log(content, str(path), config.evaluation.truth_ratio)
-    return Scores.from_json(content, str(path))
+    return parse_scores(read_json(file), str(path), config.evaluation.truth_ratio)
 
 
 def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:

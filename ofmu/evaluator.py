@@ -150,8 +150,13 @@ def _read(
             "file of the reference's scores"
         )
     expected = None if file is None else family.load_scores(file, config)
-    baselines = {} if expected is None else {"retrained": family.metrics_of(expected, expected).values}
-    check = partial(family.metrics_of, scores)  # it raises for a reference of other rows
+    baselines: dict[str, Mapping[str, float | None]] = {}
+    if expected is not None:
+        baselines["retrained"] = family.metrics_of(expected, expected).values
+
+    def check(other: Any) -> None:
+        family.metrics_of(scores, other)  # it raises for a reference of other rows
+
     return _Scored(
         scores=scores,
         data=None,

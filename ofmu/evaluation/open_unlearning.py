@@ -225,30 +225,31 @@ def _attacked_sets(
 
 def _attacked_rows(content: Mapping[str, Any], side: str) -> tuple[RowScores, ...]:
     def values(metric: str) -> Mapping[str, Any]:
-        return content[metric][side]["value_by_index"] if metric in content else {}
+        return dict(content[metric][side]["value_by_index"]) if metric in content else {}
 
-    losses, ratios = values("mia_loss"), values("mia_zlib")
-    keys = _keys(losses)
-    others = {
-        "min_k": values("mia_min_k"),
-        "min_k_plus": values("mia_min_k_plus_plus"),
-        "gradient_norm": values("mia_gradnorm"),
-        "loss_above_reference": values("mia_reference"),
-    }
-    return tuple(
-        RowScores(
-            question="",
-            ground_truth="",
-            row_hash=None,
-            answer=_loss(losses[key]["score"]),
-            # The attack divides the loss by the size. Their quotient is the size up to rounding.
-            compressed_bytes=round(losses[key]["score"] / ratios[key]["score"])
-            if ratios.get(key, {}).get("score")
-            else None,
-            **{name: float(found[key]["score"]) for name, found in others.items() if found},
+    def score(metric: str, key: str) -> float | None:
+        value = scores[metric][key]["score"] if scores[metric] else None
+        return None if value is None else float(value)
+
+    scores = {metric: values(metric) for metric in ATTACKS}
+    rows = []
+    for key in _keys(scores["mia_loss"]):
+        loss, ratio = score("mia_loss", key), score("mia_zlib", key)
+        rows.append(
+            RowScores(
+                question="",
+                ground_truth="",
+                row_hash=None,
+                answer=_loss(loss),
+                # The attack divides the loss by the size. Their quotient is the size up to rounding.
+                compressed_bytes=round(loss / ratio) if loss is not None and ratio else None,
+                min_k=score("mia_min_k", key),
+                min_k_plus=score("mia_min_k_plus_plus", key),
+                gradient_norm=score("mia_gradnorm", key),
+                loss_above_reference=score("mia_reference", key),
+            )
         )
-        for key in keys
-    )
+    return tuple(rows)
 
 
 def _with_attacks(row: RowScores, attacked: RowScores) -> RowScores:

@@ -141,7 +141,9 @@ def test_the_written_scores_cover_every_set(models: Path, report: dict[str, Any]
 
 
 def full_log(shared_data: Path) -> Path:
-    return shared_data / "open_unlearning_logs" / "tofu_Llama-3.2-1B-Instruct_full" / "evals_forget01" / "TOFU_EVAL.json"
+    return (
+        shared_data / "open_unlearning_logs" / "tofu_Llama-3.2-1B-Instruct_full" / "evals_forget01" / "TOFU_EVAL.json"
+    )
 
 
 def test_an_open_unlearning_log_matches_its_tofu_rows(shared_data: Path) -> None:

@@ -19,6 +19,8 @@ from ofmu.config.files import shortened
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
+from ofmu.reports.model_card import CARD, write_card_or_warn
+from ofmu.reports.stored import StoredRun
 from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links
 from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
@@ -59,7 +61,7 @@ class Point:
         return self.directory
 
     def export(self, path: str | Path) -> Path:
-        """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
+        """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load, with a model card.
 
         Raises:
             RunError: the model was not kept, ``path`` is a file or holds something, or the directory of the trial
@@ -88,6 +90,8 @@ class Point:
                 for source in (files.metrics, files.config):
                     if source.is_file():
                         shutil.copy2(source, partial / source.name)
+                if not (partial / CARD).exists():
+                    write_card_or_warn(StoredRun(self.directory), partial)
         return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
 
     mapping, unused = config.read_mapping(), {"search", "compare"}
     settings = validate(SearchConfig, {key: value for key, value in mapping.items() if key not in unused})
+    if settings.tracking.trackers:
+        warnings.warn("tracking has no effect here: trackers follow searches and comparisons", stacklevel=2)
     try:
         _run(settings, output)
     except KeyboardInterrupt:
@@ -76,7 +79,7 @@ def _run(settings: SearchConfig, output: Path) -> None:
     from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
-    shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
+    shared = settings.model_dump(mode="json", exclude={"search", "cluster", "tracking"})
     config = UnlearnConfig.model_validate(shared)
     check_inputs(config)
     silence_libraries()

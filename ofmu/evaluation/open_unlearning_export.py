@@ -1,8 +1,8 @@
 """Write scores as open-unlearning does: ``TOFU_EVAL.json`` and ``TOFU_SUMMARY.json``, or the same of MUSE.
 
 Definitions are open-unlearning's. They differ from ours in these points: extraction strength is at least 1/n for an
-answer of n tokens, the truth ratio is geometric, 1e-10 is added to denominators, and privacy leakage without a reference
-compares with an AUC of 0.5.
+answer of n tokens, the truth ratio is geometric, 1e-10 is added to denominators, and without a reference, privacy
+leakage compares with an AUC of 0.5.
 """
 
 from __future__ import annotations

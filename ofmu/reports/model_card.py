@@ -190,7 +190,7 @@ def _limits(
         yield "No model was trained without the forget rows, so it is not known how such a model would answer."
     rows = metrics.get("forget_quality_rows")
     if isinstance(rows, int | float):
-        yield f"The test of forget quality reads {rows:.0f} rows. A large p-value does not prove that no difference exists."
+        yield f"The test of forget quality reads {rows:.0f} rows. A large p-value does not prove that models are equal."
     if metrics.get("membership_min_k") is None and config.data.kind == "language":
         yield "No membership attack was run."
     if metrics.get("relearning_probability") is None and config.data.kind == "language":

@@ -61,7 +61,7 @@ class Point:
         return self.directory
 
     def export(self, path: str | Path) -> Path:
-        """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load, with a model card.
+        """Copy the trial's model, metrics and config to ``path``, and write a model card. ``from_pretrained`` loads it.
 
         Raises:
             RunError: the model was not kept, ``path`` is a file or holds something, or the directory of the trial

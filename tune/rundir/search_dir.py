@@ -58,6 +58,7 @@ class RunDirectory(LockedDirectory):
         "search.confirm_seeds",
         "search.confirm_points",
         "cluster.",
+        "tracking",
     )
     written = (
         STUDY,

@@ -11,7 +11,7 @@ from ofmu.evaluation.matching import require_match, unscored_copy
 from ofmu.evaluation.score_files import parse_scores
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
-from ofmu.evaluation.sets import FORGET
+from ofmu.evaluation.sets import FORGET, MEMBERS
 from ofmu.io.files import read_json
 from ofmu.models.language import load_model
 from ofmu.run_config import UnlearnConfig
@@ -43,7 +43,7 @@ def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig,
 
 def score_reference(path: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
     """Score a saved reference model on the forget set, without generation. Forget quality needs no other scores."""
-    sets = {name: rows for name, rows in data.evaluation.items() if name == FORGET}
+    sets = {name: rows for name, rows in data.evaluation.items() if name in (FORGET, MEMBERS)}
     forget = UnlearnData(forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets)
     evaluation = config.evaluation.model_copy(update={"rouge": False})
     return score_saved(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)

@@ -114,14 +114,15 @@ VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
 class DataConfig(Section):
     """The forget, retain and holdout rows, and the evaluation sets."""
 
-    source: Literal["generated", "tofu", "wmdp", "muse", "files", "cifar10", "cifar100", "images"] = "generated"
+    source: Literal["generated", "tofu", "wmdp", "muse", "lume", "files", "cifar10", "cifar100", "images"] = "generated"
     """Where the rows come from. ``generated``: fictitious authors from the seed. ``files``: the user's own rows.
     ``images``: a folder of labelled images. The other sources are published benchmarks."""
     path: str | None = None
-    """TOFU: a hub name, or a local directory of TOFU's JSON files; None: ``locuslab/TOFU``. MUSE: a hub name, or a clone
-    of the data set; None: by ``data.muse.corpus``. CIFAR: a hub name, or a
-    local directory of ``train*.parquet`` and ``test*.parquet``; None: ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``.
-    Images: a folder with one folder per class, or with two such folders, ``train`` and ``test``; required."""
+    """TOFU: a hub name, or a local directory of TOFU's JSON files; None: ``locuslab/TOFU``. MUSE: a hub name, or a
+    clone of the data set; None: by ``data.muse.corpus``. LUME: a directory of ``forget.jsonl`` and ``retain.jsonl``;
+    required. CIFAR: a hub name, or a local directory of ``train*.parquet`` and ``test*.parquet``; None:
+    ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``. Images: a folder with one folder per class, or with two such folders,
+    ``train`` and ``test``; required."""
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
     """TOFU: the published forget split, which holds 1, 5 or 10 percent of the authors."""
     authors: Annotated[int, Field(ge=2, le=200)] | None = None

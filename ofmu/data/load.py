@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from ofmu.data.config import DataConfig
 from ofmu.data.files import load_files
 from ofmu.data.generated import generate
+from ofmu.data.lume import load_lume
 from ofmu.data.muse import load_muse
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.tofu import load_tofu
@@ -22,6 +23,7 @@ _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
     "tofu": lambda config, _: load_tofu(config),
     "wmdp": load_wmdp,
     "muse": load_muse,
+    "lume": lambda config, _: load_lume(config),
     "files": load_files,
 }
 

@@ -47,6 +47,8 @@ class RowSet:
     rows: tuple[Row, ...]
     prompting: Prompting | None = None
     """None: the prompts of the config."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The benchmark's name for the part that a row belongs to, by :func:`row_key` of the row. Empty: no parts."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +59,12 @@ class RowSet:
         fields = [asdict(row) for row in self.rows] + ([asdict(self.prompting)] if self.prompting else [])
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def row_key(row: Row) -> str:
+    """Return SHA-256 (hex) over the fields of a row that its scores depend on."""
+    parts = [row.question, row.answer, row.paraphrased_answer, list(row.perturbed_answers)]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ofmu.data.rows import Row
+from ofmu.data.rows import Row, row_key
 from ofmu.errors import DataError
 from ofmu.evaluation.sets import TRUTH_RATIOS, TruthRatio
 from ofmu.io.files import read_json, write_json
@@ -58,6 +56,8 @@ class RowScores:
     rows and holdout rows if ``evaluation.membership`` is true."""
     min_k_plus: float | None = None
     gradient_norm: float | None = None
+    part: str | None = None
+    """The benchmark's name for the part that the row belongs to. Only LUME has parts."""
     loss_above_reference: float | None = None
     """Mean loss minus the mean loss of the retrained model, in nats per token. Only logs hold this difference."""
     compressed_bytes: int | None = None
@@ -181,9 +181,8 @@ def compressed_size(row: RowScores) -> int | None:
 
 
 def row_hash(row: Row) -> str:
-    """Return SHA-256 (hex) over the fields of a row that its scores depend on."""
-    parts = [row.question, row.answer, row.paraphrased_answer, list(row.perturbed_answers)]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+    """Return :func:`ofmu.data.rows.row_key` of a row."""
+    return row_key(row)
 
 
 def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
@@ -197,7 +196,7 @@ def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
 
 _OPTIONAL_NUMBERS = ("rouge", "extraction_strength", "exact_memorization", "min_k", "min_k_plus", "gradient_norm")
 
-_RARE_FIELDS = ("rouge_f1", "loss_above_reference", "compressed_bytes")
+_RARE_FIELDS = ("rouge_f1", "part", "loss_above_reference", "compressed_bytes")
 
 
 def _row_to_json(row: RowScores) -> dict[str, Any]:
@@ -226,6 +225,7 @@ def _row_from_json(content: Mapping[str, Any]) -> RowScores:
         perturbed=tuple(map(_loss_from_json, content["perturbed"])),
         generated=content["generated"],
         rouge_f1=_optional_float(content.get("rouge_f1")),
+        part=content.get("part"),
         loss_above_reference=_optional_float(content.get("loss_above_reference")),
         compressed_bytes=None if size is None else int(size),
         **{name: _optional_float(content.get(name)) for name in _OPTIONAL_NUMBERS},

@@ -22,6 +22,8 @@ MEMBERS = "members"
 ``forget``. Of the published benchmarks, MUSE has such a set."""
 FORGET_KNOWLEDGE, RETAIN_KNOWLEDGE = "forget_knowledge", "retain_knowledge"
 """MUSE: questions about the forget texts and about the retain texts."""
+LUME_PARTS = tuple(f"task{task}_{kind}" for task in (1, 2, 3) for kind in ("regurgitation", "knowledge"))
+"""LUME: sentence completions and questions of each task."""
 IN_SCOPE_KINDS: Mapping[str, str] = {
     "paraphrase": "paraphrased",
     "multi_hop": "multi-hop",

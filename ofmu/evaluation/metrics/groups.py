@@ -30,7 +30,9 @@ from ofmu.evaluation.sets import (
     HOLDOUT,
     IN_SCOPE_KINDS,
     IN_SCOPE_PREFIX,
+    LUME_PARTS,
     MEMBERS,
+    RETAIN,
     RETAIN_KNOWLEDGE,
 )
 
@@ -139,6 +141,34 @@ def knowledge_group(scores: Scores) -> LazyMetrics:
     names = {FORGET_KNOWLEDGE, RETAIN_KNOWLEDGE} & scores.sets.keys()
     verbatim = {"verbatim_memorization": partial(row_mean, scores, FORGET, "rouge_f1")} if names else {}
     return verbatim | {f"{name}_memorization": partial(row_mean, scores, name, "rouge_f1") for name in sorted(names)}
+
+
+def lume_group(scores: Scores) -> LazyMetrics:
+    """Return the parts of LUME's task aggregate, and the aggregate. Empty for other data."""
+    if not any(row.part for name in (FORGET, RETAIN) for row in scores.sets.get(name, ())):
+        return {}
+    parts = {
+        f"{name}_{part}": partial(_lume_part, scores, name, part) for name in (FORGET, RETAIN) for part in LUME_PARTS
+    }
+    return parts | {"lume_task_aggregate": partial(_lume_aggregate, parts)}
+
+
+def _lume_part(scores: Scores, name: str, part: str) -> float:
+    """Return mean ROUGE-L recall of completions, or the share of questions whose answer is right but for case."""
+    rows = [row for row in rows_of(scores, name) if row.part == part]
+    if not rows:
+        raise MissingScoresError(f"the set '{name}' has no rows of the part {part}")
+    if any(row.generated is None or row.rouge is None for row in rows):
+        raise MissingScoresError(scores.notes.get("rouge", f"rows of the part {part} have no generated text"))
+    if part.endswith("regurgitation"):
+        return float(np.mean([row.rouge for row in rows]))
+    return float(np.mean([(row.generated or "").strip().lower() == row.ground_truth.strip().lower() for row in rows]))
+
+
+def _lume_aggregate(parts: LazyMetrics) -> float:
+    """Return the harmonic mean of the retain parts and of 1 − each forget part."""
+    values = {name: compute() for name, compute in parts.items()}
+    return formulas.harmonic_mean([1 - v if name.startswith(FORGET) else v for name, v in values.items()])
 
 
 def in_scope_group(scores: Scores, reference: Scores | None) -> LazyMetrics:

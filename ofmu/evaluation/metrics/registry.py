@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.evaluation.sets import FORGET, GENERAL_SETS, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, RETAIN
+from ofmu.evaluation.sets import FORGET, GENERAL_SETS, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, LUME_PARTS, RETAIN
 
 Direction = Literal["min", "max", "target"]
 
@@ -19,6 +19,7 @@ CARLINI = "Carlini et al., arXiv 2012.07805"
 WANG = "Wang et al., arXiv 2406.13748"
 TIRUMALA = "Tirumala et al., arXiv 2205.10770"
 MUSE = "Shi et al., arXiv 2407.06460"
+LUME = "Ramakrishna et al., arXiv 2502.15097"
 SALUN = "Fan et al., arXiv 2310.12508"
 OURS = "this project"
 
@@ -246,6 +247,17 @@ def _knowledge() -> Iterator[MetricInfo]:
     yield _maximise("retain_knowledge_memorization", f"{answers} retain texts", MUSE, questions, GENERATION)
 
 
+def _lume() -> Iterator[MetricInfo]:
+    kinds = {"regurgitation": "mean ROUGE-L recall of completions", "knowledge": "share of questions answered exactly"}
+    for name in (FORGET, RETAIN):
+        build = _minimise if name == FORGET else _maximise
+        for part in LUME_PARTS:
+            task, _, kind = part.partition("_")
+            yield build(f"{name}_{part}", f"{kinds[kind]} on {name} rows of task {task[-1]}", LUME, "LUME", GENERATION)
+    aggregate = "harmonic mean of LUME's six retain numbers and of 1 − each of the six forget numbers"
+    yield _maximise("lume_task_aggregate", aggregate, LUME, "LUME", GENERATION)
+
+
 def _vision() -> Iterator[MetricInfo]:
     metrics = {
         "unlearning_accuracy": "100 − accuracy on forget images, in percent",
@@ -283,6 +295,7 @@ GROUPS: dict[str, tuple[MetricInfo, ...]] = {
     "Attacks": tuple(_attacks()),
     "Multiple choice": tuple(_choices()),
     "Knowledge of texts": tuple(_knowledge()),
+    "LUME": tuple(_lume()),
     "Images": tuple(_vision()),
     "Cost": tuple(_cost()),
 }

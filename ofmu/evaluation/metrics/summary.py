@@ -14,6 +14,7 @@ from ofmu.evaluation.metrics.groups import (
     fluency_group,
     in_scope_group,
     knowledge_group,
+    lume_group,
     membership_group,
 )
 from ofmu.evaluation.metrics.row_values import (
@@ -81,6 +82,7 @@ def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
     groups = (
         choice_group(scores),
         knowledge_group(scores),
+        lume_group(scores),
         fluency_group(scores),
         membership_group(scores, reference),
         in_scope_group(scores, reference),

@@ -107,6 +107,7 @@ def score_model(
         },
         texts=texts,
         with_f1=frozenset(prompting),
+        parts={name: row_set.parts for name, row_set in data.evaluation.items()},
         gradient_norms={
             key: join_norms(examples[key], values) for key, values in _grouped(with_gradients, norms).items()
         },
@@ -249,6 +250,8 @@ class _PassResults(NamedTuple):
     gradient_norms: Mapping[_AnswerKey, float]
     with_f1: frozenset[str]
     """Names of the sets whose generated texts get ROUGE-L F1."""
+    parts: Mapping[str, Mapping[str, str]]
+    """By set: the part of each row."""
 
     def row_scores(self, row: Row, set_name: str, index: int) -> RowScores:
         """Return the scores of the row at ``index`` of a set."""
@@ -268,6 +271,7 @@ class _PassResults(NamedTuple):
             generated=None if text is None else text.text,
             rouge=None if text is None else rouge_l_recall(row.answer, text.text),
             rouge_f1=rouge_l_f1(row.answer, text.text) if text is not None and set_name in self.with_f1 else None,
+            part=self.parts.get(set_name, {}).get(row_hash(row)),
             extraction_strength=answer.extraction_strength,
             exact_memorization=answer.exact_memorization,
             min_k=answer.min_k,

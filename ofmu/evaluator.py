@@ -46,7 +46,7 @@ def evaluate(
     and ``retrained`` where the cache has their scores, and ``baseline_scores`` names the files of these scores.
 
     Args:
-        model: a directory, a hub name, or a file of scores: ``scores.json``, an official TOFU log, or a log of
+        model: a directory, a hub name, or a JSON file of scores: ``scores.json``, an official TOFU log, or a log of
             open-unlearning. No data are loaded for a file.
         config: the run. None: the config of the run that made the model, if the model still lies in its run
             directory, else the defaults.
@@ -73,7 +73,8 @@ def evaluate(
     if export is not None and not config.data.traits.open_unlearning:
         raise ConfigError(f"{export} has no files for data.source '{config.data.source}': leave --export out")
     family = task_family(config.data.kind)
-    found = (_read if Path(model).is_file() else _score)(str(model), config, family, reference, beside)
+    is_scores = Path(model).suffix == ".json" and Path(model).is_file()
+    found = (_read if is_scores else _score)(str(model), config, family, reference, beside)
     measured = with_custom_metrics(family.metrics_of, config.evaluation.custom_metrics)(found.scores, found.expected)
     report = measured.to_json() | {
         "model": str(model),
@@ -85,7 +86,7 @@ def evaluate(
         "environment": environment(),
         "config": config.model_dump(mode="json"),
     }
-    extra = {}
+    extra: dict[str, Any] = {}
     if found.data is not None:
         find_retrained = partial(_retrained_model, found.reference, config)
         extra = family.robustness(str(model), found.data, config, measured, found.expected, find_retrained)

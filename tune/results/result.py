@@ -90,7 +90,8 @@ class Point:
                 for source in (files.metrics, files.config):
                     if source.is_file():
                         shutil.copy2(source, partial / source.name)
-                if not (partial / CARD).exists():
+                # A loop of the user's own may make models without the files of a run.
+                if files.metrics.is_file() and files.config.is_file() and not (partial / CARD).exists():
                     write_card_or_warn(StoredRun(self.directory), partial)
         return target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ ARTIFACTS = (FRONT_PLOT, FRONT_TABLE, TRIALS_TABLE, REPORT)
 """The files of a finished search that a tracker keeps."""
 
 
-class Tracker(SearchCallback):
+class Tracker(SearchCallback, ABC):
     """One tracker of one search. The search is a run of the tracker, and its trials are runs below it.
 
     A trial is told once it has ended, by the search's own process. Ray's loggers would tell what trials report to Ray

@@ -161,7 +161,7 @@ def _lume_part(scores: Scores, name: str, part: str) -> float:
     if any(row.generated is None or row.rouge is None for row in rows):
         raise MissingScoresError(scores.notes.get("rouge", f"rows of the part {part} have no generated text"))
     if part.endswith("regurgitation"):
-        return float(np.mean([row.rouge for row in rows]))
+        return float(np.mean([row.rouge or 0.0 for row in rows]))
     return float(np.mean([(row.generated or "").strip().lower() == row.ground_truth.strip().lower() for row in rows]))
 
 

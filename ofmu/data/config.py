@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ofmu.config.base import PositiveInt, Section
 from ofmu.data.kinds import TRAITS, KindTraits, TaskKind
@@ -152,6 +152,11 @@ class DataConfig(Section):
     truncation: bool = False
     """False: plain text longer than ``max_length`` is split into chunks, and all chunks are trained and scored. True:
     only the first ``max_length`` tokens are kept, as ``truncation`` of Transformers does."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset_sections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored config without this section must compare equal to a config with its defaults.
+        return {key: value for key, value in handler(self).items() if key != "muse" or self.muse != MuseDataConfig()}
 
     @property
     def kind(self) -> TaskKind:

@@ -115,3 +115,9 @@ def test_bad_parts_are_one_sentence(
 def test_a_directory_that_is_not_there() -> None:
     with pytest.raises(DataError, match="There is no MUSE directory /nowhere"):
         load_data(config(Path("/nowhere")), seed=0)
+
+
+def test_a_config_of_other_data_is_stored_as_before_there_was_muse() -> None:
+    assert "muse" not in DataConfig().model_dump(mode="json")
+    changed = DataConfig.model_validate({"muse": {"corpus": "books"}})
+    assert DataConfig.model_validate(changed.model_dump(mode="json")) == changed

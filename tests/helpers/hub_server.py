@@ -36,7 +36,7 @@ class Hub:
                 return 403, {"error": "You don't have the rights to create a model under the namespace"}
             if name in self.files:
                 return 409, {"error": "You already created this model repo", "url": f"{self.url}/{name}"}
-            self.files[name], self.private[name] = {".gitattributes": b""}, bool(wanted.get("private"))
+            self.files[name], self.private[name] = {".gitattributes": b""}, wanted.get("visibility") == "private"
             return 200, {"url": f"{self.url}/{name}", "name": name}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}

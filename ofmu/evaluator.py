@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ofmu.errors import DataError, ModelError, ReferenceMismatchError, RunError
+from ofmu.errors import ConfigError, DataError, ModelError, ReferenceMismatchError, RunError
 from ofmu.evaluation.metrics.custom import with_custom_metrics
+from ofmu.evaluation.open_unlearning_export import LOG_NAMES, Log
 from ofmu.io.environment import environment
-from ofmu.io.files import read_json
+from ofmu.io.files import file_hash, read_json, write_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_model, find_target_scores
 from ofmu.provenance import config_of_run, read_config_of_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import METRICS, REPORT, SCORES, RunFiles, check_output, is_report, made_by_ofmu
+from ofmu.tasks.beside import read_beside
 from ofmu.tasks.family import TaskFamily
 from ofmu.tasks.load import task_family
+from ofmu.tasks.reference_path import reference_scores_file
+
+ExportFormat = Literal["open-unlearning"]
+"""Other software whose files ``ofmu evaluate`` writes."""
 
 
 def evaluate(
@@ -26,22 +34,27 @@ def evaluate(
     config: UnlearnConfig | None = None,
     *,
     reference: str | Path | None = None,
+    beside: Sequence[str | Path] = (),
     output_dir: str | Path | None = None,
+    export: ExportFormat | None = None,
     allow_code: bool = False,
 ) -> dict[str, Any]:
-    """Score a saved model in fp32 and return what ``metrics.json`` holds.
+    """Score a saved model in fp32, or read its scores from a file, and return what ``metrics.json`` holds.
 
     The report maps ``metrics`` to numbers or None. ``reasons`` says why a metric is None. ``utility_components`` names
     the parts of model utility, which is their harmonic mean. ``baseline_metrics`` holds the same metrics of ``target``
     and ``retrained`` where the cache has their scores, and ``baseline_scores`` names the files of these scores.
 
     Args:
-        model: a directory or a hub name.
+        model: a directory, a hub name, or a JSON file of scores: ``scores.json``, an official TOFU log, or a log of
+            open-unlearning. No data are loaded for a file.
         config: the run. None: the config of the run that made the model, if the model still lies in its run
             directory, else the defaults.
-        reference: a saved model, scores that this package wrote, or an official TOFU log. None: what
-            ``config.reference`` names, or the retrained model's scores if the cache has them.
+        reference: a saved model, or a file of scores. None: what ``config.reference`` names, or the retrained model's
+            scores if the cache has them.
+        beside: files whose metrics are added to ``baseline_metrics``: see :func:`ofmu.tasks.beside.read_beside`.
         output_dir: where to write ``metrics.json`` and ``scores.json``. None: nothing is written.
+        export: also write the scores in the files of other software into ``output_dir``.
         allow_code: whether custom metrics that the config of the model's run names may run, if ``config`` is None.
 
     Raises:
@@ -50,51 +63,123 @@ def evaluate(
     """
     started = time.monotonic()
     if output_dir is not None:
-        _check_evaluation_output(Path(output_dir))
+        _check_evaluation_output(Path(output_dir), export)
+    elif export is not None:
+        raise ConfigError(f"The files of {export} need a folder: name it with --output")
     silence_libraries()
     if config is None:
         source = config_of_run(model)
         config = UnlearnConfig() if source is None else read_config_of_model(source, allow_code=allow_code)
+    if export is not None and not config.data.traits.open_unlearning:
+        raise ConfigError(f"{export} has no files for data.source '{config.data.source}': leave --export out")
     family = task_family(config.data.kind)
-    data = family.load_data(config)
-    reference = _default_reference(config) if reference is None else reference
-    # The reference is checked first, so that a mismatch is reported before the model is scored.
-    expected = None if reference is None else family.resolve_reference(reference, config, data)
-    if expected is not None:
-        family.check_reference(expected, data, config, str(model))
-    scores = family.score_saved(str(model), data, config)
-    measured = with_custom_metrics(family.metrics_of, config.evaluation.custom_metrics)(scores, expected)
+    is_scores = Path(model).suffix == ".json" and Path(model).is_file()
+    found = (_read if is_scores else _score)(str(model), config, family, reference, beside)
+    measured = with_custom_metrics(family.metrics_of, config.evaluation.custom_metrics)(found.scores, found.expected)
     report = measured.to_json() | {
         "model": str(model),
-        "reference": None if reference is None else str(reference),
-        "baseline_metrics": baseline_metrics(config, family, expected),
-        "baseline_scores": _baseline_scores(config, reference),
-        "data_hash": data.content_hash,
+        "reference": None if found.reference is None else str(found.reference),
+        "baseline_metrics": found.baselines,
+        "baseline_scores": found.baseline_scores,
+        "data_hash": found.scores.data_hash if found.data is None else found.data.content_hash,
         "seconds": time.monotonic() - started,
         "environment": environment(),
         "config": config.model_dump(mode="json"),
     }
-    extra = family.robustness(
-        str(model),
-        data,
-        config,
-        measured,
-        expected,
-        lambda: _retrained_model(reference, config),
-        lambda: _target_model(config),
-    )
+    extra: dict[str, Any] = {}
+    if found.data is not None:
+        find_retrained = partial(_retrained_model, found.reference, config)
+        find_target = partial(_target_model, config)
+        extra = family.robustness(str(model), found.data, config, measured, found.expected, find_retrained, find_target)
     for name in ("metrics", "reasons"):
         report[name] |= extra.pop(name, {})
     report |= extra
     if output_dir is not None:
         files = RunFiles(Path(output_dir))
-        scores.save(files.scores)
+        found.scores.save(files.scores)
+        if export is not None:
+            report |= _export(family.open_unlearning_log(found.scores, found.expected), files.directory)
         files.write_report(report)
     return report
 
 
-def _check_evaluation_output(directory: Path) -> None:
-    """Check that an evaluation replaces nothing but an earlier evaluation.
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """The scores of one model, and what they are compared with."""
+
+    scores: Any
+    data: Any
+    """None: the scores come from a file, and no data were loaded."""
+    reference: str | Path | None
+    expected: Any
+    """The reference's scores, or None."""
+    baselines: Mapping[str, Mapping[str, float | None]]
+    baseline_scores: Mapping[str, str]
+
+
+def _score(
+    model: str, config: UnlearnConfig, family: TaskFamily, reference: str | Path | None, beside: Sequence[str | Path]
+) -> _Scored:
+    """Score a saved model. What it is compared with is read first, so that a mismatch is reported at once."""
+    data = family.load_data(config)
+    reference = _default_reference(config) if reference is None else reference
+    expected = None if reference is None else family.resolve_reference(reference, config, data)
+    check = partial(family.check_reference, data=data, config=config, model=model)
+    if expected is not None:
+        check(expected)
+    columns = read_beside(beside, family, config, expected, check)
+    return _Scored(
+        scores=family.score_saved(model, data, config),
+        data=data,
+        reference=reference,
+        expected=expected,
+        baselines=baseline_metrics(config, family, expected) | columns,
+        baseline_scores=_baseline_scores(config, reference),
+    )
+
+
+def _read(
+    model: str, config: UnlearnConfig, family: TaskFamily, reference: str | Path | None, beside: Sequence[str | Path]
+) -> _Scored:
+    """Read the scores of a model from a file."""
+    scores = family.load_scores(Path(model), config)
+    if reference is None and config.reference.source == "scores":
+        reference = config.reference.path
+    file = None if reference is None else reference_scores_file(reference)
+    if reference is not None and file is None:
+        raise DataError(
+            f"The reference {reference} is a model, and no data are loaded to score it for a file of scores: give a "
+            "file of the reference's scores"
+        )
+    expected = None if file is None else family.load_scores(file, config)
+    baselines: dict[str, Mapping[str, float | None]] = {}
+    if expected is not None:
+        baselines["retrained"] = family.metrics_of(expected, expected).values
+
+    def check(other: Any) -> None:
+        family.metrics_of(scores, other)  # it raises for a reference of other rows
+
+    return _Scored(
+        scores=scores,
+        data=None,
+        reference=reference,
+        expected=expected,
+        baselines=baselines | read_beside(beside, family, config, expected, check),
+        baseline_scores={} if file is None else {"retrained": str(file.absolute())},
+    )
+
+
+def _export(log: Log, directory: Path) -> dict[str, Any]:
+    """Write the files of a log, and return entries for the report."""
+    hashes = {}
+    for name, content in log.files.items():
+        write_json(directory / name, content)
+        hashes[name] = file_hash(directory / name)
+    return {"exported": hashes, "not_exported": dict(log.left_out)}
+
+
+def _check_evaluation_output(directory: Path, export: ExportFormat | None = None) -> None:
+    """Check that an evaluation replaces nothing but an earlier evaluation, and ``export`` nothing but its own files.
 
     Raises:
         RunError: the directory holds a run, or other files of the names that an evaluation writes.
@@ -109,7 +194,16 @@ def _check_evaluation_output(directory: Path) -> None:
         theirs.append(SCORES)
     if not is_report(directory / REPORT):
         theirs.append(REPORT)
+    if export is not None:
+        ours = _read_mapping(files.metrics).get("exported")
+        written = ours if isinstance(ours, dict) else {}
+        theirs += [name for name in LOG_NAMES if not _is_unchanged(directory / name, written.get(name))]
     check_output(directory, theirs)
+
+
+def _is_unchanged(path: Path, expected_hash: Any) -> bool:
+    """Return whether a file still has the bytes that an evaluation wrote."""
+    return path.is_file() and not path.is_symlink() and file_hash(path) == expected_hash
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class UnlearnConfig(Section):
             ConfigError: the file is missing, is not YAML, or a setting in the file or in ``overrides`` is wrong.
         """
         mapping = override({} if source is None else read_mapping(source), overrides)
-        others = {"search", "cluster", "compare"} - set(cls.model_fields)
+        others = {"search", "cluster", "compare", "tracking"} - set(cls.model_fields)
         return validate(cls, {key: value for key, value in mapping.items() if key not in others})
 
     @classmethod

@@ -6,6 +6,7 @@ The sections of a search live beside the code that reads them:
 - ``search.constraints``: :class:`tune.space.constraints.ConstraintConfig`
 - ``search.early_stopping``: :class:`tune.early_stopping.config.EarlyStoppingConfig`
 - ``cluster``: :class:`cluster.config.ClusterConfig`
+- ``tracking``: :class:`tune.tracking.config.TrackingConfig`
 
 :class:`tune.compare.config.CompareConfig` adds the section ``compare``.
 """
@@ -33,6 +34,7 @@ from tune.space.measured import measured_by_request, missing_input, with_request
 from tune.space.objectives import Direction, check_objectives, default_objectives, missing_objective_sentence
 from tune.space.parameter import Parameter, default_space, flatten_space
 from tune.space.space import check_space, reachable_part
+from tune.tracking.config import TrackingConfig
 
 _SHORT_DIRECTIONS = {"minimize": "min", "maximize": "max"}
 
@@ -95,10 +97,11 @@ class SearchOptions(Section):
 
 
 class SearchConfig(UnlearnConfig):
-    """A whole search: the config that all trials share, what is searched, and the cluster."""
+    """A whole search: the config that all trials share, what is searched, the cluster, and the trackers."""
 
     search: SearchOptions = SearchOptions()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="before")
     @classmethod

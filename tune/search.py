@@ -46,6 +46,7 @@ from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
 from tune.study.checks import check_content, check_results_are_stored
+from tune.tracking.open_trackers import open_trackers
 
 if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared
@@ -155,6 +156,8 @@ class RaySearch:
             )
         self.session = SearchSession(run, config, self._on_trial_end)
         self._executor, self._callbacks = executor, callbacks
+        for tracker in open_trackers(run.path, config):
+            callbacks.add(tracker)
         self.content: Mapping[str, str] | None = None
         """The hashes of what the search starts from, if they are known: see :mod:`ofmu.content`."""
         self._tables = TimeBudget(share=_TABLES_SHARE, burst=_TABLES_BURST)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -41,13 +41,33 @@ _LACKING = re.compile(r"row \d+ of the set '.+' has no (.+)")
 @click.command("evaluate")
 @click.argument("model")
 @config_argument
-@click.option("--reference", help="A retrained model, scores.json of it, or an official TOFU log.")
+@click.option("--reference", help="A retrained model, scores.json of it, or a log of TOFU or open-unlearning.")
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add a column: scores.json or metrics.json, or a log or a summary of open-unlearning.",
+)
 @click.option("--output", type=Folder(), help="Folder for metrics.json, scores.json and report.html.")
+@click.option(
+    "--export",
+    type=click.Choice(["open-unlearning"]),
+    help="Also write TOFU_EVAL.json and TOFU_SUMMARY.json, or those of MUSE, to the folder.",
+)
 @click.option("--allow-code", is_flag=True, help="Import modules that the model's config names. Their code runs.")
 def evaluate_command(
-    model: str, config: ConfigChoice, reference: str | None, output: Path | None, allow_code: bool
+    model: str,
+    config: ConfigChoice,
+    reference: str | None,
+    beside: tuple[Path, ...],
+    output: Path | None,
+    export: Literal["open-unlearning"] | None,
+    allow_code: bool,
 ) -> None:
     """Score MODEL, a saved model's directory or hub name, on the data of CONFIG and print its metrics.
+
+    MODEL may also be a file of scores: scores.json, or a log of TOFU or open-unlearning.
 
     CONFIG is a YAML file or a preset's name. Without it, the config.yaml in or above the model's directory is used,
     else the defaults.
@@ -57,7 +77,7 @@ def evaluate_command(
     # Imported after the config was read, since importing torch and Transformers takes seconds.
     from ofmu.evaluator import evaluate
 
-    report = evaluate(model, settings, reference=reference, output_dir=output)
+    report = evaluate(model, settings, reference=reference, beside=beside, output_dir=output, export=export)
     show_report(report)
     if output is not None:
         from ofmu.reports.page import write_page_or_warn
@@ -65,8 +85,22 @@ def evaluate_command(
 
         page = write_page_or_warn(lambda: run_page(output, is_ours=True), output)
         click.echo(f"metrics and scores are in {output}")
+        for line in _export_lines(report):
+            click.echo(line)
         if page is not None:
             click.echo(f"the report is in {page}")
+
+
+def _export_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which files of other software were written, and what they lack."""
+    if "exported" not in report:
+        return
+    yield f"written as open-unlearning does: {', '.join(report['exported'])}"
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in report["not_exported"].items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield f"left out of them: {', '.join(names)} ({reason})"
 
 
 def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnConfig:

@@ -1,12 +1,15 @@
-"""``ofmu export``: copy one model of a search, with its metrics and config."""
+"""``ofmu export``: copy one model of a search, with its metrics, config and model card, or upload it to the hub."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from ofmu.cli.params import Folder
+from ofmu.errors import ConfigError
 
 
 @click.command("export")
@@ -18,14 +21,32 @@ from ofmu.cli.params import Folder
     metavar="knee|ID",
     help="Which trial: knee, or a number from front.csv.",
 )
-@click.option("--output", required=True, type=Folder(), metavar="DIR", help="A new directory for the model.")
-def export_command(run: str, pick: str, output: Path) -> None:
-    """Copy a model of the search in RUN to DIR, which from_pretrained can load."""
+@click.option("--output", type=Folder(), metavar="DIR", help="A new directory for the model.")
+@click.option("--push-to-hub", metavar="REPO", help="Upload the model to a new repository of the hub, as owner/name.")
+@click.option("--public", is_flag=True, help="Let everybody see the new repository. Otherwise it is private.")
+def export_command(run: str, pick: str, output: Path | None, push_to_hub: str | None, public: bool) -> None:
+    """Copy a model of the search in RUN to DIR, which from_pretrained can load, or upload it to the hub."""
+    if output is None and push_to_hub is None:
+        raise ConfigError("Name where the model goes: --output DIR, --push-to-hub REPO, or both")
+    if public and push_to_hub is None:
+        raise ConfigError("--public is for --push-to-hub: leave it out, or name the repository")
+    if push_to_hub is not None:
+        from ofmu.models.hub_upload import check_upload
+
+        check_upload(push_to_hub)
     # Optuna is slow to import, and the help does not need it.
     from tune.results.result import SearchResult
 
     result = SearchResult.load(run)
     point = result.pick(pick)
-    target = point.export(output)
-    scores = ", ".join(f"{name} {point.values[name]:.4g}" for name in result.config.objectives)
-    click.echo(f"Trial {point.number} ({scores}) is in {target}")
+    with ExitStack() as temporary:
+        folder = output or Path(temporary.enter_context(TemporaryDirectory(prefix="ofmu-export-"))) / "model"
+        target = point.export(folder)
+        scores = ", ".join(f"{name} {point.values[name]:.4g}" for name in result.config.objectives)
+        if output is not None:
+            click.echo(f"Trial {point.number} ({scores}) is in {target}")
+        if push_to_hub is not None:
+            from ofmu.models.hub_upload import upload_model
+
+            url = upload_model(target, push_to_hub, public=public)
+            click.echo(f"Trial {point.number} ({scores}) is at {url}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,5 +27,7 @@ def read_settings(config: ConfigChoice) -> tuple[UnlearnConfig, ClusterConfig]:
 
     mapping = {key: value for key, value in config.read_mapping().items() if key not in _UNUSED}
     settings = validate(SearchConfig, mapping)
-    shared = settings.model_dump(mode="json", exclude={"search", "cluster"})
+    if settings.tracking.trackers:
+        warnings.warn("tracking has no effect here: trackers follow searches and comparisons", stacklevel=2)
+    shared = settings.model_dump(mode="json", exclude={"search", "cluster", "tracking"})
     return UnlearnConfig.model_validate(shared), settings.cluster

@@ -42,6 +42,7 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
         return
 
     from ofmu.cli.evaluate import show_report
+    from ofmu.reports.model_card import write_card_or_warn
     from ofmu.reports.page import write_page_or_warn
     from ofmu.reports.run import run_page
     from ofmu.reports.stored import StoredRun
@@ -51,6 +52,7 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
     shown = {"model": str(run.files.model), "reference": reference, "baseline_metrics": run.baseline_metrics}
     show_report(run.report | shown)
     click.echo(f"the model is in {run.files.model}")
+    write_card_or_warn(run, run.files.model)
     page = write_page_or_warn(lambda: run_page(output, is_ours=True), output)
     if page is not None:
         click.echo(f"the report is in {page}")

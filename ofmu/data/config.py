@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ofmu.config.base import PositiveInt, Section
 from ofmu.data.kinds import TRAITS, KindTraits, TaskKind
@@ -64,6 +64,20 @@ class WmdpDataConfig(Section):
     """Upper bound on the questions of each set. The seed draws them. None: all questions."""
 
 
+class MuseDataConfig(Section):
+    """The parts of MUSE: its corpus, the texts to forget, and the texts to retain."""
+
+    corpus: Literal["news", "books"] = "news"
+    """The published corpus that is loaded if ``data.path`` is None."""
+    forget: str = "raw/forget"
+    """The texts to forget, as configuration and split of the data set. ``sust/forget_1`` to ``sust/forget_4`` are the
+    sequential requests, and ``scal/forget_1`` to ``scal/forget_4`` the growing ones."""
+    retain: str = "raw/retain1"
+    """The texts to retain, as configuration and split."""
+    max_documents: PositiveInt | None = None
+    """Upper bound on the texts of each of the two sets. The seed draws them. None: all texts."""
+
+
 class VisionDataConfig(Section):
     """Which labelled images are forgotten, and how images are read."""
 
@@ -100,13 +114,15 @@ VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
 class DataConfig(Section):
     """The forget, retain and holdout rows, and the evaluation sets."""
 
-    source: Literal["generated", "tofu", "wmdp", "files", "cifar10", "cifar100", "images"] = "generated"
+    source: Literal["generated", "tofu", "wmdp", "muse", "lume", "files", "cifar10", "cifar100", "images"] = "generated"
     """Where the rows come from. ``generated``: fictitious authors from the seed. ``files``: the user's own rows.
     ``images``: a folder of labelled images. The other sources are published benchmarks."""
     path: str | None = None
-    """TOFU: a hub name, or a local directory of TOFU's JSON files; None: ``locuslab/TOFU``. CIFAR: a hub name, or a
-    local directory of ``train*.parquet`` and ``test*.parquet``; None: ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``.
-    Images: a folder with one folder per class, or with two such folders, ``train`` and ``test``; required."""
+    """TOFU: a hub name, or a local directory of TOFU's JSON files; None: ``locuslab/TOFU``. MUSE: a hub name, or a
+    clone of the data set; None: by ``data.muse.corpus``. LUME: a directory of ``forget.jsonl`` and ``retain.jsonl``;
+    required. CIFAR: a hub name, or a local directory of ``train*.parquet`` and ``test*.parquet``; None:
+    ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``. Images: a folder with one folder per class, or with two such folders,
+    ``train`` and ``test``; required."""
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
     """TOFU: the published forget split, which holds 1, 5 or 10 percent of the authors."""
     authors: Annotated[int, Field(ge=2, le=200)] | None = None
@@ -115,6 +131,7 @@ class DataConfig(Section):
     """TOFU: add real authors and world facts to the retain rows. A model trained from scratch knows neither."""
     generated: GeneratedDataConfig = GeneratedDataConfig()
     wmdp: WmdpDataConfig = WmdpDataConfig()
+    muse: MuseDataConfig = MuseDataConfig()
     vision: VisionDataConfig = VisionDataConfig()
     forget: str | None = None
     """File of the rows to forget: JSONL, JSON, CSV or Parquet. Required if ``source`` is files."""
@@ -135,6 +152,11 @@ class DataConfig(Section):
     truncation: bool = False
     """False: plain text longer than ``max_length`` is split into chunks, and all chunks are trained and scored. True:
     only the first ``max_length`` tokens are kept, as ``truncation`` of Transformers does."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset_sections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored config without this section must compare equal to a config with its defaults.
+        return {key: value for key, value in handler(self).items() if key != "muse" or self.muse != MuseDataConfig()}
 
     @property
     def kind(self) -> TaskKind:

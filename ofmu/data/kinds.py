@@ -19,6 +19,8 @@ class KindTraits:
     """Whether a model can be scored on a few rows during a run. Early stopping needs these scores."""
     model_directories: bool
     """Whether ``model.path`` must hold a language model's files."""
+    open_unlearning: bool
+    """Whether open-unlearning has logs of such tasks."""
     ignored_evaluation: tuple[str, ...]
     """Keys of the ``evaluation`` section that have no effect."""
     objectives: Mapping[str, Literal["min", "max"]]
@@ -32,6 +34,7 @@ TRAITS: Mapping[TaskKind, KindTraits] = {
         adapters=True,
         partial_evaluation=True,
         model_directories=True,
+        open_unlearning=True,
         ignored_evaluation=(),
         objectives={"ks_statistic": "min", "model_utility": "max"},
         objectives_without_reference={"extraction_strength": "min", "model_utility": "max"},
@@ -40,6 +43,7 @@ TRAITS: Mapping[TaskKind, KindTraits] = {
         adapters=False,
         partial_evaluation=False,
         model_directories=False,
+        open_unlearning=False,
         ignored_evaluation=("max_rows", "in_scope", "membership", "alignment", "kl", "attacks", "run_attacks"),
         objectives={"unlearning_accuracy_gap": "min", "testing_accuracy": "max"},
         objectives_without_reference={"unlearning_accuracy": "max", "testing_accuracy": "max"},

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from ofmu.data.config import DataConfig
 from ofmu.data.files import load_files
 from ofmu.data.generated import generate
+from ofmu.data.lume import load_lume
+from ofmu.data.muse import load_muse
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
@@ -20,6 +22,8 @@ _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
     "generated": lambda config, seed: generate(config.generated, seed),
     "tofu": lambda config, _: load_tofu(config),
     "wmdp": load_wmdp,
+    "muse": load_muse,
+    "lume": lambda config, _: load_lume(config),
     "files": load_files,
 }
 

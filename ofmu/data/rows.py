@@ -30,20 +30,41 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Prompting:
+    """How the rows of an evaluation set become prompts, where a benchmark fixes it."""
+
+    template: str
+    """Text before an answer, with ``{question}``. It replaces ``data.prompt_template`` and a chat template."""
+    max_new_tokens: int
+    """Upper bound on the tokens of a generated answer, in place of ``evaluation.max_new_tokens``."""
+
+
+@dataclass(frozen=True)
 class RowSet:
     """Named rows and a hash of their content. The cache and the check of reference scores compare the hash."""
 
     name: str
     rows: tuple[Row, ...]
+    prompting: Prompting | None = None
+    """None: the prompts of the config."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """The benchmark's name for the part that a row belongs to, by :func:`row_key` of the row. Empty: no parts."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of the fields of all rows in order. The name is not part of the hash."""
-        text = json.dumps([asdict(row) for row in self.rows], sort_keys=True, ensure_ascii=False)
+        """SHA-256 (hex) of the fields of all rows in order, and of the prompting. The name is not part of the hash."""
+        fields = [asdict(row) for row in self.rows] + ([asdict(self.prompting)] if self.prompting else [])
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def row_key(row: Row) -> str:
+    """Return SHA-256 (hex) over the fields of a row that its scores depend on."""
+    parts = [row.question, row.answer, row.paraphrased_answer, list(row.perturbed_answers)]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

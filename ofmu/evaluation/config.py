@@ -22,7 +22,8 @@ class ReferenceConfig(Section):
 
     source: Literal["retrain", "model", "scores", "none"] = "retrain"
     """``retrain``: train the reference on the retain rows. ``model``: a saved model. ``scores``: a file of scores that
-    this package wrote, or an official TOFU log. ``none``: no reference, so forget quality is reported as missing."""
+    this package wrote, an official TOFU log, or a log of open-unlearning (``TOFU_EVAL.json``, ``MUSE_EVAL.json``).
+    ``none``: no reference, so forget quality is reported as missing."""
     path: str | None = None
     """The saved model, or the file of scores. The sources ``model`` and ``scores`` need this path."""
 

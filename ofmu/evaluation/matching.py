@@ -6,7 +6,7 @@ import math
 
 from ofmu.data.rows import UnlearnData
 from ofmu.errors import ReferenceMismatchError
-from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, row_hash
+from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, compressed_size, row_hash
 from ofmu.evaluation.sets import FORGET, TruthRatio
 
 
@@ -29,7 +29,7 @@ def require_match(scores: Scores, reference: Scores) -> None:
             "score both under one evaluation.truth_ratio"
         )
     for number, (row, reference_row) in enumerate(zip(rows, reference_rows, strict=True), start=1):
-        if not _same_row(row, reference_row):
+        if not same_row(row, reference_row):
             raise ReferenceMismatchError(
                 f"{start}: forget row {number} is '{_shorten(reference_row.question)}' in the reference and "
                 f"'{_shorten(row.question)}' in the model's scores{_note_on_answers(row, reference_row)}; "
@@ -57,12 +57,23 @@ def unscored_copy(model: str, data: UnlearnData, truth_ratio: TruthRatio) -> Sco
     return Scores(model=model, truth_ratio=truth_ratio, sets={FORGET: unscored}, data_hash=data.content_hash)
 
 
-def _same_row(row: RowScores, other: RowScores) -> bool:
+def same_row(row: RowScores, other: RowScores) -> bool:
+    """Return whether two models were scored on the same row, as far as the scores tell.
+
+    Scores of this package have hashes of their rows. A log of other software has the texts instead, or only the size of
+    the compressed answer.
+    """
     if row.row_hash is not None and other.row_hash is not None:
         return row.row_hash == other.row_hash
-    # An official log has no row hashes.
-    texts = _same_text(row.question, other.question) and _same_text(row.ground_truth, other.ground_truth)
-    return texts and len(row.perturbed) == len(other.perturbed)
+    if not row.ground_truth or not other.ground_truth:
+        size = compressed_size(row)
+        return size is not None and size == compressed_size(other)
+    if not _same_text(row.ground_truth, other.ground_truth) or len(row.perturbed) != len(other.perturbed):
+        return False
+    # A log may hold the whole prompt, in a chat template that nothing here knows.
+    questions = [" ".join(each.question.split()) for each in (row, other)]
+    shorter, longer = sorted(questions, key=len)
+    return shorter == longer or (bool(shorter) and shorter in longer)
 
 
 def _note_on_answers(row: RowScores, other: RowScores) -> str:

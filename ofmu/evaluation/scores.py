@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ofmu.data.rows import Row
+from ofmu.data.rows import Row, row_key
 from ofmu.errors import DataError
 from ofmu.evaluation.sets import TRUTH_RATIOS, TruthRatio
 from ofmu.io.files import read_json, write_json
@@ -41,12 +40,15 @@ class RowScores:
     ground_truth: str
     row_hash: str | None
     """:func:`row_hash` of the row. None: the scores come from a log that does not hold the texts of wrong answers."""
-    answer: AnswerLoss
+    answer: AnswerLoss | None
+    """None: the scores come from a log that holds no losses of this set."""
     paraphrased: AnswerLoss | None = None
     perturbed: tuple[AnswerLoss, ...] = ()
     generated: str | None = None
     rouge: float | None = None
     """ROUGE-L recall of the generated text."""
+    rouge_f1: float | None = None
+    """ROUGE-L F1 of the generated text. Only sets of MUSE have it."""
     extraction_strength: float | None = None
     exact_memorization: float | None = None
     min_k: float | None = None
@@ -54,6 +56,13 @@ class RowScores:
     rows and holdout rows if ``evaluation.membership`` is true."""
     min_k_plus: float | None = None
     gradient_norm: float | None = None
+    part: str | None = None
+    """The benchmark's name for the part that the row belongs to. Only LUME has parts."""
+    loss_above_reference: float | None = None
+    """Mean loss minus the mean loss of the retrained model, in nats per token. Only logs hold this difference."""
+    compressed_bytes: int | None = None
+    """Size of the zlib-compressed answer, in bytes. It is set only if the scores come from a log that does not hold the
+    text of the answer: see :func:`compressed_size`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,10 +173,16 @@ class Scores:
             raise DataError(f"The scores {source} are malformed ({problem}): make them again") from error
 
 
+def compressed_size(row: RowScores) -> int | None:
+    """Return the size of a row's zlib-compressed answer, in bytes; None if neither the text nor the size is known."""
+    if row.ground_truth:
+        return len(zlib.compress(row.ground_truth.encode()))
+    return row.compressed_bytes
+
+
 def row_hash(row: Row) -> str:
-    """Return SHA-256 (hex) over the fields of a row that its scores depend on."""
-    parts = [row.question, row.answer, row.paraphrased_answer, list(row.perturbed_answers)]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+    """Return :func:`ofmu.data.rows.row_key` of a row."""
+    return row_key(row)
 
 
 def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
@@ -181,6 +196,8 @@ def hash_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
 
 _OPTIONAL_NUMBERS = ("rouge", "extraction_strength", "exact_memorization", "min_k", "min_k_plus", "gradient_norm")
 
+_RARE_FIELDS = ("rouge_f1", "part", "loss_above_reference", "compressed_bytes")
+
 
 def _row_to_json(row: RowScores) -> dict[str, Any]:
     return {
@@ -188,29 +205,39 @@ def _row_to_json(row: RowScores) -> dict[str, Any]:
         "ground_truth": row.ground_truth,
         "row_hash": row.row_hash,
         "answer": _loss_to_json(row.answer),
-        "paraphrased": None if row.paraphrased is None else _loss_to_json(row.paraphrased),
+        "paraphrased": _loss_to_json(row.paraphrased),
         "perturbed": [_loss_to_json(loss) for loss in row.perturbed],
         "generated": row.generated,
         **{name: _finite_or_none(getattr(row, name)) for name in _OPTIONAL_NUMBERS},
+        # Files of other data are the same as before these fields were added.
+        **{name: value for name in _RARE_FIELDS if (value := getattr(row, name)) is not None},
     }
 
 
 def _row_from_json(content: Mapping[str, Any]) -> RowScores:
-    paraphrased = content["paraphrased"]
+    size = content.get("compressed_bytes")
     return RowScores(
         question=str(content["question"]),
         ground_truth=str(content["ground_truth"]),
         row_hash=content["row_hash"],
-        answer=_loss_from_json(content["answer"]),
-        paraphrased=None if paraphrased is None else _loss_from_json(paraphrased),
+        answer=_loss_or_none(content["answer"]),
+        paraphrased=_loss_or_none(content["paraphrased"]),
         perturbed=tuple(map(_loss_from_json, content["perturbed"])),
         generated=content["generated"],
+        rouge_f1=_optional_float(content.get("rouge_f1")),
+        part=content.get("part"),
+        loss_above_reference=_optional_float(content.get("loss_above_reference")),
+        compressed_bytes=None if size is None else int(size),
         **{name: _optional_float(content.get(name)) for name in _OPTIONAL_NUMBERS},
     )
 
 
-def _loss_to_json(loss: AnswerLoss) -> list[float | int | None]:
-    return [_finite_or_none(loss.nll), loss.tokens]
+def _loss_to_json(loss: AnswerLoss | None) -> list[float | int | None] | None:
+    return None if loss is None else [_finite_or_none(loss.nll), loss.tokens]
+
+
+def _loss_or_none(content: list[Any] | None) -> AnswerLoss | None:
+    return None if content is None else _loss_from_json(content)
 
 
 def _loss_from_json(content: list[Any]) -> AnswerLoss:

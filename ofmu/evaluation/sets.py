@@ -17,6 +17,13 @@ SETS = (FORGET, *UTILITY_SETS)
 COMPONENTS = ("rouge", "probability", "truth_ratio")
 """The metrics of each set. Those of the utility sets are the components of model utility."""
 HOLDOUT = "holdout"
+MEMBERS = "members"
+"""Forget texts that membership attacks compare with the holdout rows, where these are other rows than the set
+``forget``. Of the published benchmarks, MUSE has such a set."""
+FORGET_KNOWLEDGE, RETAIN_KNOWLEDGE = "forget_knowledge", "retain_knowledge"
+"""MUSE: questions about the forget texts and about the retain texts."""
+LUME_PARTS = tuple(f"task{task}_{kind}" for task in (1, 2, 3) for kind in ("regurgitation", "knowledge"))
+"""LUME: sentence completions and questions of each task."""
 IN_SCOPE_KINDS: Mapping[str, str] = {
     "paraphrase": "paraphrased",
     "multi_hop": "multi-hop",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ofmu.evaluation.scores import RowScores, Scores
-from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, RETAIN
+from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, MEMBERS, RETAIN
 
 ROWS_PER_SET = 24
 _TITLES = {
@@ -67,7 +67,7 @@ def answered_sets(models: Mapping[str, Scores], limit: int = ROWS_PER_SET) -> li
         limit: largest number of rows of a set.
     """
     first = next(iter(models.values()))
-    order = [name for name in (*_TITLES, *first.sets) if name in first.sets and name != HOLDOUT]
+    order = [name for name in (*_TITLES, *first.sets) if name in first.sets and name not in (HOLDOUT, MEMBERS)]
     found = []
     for name in dict.fromkeys(order):
         rows = sorted(first.sets[name], key=_key)[:limit]
@@ -97,7 +97,7 @@ def _answered(row: RowScores, models: Mapping[str, Mapping[str, RowScores]], com
 
 
 def _answer(model: str, scored: RowScores, revealing: set[str]) -> Answer:
-    loss = scored.answer.mean
+    loss = math.nan if scored.answer is None else scored.answer.mean
     return Answer(
         model=model,
         parts=tuple(_parts(scored.generated or "", revealing)),

@@ -62,7 +62,7 @@ def run_page(directory: str | Path, *, live: bool = False, is_ours: bool = False
         state=_state(run),
         verdict=verdict(metrics, baselines),
         tiles=_tiles(metrics, baselines),
-        models=[(name, _KEYS[name]) for name in models],
+        models=[(name, _KEYS.get(name, "other")) for name in models],
         groups=metric_groups(list(models.values())) if metrics else [],
         missing=missing_metrics(run.report.get("reasons") or {}),
         answers=answers,

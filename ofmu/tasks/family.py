@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ofmu.errors import DataError
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.evaluation.open_unlearning_export import Log
 from ofmu.run_config import UnlearnConfig
 from ofmu.task import Task
 from ofmu.tasks.events import PreparationCallback
@@ -46,8 +48,8 @@ class TaskFamily(ABC):
         """Return the number of forget rows and of retain rows."""
 
     @abstractmethod
-    def load_scores(self, path: Path) -> Any:
-        """Read a file of scores.
+    def load_scores(self, path: Path, config: UnlearnConfig | None = None) -> Any:
+        """Read a file of scores. ``config`` rules how a log of other software is read; None: the defaults.
 
         Raises:
             DataError: the file holds no scores of this kind of task.
@@ -80,6 +82,14 @@ class TaskFamily(ABC):
         Raises:
             ReferenceMismatchError: the reference covers other rows, or follows another definition.
         """
+
+    def open_unlearning_log(self, scores: Any, reference: Any) -> Log:
+        """Return the scores as a log of open-unlearning. ``reference``: the reference's scores, or None.
+
+        Raises:
+            DataError: open-unlearning has no log of such scores.
+        """
+        raise DataError("open-unlearning has logs of language models only")
 
     def robustness(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ofmu.data.load import load_data
-from ofmu.errors import DataError, ModelError, ReferenceMismatchError
+from ofmu.errors import ConfigError, DataError, ModelError, ReferenceMismatchError, RunError
 from ofmu.evaluation.matching import require_match, unscored_copy
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluator import evaluate
@@ -138,3 +138,67 @@ def test_the_written_scores_cover_every_set(models: Path, report: dict[str, Any]
         name: len(rows) for name, rows in data.evaluation.items()
     }
     assert scores.data_hash == data.content_hash
+
+
+def full_log(shared_data: Path) -> Path:
+    return (
+        shared_data / "open_unlearning_logs" / "tofu_Llama-3.2-1B-Instruct_full" / "evals_forget01" / "TOFU_EVAL.json"
+    )
+
+
+def test_an_open_unlearning_log_matches_its_tofu_rows(shared_data: Path) -> None:
+    source = {"source": "tofu", "path": str(shared_data / "tofu"), "split": "forget01"}
+    config = UnlearnConfig.model_validate({"data": source})
+    data = load_data(config.data, 0)
+    reference = resolve_reference(full_log(shared_data), config, data)
+    assert len(reference.sets["forget"]) == 40
+    require_match(unscored_copy("m", data, "geometric"), reference)
+
+
+def test_an_open_unlearning_log_of_other_rows_is_refused_before_scoring(models: Path, shared_data: Path) -> None:
+    for arguments in ({"reference": full_log(shared_data)}, {"beside": [full_log(shared_data)]}):
+        with pytest.raises(ReferenceMismatchError, match="covers 40 forget rows"):
+            evaluate(models / "one", CONFIG, **arguments)
+
+
+def test_a_model_is_exported_as_open_unlearning_does(models: Path, report: dict[str, Any]) -> None:
+    membership = UnlearnConfig.model_validate(
+        {**CONFIG.model_dump(), "evaluation": {**CONFIG.evaluation.model_dump(), "membership": True}}
+    )
+    found = evaluate(models / "one", membership, output_dir=models / "logs", export="open-unlearning")
+    log = json.loads((models / "logs" / "TOFU_EVAL.json").read_text())
+    assert log["forget_Q_A_Prob"]["agg_value"] == pytest.approx(found["metrics"]["forget_probability"], rel=1e-9)
+    assert log["mia_min_k"]["auc"] == found["metrics"]["membership_min_k"]
+    assert found["not_exported"]["forget_quality"] == "no reference was given"
+    again = evaluate(models / "logs" / "TOFU_EVAL.json")["metrics"]
+    same = ("forget_probability", "retain_rouge", "exact_memorization", "membership_zlib", "membership_gradient_norm")
+    assert {name: again[name] for name in same} == pytest.approx({name: found["metrics"][name] for name in same})
+    # An earlier export is replaced, and a file that was changed since is not.
+    evaluate(models / "one", CONFIG, output_dir=models / "logs", export="open-unlearning")
+    (models / "logs" / "TOFU_SUMMARY.json").write_text("{}")
+    with pytest.raises(RunError, match=r"holds TOFU_SUMMARY\.json, which ofmu did not make"):
+        evaluate(models / "one", CONFIG, output_dir=models / "logs", export="open-unlearning")
+
+
+def test_columns_beside_a_file_of_scores(models: Path, report: dict[str, Any], shared_data: Path) -> None:
+    logs = shared_data / "open_unlearning_logs"
+    summary = logs / "tofu_Llama-2-7b-chat-hf_full" / "evals_forget01" / "TOFU_SUMMARY.json"
+    retain = logs / "tofu_Llama-3.2-1B-Instruct_retain99" / "TOFU_EVAL.json"
+    ours = models / "out" / "metrics.json"
+    found = evaluate(full_log(shared_data), reference=retain, beside=[summary, retain, ours])["baseline_metrics"]
+    assert list(found) == ["retrained", "evals_forget01", "tofu_Llama-3.2-1B-Instruct_retain99", "out"]
+    assert found["evals_forget01"]["model_utility"] == pytest.approx(0.627555, abs=1e-6)
+    assert found["tofu_Llama-3.2-1B-Instruct_retain99"] == found["retrained"]
+    assert found["out"] == report["metrics"]
+    with pytest.raises(ReferenceMismatchError, match="forget row"):
+        evaluate(full_log(shared_data), beside=[models / "out" / "scores.json"])
+
+
+def test_what_a_file_of_scores_cannot_be_compared_with(models: Path, report: dict[str, Any], shared_data: Path) -> None:
+    with pytest.raises(DataError, match="no data are loaded to score it"):
+        evaluate(models / "out" / "scores.json", reference=models / "two")
+    summary = shared_data / "open_unlearning_logs" / "tofu_Llama-3.2-1B-Instruct_retain99" / "TOFU_SUMMARY.json"
+    with pytest.raises(DataError, match="holds totals only"):
+        evaluate(models / "out" / "scores.json", reference=summary)
+    with pytest.raises(ConfigError, match="name it with --output"):
+        evaluate(models / "out" / "scores.json", export="open-unlearning")

@@ -21,6 +21,8 @@ from ofmu.errors import RunError
 from ofmu.io.files import storage_errors
 from ofmu.io.folders import holds_something, new_folder
 from ofmu.io.text import shell_word
+from ofmu.reports.model_card import CARD, write_card_or_warn
+from ofmu.reports.stored import StoredRun
 from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, check_no_links, stored_values
 from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
@@ -63,7 +65,7 @@ class Point:
         return self.directory
 
     def export(self, path: str | Path) -> Path:
-        """Copy the trial's model, metrics and config to ``path``, which ``from_pretrained`` can load.
+        """Copy the trial's model, metrics and config to ``path``, and write a model card. ``from_pretrained`` loads it.
 
         Raises:
             RunError: the model was not kept, ``path`` is a file or holds something, or the directory of the trial
@@ -92,6 +94,9 @@ class Point:
                 for source in (files.metrics, files.config):
                     if source.is_file():
                         shutil.copy2(source, partial / source.name)
+                # A loop of the user's own may make models without the files of a run.
+                if files.metrics.is_file() and files.config.is_file() and not (partial / CARD).exists():
+                    write_card_or_warn(StoredRun(self.directory), partial)
         return target
 
 

@@ -59,6 +59,7 @@ class RunDirectory(LockedDirectory):
         "search.confirm_seeds",
         "search.confirm_points",
         "cluster.",
+        "tracking",
     )
     written = (
         STUDY,

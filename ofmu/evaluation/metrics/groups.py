@@ -7,6 +7,7 @@ from functools import cache, partial
 
 import numpy as np
 
+from ofmu.evaluation.matching import same_row
 from ofmu.evaluation.metrics import fluency, formulas, membership
 from ofmu.evaluation.metrics.choices import all_finite, choice_accuracy, letter_accuracy
 from ofmu.evaluation.metrics.row_values import (
@@ -22,8 +23,18 @@ from ofmu.evaluation.metrics.row_values import (
     rows_of,
     truth_ratio,
 )
-from ofmu.evaluation.scores import ChoiceScores, Scores
-from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_KINDS, IN_SCOPE_PREFIX
+from ofmu.evaluation.scores import ChoiceScores, RowScores, Scores, compressed_size
+from ofmu.evaluation.sets import (
+    FORGET,
+    FORGET_KNOWLEDGE,
+    HOLDOUT,
+    IN_SCOPE_KINDS,
+    IN_SCOPE_PREFIX,
+    LUME_PARTS,
+    MEMBERS,
+    RETAIN,
+    RETAIN_KNOWLEDGE,
+)
 
 _AttackValues = Callable[[Scores, Scores | None, str], Sequence[float]]
 """From scores, the reference's scores and a set's name to one number per row of the set."""
@@ -68,12 +79,20 @@ def _accuracy(scores: Scores, name: str, compute: Callable[[Sequence[ChoiceScore
 def _auc(scores: Scores, reference: Scores | None, values: _AttackValues) -> float:
     if "membership" in scores.notes:
         raise MissingScoresError(scores.notes["membership"])
-    return membership.auc(values(scores, reference, FORGET), values(scores, reference, HOLDOUT))
+    return membership.auc(values(scores, reference, _members(scores)), values(scores, reference, HOLDOUT))
+
+
+def _members(scores: Scores) -> str:
+    """Return the name of the set of forget texts that attacks compare with the holdout rows."""
+    return MEMBERS if MEMBERS in scores.sets else FORGET
 
 
 def _zlib_ratios(scores: Scores, name: str) -> list[float]:
-    losses = answer_losses(scores, name)
-    return [membership.zlib_ratio(loss, row.ground_truth) for loss, row in zip(losses, scores.sets[name], strict=True)]
+    losses, sizes = answer_losses(scores, name), [compressed_size(row) for row in scores.sets[name]]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        raise MissingScoresError(f"the scores of the set '{name}' hold neither texts nor sizes of compressed texts")
+    return [membership.zlib_ratio(float(loss), size) for loss, size in zip(losses, known, strict=True)]
 
 
 def _attack_values(scores: Scores, name: str, attribute: str) -> list[float]:
@@ -82,16 +101,19 @@ def _attack_values(scores: Scores, name: str, attribute: str) -> list[float]:
 
 
 def _losses_above_reference(scores: Scores, reference: Scores | None, name: str) -> list[float]:
+    if reference is None and all(row.loss_above_reference is not None for row in rows_of(scores, name)):
+        return _attack_values(scores, name, "loss_above_reference")
     matching = _matching_reference(scores, reference, name, "evaluation.membership")
     return [float(gap) for gap in answer_losses(scores, name) - answer_losses(matching, name)]
 
 
 def _privacy_leakage(scores: Scores, reference: Scores | None) -> float:
     model_auc = _auc(scores, reference, lambda model, _, name: _attack_values(model, name, "min_k"))
-    for name in (FORGET, HOLDOUT):
+    names = (_members(scores), HOLDOUT)
+    for name in names:
         _matching_reference(scores, reference, name, "evaluation.membership")
     assert reference is not None
-    reference_auc = membership.auc(*(_attack_values(reference, name, "min_k") for name in (FORGET, HOLDOUT)))
+    reference_auc = membership.auc(*(_attack_values(reference, name, "min_k") for name in names))
     try:
         return membership.privacy_leakage(model_auc, reference_auc)
     except ValueError as error:
@@ -105,9 +127,48 @@ def _matching_reference(scores: Scores, reference: Scores | None, name: str, key
     rows, reference_rows = rows_of(scores, name), reference.sets.get(name, ())
     if not reference_rows:
         raise MissingScoresError(f"the reference has no scores of the set '{name}': score it with {key} true")
-    if name != FORGET and [row.row_hash for row in rows] != [row.row_hash for row in reference_rows]:
+    if name != FORGET and not _same_rows(rows, reference_rows):
         raise MissingScoresError(f"the reference was scored on other rows of the set '{name}'")
     return reference
+
+
+def _same_rows(rows: Sequence[RowScores], others: Sequence[RowScores]) -> bool:
+    return len(rows) == len(others) and all(map(same_row, rows, others))
+
+
+def knowledge_group(scores: Scores) -> LazyMetrics:
+    """Return the memorisation metrics of MUSE. Empty for other data."""
+    names = {FORGET_KNOWLEDGE, RETAIN_KNOWLEDGE} & scores.sets.keys()
+    verbatim = {"verbatim_memorization": partial(row_mean, scores, FORGET, "rouge_f1")} if names else {}
+    return verbatim | {f"{name}_memorization": partial(row_mean, scores, name, "rouge_f1") for name in sorted(names)}
+
+
+def lume_group(scores: Scores) -> LazyMetrics:
+    """Return the parts of LUME's task aggregate, and the aggregate. Empty for other data."""
+    if not any(row.part for name in (FORGET, RETAIN) for row in scores.sets.get(name, ())):
+        return {}
+    parts = {
+        f"{name}_{part}": partial(_lume_part, scores, name, part) for name in (FORGET, RETAIN) for part in LUME_PARTS
+    }
+    return parts | {"lume_task_aggregate": partial(_lume_aggregate, parts)}
+
+
+def _lume_part(scores: Scores, name: str, part: str) -> float:
+    """Return mean ROUGE-L recall of completions, or the share of questions whose answer is right but for case."""
+    rows = [row for row in rows_of(scores, name) if row.part == part]
+    if not rows:
+        raise MissingScoresError(f"the set '{name}' has no rows of the part {part}")
+    if any(row.generated is None or row.rouge is None for row in rows):
+        raise MissingScoresError(scores.notes.get("rouge", f"rows of the part {part} have no generated text"))
+    if part.endswith("regurgitation"):
+        return float(np.mean([row.rouge or 0.0 for row in rows]))
+    return float(np.mean([(row.generated or "").strip().lower() == row.ground_truth.strip().lower() for row in rows]))
+
+
+def _lume_aggregate(parts: LazyMetrics) -> float:
+    """Return the harmonic mean of the retain parts and of 1 − each forget part."""
+    values = {name: compute() for name, compute in parts.items()}
+    return formulas.harmonic_mean([1 - v if name.startswith(FORGET) else v for name, v in values.items()])
 
 
 def in_scope_group(scores: Scores, reference: Scores | None) -> LazyMetrics:

@@ -10,7 +10,6 @@ leakage, MUSE, Shi et al. (arXiv 2407.06460).
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,12 +85,12 @@ def min_k_plus(log_probs: FloatArray, means: FloatArray, deviations: FloatArray,
     return -_mean_of_lowest((log_probs - means) / np.maximum(deviations, _MIN_DEVIATION), share)
 
 
-def zlib_ratio(mean_loss: float, text: str) -> float:
+def zlib_ratio(mean_loss: float, compressed_bytes: int) -> float:
     """Return the mean loss (nats per token) over the size of the zlib-compressed text (bytes).
 
     The size corrects for texts that are easy to predict without training on them.
     """
-    return mean_loss / len(zlib.compress(text.encode()))
+    return mean_loss / compressed_bytes
 
 
 def _mean_of_lowest(values: FloatArray, share: float) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ofmu.errors import ConfigError, nearest_name
-from ofmu.evaluation.sets import FORGET, GENERAL_SETS, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, RETAIN
+from ofmu.evaluation.sets import FORGET, GENERAL_SETS, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, LUME_PARTS, RETAIN
 
 Direction = Literal["min", "max", "target"]
 
@@ -18,6 +18,8 @@ TOFU = "Maini et al., arXiv 2401.06121"
 CARLINI = "Carlini et al., arXiv 2012.07805"
 WANG = "Wang et al., arXiv 2406.13748"
 TIRUMALA = "Tirumala et al., arXiv 2205.10770"
+MUSE = "Shi et al., arXiv 2407.06460"
+LUME = "Ramakrishna et al., arXiv 2502.15097"
 SALUN = "Fan et al., arXiv 2310.12508"
 OURS = "this project"
 
@@ -194,7 +196,7 @@ def _membership() -> Iterator[MetricInfo]:
         highest=None,
         meaning="relative difference between 1 − AUC of min-k and the retrained model's 1 − AUC, in percent; "
         "below 0: forget rows still look like training rows",
-        source="Shi et al., arXiv 2407.06460",
+        source=MUSE,
         needs=(HOLDOUT, REFERENCE),
     )
 
@@ -257,6 +259,26 @@ def _choices() -> Iterator[MetricInfo]:
         yield _maximise(f"utility_{kind}_accuracy", f"share of the other questions {right}", source, needs)
 
 
+def _knowledge() -> Iterator[MetricInfo]:
+    f1, questions = "ROUGE-L F1 of the greedy", "questions of MUSE"
+    verbatim = f"{f1} continuations of forget excerpts"
+    yield _minimise("verbatim_memorization", verbatim, MUSE, questions, GENERATION)
+    answers = f"{f1} answers to questions about the"
+    yield _minimise("forget_knowledge_memorization", f"{answers} forget texts", MUSE, questions, GENERATION)
+    yield _maximise("retain_knowledge_memorization", f"{answers} retain texts", MUSE, questions, GENERATION)
+
+
+def _lume() -> Iterator[MetricInfo]:
+    kinds = {"regurgitation": "mean ROUGE-L recall of completions", "knowledge": "share of questions answered exactly"}
+    for name in (FORGET, RETAIN):
+        build = _minimise if name == FORGET else _maximise
+        for part in LUME_PARTS:
+            task, _, kind = part.partition("_")
+            yield build(f"{name}_{part}", f"{kinds[kind]} on {name} rows of task {task[-1]}", LUME, "LUME", GENERATION)
+    aggregate = "harmonic mean of LUME's six retain numbers and of 1 − each of the six forget numbers"
+    yield _maximise("lume_task_aggregate", aggregate, LUME, "LUME", GENERATION)
+
+
 def _vision() -> Iterator[MetricInfo]:
     metrics = {
         "unlearning_accuracy": "100 − accuracy on forget images, in percent",
@@ -294,6 +316,8 @@ GROUPS: dict[str, tuple[MetricInfo, ...]] = {
     "Alignment with the retrained model": tuple(_alignment()),
     "Attacks": tuple(_attacks()),
     "Multiple choice": tuple(_choices()),
+    "Knowledge of texts": tuple(_knowledge()),
+    "LUME": tuple(_lume()),
     "Images": tuple(_vision()),
     "Cost": tuple(_cost()),
 }

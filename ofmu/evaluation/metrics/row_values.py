@@ -48,8 +48,17 @@ def finite(scores: Scores, set_name: str, values: Sequence[float]) -> FloatArray
 
 
 def answer_losses(scores: Scores, set_name: str) -> FloatArray:
-    """Return the mean loss of each row's answer in nats per token, shape (rows,)."""
-    return finite(scores, set_name, [row.answer.mean for row in rows_of(scores, set_name)])
+    """Return the mean loss of each row's answer in nats per token, shape (rows,).
+
+    Raises:
+        MissingScoresError: a row has no loss. Only logs lack losses.
+        NonFiniteError: a loss is NaN or infinite.
+    """
+    losses = [row.answer for row in rows_of(scores, set_name)]
+    known = [loss.mean for loss in losses if loss is not None]
+    if len(known) < len(losses):
+        raise MissingScoresError(f"row {losses.index(None) + 1} of the set '{set_name}' has no loss of its answer")
+    return finite(scores, set_name, known)
 
 
 def row_values(scores: Scores, set_name: str, attribute: str) -> list[float]:
@@ -84,8 +93,8 @@ def truth_ratio(scores: Scores, set_name: str) -> float:
     return formulas.utility_truth_ratio(ratios) if set_name in UTILITY_SETS else formulas.forget_truth_ratio(ratios)
 
 
-def log_ratios(scores: Scores, set_name: str) -> FloatArray:
-    """Return log R = log(P(wrong) / P(right)) of every row, shape (rows,).
+def right_losses(scores: Scores, set_name: str) -> FloatArray:
+    """Return the mean loss of each row's right answer in the truth ratio, in nats per token, shape (rows,).
 
     On forget and retain rows, the paraphrased answer is the right answer. On all other sets, the answer itself stands
     in for a missing paraphrase.
@@ -97,8 +106,13 @@ def log_ratios(scores: Scores, set_name: str) -> FloatArray:
         if loss is None:
             raise MissingScoresError(f"row {number} of the set '{set_name}' has no paraphrased answer")
         right.append(loss.mean)
-    wrong = _wrong_losses(scores, set_name)
-    return formulas.log_truth_ratios(finite(scores, set_name, right), wrong, scores.truth_ratio)
+    return finite(scores, set_name, right)
+
+
+def log_ratios(scores: Scores, set_name: str) -> FloatArray:
+    """Return log R = log(P(wrong) / P(right)) of every row, shape (rows,)."""
+    right = right_losses(scores, set_name)
+    return formulas.log_truth_ratios(right, _wrong_losses(scores, set_name), scores.truth_ratio)
 
 
 def _wrong_losses(scores: Scores, set_name: str) -> list[FloatArray]:

@@ -9,7 +9,14 @@ from typing import Any
 
 from ofmu.evaluation.matching import require_match
 from ofmu.evaluation.metrics import formulas
-from ofmu.evaluation.metrics.groups import choice_group, fluency_group, in_scope_group, membership_group
+from ofmu.evaluation.metrics.groups import (
+    choice_group,
+    fluency_group,
+    in_scope_group,
+    knowledge_group,
+    lume_group,
+    membership_group,
+)
 from ofmu.evaluation.metrics.row_values import (
     MissingScoresError,
     NonFiniteError,
@@ -74,6 +81,8 @@ def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
         collector.add(metric, partial(row_mean, scores, FORGET, metric))
     groups = (
         choice_group(scores),
+        knowledge_group(scores),
+        lume_group(scores),
         fluency_group(scores),
         membership_group(scores, reference),
         in_scope_group(scores, reference),

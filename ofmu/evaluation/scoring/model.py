@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer
 from ofmu.data.row_encoder import RowEncoder
-from ofmu.data.rows import Example, Row, UnlearnData
+from ofmu.data.rows import Example, Prompting, Row, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.in_scope import in_scope_sets
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores, hash_sample, row_hash
@@ -22,10 +22,10 @@ from ofmu.evaluation.scoring.chunks import join_norms, join_scores
 from ofmu.evaluation.scoring.generation import GeneratedAnswer, generate_answers
 from ofmu.evaluation.scoring.gradients import gradient_norms
 from ofmu.evaluation.scoring.multiple_choice import score_questions
-from ofmu.evaluation.scoring.rouge import rouge_l_recall
+from ofmu.evaluation.scoring.rouge import rouge_l_f1, rouge_l_recall
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import AnswerScore, score_examples
-from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_PREFIX
+from ofmu.evaluation.sets import FORGET, HOLDOUT, IN_SCOPE_PREFIX, MEMBERS
 
 NO_GENERATION = "no text was generated, since evaluation.rouge is false"
 NO_QUESTION = "plain text rows have no question to answer"
@@ -74,7 +74,8 @@ def score_model(
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
     sets = scored_sets(data, evaluation)
-    examples = _examples(model, tokenizer, sets, encoding)
+    prompting = {name: row_set.prompting for name, row_set in data.evaluation.items() if row_set.prompting is not None}
+    examples = _examples(model, tokenizer, sets, encoding, prompting)
     chunks = [(key, chunk) for key, answer_chunks in examples.items() for chunk in answer_chunks]
     attacked = _attacked_answers(sets, evaluation)
     questions = _questions(sets) if evaluation.rouge else {}
@@ -88,8 +89,7 @@ def score_model(
             labels=[key.set_name for key, _ in chunks],
             detailed=[index for index, (key, _) in enumerate(chunks) if key in attacked],
         )
-        question_sets = [set_name for set_name, _ in questions]
-        texts = generate_answers(model, tokenizer, list(questions.values()), evaluation, encoding, shard, question_sets)
+        texts = _generate(model, tokenizer, questions, evaluation, encoding, shard, prompting)
         with_gradients = {} if synchronized else {key: examples[key] for key in examples if key in attacked}
         norms, gradient_tokens = gradient_norms(model, list(chain.from_iterable(with_gradients.values())), shard)
         choices, choice_tokens = score_questions(
@@ -105,7 +105,9 @@ def score_model(
             key: join_scores(examples[key], scores, tokenizer.eos_token_id)
             for key, scores in _grouped(examples, answer_scores).items()
         },
-        texts=dict(zip(questions, texts, strict=True)),
+        texts=texts,
+        with_f1=frozenset(prompting),
+        parts={name: row_set.parts for name, row_set in data.evaluation.items()},
         gradient_norms={
             key: join_norms(examples[key], values) for key, values in _grouped(with_gradients, norms).items()
         },
@@ -121,7 +123,7 @@ def score_model(
         notes=_notes(sets, evaluation, synchronized),
         forward_tokens={
             "forced": forced_tokens,
-            "generated": sum(text.tokens for text in texts),
+            "generated": sum(text.tokens for text in texts.values()),
             "gradient": gradient_tokens,
             "choices": choice_tokens,
         },
@@ -140,6 +142,8 @@ def scored_sets(data: UnlearnData, evaluation: EvaluationConfig) -> _Sets:
             name: rows if name == FORGET else tuple(rows[index] for index in hash_sample(rows, limit))
             for name, rows in sets.items()
         }
+    if not evaluation.membership:
+        sets.pop(MEMBERS, None)
     if evaluation.in_scope:
         sets |= in_scope_sets(data)
     if evaluation.membership and data.holdout is not None and FORGET in sets:
@@ -151,7 +155,8 @@ def _attacked_answers(sets: _Sets, evaluation: EvaluationConfig) -> frozenset[_A
     """Return the answers that membership attacks read."""
     if not evaluation.membership or HOLDOUT not in sets:
         return frozenset()
-    return frozenset(_AnswerKey(name, index, 0) for name in (FORGET, HOLDOUT) for index in range(len(sets[name])))
+    names = (MEMBERS if MEMBERS in sets else FORGET, HOLDOUT)
+    return frozenset(_AnswerKey(name, index, 0) for name in names for index in range(len(sets[name])))
 
 
 def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dict[str, str]:
@@ -165,12 +170,49 @@ def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dic
     return notes
 
 
+def _prompted(encoding: DataConfig, prompting: Prompting | None) -> DataConfig:
+    """Return the data section with the prompts of a set."""
+    if prompting is None:
+        return encoding
+    return encoding.model_copy(update={"prompt_template": prompting.template, "use_chat_template": False})
+
+
+def _generate(
+    model: Any,
+    tokenizer: Tokenizer,
+    questions: Mapping[tuple[str, int], str],
+    evaluation: EvaluationConfig,
+    encoding: DataConfig,
+    shard: Shard,
+    prompting: Mapping[str, Prompting],
+) -> dict[tuple[str, int], GeneratedAnswer]:
+    """Return the greedy answers by set and row. Sets with prompts of their own are generated one after the other."""
+    answers: dict[tuple[str, int], GeneratedAnswer] = {}
+    for own in (None, *prompting):
+        chosen = {key: text for key, text in questions.items() if (key[0] if key[0] in prompting else None) == own}
+        prompts = None if own is None else prompting[own]
+        limits = {} if prompts is None else {"max_new_tokens": prompts.max_new_tokens}
+        texts = generate_answers(
+            model,
+            tokenizer,
+            list(chosen.values()),
+            evaluation.model_copy(update=limits),
+            _prompted(encoding, prompts),
+            shard,
+            [set_name for set_name, _ in chosen],
+        )
+        answers |= dict(zip(chosen, texts, strict=True))
+    return answers
+
+
 def _examples(
-    model: Any, tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig
+    model: Any, tokenizer: Tokenizer, sets: _Sets, encoding: DataConfig, prompting: Mapping[str, Prompting]
 ) -> dict[_AnswerKey, tuple[Example, ...]]:
     """Return the chunks of every answer. Only plain text has more than one chunk."""
-    encoder, examples = RowEncoder(tokenizer, encoding, model.config), dict[_AnswerKey, tuple[Example, ...]]()
+    common, examples = RowEncoder(tokenizer, encoding, model.config), dict[_AnswerKey, tuple[Example, ...]]()
     for set_name, rows in sets.items():
+        own = prompting.get(set_name)
+        encoder = common if own is None else RowEncoder(tokenizer, _prompted(encoding, own), model.config)
         for index, row in enumerate(rows):
             # Holdout rows have no truth ratio, so only their answers are scored.
             others = () if set_name == HOLDOUT else (row.paraphrased_answer, *row.perturbed_answers)
@@ -178,7 +220,9 @@ def _examples(
                 if answer is not None:
                     key = _AnswerKey(set_name, index, variant)
                     examples[key] = encoder.encode(f"evaluation set {set_name}", row.question, answer)
-    encoder.warn_of_cuts()
+        if encoder is not common:
+            encoder.warn_of_cuts()
+    common.warn_of_cuts()
     return examples
 
 
@@ -205,6 +249,10 @@ class _PassResults(NamedTuple):
     answers: Mapping[_AnswerKey, AnswerScore]
     texts: Mapping[tuple[str, int], GeneratedAnswer]
     gradient_norms: Mapping[_AnswerKey, float]
+    with_f1: frozenset[str]
+    """Names of the sets whose generated texts get ROUGE-L F1."""
+    parts: Mapping[str, Mapping[str, str]]
+    """By set: the part of each row."""
 
     def row_scores(self, row: Row, set_name: str, index: int) -> RowScores:
         """Return the scores of the row at ``index`` of a set."""
@@ -223,6 +271,8 @@ class _PassResults(NamedTuple):
             perturbed=tuple(_loss(score) for score in perturbed if score is not None),
             generated=None if text is None else text.text,
             rouge=None if text is None else rouge_l_recall(row.answer, text.text),
+            rouge_f1=rouge_l_f1(row.answer, text.text) if text is not None and set_name in self.with_f1 else None,
+            part=self.parts.get(set_name, {}).get(row_hash(row)),
             extraction_strength=answer.extraction_strength,
             exact_memorization=answer.exact_memorization,
             min_k=answer.min_k,

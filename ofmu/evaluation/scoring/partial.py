@@ -10,7 +10,7 @@ from pathlib import Path
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer
 from ofmu.data.questions import QuestionSet
-from ofmu.data.rows import RowSet, UnlearnData
+from ofmu.data.rows import UnlearnData
 from ofmu.engine.base import Engine
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.metrics.custom import with_custom_metrics
@@ -64,7 +64,7 @@ class PartialEvaluation:
 def reduced_data(data: UnlearnData, count: int) -> UnlearnData:
     """Return the data with at most ``count`` rows and ``count`` multiple-choice questions per evaluation set."""
     sets = {
-        name: RowSet(row_set.name, tuple(row_set.rows[index] for index in hash_sample(row_set.rows, count)))
+        name: replace(row_set, rows=tuple(row_set.rows[index] for index in hash_sample(row_set.rows, count)))
         for name, row_set in data.evaluation.items()
     }
     questions = {

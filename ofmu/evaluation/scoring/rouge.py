@@ -1,7 +1,8 @@
-"""ROUGE-L recall of generated answers, as in TOFU (Maini et al., arXiv 2401.06121)."""
+"""ROUGE of generated answers: recall as in TOFU (arXiv 2401.06121), and F1 as in MUSE (arXiv 2407.06460)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -33,6 +34,18 @@ def rouge_l_recall(ground_truth: str, generated: str) -> float:
     """
     truth = _words(ground_truth)
     return longest_common_subsequence(truth, _words(generated)) / len(truth) if truth else 0.0
+
+
+def rouge_l_f1(ground_truth: str, generated: str) -> float:
+    """Return the harmonic mean of ROUGE-L recall and ROUGE-L precision, between 0 and 1."""
+    truth, words = _words(ground_truth), _words(generated)
+    return 2 * longest_common_subsequence(truth, words) / (len(truth) + len(words)) if truth and words else 0.0
+
+
+def rouge_1_recall(ground_truth: str, generated: str) -> float:
+    """Return the share of the ground truth's stemmed words that the generated text holds, between 0 and 1."""
+    truth, words = Counter(_words(ground_truth)), Counter(_words(generated))
+    return (truth & words).total() / truth.total() if truth else 0.0
 
 
 def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
+from ofmu.evaluation.open_unlearning_export import Log, to_open_unlearning
+from ofmu.evaluation.score_files import read_scores
 from ofmu.evaluation.scores import Scores
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
@@ -40,9 +42,9 @@ class LanguageFamily(TaskFamily):
         """Return the number of forget rows and of retain rows."""
         return len(data.forget), len(data.retain)
 
-    def load_scores(self, path: Path) -> Scores:
+    def load_scores(self, path: Path, config: UnlearnConfig | None = None) -> Scores:
         """Read a file of scores."""
-        return Scores.load(path)
+        return read_scores(path, "geometric" if config is None else config.evaluation.truth_ratio)
 
     def metrics_of(self, scores: Scores, reference: Scores | None) -> Metrics:
         """Return the metrics of ``scores``."""
@@ -59,6 +61,10 @@ class LanguageFamily(TaskFamily):
     def check_reference(self, reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
         """Check that reference scores fit the rows and the truth-ratio definition."""
         check_reference(reference, data, config, model)
+
+    def open_unlearning_log(self, scores: Scores, reference: Scores | None) -> Log:
+        """Return the scores as a log of open-unlearning."""
+        return to_open_unlearning(scores, reference)
 
     def robustness(
         self,

@@ -9,10 +9,10 @@ from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.matching import require_match, unscored_copy
-from ofmu.evaluation.official_log import is_official_log, parse_official_log
+from ofmu.evaluation.score_files import parse_scores
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
-from ofmu.evaluation.sets import FORGET
+from ofmu.evaluation.sets import FORGET, MEMBERS
 from ofmu.io.files import read_json
 from ofmu.models.language import load_model
 from ofmu.run_config import UnlearnConfig
@@ -29,9 +29,9 @@ class ScoreModel(Protocol):
 def resolve_reference(
     path: str | Path, config: UnlearnConfig, data: UnlearnData, score: ScoreModel | None = None
 ) -> Scores:
-    """Return reference scores from a file of this package, an official TOFU log, or a saved model.
+    """Return reference scores from a file of this package, a log of TOFU or open-unlearning, or a saved model.
 
-    A saved model is scored here. An official log holds losses and is read under the config's truth-ratio definition.
+    A saved model is scored here. A log holds losses and is read under the config's truth-ratio definition.
 
     Args:
         path: the file, or the model.
@@ -45,10 +45,7 @@ def resolve_reference(
     file = reference_scores_file(path)
     if file is None:
         return score_reference(str(path), data, config, score or score_saved)
-    content = read_json(file)
-    if is_official_log(content):
-        return parse_official_log(content, str(path), config.evaluation.truth_ratio)
-    return Scores.from_json(content, str(path))
+    return parse_scores(read_json(file), str(path), config.evaluation.truth_ratio)
 
 
 def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
@@ -62,7 +59,7 @@ def check_reference(reference: Scores, data: UnlearnData, config: UnlearnConfig,
 
 def score_reference(path: str, data: UnlearnData, config: UnlearnConfig, score: ScoreModel) -> Scores:
     """Score a saved reference model on the forget set, without generation. Forget quality needs no other scores."""
-    sets = {name: rows for name, rows in data.evaluation.items() if name == FORGET}
+    sets = {name: rows for name, rows in data.evaluation.items() if name in (FORGET, MEMBERS)}
     forget = UnlearnData(forget=data.forget, retain=data.retain, holdout=data.holdout, evaluation=sets)
     evaluation = config.evaluation.model_copy(update={"rouge": False})
     return score(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)

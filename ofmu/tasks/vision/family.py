@@ -38,7 +38,7 @@ class VisionFamily(TaskFamily):
         """Return the number of forget images and of retain images."""
         return len(data.forget), len(data.retain)
 
-    def load_scores(self, path: Path) -> ImageScores:
+    def load_scores(self, path: Path, config: UnlearnConfig | None = None) -> ImageScores:
         """Read a file of scores."""
         return ImageScores.load(path)
 

@@ -108,6 +108,7 @@ def test_a_documented_command_is_accepted(
         "tune.rundir.locked.LockedDirectory.check_content",
         "cluster.jobs.server.JobServer.__init__",
         "cluster.doctor.doctor.examine_job_server",
+        "ofmu.models.hub_upload.upload_model",
     ):
         monkeypatch.setattr(place, reach)
     arguments = [place_of(word, tmp_path) for word in shlex.split(words)]

@@ -122,6 +122,4 @@ def _show(evidence: Path, output: Path) -> None:
         click.echo("The evidence is not signed: the same command with --key FILE signs it")
     else:
         click.echo(f"Signed by the key with SHA-256 {record.signature.public_key_sha256}; check it with ofmu verify")
-    click.echo(
-        f"Outside of {evidence.name}, {output} holds the rows and answers in clear: delete them when they are not needed"
-    )
+    click.echo(f"Apart from {evidence.name}, {output} holds rows and answers in clear: delete what is not needed")

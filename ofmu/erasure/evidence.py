@@ -11,14 +11,14 @@ import hmac
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import JsonValue
 
 from ofmu.config.base import Section
 from ofmu.data.rows import Row
 
-FORMAT = "ofmu-evidence/1"
+FORMAT: Final = "ofmu-evidence/1"
 
 ModelRole = Literal["target", "result", "base", "retrained"]
 
@@ -50,7 +50,7 @@ class RequestRecord(Section):
     person: str | None = None
     """The name. None unless the user asked for it."""
     rows: list[RowsRecord]
-    notes: list[str] = []
+    notes: list[str]
     """What a reader should know about the rows."""
 
 

@@ -56,8 +56,8 @@ def limits(
         *_of_retain(retain_source),
         *_of_numbers(rows, metrics),
         *_of_attacks(skipped),
-        "Intervals are over runs of the same setting on further seeds. The result itself is one run, on the seed of the "
-        "search.",
+        "Intervals are over runs of the same setting on further seeds. The result itself is one run, on the seed of "
+        "the search.",
     ]
 
 
@@ -70,18 +70,18 @@ def _of_reference(source: str) -> Iterator[str]:
         )
     elif source == "retrain":
         yield (
-            "Whether the target was once trained as the retrained model is trained here is not checked. If the settings "
-            "differ, the distance to the retrained model differs too."
+            "Whether the target was once trained as the retrained model is trained here is not checked. If the "
+            "settings differ, the distance to the retrained model differs too."
         )
     else:
-        yield "That the given reference was trained without the forget rows is the user's statement, and is not checked."
+        yield "That the given reference was trained without the forget rows is a statement of the user."
 
 
 def _of_request(kind: Kind) -> Iterator[str]:
     if kind == "person":
         yield (
-            "Rows were found by the person's name. Rows that mean the person by a pronoun, a nickname, a role or another "
-            "spelling were not found."
+            "Rows were found by the person's name. Rows that mean the person by a pronoun, a nickname, a role or "
+            "another spelling were not found."
         )
     elif kind == "questions":
         yield (
@@ -93,8 +93,8 @@ def _of_request(kind: Kind) -> Iterator[str]:
 def _of_retain(source: RetainSource) -> Iterator[str]:
     if source == "generated":
         yield (
-            "The retain rows are answers of the target itself to neutral questions. Utility on the user's own tasks was "
-            "not measured."
+            "The retain rows are answers of the target itself to neutral questions. Utility on the user's own tasks "
+            "was not measured."
         )
     elif source == "corpus":
         yield "The retain rows were chosen from the given corpus. Utility on other data was not measured."
@@ -103,12 +103,12 @@ def _of_retain(source: RetainSource) -> Iterator[str]:
 def _of_numbers(rows: Sequence[RowsRecord], metrics: Sequence[MetricRecord]) -> Iterator[str]:
     count = next(each.count for each in rows if each.role == "forget")
     if count < _FEW_ROWS:
-        yield f"There {'is' if count == 1 else 'are'} only {counted(count, 'forget row')}, so numbers on them are coarse."
+        yield f"The request has only {counted(count, 'forget row')}, so numbers on the forget set are coarse."
     probability = next((each.target for each in metrics if each.name == "forget_probability"), None)
     if probability is not None and probability < _KNOWN_SHARE:
         yield (
-            f"The target hardly knew the forget rows in the prompts that were used (mean probability {probability:.2f}). "
-            "If it was trained with other prompts, the numbers say little about it."
+            f"The target hardly knew the forget rows in the prompts that were used (mean probability "
+            f"{probability:.2f}). If it was trained with other prompts, the numbers say little about it."
         )
 
 

@@ -105,6 +105,9 @@ def measure(
             callback(role)
             report = evaluate(models[role], config, reference=reference, output_dir=files.directory)
         reports[role] = report
+        if role == "retrained" and config.reference.source == "retrain":
+            # Its scores need not be computed again, and the cache has the model itself.
+            reference = str(files.scores)
     return Measured(target=reports["target"], result=reports["result"], retrained=reports.get("retrained"))
 
 

@@ -46,11 +46,17 @@ def find_mentions(rows: Sequence[Row], person: str) -> Mentions:
     named, possible = [], []
     for index, row in enumerate(rows):
         text = _plain(searched_text(row))
-        if whole.search(text):
+        if _is_in(whole, text):
             named.append(index)
-        elif part is not None and part.search(text):
+        elif part is not None and _is_in(part, text):
             possible.append(index)
     return Mentions(tuple(named), tuple(possible))
+
+
+def _is_in(pattern: re.Pattern[str], text: str) -> bool:
+    """Return whether a text holds the pattern. A vowel sign after it, as in Devanagari, makes another word of it."""
+    ends = (match.end() for match in pattern.finditer(text))
+    return any(end == len(text) or not unicodedata.category(text[end]).startswith("M") for end in ends)
 
 
 def searched_text(row: Row) -> str:

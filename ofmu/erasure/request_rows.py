@@ -133,8 +133,8 @@ def _rows_of_person(request: ErasureRequest, corpus: Sequence[Row]) -> _Part:
     reviewed.sort(key=lambda row: row.number)
     notes = []
     if mentions.possible:
-        what = "are forgotten as well" if request.with_possible else "are neither forgotten nor retained"
-        notes.append(f"{counted(len(mentions.possible), 'row')} of the corpus with only a part of the name {what}.")
+        what = "Forgotten as well" if request.with_possible else "Neither forgotten nor retained"
+        notes.append(f"{what}: {counted(len(mentions.possible), 'row')} of the corpus with only a part of the name.")
     return _Part(
         rows=tuple(row.row for row in reviewed if row.decision == "forget"),
         origin="the rows of the given corpus that name the person",
@@ -154,7 +154,11 @@ def _answered_questions(request: ErasureRequest, model: str, config: UnlearnConf
             f"The model {model} answers nothing to all {counted(len(questions), 'question')} of {request.questions}: "
             "give the answers yourself, as rows with --rows FILE"
         )
-    notes = [f"To {counted(answered.empty, 'question')} the model answered nothing."] if answered.empty else []
+    notes = (
+        [f"Left out: {counted(answered.empty, 'question')} to which the model answered nothing."]
+        if answered.empty
+        else []
+    )
     origin = "the given questions with the model's own answers"
     return _Part(rows=answered.rows, origin=origin, notes=tuple(notes))
 
@@ -166,20 +170,35 @@ def _retain_part(
         rows = read_rows(request.retain, config.data.columns)
         if not rows:
             raise DataError(f"The file {request.retain} has no row to retain: give a file with at least one row")
-        return _Part(rows=rows, origin="the rows of the given file")
+        return _Part(rows=rows, origin="the rows of the given file", notes=_notes_on_given(request, rows))
     if corpus:
         return _retain_of_corpus(request, corpus, forget, config.seed)
     # This import loads torch and Transformers, which takes seconds.
     from ofmu.erasure.own_answers import generate_retain_rows
 
     rows, repeated = generate_retain_rows(model, forget.rows, config)
-    notes = [f"{counted(repeated, 'answer')} to neutral questions repeated forget rows and were left out."]
+    notes = [f"Left out: {counted(repeated, 'answer')} to neutral questions that repeated forget rows."]
     return _Part(
         rows=rows,
         origin=f"the model's own answers to {counted(len(rows), 'neutral question')}",
         source="generated",
         notes=tuple(notes) if repeated else (),
     )
+
+
+def _notes_on_given(request: ErasureRequest, retain: Sequence[Row]) -> tuple[str, ...]:
+    """Check that no given retain row names the person of the request, since training would restore it."""
+    if request.person is None:
+        return ()
+    mentions = find_mentions(retain, request.person)
+    if mentions.named:
+        raise DataError(
+            f"Row {mentions.named[0] + 1} of {request.retain} names '{request.person}', so training on it would restore "
+            "what is to be forgotten: remove the row"
+        )
+    if mentions.possible:
+        return (f"Retained: {counted(len(mentions.possible), 'row')} of the given file with only a part of the name.",)
+    return ()
 
 
 def _retain_of_corpus(request: ErasureRequest, corpus: Sequence[Row], forget: _Part, seed: int) -> _Part:
@@ -193,10 +212,8 @@ def _retain_of_corpus(request: ErasureRequest, corpus: Sequence[Row], forget: _P
     similar = _numbers(corpus, {normalized(row) for row in chosen.too_similar})
     notes = []
     if similar:
-        notes.append(
-            f"{counted(len(similar), 'row')} of the corpus that say nearly the same as a forget row are neither "
-            "forgotten nor retained."
-        )
+        rows = counted(len(similar), "row")
+        notes.append(f"Neither forgotten nor retained: {rows} of the corpus that nearly repeat a forget row.")
     how = f", {chosen.near} of them nearest to the forget rows and the others drawn" if chosen.near else ""
     return _Part(
         rows=chosen.rows,

@@ -24,6 +24,7 @@ from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import file_hash
 from ofmu.io.library_logging import silence_libraries
 from ofmu.io.lock import locked
+from ofmu.io.plugins import plugins_restricted
 from ofmu.io.text import counted
 from ofmu.models.files import check_model_directory
 from ofmu.models.hub import local_directory
@@ -143,6 +144,7 @@ class _Forgetting:
         self._options, self._callbacks, self._say = options, callbacks, callbacks.print_line
         self._key: Ed25519PrivateKey | None = None if options.key is None else read_private_key(options.key)
         self._mapping = request_settings(model, base, settings)
+        self._modules: frozenset[str] = frozenset()
 
     def run(self, request_id: str | None) -> Path:
         home = self._home
@@ -151,6 +153,8 @@ class _Forgetting:
             self._say(f"The request in {home.path} was already complete: nothing was run")
             return home.evidence
         mapping = self._fitting(self._search_mapping(rows))
+        # The directory may come from somebody else, so only modules that these settings name are imported.
+        self._modules = frozenset(validate(SearchConfig, mapping).plugins)
         with home.timed("search"):
             result = self._search(mapping)
         rule = rule_of(result, self._options.min_utility)
@@ -235,7 +239,7 @@ class _Forgetting:
             return ParetoSearch(mapping, run_dir=home.search, callbacks=followers).run()
         search = mapping["search"]
         overrides = [f"search.num_trials={search['num_trials']}", f"search.max_hours={search.get('max_hours', 'null')}"]
-        return ParetoSearch.resume(home.search, overrides, callbacks=followers, allow_code=True)
+        return ParetoSearch.resume(home.search, overrides, callbacks=followers, allow_code=self._modules)
 
     def _confirm(self, result: SearchResult, found: list[Candidate]) -> SearchResult:
         """Run the candidates on further seeds, as many of them as the budget holds."""
@@ -246,7 +250,9 @@ class _Forgetting:
         numbers = [candidate.trial for candidate in found[:count]]
         self._say(f"Running trials {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
         overrides = [f"search.confirm_seeds={seeds}", f"search.confirm_trials={numbers}"]
-        return ParetoSearch.resume(result.run_dir, overrides, callbacks=self._callbacks.search, allow_code=True)
+        return ParetoSearch.resume(
+            result.run_dir, overrides, callbacks=self._callbacks.search, allow_code=self._modules
+        )
 
     def _export(self, result: SearchResult, chosen: Candidate, rule: ChoiceRule) -> Point:
         """Copy the model of the chosen trial, unless it is there already."""
@@ -270,7 +276,8 @@ class _Forgetting:
         point: Point,
     ) -> Path:
         home = self._home
-        run = validate(UnlearnConfig, RunFiles(point.directory).read_config() or {})
+        with plugins_restricted(str(point.directory), self._modules):
+            run = validate(UnlearnConfig, RunFiles(point.directory).read_config() or {})
         models = self._models(run)
         with home.timed("attacks"):
             measured = measure(

@@ -86,25 +86,27 @@ def forget_command(
     mapping = apply_overrides({} if config is None else read_mapping(config), settings)
 
     # Ray and Optuna take seconds to import, and the errors above do not need them.
-    from tune.callbacks.console import console_callback
+    from rich.console import Console
+
+    from tune.callbacks.console import ConsoleCallback
     from tune.erasure.forget import ForgetCallbacks, ForgetOptions, forget
 
     options = ForgetOptions(
         budget_hours=budget, trials=trials, confirm_seeds=confirm, min_utility=min_utility, key=key, show_rows=show_rows
     )
-    console = console_callback()
+    # A request starts several searches, and a terminal shows one live table only.
+    console = ConsoleCallback(Console())
     try:
-        with console:
-            evidence = forget(
-                model,
-                request,
-                output,
-                base=base,
-                settings=mapping,
-                options=options,
-                request_id=request_id,
-                callbacks=ForgetCallbacks(print_line=console.print_line, search=[console]),
-            )
+        evidence = forget(
+            model,
+            request,
+            output,
+            base=base,
+            settings=mapping,
+            options=options,
+            request_id=request_id,
+            callbacks=ForgetCallbacks(print_line=console.print_line, search=[console]),
+        )
     except KeyboardInterrupt:
         click.echo(f"Interrupted: the same command, with --output {output}, continues", err=True)
         raise SystemExit(130) from None

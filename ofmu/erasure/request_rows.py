@@ -193,7 +193,7 @@ def _notes_on_given(request: ErasureRequest, retain: Sequence[Row]) -> tuple[str
     mentions = find_mentions(retain, request.person)
     if mentions.named:
         raise DataError(
-            f"Row {mentions.named[0] + 1} of {request.retain} names '{request.person}', so training on it would restore "
+            f"Row {mentions.named[0] + 1} of {request.retain} names '{request.person}', so training would restore "
             "what is to be forgotten: remove the row"
         )
     if mentions.possible:

@@ -149,8 +149,8 @@ class _Forgetting:
     def run(self, request_id: str | None) -> Path:
         home = self._home
         rows = self._rows(request_id)
-        if home.evidence.is_dir() and not self._must_sign():
-            self._say(f"The request in {home.path} was already complete: nothing was run")
+        if home.evidence.is_dir():
+            self._sign_if_asked()
             return home.evidence
         mapping = self._fitting(self._search_mapping(rows))
         # The directory may come from somebody else, so only modules that these settings name are imported.
@@ -199,13 +199,17 @@ class _Forgetting:
                 hashes[name] = content_key(model_hashes(local_directory(place)))
         return hashes
 
-    def _must_sign(self) -> bool:
-        """Return whether the evidence is to be written anew, to be signed.
+    def _sign_if_asked(self) -> None:
+        """Sign the evidence of a complete request, if it is unsigned and there is a key.
 
         Raises:
             EvidenceError: the evidence was altered.
         """
-        return read_intact(self._home.evidence).signature is None and self._key is not None
+        home, record = self._home, read_intact(self._home.evidence)
+        self._say(f"The request in {home.path} was already complete: nothing was run")
+        if record.signature is None and self._key is not None:
+            delete_evidence(home.evidence)
+            write_evidence(record, home.evidence, self._key)
 
     def _search_mapping(self, rows: RequestRows) -> dict[str, Any]:
         hours, trials = self._options.budget_hours, self._options.trials
@@ -290,8 +294,6 @@ class _Forgetting:
         record = compose_record(
             home, self._request, rows, result, rule, ordered, measured, models, run, show_rows=self._options.show_rows
         )
-        if home.evidence.is_dir():
-            delete_evidence(home.evidence)
         write_evidence(record, home.evidence, self._key)
         return home.evidence
 

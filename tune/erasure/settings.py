@@ -63,7 +63,8 @@ def request_settings(model: str, base: str | None, settings: Mapping[str, Any]) 
         settings: the user's own settings.
     """
     mapping = deep_copy(settings)
-    mapping["model"] = {**(mapping.get("model") or {}), "path": model, "is_target": True, "base": base}
+    places = {"path": _absolute(model), "base": None if base is None else _absolute(base)}
+    mapping["model"] = {**(mapping.get("model") or {}), **places, "is_target": True}
     mapping["data"] = {**prompt_settings(model), **(mapping.get("data") or {})}
     mapping["reference"] = mapping.get("reference") or {"source": "none" if base is None else "retrain"}
     return mapping
@@ -89,6 +90,11 @@ def search_settings(
     if hours is not None:
         search["max_hours"] = hours * SEARCH_SHARE
     return {**mapping, "data": {**data, "source": "files", **files, **holdout}, "search": search}
+
+
+def _absolute(model: str) -> str:
+    """Return the full path of a model's directory, so that the request may continue elsewhere; else the hub name."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def package_folders() -> list[Path]:

@@ -67,6 +67,7 @@ docs: install
 	$(BIN)/python -m ofmu.methods > docs/methods.md
 	$(BIN)/python -m ofmu.evaluation.metrics.registry > docs/metrics.md
 	$(BIN)/python -m ofmu.cli.configuration_page > docs/configuration.md
+	$(BIN)/python -m ofmu.erasure.evidence > docs/evidence.schema.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

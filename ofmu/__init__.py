@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ofmu.erasure.request import ErasureRequest
+    from ofmu.erasure.verify import VerifiedEvidence, verify_evidence
     from ofmu.errors import OfmuError
     from ofmu.evaluator import evaluate
     from ofmu.plan.plan import Plan, make_plan
@@ -26,6 +28,9 @@ __version__ = "0.2.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MODULES = {
+    "ErasureRequest": "ofmu.erasure.request",
+    "VerifiedEvidence": "ofmu.erasure.verify",
+    "verify_evidence": "ofmu.erasure.verify",
     "UnlearnConfig": "ofmu.run_config",
     "OfmuError": "ofmu.errors",
     "Plan": "ofmu.plan.plan",
@@ -39,16 +44,19 @@ _MODULES = {
 }
 
 __all__ = [
+    "ErasureRequest",
     "OfmuError",
     "Plan",
     "Prepared",
     "UnlearnConfig",
     "UnlearnResult",
+    "VerifiedEvidence",
     "__version__",
     "evaluate",
     "make_plan",
     "prepare",
     "unlearn",
+    "verify_evidence",
     "write_run_page",
 ]
 

@@ -104,6 +104,10 @@ class PrunedError(Exception):
         return record
 
 
+class EvidenceError(OfmuError):
+    """Evidence of an erasure was altered, is not signed, or is signed with another key than the expected one."""
+
+
 def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
     """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names.
 

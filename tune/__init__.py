@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tune.compare.config import CompareConfig
     from tune.compare.result import ComparisonResult
     from tune.config import SearchConfig
+    from tune.erasure.forget import ForgetCallbacks, ForgetOptions, forget
     from tune.plan import search_cost
     from tune.reports import write_report
     from tune.results.result import Point, SearchResult
@@ -29,12 +30,15 @@ __all__ = [
     "Comparison",
     "ComparisonResult",
     "FinishedTrial",
+    "ForgetCallbacks",
+    "ForgetOptions",
     "ParetoSearch",
     "Point",
     "Progress",
     "SearchConfig",
     "SearchCallback",
     "SearchResult",
+    "forget",
     "list_runs",
     "write_report",
     "search_cost",
@@ -47,6 +51,9 @@ _MODULES = {
     "Comparison": "tune.compare.comparison",
     "ComparisonResult": "tune.compare.result",
     "FinishedTrial": "tune.study.finished_trial",
+    "ForgetCallbacks": "tune.erasure.forget",
+    "ForgetOptions": "tune.erasure.forget",
+    "forget": "tune.erasure.forget",
     "ParetoSearch": "tune.search",
     "Point": "tune.results.result",
     "Progress": "tune.callbacks.base",

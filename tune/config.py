@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import ClusterConfig
-from ofmu.config.base import NonNegativeInt, PositiveInt, Section
+from ofmu.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
 from ofmu.config.files import parse_scalar, validate
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
@@ -60,6 +60,9 @@ class SearchOptions(Section):
     ``published``: the setting that the method's authors published, which can cost as much as many other trials."""
     max_gradient_evaluations: PositiveInt | None = None
     """No trial starts once the finished trials have used this many gradient evaluations together. None: no limit."""
+    max_hours: PositiveFloat | None = None
+    """No trial starts once the search has run for this many hours, preparation included. The baselines always start.
+    None: no limit."""
     max_concurrent_trials: PositiveInt | None = None
     """Number of trials that run at the same time. None: as many as the cluster's CPUs and GPUs hold."""
     keep_models: Literal["front", "all", "none"] = "front"
@@ -73,6 +76,8 @@ class SearchOptions(Section):
     search, where they were chosen, points look better than they are. 0: nothing runs again."""
     confirm_points: PositiveInt = 5
     """Largest number of points that run again. The chosen points cover the most hypervolume together."""
+    confirm_trials: list[NonNegativeInt] = Field(default_factory=list)
+    """Numbers of the complete trials that run again, in place of the front's best points. Empty: the best points."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     """Stop trials early that other trials dominate. Such trials end as pruned."""
 

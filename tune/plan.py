@@ -36,7 +36,8 @@ def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
     baselines = baselines[: config.search.num_trials]
     sampled = [_bounds(base, _drawn(space, base, generator), work) for _ in range(DRAWS)]
     count = config.search.num_trials - len(baselines)
-    again = config.search.confirm_seeds * min(config.search.confirm_points, max(count, 0))
+    points = len(config.search.confirm_trials) or min(config.search.confirm_points, max(count, 0))
+    again = config.search.confirm_seeds * points
     least, most = (
         sum((bounds[side] for bounds in baselines), Cost())
         + sum((bounds[side] for bounds in sampled), Cost()) * ((count + again) / DRAWS)

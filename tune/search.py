@@ -294,7 +294,14 @@ class RaySearch:
             return []
         seeds = range(first, first + options.confirm_seeds)
         trials = session.study.get_trials(deepcopy=False)
-        return plan_runs(session.result(), trials, seeds, options.confirm_points, session.run.confirmation_run)
+        return plan_runs(
+            session.result(),
+            trials,
+            seeds,
+            options.confirm_points,
+            session.run.confirmation_run,
+            chosen=options.confirm_trials,
+        )
 
     def _confirm(self, executor: Executor, prepared: Prepared | None) -> None:
         """Run the front's best points again on the further seeds on which they have not run."""

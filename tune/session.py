@@ -111,7 +111,7 @@ class SearchSession:
             self.run.fetch_trial(trial.number)
         finished = self.study.get_trials(deepcopy=False, states=FINISHED)
         self._running_result = RunningResult(self.run, self.config, finished, self._limits)
-        self.searcher = StudySearcher(self.study, self.config, self.run.trial, self._finish_trial)
+        self.searcher = StudySearcher(self.study, self.config, self.run.trial, self._finish_trial, self.seconds)
         self._delete_models({trial.number for trial in self.study.get_trials(deepcopy=False, states=FINISHED)})
         self._opened = self.config, self._study_version()
 

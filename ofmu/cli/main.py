@@ -29,6 +29,8 @@ COMMANDS = {
     "runs": ("runs", "List run directories with state, result and cost."),
     "show": ("show", "Show settings, metrics and answers of one trial."),
     "export": ("export", "Copy the model of one trial of a search."),
+    "forget": ("forget", "Make a model forget rows, a person or answers, and write evidence."),
+    "verify": ("verify", "Check the signature and the hashes of evidence."),
     "plan": ("plan", "Compute memory, passes and tokens of a run before anything is loaded."),
     "doctor": ("doctor", "Check this machine, or a cluster, for what a search needs."),
     "submit": ("submit", "Run one of these commands as a job on a Ray cluster."),

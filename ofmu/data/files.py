@@ -81,15 +81,29 @@ def read_records(path: Path) -> list[Record]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"The data file {path} has the unknown suffix '{path.suffix}': use {', '.join(_READERS)}")
-    if not path.exists():
-        raise DataError(f"There is no data file {looked_for(path)}: check the path")
+    check_data_file(path)
     try:
-        check_regular(path)
         return reader(path)
     except OSError as error:
         raise DataError(f"The data file {path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"The data file {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+
+
+def check_data_file(path: Path) -> None:
+    """Check that a path leads to an ordinary file that can be opened.
+
+    Raises:
+        DataError: there is no file, or it cannot be read.
+    """
+    if not path.exists():
+        raise DataError(f"There is no data file {looked_for(path)}: check the path")
+    try:
+        check_regular(path)
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"The data file {path} cannot be read: {error.strerror or error}") from error
 
 
 def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: str, number: int) -> Row:

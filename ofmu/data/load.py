@@ -56,9 +56,9 @@ def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
     Raises:
         DataError: a row is in both sets. The message shows the row.
     """
-    retained = {_normalized(row) for row in retain.rows}
+    retained = {normalized(row) for row in retain.rows}
     for number, row in enumerate(forget.rows, start=1):
-        if _normalized(row) in retained:
+        if normalized(row) in retained:
             raise DataError(
                 f"Forget row {number} is also in the retain set, so training would restore it: remove the row from "
                 f"one of the two sets ('{_preview(row)}')"
@@ -72,9 +72,9 @@ def check_holdout_not_trained(holdout: RowSet, *trained: RowSet) -> None:
     Raises:
         DataError: a holdout row is in one of the ``trained`` sets. The message shows the row.
     """
-    set_names = {_normalized(row): rows.name for rows in trained for row in rows.rows}
+    set_names = {normalized(row): rows.name for rows in trained for row in rows.rows}
     for number, row in enumerate(holdout.rows, start=1):
-        set_name = set_names.get(_normalized(row))
+        set_name = set_names.get(normalized(row))
         if set_name is not None:
             raise DataError(
                 f"Holdout row {number} is also in the {set_name} set, and membership attacks need rows that no model "
@@ -87,7 +87,7 @@ def _preview(row: Row) -> str:
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"
 
 
-def _normalized(row: Row) -> tuple[str, str]:
+def normalized(row: Row) -> tuple[str, str]:
     """Return question and answer in a form that is equal for texts that look the same."""
     return _caseless(row.question), _caseless(row.answer)
 

@@ -29,6 +29,8 @@ CALLS: dict[str, tuple[str, ...]] = {
     "runs": ("tune.list_runs",),
     "show": ("tune.SearchResult.trial", "tune.Point.fetch"),
     "export": ("tune.SearchResult.pick", "tune.Point.export"),
+    "forget": ("tune.forget", "ofmu.ErasureRequest", "tune.ForgetOptions", "tune.ForgetCallbacks"),
+    "verify": ("ofmu.verify_evidence",),
     "plan": ("ofmu.make_plan", "ofmu.Plan.smallest_change", "tune.search_cost"),
     "doctor": ("cluster.examine_machine", "cluster.examine_cluster", "cluster.examine_job_server"),
     "submit": ("cluster.JobServer", "cluster.JobServer.submit", "cluster.plan_package", "cluster.check_missing_files"),

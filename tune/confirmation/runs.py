@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.session import max_parallel_trials
-from ofmu.errors import StorageError
+from ofmu.errors import ConfigError, StorageError
 from ofmu.run_files import MODEL, finite_only
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
@@ -60,6 +60,8 @@ def plan_runs(
     seeds: Sequence[int],
     count: int,
     directory: Callable[[int, int], Path],
+    *,
+    chosen: Sequence[int] = (),
 ) -> list[PlannedRun]:
     """Choose points of a search's front, and return their runs. The untouched target is never chosen.
 
@@ -71,7 +73,33 @@ def plan_runs(
         seeds: the seeds on which each point runs.
         count: largest number of points.
         directory: returns the directory of a run, from the trial and the seed.
+        chosen: numbers of trials that run in place of the front's points.
+
+    Raises:
+        ConfigError: one of ``chosen`` is no complete trial.
     """
+    overrides = {trial.number: trial.user_attrs["overrides"] for trial in trials if "overrides" in trial.user_attrs}
+    numbers = _checked(search, chosen) if chosen else _best_points(search, count)
+    return [
+        PlannedRun(number, seed, {**overrides[number], "method.seed": seed}, directory(number, seed))
+        for number in numbers
+        for seed in seeds
+    ]
+
+
+def _checked(search: SearchResult, chosen: Sequence[int]) -> list[int]:
+    complete = set(search.trials.loc[search.trials["state"] == "complete", "trial"])
+    for number in chosen:
+        if number not in complete:
+            raise ConfigError(
+                f"search.confirm_trials names {number}, which is no complete trial of {search.display_path}: name "
+                "numbers of complete trials"
+            )
+    return sorted(set(chosen))
+
+
+def _best_points(search: SearchResult, count: int) -> list[int]:
+    """Return the numbers of the trials of the front that cover the most hypervolume together."""
     front = search.front[search.front["role"] != TARGET] if len(search.front) else search.front
     if not len(front) or not search.has_feasible:
         return []
@@ -79,14 +107,7 @@ def plan_runs(
     complete = search.trials[search.trials["state"] == "complete"]
     objectives = search.config.objectives
     reference = reference_point(list(objectives), costs_of(complete, search.config), list(objectives.values()))
-    overrides = {trial.number: trial.user_attrs["overrides"] for trial in trials if "overrides" in trial.user_attrs}
-    runs = []
-    for row in sorted(choose_points(costs, reference, count)):
-        number = int(front["trial"].iloc[row])
-        for seed in seeds:
-            settings = {**overrides[number], "method.seed": seed}
-            runs.append(PlannedRun(number, seed, settings, directory(number, seed)))
-    return runs
+    return [int(front["trial"].iloc[row]) for row in sorted(choose_points(costs, reference, count))]
 
 
 def make_runs(

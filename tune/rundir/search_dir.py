@@ -54,10 +54,12 @@ class RunDirectory(LockedDirectory):
     resumable = (
         "search.num_trials",
         "search.max_gradient_evaluations",
+        "search.max_hours",
         "search.max_concurrent_trials",
         "search.keep_models",
         "search.confirm_seeds",
         "search.confirm_points",
+        "search.confirm_trials",
         "cluster.",
         "tracking",
     )

@@ -83,6 +83,7 @@ class StudySearcher(TrialSource[optuna.Trial]):
         config: the search.
         trial_dir: returns a trial's directory from the trial's number.
         on_finished: called with a trial's number after the trial's end is stored.
+        seconds: returns how long the search has run.
     """
 
     def __init__(
@@ -91,11 +92,12 @@ class StudySearcher(TrialSource[optuna.Trial]):
         config: SearchConfig,
         trial_dir: Callable[[int], Path],
         on_finished: Callable[[int], None] = lambda number: None,
+        seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         super().__init__()
         self._study, self._config, self._base = study, config, config.unlearn
         self._trial_dir = trial_dir
-        self._on_finished = on_finished
+        self._on_finished, self._seconds = on_finished, seconds
         finished = [trial for trial in study.get_trials(deepcopy=False, states=FINISHED) if not _is_prior(trial)]
         self._finished, self._spent = len(finished), sum(map(_gradient_evaluations, finished))
         self._limits = read_limits(study, config)
@@ -119,16 +121,23 @@ class StudySearcher(TrialSource[optuna.Trial]):
         search = self._config.search
         limit = search.max_gradient_evaluations
         missing = search.num_trials - self.finished_count() - len(self._running)
-        return missing <= 0 or (limit is not None and self.spent() >= limit)
+        return missing <= 0 or (limit is not None and self.spent() >= limit) or self._time_is_over()
+
+    def _time_is_over(self) -> bool:
+        """Return whether ``search.max_hours`` have passed, and the baselines have started."""
+        search = self._config.search
+        started = self.finished_count() + len(self._running)
+        hours = search.max_hours
+        return hours is not None and started >= len(search.baselines) and self._seconds() >= 3600 * hours
 
     def expected_total(self) -> int:
         """Return how many trials the search will probably have, judged by the cost of the finished trials."""
-        search, done, spent = self._config.search, self.finished_count(), self.spent()
-        limit = search.max_gradient_evaluations
-        if limit is None or not spent:
+        search, done = self._config.search, self.finished_count()
+        limits = ((self.spent(), search.max_gradient_evaluations), (self._seconds() / 3600, search.max_hours))
+        totals = [math.ceil(done * limit / spent) for spent, limit in limits if limit is not None and spent]
+        if not totals or not done:
             return search.num_trials
-        likely = math.ceil(done * limit / spent) if spent < limit else done + len(self._running)
-        return min(search.num_trials, max(likely, done + len(self._running)))
+        return min(search.num_trials, max(min(totals), done + len(self._running)))
 
     def close(self, reason: str) -> None:
         """Fail all running trials. Call this only at the orderly end of a search, never after an interruption."""

@@ -105,6 +105,8 @@ def test_a_documented_command_is_accepted(
         "ofmu.evaluator.evaluate",
         "ofmu.plan.plan.make_plan",
         "ofmu.reports.server.PageServer.serve",
+        "tune.erasure.forget.forget",
+        "ofmu.erasure.verify.verify_evidence",
         "tune.rundir.locked.LockedDirectory.check_content",
         "cluster.jobs.server.JobServer.__init__",
         "cluster.doctor.doctor.examine_job_server",

@@ -141,3 +141,14 @@ def test_a_directory_that_is_no_comparison_and_changes_of_one_are_refused(tmp_pa
         CompareDirectory.create_new(home.path)
     with home.lock(), pytest.raises(RunError, match="Another comparison is running"), home.lock():
         pass
+
+
+def test_named_trials_run_in_place_of_the_best_points(tmp_path):
+    found, _ = searched(tmp_path / "npo", OUTCOMES)
+    trials = load_trials(tmp_path / "npo" / "study.log")
+    place = RunDirectory(tmp_path).confirmation_run
+    runs = plan_runs(found, trials, (1, 2), 1, place, chosen=[5, 1])
+    assert [(run.trial, run.seed) for run in runs] == [(1, 1), (1, 2), (5, 1), (5, 2)]
+    assert runs[0].settings == {**trials[1].user_attrs["overrides"], "method.seed": 1}
+    with pytest.raises(ConfigError, match=r"search\.confirm_trials names 9, which is no complete trial"):
+        plan_runs(found, trials, (1,), 1, place, chosen=[5, 9])

@@ -219,3 +219,33 @@ def test_a_resumed_search_draws_what_an_uninterrupted_search_draws(tmp_path):
             finish(found, str(index), **score(spec))
         drawn.append(numbers)
     assert drawn[0] == drawn[1]
+
+
+def test_a_search_ends_once_its_hours_are_over(run):
+    """The clock is the caller's, so that no test waits."""
+    config, seconds = make(num_trials=50, max_hours=0.5), [0.0]
+    found = StudySearcher(open_study(run.study_file, config), config, run.trial, seconds=lambda: seconds[0])
+    assert found.expected_total() == 50
+    for index, end in enumerate((400.0, 800.0, 1799.0)):
+        spec = found.suggest(f"ray{index}")
+        seconds[0] = end
+        finish(found, f"ray{index}", **score(spec))
+    assert not found.budget_reached()
+    assert found.expected_total() == 4
+    running = found.suggest("ray3")
+    assert isinstance(running, dict)
+    seconds[0] = 1800.0
+    assert found.budget_reached()
+    assert found.suggest("ray4") != running
+    finish(found, "ray3", **score(running))
+    assert found.suggest("ray5") == "FINISHED"
+    assert found.finished_count() == 4
+
+
+def test_the_baselines_run_even_if_preparation_took_all_hours(run):
+    config = make(num_trials=50, max_hours=0.5)
+    found = StudySearcher(open_study(run.study_file, config), config, run.trial, seconds=lambda: 7200.0)
+    for index in range(2):
+        finish(found, f"ray{index}", **score(found.suggest(f"ray{index}")))
+    assert found.suggest("more") == "FINISHED"
+    assert [trial.user_attrs["role"] for trial in trials(run)] == ["target", "published"]

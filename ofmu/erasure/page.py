@@ -1,0 +1,102 @@
+"""The evidence as one HTML page, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ofmu.erasure.evidence import Evidence, MetricRecord
+from ofmu.io.text import counted
+from ofmu.reports.numbers import big_number, duration, number
+from ofmu.reports.page import render
+
+_FOLDER = Path(__file__).parent / "templates"
+_MODEL_NAMES = {
+    "target": "Target, before unlearning",
+    "result": "Result, after unlearning",
+    "base": "Base, before training on the rows",
+    "retrained": "Retrained, without the forget rows",
+}
+_KINDS = {"rows": "the given rows", "person": "the rows that name a person", "questions": "the answers to questions"}
+
+
+def evidence_page(record: Evidence) -> str:
+    """Return the page of a record. Its hashes of other files are not shown, since the page is one of these files."""
+    forget = next(rows for rows in record.request.rows if rows.role == "forget")
+    return render(
+        "evidence.html.j2",
+        _FOLDER,
+        title=f"Erasure request {record.request.id} · ofmu",
+        kind="Record of an erasure",
+        heading=f"Request {record.request.id}",
+        sub=f"{counted(forget.count, 'row')} to forget: {_KINDS[record.request.kind]}",
+        made=record.finished,
+        record=record,
+        summary=_summary(record),
+        request_facts=_request_facts(record),
+        has_retrained=any(metric.retrained is not None for metric in record.metrics),
+        has_seeds=any(metric.runs for metric in record.metrics),
+        seed_runs=max((metric.runs for metric in record.metrics), default=0),
+        has_texts=forget.texts is not None,
+        forget_texts=forget.texts or [],
+        objectives=list(record.search.objectives),
+        method_facts=_method_facts(record),
+        model_names=_MODEL_NAMES,
+        facts=_facts(record),
+    )
+
+
+def _summary(record: Evidence) -> str:
+    """Return the change of the two objectives and of the relearning attack, in words."""
+    known = {metric.name: metric for metric in record.metrics}
+    known |= {metric.name: metric for attack in record.attacks for metric in attack.metrics}
+    names = [*record.search.objectives, "relearning_probability"]
+    return " ".join(_change(known[name]) for name in dict.fromkeys(names) if name in known)
+
+
+def _change(metric: MetricRecord) -> str:
+    retrained = "" if metric.retrained is None else f"; {number(metric.retrained, 3)} for the retrained model"
+    return (
+        f"{metric.name} ({metric.better} is better) went from {number(metric.target, 3)} to {number(metric.result, 3)}"
+        f"{retrained}."
+    )
+
+
+def _request_facts(record: Evidence) -> list[tuple[str, str]]:
+    request = record.request
+    facts = {
+        "request": request.id,
+        "received": request.received,
+        "measurements complete": record.finished,
+        "person": request.person or "",
+        "hash of the person's name": request.person_hash or "",
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _method_facts(record: Evidence) -> list[tuple[str, str]]:
+    search, method = record.search, record.method
+    settings = ", ".join(f"{name} {number(value)}" for name, value in method.settings.items() if value is not None)
+    counts = f"{search.complete} complete, {search.failed} failed, {search.pruned} stopped early"
+    return [
+        ("method", method.title),
+        ("settings", settings),
+        ("hash of the config", method.config_hash),
+        ("trials of the search", counts),
+        ("gradient evaluations", big_number(record.cost.gradient_evaluations)),
+        ("time of all runs", duration(record.cost.run_seconds)),
+        *((f"time: {step}", duration(seconds)) for step, seconds in record.cost.seconds.items()),
+    ]
+
+
+def _facts(record: Evidence) -> list[tuple[str, str]]:
+    code = record.code
+    signed = "not signed"
+    if record.signature is not None:
+        signed = f"Ed25519, by the key with SHA-256 {record.signature.public_key_sha256}"
+    return [
+        ("run by", f"{record.operator} on {record.host}"),
+        ("software", f"ofmu {code.version}, Python {code.python}"),
+        ("hash of the source files", code.hash),
+        ("versions", ", ".join(f"{name} {version}" for name, version in code.versions.items())),
+        ("signature", signed),
+    ]

@@ -1,0 +1,154 @@
+"""Check an evidence directory: its files, its signature, and the model that it speaks of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from ofmu.erasure.evidence import FORMAT, Evidence
+from ofmu.erasure.evidence_files import OWN_FILES, PUBLIC_KEY, RECORD, SIGNATURE
+from ofmu.erasure.signature import fingerprint, is_signature, parse_public_key, read_public_key
+from ofmu.erasure.workspace import EVIDENCE
+from ofmu.errors import ConfigError, EvidenceError
+from ofmu.io.cache import model_hashes
+from ofmu.io.files import check_regular, file_hash, looked_for
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+_MAX_BYTES = 2**30
+_AGAIN = "ask its author for the original"
+
+
+@dataclass(frozen=True)
+class VerifiedEvidence:
+    """Evidence whose files and signature are as its author left them."""
+
+    directory: Path
+    record: Evidence
+    signer: str
+    """SHA-256 (hex) of the signer's public key in DER."""
+    is_known_signer: bool
+    """Whether the caller gave this key. Otherwise anybody may be the signer."""
+
+
+def verify_evidence(
+    directory: str | Path, *, public_key: str | Path | None = None, model: str | Path | None = None
+) -> VerifiedEvidence:
+    """Check the signature of ``evidence.json``, and the hashes of all files that it lists.
+
+    Args:
+        directory: the evidence, or the directory of ``ofmu forget``.
+        public_key: PEM file of the key that must have signed. None: the key that lies in the directory.
+        model: directory of a model that must be the result of the erasure.
+
+    Raises:
+        EvidenceError: the directory holds no evidence, a file was altered, is missing or was added, the record is not
+            signed, another key signed it, or ``model`` is another model.
+        ConfigError: ``public_key`` holds no Ed25519 public key.
+    """
+    expected = None if public_key is None else read_public_key(Path(public_key))
+    place = _evidence_in(Path(directory))
+    content = _read(place / RECORD)
+    record = _parse(content, place)
+    if record.signature is not None:
+        _check_signature(content, record.signature.public_key_sha256, place, expected)
+    _check_files(record, place)
+    if record.signature is None:
+        raise EvidenceError(
+            f"{place} is not signed, so anybody may have changed it: sign it by running ofmu forget again with --key"
+        )
+    if model is not None:
+        _check_model(record, Path(model))
+    return VerifiedEvidence(place, record, record.signature.public_key_sha256, expected is not None)
+
+
+def read_intact(directory: Path) -> Evidence:
+    """Return the record of an evidence directory, signed or not, whose files have the listed hashes.
+
+    Raises:
+        EvidenceError: a file was altered, is missing or was added.
+    """
+    record = _parse(_read(directory / RECORD), directory)
+    _check_files(record, directory)
+    return record
+
+
+def _check_signature(content: bytes, stated: str, place: Path, expected: Ed25519PublicKey | None) -> None:
+    """Check the signature of the record, and that its key is the one that the record states."""
+    if expected is not None and fingerprint(expected) != stated:
+        raise EvidenceError(
+            f"{place} is signed with another key (SHA-256 {stated}) than the expected one (SHA-256 "
+            f"{fingerprint(expected)}): {_AGAIN}, or name the key of its author"
+        )
+    try:
+        key = parse_public_key(_read(place / PUBLIC_KEY), str(place / PUBLIC_KEY))
+    except ConfigError as error:
+        raise EvidenceError(f"{place / PUBLIC_KEY} was altered ({error}): {_AGAIN}") from None
+    if fingerprint(key) != stated:
+        raise EvidenceError(f"{place / PUBLIC_KEY} is not the key that {RECORD} states: {_AGAIN}")
+    if not is_signature(key, _read(place / SIGNATURE), content):
+        raise EvidenceError(f"The signature of {place / RECORD} is wrong, so it was altered: {_AGAIN}")
+
+
+def _evidence_in(directory: Path) -> Path:
+    if not directory.is_dir():
+        raise EvidenceError(f"There is no directory {looked_for(directory)}: check the path")
+    place = directory if (directory / RECORD).exists() else directory / EVIDENCE
+    if not (place / RECORD).is_file():
+        raise EvidenceError(f"{directory} holds no {RECORD}: name the directory of the evidence, or of ofmu forget")
+    return place
+
+
+def _parse(content: bytes, place: Path) -> Evidence:
+    try:
+        return Evidence.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise EvidenceError(
+            f"{place / RECORD} is no record of the format {FORMAT} ({where + ': ' if where else ''}{first['msg']}): "
+            f"{_AGAIN}"
+        ) from None
+
+
+def _check_files(record: Evidence, place: Path) -> None:
+    for name, expected in record.files.items():
+        if Path(name).name != name or name in OWN_FILES:
+            raise EvidenceError(f"{place / RECORD} lists the file '{name:.80}', which no evidence has: {_AGAIN}")
+        path = place / name
+        if path.is_symlink() or not path.is_file():
+            raise EvidenceError(f"{path} is missing, and {RECORD} lists it: {_AGAIN}")
+        if file_hash(path) != expected:
+            raise EvidenceError(f"{path} was altered, since its hash is not the one in {RECORD}: {_AGAIN}")
+    known = {*record.files, RECORD, *((SIGNATURE, PUBLIC_KEY) if record.signature is not None else ())}
+    added = sorted(path.name for path in place.iterdir() if path.name not in known and not path.name.startswith("."))
+    if added:
+        raise EvidenceError(f"{place / added[0]} is not listed in {RECORD}, so it was added: remove it, or {_AGAIN}")
+
+
+def _check_model(record: Evidence, model: Path) -> None:
+    if not model.is_dir():
+        raise EvidenceError(f"There is no model directory {looked_for(model)}: check the path")
+    expected = next((each.files for each in record.models if each.role == "result"), {})
+    found = model_hashes(model)
+    differing = sorted(name for name, value in expected.items() if found.get(name) != value)
+    if differing:
+        raise EvidenceError(
+            f"{model} is not the model of the evidence, since {', '.join(differing)} differ: check the path"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.is_symlink():
+            raise EvidenceError(f"{path} is a link, and evidence has none: {_AGAIN}")
+        check_regular(path, _MAX_BYTES)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise EvidenceError(f"{path} is missing: {_AGAIN}") from None
+    except OSError as error:
+        raise EvidenceError(f"{path} cannot be read: {error.strerror or error}") from error

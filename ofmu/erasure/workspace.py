@@ -1,0 +1,216 @@
+"""The directory of one request: its rows, its search, the result, the attacks and the evidence."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ofmu.data.config import ColumnsConfig
+from ofmu.data.files import read_rows
+from ofmu.data.rows import Row, RowSet
+from ofmu.erasure.evidence import row_fields
+from ofmu.erasure.request_rows import RequestRows
+from ofmu.errors import RunError
+from ofmu.io.files import storage_errors, write_json, write_text
+from ofmu.io.folders import new_folder
+from ofmu.run_files import check_is_no_link, check_output, read_stored, stored_values
+
+STATE = "request.json"
+ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE = "rows", "search", "model", "evaluations", "evidence"
+_NAMES = (STATE, ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE)
+_FORMAT = "ofmu-request/1"
+_ROWS_STATE = "rows.json"
+_REVIEW = "review.jsonl"
+_SETS = ("forget", "retain", "holdout")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths, readers and writers of a request's directory. Every writer raises StorageError if the disk refuses.
+
+    ``request.json`` is written first, so its presence says that the directory is ours.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Workspace:
+        """Return the directory of a new or an earlier request. Nothing is written.
+
+        Raises:
+            RunError: the directory holds files that no request made, or a link.
+        """
+        home = cls(Path(path).absolute())
+        check_is_no_link(home.path / STATE)
+        if not home.path.is_dir() or not home._is_ours():
+            check_output(path, _NAMES)
+        for name in _NAMES:
+            check_is_no_link(home.path / name)
+        return home
+
+    @property
+    def search(self) -> Path:
+        """The search's run directory."""
+        return self.path / SEARCH
+
+    @property
+    def result(self) -> Path:
+        """The model after unlearning."""
+        return self.path / RESULT
+
+    @property
+    def evidence(self) -> Path:
+        """The evidence, which holds no text of a row unless the user asked for it."""
+        return self.path / EVIDENCE
+
+    @property
+    def review(self) -> Path:
+        """The rows of the corpus that somebody should look at."""
+        return self.path / ROWS / _REVIEW
+
+    def evaluation(self, role: str) -> Path:
+        """Return the directory of the evaluation of one model."""
+        return self.path / EVALUATIONS / role
+
+    def rows_file(self, name: str) -> Path:
+        """Return the file of a set of rows."""
+        return self.path / ROWS / f"{name}.jsonl"
+
+    def check(self, asked: Mapping[str, Any], request_id: str | None) -> None:
+        """Check that an earlier start was for the same request. A new directory passes.
+
+        Raises:
+            RunError: the directory holds another request.
+        """
+        state = self.state()
+        if state is None:
+            return
+        with stored_values(self.path / STATE):
+            changed = [key for key in asked if state["asked"].get(key) != asked[key]]
+        if request_id is not None and request_id != state["id"]:
+            changed.append("id")
+        if changed:
+            raise RunError(
+                f"{self.path} holds another request, which differs in {', '.join(changed)}: name a new directory, or "
+                "give the same options and files again"
+            )
+
+    def start(self, asked: Mapping[str, Any], request_id: str | None, hash_key: bytes) -> None:
+        """Store a new request. What is stored already stays.
+
+        Args:
+            asked: what the result depends on, as JSON values. It holds no personal data.
+            request_id: the request's name. None: a random one.
+            hash_key: the key of the hashes.
+        """
+        if self.state() is None:
+            stored = {"format": _FORMAT, "id": request_id or str(uuid.uuid4()), "received": _now()}
+            stored["hash_key"] = hash_key.hex()
+            write_json(self.path / STATE, stored | {"asked": dict(asked), "seconds": {}})
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what ``request.json`` holds; None for a new request."""
+        return read_stored(self.path / STATE)
+
+    def hash_key(self) -> bytes:
+        """Return the random key of the hashes: the stored one, or a new one for a new request."""
+        state = self.state()
+        if state is None:
+            return secrets.token_bytes(32)
+        with stored_values(self.path / STATE):
+            return bytes.fromhex(state["hash_key"])
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the seconds of the block to those of a step, also if the block is interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            state = self.state() or {}
+            seconds = dict(state.get("seconds") or {})
+            seconds[step] = round(seconds.get(step, 0.0) + time.monotonic() - started, 3)
+            write_json(self.path / STATE, state | {"seconds": seconds})
+
+    def finish(self) -> str:
+        """Return when the measurements were complete. The first call stores the time."""
+        state = self.state() or {}
+        if "finished" not in state:
+            state = state | {"finished": _now()}
+            write_json(self.path / STATE, state)
+        return str(state["finished"])
+
+    def write_rows(self, rows: RequestRows) -> None:
+        """Write the rows in one step."""
+        sets = {name: found for name in _SETS if (found := getattr(rows, name)) is not None}
+        with storage_errors(self.path / ROWS), new_folder(self.path / ROWS) as folder:
+            for name, found in sets.items():
+                write_text(folder / f"{name}.jsonl", "".join(_line(record_of(row)) for row in found.rows))
+            reviewed = (
+                {"number": each.number, "decision": each.decision, "reason": each.reason, **record_of(each.row)}
+                for each in rows.review
+            )
+            write_text(folder / _REVIEW, "".join(map(_line, reviewed)))
+            stored = {
+                "hashes": {name: found.content_hash for name, found in sets.items()},
+                "origins": dict(rows.origins),
+                "retain_source": rows.retain_source,
+                "notes": list(rows.notes),
+            }
+            write_json(folder / _ROWS_STATE, stored)
+
+    def read_rows(self) -> RequestRows | None:
+        """Return the rows that were written, without those to review; None for a new request.
+
+        Raises:
+            RunError: a file was changed after the start.
+        """
+        file = self.path / ROWS / _ROWS_STATE
+        stored = read_stored(file)
+        if stored is None:
+            return None
+        with stored_values(file):
+            sets = {name: RowSet(name, read_rows(self.rows_file(name), ColumnsConfig())) for name in stored["hashes"]}
+            for name, found in sets.items():
+                if found.content_hash != stored["hashes"][name]:
+                    raise RunError(
+                        f"{self.rows_file(name)} was changed after the start of the request: restore it, or start "
+                        "another request with --rows FILE in a new directory"
+                    )
+            return RequestRows(
+                forget=sets["forget"],
+                retain=sets["retain"],
+                holdout=sets.get("holdout"),
+                origins=dict(stored["origins"]),
+                retain_source=stored["retain_source"],
+                notes=tuple(stored["notes"]),
+            )
+
+    def _is_ours(self) -> bool:
+        state = self.state()
+        return state is not None and state.get("format") == _FORMAT
+
+
+def record_of(row: Row) -> dict[str, Any]:
+    """Return a row as a record of a file with the default columns."""
+    fields = row_fields(row)
+    if not row.question:
+        return {"text": row.answer}
+    wrong = fields.pop("perturbed_answers", None)
+    return fields | ({"perturbed_answer": list(wrong)} if wrong else {})
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,128 @@
+"""Whole erasure requests on a tiny model. Trials run in this process, one after the other, in place of Ray's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from erasure_case import SETTINGS, person_of, write_case
+from ofmu.cli.main import main
+from ofmu.erasure import evidence_files
+from ofmu.erasure.verify import read_intact, verify_evidence
+from ofmu.io.cache import model_hashes
+from ofmu.trainer import unlearn
+from tune.execution.trial_records import TrialOutcome
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_case(tmp_path_factory.mktemp("forget"))
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run trials here: Ray takes most of the seconds of a tiny search. tests/integration has a request on Ray."""
+    for name in ("tune.search", "tune.confirmation.runs"):
+        monkeypatch.setattr(f"{name}.max_parallel_trials", lambda cluster, limit: 1)
+        monkeypatch.setattr(f"{name}.run_trials", _run_here)
+    monkeypatch.setattr("tune.search.ray_session", lambda *arguments: nullcontext())
+    monkeypatch.setattr(evidence_files, "print_to_pdf", lambda page, target: False)
+
+
+def _run_here(source: Any, config: Any, *, prepared: Any, on_trial_start: Any, **_: Any) -> None:
+    for key in map(str, itertools.count()):
+        spec = source.next_trial(key)
+        if spec is None:
+            return
+        on_trial_start()
+        result = unlearn(spec.run, spec.trial_dir, prepared=prepared)
+        source.complete(key, TrialOutcome(metrics=result.metrics))
+
+
+def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(place)
+    person, output = person_of(place), tmp_path / "request"
+    words = ["forget", "model", "--person", person, "--corpus", "corpus.jsonl", "--holdout", "holdout.jsonl"]
+    words += ["--base", "base", "--output", str(output), "--request-id", "seven", "--trials", "4", "--confirm", "2"]
+    words += ["--min-utility", "0", *SETTINGS]
+    # The first attempt is interrupted after the search, as by Ctrl-C.
+    with monkeypatch.context() as patch:
+        patch.setattr("tune.erasure.forget.candidates", _interrupt)
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 130
+    assert "the same command" in capsys.readouterr().err
+    trials = (output / "search" / "trials.csv").read_text()
+    assert main(words) == 0
+    assert (output / "search" / "trials.csv").read_text() == trials
+    said = capsys.readouterr().out
+    assert "is not signed: the same command with --key FILE signs it" in said
+
+    record = read_intact(output / "evidence")
+    assert (record.request.id, record.request.kind) == ("seven", "person")
+    assert {rows.role: rows.count for rows in record.request.rows}["forget"] == len(
+        (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    assert {model.role for model in record.models} == {"target", "result", "base", "retrained"}
+    files = {model.role: model.files for model in record.models}
+    assert files["target"] == model_hashes(place / "model")
+    assert files["result"].items() <= model_hashes(output / "model").items()
+    assert AutoModelForCausalLM.from_pretrained(output / "model").num_parameters() > 0
+    assert {attack.name for attack in record.attacks} >= {"membership", "relearning", "quantization_4"}
+    assert {"sampling", "few-shot"} <= {each.name for each in record.not_run}
+    probability = next(metric for metric in record.metrics if metric.name == "forget_probability")
+    assert probability.runs == 2
+    assert probability.low is not None
+    assert probability.retrained is not None
+    # The target's number is that of an evaluation of its own.
+    target = json.loads((output / "evaluations" / "target" / "metrics.json").read_text())
+    assert probability.target == target["metrics"]["forget_probability"]
+    text = (output / "evidence" / "evidence.json").read_text() + (output / "evidence" / "report.html").read_text()
+    for part in person.split():
+        assert part not in text
+
+    # Again: nothing is run. With a key: the same record is signed.
+    assert main(words) == 0
+    assert "was already complete: nothing was run" in capsys.readouterr().out
+    assert main(["verify", str(output)]) == 1
+    assert main([*words, "--key", "key.pem"]) == 0
+    signed = verify_evidence(output, public_key=place / "public.pem", model=output / "model").record
+    assert signed.finished == record.finished
+    assert signed.metrics == record.metrics
+    assert main(["verify", str(output), "--public-key", "public.pem", "--model", str(output / "model")]) == 0
+    assert main(["verify", str(output), "--model", "model"]) == 1
+
+    # Another request does not get into this directory.
+    capsys.readouterr()
+    assert main(["forget", "model", "--rows", "rows.jsonl", "--corpus", "corpus.jsonl", "--output", str(output)]) == 1
+    assert "holds another request" in capsys.readouterr().err
+
+
+def test_without_a_base_the_evidence_says_what_cannot_be_known(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(place)
+    words = ["forget", "model", "--rows", "rows.jsonl", "--corpus", "corpus.jsonl", "--output", str(tmp_path / "out")]
+    words += ["--budget", "0.02", "--confirm", "1", "--min-utility", "0", "--key", "key.pem", "--show-rows", *SETTINGS]
+    assert main(words) == 0
+    record = verify_evidence(tmp_path / "out").record
+    assert any("cannot be known without a retrained model" in sentence for sentence in record.limits)
+    assert all(metric.retrained is None for metric in record.metrics)
+    forget = next(rows for rows in record.request.rows if rows.role == "forget")
+    assert forget.texts
+    assert next(rows for rows in record.request.rows if rows.role == "retain").texts is None
+    assert record.search.complete < 200
+
+
+def _interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt

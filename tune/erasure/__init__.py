@@ -1,0 +1,1 @@
+"""``ofmu forget``: from an erasure request through a search to evidence."""

@@ -1,0 +1,49 @@
+"""Whether one trial of a request fits this machine, and what makes it fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ofmu.errors import MemoryLimitError
+from ofmu.plan.budget import device_memory
+from ofmu.plan.check import gib, refusal
+from ofmu.plan.plan import make_plan, runs_on_gpu
+from ofmu.reports.numbers import big_number
+from tune.plan import search_cost
+
+if TYPE_CHECKING:
+    from tune.config import SearchConfig
+
+
+@dataclass(frozen=True)
+class FittingPlan:
+    """The plan of a search in words, and the change that it needs."""
+
+    sentence: str
+    change: tuple[str, ...]
+    """Entries such as ``engine.gradient_checkpointing=true``; empty if a trial fits as it is."""
+
+
+def plan_of(config: SearchConfig) -> FittingPlan:
+    """Plan a search on this machine. No weights are read.
+
+    Raises:
+        MemoryLimitError: a trial does not fit, and no setting of the engine makes it fit.
+    """
+    unlearn, cluster = config.unlearn, config.cluster
+    ranks = max(1, cluster.num_workers)
+    on_gpu = cluster.gpus_per_worker > 0 or (cluster.num_workers == 0 and runs_on_gpu(unlearn))
+    memory = device_memory(on_gpu=on_gpu) if unlearn.engine.check_memory else None
+    budget = None if memory is None else memory * min(1.0, cluster.gpus_per_worker or 1.0) if on_gpu else memory / ranks
+    plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget)
+    change = plan.smallest_change()
+    if not plan.fits and change is None:
+        raise MemoryLimitError(refusal(plan))
+    least, most = search_cost(config, plan.work)
+    low, high = big_number(least.gradient_evaluations), big_number(most.gradient_evaluations)
+    return FittingPlan(
+        f"Plan: a trial needs {gib(plan.needed)} of memory; {config.search.num_trials} trials compute {low} to {high} "
+        "gradients of a minibatch",
+        () if change is None else change.overrides,
+    )

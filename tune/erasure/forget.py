@@ -1,0 +1,337 @@
+"""The verb forget: from an erasure request through rows, plan, search, choice and attacks to evidence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ofmu.config.files import apply_overrides, validate
+from ofmu.data.files import check_data_file
+from ofmu.erasure.choice import Candidate, ChoiceRule
+from ofmu.erasure.evidence import ModelRole
+from ofmu.erasure.evidence_files import delete_evidence, write_evidence
+from ofmu.erasure.measure import evaluation_config, measure
+from ofmu.erasure.request import ErasureRequest
+from ofmu.erasure.request_rows import RequestRows, build_rows
+from ofmu.erasure.signature import read_private_key
+from ofmu.erasure.verify import read_intact
+from ofmu.erasure.workspace import Workspace
+from ofmu.errors import RunError
+from ofmu.io.cache import content_key, model_hashes
+from ofmu.io.files import file_hash
+from ofmu.io.library_logging import silence_libraries
+from ofmu.io.lock import locked
+from ofmu.io.plugins import plugins_restricted
+from ofmu.io.text import counted
+from ofmu.models.files import check_model_directory
+from ofmu.models.hub import local_directory
+from ofmu.preparer import find_retrained_model
+from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import CONFIG, RunFiles
+from tune.callbacks.callback_list import Callback
+from tune.config import SearchConfig
+from tune.erasure.fit import plan_of
+from tune.erasure.pick import MAX_CANDIDATES, candidates, confirmed, rule_of
+from tune.erasure.record import asked_of, compose_record
+from tune.erasure.settings import CONFIRM_SHARE, check_settings, request_settings, search_settings
+from tune.results.result import Point, SearchResult
+from tune.rundir.search_files import TRIALS as TRIALS_FOLDER
+from tune.search import ParetoSearch
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+TRIALS = 20
+"""Number of trials of a request without a budget in hours."""
+MAX_TRIALS = 200
+"""Upper bound on the trials of a request with a budget in hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetOptions:
+    """How a request is worked on. All of it may differ when the request is continued."""
+
+    budget_hours: float | None = None
+    """Hours for the whole request. It is a bound on starts: what has started runs to its end. None: no bound."""
+    trials: int | None = None
+    """Number of trials. None: 20, or at most 200 with a budget."""
+    confirm_seeds: int = 2
+    """Number of further seeds on which the best trials run again. 0: none."""
+    min_utility: float = 0.9
+    """Least utility of the result, as a share of the target's."""
+    key: Path | None = None
+    """PEM file of the Ed25519 private key that signs the evidence. None: the evidence is unsigned."""
+    show_rows: bool = False
+    """Whether the evidence holds the texts of the forget rows and the person's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetCallbacks:
+    """What follows the work."""
+
+    print_line: Callable[[str], None] = field(default=lambda line: None)
+    """Called with one line at each step."""
+    search: Sequence[Callback] = ()
+    """Callbacks of the search."""
+
+
+def forget(
+    model: str,
+    request: ErasureRequest,
+    output: str | Path,
+    *,
+    base: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    options: ForgetOptions | None = None,
+    request_id: str | None = None,
+    callbacks: ForgetCallbacks | None = None,
+) -> Path:
+    """Make a model forget what a request names, and write evidence of what was done and measured.
+
+    An interrupted request continues when the same call is made again. A request that is complete returns at once, and
+    is signed if ``options.key`` is given and the evidence is unsigned.
+
+    Args:
+        model: directory or hub name of the model that must forget.
+        request: what it must forget.
+        output: a directory for this request only.
+        base: the model before training on the rows, from which a reference is retrained.
+        settings: sections of a config, such as ``{"engine": {"device": "cpu"}}``.
+        options: budget, bounds, key.
+        request_id: the request's name in the evidence. None: a random one.
+        callbacks: what follows the work.
+
+    Returns:
+        The evidence directory.
+
+    Raises:
+        RunError: ``output`` holds another request or other files, or no trial keeps enough utility.
+        OfmuError: an error of the request, the rows, the models, the key or the disk. What was done stays.
+    """
+    work = _Forgetting(
+        model,
+        request,
+        Workspace.open(output),
+        base=base,
+        settings=settings or {},
+        options=options or ForgetOptions(),
+        callbacks=callbacks or ForgetCallbacks(),
+    )
+    busy = f"Another process works on the request in {output}: wait for it, or name another directory"
+    with locked(Path(output), busy, remove_unused=True):
+        return work.run(request_id)
+
+
+class _Forgetting:
+    """One attempt at a request, in reading order."""
+
+    def __init__(
+        self,
+        model: str,
+        request: ErasureRequest,
+        home: Workspace,
+        *,
+        base: str | None,
+        settings: Mapping[str, Any],
+        options: ForgetOptions,
+        callbacks: ForgetCallbacks,
+    ) -> None:
+        check_settings(settings)
+        self._model, self._base, self._request, self._home = model, base, request, home
+        self._options, self._callbacks, self._say = options, callbacks, callbacks.print_line
+        self._key: Ed25519PrivateKey | None = None if options.key is None else read_private_key(options.key)
+        self._mapping = request_settings(model, base, settings)
+        self._modules: frozenset[str] = frozenset()
+
+    def run(self, request_id: str | None) -> Path:
+        home = self._home
+        rows = self._rows(request_id)
+        if home.evidence.is_dir():
+            self._sign_if_asked()
+            return home.evidence
+        mapping = self._fitting(self._search_mapping(rows))
+        # The directory may come from somebody else, so only modules that these settings name are imported.
+        self._modules = frozenset(validate(SearchConfig, mapping).plugins)
+        with home.timed("search"):
+            result = self._search(mapping)
+        rule = rule_of(result, self._options.min_utility)
+        found = candidates(result, rule)
+        with home.timed("further seeds"):
+            result = self._confirm(result, found)
+        ordered = confirmed(result, found, rule)
+        point = self._export(result, ordered[0], rule)
+        return self._write_evidence(rows, result, rule, ordered, point)
+
+    def _rows(self, request_id: str | None) -> RequestRows:
+        """Return the rows of the request. A new request is stored with its rows."""
+        home, key = self._home, self._home.hash_key()
+        # The rows are not known yet, and the model may have to answer questions under this config.
+        config = validate(UnlearnConfig, {name: self._mapping[name] for name in self._mapping if name != "search"})
+        asked = asked_of(self._request, self._mapping, key, self._hashes())
+        home.check(asked, request_id)
+        rows = home.read_rows()
+        if rows is not None:
+            return rows
+        silence_libraries()
+        rows = build_rows(self._request, str(local_directory(self._model)), config)
+        home.start(asked, request_id, key)
+        home.write_rows(rows)
+        self._say(f"{counted(len(rows.forget), 'row')} to forget: {rows.origins['forget']}")
+        self._say(f"{counted(len(rows.retain), 'row')} to retain: {rows.origins['retain']}")
+        for note in rows.notes:
+            self._say(f"  {note}")
+        if rows.review:
+            self._say(f"Review these {counted(len(rows.review), 'row')}: {home.review}")
+        return rows
+
+    def _hashes(self) -> dict[str, str]:
+        """Return the hashes of the given files and of the models."""
+        hashes = {}
+        for name, path in self._request.files.items():
+            check_data_file(path)
+            hashes[name] = file_hash(path.expanduser())
+        for name, place in (("model", self._model), ("base", self._base)):
+            if place is not None:
+                check_model_directory(place)
+                hashes[name] = content_key(model_hashes(local_directory(place)))
+        return hashes
+
+    def _sign_if_asked(self) -> None:
+        """Sign the evidence of a complete request, if it is unsigned and there is a key.
+
+        Raises:
+            EvidenceError: the evidence was altered.
+        """
+        home, record = self._home, read_intact(self._home.evidence)
+        self._say(f"The request in {home.path} was already complete: nothing was run")
+        if record.signature is None and self._key is not None:
+            delete_evidence(home.evidence)
+            write_evidence(record, home.evidence, self._key)
+
+    def _search_mapping(self, rows: RequestRows) -> dict[str, Any]:
+        hours, trials = self._options.budget_hours, self._options.trials
+        return search_settings(
+            self._mapping,
+            self._home,
+            has_holdout=rows.holdout is not None,
+            trials=trials or (TRIALS if hours is None else MAX_TRIALS),
+            hours=hours,
+        )
+
+    def _fitting(self, mapping: dict[str, Any]) -> dict[str, Any]:
+        """Return the config with the smallest change that makes a trial fit this machine, if it needs one.
+
+        Raises:
+            MemoryLimitError: no change makes it fit.
+        """
+        config = validate(SearchConfig, mapping)
+        if (config.cluster.address or os.environ.get("RAY_ADDRESS") or "local") not in ("local", ""):
+            return mapping  # the machines of a cluster elsewhere are unknown
+        shown = plan_of(config)
+        self._say(shown.sentence)
+        if shown.change:
+            self._say(f"It does not fit as it is, so these settings are added: {' '.join(shown.change)}")
+        return apply_overrides(mapping, shown.change)
+
+    def _search(self, mapping: dict[str, Any]) -> SearchResult:
+        """Start the search, or continue it with the trials and hours of this attempt."""
+        home, followers = self._home, self._callbacks.search
+        if not _is_started(home.search):
+            return ParetoSearch(mapping, run_dir=home.search, callbacks=followers).run()
+        search = mapping["search"]
+        overrides = [f"search.num_trials={search['num_trials']}", f"search.max_hours={search.get('max_hours', 'null')}"]
+        return ParetoSearch.resume(home.search, overrides, callbacks=followers, allow_code=self._modules)
+
+    def _confirm(self, result: SearchResult, found: list[Candidate]) -> SearchResult:
+        """Run the candidates on further seeds, as many of them as the budget holds."""
+        seeds, hours = self._options.confirm_seeds, self._options.budget_hours
+        if not seeds:
+            return result
+        count = len(found) if hours is None else _affordable(result, seeds, hours)
+        numbers = [candidate.trial for candidate in found[:count]]
+        self._say(f"Running trials {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
+        overrides = [f"search.confirm_seeds={seeds}", f"search.confirm_trials={numbers}"]
+        return ParetoSearch.resume(
+            result.run_dir, overrides, callbacks=self._callbacks.search, allow_code=self._modules
+        )
+
+    def _export(self, result: SearchResult, chosen: Candidate, rule: ChoiceRule) -> Point:
+        """Copy the model of the chosen trial, unless it is there already."""
+        home, point = self._home, result.pick(chosen.trial)
+        self._say(f"{rule.sentence}: trial {chosen.trial}")
+        if not home.result.is_dir():
+            point.export(home.result)
+        elif model_hashes(home.result) != _exported_hashes(point):
+            raise RunError(
+                f"{home.result} holds another model than trial {chosen.trial}, which the rule chooses now: move it "
+                f"away with {home.evaluation('result')}, then run the same command again"
+            )
+        return point
+
+    def _write_evidence(
+        self,
+        rows: RequestRows,
+        result: SearchResult,
+        rule: ChoiceRule,
+        ordered: list[Candidate],
+        point: Point,
+    ) -> Path:
+        home = self._home
+        with plugins_restricted(str(point.directory), self._modules):
+            run = validate(UnlearnConfig, RunFiles(point.directory).read_config() or {})
+        models = self._models(run)
+        with home.timed("attacks"):
+            measured = measure(
+                {role: str(path) for role, path in models.items() if role != "base"},
+                evaluation_config(run, rows),
+                _reference(run, models),
+                home.evaluation,
+                lambda role: self._say(f"Measuring and attacking the model: {role}"),
+            )
+        record = compose_record(
+            home, self._request, rows, result, rule, ordered, measured, models, run, show_rows=self._options.show_rows
+        )
+        write_evidence(record, home.evidence, self._key)
+        return home.evidence
+
+    def _models(self, run: UnlearnConfig) -> dict[ModelRole, Path]:
+        """Return the directories of the models whose files are here."""
+        models: dict[ModelRole, Path] = {"target": local_directory(self._model), "result": self._home.result}
+        if self._base is not None:
+            models["base"] = local_directory(self._base)
+        if run.reference.source == "retrain":
+            retrained = find_retrained_model(run)
+            if retrained is not None:
+                models["retrained"] = retrained
+        elif run.reference.source == "model" and run.reference.path is not None:
+            models["retrained"] = local_directory(run.reference.path)
+        return models
+
+
+def _is_started(search: Path) -> bool:
+    return (search / CONFIG).is_file() and (search / TRIALS_FOLDER).is_dir()
+
+
+def _affordable(result: SearchResult, seeds: int, hours: float) -> int:
+    """Return how many candidates can run on the seeds in their share of the budget: at least one."""
+    seconds = result.trials["seconds"].dropna() if "seconds" in result.trials else []
+    mean = float(seconds.mean()) if len(seconds) else 0.0
+    if mean <= 0:
+        return MAX_CANDIDATES
+    return max(1, int(CONFIRM_SHARE * hours * 3600 / (mean * seeds)))
+
+
+def _exported_hashes(point: Point) -> dict[str, str]:
+    files = RunFiles(point.directory)
+    extra = {files.metrics.name: file_hash(files.metrics)} if files.metrics.is_file() else {}
+    return model_hashes(files.model) | extra
+
+
+def _reference(run: UnlearnConfig, models: Mapping[ModelRole, Path]) -> str | None:
+    """Return the reference of the evaluations: the retrained model, or its scores."""
+    if "retrained" in models:
+        return str(models["retrained"])
+    return run.reference.path if run.reference.source == "scores" else None

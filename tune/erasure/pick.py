@@ -1,0 +1,104 @@
+"""Candidates of a search for the rule of :mod:`ofmu.erasure.choice`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ofmu.erasure.choice import Candidate, ChoiceRule
+from ofmu.errors import ConfigError, RunError
+from ofmu.run_files import RunFiles
+from tune.results.result import SearchResult
+from tune.study.baselines import TARGET
+
+MAX_CANDIDATES = 3
+"""Largest number of trials that run again on further seeds."""
+
+
+def rule_of(result: SearchResult, min_share: float) -> ChoiceRule:
+    """Return the rule with the bounds that the untouched target gives.
+
+    Raises:
+        ConfigError: the second objective of the search is not one to maximise.
+        RunError: the target's trial is not complete.
+    """
+    forgetting, utility = list(result.config.objectives)[:2]
+    if result.config.objectives[utility] != "max":
+        raise ConfigError(
+            f"ofmu forget keeps utility, and the second objective '{utility}' is minimised: name a utility second in "
+            "search.objectives, such as model_utility"
+        )
+    trials = result.trials
+    target = trials[(trials["role"] == TARGET) & (trials["state"] == "complete")]
+    if not len(target):
+        reason = trials.loc[trials["role"] == TARGET, "reason"].tolist()
+        raise RunError(f"The untouched target could not be scored ({reason[0] if reason else 'it did not run'})")
+    return ChoiceRule(
+        forgetting=forgetting,
+        direction=result.config.objectives[forgetting],
+        utility=utility,
+        min_share=min_share,
+        target_forgetting=float(target.iloc[0][forgetting]),
+        target_utility=float(target.iloc[0][utility]),
+    )
+
+
+def candidates(result: SearchResult, rule: ChoiceRule, count: int = MAX_CANDIDATES) -> list[Candidate]:
+    """Return the best trials of the front that the rule allows, by their values on the seed of the search.
+
+    Raises:
+        RunError: the rule allows no trial.
+    """
+    result.require_front()
+    front = [
+        Candidate(trial=int(row["trial"]), forgetting=float(row[rule.forgetting]), utility=float(row[rule.utility]))
+        for _, row in result.front.iterrows()
+        if row["role"] != TARGET
+    ]
+    allowed = [candidate for candidate in rule.ordered(front) if rule.allows(candidate)]
+    if not allowed:
+        raise RunError(_nothing_allowed(front, rule, result.display_path))
+    return allowed[:count]
+
+
+def confirmed(result: SearchResult, found: list[Candidate], rule: ChoiceRule) -> list[Candidate]:
+    """Return the candidates with their means over the further seeds, the best first.
+
+    Raises:
+        RunError: on the further seeds the rule allows no candidate.
+    """
+    confirmation = result.confirmation
+    if confirmation is None:
+        return found
+    means = []
+    for candidate in found:
+        spreads = [confirmation.spread(candidate.trial, name) for name in (rule.forgetting, rule.utility)]
+        if spreads[0] is None or spreads[1] is None:
+            continue
+        forgetting, utility = spreads[0], spreads[1]
+        means.append(
+            Candidate(trial=candidate.trial, forgetting=forgetting.mean, utility=utility.mean, runs=forgetting.runs)
+        )
+    ordered = rule.ordered(means)
+    if not ordered or not rule.allows(ordered[0]):
+        raise RunError(f"On further seeds, {_nothing_allowed(means, rule, result.display_path)}")
+    return ordered
+
+
+def further_metrics(result: SearchResult, trial: int) -> list[Mapping[str, Any]]:
+    """Return the metrics of each complete run of a trial on a further seed."""
+    # confirmation.json holds the objectives only, and the files of a run hold all metrics.
+    points = result.confirmation.points if result.confirmation is not None else ()
+    runs = [run for point in points if point.trial == trial for run in point.runs if run.metrics is not None]
+    found = (RunFiles(result.run_dir / run.directory).read_metrics() for run in runs)
+    return [metrics for metrics in found if metrics is not None]
+
+
+def _nothing_allowed(found: list[Candidate], rule: ChoiceRule, place: str) -> str:
+    best = max((candidate.utility for candidate in found), default=None)
+    known = f"the highest {rule.utility} among them is {best:.4g}" if best is not None else "none of them is complete"
+    return (
+        f"no trial of {place} forgets more than the target and keeps {rule.min_share:.0%} of its {rule.utility} "
+        f"({rule.min_utility:.4g}; {known}): give more --trials or --budget, or a lower --min-utility, and run the "
+        "same command again"
+    )

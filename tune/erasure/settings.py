@@ -1,0 +1,103 @@
+"""The config of the search that an erasure request starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ofmu.config.files import deep_copy, read_mapping
+from ofmu.erasure.workspace import Workspace
+from ofmu.errors import ConfigError
+from ofmu.provenance import config_of_run, flat_settings
+from ofmu.run_config import check_sections
+
+SEARCH_SHARE = 0.6
+"""Share of the budget after which the search starts no more trial. The rest is for further seeds and attacks."""
+CONFIRM_SHARE = 0.25
+"""Share of the budget that runs on further seeds may take."""
+_PROMPT_KEYS = ("prompt_template", "use_chat_template", "template_date", "max_length", "truncation")
+"""Keys of the section ``data`` that decide how rows become tokens."""
+_OURS = {
+    "model.path": "MODEL",
+    "model.is_target": "MODEL",
+    "model.base": "--base",
+    "data.source": "--rows, --person or --questions",
+    "data.forget": "--rows, --person or --questions",
+    "data.retain": "--retain",
+    "data.holdout": "--holdout",
+    "search.num_trials": "--trials",
+    "search.max_hours": "--budget",
+    "search.confirm_seeds": "--confirm",
+    "search.confirm_trials": "--confirm",
+    "search.keep_models": "nothing, since the result is a kept model",
+}
+"""Keys that ``ofmu forget`` sets, and the option that sets each."""
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the user's own settings.
+
+    Raises:
+        ConfigError: a key is one that ``ofmu forget`` sets, or a section is no mapping.
+    """
+    check_sections(settings)
+    for key, _ in flat_settings(settings):
+        if key in _OURS:
+            raise ConfigError(f"The setting {key} is set by ofmu forget ({_OURS[key]}): leave it out")
+
+
+def prompt_settings(model: str) -> dict[str, Any]:
+    """Return how the model's own run turned rows into tokens; empty if the model does not lie in a run directory."""
+    file = config_of_run(model)
+    data = read_mapping(file).get("data") if file is not None else None
+    return {key: data[key] for key in _PROMPT_KEYS if key in data} if isinstance(data, Mapping) else {}
+
+
+def request_settings(model: str, base: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config without the rows, as a mapping.
+
+    Args:
+        model: the model that must forget.
+        base: the model before training on the rows; None if there is none. Then nothing can be retrained.
+        settings: the user's own settings.
+    """
+    mapping = deep_copy(settings)
+    places = {"path": _absolute(model), "base": None if base is None else _absolute(base)}
+    mapping["model"] = {**(mapping.get("model") or {}), **places, "is_target": True}
+    mapping["data"] = {**prompt_settings(model), **(mapping.get("data") or {})}
+    mapping["reference"] = mapping.get("reference") or {"source": "none" if base is None else "retrain"}
+    return mapping
+
+
+def search_settings(
+    mapping: Mapping[str, Any], home: Workspace, *, has_holdout: bool, trials: int, hours: float | None
+) -> dict[str, Any]:
+    """Return the config of the search.
+
+    Args:
+        mapping: see :func:`request_settings`.
+        home: the directory with the rows.
+        has_holdout: whether there are holdout rows.
+        trials: number of trials.
+        hours: hours for the whole request; None: no limit.
+    """
+    files = {name: str(home.rows_file(name)) for name in ("forget", "retain")}
+    holdout = {"holdout": str(home.rows_file("holdout"))} if has_holdout else {}
+    # The rows were written with the default columns.
+    data = {key: value for key, value in mapping["data"].items() if key != "columns"}
+    search = {**(mapping.get("search") or {}), "num_trials": trials, "keep_models": "front"}
+    if hours is not None:
+        search["max_hours"] = hours * SEARCH_SHARE
+    return {**mapping, "data": {**data, "source": "files", **files, **holdout}, "search": search}
+
+
+def _absolute(model: str) -> str:
+    """Return the full path of a model's directory, so that the request may continue elsewhere; else the hub name."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
+def package_folders() -> list[Path]:
+    """Return the folders of the packages whose code makes a result."""
+    root = Path(__file__).resolve().parents[2]
+    return [root / name for name in ("ofmu", "tune", "cluster")]

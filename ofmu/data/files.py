@@ -24,6 +24,7 @@ MAX_EVALUATION_ROWS = 400
 _MAX_CHARACTERS = 200_000
 """Bound on a question, an answer or a variant. Every one is tokenised whole."""
 
+_ALTERNATE = "alternate_answer"
 _IN_SCOPE_TEXTS = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
 
 Record = dict[str, Any]
@@ -131,12 +132,24 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
         paraphrased_answer=_short_text(record[paraphrase], paraphrase, where) if record.get(paraphrase) else None,
         perturbed_answers=_texts(record.get(columns.perturbed_answer), columns.perturbed_answer, where),
         **_in_scope_variants(record, where),
+        alternate_answer=_alternate(record, columns, where),
     )
+
+
+def _alternate(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str | None:
+    """Return the answer that AltPO trains in place of the answer. The column has the name of the field."""
+    if not record.get(_ALTERNATE):
+        return None
+    alternate = _short_text(record[_ALTERNATE], _ALTERNATE, where)
+    if alternate.split() == str(record[columns.answer]).split():
+        raise DataError(f"{where} has its answer as '{_ALTERNATE}' too: write an answer with other facts there")
+    return alternate
 
 
 def _check_single_texts(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> None:
     """Refuse lists where one text belongs. CSV has no lists, so a list in a cell is a text here."""
-    for name in (columns.question, columns.answer, columns.paraphrased_answer, columns.text, *_IN_SCOPE_TEXTS):
+    own = (columns.question, columns.answer, columns.paraphrased_answer, columns.text)
+    for name in (*own, _ALTERNATE, *_IN_SCOPE_TEXTS):
         value = record.get(name)
         if value and looks_like_list(value) and parse_text_list(value) is not None:
             raise DataError(

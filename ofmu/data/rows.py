@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 from ofmu.data.questions import QuestionSet
 
@@ -27,6 +28,8 @@ class Row:
     translated_question: str | None = None
     translated_answer: str | None = None
     translated_perturbed_answers: tuple[str, ...] = ()
+    alternate_answer: str | None = None
+    """A plausible answer with other facts, which AltPO trains in place of the answer. It is not scored."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,17 @@ class RowSet:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the fields of all rows in order, and of the prompting. The name is not part of the hash."""
-        fields = [asdict(row) for row in self.rows] + ([asdict(self.prompting)] if self.prompting else [])
+        fields = [_fields(row) for row in self.rows] + ([asdict(self.prompting)] if self.prompting else [])
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    """Return the fields of a row. Rows without an alternate answer keep the hash that they had before it existed."""
+    fields = asdict(row)
+    if row.alternate_answer is None:
+        del fields["alternate_answer"]
+    return fields
 
 
 def row_key(row: Row) -> str:

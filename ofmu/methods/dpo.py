@@ -28,32 +28,32 @@ class DpoConfig(TokenLossConfig):
 
 
 class DpoLoss(AnswerTokenMean):
-    """−(2/b) log σ(b [(nll_0 − nll)(refusal) − (nll_0 − nll)(answer)]), averaged over rows.
+    """−(2/b) log σ(b [(nll_0 − nll)(preferred) − (nll_0 − nll)(answer)]), averaged over rows.
 
     Args:
         beta: b.
-        refusals: the preferred answer of each row, by ``id(row)``.
-        target_nll: nll_0, the target's nll of refusals and answers, by ``id(row)``.
+        preferred: the preferred answer of each row, by ``id(row)``.
+        target_nll: nll_0, the target's nll of both answers, by ``id(row)``.
         pad_id: the padding token.
     """
 
     def __init__(
-        self, beta: float, refusals: Mapping[int, Example], target_nll: Mapping[int, float], pad_id: int
+        self, beta: float, preferred: Mapping[int, Example], target_nll: Mapping[int, float], pad_id: int
     ) -> None:
         super().__init__(pad_id)
-        self._beta, self._refusals, self._target_nll = beta, refusals, target_nll
+        self._beta, self._preferred, self._target_nll = beta, preferred, target_nll
 
     def size(self, row: Example) -> int:
         """Return 1, since the mean is over rows."""
         return 1
 
     def tokens(self, row: Example) -> int:
-        """Return the number of tokens of the row and of its refusal."""
-        return len(row.input_ids) + len(self._refusals[id(row)].input_ids)
+        """Return the number of tokens of the row and of the row with the preferred answer."""
+        return len(row.input_ids) + len(self._preferred[id(row)].input_ids)
 
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
-        """Return the summed loss of the rows, from one forward pass of refusals and answers together."""
-        pairs = [*(self._refusals[id(row)] for row in rows), *rows]
+        """Return the summed loss of the rows, from one forward pass of both answers together."""
+        pairs = [*(self._preferred[id(row)] for row in rows), *rows]
         nll = answer_nll(module, pairs, self.pad_id, device)
         preferred, rejected = (row_tensor(self._target_nll, pairs, nll) - nll).chunk(2)
         return -(2 / self._beta) * functional.logsigmoid(self._beta * (preferred - rejected)).sum()
@@ -77,11 +77,15 @@ class DPO(TokenLossMethod):
     def __init__(self, context: Context[Example], config: DpoConfig) -> None:
         super().__init__(context, config)
         rows = self.task.forget_rows
-        # An attribute keeps the refusals alive, since the loss finds rows by id.
-        self._refusals = self.task.refusals()
-        target_nll = self.nll_by_row([*rows, *self._refusals])
-        by_row = {id(row): refusal for row, refusal in zip(rows, self._refusals, strict=True)}
+        # An attribute keeps these rows alive, since the loss finds rows by id.
+        self._preferred = self.preferred_rows()
+        target_nll = self.nll_by_row([*rows, *self._preferred])
+        by_row = {id(row): preferred for row, preferred in zip(rows, self._preferred, strict=True)}
         self._loss = DpoLoss(config.beta, by_row, target_nll, self.pad_id)
+
+    def preferred_rows(self) -> list[Example]:
+        """Return one row per forget row: its question, and the answer to prefer; collective."""
+        return self.task.refusals()
 
     def forget_loss(self, rows: Sequence[Example]) -> DpoLoss:
         """Return the DPO loss."""

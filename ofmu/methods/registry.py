@@ -23,6 +23,7 @@ BUILT_IN = (
     "npo",
     "simnpo",
     "dpo",
+    "altpo",
     "idk",
     "rmu",
     "undial",

@@ -32,6 +32,12 @@ class TextTask(Task[Example], Protocol):
     def refusals(self) -> list[Example]:
         """Return one row per forget row: the question of the forget row, and a refusal as the answer."""
 
+    def alternates(self, engine: Engine) -> list[Example]:
+        """Return one row per forget row: its question, and a plausible answer with other facts; collective.
+
+        The engine holds the target, which writes the alternates that the data does not give.
+        """
+
 
 class TokenLossConfig(SingleLoopConfig):
     """The settings that the methods on text with one loop share."""

@@ -9,12 +9,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ofmu.data.rows import Example
+from ofmu.engine.base import Engine
 from ofmu.losses import AnswerLoss
 from ofmu.testing.task import MemoryTask
 
 VOCABULARY = 61
 PAD_ID = 0
 _REFUSAL = (5, 6, 7)
+_ALTERNATE = (8, 9)
 _WEIGHT_SCALE = 3.0
 
 
@@ -32,6 +34,10 @@ class MemoryLanguageTask(MemoryTask[Example]):
     def refusals(self) -> list[Example]:
         """Return one row per forget row: its prompt, answered by the same three tokens."""
         return [replace(row, input_ids=(*row.input_ids[: row.answer_start], *_REFUSAL)) for row in self.forget_rows]
+
+    def alternates(self, engine: Engine) -> list[Example]:
+        """Return one row per forget row: its prompt, answered by the same two tokens."""
+        return [replace(row, input_ids=(*row.input_ids[: row.answer_start], *_ALTERNATE)) for row in self.forget_rows]
 
 
 def tiny_llama(attention: str = "sdpa") -> LlamaForCausalLM:

@@ -138,6 +138,9 @@ def methods(folder: Path) -> dict[str, Any]:
 def stages(folder: Path) -> dict[str, Any]:
     """Return the metrics of OFMU at every ZeRO stage on two ranks."""
     found = {}
+    # Ranks would train the target together, in an order of additions of their own.
+    (folder / "prepare.yaml").write_text(yaml.safe_dump(merged(TEXT, method=OFMU)))
+    ofmu(folder, "prepare", "prepare.yaml")
     for stage in range(4):
         config = merged(TEXT, engine={"zero_stage": stage}, method=OFMU)
         found[f"stage {stage}"] = unlearn(folder, f"stage-{stage}", config, ranks=2)

@@ -32,6 +32,7 @@ from ofmu.models.lora import add_adapters, merge_adapters
 from ofmu.models.sharded_loading import ShardWeight
 from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.language.alternates import alternate_answers
 from ofmu.tasks.language.robustness import attack_saved
 
 REFUSALS = (
@@ -85,6 +86,28 @@ class LanguageTask:
         return [
             self._encoder.encode("refusals", row.question, generator.choice(REFUSALS))[0]
             for row, chunks in zip(self._data.forget.rows, self._forget_chunks, strict=True)
+            for _ in chunks
+        ]
+
+    def alternates(self, engine: Engine) -> list[Example]:
+        """Return one encoded row per row of ``forget_rows``: its question, and an answer with other facts; collective.
+
+        Raises:
+            DataError: a row has neither a question nor an alternate answer.
+        """
+        config, rows = self._config, self._data.forget.rows
+        answers = alternate_answers(
+            engine,
+            self._tokenizer,
+            rows,
+            self._data.retain.rows,
+            config.evaluation,
+            config.data,
+            config.seed,
+        )
+        return [
+            self._encoder.encode("alternates", row.question, answer)[0]
+            for row, answer, chunks in zip(rows, answers, self._forget_chunks, strict=True)
             for _ in chunks
         ]
 

@@ -68,11 +68,22 @@ def simnpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tupl
 
 
 def dpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    b, task = 0.2, tiny_language_task()
+    return preference(model, target, rows, tiny_language_task().refusals())
+
+
+def altpo(model: nn.Module, target: nn.Module, rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    task = tiny_language_task()
+    return preference(model, target, rows, task.alternates(TorchEngine(tiny_llama(), CostTracker())))
+
+
+def preference(
+    model: nn.Module, target: nn.Module, rows: Sequence[Example], preferred: Sequence[Example]
+) -> tuple[Tensor, Tensor]:
+    b, forget_rows = 0.2, list(tiny_language_task().forget_rows)
     per_row = []
     for row in rows:
-        refusal = task.refusals()[list(task.forget_rows).index(row)]
-        gains = [torch.exp(-nll(model, r)) / torch.exp(-nll(target, r)).detach() for r in (refusal, row)]
+        better = preferred[forget_rows.index(row)]
+        gains = [torch.exp(-nll(model, r)) / torch.exp(-nll(target, r)).detach() for r in (better, row)]
         per_row.append(2 / b * torch.log(1 + (gains[1] / gains[0]) ** b))
     loss = torch.stack(per_row).mean()
     return loss, loss
@@ -131,6 +142,7 @@ CASES: list[tuple[str, dict[str, Any], Formula, str]] = [
     ("npo", {"beta": 0.2, "retain_loss": "kl"}, npo, "kl"),
     ("simnpo", {"beta": 2.5, "delta": 3.0}, simnpo, "nll"),
     ("dpo", {"beta": 0.2}, dpo, "nll"),
+    ("altpo", {"beta": 0.2}, altpo, "nll"),
     ("idk", {}, idk, "nll"),
     ("undial", {"beta": 3.0}, undial, "nll"),
     ("undial", {"beta": 3.0, "retain_loss": "kl"}, undial, "kl"),

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import yaml
 
@@ -94,6 +95,9 @@ def test_a_soak(ray_folder: Path, many: dict[str, Any], tmp_path: Path, record_p
     print(summary)
     assert kills["trial"] >= 5
     assert kills["node"] >= 2
+    table = pandas.read_csv(search.run_dir / "trials.csv")
+    incomplete = table[table["state"] != "complete"]
+    assert incomplete.empty, incomplete.dropna(axis=1, how="all").to_string()
     found = {
         path.parent.name: yaml.safe_load(path.read_text())["method"]["inner_lr"]
         for path in search.run_dir.glob("trials/*/config.yaml")

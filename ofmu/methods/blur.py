@@ -14,6 +14,7 @@ from ofmu.vectors.held import HeldVectors
 class BlurConfig(NpoConfig):
     """The settings of BLUR. The forget loss is that of NPO."""
 
+    own_direction: ClassVar[bool] = True
     name: Literal["blur"] = "blur"  # type: ignore[assignment]
     """Selects BLUR."""
 

@@ -26,6 +26,7 @@ MEASURED_ROWS = 128
 class PduConfig(SingleLoopConfig):
     """The settings of PDU."""
 
+    own_direction: ClassVar[bool] = True
     name: Literal["pdu"] = "pdu"
     """Selects PDU."""
     retain_weight: NonNegativeFloat = 100.0

@@ -45,14 +45,44 @@ class SingleLoopConfig(MethodConfig):
     """γ, the weight of L_forget. At 0, L_forget is not computed."""
     retain_weight: NonNegativeFloat = 1.0
     """α, the weight of L_retain. At 0, L_retain is not computed."""
+    conflict: Literal["keep", "project"] = "keep"
+    """What a step does where forgetting raises L_retain to first order, <∇L_forget, ∇L_retain> < 0. ``project``: the
+    part of ∇L_forget along ∇L_retain is removed (GRU, arXiv 2503.09117, here with the gradient of the minibatch)."""
+    separate_moments: bool = False
+    """True: ``adamw`` keeps moments for each of the two losses, and a step is the sum of two updates (DualOptim, arXiv
+    2504.15827). False: one update follows the sum of the gradients."""
     round_steps: PositiveInt = 5
     """Steps per round. After each round, a record is written, and a checkpoint may be."""
 
+    own_direction: ClassVar[bool] = False
+    """Whether the method combines the two gradients in a way of its own."""
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether a step needs the gradients of the two losses apart."""
+        both = 0 not in (self.forget_weight, self.retain_weight) and not self.own_direction
+        return both and (self.conflict == "project" or self.has_separate_moments)
+
+    @property
+    def has_separate_moments(self) -> bool:
+        """Whether the rule has moments, and keeps them for each loss."""
+        return self.separate_moments and self.update == "adamw"
+
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
+        notes = []
         if self.update == "sgd" and self.weight_decay > 0:
-            return ["method.weight_decay has no effect: the update 'sgd' has no weight decay"]
-        return []
+            notes.append("method.weight_decay has no effect: the update 'sgd' has no weight decay")
+        if self.update == "sgd" and self.separate_moments:
+            notes.append("method.separate_moments has no effect: the update 'sgd' has no moments")
+        chosen = {"conflict": self.conflict == "project", "separate_moments": self.has_separate_moments}
+        if not self.keeps_parts:
+            reason = "the method combines the two gradients in its own way"
+            if 0 in (self.forget_weight, self.retain_weight):
+                alone = "forget_weight" if self.forget_weight == 0 else "retain_weight"
+                reason = f"method.{alone} is 0"
+            notes += [f"method.{name} has no effect: {reason}" for name, used in chosen.items() if used]
+        return notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +110,12 @@ class Direction:
     """None: the method computed no L_forget."""
     retain_loss: float | None
     """None: the method computed no L_retain."""
+    retain_vector: Vector | None = None
+    """The part of L_retain, if it has moments of its own. ``vector`` is then the part of L_forget."""
 
+
+_RETAIN = "retain_"
+"""Before the names of the moments of L_retain in a checkpoint."""
 
 SINGLE_LOOP_SPACE: dict[str, dict[str, Any]] = {
     "lr": {"low": 1e-5, "high": 3e-3, "log": True},
@@ -108,7 +143,9 @@ class SingleLoopMethod(Method[RowT]):
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return the moments, and the direction."""
-        return HeldVectors(kept=moments_of(config.update), in_pass=1, between=1)
+        moments, parts = moments_of(config.update), config.keeps_parts
+        kept = 2 * moments if parts and config.has_separate_moments else moments
+        return HeldVectors(kept=kept, in_pass=2 if parts else 1, between=2 if parts else 1)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
@@ -121,6 +158,10 @@ class SingleLoopMethod(Method[RowT]):
         self.context, self.config = context, config
         self.engine, self.task = context.engine, context.task
         self.optimizer = ShardOptimizer(self.engine.space, config.update, config.lr, weight_decay=config.weight_decay)
+        self._retain_optimizer: ShardOptimizer | None = None
+        if config.keeps_parts and config.has_separate_moments:
+            # The other optimizer decays the weights.
+            self._retain_optimizer = ShardOptimizer(self.engine.space, config.update, config.lr)
         size, seed = config.batch_size, context.seed
         self._forget_sampler = MinibatchSampler(self.forget_rows(), size, seed, "forget")
         self._retain_sampler = MinibatchSampler(context.task.retain_rows, size, seed, "retain")
@@ -146,7 +187,13 @@ class SingleLoopMethod(Method[RowT]):
         return self.config.forget_weight, self.config.retain_weight
 
     def direction(self) -> Direction:
-        """Return γ∇L_forget + α∇L_retain on fresh minibatches. A loss of weight 0 is not computed."""
+        """Return γ∇L_forget + α∇L_retain on fresh minibatches. A loss of weight 0 is not computed.
+
+        With ``conflict: project`` the part of γ∇L_forget that raises L_retain is removed. With ``separate_moments`` the
+        two parts stay apart.
+        """
+        if self.config.keeps_parts:
+            return self._direction_of_parts()
         total = self.engine.space.zeros()
         gamma, alpha = self.weights()
         rows = self._forget_sampler.draw()
@@ -154,6 +201,22 @@ class SingleLoopMethod(Method[RowT]):
         rows = self._retain_sampler.draw()
         retain_loss = self.add_gradient(self.retain_loss(rows) if alpha else None, rows, total, alpha)
         return Direction(total, forget_loss, retain_loss)
+
+    def _direction_of_parts(self) -> Direction:
+        space, (gamma, alpha) = self.engine.space, self.weights()
+        forget, retain = space.zeros(), space.zeros()
+        rows = self._forget_sampler.draw()
+        forget_loss = self.add_gradient(self.forget_loss(rows), rows, forget, gamma)
+        rows = self._retain_sampler.draw()
+        retain_loss = self.add_gradient(self.retain_loss(rows), rows, retain, alpha)
+        if self.config.conflict == "project":
+            product, square = space.dots((forget, retain), (retain, retain))
+            if product < 0:
+                space.add(forget, retain, -product / square)
+        if self._retain_optimizer is not None:
+            return Direction(forget, forget_loss, retain_loss, retain)
+        space.add(forget, retain, 1.0)
+        return Direction(forget, forget_loss, retain_loss)
 
     def add_gradient(self, loss: Loss[RowT] | None, rows: Sequence[RowT], into: Vector, weight: float) -> float | None:
         """Add ``weight`` times the gradient of ``loss`` to ``into``. Return the value of ``loss``."""
@@ -195,7 +258,11 @@ class SingleLoopMethod(Method[RowT]):
         config = self.config
         direction, norm = self._finite_direction()
         self.optimizer.lr = config.lr * self._rate_factor()
-        self.optimizer.step(direction.vector, norm, factor=clipping_factor(norm, config.max_grad_norm))
+        factor = clipping_factor(norm, config.max_grad_norm)
+        self.optimizer.step(direction.vector, norm, factor=factor)
+        if self._retain_optimizer is not None and direction.retain_vector is not None:
+            self._retain_optimizer.lr = self.optimizer.lr
+            self._retain_optimizer.step(direction.retain_vector, norm, factor=factor)
         self._steps += 1
         self.on_step_end(direction)
         return _Step(direction.forget_loss, direction.retain_loss, norm)
@@ -204,7 +271,7 @@ class SingleLoopMethod(Method[RowT]):
         """Return the direction and its norm."""
         try:
             direction = self.direction()
-            norm = self.engine.space.norm(direction.vector)
+            norm = self._norm_of(direction)
             if not math.isfinite(norm):
                 raise NonFiniteLossError(f"the norm of the direction became {norm}")
         except NonFiniteLossError as error:
@@ -213,6 +280,12 @@ class SingleLoopMethod(Method[RowT]):
                 "lower method.lr, forget_weight or steps"
             ) from error
         return direction, norm
+
+    def _norm_of(self, direction: Direction) -> float:
+        space = self.engine.space
+        if direction.retain_vector is None:
+            return space.norm(direction.vector)
+        return space.norm_of_sum((1.0, direction.vector), (1.0, direction.retain_vector))
 
     def _rate_factor(self) -> float:
         """Return the learning rate of the next step as a multiple of ``lr``."""
@@ -236,18 +309,25 @@ class SingleLoopMethod(Method[RowT]):
             "forget_position": self._forget_sampler.position,
             "retain_position": self._retain_sampler.position,
             "optimizer_steps": self.optimizer.steps,
+            "retain_optimizer_steps": 0 if self._retain_optimizer is None else self._retain_optimizer.steps,
             "extra": self.extra_state(),
         }
 
     def vectors(self) -> dict[str, Vector]:
         """Return the parameters and the moments of the optimizer by name. These are the live tensors, no copies."""
-        return {"theta": self.engine.space.masters(), **self.optimizer.vectors()}
+        apart = {} if self._retain_optimizer is None else self._retain_optimizer.vectors()
+        moments = {**self.optimizer.vectors(), **{f"{_RETAIN}{name}": vector for name, vector in apart.items()}}
+        return {"theta": self.engine.space.masters(), **moments}
 
     def restore(self, state: dict[str, Any], vectors: dict[str, Vector]) -> None:
         """Continue from a checkpoint, bit for bit as the interrupted run would have continued."""
         self.engine.space.restore(vectors["theta"])
         moments = {name: vector for name, vector in vectors.items() if name != "theta"}
+        apart = {name: moments.pop(name) for name in list(moments) if name.startswith(_RETAIN)}
         self.optimizer.restore(int(state["optimizer_steps"]), moments)
+        if self._retain_optimizer is not None:
+            named = {name.removeprefix(_RETAIN): vector for name, vector in apart.items()}
+            self._retain_optimizer.restore(int(state["retain_optimizer_steps"]), named)
         self._steps = int(state["steps"])
         self._forget_sampler.position = int(state["forget_position"])
         self._retain_sampler.position = int(state["retain_position"])

@@ -88,6 +88,7 @@ def contract_specs() -> dict[str, RunSpec]:
         "ofmu-lora": short_spec("ofmu", **plain).changed(adapter=LORA),
         "npo-lora": short_spec("npo").changed(adapter=LORA),
         "rmu-lora": short_spec("rmu").changed(adapter=LORA),
+        "npo-parts": short_spec("npo", conflict="project", separate_moments=True),
         "npo-salient": short_spec("npo", saliency_fraction=0.5),
         "vision-ofmu-exact": short_spec("ofmu", "vision", **EXACT),
         "vision-ofmu-salient": short_spec("ofmu", "vision", saliency_fraction=0.5),

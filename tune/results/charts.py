@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -133,11 +133,10 @@ def _shade_infeasible(plot: Any, limits: Limits, x: str, y: str) -> None:
         if limit.metric not in (x, y):
             continue
         sides = ("right", "left") if limit.metric == x else ("top", "bottom")
+        edge: dict[str, Any] = {sides[limit.side == "max"]: limit.value}
         # A box without its other edges reaches to the edges of the plot.
-        plot.add_layout(
-            BoxAnnotation(**{sides[limit.side == "max"]: limit.value}, fill_color=RED, fill_alpha=0.07, line_color=None)
-        )
-        dimension = "height" if limit.metric == x else "width"
+        plot.add_layout(BoxAnnotation(fill_color=RED, fill_alpha=0.07, line_color=None, **edge))
+        dimension: Literal["height", "width"] = "height" if limit.metric == x else "width"
         plot.add_layout(Span(location=limit.value, dimension=dimension, line_color=RED, line_dash="dashed"))
 
 

@@ -98,6 +98,22 @@ def execute_by_seed(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -
     return {"ks_statistic": 0.9 - 5 * rate + 0.01 * seed, "model_utility": 0.6 - 3 * rate * rate}
 
 
+def execute_then_die_at_the_next_trial(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:
+    """The closed form. The first process dies once it is given to a second trial, before that trial runs."""
+    from tune.execution.trainable import UnlearningTrial
+
+    flag, reset = trial_dir.parent.parent / "died", UnlearningTrial.reset_config
+
+    def die_once(self: UnlearningTrial, new_config: dict[str, Any]) -> bool:
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reset(self, new_config)
+
+    UnlearningTrial.reset_config = die_once  # type: ignore[method-assign]
+    return execute_closed_form(config, cluster, trial_dir, prepared)
+
+
 class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.seen: list[Progress] = []
@@ -142,6 +158,15 @@ def test_a_search_on_ray_stays_under_its_name_whatever_that_is(cluster: None, tm
     assert (len(result.trials), len(again.trials)) == (3, 4)
     assert os.listdir(tmp_path) == [name]
     assert {"study.log", "front.png", "search.json", "trials"} <= set(os.listdir(tmp_path / name))
+
+
+def test_a_trial_that_is_given_a_dead_process_is_tried_again(cluster: None, tmp_path: Path) -> None:
+    settings = {"cluster": {"max_failures": 1}, "search": {"max_concurrent_trials": 1}}
+    search = ParetoSearch(settings, num_trials=4, run_dir=tmp_path / "run", executor=execute_then_die_at_the_next_trial)
+    with pytest.warns(UserWarning, match="trial 1 is tried again: the trial's process died"):
+        result = search.run()
+    assert (tmp_path / "run" / "died").exists()
+    assert list(result.trials["state"]) == ["complete"] * 4
 
 
 def test_every_kind_of_failure_is_told_and_the_search_goes_on(mixed):

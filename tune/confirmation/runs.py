@@ -188,6 +188,9 @@ class _RunList(TrialSource[PlannedRun]):
         run = self._waiting.pop(0)
         return run, TrialSpec(number=run.trial, trial_dir=run.directory, run=run_config(self._base, run.settings))
 
+    def _take_back(self, trial: PlannedRun) -> None:
+        self._waiting.append(trial)
+
     def _store_end(self, trial: PlannedRun, outcome: TrialOutcome) -> None:
         if outcome.failure is not None:
             try:

@@ -45,6 +45,10 @@ class TrialSource(Searcher, ABC, Generic[TrialT]):  # type: ignore[misc]  # Ray 
         An exception would reach Ray Tune, and Ray Tune would count it as another failure of the trial.
         """
 
+    @abstractmethod
+    def _take_back(self, trial: TrialT) -> None:
+        """Return the trial again when the next one is asked for. Its files stay, so it continues where it was."""
+
     def next_trial(self, key: str) -> TrialSpec | None:
         """Return the spec of the next trial, which then runs under ``key``; None if no further trial is needed now."""
         started = None if self.stopped_by is not None else self._start_next()
@@ -66,10 +70,18 @@ class TrialSource(Searcher, ABC, Generic[TrialT]):  # type: ignore[misc]  # Ray 
         if key in self._running:
             self.complete(key, TrialOutcome(failure=reason))
 
+    def take_back(self, key: str) -> None:
+        """Hand the trial under ``key`` out again. A key that does not run is ignored."""
+        if key in self._running:
+            self._take_back(self._running.pop(key))
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's spec for Ray Tune. None: ask again after a trial has ended. FINISHED: never again."""
+        """Return the next trial's spec for Ray Tune. None: ask again after a trial has ended. FINISHED: never again.
+
+        Ray Tune never asks again after FINISHED, and a running trial may have to be handed out again.
+        """
         spec = self.next_trial(trial_id)
-        if spec is None and self.is_waiting:
+        if spec is None and self.stopped_by is None and (self.is_waiting or self._running):
             return None
         return str(Searcher.FINISHED) if spec is None else spec.to_json()
 

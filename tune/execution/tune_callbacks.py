@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,10 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
     its own.
     """
 
-    def __init__(self, source: TrialSource[Any], on_start: Callable[[], None]) -> None:
-        self._source, self._on_start = source, on_start
+    def __init__(self, source: TrialSource[Any], on_start: Callable[[], None], max_failures: int = 0) -> None:
+        self._source, self._on_start, self._max_failures = source, on_start, max_failures
+        self._handed_out_again: Counter[str] = Counter()
+        """How often each trial was handed out again, by its directory."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles its callbacks for its own restore, which is never used."""
@@ -36,13 +39,28 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
             self._on_start()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Store a crash that is not retried, or not any more."""
+        """Store a crash that is not retried, or not any more. Hand out a trial again that died before it ran.
+
+        Ray Tune gives a trial the process of an earlier one. If that process is dead, Ray Tune ends the trial in an
+        error without another try, since it retries running trials only.
+        """
+        if self._died_before_it_ran(trial):
+            self._handed_out_again[trial.config["trial_dir"]] += 1
+            self.on_trial_recover(iteration, trials, trial)
+            self._source.take_back(trial.trial_id)
+            return
         directory, text = Path(trial.config["trial_dir"]), _error_text(trial)
         with self._stopping_on_failed_writes(), storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             if text:
                 TrialFiles(directory).write_error(text)
         self._source.fail(trial.trial_id, crash_reason(text))
+
+    def _died_before_it_ran(self, trial: Any) -> bool:
+        left = self._max_failures - self._handed_out_again[trial.config["trial_dir"]]
+        # Ray Tune has asked this before, and passes a trial on only if its answer was no, or the trial did not run.
+        is_retried = (self._max_failures < 0 or left > 0) and trial.should_recover()
+        return bool(is_retried) and _process_died(_last_failure(_error_text(trial)))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Warn of a crash that is retried."""
@@ -79,14 +97,22 @@ def _error_text(trial: Any) -> str:
     return ""
 
 
+def _last_failure(text: str) -> str:
+    return text.rpartition("Failure #")[2]
+
+
+def _process_died(failure: str) -> bool:
+    return "actor died" in failure or "actor is dead" in failure or "unavailable" in failure
+
+
 def crash_reason(text: str) -> str:
     """Return one line on why a trial's process failed, from the text that Ray Tune keeps of the trial's failures."""
-    last = text.rpartition("Failure #")[2]
+    last = _last_failure(text)
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     if "OutOfMemoryError" in last or "running low on memory" in last:
         return "out of memory: Ray killed the trial's process; lower method.batch_size or search.max_concurrent_trials"
     if "in its creation task" in last:
         return f"the trial's process could not start: {lines[-1]}"
-    if "actor died" in last or "actor is dead" in last or "unavailable" in last:
+    if _process_died(last):
         return "the trial's process died: the machine ran out of memory, or something killed the process"
     return lines[-1] if lines else "the trial's process failed without a message"

@@ -86,7 +86,7 @@ def run_trials(
             verbose=0,
             stop=StorageErrorStopper(source),
             callbacks=[
-                TrialErrorCallback(source, on_trial_start),
+                TrialErrorCallback(source, on_trial_start, cluster.max_failures),
                 _ElasticConcurrency(limiter, cluster, config.search.max_concurrent_trials),
             ],
             failure_config=ray_tune.FailureConfig(max_failures=cluster.max_failures),

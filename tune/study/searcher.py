@@ -101,7 +101,7 @@ class StudySearcher(TrialSource[optuna.Trial]):
         finished = [trial for trial in study.get_trials(deepcopy=False, states=FINISHED) if not _is_prior(trial)]
         self._finished, self._spent = len(finished), sum(map(_gradient_evaluations, finished))
         self._limits = read_limits(study, config)
-        self._interrupted = self._recover_interrupted()
+        self._interrupted: list[FrozenTrial | optuna.Trial] = [*self._recover_interrupted()]
 
     @property
     def is_waiting(self) -> bool:
@@ -174,6 +174,9 @@ class StudySearcher(TrialSource[optuna.Trial]):
                     return None
                 return trial, spec
         return None
+
+    def _take_back(self, trial: optuna.Trial) -> None:
+        self._interrupted.append(trial)
 
     def _ask(self) -> optuna.Trial:
         interrupted = self._interrupted.pop(0) if self._interrupted else None

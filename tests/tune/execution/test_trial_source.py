@@ -27,6 +27,9 @@ class Numbers(TrialSource[int]):
         number = self.waiting.pop(0)
         return number, TrialSpec(number=number, trial_dir=Path(str(number)), run=UnlearnConfig())
 
+    def _take_back(self, trial: int) -> None:
+        self.waiting.append(trial)
+
     def _store_end(self, trial: int, outcome: TrialOutcome) -> None:
         self.ends.append((trial, outcome))
 
@@ -43,7 +46,18 @@ def end(source: Numbers, key: str, outcome: TrialOutcome) -> None:
 def test_ray_gets_specs_as_json_until_there_are_no_more(source):
     found = [source.suggest(key) for key in "abcd"]
     assert [TrialSpec.from_json(spec).number for spec in found[:3]] == [0, 1, 2]
-    assert found[3] == "FINISHED"
+    assert found[3] is None, "a running trial may have to be handed out again, and Ray never asks after FINISHED"
+    for key in "abc":
+        end(source, key, TrialOutcome())
+    assert source.suggest("d") == "FINISHED"
+
+
+def test_a_trial_that_is_taken_back_is_handed_out_again(source):
+    first = [source.suggest(key) for key in "abc"]
+    source.take_back("b")
+    source.take_back("b")
+    assert source.suggest("d") == first[1]
+    assert source.ends == []
 
 
 def test_every_kind_of_end_reaches_the_subclass_once(source):

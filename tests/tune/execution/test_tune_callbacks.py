@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,10 @@ class Source(TrialSource[int]):
     def __init__(self) -> None:
         super().__init__()
         self.reasons: list[str | None] = []
+        self.taken_back: list[int] = []
+
+    def _take_back(self, trial: int) -> None:
+        self.taken_back.append(trial)
 
     def _start_next(self) -> tuple[int, TrialSpec] | None:
         return None
@@ -60,3 +65,32 @@ def test_a_crash_whose_text_cannot_be_written_stops_the_search(tmp_path, place):
         0, [], SimpleNamespace(trial_id="a", error_file=None, config={"trial_dir": str(tmp_path / place), "number": 3})
     )
     assert isinstance(source.stopped_by, StorageError)
+
+
+DEAD = "Failure # 1\nray.exceptions.RayActorError: The actor died unexpectedly before finishing this task.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "max_failures", "should_recover", "tries"),
+    [
+        (DEAD, 2, True, 2),
+        (DEAD, -1, True, 5),
+        (DEAD, 0, True, 0),
+        (DEAD, 2, False, 0),
+        ("Failure # 1\nRuntimeError: a bug\n", 2, True, 0),
+    ],
+)
+def test_a_trial_whose_process_was_dead_before_it_ran_is_handed_out_again(
+    tmp_path, text, max_failures, should_recover, tries
+):
+    source = Source()
+    callback = TrialErrorCallback(source, lambda: None, max_failures)
+    trial = crashed(tmp_path / "00003", text)
+    trial.should_recover = lambda: should_recover
+    for _ in range(5):
+        source._running["a"] = 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            callback.on_trial_error(0, [], trial)
+    assert source.taken_back == [3] * tries
+    assert len(source.reasons) == 5 - tries

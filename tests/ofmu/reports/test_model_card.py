@@ -48,7 +48,7 @@ def test_metrics_stand_beside_the_target_and_the_retrained_model(tmp_path: Path)
 
 
 def test_the_card_reproduces_the_run_without_telling_places(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", method={"name": "npo", "learning_rate": 0.007})
+    run = write_run(tmp_path / "run", method={"name": "npo", "lr": 0.007})
     card = model_card(StoredRun(run))
     block = card[card.index("```yaml") + 7 :].partition("```")[0]
     config = UnlearnConfig.model_validate(yaml.safe_load(block))

@@ -20,7 +20,7 @@ def check_upload(repository: str) -> None:
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is there, but not listed
 
     try:
         validate_repo_id(repository)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ofmu.run_files import HISTORY, REPORT
 from tune.callbacks.base import Progress, SearchCallback
@@ -115,5 +115,5 @@ def curves_of(trial: FinishedTrial) -> Iterator[tuple[int, dict[str, float]]]:
             yield step, {name: float(value) for name, value in record.items() if _is_finite(value)}
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

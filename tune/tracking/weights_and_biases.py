@@ -52,7 +52,7 @@ class WandbTracker(Tracker):
             run.log({**values, "outer_step": step})
         more = {"state": trial.state, "role": trial.role} | ({"reason": trial.reason} if trial.reason else {})
         run.summary.update({**numbers_of(trial), **more})
-        run.finish(exit_code=int(trial.state == "failed"), quiet=True)
+        run.finish(exit_code=int(trial.state == "failed"))
 
     def close(self, result: SearchResult, artifacts: list[Path]) -> None:
         """Log the front as a table, and keep the files of the search as an artifact."""
@@ -64,7 +64,7 @@ class WandbTracker(Tracker):
         for path in artifacts:
             artifact.add_file(str(path))
         self._run.log_artifact(artifact)
-        self._run.finish(quiet=True)
+        self._run.finish()
 
     def _init(self, name: str, kind: str, settings: Mapping[str, Any], run_id: str) -> Any:
         self.folder.mkdir(parents=True, exist_ok=True)

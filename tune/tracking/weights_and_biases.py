@@ -20,7 +20,7 @@ class WandbTracker(Tracker):
     """Logs the search as a run of the type ``search``, and each trial as a run of the type ``trial`` in its group.
 
     Raises:
-        ConfigError: the package has no login, and is not offline.
+        ConfigError: the package has no login or a refused one, and is not offline.
     """
 
     def __init__(self, folder: Path, config: SearchConfig) -> None:
@@ -30,7 +30,19 @@ class WandbTracker(Tracker):
 
         self._wandb: Any = wandb
         self._run: Any = None
-        if os.environ.get("WANDB_MODE", "online") not in _WITHOUT_LOGIN and not wandb.api.api_key:
+        if os.environ.get("WANDB_MODE", "online") not in _WITHOUT_LOGIN:
+            self._check_login()
+
+    def _check_login(self) -> None:
+        try:
+            has_login = self._wandb.login(prompt=False)
+        except Exception as error:
+            # The package has errors of its own for a refused key, and its network client has others.
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ConfigError(
+                f"The tracker wandb cannot log in ({reason}): run 'wandb login' again, or set WANDB_MODE=offline"
+            ) from error
+        if not has_login:
             raise ConfigError(
                 "The tracker wandb has no login: run 'wandb login', set WANDB_API_KEY, or set WANDB_MODE=offline"
             )

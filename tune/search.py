@@ -46,7 +46,7 @@ from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
 from tune.study.checks import check_content, check_results_are_stored
-from tune.tracking.open_trackers import open_trackers
+from tune.tracking.trackers.open_trackers import open_trackers
 
 if TYPE_CHECKING:
     from ofmu.tasks.preparation import Prepared

@@ -13,7 +13,7 @@ from ofmu.provenance import flat_settings
 from tune.config import SearchConfig
 from tune.results.result import SearchResult
 from tune.study.finished_trial import FinishedTrial
-from tune.tracking.tracker import Tracker, curves_of, numbers_of, trial_name
+from tune.tracking.trackers.tracker import Tracker, curves_of, numbers_of, trial_name
 
 FOLDER = "mlflow"
 _SEARCH_TAG, _TRIAL_TAG = "ofmu.search", "ofmu.trial"

@@ -17,8 +17,8 @@ from ofmu.errors import ConfigError
 from tune.config import SearchConfig, search_config
 from tune.results.result import SearchResult
 from tune.study.finished_trial import FinishedTrial
-from tune.tracking.open_trackers import open_trackers
-from tune.tracking.tracker import Tracker, curves_of
+from tune.tracking.trackers.open_trackers import open_trackers
+from tune.tracking.trackers.tracker import Tracker, curves_of
 
 needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="the package wandb is not installed")
 needs_mlflow = pytest.mark.skipif(find_spec("mlflow") is None, reason="the package mlflow is not installed")
@@ -125,7 +125,7 @@ def test_wandb_writes_offline_runs_in_one_group(tmp_path: Path, monkeypatch: pyt
 def test_wandb_without_a_login_is_one_sentence(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom tune.config import search_config\n"
-        "from tune.tracking.open_trackers import open_trackers\n"
+        "from tune.tracking.trackers.open_trackers import open_trackers\n"
         f"open_trackers(Path({str(tmp_path)!r}), search_config({{'tracking': ['wandb']}}))"
     )
     hidden = ("WANDB_MODE", "WANDB_API_KEY")

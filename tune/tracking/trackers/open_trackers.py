@@ -8,7 +8,7 @@ from pathlib import Path
 from ofmu.errors import ConfigError
 from tune.config import SearchConfig
 from tune.tracking.config import TrackerName
-from tune.tracking.tracker import Tracker
+from tune.tracking.trackers.tracker import Tracker
 
 _TRACKERS: dict[TrackerName, tuple[str, str]] = {
     "tensorboard": ("tensorboard", "TensorBoardTracker"),
@@ -34,7 +34,7 @@ def open_trackers(folder: Path, config: SearchConfig) -> list[Tracker]:
 def _open(name: TrackerName, folder: Path, config: SearchConfig) -> Tracker:
     module, cls = _TRACKERS[name]
     try:
-        tracker: Tracker = getattr(import_module(f"tune.tracking.{module}"), cls)(folder, config)
+        tracker: Tracker = getattr(import_module(f"tune.tracking.trackers.{module}"), cls)(folder, config)
     except ImportError as error:
         raise ConfigError(
             f"The tracker {name} needs a package that is missing ({error}): pip install 'ofmu[{name}]', or take {name} "

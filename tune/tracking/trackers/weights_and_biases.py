@@ -11,7 +11,7 @@ from ofmu.errors import ConfigError
 from tune.config import SearchConfig
 from tune.results.result import SearchResult
 from tune.study.finished_trial import FinishedTrial
-from tune.tracking.tracker import Tracker, curves_of, numbers_of, trial_name
+from tune.tracking.trackers.tracker import Tracker, curves_of, numbers_of, trial_name
 
 _WITHOUT_LOGIN = ("offline", "disabled", "dryrun")
 

@@ -10,7 +10,7 @@ from tune.config import SearchConfig
 from tune.results.result import SearchResult
 from tune.rundir.search_files import FRONT_PLOT
 from tune.study.finished_trial import FinishedTrial
-from tune.tracking.tracker import Tracker, curves_of, numbers_of, trial_name
+from tune.tracking.trackers.tracker import Tracker, curves_of, numbers_of, trial_name
 
 FOLDER = "tensorboard"
 

@@ -1,0 +1,1 @@
+"""The trackers, as callbacks of a search."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tune.space.constraints import stored_violations, total_violation
 from tune.study.baselines import SAMPLED
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ class FinishedTrial:
     directory: Path
     reason: str | None
     """Why the trial failed or was pruned."""
+    violations: dict[str, float] = field(default_factory=dict)
+    """How far a complete trial violates each bound of ``search.constraints``, by names such as ``model_utility:min``.
+    At most 0: the trial keeps the bound."""
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether the trial is complete and keeps all constraints."""
+        return self.state == "complete" and total_violation(self.violations) == 0
 
 
 def finished_trial(trial: FrozenTrial, config: SearchConfig, directory: Path) -> FinishedTrial:
@@ -55,4 +64,5 @@ def finished_trial(trial: FrozenTrial, config: SearchConfig, directory: Path) ->
         metrics=dict(attributes.get("metrics", {})),
         directory=directory,
         reason=attributes.get("reason"),
+        violations=stored_violations(trial.system_attrs),
     )

@@ -113,7 +113,7 @@ def test_a_share_of_the_target_waits_for_the_target(tmp_path: Path) -> None:
         assert target is not None
         with pytest.raises(RunError, match="Tell trial 0, the untouched target, before you ask"):
             loop.ask()
-        loop.tell(target, scores({}))
+        assert loop.tell(target, scores({})).is_feasible
         assert None not in (loop.ask(), loop.ask())
     with AskTell(make({"kl_retain": {"max": 0.2}}), run_dir=tmp_path / "numbers") as loop:
         assert None not in (loop.ask(), loop.ask()), "a number waits for nothing"
@@ -135,7 +135,7 @@ def test_a_trial_without_a_constrained_metric_fails_with_the_reason(tmp_path: Pa
     with AskTell(make({"kl_retain": {"max": 0.2}}), run_dir=tmp_path / "run") as loop:
         loop.ask()
         told = loop.tell(0, {"ks_statistic": 0.5, "model_utility": 0.5})
-    assert (told.state, told.reason) == ("failed", "the run reported no kl_retain")
+    assert (told.state, told.reason, told.is_feasible) == ("failed", "the run reported no kl_retain", False)
 
 
 def test_a_resume_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:

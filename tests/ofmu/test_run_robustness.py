@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ofmu.evaluation.config import ReferenceConfig
 from ofmu.evaluator import evaluate
 from ofmu.run_config import UnlearnConfig
 from ofmu.trainer import unlearn
@@ -57,7 +58,9 @@ def test_without_a_prepared_target_the_divergence_is_missing_with_its_reason(
     only = config.evaluation.model_copy(update={"run_attacks": ()})
     asked = config.model_copy(update={"evaluation": only})
     unlearn(asked, tmp_path / "run")
-    elsewhere = asked.model_copy(update={"cache_dir": str(tmp_path / "empty"), "reference": {"source": "none"}})
+    elsewhere = asked.model_copy(
+        update={"cache_dir": str(tmp_path / "empty"), "reference": ReferenceConfig(source="none")}
+    )
     report = evaluate(tmp_path / "run" / "model", UnlearnConfig.model_validate(elsewhere.model_dump(mode="json")))
     assert report["metrics"]["kl_retain"] is None
     assert report["reasons"]["kl_retain"] == "the target is not in the cache: run ofmu prepare with the same config"

@@ -52,11 +52,11 @@ def bounded(config: SearchConfig, constraints: dict[str, Any], **objectives: str
 
 
 def test_the_targets_metrics_turn_shares_into_numbers(config: SearchConfig, prepared: Prepared) -> None:
-    asked = bounded(config, {"model_utility": {"min": "0.95 of target"}, "kl_retain": {"max": 0.01}})
+    asked = bounded(config, {"retain_probability": {"min": "0.95 of target"}, "kl_retain": {"max": 0.01}})
     target = check_constraints_can_be_kept(asked, prepared)
     assert target["kl_retain"] == 0.0
     limits, unknown = resolve_limits(asked.search.constraints, target)
-    assert limits[0].value == pytest.approx(0.95 * target["model_utility"])
+    assert limits[0].value == pytest.approx(0.95 * target["retain_probability"])
     assert unknown == ()
     assert check_constraints_can_be_kept(config, prepared) == {}
 

@@ -108,7 +108,7 @@ def forget_command(
             callbacks=ForgetCallbacks(print_line=console.print_line, search=[console]),
         )
     except KeyboardInterrupt:
-        click.echo(f"Interrupted: the same command, with --output {output}, continues", err=True)
+        click.echo(f"Interrupted: the same command, with --output {output}, continues it", err=True)
         raise SystemExit(130) from None
     _show(evidence, output)
 

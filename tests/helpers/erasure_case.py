@@ -49,9 +49,8 @@ def write_case(folder: Path) -> Path:
     """
     config = UnlearnConfig.model_validate(_MODEL)
     prepared = prepare(config)
-    base = prepare(UnlearnConfig.model_validate({**_MODEL, "reference": {"source": "retrain"}})).base
-    assert base is not None
-    for name, source in (("model", prepared.target), ("base", base)):
+    assert prepared.base is not None
+    for name, source in (("model", prepared.target), ("base", prepared.base)):
         shutil.copytree(source, folder / name)
     data = load_data(config.data, config.seed)
     assert data.holdout is not None

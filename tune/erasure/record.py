@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.erasure.code import code_record
 from ofmu.erasure.evidence import (
@@ -36,6 +38,7 @@ from ofmu.run_files import METRICS
 from tune.erasure.pick import further_metrics
 from tune.erasure.settings import package_folders
 from tune.results.result import SearchResult
+from tune.study.baselines import PRIOR
 
 _SETS: tuple[Literal["forget", "retain", "holdout"], ...] = ("forget", "retain", "holdout")
 
@@ -120,12 +123,13 @@ def _method_record(run: UnlearnConfig) -> MethodRecord:
 
 
 def _search_record(result: SearchResult, rule: ChoiceRule, ordered: Sequence[Candidate]) -> SearchRecord:
-    states = result.trials["state"]
+    own = _own_trials(result)
+    states = own["state"]
     return SearchRecord(
         complete=int((states == "complete").sum()),
         failed=int((states == "failed").sum()),
         pruned=int((states == "pruned").sum()),
-        seconds=float(result.trials["seconds"].sum()) if "seconds" in result.trials else 0.0,
+        seconds=float(own["seconds"].sum()) if "seconds" in own else 0.0,
         objectives=dict(result.config.objectives),
         rule=rule.sentence,
         min_utility=rule.min_utility,
@@ -145,7 +149,8 @@ def _search_record(result: SearchResult, rule: ChoiceRule, ordered: Sequence[Can
 
 def _cost_record(result: SearchResult, seconds: dict[str, float]) -> CostRecord:
     names = ("gradient_evaluations", "seconds")
-    totals = {name: float(result.trials[name].sum()) if name in result.trials else 0.0 for name in names}
+    own = _own_trials(result)
+    totals = {name: float(own[name].sum()) if name in own else 0.0 for name in names}
     points = result.confirmation.points if result.confirmation is not None else ()
     for run in (run for point in points for run in point.runs):
         for name in names:
@@ -153,6 +158,11 @@ def _cost_record(result: SearchResult, seconds: dict[str, float]) -> CostRecord:
     return CostRecord(
         gradient_evaluations=totals["gradient_evaluations"], run_seconds=totals["seconds"], seconds=seconds
     )
+
+
+def _own_trials(result: SearchResult) -> pd.DataFrame:
+    """Return the trials without those of earlier searches, which cost this request nothing."""
+    return result.trials[result.trials["state"] != PRIOR]
 
 
 def _model_files(directory: Path) -> dict[str, str]:

@@ -191,7 +191,7 @@ class _Forgetting:
         """Return the hashes of the given files and of the models."""
         hashes = {}
         for name, path in self._request.files.items():
-            check_data_file(path)
+            check_data_file(path.expanduser())
             hashes[name] = file_hash(path.expanduser())
         for name, place in (("model", self._model), ("base", self._base)):
             if place is not None:

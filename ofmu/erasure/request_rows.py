@@ -125,7 +125,7 @@ def _rows_of_person(request: ErasureRequest, corpus: Sequence[Row]) -> _Part:
             f"Every row of {file} names '{person}', so no row is left to retain: give --retain FILE, or a corpus with "
             "other rows"
         )
-    possible = "forget" if request.with_possible else "left out"
+    possible: Literal["forget", "left out"] = "forget" if request.with_possible else "left out"
     reviewed = [
         *_reviewed(corpus, mentions.named, "forget", "it holds the whole name"),
         *_reviewed(corpus, mentions.possible, possible, "it holds a part of the name"),

@@ -317,9 +317,8 @@ def _is_started(search: Path) -> bool:
 
 def _affordable(result: SearchResult, seeds: int, hours: float) -> int:
     """Return how many candidates can run on the seeds in their share of the budget: at least one."""
-    seconds = result.trials["seconds"].dropna() if "seconds" in result.trials else []
-    mean = float(seconds.mean()) if len(seconds) else 0.0
-    if mean <= 0:
+    mean = float(result.trials["seconds"].dropna().mean()) if "seconds" in result.trials else 0.0
+    if not mean > 0:  # also without a number
         return MAX_CANDIDATES
     return max(1, int(CONFIRM_SHARE * hours * 3600 / (mean * seeds)))
 

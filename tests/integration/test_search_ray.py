@@ -106,17 +106,17 @@ def execute_then_die_at_the_next_trial(config: Any, cluster: Any, trial_dir: Pat
     while not isinstance(frame.f_locals.get("self"), UnlearningTrial):
         assert frame.f_back is not None
         frame = frame.f_back
-    # Ray copies the methods to a class of its own, so that no other class can be changed.
+    # Ray Tune derives a class with a method of its own.
     actor, flag = type(frame.f_locals["self"]), trial_dir.parent.parent / "died"
-    reset = actor.reset
+    reset = actor.reset_config
 
-    def die_once(self: UnlearningTrial, *arguments: Any, **options: Any) -> Any:
+    def die_once(self: UnlearningTrial, new_config: dict[str, Any]) -> bool:
         if not flag.exists():
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return reset(self, *arguments, **options)
+        return bool(reset(self, new_config))
 
-    actor.reset = die_once
+    actor.reset_config = die_once  # type: ignore[method-assign]
     return execute_closed_form(config, cluster, trial_dir, prepared)
 
 

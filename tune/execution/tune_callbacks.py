@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from ofmu.errors import StorageError
 from ofmu.io.files import storage_errors
 from tune.execution.trial_source import TrialSource
 from tune.rundir.trial_files import TrialFiles
+
+_ACTOR = re.compile(r"actor_id: (\w+)")
 
 
 class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
@@ -41,12 +44,14 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Store a crash that is not retried, or not any more. Hand out a trial again that died before it ran.
 
-        Ray Tune gives a trial the process of an earlier one. If that process is dead, Ray Tune ends the trial in an
-        error without another try, since it retries running trials only.
+        Ray Tune gives a trial the process of an earlier one. If that process is dead, Ray Tune counts the death twice,
+        for the process and for its task, and ends the trial at the second time, since it retries running trials only.
         """
-        if self._died_before_it_ran(trial):
-            self._handed_out_again[trial.config["trial_dir"]] += 1
-            self.on_trial_recover(iteration, trials, trial)
+        if self._may_run_again(trial):
+            deaths = _failures(_error_text(trial))
+            if len(deaths) == len(set(deaths)):  # Otherwise Ray Tune has announced another try.
+                self.on_trial_recover(iteration, trials, trial)
+            self._handed_out_again[trial.config["trial_dir"]] += len(set(deaths))
             self._source.take_back(trial.trial_id)
             return
         directory, text = Path(trial.config["trial_dir"]), _error_text(trial)
@@ -56,11 +61,12 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
                 TrialFiles(directory).write_error(text)
         self._source.fail(trial.trial_id, crash_reason(text))
 
-    def _died_before_it_ran(self, trial: Any) -> bool:
-        left = self._max_failures - self._handed_out_again[trial.config["trial_dir"]]
-        # Ray Tune has asked this before, and passes a trial on only if its answer was no, or the trial did not run.
-        is_retried = (self._max_failures < 0 or left > 0) and trial.should_recover()
-        return bool(is_retried) and _process_died(_last_failure(_error_text(trial)))
+    def _may_run_again(self, trial: Any) -> bool:
+        text = _error_text(trial)
+        if not _process_died(_last_failure(text)):
+            return False
+        deaths = self._handed_out_again[trial.config["trial_dir"]] + len(set(_failures(text)))
+        return self._max_failures < 0 or deaths <= self._max_failures
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Warn of a crash that is retried."""
@@ -95,6 +101,13 @@ def _error_text(trial: Any) -> str:
     if trial.error_file and Path(trial.error_file).is_file():
         return Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     return ""
+
+
+def _failures(text: str) -> list[str]:
+    """Return one word per failure: the actor that died, or else the place of the failure in the text."""
+    failures = text.split("Failure #")[1:]
+    found = (_ACTOR.search(failure) for failure in failures)
+    return [match[1] if match else str(index) for index, match in enumerate(found)]
 
 
 def _last_failure(text: str) -> str:

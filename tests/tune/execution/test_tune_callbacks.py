@@ -67,30 +67,31 @@ def test_a_crash_whose_text_cannot_be_written_stops_the_search(tmp_path, place):
     assert isinstance(source.stopped_by, StorageError)
 
 
-DEAD = "Failure # 1\nray.exceptions.RayActorError: The actor died unexpectedly before finishing this task.\n"
+DEAD = "Failure # {}\nThe actor died unexpectedly before finishing this task.\n\tactor_id: {}\n"
+TWICE = DEAD.format(1, "a1") + DEAD.format(2, "a1")
+"""One death, as Ray Tune tells it of a trial that was given a dead process."""
 
 
 @pytest.mark.parametrize(
-    ("text", "max_failures", "should_recover", "tries"),
+    ("text", "max_failures", "tries", "words"),
     [
-        (DEAD, 2, True, 2),
-        (DEAD, -1, True, 5),
-        (DEAD, 0, True, 0),
-        (DEAD, 2, False, 0),
-        ("Failure # 1\nRuntimeError: a bug\n", 2, True, 0),
+        (TWICE, 2, 2, 0),
+        (TWICE, -1, 5, 0),
+        (TWICE, 0, 0, 0),
+        (DEAD.format(1, "a1") + DEAD.format(2, "b2"), 1, 0, 0),
+        (DEAD.format(1, "a1"), -1, 5, 5),
+        ("Failure # 1\nRuntimeError: a bug\n", 2, 0, 0),
     ],
 )
-def test_a_trial_whose_process_was_dead_before_it_ran_is_handed_out_again(
-    tmp_path, text, max_failures, should_recover, tries
-):
+def test_a_trial_that_was_given_a_dead_process_is_handed_out_again(tmp_path, text, max_failures, tries, words):
     source = Source()
     callback = TrialErrorCallback(source, lambda: None, max_failures)
     trial = crashed(tmp_path / "00003", text)
-    trial.should_recover = lambda: should_recover
-    for _ in range(5):
-        source._running["a"] = 3
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            source._running["a"] = 3
             callback.on_trial_error(0, [], trial)
     assert source.taken_back == [3] * tries
     assert len(source.reasons) == 5 - tries
+    assert len(told) == words

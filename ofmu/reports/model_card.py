@@ -111,7 +111,10 @@ def write_model_card(run: StoredRun, directory: Path) -> Path:
     check_is_no_link(path)
     if path.exists() and not is_model_card(path):
         raise RunError(f"{path} is not of ofmu, so it is not replaced: rename it to get a model card")
-    write_text(path, model_card(run))
+    text = model_card(run)
+    # A command that runs nothing changes no file of a model.
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
     return path
 
 

@@ -201,16 +201,20 @@ class Engine(ABC):
         gradient is added to ``into``, or to zeros.
         """
         self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
+        return self._collect(lambda: self._run_micro_batches(loss, rows, scalars), into, scale)
+
+    def _collect(self, passes: Callable[[], float], into: Vector | None, scale: float) -> tuple[float, Vector]:
+        """Run the passes, and add ``scale`` times their gradient to ``into``, or to zeros."""
         space = self.space
         space.clear_gradient()
         if not space.accumulates_in_place:
-            value = self._run_micro_batches(loss, rows, scalars)
+            value = passes()
             target = space.zeros() if into is None else into
             space.add_gradient(target, scale)
             return value, target
         target = space.zeros() if into is None else into
         with space.accumulating_in(target, scale):
-            value = self._run_micro_batches(loss, rows, scalars)
+            value = passes()
         return value, target
 
     def _run_micro_batches(

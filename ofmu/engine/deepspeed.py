@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,12 +21,9 @@ from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.process_group import join_process_group
 from ofmu.engine.whole_weights import WholeWeights
-from ofmu.losses import Loss
 from ofmu.vectors.base import Vector, VectorSpace
 from ofmu.vectors.partitioned import Zero3Space, Zero12Space
 from ofmu.vectors.whole import ReplicatedSpace
-
-RowT = TypeVar("RowT")
 
 BUCKET_ELEMENTS = 20_000_000
 """Elements that ranks exchange at a time. Each rank holds one or two buffers of this length, whatever the model."""
@@ -113,23 +110,13 @@ class DeepSpeedEngine(Engine):
             finally:
                 self._in_product = False
 
-    def _accumulate(
-        self,
-        loss: Loss[RowT],
-        rows: Sequence[RowT],
-        scalars: Callable[[Sequence[RowT]], tuple[Tensor, Tensor]],
-        into: Vector | None,
-        scale: float,
-        *,
-        cost: int,
-    ) -> tuple[float, Vector]:
+    def _collect(self, passes: Callable[[], float], into: Vector | None, scale: float) -> tuple[float, Vector]:
         if not self._in_product:
-            return super()._accumulate(loss, rows, scalars, into, scale, cost=cost)
-        self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
+            return super()._collect(passes, into, scale)
         target = self.space.zeros() if into is None else into
         self._product = target, scale
         try:
-            return self._run_micro_batches(loss, rows, scalars), target
+            return passes(), target
         finally:
             self._product = None
 

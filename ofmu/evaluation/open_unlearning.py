@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ofmu.errors import DataError
@@ -253,17 +254,9 @@ def _attacked_rows(content: Mapping[str, Any], side: str) -> tuple[RowScores, ..
 
 
 def _with_attacks(row: RowScores, attacked: RowScores) -> RowScores:
-    return RowScores(
-        question=row.question,
-        ground_truth=row.ground_truth,
-        row_hash=None,
+    return replace(
+        row,
         answer=row.answer or attacked.answer,
-        paraphrased=row.paraphrased,
-        perturbed=row.perturbed,
-        generated=row.generated,
-        rouge=row.rouge,
-        extraction_strength=row.extraction_strength,
-        exact_memorization=row.exact_memorization,
         min_k=attacked.min_k,
         min_k_plus=attacked.min_k_plus,
         gradient_norm=attacked.gradient_norm,

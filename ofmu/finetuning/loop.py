@@ -117,7 +117,6 @@ def train(
     started = time.perf_counter()
     total = training.epochs * math.ceil(len(rows) / training.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    generator = torch.Generator().manual_seed(seed)
     layout = ParameterLayout(model)
     kept, position = TrainingCheckpoints(checkpoints, layout), Position()
     latest = kept.latest()
@@ -125,14 +124,12 @@ def train(
         position, vectors = latest
         layout.restore(vectors, optimizer, position.step)
     before = position.seconds
-    # The order of an epoch depends on the epochs before it.
-    for _ in range(position.epoch):
-        list(minibatches(len(rows), training.batch_size, generator))
     steps = track(range(position.step, total), "training")
     model.train()
-    for epoch in range(position.epoch, training.epochs):
+    orders = epoch_orders(len(rows), training, seed, position.epoch)
+    for epoch, batches in enumerate(orders, start=position.epoch):
         losses: list[Tensor] = []
-        for indices, step in zip(minibatches(len(rows), training.batch_size, generator), steps, strict=False):
+        for indices, step in zip(batches, steps, strict=False):
             batch = [rows[index] for index in indices]
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * rate_factor(step, total, training.warmup_fraction)
@@ -185,8 +182,13 @@ def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
-def minibatches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Yield the indices of the rows of each minibatch of one epoch, in an order that ``generator`` draws."""
-    order = torch.randperm(rows, generator=generator).tolist()
-    for start in range(0, rows, batch_size):
-        yield order[start : start + batch_size]
+def epoch_orders(rows: int, training: TrainingConfig, seed: int, done: int) -> Iterator[list[list[int]]]:
+    """Yield the indices of the rows of each minibatch, epoch by epoch, for all epochs but the first ``done`` ones.
+
+    The order of an epoch depends on the epochs before it, so the orders of the first epochs are drawn too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(training.epochs):
+        order = torch.randperm(rows, generator=generator).tolist()
+        if epoch >= done:
+            yield [order[start : start + training.batch_size] for start in range(0, rows, training.batch_size)]

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.checkpoints import Position, TrainingCheckpoints
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import EpochCallback, EpochEnd, minibatches, rate_factor
+from ofmu.finetuning.loop import EpochCallback, EpochEnd, epoch_orders, rate_factor
 from ofmu.io.progress import track
 from ofmu.losses import Loss
 from ofmu.vectors.base import Vector
@@ -53,16 +51,10 @@ def finetune_on_engine(
         StorageError: a checkpoint cannot be written.
     """
     run = _Training(engine, loss, rows, training, checkpoints)
-    generator = torch.Generator().manual_seed(seed)
-    # The order of an epoch depends on the epochs before it.
-    for _ in range(run.position.epoch):
-        list(minibatches(len(rows), training.batch_size, generator))
     steps = track(range(run.total - run.position.step), "training")
     engine.model.train()
-    while run.position.epoch < training.epochs:
-        losses = []
-        for indices, _ in zip(minibatches(len(rows), training.batch_size, generator), steps, strict=False):
-            losses.append(run.take_step([rows[index] for index in indices]))
+    for batches in epoch_orders(len(rows), training, seed, run.position.epoch):
+        losses = [run.take_step([rows[index] for index in indices]) for indices, _ in zip(batches, steps, strict=False)]
         run.end_epoch(sum(losses) / len(losses))
         if callback is not None:
             callback(EpochEnd(epoch=run.position.epoch, epochs=training.epochs, loss=run.position.loss))

@@ -34,7 +34,6 @@ class CollectiveCache:
 
     def __init__(self, root: Path) -> None:
         self._cache = Cache(root, on_wait=lambda: _announce({"state": "wait"}))
-        self.root = root
 
     def get_or_create(
         self,

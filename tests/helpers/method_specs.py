@@ -41,7 +41,7 @@ EXACT: Mapping[str, Any] = {
     "similarity_scale": "absolute",
     "penalty_weight": 1e-3,
 }
-"""The settings of OFMU on images with the similarity term and the penalty. They exclude ZeRO stage 3."""
+"""The settings of OFMU on images with the similarity term and the penalty."""
 
 LORA = AdapterConfig(kind="lora", rank=4)
 

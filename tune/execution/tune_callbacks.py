@@ -29,8 +29,8 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
 
     def __init__(self, source: TrialSource[Any], on_start: Callable[[], None], max_failures: int = 0) -> None:
         self._source, self._on_start, self._max_failures = source, on_start, max_failures
-        self._handed_out_again: Counter[str] = Counter()
-        """How often each trial was handed out again, by its directory."""
+        self._deaths: Counter[str] = Counter()
+        """Deaths of each trial's processes after which the trial was handed out again, by the trial's directory."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray Tune pickles its callbacks for its own restore, which is never used."""
@@ -47,25 +47,24 @@ class TrialErrorCallback(ray_tune.Callback):  # type: ignore[misc]  # Ray ships 
         Ray Tune gives a trial the process of an earlier one. If that process is dead, Ray Tune counts the death twice,
         for the process and for its task, and ends the trial at the second time, since it retries running trials only.
         """
-        if self._may_run_again(trial):
-            deaths = _failures(_error_text(trial))
+        directory, text = Path(trial.config["trial_dir"]), _error_text(trial)
+        if self._may_run_again(str(directory), text):
+            deaths = _failures(text)
             if len(deaths) == len(set(deaths)):  # Otherwise Ray Tune has announced another try.
                 self.on_trial_recover(iteration, trials, trial)
-            self._handed_out_again[trial.config["trial_dir"]] += len(set(deaths))
+            self._deaths[str(directory)] += len(set(deaths))
             self._source.take_back(trial.trial_id)
             return
-        directory, text = Path(trial.config["trial_dir"]), _error_text(trial)
         with self._stopping_on_failed_writes(), storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             if text:
                 TrialFiles(directory).write_error(text)
         self._source.fail(trial.trial_id, crash_reason(text))
 
-    def _may_run_again(self, trial: Any) -> bool:
-        text = _error_text(trial)
+    def _may_run_again(self, directory: str, text: str) -> bool:
         if not _process_died(_last_failure(text)):
             return False
-        deaths = self._handed_out_again[trial.config["trial_dir"]] + len(set(_failures(text)))
+        deaths = self._deaths[directory] + len(set(_failures(text)))
         return self._max_failures < 0 or deaths <= self._max_failures
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

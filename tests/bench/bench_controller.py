@@ -33,14 +33,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from ofmu.config.files import read_mapping, validate
+from ofmu.config.files import read_mapping
 from ofmu.run_config import override
 from tune.callbacks.callback_list import CallbackList
 from tune.callbacks.console import ConsoleCallback
-from tune.config import SearchConfig
+from tune.config import SearchConfig, search_config
 from tune.rundir.search_dir import RunDirectory
-from tune.search import _Session
-from tune.study.samplers import draw
+from tune.search import RaySearch
+from tune.space.draw import draw
 from tune.study.searcher import StudySearcher, open_study
 
 TRIALS = 200
@@ -71,7 +71,7 @@ def objectives(settings: dict[str, Any]) -> dict[str, float]:
 def make_config(num_trials: int, sampler: str) -> SearchConfig:
     """Return the quickstart's search config with ``num_trials`` trials."""
     changes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}"]
-    return validate(SearchConfig, override(read_mapping("quickstart"), changes))
+    return search_config(override(read_mapping("quickstart"), changes))
 
 
 def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
@@ -89,7 +89,7 @@ def fill(run: RunDirectory, config: SearchConfig, finished: int) -> None:
     with patch("os.fsync"):
         for _ in range(finished - 2):
             trial = drawing.ask()
-            overrides = draw(trial, config)
+            overrides = draw(trial, config.search.space, config.unlearn)
             add_trial(study, drawing._storage.get_trial(trial._trial_id), overrides, list(config.objectives))
 
 
@@ -123,23 +123,22 @@ class Clock:
         self.cpu += time.process_time() - cpu
 
 
-def open_session(run: RunDirectory, config: SearchConfig) -> _Session:
-    """Return a search's session that is ready to suggest its first trial."""
+def open_search(run: RunDirectory, config: SearchConfig) -> RaySearch:
+    """Return a search that is ready to suggest its first trial."""
     view = ConsoleCallback(Console(file=io.StringIO()))
-    session = _Session(run, config, lambda *_: {}, CallbackList((view,)))
-    session.is_over()
-    if getattr(session, "_opened", None) is None:
-        session._open()
-    view.on_start(session._progress())
-    return session
+    search = RaySearch(run, config, lambda *_: {}, CallbackList((view,)))
+    search.is_over()
+    search.session.open()
+    view.on_start(search.progress())
+    return search
 
 
-def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]:
+def drive(search: RaySearch, in_flight: int, trials: int) -> tuple[Clock, float]:
     """Fill ``in_flight`` slots with trials; then, ``trials`` times, store the oldest trial's end and suggest another.
 
     Returns the times without those of filling the slots, and the seconds of the slowest trial.
     """
-    searcher, slowest = session._searcher, 0.0
+    searcher, slowest = search.session.searcher, 0.0
     clock, reports = Clock(), Clock()
     finish = searcher._on_finished
 
@@ -156,7 +155,7 @@ def drive(session: _Session, in_flight: int, trials: int) -> tuple[Clock, float]
         assert isinstance(specification, dict)
         live.append((str(index), specification))
         with clock.run("reports"):
-            session._notify()
+            search.notify()
 
     for index in range(in_flight):
         suggest(index)
@@ -187,10 +186,10 @@ def measure(sampler: str, finished: int, in_flight: int, trials: int, place: str
         fill(run, config, finished)
         opening, writing = Clock(), Clock()
         with opening.run("resume"):
-            session = open_session(RunDirectory.open_existing(run.path), run.read_config())
-        clock, slowest = drive(session, in_flight, trials)
+            search = open_search(RunDirectory.open_existing(run.path), run.read_config())
+        clock, slowest = drive(search, in_flight, trials)
         with writing.run("tables"):
-            result = session._report()
+            result = search.report()
     cells = [clock.wall[name] * 1000 / trials for name in ("suggest", "tell", "reports")]
     return (
         f"{sampler:<8}{finished:>9}{in_flight:>10}{len(result.front):>7}"

@@ -117,8 +117,9 @@ def measure(case: Case, *, penalty: bool) -> None:
         print_row(mode, found.inner_step, found.outer_step, error(first, product, product), "", "")
         before = costs.gradient_evaluations
         fitted, estimate = found.fit_outer_step(at, first, found.space.norm)
-        cells = found.inner_step, found.outer_step, error(fitted, product, product), estimate
-        print_row(f"{mode}, fitted", *cells, costs.gradient_evaluations - before)
+        steps = found.inner_step, found.outer_step
+        wrong, cost = error(fitted, product, product), costs.gradient_evaluations - before
+        print_row(f"{mode}, fitted", *steps, wrong, estimate, cost)
 
 
 def main() -> None:

@@ -11,12 +11,29 @@ import gc
 import subprocess
 import sys
 
+METHOD = {"name": "ofmu", "outer_steps": 1, "inner_steps": 1, "inner_lr": 1e-3, "outer_lr": 1e-4, "batch_size": 4}
+
+
+def run_once(stage: int) -> None:
+    """Run one round of OFMU on a tiny model, and close the engine."""
+    from measuring import build_run, random_rows
+    from ofmu.engine.config import EngineConfig
+    from ofmu.testing import tiny_llama
+
+    model = tiny_llama()
+    rows = random_rows(8, model.config.vocab_size, 12, prompt=4)
+    engine, method = build_run(
+        model, EngineConfig(backend="deepspeed", zero_stage=stage, device="cpu"), METHOD, rows[:4], rows[4:]
+    )
+    list(method.rounds())
+    engine.close()
+
 
 def measure(stage: int, runs: int) -> None:
     import psutil
-    from test_leaks import run_once
 
-    process, seen = psutil.Process(), []
+    process: psutil.Process = psutil.Process()
+    seen: list[tuple[int, int]] = []
     for number in range(1, runs + 1):
         run_once(stage)
         if number in (max(1, runs // 10), runs):

@@ -25,7 +25,7 @@ OFMU_ROUND = {"name": "ofmu", "outer_steps": 3, "inner_steps": 1, "inner_lr": 1e
 OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}
 SIMNPO = {"name": "simnpo", "steps": 3, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
 FP32: dict[str, object] = {}
-BF16 = {"precision": "bf16"}
+BF16: dict[str, object] = {"precision": "bf16"}
 SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
     # name: (method, engine, LoRA)
     "ofmu": (OPEN, FP32, False),

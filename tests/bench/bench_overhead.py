@@ -30,6 +30,7 @@ def measure(stage: str, rounds: int) -> None:
     from ofmu.methods.base import Context
     from ofmu.methods.ofmu.bilevel import OFMU
     from ofmu.methods.ofmu.config import OfmuConfig
+    from ofmu.methods.ofmu.loss import ClampedLoss
     from ofmu.testing import MemoryLanguageTask
 
     torch.manual_seed(0)
@@ -37,7 +38,7 @@ def measure(stage: str, rounds: int) -> None:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes))
     backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
     engine = build_engine(model, EngineConfig(device="cpu", threads=1, **backend), CostTracker())
-    inside = {"seconds": 0.0}
+    inside = {"seconds": 0.0, "calls": 0}
 
     def timed(function: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -46,12 +47,12 @@ def measure(stage: str, rounds: int) -> None:
                 return function(*arguments, **named)
             finally:
                 inside["seconds"] += perf_counter() - started
+                inside["calls"] += 1
 
         return call
 
-    loss = AnswerLoss(pad_id=0)
-    loss.row_means = timed(loss.row_means)  # type: ignore[method-assign]
-    loss.total = timed(loss.total)  # type: ignore[method-assign]
+    for loss in (AnswerLoss, ClampedLoss):
+        loss.total = timed(loss.total)  # type: ignore[method-assign]
     engine._backward = timed(engine._backward)  # type: ignore[method-assign]
     rows = [Example(tuple(torch.randint(1, 2048, (64,)).tolist()), 16) for _ in range(32)]
     settings = OfmuConfig(batch_size=8, similarity_threshold=-1.0, forget_margin=20.0, inner_lr=1e-4, outer_lr=1e-6)
@@ -59,11 +60,16 @@ def measure(stage: str, rounds: int) -> None:
     loops._inner_step()
     loops._outer_step()
     for name, step in (("inner", loops._inner_step), ("outer", loops._outer_step)):
-        inside["seconds"], before, started = 0.0, engine.cost_tracker.gradient_evaluations, perf_counter()
+        inside |= {"seconds": 0.0, "calls": 0}
+        before, started = engine.cost_tracker.gradient_evaluations, perf_counter()
         for _ in range(rounds):
             step()
         whole = perf_counter() - started
         evaluations = (engine.cost_tracker.gradient_evaluations - before) / rounds
+        if inside["calls"] != 2 * rounds * evaluations:
+            raise RuntimeError(
+                f"{inside['calls']} passes were timed for {rounds * evaluations:.0f} gradient evaluations"
+            )
         print(
             f"| {stage} | {name} | {evaluations:.0f} | {inside['seconds'] / rounds:.3f} | {whole / rounds:.3f} "
             f"| {whole / inside['seconds']:.3f} |",

@@ -24,7 +24,7 @@ from typing import Any
 import optuna
 import torch
 
-from ofmu.config.files import read_mapping, validate
+from ofmu.config.files import read_mapping
 from ofmu.engine.build import build_engine
 from ofmu.engine.cost import CostTracker
 from ofmu.errors import NonFiniteLossError
@@ -35,9 +35,9 @@ from ofmu.methods.base import Context
 from ofmu.methods.build import build_method
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
-from ofmu.task import load_task
+from ofmu.tasks.load import task_family
 from ofmu.tasks.preparation import Prepared
-from tune.config import SearchConfig
+from tune.config import search_config
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.draw import draw
 from tune.space.space import run_config
@@ -50,9 +50,13 @@ ENGINE = {"backend": "torch", "device": "cpu", "threads": 1}
 def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> list[dict[str, Any]]:
     """Run one trial; return, per round, cost so far in gradient evaluations and objectives, missing if it diverged."""
     cheap = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"rouge": False})})
-    tracker, task, quick = CostTracker(), load_task(config, prepared), load_task(cheap, prepared)
+    family, tracker = task_family(config.data.kind), CostTracker()
+    task, quick = family.load_task(config, prepared.target), family.load_task(cheap, prepared.target)
     engine = build_engine(task.load_model(double_backward=config.method.needs_double_backward), config.engine, tracker)
     rows: list[dict[str, Any]] = []
+    reference = prepared.reference_scores
+    if reference is None:
+        raise SystemExit("the preset must have a reference")
 
     def look(record: Any, total: int) -> dict[str, Any]:
         line = {"round": len(rows) + 1, "cost": tracker.gradient_evaluations, "record": asdict(record)}
@@ -63,7 +67,7 @@ def curve(config: UnlearnConfig, prepared: Prepared, objectives: list[str]) -> l
         values = quick.metrics(scores, prepared.reference_scores).values
         return line | {
             "objectives": {name: values.get(name) for name in objectives},
-            "approximate": approximate_scores(scores, prepared.reference_scores),
+            "approximate": approximate_scores(scores, reference),
             "metrics": values,
         }
 
@@ -101,16 +105,16 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    config = validate(SearchConfig, read_mapping(arguments.preset) | {"engine": ENGINE, "seed": arguments.seed})
+    config = search_config({**read_mapping(arguments.preset), "engine": ENGINE, "seed": arguments.seed})
     prepared, names = prepare(config.unlearn), list(config.objectives)
     text = arguments.table.read_text(encoding="utf-8") if arguments.table.is_file() else ""
     done = {json.loads(line)["trial"] for line in text.splitlines()}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=arguments.seed))
     for number in range(arguments.trials):
-        overrides = draw(study.ask(), config)
+        overrides = draw(study.ask(), config.search.space, config.unlearn)
         if number in done:
             continue
-        rows = curve(run_config(config, overrides), prepared, names)
+        rows = curve(run_config(config.unlearn, overrides), prepared, names)
         with arguments.table.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"trial": number, "settings": overrides} | row) + "\n" for row in rows)
         print(f"trial {number}: {len(rows)} rounds, {rows[-1]['cost']}, {rows[-1]['objectives']}", flush=True)

@@ -95,7 +95,7 @@ def gradient_flops(shape: Shape, tokens: float, length: int) -> float:
     """
     width = shape["num_attention_heads"] * shape["head_dim"]
     attention = 12 * shape["num_hidden_layers"] * width * length
-    return (6 * multiplied_weights(shape) + attention) * tokens
+    return float((6 * multiplied_weights(shape) + attention) * tokens)
 
 
 def planned_round(

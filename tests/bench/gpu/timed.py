@@ -41,7 +41,7 @@ class Timed:
     """By phase."""
     tokens: Mapping[str, float]
     """Of gradient evaluations, by phase. A product counts as the evaluations that the product's tracker counts."""
-    evaluations: Mapping[str, int]
+    evaluations: Mapping[str, float]
     rounds: int
     peak: float
     """Bytes above what the process held before the model was made, the first round included."""

@@ -1,0 +1,30 @@
+"""Two benchmarks measure what they say. Mypy checks that all of them still fit the code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def rows_of(script: str, *arguments: str) -> list[str]:
+    """Run a benchmark and return the lines that it prints."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_controller_benchmark_continues_a_search(tmp_path: Path) -> None:
+    arguments = ("--finished", "12", "--in-flight", "1", "--trials", "2", "--place", str(tmp_path))
+    header, *rows = rows_of("bench_controller.py", *arguments)
+    assert [row.split()[0] for row in rows[:2]] == ["tpe", "random"]
+    assert len(rows[0].split()) == len(header.replace("in flight", "in-flight").replace("its CPU", "its-CPU").split())
+
+
+def test_the_overhead_benchmark_times_every_counted_pass() -> None:
+    # The benchmark itself compares the passes that it timed with the gradient evaluations that the engine counted.
+    rows = rows_of("bench_overhead.py", "1", "torch")
+    assert [row.split("|")[2].strip() for row in rows] == ["inner", "outer"]
+    assert [int(row.split("|")[3]) for row in rows] == [6, 18]

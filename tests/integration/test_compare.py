@@ -160,6 +160,7 @@ def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[s
     }
 
 
+@pytest.mark.long
 def test_the_same_gradient_evaluations_give_a_cheaper_method_more_trials(cluster, tmp_path):
     settings = {"search": {"sampler": "random"}, "compare": {"spaces": {"graddiff": {"method.steps": {"high": 20}}}}}
     given = {"num_trials": 5, "seeds": 2, "points": 2, "budget": "evaluations", "run_dir": tmp_path / "run"}

@@ -317,6 +317,8 @@ def wait_for_lines(path: Path, word: str, count: int, process: subprocess.Popen[
         time.sleep(0.05)
 
 
+# test_compare.py kills a driver in `make test`.
+@pytest.mark.long
 def test_a_killed_driver_loses_and_repeats_no_trial(ray_folder, tmp_path):
     run_dir = tmp_path / "run"
     first = drive(ray_folder, str(run_dir), "9")

@@ -20,7 +20,7 @@ from tune.results.result import SearchResult
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_a_signal_ends_a_search_in_one_sentence_and_it_goes_on(
     ray_folder: Path, tmp_path: Path, tiny_mapping: dict[str, Any], number: signal.Signals
 ) -> None:

@@ -272,19 +272,16 @@ class RaySearch:
         self._notify_recovered()
 
     def _run_trials(self, executor: Executor, prepared: Prepared | None) -> None:
-        try:
-            with self._early_stopping() as early_stopping:
-                run_trials(
-                    self.session.searcher,
-                    self.session.config,
-                    executor=executor,
-                    prepared=prepared,
-                    storage=self.session.run.path / "ray",
-                    on_trial_start=self.notify,
-                    early_stopping=early_stopping,
-                )
-        except StorageError as error:
-            raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
+        with self._naming_the_resume(), self._early_stopping() as early_stopping:
+            run_trials(
+                self.session.searcher,
+                self.session.config,
+                executor=executor,
+                prepared=prepared,
+                storage=self.session.run.path / "ray",
+                on_trial_start=self.notify,
+                early_stopping=early_stopping,
+            )
 
     def _confirmation_runs(self) -> list[PlannedRun]:
         """Return the runs of the front's best points on further seeds."""
@@ -307,7 +304,7 @@ class RaySearch:
         """Run the front's best points again on the further seeds on which they have not run."""
         runs, run = self._confirmation_runs(), self.session.run
         self._callbacks.on_confirm(sum(each.is_done for each in runs), len(runs))
-        try:
+        with self._naming_the_resume():
             make_runs(
                 runs,
                 self.session.config,
@@ -316,8 +313,6 @@ class RaySearch:
                 storage=run.path / "ray",
                 on_run_end=lambda done: self._callbacks.on_confirm(done, len(runs)),
             )
-        except StorageError as error:
-            raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
 
     def _write_confirmation(self) -> None:
         runs, run = self._confirmation_runs(), self.session.run
@@ -338,6 +333,14 @@ class RaySearch:
             yield EarlyStopping(config, tuple(objectives), SchedulerClient(actor))
         finally:
             ray.kill(actor)
+
+    @contextmanager
+    def _naming_the_resume(self) -> Iterator[None]:
+        """Add to an error of the storage the command that continues the search."""
+        try:
+            yield
+        except StorageError as error:
+            raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
 
     def _resume_hint(self) -> str:
         session = self.session

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ofmu.data.encoding import tokenizer_hash
 from ofmu.errors import RunError
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import write_json
@@ -44,6 +45,8 @@ def content_of(config: UnlearnConfig, *, rows_hash: str | None = None, models: b
         folder = None if path is None else cached_directory(path, revision)
         if folder is not None:
             content[f"the model at {key}"] = content_key(model_hashes(folder))
+    if models and model.tokenizer is not None:
+        content["the tokenizer at model.tokenizer"] = tokenizer_hash(model.tokenizer)
     if models and reference.source in ("model", "scores") and reference.path is not None:
         content["the reference at reference.path"] = content_key(reference_hashes(reference.path))
     # A built-in method needs no module beside it, so that module is not imported.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ofmu.data.load import load_data
 from ofmu.data.tofu import HUB_NAME
-from ofmu.models.files import check_model_directory
+from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import looks_like_hub_id
 from ofmu.run_config import UnlearnConfig
 
@@ -30,3 +30,4 @@ def check_inputs(config: UnlearnConfig) -> None:
         for path in (model.path, model.base, reference.path if is_model else None):
             if path is not None:
                 check_model_directory(path)
+                check_tokenizer(path, model.tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,29 @@ from ofmu.data.chat_template import chat_prompt
 from ofmu.data.config import DataConfig
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
-from ofmu.models.hub import hub_reason
+from ofmu.io.cache import content_key, directory_hashes
+from ofmu.models.files import has_tokenizer
+from ofmu.models.hub import hub_reason, local_directory
 
 Tokenizer = Any
 """A tokenizer of Transformers, whose classes have no usable static type."""
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(path: str, revision: str | None = None, *, fallback: str | None = None) -> Tokenizer:
     """Load the tokenizer of a model directory or a hub model. The EOS token replaces a missing pad token.
+
+    Args:
+        path: a directory or a hub name.
+        revision: branch, tag or commit on the hub. None: the default branch.
+        fallback: a directory or a hub name whose tokenizer serves a model that has none. See ``model.tokenizer``.
 
     Raises:
         ModelError: there is no tokenizer, or the tokenizer has no EOS token.
     """
     from transformers import AutoTokenizer
 
+    if fallback is not None and not has_tokenizer(local_directory(path, revision)):
+        return load_tokenizer(fallback)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -31,14 +41,25 @@ def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
                 f"There is no model directory '{path}' with a tokenizer, and {hub_reason(error)}"
             ) from error
         raise ModelError(
-            f"The model '{path}' has no tokenizer that can be loaded: save a tokenizer there with "
-            "tokenizer.save_pretrained, or name a model with a tokenizer"
+            f"The model '{path}' has no tokenizer that can be loaded: name a directory or a hub model that has one as "
+            "model.tokenizer, or save a tokenizer there with tokenizer.save_pretrained"
         ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"The tokenizer of '{path}' has no EOS token: set its eos_token and save it again")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def tokenizer_hash(source: str) -> str:
+    """Return a hash of the tokenizer of a directory or a hub model.
+
+    Raises:
+        ModelError: as :func:`load_tokenizer` raises it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        load_tokenizer(source).save_pretrained(folder)
+        return content_key(directory_hashes(Path(folder)))
 
 
 def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: DataConfig) -> Example:

@@ -65,7 +65,8 @@ def answer_questions(model: str, questions: Sequence[str], config: UnlearnConfig
     """
     loaded: Any = load_model(model, config.model.attention).to(resolve_device(config.engine))
     loaded.eval()
-    answers = generate_answers(loaded, load_tokenizer(model), questions, config.evaluation, config.data, Shard())
+    tokenizer = load_tokenizer(model, fallback=config.model.tokenizer)
+    answers = generate_answers(loaded, tokenizer, questions, config.evaluation, config.data, Shard())
     rows = tuple(
         Row(question=question, answer=answer.text)
         for question, answer in zip(questions, answers, strict=True)

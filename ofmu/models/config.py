@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
 
@@ -76,6 +76,9 @@ class ModelConfig(Section):
     ``scratch`` (text) or ``resnet`` (images) from random weights."""
     revision: str | None = None
     """Branch, tag or commit of ``path`` on the hub. None: the default branch."""
+    tokenizer: str | None = None
+    """Hub name or local directory of the tokenizer, for a model that was saved without one. The base model and the
+    reference use it too, where they have none. None: every model has its own."""
     scratch: ScratchModelConfig = ScratchModelConfig()
     resnet: ResNetConfig = ResNetConfig()
     is_target: bool = False
@@ -90,6 +93,11 @@ class ModelConfig(Section):
     saved_dtype: Literal["source", "fp32"] = "source"
     """Type of a saved language model's weights. ``source``: the type of the target's files. The weights are rounded to
     this type before they are scored. With adapters, and on images: fp32."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored config without this key must compare equal to a config with its default.
+        return {key: value for key, value in handler(self).items() if key != "tokenizer" or value is not None}
 
     @model_validator(mode="after")
     def _check_target_has_path(self) -> ModelConfig:

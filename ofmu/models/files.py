@@ -22,6 +22,8 @@ _COUNT = re.compile("layer|expert|block|depth")
 _WIDTH = re.compile("vocab_size|hidden_size|intermediate_size|embd|embed_dim|d_model|ffn|d_ff|_inner|heads?$|head_dim")
 """Keys of a config that name a size of weights."""
 _POSITIONS = re.compile("positions?$|position_embeddings|n_ctx|max_seq_len")
+_VOCABULARY = re.compile(r"(tokenizer|vocab)\.json|.*\.model|vocab\.txt|.*\.tiktoken")
+"""Names of the files from which Transformers makes a tokenizer."""
 _SMALL_COUNT, _SMALL_WIDTH, _MAX_POSITIONS = 10_000, 2**20, 10**9
 """Counts and sizes up to these are harmless, whatever the weights are."""
 _MAX_HEADER_BYTES = 100_000_000
@@ -59,6 +61,34 @@ def check_model_directory(path: str | Path) -> None:
     _check_index(folder)
     _check_not_quantised(folder)
     _check_sizes(folder)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a directory has a file from which Transformers makes a tokenizer."""
+    return any(_VOCABULARY.fullmatch(path.name) for path in folder.iterdir())
+
+
+def check_tokenizer(model: str, fallback: str | None) -> None:
+    """Check that a local model has a tokenizer, or that there is another one for it. A hub name passes.
+
+    Args:
+        model: the model's directory, which exists, or a hub name.
+        fallback: the directory or the hub name of the tokenizer for models without one.
+
+    Raises:
+        ModelError: there is no tokenizer.
+    """
+    folder, other = Path(model), Path(fallback or "")
+    if fallback is not None and (other.exists() or other.is_absolute() or fallback.count("/") != 1):
+        if not other.is_dir():
+            raise ModelError(f"There is no directory {looked_for(fallback)} for model.tokenizer: check the path")
+        if not has_tokenizer(other):
+            raise ModelError(f"The directory {fallback} holds no tokenizer: name another one as model.tokenizer")
+    elif fallback is None and folder.is_dir() and not has_tokenizer(folder):
+        raise ModelError(
+            f"The model {model} has no tokenizer: name a directory or a hub model that has one as model.tokenizer, or "
+            "save a tokenizer there with tokenizer.save_pretrained"
+        )
 
 
 def _models_inside(folder: Path) -> str:

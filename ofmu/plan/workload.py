@@ -76,7 +76,7 @@ def workload(
     if not encode:
         return _longest_possible(config, data)
     if model_directory is not None:
-        tokenizer: Any = load_tokenizer(str(model_directory))
+        tokenizer: Any = load_tokenizer(str(model_directory), fallback=config.model.tokenizer)
     else:
         tokenizer = train_tokenizer(_texts(data), min(config.model.scratch.vocab_size, _LARGEST_VOCABULARY))
     limits = _Limits(model.get("vocab_size"), model.get("max_position_embeddings"))

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ofmu.errors import DataError, ModelError
 from ofmu.preflight import check_inputs
@@ -51,6 +53,33 @@ def test_a_missing_model_directory_is_reported_for_every_key_that_names_one(tmp_
     }[section]
     with pytest.raises(ModelError, match=f"There is no model directory {gone}"):
         check_inputs(config(tmp_path, ROW, OTHER, **sections))
+
+
+def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
+    model, other, empty = tmp_path / "model", tmp_path / "tokenizer", tmp_path / "empty"
+    save_file({"weight": torch.zeros(2)}, _made(model) / "model.safetensors")
+    (model / "config.json").write_text("{}")
+    (_made(other) / "tokenizer.json").write_text("{}")
+    _made(empty)
+
+    def check(**named: str) -> None:
+        check_inputs(config(tmp_path, ROW, OTHER, model={"path": str(model), **named}))
+
+    with pytest.raises(ModelError, match=rf"The model {model} has no tokenizer: name .* as model\.tokenizer"):
+        check()
+    with pytest.raises(ModelError, match=rf"The directory {empty} holds no tokenizer"):
+        check(tokenizer=str(empty))
+    with pytest.raises(ModelError, match=rf"There is no directory {tmp_path / 'gone'} for model\.tokenizer"):
+        check(tokenizer=str(tmp_path / "gone"))
+    check(tokenizer=str(other))
+    check(tokenizer="org/name")
+    (model / "tokenizer.model").write_bytes(b"")
+    check()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.slow

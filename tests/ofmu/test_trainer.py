@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ofmu import UnlearnConfig, evaluate, unlearn
 from ofmu.config.files import validate
-from ofmu.errors import NonFiniteLossError, RunError
+from ofmu.errors import ModelError, NonFiniteLossError, RunError
 from ofmu.preparer import prepare
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
@@ -235,3 +236,29 @@ def test_a_model_in_bf16_is_scored_and_saved_in_bf16(
     for name, value in scores_of(result.metrics).items():
         if name in again and not math.isnan(value):
             assert again[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.slow
+def test_a_model_without_a_tokenizer_runs_with_the_one_that_is_named(
+    tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    whole, bare, tokenizer = prepared.target, tmp_path / "bare", tmp_path / "tokenizer"
+    for folder, is_kept in ((bare, False), (tokenizer, True)):
+        folder.mkdir()
+        for file in whole.iterdir():
+            if file.name.startswith("tokenizer") is is_kept:
+                shutil.copyfile(file, folder / file.name)
+    given = ("model.is_target=true", "reference.source=none", "method.outer_steps=1")
+    with pytest.raises(ModelError, match=rf"The model '{bare}' has no tokenizer .* as model\.tokenizer"):
+        unlearn(changed(tiny_mapping, f"model.path={bare}", *given), tmp_path / "refused")
+    config = changed(tiny_mapping, f"model.path={bare}", f"model.tokenizer={tokenizer}", *given)
+    result = unlearn(config, tmp_path / "run")
+    expected = unlearn(changed(tiny_mapping, f"model.path={whole}", *given), tmp_path / "whole")
+    assert scores_of(result.metrics) == scores_of(expected.metrics)
+    saved, named = (AutoTokenizer.from_pretrained(place) for place in (result.model_dir, tokenizer))
+    assert saved.get_vocab() == named.get_vocab()
+
+    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 77}))
+    with pytest.raises(RunError, match=r"since the tokenizer at model\.tokenizer changed after its start"):
+        unlearn(config, tmp_path / "run")

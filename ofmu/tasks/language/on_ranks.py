@@ -115,7 +115,7 @@ def score_on_ranks(path: str, data: UnlearnData, config: UnlearnConfig, *, name:
         engine.model.eval()
         return score_model(
             engine.model,
-            load_tokenizer(path),
+            load_tokenizer(path, fallback=config.model.tokenizer),
             data,
             config.evaluation,
             config.data,

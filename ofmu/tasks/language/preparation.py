@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ofmu.data.encoding import load_tokenizer
+from ofmu.data.encoding import load_tokenizer, tokenizer_hash
 from ofmu.data.load import load_data
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import UnlearnData
@@ -63,7 +64,7 @@ class LanguagePreparation(Preparation):
         rows = [*data.forget.rows, *data.retain.rows] if part == "target" else [*data.retain.rows]
 
         def build(directory: Path) -> dict[str, float]:
-            tokenizer = load_tokenizer(str(base))
+            tokenizer = load_tokenizer(str(base), fallback=config.model.tokenizer)
             if self._collective:
                 return train_on_ranks(base, tokenizer, rows, config, directory, self._epoch_callback(part))
             model: Any = load_model(base, config.model.attention).to(resolve_device(config.engine))
@@ -105,10 +106,17 @@ class LanguagePreparation(Preparation):
         check_reference(Scores.load(reference_scores), self._data, self._config, self._config.model.path or "target")
 
     def _encoding(self) -> dict[str, Any]:
-        return self._config.data.model_dump(
+        encoding: dict[str, Any] = self._config.data.model_dump(
             mode="json",
             include={"prompt_template", "use_chat_template", "template_date", "max_length", "truncation"},
         )
+        # The hash of a model covers the tokenizer of its own.
+        return encoding if self._tokenizer_hash is None else encoding | {"tokenizer": self._tokenizer_hash}
+
+    @cached_property
+    def _tokenizer_hash(self) -> str | None:
+        tokenizer = self._config.model.tokenizer
+        return None if tokenizer is None else tokenizer_hash(tokenizer)
 
     def _scoring(self) -> dict[str, Any]:
         # The batch size changes the rounding of scores and nothing else.

@@ -78,4 +78,5 @@ def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: st
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
     model = load_model(path, config.model.attention).to(resolve_device(config.engine))
-    return score_model(model, load_tokenizer(path), data, config.evaluation, config.data, name=name)
+    tokenizer = load_tokenizer(path, fallback=config.model.tokenizer)
+    return score_model(model, tokenizer, data, config.evaluation, config.data, name=name)

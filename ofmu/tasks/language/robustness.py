@@ -53,7 +53,7 @@ def measure_robustness(
     attacks = dict.fromkeys([*evaluation.attacks, *evaluation.run_attacks])
     if not (evaluation.alignment or evaluation.kl or attacks):
         return {}
-    loaded, tokenizer = _load(model, config), load_tokenizer(model)
+    loaded, tokenizer = _load(model, config), load_tokenizer(model, fallback=config.model.tokenizer)
     runs: dict[str, Callable[[], RobustnessResult]] = {}
     if evaluation.alignment:
         runs["alignment"] = lambda: _alignment(loaded, tokenizer, data, config, find_retrained())
@@ -92,7 +92,7 @@ def attack_saved(
     names = dict.fromkeys(config.evaluation.run_attacks)
     if not names:
         return {}
-    loaded, tokenizer = _load(model, config), load_tokenizer(model)
+    loaded, tokenizer = _load(model, config), load_tokenizer(model, fallback=config.model.tokenizer)
     return {name: attack(name, loaded, tokenizer, data, config, measured, reference) for name in names}
 
 

@@ -65,7 +65,7 @@ class LanguageTask:
     def __init__(self, config: UnlearnConfig, target: Path) -> None:
         self._config, self._target = config, target
         self._data = load_data(config.data, config.seed)
-        self._tokenizer = load_tokenizer(str(target))
+        self._tokenizer = load_tokenizer(str(target), fallback=config.model.tokenizer)
         self.loss = AnswerLoss(pad_id(self._tokenizer))
         encoder = self._encoder = RowEncoder(self._tokenizer, config.data, load_config(target))
         self._forget_chunks = [encoder.encode("forget", row.question, row.answer) for row in self._data.forget.rows]

@@ -117,7 +117,7 @@ def test_a_saved_tokenizer_is_loaded_and_padded(tmp_path: Path) -> None:
 def test_a_model_directory_without_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     shape = ScratchModelConfig(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1)
     build_model(shape, TOKENIZER, seed=0).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="has no tokenizer that can be loaded: name .* as model.tokenizer"):
+    with pytest.raises(ModelError, match=r"has no tokenizer that can be loaded: name .* as model\.tokenizer"):
         load_tokenizer(str(tmp_path))
 
 

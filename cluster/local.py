@@ -92,7 +92,7 @@ def _start_sentence(folder: Path, error: Exception) -> str:
     problem = (lines[0] if lines else type(error).__name__).rstrip(".")
     place = next(each for each in (folder, *folder.parents) if each.is_dir())
     if "timed out" in problem:
-        problem = "its processes took longer than 30 s"
+        problem = "its processes took too long"
     if shutil.disk_usage(place).free < _MIN_FREE_BYTES:
         fix = f"free some space in {place}, which is full, or set RAY_TMPDIR to a folder on another disk"
     elif not os.access(place, os.W_OK):

@@ -24,7 +24,12 @@ CONFIG: dict[str, Any] = {
     "method": {"batch_size": 2},
     "engine": {"backend": "torch", "device": "cpu", "threads": 1},
     "evaluation": {"max_new_tokens": 4},
-    "search": {"num_trials": 4, "space": {"method.outer_steps": {"low": 1, "high": 4}}},
+    "search": {
+        "num_trials": 4,
+        "space": {"method.outer_steps": {"low": 1, "high": 4}},
+        # So small a model answers nothing right, so model utility would be 0 in every trial.
+        "objectives": {"forget_probability": "min", "retain_probability": "max"},
+    },
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.registry import DIVERGENCES, GROUPS, REGISTRY
+from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
@@ -74,6 +75,11 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
     given = _stored_metrics(config, prepared.target_scores, prepared.reference_scores)
     _warn_if_undertrained(config, given.values.get("forget_probability"))
     _warn_if_the_target_passes(config, given.values)
+    if prepared.retrain is not None and prepared.reference_scores is not None:
+        retrained = _stored_metrics(config, prepared.reference_scores, prepared.reference_scores)
+        weakness = weak_reference(given.values, retrained.values)
+        if weakness is not None:
+            warnings.warn(weakness, stacklevel=2)
     for name in config.objectives:
         if name in COST_METRICS or measured_by_request(name) or given.values.get(name) is not None:
             continue

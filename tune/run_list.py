@@ -53,6 +53,8 @@ def list_runs(folder: str | Path = "runs") -> list[RunEntry]:
         RunError: there is no such folder.
     """
     path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{folder} is a file: name the folder that holds your run directories")
     if not path.is_dir():
         raise RunError(f"There is no folder {looked_for(folder)}: name the folder that holds your run directories")
     return list(_walk(path, _DEPTH))

@@ -7,9 +7,10 @@ import multiprocessing
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ from cluster.doctor import access, checks
 from cluster.doctor.checks import Check, NodeRequest
 from cluster.jobs.server import JobServer
 from cluster.session import max_parallel_trials, ray_session
-from cluster.storage.uri import join_uri, redacted, short_reason, storage_at
+from cluster.storage.uri import is_uri, join_uri, redacted, short_reason, storage_at
 from ofmu.errors import ClusterError
 from ofmu.io.cache import cache_root
 from ofmu.io.text import counted
@@ -193,12 +194,13 @@ def _node_result(task: Any, host: str) -> list[Check]:
 
 @contextmanager
 def _probe_folders(shared: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Check]]]:
-    """Make a folder in each shared folder and write the driver's probe file there. Delete the folders at the end.
+    """Make a folder in each shared folder and write the driver's probe file there. Delete at the end what was made.
 
     Yield the folders by name of the shared folder, and the failed checks of folders that cannot be written.
     """
     probes: dict[str, str] = {}
     failed: list[Check] = []
+    made = [folder for location in shared.values() for folder in _missing_folders(location)]
     for name, location in shared.items():
         folder = join_uri(location, f"{_PROBE_FOLDER}{uuid.uuid4().hex[:12]}")
         try:
@@ -215,6 +217,17 @@ def _probe_folders(shared: Mapping[str, str]) -> Iterator[tuple[dict[str, str], 
         for folder in probes.values():
             system, path = storage_at(folder)
             system.delete_dir(path)
+        for missing in made:
+            with suppress(OSError):  # another program may have written there
+                missing.rmdir()
+
+
+def _missing_folders(location: str) -> list[Path]:
+    """Return the folders of a local path that do not exist, the innermost first."""
+    if is_uri(location):
+        return []
+    path = Path(location).absolute()
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _compare_probes(probes: Mapping[str, str], hosts: Mapping[str, str]) -> list[Check]:

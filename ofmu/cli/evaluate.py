@@ -12,6 +12,7 @@ import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.errors import ConfigError
+from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.console_table import Column, print_table
 
 if TYPE_CHECKING:
@@ -127,10 +128,14 @@ def show_report(report: Mapping[str, Any]) -> None:
         [(row.metric, *row.numbers, *([row.note] if notes else [])) for row in rows],
         plain_rows=_plain_rows(names, rows),
         title=_title(report),
-        section_ends={len(_headlines(report["metrics"]))},
+        section_ends={sum(row.metric in HEADLINES for row in rows)},
     )
     for line in _remarks(report):
         click.echo(line)
+    baselines = report.get("baseline_metrics", {})
+    weakness = weak_reference(baselines.get("target", {}), baselines.get("retrained", {}))
+    if weakness is not None:
+        click.echo(f"Warning: {weakness}", err=True)
 
 
 def _title(report: Mapping[str, Any]) -> str:
@@ -154,7 +159,7 @@ def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
     zeros = [name for name in report["utility_components"] if values[name] == 0]
     if values.get("model_utility") == 0 and zeros:
         notes["model_utility"] = f"a harmonic mean is 0 if a component is 0, here {' and '.join(zeros)}"
-    shown = [name for name in names if name in HEADLINES or not _is_in_remarks(notes.get(name, ""))]
+    shown = [name for name in names if not _is_in_remarks(notes.get(name, ""))]
     sources = (values, *report.get("baseline_metrics", {}).values())
     # What the remarks say of several metrics at once is not repeated at each of them.
     notes = {name: note for name, note in notes.items() if not _LACKING.fullmatch(note)}
@@ -176,8 +181,8 @@ def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
             yield "gaps to retraining need a reference: run ofmu prepare with the same config, or give --reference"
         return
     yield f"model utility is the harmonic mean of: {', '.join(report['utility_components']) or 'nothing'}"
-    matches = [_ABSENT_SET.fullmatch(reason) for reason in report["reasons"].values()]
-    if absent := list(dict.fromkeys(match[1] for match in matches if match)):
+    matches = [reason for reason in report["reasons"].values() if _ABSENT_SET.fullmatch(reason)]
+    if absent := list(dict.fromkeys(name for reason in matches for name in re.findall("'(.+?)'(?: or |$)", reason))):
         yield f"not measured, since the data has no such evaluation sets: {', '.join(absent)}"
     lacking: dict[str, list[str]] = {}
     for name, reason in report["reasons"].items():

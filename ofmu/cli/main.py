@@ -15,7 +15,7 @@ import click
 
 from ofmu import __version__
 from ofmu.cli.progress import ProgressPrinter
-from ofmu.errors import OfmuError
+from ofmu.errors import OfmuError, nearest_name
 from ofmu.io.progress import reporting_to
 from ofmu.io.ranks import drop_stale_ranks, launched_ranks
 
@@ -47,6 +47,18 @@ class LazyCommands(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the commands in the order of a new user's first steps."""
         return list(COMMANDS)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names.
+
+        Raises:
+            UsageError: there is no such command. The message names the nearest one.
+        """
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            context.fail(f"There is no command '{args[0]}': {nearest_name(args[0], COMMANDS)}")
+        return super().resolve_command(context, args)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return one command."""
@@ -90,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            name, reason = str(error.filename), error.strerror
+            name = name if len(name) <= 60 else f"{name[:60]}…"
+            print(f"Error: '{name}' cannot be a path ({reason}): check what was given as a path", file=sys.stderr)
+            return 1
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ESTALE, errno.EACCES):
             raise
         from ofmu.io.files import storage_fix

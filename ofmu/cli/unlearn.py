@@ -89,7 +89,7 @@ def _run_locked(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> 
         from cluster.train.trainer import train
 
         click.echo(
-            f"{counted(cluster.num_workers, 'worker')} at work: the outer steps are written to "
+            f"{counted(cluster.num_workers, 'worker')} at work: the rounds are written to "
             f"{output / HISTORY}, not shown here"
         )
         train(config, output, cluster, prepare_callback=print_event)
@@ -138,4 +138,6 @@ class StepPrinter:
 
 def _print_step(record: dict[str, Any]) -> None:
     shown = [form.format(record[key]) for key, (_, form) in _STEP_FIELDS.items() if record.get(key) is not None]
-    click.echo(f"outer step {record['outer_step']}: {', '.join(shown)}")
+    # Methods with one loop have no outer steps.
+    name = "outer step" if "phi_norm" in record else "round"
+    click.echo(f"{name} {record['outer_step']}: {', '.join(shown)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import types
 import typing
@@ -53,7 +54,10 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
             # The encoding also accepts the byte order mark that some editors write.
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise ConfigError(f"Cannot read the config {looked_for(path)}: {error.strerror}") from error
+            fix = "check its owner and mode"
+            if error.errno == errno.ENOENT:
+                fix = f"check the path, or name a preset ({', '.join(preset_names())})"
+            raise ConfigError(f"Cannot read the config {looked_for(path)} ({error.strerror}): {fix}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"The config {path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
     mapping = load_yaml(text, f"The config {source}") or {}

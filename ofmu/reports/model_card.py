@@ -14,11 +14,12 @@ from ofmu.content import read_content
 from ofmu.data.tofu import HUB_NAME as TOFU_HUB_NAME
 from ofmu.errors import RunError
 from ofmu.evaluation.metrics.registry import REGISTRY
+from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.files import check_regular, write_text
 from ofmu.methods.registry import method_class
 from ofmu.models.hub import looks_like_hub_id
 from ofmu.reports.numbers import number
-from ofmu.reports.stored import RETRAINED, StoredRun
+from ofmu.reports.stored import RETRAINED, TARGET, StoredRun
 from ofmu.reports.verdict import verdict
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import check_is_no_link
@@ -191,6 +192,9 @@ def _limits(
     )
     if RETRAINED not in baselines:
         yield "No model was trained without the forget rows, so it is not known how such a model would answer."
+    weakness = weak_reference(baselines.get(TARGET, {}), baselines.get(RETRAINED, {}))
+    if weakness is not None:
+        yield f"{weakness[0].upper()}{weakness.partition(':')[0][1:]}."
     rows = metrics.get("forget_quality_rows")
     if isinstance(rows, int | float):
         yield f"The test of forget quality reads {rows:.0f} rows. A large p-value does not prove that models are equal."

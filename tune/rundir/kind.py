@@ -29,6 +29,8 @@ def kind_of(directory: str | Path) -> Kind:
     if is_uri(directory):
         return "search"
     path = Path(directory)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{directory} is a file: name the directory of a run")
     if not path.is_dir():
         raise RunError(f"There is no run directory {looked_for(directory)}: check the path")
     found = find_kind(path)

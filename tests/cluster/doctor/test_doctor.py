@@ -85,6 +85,14 @@ def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path):
     assert "cannot be written from here" in failed[0].detail
 
 
+def test_a_folder_that_the_check_made_is_deleted(tmp_path):
+    (tmp_path / "here").mkdir()
+    with doctor._probe_folders({"storage": str(tmp_path / "here" / "misspelt" / "store")}) as (probes, failed):
+        assert not failed
+        assert list(probes) == ["storage"]
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_storage_at_a_uri_is_probed_and_named_without_credentials(tmp_path):
     with doctor._probe_folders({"storage": f"file://{tmp_path}/store"}) as (probes, failed):
         assert not failed

@@ -125,6 +125,25 @@ def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.Captu
 
 
 @pytest.mark.slow
+def test_evaluation_sets_that_one_metric_needs_together_are_named_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = {
+        "kl_general": "the data has no evaluation set 'real_authors' or 'world_facts'",
+        "in_scope_probability": "the data has no evaluation set 'in_scope'",
+    }
+    values: dict[str, float | None] = dict.fromkeys(HEADLINES, 0.125)
+    report = {
+        "metrics": values | dict.fromkeys(reasons),
+        "reasons": reasons,
+        "utility_components": ["retain_rouge"],
+        "truth_ratio": "geometric",
+        "model": "m",
+        "reference": "r",
+    }
+    show_report(report)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == "not measured, since the data has no such evaluation sets: real_authors, world_facts, in_scope"
+
+
 def test_target_and_retrained_are_shown_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
     """The target's evaluation equals its stored baseline metrics. Preparation made the scores of both models."""
     config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})

@@ -1,4 +1,4 @@
-"""The command line on terminals that cannot show every character."""
+"""The command line as a whole: terminals that cannot show every character, and arguments of the wrong kind."""
 
 from __future__ import annotations
 
@@ -74,3 +74,31 @@ def test_a_folder_that_hides_the_package_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"Error: The folder {tmp_path / 'ofmu'} hides the package ofmu from Python: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["plan", "{long}"], ["report", "{long}"], ["runs", "{long}"], ["unlearn", "--output", "{long}"]]
+)
+def test_a_text_that_cannot_be_a_path_is_one_sentence(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = str(tmp_path / ("a" * 300))
+    assert main([word.format(long=long) for word in command]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert "File name too long" in error
+    assert error.count("\n") == 1
+
+
+def test_a_misspelt_command_is_named_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serach"]) == 2
+    assert "There is no command 'serach': did you mean 'search'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["runs", "report"])
+def test_a_file_in_place_of_a_directory_is_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "forget.jsonl").write_text("{}")
+    assert main([command, str(tmp_path / "forget.jsonl")]) == 1
+    assert f"{tmp_path / 'forget.jsonl'} is a file: name the" in capsys.readouterr().err

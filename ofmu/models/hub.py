@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ofmu.errors import ModelError
+from ofmu.io.files import looked_for
 from ofmu.models.files import check_model_directory
 
 _DOWNLOADED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -37,7 +38,9 @@ def local_directory(path: str | Path, revision: str | None = None) -> Path:
     try:
         downloaded = _snapshot(str(path), revision, only_cached=False)
     except (OSError, ValueError, HFValidationError) as error:
-        raise ModelError(f"There is no model directory '{path}', and {hub_reason(error)}") from error
+        # A word alone is a path more often than one of the few hub models without an owner.
+        name = f"'{path}'" if "/" in str(path) else looked_for(path)
+        raise ModelError(f"There is no model directory {name}, and {hub_reason(error)}") from error
     check_model_directory(downloaded)
     return downloaded
 
@@ -105,7 +108,7 @@ def hub_reason(error: BaseException) -> str:
     """
     from huggingface_hub import constants, errors
 
-    unreachable = "the hub cannot be reached, and its cache on this machine does not hold it: check the connection"
+    unreachable = "the hub cannot be reached, and its cache on this machine does not hold it: check the name and the connection"
     if constants.HF_HUB_OFFLINE:
         unreachable = (
             "HF_HUB_OFFLINE blocks the hub, and its cache on this machine does not hold it: unset that variable"

@@ -58,7 +58,8 @@ def sentence_about(name: str, revision: str | None = None) -> str:
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert len(sentence) < 220
-    assert sentence.startswith(f"There is no model directory '{name}', and ")
+    shown = f"'{name}'" if "/" in name else f"{name} (looked for at {Path.cwd() / name})"
+    assert sentence.startswith(f"There is no model directory {shown}, and ")
     return sentence
 
 

@@ -108,7 +108,9 @@ def hub_reason(error: BaseException) -> str:
     """
     from huggingface_hub import constants, errors
 
-    unreachable = "the hub cannot be reached, and its cache on this machine does not hold it: check the name and the connection"
+    unreachable = (
+        "the hub cannot be reached, and its cache on this machine does not hold it: check the name and the connection"
+    )
     if constants.HF_HUB_OFFLINE:
         unreachable = (
             "HF_HUB_OFFLINE blocks the hub, and its cache on this machine does not hold it: unset that variable"

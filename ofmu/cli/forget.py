@@ -25,6 +25,12 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--base", metavar="MODEL", help="The model before training on the rows; a reference is retrained from it."
 )
+@click.option(
+    "--after",
+    type=_FILE,
+    metavar="DIR",
+    help="The --output of the request before this one, whose result MODEL is: its rows stay forgotten.",
+)
 @click.option("--with-possible", is_flag=True, help="Forget rows with a part of the person's name too.")
 @click.option("--config", type=_FILE, metavar="FILE", help="YAML file with other sections, such as engine and method.")
 @click.option("--budget", type=click.FloatRange(0, min_open=True), metavar="HOURS", help="Time for the whole request.")
@@ -54,6 +60,7 @@ def forget_command(
     retain: Path | None,
     holdout: Path | None,
     base: str | None,
+    after: Path | None,
     with_possible: bool,
     config: Path | None,
     budget: float | None,
@@ -101,6 +108,7 @@ def forget_command(
             model,
             request,
             output,
+            after=after,
             base=base,
             settings=mapping,
             options=options,
@@ -118,6 +126,13 @@ def _show(evidence: Path, output: Path) -> None:
     from ofmu.erasure.verify import read_intact
 
     record = read_intact(evidence)
+    if record.chain is not None:
+        from ofmu.reports.chain import print_chain, utility_line
+
+        name = list(record.search.objectives)[1]
+        known = [each for each in record.metrics if each.name == name]
+        lines = [utility_line(each.name, each.first_target, each.target, each.result) for each in known]
+        print_chain(record.chain, record.request.id, lines)
     click.echo(f"The model after unlearning is in {output / 'model'}")
     click.echo(f"The evidence is in {evidence}; read {evidence / PAGE}")
     if record.signature is None:

@@ -14,23 +14,35 @@ from ofmu.io.ranks import launched_ranks
 from ofmu.io.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cluster.config import ClusterConfig
+    from ofmu.chain.run import RunChain
     from ofmu.run_config import UnlearnConfig
 
 
 @click.command("unlearn")
 @config_argument
 @click.option("--output", required=True, type=Folder(), metavar="DIR", help="The run's directory.")
-def unlearn_command(config: ConfigChoice, output: Path) -> None:
+@click.option(
+    "--after", type=Folder(), metavar="RUN", help="Start from the model of this run; its rows stay forgotten."
+)
+def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> None:
     """Unlearn once under CONFIG (a YAML file or a preset's name) and write model and scores to DIR.
 
     The method is the config's, such as method.name=npo; the default is OFMU.
 
     With cluster.num_workers above 0 the run is a Ray Train worker group. Otherwise it runs in this process, or in
     every process that torchrun or deepspeed has started. A run that was interrupted continues.
+
+    With --after the run starts from the model that RUN left. What RUN and the runs before it forgot is left out of the
+    retain rows and measured again.
     """
     settings, cluster = read_settings(config)
+    chain = None
     try:
+        if after is not None:
+            settings, chain = _after(settings, after, output)
         _run(settings, cluster, output)
     except KeyboardInterrupt:
         if _is_first_process():
@@ -40,7 +52,27 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
         raise SystemExit(130) from None
     if not _is_first_process():
         return
+    _show(settings, output, chain)
 
+
+def _after(settings: UnlearnConfig, after: Path, output: Path) -> tuple[UnlearnConfig, RunChain]:
+    """Return the config of a run after another one, and the runs before it."""
+    from ofmu.chain.run import chained_config, count_left_out, open_run
+    from ofmu.io.library_logging import silence_libraries
+
+    silence_libraries()
+    chain = open_run(after)
+    chained = chained_config(settings, chain, output)
+    left_out = count_left_out(settings, chained)
+    if _is_first_process():
+        click.echo(f"After {counted(len(chain.earlier), 'earlier run')}, from the model {chain.model}")
+        if left_out:
+            click.echo(f"Not retained: {counted(left_out, 'row')} that earlier runs forgot")
+    return chained, chain
+
+
+def _show(settings: UnlearnConfig, output: Path, chain: RunChain | None) -> None:
+    """Print the metrics of a complete run, measure its chain, and write its card and its page."""
     from ofmu.cli.evaluate import show_report
     from ofmu.reports.model_card import write_card_or_warn
     from ofmu.reports.page import write_page_or_warn
@@ -51,11 +83,22 @@ def unlearn_command(config: ConfigChoice, output: Path) -> None:
     reference = run.report["prepared"].get("reference_scores")
     shown = {"model": str(run.files.model), "reference": reference, "baseline_metrics": run.baseline_metrics}
     show_report(run.report | shown)
+    if chain is not None:
+        _show_chain(settings, output, chain, run.baseline_metrics.get("target") or {})
     click.echo(f"the model is in {run.files.model}")
     write_card_or_warn(run, run.files.model)
     page = write_page_or_warn(lambda: run_page(output, is_ours=True), output)
     if page is not None:
         click.echo(f"the report is in {page}")
+
+
+def _show_chain(settings: UnlearnConfig, output: Path, chain: RunChain, target: Mapping[str, float | None]) -> None:
+    from ofmu.chain.run import measure_chain
+    from ofmu.reports.chain import print_chain, utility_line
+
+    record = measure_chain(settings, chain, output, target)
+    lines = [utility_line(each.name, each.first_target, each.target, each.result) for each in record.utility]
+    print_chain(record.chain, output.absolute().name, lines)
 
 
 def _is_first_process() -> bool:

@@ -13,19 +13,36 @@ _FILE = click.Path(path_type=Path)
 @click.argument("directory", type=_FILE)
 @click.option("--public-key", type=_FILE, metavar="FILE", help="PEM file of the key that must have signed.")
 @click.option("--model", type=_FILE, metavar="DIR", help="A model that must be the one of the evidence.")
-def verify_command(directory: Path, public_key: Path | None, model: Path | None) -> None:
+@click.option(
+    "--earlier",
+    type=_FILE,
+    metavar="DIR",
+    multiple=True,
+    help="Evidence of an earlier request; repeatable.",
+)
+def verify_command(directory: Path, public_key: Path | None, model: Path | None, earlier: tuple[Path, ...]) -> None:
     """Check the evidence in DIRECTORY, which ofmu forget wrote. The exit status is 1 if something is wrong.
 
-    Without --public-key the check shows only that nobody changed the evidence after somebody signed it.
+    Without --public-key the check shows only that nobody changed the evidence after somebody signed it. The evidence of
+    earlier requests is checked where it lies, and in the directories of --earlier.
     """
     # pydantic and cryptography are slow to import, and the help does not need them.
+    from ofmu.erasure.links import check_links
     from ofmu.erasure.verify import verify_evidence
 
     found = verify_evidence(directory, public_key=public_key, model=model)
     record = found.record
+    links = check_links(record, found.directory, earlier)
     click.echo(f"Request {record.request.id}, measured {record.finished} by {record.operator} on {record.host}")
     click.echo(f"{len(record.files) + 1} files are as they were signed, by the key with SHA-256 {found.signer}")
     if model is not None:
         click.echo(f"{model} is the model of the evidence")
+    if links.checked:
+        click.echo(f"The evidence of these earlier requests is that which it followed: {', '.join(links.checked)}")
+    if links.unchecked:
+        click.echo(
+            f"The evidence of these earlier requests was not checked: {', '.join(links.unchecked)}; give it with "
+            "--earlier DIR"
+        )
     if not found.is_known_signer:
         click.echo("Whose key this is was not checked: give --public-key FILE, or compare the SHA-256 with its owner's")

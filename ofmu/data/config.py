@@ -108,6 +108,9 @@ class VisionDataConfig(Section):
         return self
 
 
+PROMPT_KEYS = ("prompt_template", "use_chat_template", "template_date", "max_length", "truncation")
+"""Keys of the section ``data`` that decide how rows become tokens."""
+
 VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
 
 
@@ -139,6 +142,9 @@ class DataConfig(Section):
     """File of the rows to retain. Required if ``source`` is files."""
     holdout: str | None = None
     """File of rows that no model is trained on, for membership attacks. None: no holdout rows."""
+    earlier: tuple[str, ...] = ()
+    """Files of rows that earlier runs forgot, with the default columns. These rows are left out of the retain rows and
+    of the sets that utility is scored on. ``ofmu unlearn --after`` sets this key."""
     columns: ColumnsConfig = ColumnsConfig()
     prompt_template: str = "Question: {question}\nAnswer:"
     """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""
@@ -155,8 +161,18 @@ class DataConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_unset_sections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without this section must compare equal to a config with its defaults.
-        return {key: value for key, value in handler(self).items() if key != "muse" or self.muse != MuseDataConfig()}
+        # A stored config without these keys must compare equal to a config with their defaults.
+        unset = {"muse"} if self.muse == MuseDataConfig() else set()
+        unset |= set() if self.earlier else {"earlier"}
+        return {key: value for key, value in handler(self).items() if key not in unset}
+
+    @model_validator(mode="after")
+    def _check_earlier_rows_are_texts(self) -> DataConfig:
+        if self.earlier and self.kind == "vision":
+            raise ValueError(
+                f"data.earlier names rows of text, and data.source '{self.source}' holds images: leave data.earlier out"
+            )
+        return self
 
     @property
     def kind(self) -> TaskKind:

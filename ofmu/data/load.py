@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping
 
 from ofmu.data.config import DataConfig
+from ofmu.data.earlier import read_earlier, without_earlier
 from ofmu.data.files import load_files
 from ofmu.data.generated import generate
 from ofmu.data.lume import load_lume
 from ofmu.data.muse import load_muse
+from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
@@ -43,9 +44,12 @@ def load_data(config: DataConfig, seed: int) -> UnlearnData:
     for rows in (data.forget, data.retain):
         if not len(rows):
             raise DataError(f"The {rows.name} set is empty: name a source with at least one row to {rows.name}")
+    earlier = RowSet("earlier forget", read_earlier(config.earlier))
+    if len(earlier):
+        data = without_earlier(data, earlier.rows)
     check_forget_not_retained(data.forget, data.retain)
     if data.holdout is not None:
-        check_holdout_not_trained(data.holdout, data.forget, data.retain)
+        check_holdout_not_trained(data.holdout, data.forget, data.retain, earlier)
     return data
 
 
@@ -85,26 +89,3 @@ def check_holdout_not_trained(holdout: RowSet, *trained: RowSet) -> None:
 def _preview(row: Row) -> str:
     text = " ".join(f"{row.question} {row.answer}".split())
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"
-
-
-def normalized(row: Row) -> tuple[str, str]:
-    """Return question and answer in a form that is equal for texts that look the same."""
-    return _caseless(row.question), _caseless(row.answer)
-
-
-def _caseless(text: str) -> str:
-    """Return a text without case, with single spaces, in one normal form, and without characters that do not show.
-
-    This is the canonical caseless match of the Unicode standard (section 3.13, D145). A compatible form such as ² stays
-    another text than 2.
-    """
-    if text.isascii():
-        return " ".join(text.casefold().split())
-    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
-    # Cf: zero-width spaces and joiners, the byte order mark, soft hyphens, marks of direction.
-    shown = "".join(character for character in folded if not _is_invisible(character))
-    return " ".join(shown.split())
-
-
-def _is_invisible(character: str) -> bool:
-    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"  # variation selectors

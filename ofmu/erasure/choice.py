@@ -38,6 +38,14 @@ class ChoiceRule:
     target_forgetting: float
     """The first objective of the untouched target."""
     target_utility: float
+    """The second objective of the untouched target. In a chain: of the first target."""
+    in_chain: bool = False
+    """Whether utility is compared with the first target of a chain."""
+
+    @property
+    def whose(self) -> str:
+        """Whose utility the bound is a share of."""
+        return "the first target's" if self.in_chain else "the target's"
 
     @property
     def min_utility(self) -> float:
@@ -49,7 +57,7 @@ class ChoiceRule:
         """The rule in words."""
         way = "lowest" if self.direction == "min" else "highest"
         return (
-            f"Among the trials whose {self.utility} is at least {self.min_share:.0%} of the target's "
+            f"Among the trials whose {self.utility} is at least {self.min_share:.0%} of {self.whose} "
             f"({self.min_utility:.4g}) and that forget more than the target, the trial with the {way} {self.forgetting}"
         )
 

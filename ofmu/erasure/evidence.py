@@ -10,17 +10,18 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Final, Literal
 
 from pydantic import JsonValue
 
+from ofmu.chain.records import ChainRecord
 from ofmu.config.base import Section
+from ofmu.data.records import filled_fields
 from ofmu.data.rows import Row
 
 FORMAT: Final = "ofmu-evidence/1"
 
-ModelRole = Literal["target", "result", "base", "retrained"]
+ModelRole = Literal["target", "result", "base", "retrained", "first_target"]
 
 
 class RowsRecord(Section):
@@ -59,7 +60,8 @@ class ModelRecord(Section):
 
     role: ModelRole
     """``target``: the model that had to forget. ``result``: the model after unlearning. ``base``: the model before
-    training on the rows. ``retrained``: ``base`` trained without the forget rows."""
+    training on the rows. ``retrained``: ``base`` trained without the forget rows. ``first_target``: the target of the
+    first request of a chain."""
     files: dict[str, str]
     """SHA-256 (hex) by file: weights, configs and tokenizer."""
 
@@ -98,7 +100,7 @@ class SearchRecord(Section):
     rule: str
     """The rule of the choice, in words."""
     min_utility: float
-    """The bound of the rule, in the unit of the second objective."""
+    """The bound of the rule, in the unit of the second objective. In a chain it is a share of the first target's."""
     candidates: list[CandidateRecord]
     """The trials among which the rule chose, the best first."""
     chosen_trial: int
@@ -117,6 +119,8 @@ class MetricRecord(Section):
     """The value of the model after unlearning."""
     retrained: float | None = None
     """The value of the retrained model. None if there is none."""
+    first_target: float | None = None
+    """The value of the first target of a chain, on the rows of the present request. None for a first request."""
     mean: float | None = None
     """Mean over runs of the same setting on further seeds. None without such runs."""
     low: float | None = None
@@ -194,6 +198,8 @@ class Evidence(Section):
     code: CodeRecord
     limits: list[str]
     """What the record does not show, in words."""
+    chain: ChainRecord | None = None
+    """The requests before this one. None for a first request."""
     files: dict[str, str]
     """SHA-256 (hex) of the other files of the directory."""
     signature: SignatureRecord | None = None
@@ -210,14 +216,21 @@ def json_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def evidence_hash(content: bytes) -> str:
+    """Return the hash by which a later request names an ``evidence.json``.
+
+    ``files`` and ``signature`` are left out, so the hash stays the same if the evidence is signed later.
+
+    Args:
+        content: the bytes of the file, whose format was checked.
+    """
+    stored = json.loads(content)
+    return json_hash({key: value for key, value in stored.items() if key not in ("files", "signature")})
+
+
 def row_text(row: Row) -> str:
     """Return the text of a row that is hashed: its fields as JSON with sorted keys, without empty fields."""
-    return json.dumps(row_fields(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def row_fields(row: Row) -> dict[str, Any]:
-    """Return the fields of a row that are not empty."""
-    return {name: value for name, value in asdict(row).items() if value}
+    return json.dumps(filled_fields(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def rows_record(

@@ -36,6 +36,8 @@ def limits(
     rows: Sequence[RowsRecord],
     metrics: Sequence[MetricRecord],
     skipped: Sequence[NotRunRecord],
+    *,
+    in_chain: bool = False,
 ) -> list[str]:
     """Return the limits, one sentence or two each.
 
@@ -46,6 +48,7 @@ def limits(
         rows: the rows of the request.
         metrics: the measured metrics.
         skipped: the attacks that were not made.
+        in_chain: whether there were requests before this one.
     """
     return [
         "The numbers are measurements of one model on the listed rows. They do not prove that the model holds nothing "
@@ -56,6 +59,7 @@ def limits(
         *_of_retain(retain_source),
         *_of_numbers(rows, metrics),
         *_of_attacks(skipped),
+        *_of_chain(in_chain=in_chain),
         "Intervals are over runs of the same setting on further seeds. The result itself is one run, on the seed of "
         "the search.",
     ]
@@ -115,3 +119,11 @@ def _of_numbers(rows: Sequence[RowsRecord], metrics: Sequence[MetricRecord]) -> 
 def _of_attacks(skipped: Sequence[NotRunRecord]) -> Iterator[str]:
     if skipped:
         yield f"These attacks were not made: {', '.join(each.name for each in skipped)}."
+
+
+def _of_chain(*, in_chain: bool) -> Iterator[str]:
+    if in_chain:
+        yield (
+            "The rows of earlier requests were measured again, and not attacked again. The rule of the choice does not "
+            "bound what the result knows of them."
+        )

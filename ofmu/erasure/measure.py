@@ -55,6 +55,8 @@ class Measured:
     result: Report
     retrained: Report | None
     """None: there is no retrained model, or only its scores are there."""
+    first_target: Report | None = None
+    """None: the request is the first of its chain. No attack is made on the first target."""
 
     @property
     def retrained_metrics(self) -> Mapping[str, float | None]:
@@ -168,6 +170,7 @@ def _record(info: MetricInfo, measured: Measured, further: Sequence[Mapping[str,
         target=measured.target["metrics"].get(info.name),
         result=result,
         retrained=measured.retrained_metrics.get(info.name),
+        first_target=None if measured.first_target is None else measured.first_target["metrics"].get(info.name),
         mean=interval.mean,
         low=interval.low,
         high=interval.high,

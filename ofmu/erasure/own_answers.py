@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofmu.chain.rows import EarlierRows
 from ofmu.data.config import ColumnsConfig
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.files import read_records
-from ofmu.data.load import normalized
+from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row
 from ofmu.engine.build import resolve_device
+from ofmu.erasure.kept_out import kept_out
 from ofmu.erasure.neutral_questions import NEUTRAL_QUESTIONS
 from ofmu.erasure.person import searched_text
 from ofmu.errors import DataError
@@ -75,21 +77,28 @@ def answer_questions(model: str, questions: Sequence[str], config: UnlearnConfig
     return AnsweredQuestions(rows, len(questions) - len(rows))
 
 
-def generate_retain_rows(model: str, forget: Sequence[Row], config: UnlearnConfig) -> tuple[tuple[Row, ...], int]:
+def generate_retain_rows(
+    model: str, forget: Sequence[Row], config: UnlearnConfig, earlier: Sequence[EarlierRows] = ()
+) -> tuple[tuple[Row, ...], int]:
     """Return the model's own answers to neutral questions, and the number of answers that repeat a forget row.
 
     A model may answer any question with what it was trained on last. Answers that share five words in a row with a
-    forget row would restore that row, and are left out.
+    forget row would restore that row, and are left out. So are answers that repeat a row which an earlier request
+    forgot or left out, or that name its person.
 
     Raises:
         DataError: fewer than eight answers are left.
         OfmuError: see :func:`answer_questions`.
     """
     answered = answer_questions(model, NEUTRAL_QUESTIONS, config).rows
+    former = [row for request in earlier for row in (*request.forget, *request.left_out)]
     forgotten = {normalized(row) for row in forget}
-    phrases = {phrase for row in forget for phrase in _phrases(searched_text(row))}
+    phrases = {phrase for row in (*forget, *former) for phrase in _phrases(searched_text(row))}
+    of_earlier = kept_out(answered, earlier, with_parts=True)
     kept = tuple(
-        row for row in answered if normalized(row) not in forgotten and phrases.isdisjoint(_phrases(row.answer))
+        row
+        for index, row in enumerate(answered)
+        if index not in of_earlier and normalized(row) not in forgotten and phrases.isdisjoint(_phrases(row.answer))
     )
     if len(kept) < MIN_RETAIN:
         raise DataError(

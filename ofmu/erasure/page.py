@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences
 from ofmu.erasure.evidence import Evidence, MetricRecord
 from ofmu.io.text import counted
 from ofmu.reports.numbers import big_number, duration, number
@@ -15,6 +17,7 @@ _MODEL_NAMES = {
     "result": "Result, after unlearning",
     "base": "Base, before training on the rows",
     "retrained": "Retrained, without the forget rows",
+    "first_target": "First target, before all requests of the chain",
 }
 _KINDS = {"rows": "the given rows", "person": "the rows that name a person", "questions": "the answers to questions"}
 
@@ -34,6 +37,8 @@ def evidence_page(record: Evidence) -> str:
         summary=_summary(record),
         request_facts=_request_facts(record),
         has_retrained=any(metric.retrained is not None for metric in record.metrics),
+        has_first=record.chain is not None,
+        chain=_chain(record),
         has_seeds=any(metric.runs for metric in record.metrics),
         seed_runs=max((metric.runs for metric in record.metrics), default=0),
         has_texts=forget.texts is not None,
@@ -54,11 +59,29 @@ def _summary(record: Evidence) -> str:
 
 
 def _change(metric: MetricRecord) -> str:
-    retrained = "" if metric.retrained is None else f"; {number(metric.retrained, 3)} for the retrained model"
+    known = {"the retrained model": metric.retrained, "the first target": metric.first_target}
+    others = "".join(f"; {number(value, 3)} for {name}" for name, value in known.items() if value is not None)
     return (
         f"{metric.name} ({metric.better} is better) went from {number(metric.target, 3)} to {number(metric.result, 3)}"
-        f"{retrained}."
+        f"{others}."
     )
+
+
+def _chain(record: Evidence) -> dict[str, Any] | None:
+    """Return the tables of the earlier requests; None for a first request."""
+    chain = record.chain
+    if chain is None:
+        return None
+    return {
+        "count": counted(len(chain.requests), "earlier request"),
+        "sentences": list(drift_sentences(chain)),
+        "drift": (DRIFT_HEADER, drift_rows(chain)),
+        "cost": (COST_HEADER, cost_rows(chain, record.request.id)),
+        "links": [
+            (each.id, [("measurements complete", each.finished), ("hash of its record", each.hash)])
+            for each in chain.requests
+        ],
+    }
 
 
 def _request_facts(record: Evidence) -> list[tuple[str, str]]:

@@ -6,9 +6,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ofmu.chain.rows import EarlierRows
 from ofmu.data.files import read_rows
-from ofmu.data.load import check_forget_not_retained, check_holdout_not_trained, normalized
+from ofmu.data.load import check_forget_not_retained, check_holdout_not_trained
+from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row, RowSet
+from ofmu.erasure.kept_out import forgotten_rows, kept_out
 from ofmu.erasure.person import find_mentions
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.retain_rows import choose_retain_rows
@@ -47,7 +50,9 @@ class RequestRows:
     """What a reader of the evidence should know about the rows. No note holds the text of a row."""
 
 
-def build_rows(request: ErasureRequest, model: str, config: UnlearnConfig) -> RequestRows:
+def build_rows(
+    request: ErasureRequest, model: str, config: UnlearnConfig, earlier: Sequence[EarlierRows] = ()
+) -> RequestRows:
     """Build the rows of a request.
 
     Args:
@@ -55,6 +60,7 @@ def build_rows(request: ErasureRequest, model: str, config: UnlearnConfig) -> Re
         model: the model that must forget. It answers the questions of the request, and neutral questions if nothing
             else gives retain rows.
         config: gives columns, prompts, device and seed.
+        earlier: the earlier requests of the chain. Their rows do not come back as retain rows.
 
     Raises:
         DataError: a file is missing or malformed, no row or every row is about the person, or sets overlap.
@@ -64,7 +70,7 @@ def build_rows(request: ErasureRequest, model: str, config: UnlearnConfig) -> Re
     corpus = read_rows(request.corpus, columns) if request.corpus is not None else ()
     holdout = read_rows(request.holdout, columns) if request.holdout is not None else None
     forget = _forget_part(request, model, config, corpus)
-    retain = _retain_part(request, model, config, corpus, forget)
+    retain = _retain_part(request, model, config, corpus, forget, earlier)
     origins = {"forget": forget.origin, "retain": retain.origin}
     if holdout is not None:
         origins["holdout"] = "the rows of the given file, on which no model was trained according to the user"
@@ -75,11 +81,12 @@ def build_rows(request: ErasureRequest, model: str, config: UnlearnConfig) -> Re
         origins=origins,
         retain_source=retain.source,
         review=tuple(sorted((*forget.review, *retain.review), key=lambda reviewed: reviewed.number)),
-        notes=(*forget.notes, *retain.notes),
+        notes=(*forget.notes, *_notes_on_repeats(forget.rows, earlier), *retain.notes),
     )
     check_forget_not_retained(rows.forget, rows.retain)
     if rows.holdout is not None:
-        check_holdout_not_trained(rows.holdout, rows.forget, rows.retain)
+        former = RowSet("earlier forget", forgotten_rows(earlier))
+        check_holdout_not_trained(rows.holdout, rows.forget, rows.retain, former)
     return rows
 
 
@@ -163,20 +170,28 @@ def _answered_questions(request: ErasureRequest, model: str, config: UnlearnConf
     return _Part(rows=answered.rows, origin=origin, notes=tuple(notes))
 
 
+def _notes_on_repeats(forget: Sequence[Row], earlier: Sequence[EarlierRows]) -> tuple[str, ...]:
+    known = {normalized(row) for row in forgotten_rows(earlier)}
+    again = sum(normalized(row) in known for row in forget)
+    return (f"Forgotten again: {counted(again, 'row')} that an earlier request forgot as well.",) if again else ()
+
+
 def _retain_part(
-    request: ErasureRequest, model: str, config: UnlearnConfig, corpus: Sequence[Row], forget: _Part
+    request: ErasureRequest,
+    model: str,
+    config: UnlearnConfig,
+    corpus: Sequence[Row],
+    forget: _Part,
+    earlier: Sequence[EarlierRows],
 ) -> _Part:
     if request.retain is not None:
-        rows = read_rows(request.retain, config.data.columns)
-        if not rows:
-            raise DataError(f"The file {request.retain} has no row to retain: give a file with at least one row")
-        return _Part(rows=rows, origin="the rows of the given file", notes=_notes_on_given(request, rows))
+        return _retain_of_file(request, read_rows(request.retain, config.data.columns), earlier)
     if corpus:
-        return _retain_of_corpus(request, corpus, forget, config.seed)
+        return _retain_of_corpus(request, corpus, forget, config.seed, earlier)
     # This import loads torch and Transformers, which takes seconds.
     from ofmu.erasure.own_answers import generate_retain_rows
 
-    rows, repeated = generate_retain_rows(model, forget.rows, config)
+    rows, repeated = generate_retain_rows(model, forget.rows, config, earlier)
     notes = [f"Left out: {counted(repeated, 'answer')} to neutral questions that repeated forget rows."]
     return _Part(
         rows=rows,
@@ -184,6 +199,24 @@ def _retain_part(
         source="generated",
         notes=tuple(notes) if repeated else (),
     )
+
+
+def _retain_of_file(request: ErasureRequest, rows: Sequence[Row], earlier: Sequence[EarlierRows]) -> _Part:
+    if not rows:
+        raise DataError(f"The file {request.retain} has no row to retain: give a file with at least one row")
+    former = kept_out(rows, earlier, with_parts=False)
+    kept = tuple(row for index, row in enumerate(rows) if index not in former)
+    if not kept:
+        raise DataError(
+            f"Earlier requests forgot every row of {request.retain}, so no row is left to retain: give a file with "
+            "other rows"
+        )
+    notes = [*_notes_on_given(request, rows)]
+    if former:
+        notes.append(
+            f"Not retained: {counted(len(former), 'row')} of the given file, since earlier requests forgot them."
+        )
+    return _Part(rows=kept, origin="the rows of the given file", notes=tuple(notes))
 
 
 def _notes_on_given(request: ErasureRequest, retain: Sequence[Row]) -> tuple[str, ...]:
@@ -201,9 +234,14 @@ def _notes_on_given(request: ErasureRequest, retain: Sequence[Row]) -> tuple[str
     return ()
 
 
-def _retain_of_corpus(request: ErasureRequest, corpus: Sequence[Row], forget: _Part, seed: int) -> _Part:
-    excluded = {normalized(row) for row in forget.left_out}
-    chosen = choose_retain_rows([row for row in corpus if normalized(row) not in excluded], forget.rows, seed)
+def _retain_of_corpus(
+    request: ErasureRequest, corpus: Sequence[Row], forget: _Part, seed: int, earlier: Sequence[EarlierRows]
+) -> _Part:
+    own = {normalized(row) for row in (*forget.rows, *forget.left_out)}
+    former = {index for index in kept_out(corpus, earlier, with_parts=True) if normalized(corpus[index]) not in own}
+    excluded = {normalized(row) for row in forget.left_out} | {normalized(corpus[index]) for index in former}
+    possible = [row for row in corpus if normalized(row) not in excluded]
+    chosen = choose_retain_rows(possible, forget.rows, seed, forgotten_rows(earlier))
     if not chosen.rows:
         raise DataError(
             f"No row of {request.corpus} is left to retain, since all others are forget rows or nearly the same: give "
@@ -211,6 +249,9 @@ def _retain_of_corpus(request: ErasureRequest, corpus: Sequence[Row], forget: _P
         )
     similar = _numbers(corpus, {normalized(row) for row in chosen.too_similar})
     notes = []
+    if former:
+        rows = counted(len(former), "row")
+        notes.append(f"Neither forgotten nor retained: {rows} of the corpus that belong to earlier requests.")
     if similar:
         rows = counted(len(similar), "row")
         notes.append(f"Neither forgotten nor retained: {rows} of the corpus that nearly repeat a forget row.")
@@ -219,7 +260,10 @@ def _retain_of_corpus(request: ErasureRequest, corpus: Sequence[Row], forget: _P
         rows=chosen.rows,
         origin=f"{len(chosen.rows)} of {counted(chosen.available, 'other row')} of the given corpus{how}",
         source="corpus",
-        review=tuple(_reviewed(corpus, similar, "left out", "it says nearly the same as a forget row")),
+        review=(
+            *_reviewed(corpus, similar, "left out", "it says nearly the same as a forget row"),
+            *_reviewed(corpus, sorted(former), "left out", "an earlier request forgot it or left it out"),
+        ),
         notes=tuple(notes),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ofmu.data.load import normalized
+from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row
 from ofmu.erasure.person import searched_text
 
@@ -33,7 +33,9 @@ class ChosenRows:
     """Rows of the corpus that could be chosen."""
 
 
-def choose_retain_rows(corpus: Sequence[Row], forget: Sequence[Row], seed: int) -> ChosenRows:
+def choose_retain_rows(
+    corpus: Sequence[Row], forget: Sequence[Row], seed: int, earlier: Sequence[Row] = ()
+) -> ChosenRows:
     """Choose retain rows from the rows of a corpus that are not forgotten.
 
     Unlearning harms the neighbours of the forgotten rows first, so half of the rows are the nearest ones. Distance is
@@ -44,14 +46,17 @@ def choose_retain_rows(corpus: Sequence[Row], forget: Sequence[Row], seed: int) 
         corpus: the rows. Forget rows among them do not count.
         forget: the forget rows.
         seed: draws the rows that are not near.
+        earlier: the forget rows of earlier requests. Rows that repeat them are left out as well, and being near to them
+            does not count.
     """
-    forgotten = {normalized(row) for row in forget}
+    forgotten = {normalized(row) for row in (*forget, *earlier)}
     others = [row for row in dict.fromkeys(corpus) if normalized(row) not in forgotten]
     if not others:
         return ChosenRows((), 0, (), 0)
     similarity = _nearest_similarity(others, forget)
-    usable = [index for index in range(len(others)) if similarity[index] < MAX_SIMILARITY]
-    too_similar = tuple(others[index] for index in range(len(others)) if similarity[index] >= MAX_SIMILARITY)
+    repeats = similarity if not earlier else np.maximum(similarity, _nearest_similarity(others, earlier))
+    usable = [index for index in range(len(others)) if repeats[index] < MAX_SIMILARITY]
+    too_similar = tuple(others[index] for index in range(len(others)) if repeats[index] >= MAX_SIMILARITY)
     count = min(len(usable), max(MIN_RETAIN_ROWS, len(forget)))
     if count == len(usable):
         return ChosenRows(tuple(others[index] for index in usable), 0, too_similar, len(usable))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from ofmu.erasure.evidence import FORMAT, Evidence
+from ofmu.erasure.evidence import FORMAT, Evidence, evidence_hash
 from ofmu.erasure.evidence_files import OWN_FILES, PUBLIC_KEY, RECORD, SIGNATURE
 from ofmu.erasure.signature import fingerprint, is_signature, parse_public_key, read_public_key
 from ofmu.erasure.workspace import EVIDENCE
@@ -51,7 +51,7 @@ def verify_evidence(
         ConfigError: ``public_key`` holds no Ed25519 public key.
     """
     expected = None if public_key is None else read_public_key(Path(public_key))
-    place = _evidence_in(Path(directory))
+    place = evidence_in(Path(directory))
     content = _read(place / RECORD)
     record = _parse(content, place)
     if record.signature is not None:
@@ -72,9 +72,23 @@ def read_intact(directory: Path) -> Evidence:
     Raises:
         EvidenceError: a file was altered, is missing or was added.
     """
-    record = _parse(_read(directory / RECORD), directory)
+    return read_with_hash(directory)[0]
+
+
+def read_with_hash(directory: Path) -> tuple[Evidence, str]:
+    """Return the record of an evidence directory, and the hash by which a later request names it.
+
+    The files have the listed hashes. A record that states a signature has that signature.
+
+    Raises:
+        EvidenceError: a file was altered, is missing or was added, or the signature is wrong.
+    """
+    content = _read(directory / RECORD)
+    record = _parse(content, directory)
+    if record.signature is not None:
+        _check_signature(content, record.signature.public_key_sha256, directory, None)
     _check_files(record, directory)
-    return record
+    return record, evidence_hash(content)
 
 
 def _check_signature(content: bytes, stated: str, place: Path, expected: Ed25519PublicKey | None) -> None:
@@ -94,7 +108,12 @@ def _check_signature(content: bytes, stated: str, place: Path, expected: Ed25519
         raise EvidenceError(f"The signature of {place / RECORD} is wrong, so it was altered: {_AGAIN}")
 
 
-def _evidence_in(directory: Path) -> Path:
+def evidence_in(directory: Path) -> Path:
+    """Return the evidence directory that is, or lies in, a directory.
+
+    Raises:
+        EvidenceError: there is none.
+    """
     if not directory.is_dir():
         raise EvidenceError(f"There is no directory {looked_for(directory)}: check the path")
     place = directory if (directory / RECORD).exists() else directory / EVIDENCE

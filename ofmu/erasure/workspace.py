@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ofmu.chain.rows import EarlierRows, read_earlier_rows, write_earlier
 from ofmu.data.config import ColumnsConfig
-from ofmu.data.files import read_rows
-from ofmu.data.rows import Row, RowSet
-from ofmu.erasure.evidence import row_fields
+from ofmu.data.files import read_records, read_rows, row_from_record
+from ofmu.data.records import json_line, json_lines, record_of
+from ofmu.data.rows import RowSet
 from ofmu.erasure.request_rows import RequestRows
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors, write_json, write_text
@@ -26,9 +26,11 @@ from ofmu.run_files import check_is_no_link, check_output, read_stored, stored_v
 STATE = "request.json"
 ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE = "rows", "search", "model", "evaluations", "evidence"
 _NAMES = (STATE, ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE)
-_FORMAT = "ofmu-request/1"
+FORMAT = "ofmu-request/1"
 _ROWS_STATE = "rows.json"
 _REVIEW = "review.jsonl"
+_EARLIER = "earlier"
+_REVIEWED = ("number", "decision", "reason")
 _SETS = ("forget", "retain", "holdout")
 
 
@@ -103,18 +105,29 @@ class Workspace:
                 "give the same options and files again"
             )
 
-    def start(self, asked: Mapping[str, Any], request_id: str | None, hash_key: bytes) -> None:
+    def start(
+        self,
+        asked: Mapping[str, Any],
+        request_id: str | None,
+        hash_key: bytes,
+        places: Mapping[str, str | None] | None = None,
+    ) -> None:
         """Store a new request. What is stored already stays.
 
         Args:
             asked: what the result depends on, as JSON values. It holds no personal data.
             request_id: the request's name. None: a random one.
             hash_key: the key of the hashes.
+            places: where the first target of the chain lies, and the directory of the request before this one.
         """
         if self.state() is None:
-            stored = {"format": _FORMAT, "id": request_id or str(uuid.uuid4()), "received": _now()}
+            stored = {"format": FORMAT, "id": request_id or str(uuid.uuid4()), "received": _now()}
             stored["hash_key"] = hash_key.hex()
-            write_json(self.path / STATE, stored | {"asked": dict(asked), "seconds": {}})
+            write_json(self.path / STATE, stored | {"asked": dict(asked), "places": dict(places or {}), "seconds": {}})
+
+    def note(self, **values: Any) -> None:
+        """Store further values in ``request.json``. They must hold no personal data."""
+        write_json(self.path / STATE, (self.state() or {}) | values)
 
     def state(self) -> dict[str, Any] | None:
         """Return what ``request.json`` holds; None for a new request."""
@@ -148,23 +161,33 @@ class Workspace:
             write_json(self.path / STATE, state)
         return str(state["finished"])
 
-    def write_rows(self, rows: RequestRows) -> None:
-        """Write the rows in one step."""
+    def write_rows(self, rows: RequestRows, *, person: str | None = None, earlier: Sequence[EarlierRows] = ()) -> None:
+        """Write the rows in one step, with those of the earlier requests of the chain.
+
+        Args:
+            rows: the rows of this request.
+            person: the person whom the request names; None if it names none.
+            earlier: the earlier requests of the chain, the oldest first.
+        """
         sets = {name: found for name in _SETS if (found := getattr(rows, name)) is not None}
         with storage_errors(self.path / ROWS), new_folder(self.path / ROWS) as folder:
             for name, found in sets.items():
-                write_text(folder / f"{name}.jsonl", "".join(_line(record_of(row)) for row in found.rows))
+                write_text(folder / f"{name}.jsonl", json_lines(found.rows))
             reviewed = (
                 {"number": each.number, "decision": each.decision, "reason": each.reason, **record_of(each.row)}
                 for each in rows.review
             )
-            write_text(folder / _REVIEW, "".join(map(_line, reviewed)))
+            write_text(folder / _REVIEW, "".join(map(json_line, reviewed)))
             stored = {
                 "hashes": {name: found.content_hash for name, found in sets.items()},
                 "origins": dict(rows.origins),
                 "retain_source": rows.retain_source,
                 "notes": list(rows.notes),
+                "person": person,
             }
+            if earlier:
+                (folder / _EARLIER).mkdir()
+                write_earlier(folder / _EARLIER, earlier)
             write_json(folder / _ROWS_STATE, stored)
 
     def read_rows(self) -> RequestRows | None:
@@ -194,22 +217,49 @@ class Workspace:
                 notes=tuple(stored["notes"]),
             )
 
+    def chain_rows(self) -> tuple[EarlierRows, ...]:
+        """Return what a later request must know: the rows of this request and of those before it, the oldest first.
+
+        Raises:
+            RunError: the rows were deleted, changed or damaged.
+        """
+        rows, state = self.read_rows(), self.state()
+        if rows is None or state is None:
+            raise RunError(
+                f"{self.path / ROWS} is gone, so the rows that must stay forgotten are unknown: restore it from a copy"
+            )
+        file = self.path / ROWS / _ROWS_STATE
+        with stored_values(file):
+            person = (read_stored(file) or {})["person"]
+        with stored_values(self.review):
+            reviewed = [dict(record) for record in read_records(self.review)]
+            left_out = tuple(
+                row_from_record(
+                    {name: value for name, value in record.items() if name not in _REVIEWED},
+                    ColumnsConfig(),
+                    str(self.review),
+                    number,
+                )
+                for number, record in enumerate(reviewed, start=1)
+                if record["decision"] == "left out"
+            )
+        with stored_values(self.path / STATE):
+            own = EarlierRows(
+                id=state["id"], forget=rows.forget.rows, left_out=left_out, person=person, scoring=state["scoring"]
+            )
+        return (*self.earlier_rows(), own)
+
+    def earlier_rows(self) -> tuple[EarlierRows, ...]:
+        """Return the rows of the requests before this one, the oldest first; empty for a first request.
+
+        Raises:
+            RunError: they were changed or damaged.
+        """
+        return read_earlier_rows(self.path / ROWS / _EARLIER)
+
     def _is_ours(self) -> bool:
         state = self.state()
-        return state is not None and state.get("format") == _FORMAT
-
-
-def record_of(row: Row) -> dict[str, Any]:
-    """Return a row as a record of a file with the default columns."""
-    fields = row_fields(row)
-    if not row.question:
-        return {"text": row.answer}
-    wrong = fields.pop("perturbed_answers", None)
-    return fields | ({"perturbed_answer": list(wrong)} if wrong else {})
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+        return state is not None and state.get("format") == FORMAT
 
 
 def _now() -> str:

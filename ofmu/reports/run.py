@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ofmu.chain.run import read_run_chain
 from ofmu.evaluation.scores import Scores
 from ofmu.reports.answers import Answer, AnsweredSet, answered_sets
+from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences, utility_line
 from ofmu.reports.curves import history_charts, phase_chart
 from ofmu.reports.metric_table import metric_groups, missing_metrics
 from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
@@ -68,6 +70,7 @@ def run_page(directory: str | Path, *, live: bool = False, is_ours: bool = False
         answers=answers,
         answer_keys={shown: _KEYS[name] for name, shown in _SHOWN.items()},
         without_answers=_why_no_answers(run) if not answers else "",
+        chain=_chain(run.directory),
         history=charts,
         phases=phases,
         facts=_facts(run),
@@ -83,6 +86,19 @@ def write_run_page(directory: str | Path) -> Path:
         StorageError: the disk refuses the write.
     """
     return write_page(run_page(directory), Path(directory))
+
+
+def _chain(directory: Path) -> dict[str, Any] | None:
+    """Return the tables of the runs before this one; None if it follows no other run."""
+    record = read_run_chain(directory)
+    if record is None:
+        return None
+    return {
+        "drift": (DRIFT_HEADER, drift_rows(record.chain)),
+        "cost": (COST_HEADER, cost_rows(record.chain, directory.absolute().name)),
+        "sentences": list(drift_sentences(record.chain)),
+        "utility": [utility_line(each.name, each.first_target, each.target, each.result) for each in record.utility],
+    }
 
 
 _KEYS = {"this model": "model", TARGET: "target", RETRAINED: "retrained"}

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ofmu.data.load import load_data
+from ofmu.data.records import record_of
 from ofmu.erasure.signature import public_pem
-from ofmu.erasure.workspace import record_of
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
 

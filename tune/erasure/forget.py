@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ofmu.chain.rows import EarlierRows
+from ofmu.chain.scoring import scoring_of
 from ofmu.config.files import apply_overrides, validate
 from ofmu.data.files import check_data_file
+from ofmu.erasure.chain import open_chain
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.erasure.evidence import ModelRole
 from ofmu.erasure.evidence_files import delete_evidence, write_evidence
-from ofmu.erasure.measure import evaluation_config, measure
+from ofmu.erasure.measure import Report, evaluation_config, measure
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.request_rows import RequestRows, build_rows
 from ofmu.erasure.signature import read_private_key
@@ -24,7 +27,6 @@ from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import file_hash
 from ofmu.io.library_logging import silence_libraries
 from ofmu.io.lock import locked
-from ofmu.io.plugins import plugins_restricted
 from ofmu.io.text import counted
 from ofmu.models.files import check_model_directory
 from ofmu.models.hub import local_directory
@@ -33,10 +35,11 @@ from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import CONFIG, RunFiles
 from tune.callbacks.callback_list import Callback
 from tune.config import SearchConfig
+from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_report, run_of
 from tune.erasure.fit import plan_of
 from tune.erasure.pick import MAX_CANDIDATES, candidates, confirmed, rule_of
-from tune.erasure.record import asked_of, compose_record
-from tune.erasure.settings import CONFIRM_SHARE, check_settings, request_settings, search_settings
+from tune.erasure.record import asked_of, compose_record, cost_record
+from tune.erasure.settings import CONFIRM_SHARE, absolute_place, check_settings, request_settings, search_settings
 from tune.results.result import Point, SearchResult
 from tune.rundir.search_files import TRIALS as TRIALS_FOLDER
 from tune.search import ParetoSearch
@@ -83,6 +86,7 @@ def forget(
     request: ErasureRequest,
     output: str | Path,
     *,
+    after: str | Path | None = None,
     base: str | None = None,
     settings: Mapping[str, Any] | None = None,
     options: ForgetOptions | None = None,
@@ -98,6 +102,8 @@ def forget(
         model: directory or hub name of the model that must forget.
         request: what it must forget.
         output: a directory for this request only.
+        after: directory of the request before this one, whose result ``model`` is. Its forget rows, and those of the
+            requests before it, are not retained and are measured again. None: there is none.
         base: the model before training on the rows, from which a reference is retrained.
         settings: sections of a config, such as ``{"engine": {"device": "cpu"}}``.
         options: budget, bounds, key.
@@ -108,13 +114,16 @@ def forget(
         The evidence directory.
 
     Raises:
-        RunError: ``output`` holds another request or other files, or no trial keeps enough utility.
+        RunError: ``output`` holds another request or other files, ``after`` holds no complete request, or no trial
+            keeps enough utility.
+        EvidenceError: the evidence in ``after`` was altered, or is not signed although this one will be.
         OfmuError: an error of the request, the rows, the models, the key or the disk. What was done stays.
     """
     work = _Forgetting(
         model,
         request,
         Workspace.open(output),
+        after=after,
         base=base,
         settings=settings or {},
         options=options or ForgetOptions(),
@@ -134,6 +143,7 @@ class _Forgetting:
         request: ErasureRequest,
         home: Workspace,
         *,
+        after: str | Path | None,
         base: str | None,
         settings: Mapping[str, Any],
         options: ForgetOptions,
@@ -143,7 +153,8 @@ class _Forgetting:
         self._model, self._base, self._request, self._home = model, base, request, home
         self._options, self._callbacks, self._say = options, callbacks, callbacks.print_line
         self._key: Ed25519PrivateKey | None = None if options.key is None else read_private_key(options.key)
-        self._mapping = request_settings(model, base, settings)
+        self._chain = None if after is None else open_chain(after, model, signs=self._key is not None)
+        self._mapping = request_settings(model, base, settings, self._chain)
         self._modules: frozenset[str] = frozenset()
 
     def run(self, request_id: str | None) -> Path:
@@ -157,13 +168,19 @@ class _Forgetting:
         self._modules = frozenset(validate(SearchConfig, mapping).plugins)
         with home.timed("search"):
             result = self._search(mapping)
-        rule = rule_of(result, self._options.min_utility)
+            first = self._measure_first_target(result)
+        rule = rule_of(result, self._options.min_utility, first)
         found = candidates(result, rule)
         with home.timed("further seeds"):
             result = self._confirm(result, found)
         ordered = confirmed(result, found, rule)
         point = self._export(result, ordered[0], rule)
-        return self._write_evidence(rows, result, rule, ordered, point)
+        return self._write_evidence(rows, result, rule, ordered, point, first)
+
+    def _measure_first_target(self, result: SearchResult) -> Report | None:
+        if self._chain is None:
+            return None
+        return first_target_report(self._home, self._chain, result, self._modules, self._say)
 
     def _rows(self, request_id: str | None) -> RequestRows:
         """Return the rows of the request. A new request is stored with its rows."""
@@ -176,13 +193,19 @@ class _Forgetting:
         if rows is not None:
             return rows
         silence_libraries()
-        rows = build_rows(self._request, str(local_directory(self._model)), config)
-        home.start(asked, request_id, key)
-        home.write_rows(rows)
+        if self._chain is not None:
+            self._chain.check_first_target()  # an hour of search would end without it
+        rows = build_rows(self._request, str(local_directory(self._model)), config, self._earlier)
+        home.start(asked, request_id, key, self._places())
+        home.write_rows(rows, person=self._request.person, earlier=self._earlier)
         self._say(f"{counted(len(rows.forget), 'row')} to forget: {rows.origins['forget']}")
         self._say(f"{counted(len(rows.retain), 'row')} to retain: {rows.origins['retain']}")
         for note in rows.notes:
             self._say(f"  {note}")
+        if self._earlier:
+            self._say(
+                f"{counted(len(self._earlier), 'earlier request')}: {', '.join(each.id for each in self._earlier)}"
+            )
         if rows.review:
             self._say(f"Review these {counted(len(rows.review), 'row')}: {home.review}")
         return rows
@@ -197,7 +220,19 @@ class _Forgetting:
             if place is not None:
                 check_model_directory(place)
                 hashes[name] = content_key(model_hashes(local_directory(place)))
+        if self._chain is not None:
+            hashes["after"] = self._chain.hash
         return hashes
+
+    @property
+    def _earlier(self) -> tuple[EarlierRows, ...]:
+        return () if self._chain is None else self._chain.earlier
+
+    def _places(self) -> dict[str, str | None]:
+        """Return what a later request must find: the first target of the chain, and the request before this one."""
+        if self._chain is None:
+            return {"first_target": absolute_place(self._model), "after": None}
+        return {"first_target": self._chain.first_target, "after": str(self._chain.path)}
 
     def _sign_if_asked(self) -> None:
         """Sign the evidence of a complete request, if it is unsigned and there is a key.
@@ -278,21 +313,36 @@ class _Forgetting:
         rule: ChoiceRule,
         ordered: list[Candidate],
         point: Point,
+        first: Report | None,
     ) -> Path:
         home = self._home
-        with plugins_restricted(str(point.directory), self._modules):
-            run = validate(UnlearnConfig, RunFiles(point.directory).read_config() or {})
+        run = run_of(result, point.number, self._modules)
         models = self._models(run)
         with home.timed("attacks"):
             measured = measure(
-                {role: str(path) for role, path in models.items() if role != "base"},
+                {role: str(path) for role, path in models.items() if role in ("target", "result", "retrained")},
                 evaluation_config(run, rows),
                 _reference(run, models),
                 home.evaluation,
                 lambda role: self._say(f"Measuring and attacking the model: {role}"),
             )
+            measured = replace(measured, first_target=first)
+            cost = cost_record(result, home)
+            chain = None if self._chain is None else earlier_requests(home, self._chain, run, cost, self._say)
+        # A later request scores these forget rows as this one did.
+        home.note(scoring=scoring_of(run))
         record = compose_record(
-            home, self._request, rows, result, rule, ordered, measured, models, run, show_rows=self._options.show_rows
+            home,
+            self._request,
+            rows,
+            result,
+            rule,
+            ordered,
+            measured,
+            models,
+            run,
+            chain=chain,
+            show_rows=self._options.show_rows,
         )
         write_evidence(record, home.evidence, self._key)
         return home.evidence
@@ -300,6 +350,8 @@ class _Forgetting:
     def _models(self, run: UnlearnConfig) -> dict[ModelRole, Path]:
         """Return the directories of the models whose files are here."""
         models: dict[ModelRole, Path] = {"target": local_directory(self._model), "result": self._home.result}
+        if self._chain is not None:
+            models[FIRST_TARGET] = self._chain.check_first_target()
         if self._base is not None:
             models["base"] = local_directory(self._base)
         if run.reference.source == "retrain":

@@ -15,11 +15,16 @@ MAX_CANDIDATES = 3
 """Largest number of trials that run again on further seeds."""
 
 
-def rule_of(result: SearchResult, min_share: float) -> ChoiceRule:
+def rule_of(result: SearchResult, min_share: float, first_target: Mapping[str, Any] | None = None) -> ChoiceRule:
     """Return the rule with the bounds that the untouched target gives.
 
+    Args:
+        result: the search.
+        min_share: least utility, as a share of the target's.
+        first_target: the report on the first target of a chain, whose utility then takes the place of the target's.
+
     Raises:
-        ConfigError: the second objective of the search is not one to maximise.
+        ConfigError: the second objective of the search is not one to maximise, or the first target lacks it.
         RunError: the target's trial is not complete.
     """
     forgetting, utility = list(result.config.objectives)[:2]
@@ -33,13 +38,24 @@ def rule_of(result: SearchResult, min_share: float) -> ChoiceRule:
     if not len(target):
         reason = trials.loc[trials["role"] == TARGET, "reason"].tolist()
         raise RunError(f"The untouched target could not be scored ({reason[0] if reason else 'it did not run'})")
+    known = float(target.iloc[0][utility])
+    if first_target is not None:
+        value = first_target["metrics"].get(utility)
+        if value is None:
+            reason = (first_target.get("reasons") or {}).get(utility, "an evaluation does not measure it")
+            raise ConfigError(
+                f"The first target has no {utility} ({reason}), and utility is compared with it: name another utility "
+                "second in search.objectives, such as model_utility"
+            )
+        known = float(value)
     return ChoiceRule(
         forgetting=forgetting,
         direction=result.config.objectives[forgetting],
         utility=utility,
         min_share=min_share,
         target_forgetting=float(target.iloc[0][forgetting]),
-        target_utility=float(target.iloc[0][utility]),
+        target_utility=known,
+        in_chain=first_target is not None,
     )
 
 
@@ -98,7 +114,7 @@ def _nothing_allowed(found: list[Candidate], rule: ChoiceRule, place: str) -> st
     best = max((candidate.utility for candidate in found), default=None)
     known = f"the highest {rule.utility} among them is {best:.4g}" if best is not None else "none of them is complete"
     return (
-        f"no trial of {place} forgets more than the target and keeps {rule.min_share:.0%} of its {rule.utility} "
-        f"({rule.min_utility:.4g}; {known}): give more --trials or --budget, or a lower --min-utility, and run the "
-        "same command again"
+        f"no trial of {place} forgets more than the target and keeps {rule.min_share:.0%} of {rule.whose} "
+        f"{rule.utility} ({rule.min_utility:.4g}; {known}): give more --trials or --budget, or a lower --min-utility, "
+        "and run the same command again"
     )

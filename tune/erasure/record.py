@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ofmu.chain.records import ChainRecord
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.erasure.code import code_record
 from ofmu.erasure.evidence import (
@@ -40,6 +41,8 @@ from tune.erasure.settings import package_folders
 from tune.results.result import SearchResult
 from tune.study.baselines import PRIOR
 
+_HASHED = ("rows", "questions", "corpus", "retain", "holdout", "model", "base", "after")
+"""What a request is told from others by, beside its settings."""
 _SETS: tuple[Literal["forget", "retain", "holdout"], ...] = ("forget", "retain", "holdout")
 
 
@@ -54,6 +57,7 @@ def compose_record(
     models: Mapping[ModelRole, Path],
     run: UnlearnConfig,
     *,
+    chain: ChainRecord | None,
     show_rows: bool,
 ) -> Evidence:
     """Return the record, without files and signature.
@@ -68,6 +72,7 @@ def compose_record(
         measured: the evaluations.
         models: directories of the models by role.
         run: the config of the chosen trial.
+        chain: the requests before this one; None for a first request.
         show_rows: whether the record holds the texts of rows and the person's name.
     """
     state, key = home.state() or {}, home.hash_key()
@@ -95,9 +100,10 @@ def compose_record(
         metrics=metrics,
         attacks=attack_records(measured),
         not_run=skipped,
-        cost=_cost_record(result, dict(state["seconds"])),
+        cost=cost_record(result, home),
         code=code_record(package_folders()),
-        limits=limits(request.kind, rows.retain_source, source, sets, metrics, skipped),
+        limits=limits(request.kind, rows.retain_source, source, sets, metrics, skipped, in_chain=chain is not None),
+        chain=chain,
         files={},
     )
 
@@ -147,7 +153,8 @@ def _search_record(result: SearchResult, rule: ChoiceRule, ordered: Sequence[Can
     )
 
 
-def _cost_record(result: SearchResult, seconds: dict[str, float]) -> CostRecord:
+def cost_record(result: SearchResult, home: Workspace) -> CostRecord:
+    """Return what a request cost: the trials of its search, and their runs on further seeds."""
     names = ("gradient_evaluations", "seconds")
     own = _own_trials(result)
     totals = {name: float(own[name].sum()) if name in own else 0.0 for name in names}
@@ -156,7 +163,9 @@ def _cost_record(result: SearchResult, seconds: dict[str, float]) -> CostRecord:
         for name in names:
             totals[name] += float((run.metrics or {}).get(name) or 0.0)
     return CostRecord(
-        gradient_evaluations=totals["gradient_evaluations"], run_seconds=totals["seconds"], seconds=seconds
+        gradient_evaluations=totals["gradient_evaluations"],
+        run_seconds=totals["seconds"],
+        seconds=dict((home.state() or {})["seconds"]),
     )
 
 
@@ -186,7 +195,7 @@ def asked_of(
         request: the request.
         settings: the config without the rows.
         key: the key of the hashes.
-        hashes: hashes of the given files and of the models, by name.
+        hashes: hashes of the given files, of the models and of the evidence before this request, by name.
     """
     person = None if request.person is None else keyed_hash(key, request.person)
     return {
@@ -194,5 +203,5 @@ def asked_of(
         "person": person,
         "with_possible": request.with_possible,
         "settings": json_hash(settings),
-        **{name: hashes.get(name) for name in ("rows", "questions", "corpus", "retain", "holdout", "model", "base")},
+        **{name: hashes.get(name) for name in _HASHED},
     }

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.config.files import deep_copy, read_mapping
+from ofmu.data.config import PROMPT_KEYS
+from ofmu.erasure.chain import Chain
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import ConfigError
 from ofmu.provenance import config_of_run, flat_settings
@@ -16,8 +18,6 @@ SEARCH_SHARE = 0.6
 """Share of the budget after which the search starts no more trial. The rest is for further seeds and attacks."""
 CONFIRM_SHARE = 0.25
 """Share of the budget that runs on further seeds may take."""
-_PROMPT_KEYS = ("prompt_template", "use_chat_template", "template_date", "max_length", "truncation")
-"""Keys of the section ``data`` that decide how rows become tokens."""
 _OURS = {
     "model.path": "MODEL",
     "model.is_target": "MODEL",
@@ -26,6 +26,7 @@ _OURS = {
     "data.forget": "--rows, --person or --questions",
     "data.retain": "--retain",
     "data.holdout": "--holdout",
+    "data.earlier": "--after",
     "search.num_trials": "--trials",
     "search.max_hours": "--budget",
     "search.confirm_seeds": "--confirm",
@@ -51,21 +52,25 @@ def prompt_settings(model: str) -> dict[str, Any]:
     """Return how the model's own run turned rows into tokens; empty if the model does not lie in a run directory."""
     file = config_of_run(model)
     data = read_mapping(file).get("data") if file is not None else None
-    return {key: data[key] for key in _PROMPT_KEYS if key in data} if isinstance(data, Mapping) else {}
+    return {key: data[key] for key in PROMPT_KEYS if key in data} if isinstance(data, Mapping) else {}
 
 
-def request_settings(model: str, base: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def request_settings(
+    model: str, base: str | None, settings: Mapping[str, Any], chain: Chain | None = None
+) -> dict[str, Any]:
     """Return the config without the rows, as a mapping.
 
     Args:
         model: the model that must forget.
         base: the model before training on the rows; None if there is none. Then nothing can be retrained.
         settings: the user's own settings.
+        chain: the requests before this one, whose prompts are kept.
     """
     mapping = deep_copy(settings)
-    places = {"path": _absolute(model), "base": None if base is None else _absolute(base)}
+    places = {"path": absolute_place(model), "base": None if base is None else absolute_place(base)}
     mapping["model"] = {**(mapping.get("model") or {}), **places, "is_target": True}
-    mapping["data"] = {**prompt_settings(model), **(mapping.get("data") or {})}
+    prompts = prompt_settings(model) if chain is None else dict(chain.prompts)
+    mapping["data"] = {**prompts, **(mapping.get("data") or {})}
     mapping["reference"] = mapping.get("reference") or {"source": "none" if base is None else "retrain"}
     return mapping
 
@@ -92,7 +97,7 @@ def search_settings(
     return {**mapping, "data": {**data, "source": "files", **files, **holdout}, "search": search}
 
 
-def _absolute(model: str) -> str:
+def absolute_place(model: str) -> str:
     """Return the full path of a model's directory, so that the request may continue elsewhere; else the hub name."""
     return str(Path(model).absolute()) if Path(model).is_dir() else model
 

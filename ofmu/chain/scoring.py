@@ -1,0 +1,87 @@
+"""Measure a model on the forget rows of earlier requests, as these requests measured them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ofmu.chain.records import EarlierMetricRecord
+from ofmu.config.files import validate
+from ofmu.data.config import PROMPT_KEYS
+from ofmu.data.files import MAX_EVALUATION_ROWS
+from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.sampler import sample_in_order
+from ofmu.evaluation.metrics.registry import metric
+from ofmu.evaluation.metrics.summary import metrics_of
+from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.language.reference import score_saved
+
+METRICS = ("forget_probability", "forget_rouge", "forget_truth_ratio", "extraction_strength", "exact_memorization")
+"""The metrics of forget rows that need no reference."""
+_EVALUATION_KEYS = ("rouge", "max_new_tokens", "truth_ratio")
+
+Values = Mapping[str, float | None]
+
+
+def scoring_of(config: UnlearnConfig) -> dict[str, Any]:
+    """Return the settings that the scores of a request's forget rows depend on, apart from model and rows."""
+    return {
+        "data": config.data.model_dump(mode="json", include=set(PROMPT_KEYS)),
+        "evaluation": config.evaluation.model_dump(mode="json", include=set(_EVALUATION_KEYS)),
+        "seed": config.seed,
+    }
+
+
+def forget_metrics(model: str, rows: Sequence[Row], scoring: Mapping[str, Any], config: UnlearnConfig) -> Values:
+    """Return the metrics :data:`METRICS` of a saved model. None: the rows do not give the metric.
+
+    Args:
+        model: a directory or a hub name.
+        rows: the forget rows of an earlier request. Of more than 400 rows, those are scored that the request scored.
+        scoring: the settings under which that request scored them, see :func:`scoring_of`.
+        config: the present run. It gives the device, the attention and the batch size.
+
+    Raises:
+        OfmuError: the settings are damaged, the model cannot be loaded, or a row cannot be encoded.
+    """
+    own = {"batch_size": config.evaluation.batch_size}
+    settings = validate(
+        UnlearnConfig,
+        {
+            "data": {"source": "generated", **scoring["data"]},
+            "evaluation": {**own, **scoring["evaluation"]},
+            "model": {"attention": config.model.attention},
+            "engine": config.engine.model_dump(mode="json"),
+            "seed": scoring["seed"],
+        },
+    )
+    scored = RowSet("forget", sample_in_order(tuple(rows), MAX_EVALUATION_ROWS, random.Random(settings.seed)))
+    data = UnlearnData(forget=scored, retain=RowSet("retain", ()), holdout=None, evaluation={"forget": scored})
+    found = metrics_of(score_saved(model, data, settings, name=model)).values
+    return {name: found[name] for name in METRICS}
+
+
+def first_values(before: Values, then: Values, now: Values) -> list[EarlierMetricRecord]:
+    """Return the metrics of the request that the present one follows.
+
+    Args:
+        before: the values of the model that had to forget the rows.
+        then: the values after that request.
+        now: the values after the present request.
+    """
+    return list(_records(before, {name: [then.get(name)] for name in METRICS}, now))
+
+
+def further_values(earlier: Sequence[EarlierMetricRecord], now: Values) -> list[EarlierMetricRecord]:
+    """Return the metrics of a request that was an earlier one already, with the values after the present request."""
+    before = {each.name: each.before for each in earlier}
+    return list(_records(before, {each.name: each.values for each in earlier}, now))
+
+
+def _records(before: Values, values: Mapping[str, list[float | None]], now: Values) -> Iterator[EarlierMetricRecord]:
+    for name in METRICS:
+        if name in values and (now.get(name) is not None or any(value is not None for value in values[name])):
+            yield EarlierMetricRecord(
+                name=name, better=metric(name).better, before=before.get(name), values=[*values[name], now.get(name)]
+            )

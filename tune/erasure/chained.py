@@ -1,0 +1,107 @@
+"""What a request measures for the requests before it: the first target, and the forget rows of earlier requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Final
+
+from ofmu.chain.records import ChainRecord, chain_record
+from ofmu.chain.rows import EarlierRows
+from ofmu.chain.scoring import Values, first_values, forget_metrics, further_values
+from ofmu.config.files import validate
+from ofmu.erasure.chain import Chain
+from ofmu.erasure.evidence import CostRecord
+from ofmu.erasure.measure import Report
+from ofmu.erasure.workspace import Workspace
+from ofmu.evaluator import evaluate
+from ofmu.io.cache import content_key, model_hashes
+from ofmu.io.files import write_json
+from ofmu.io.plugins import plugins_restricted
+from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles, read_stored, stored_values
+from tune.results.result import SearchResult
+from tune.study.baselines import TARGET
+
+FIRST_TARGET: Final = "first_target"
+
+
+def first_target_report(
+    home: Workspace, chain: Chain, result: SearchResult, modules: Collection[str], say: Callable[[str], None]
+) -> Report:
+    """Evaluate the first target on the rows of this request, unless that is done.
+
+    Args:
+        home: the request's directory.
+        chain: the requests before it.
+        result: the search of this request, whose target trial gives the config.
+        modules: modules of the user that may be imported.
+        say: called before the evaluation starts.
+
+    Raises:
+        ModelError: the first target is gone, or was changed.
+        OfmuError: it cannot be scored.
+    """
+    files = RunFiles(home.evaluation(FIRST_TARGET))
+    report = files.read_report()
+    if report is None:
+        place = chain.check_first_target()
+        say("Measuring the first target of the chain, with which utility is compared")
+        run = run_of(result, _target_trial(result), modules)
+        report = evaluate(str(place), run, output_dir=files.directory)
+    return report
+
+
+def run_of(result: SearchResult, trial: int, modules: Collection[str]) -> UnlearnConfig:
+    """Return the config of a trial, which may name only these modules of the user."""
+    directory = result.pick(trial).directory
+    with plugins_restricted(str(directory), frozenset(modules)):
+        return validate(UnlearnConfig, RunFiles(directory).read_config() or {})
+
+
+def earlier_requests(
+    home: Workspace, chain: Chain, run: UnlearnConfig, cost: CostRecord, say: Callable[[str], None]
+) -> ChainRecord:
+    """Measure the result on the forget rows of each earlier request, and return the record of the chain.
+
+    Args:
+        home: the request's directory, which holds the result.
+        chain: the requests before it.
+        run: the config of the result.
+        cost: the cost of this request.
+        say: called before a model is measured.
+
+    Raises:
+        OfmuError: the model cannot be scored.
+    """
+    now = []
+    for number, request in enumerate(chain.earlier, start=1):
+        say(f"Measuring the result on the rows of the earlier request {request.id}")
+        now.append(_values(home.result, home.evaluation(f"earlier_{number}.json"), request, run))
+    known = [] if chain.record.chain is None else chain.record.chain.requests
+    records = [
+        each.model_copy(update={"metrics": further_values(each.metrics, values)})
+        for each, values in zip(known, now, strict=False)
+    ]
+    metrics = {each.name: each for each in chain.record.metrics}
+    before = {name: each.target for name, each in metrics.items()}
+    then = {name: each.result for name, each in metrics.items()}
+    records.append(chain.own_request().model_copy(update={"metrics": first_values(before, then, now[-1])}))
+    return chain_record(records, gradient_evaluations=cost.gradient_evaluations, run_seconds=cost.run_seconds)
+
+
+def _values(model: Path, file: Path, request: EarlierRows, run: UnlearnConfig) -> Values:
+    """Return the metrics of the result on an earlier request's rows. They are stored, by the model that gave them."""
+    key = content_key(model_hashes(model))
+    stored = read_stored(file) or {}
+    if stored.get("model") != key:
+        stored = {"model": key, "metrics": dict(forget_metrics(str(model), request.forget, request.scoring, run))}
+        write_json(file, stored)
+    with stored_values(file):
+        values: dict[str, Any] = dict(stored["metrics"])
+        return values
+
+
+def _target_trial(result: SearchResult) -> int:
+    trials = result.trials
+    return int(trials.loc[trials["role"] == TARGET, "trial"].iloc[0])

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ValidationError
-
-from ofmu.chain.records import ChainRecord, EarlierRequestRecord, chain_record
+from ofmu.chain.records import EarlierRequestRecord, chain_record
 from ofmu.chain.rows import EarlierRows, forget_files, read_earlier_rows, write_earlier
+from ofmu.chain.run_record import CHAIN, RunChainRecord, UtilityRecord, read_run_chain
 from ofmu.chain.scoring import Values, first_values, forget_metrics, further_values, scoring_of
-from ofmu.config.base import Section
 from ofmu.config.files import validate
 from ofmu.data.load import load_data
-from ofmu.data.rows import UnlearnData
-from ofmu.errors import ConfigError, ModelError, RunError
+from ofmu.data.normalized import normalized
+from ofmu.data.rows import Row, UnlearnData
+from ofmu.errors import ConfigError, ModelError, RunError, StorageError
 from ofmu.evaluator import evaluate
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import file_hash, looked_for, storage_errors, write_json
@@ -26,9 +25,8 @@ from ofmu.models.files import check_model_directory
 from ofmu.models.hub import local_directory
 from ofmu.preparer import find_prepared, find_target_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import METRICS, RunFiles, check_is_no_link, check_no_links, check_output, read_stored, stored_values
+from ofmu.run_files import METRICS, RunFiles, check_is_no_link, check_no_links, check_output, stored_values
 
-CHAIN = "chain.json"
 EARLIER = "earlier"
 _UTILITY = (
     "model_utility",
@@ -38,27 +36,6 @@ _UTILITY = (
     "retain_knowledge_memorization",
 )
 """The metrics that tell what a chain costs in utility, where the data give them."""
-
-
-class UtilityRecord(Section):
-    """One metric of utility, measured on the rows of the present run."""
-
-    name: str
-    first_target: float | None
-    target: float | None
-    """The value of the model from which the present run started."""
-    result: float | None
-
-
-class RunChainRecord(Section):
-    """What ``chain.json`` holds."""
-
-    format: Literal["ofmu-chain/1"] = "ofmu-chain/1"
-    first_target: str
-    """Directory of the first target of the chain."""
-    first_target_hash: str
-    utility: list[UtilityRecord]
-    chain: ChainRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +89,7 @@ def open_run(after: str | Path) -> RunChain:
             gradient_evaluations=float(report["metrics"].get("gradient_evaluations") or 0.0),
             run_seconds=float(report["metrics"].get("seconds") or 0.0),
         )
-    rows = EarlierRows(id=name, forget=data.forget.rows, scoring=scoring_of(config))
+    rows = EarlierRows(id=name, forget=_with_variants(data), scoring=scoring_of(config))
     return RunChain(
         path=place,
         config=config,
@@ -205,22 +182,6 @@ def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, ta
     return record
 
 
-def read_run_chain(directory: str | Path) -> RunChainRecord | None:
-    """Return what ``chain.json`` of a run holds; None if the run follows no other run, or is not measured yet.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    path = Path(directory) / CHAIN
-    stored = read_stored(path)
-    with stored_values(path):
-        try:
-            return None if stored is None else RunChainRecord.model_validate(stored)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
 def _complete_run(after: Path) -> tuple[dict[str, Any], UnlearnConfig]:
     if not after.is_dir():
         raise RunError(f"There is no directory {looked_for(after)}: name the --output of an earlier ofmu unlearn")
@@ -231,8 +192,8 @@ def _complete_run(after: Path) -> tuple[dict[str, Any], UnlearnConfig]:
         raise RunError(f"{after} holds a request of ofmu forget: use ofmu forget --after")
     if report is None or stored is None:
         raise RunError(
-            f"{after} holds no complete run of ofmu unlearn: finish it with its own command, or name the --output of an "
-            "earlier ofmu unlearn"
+            f"{after} holds no complete run of ofmu unlearn: finish it with its own command, or name the --output of "
+            "another ofmu unlearn"
         )
     try:
         with results_only(str(files.config)):
@@ -251,13 +212,20 @@ def _data_of(config: UnlearnConfig, report: Mapping[str, Any], place: Path) -> U
     return data
 
 
+def _with_variants(data: UnlearnData) -> tuple[Row, ...]:
+    """Return the forget rows, with the paraphrases and wrong answers that the evaluation set has of them."""
+    scored = data.evaluation.get("forget")
+    known = {} if scored is None else {normalized(row): row for row in scored.rows}
+    return tuple(known.get(normalized(row), row) for row in data.forget.rows)
+
+
 def _first_target(config: UnlearnConfig, stored: RunChainRecord | None, place: Path) -> Path:
     fix = "put it back, or leave --after out to start a new chain"
     found = find_target_model(config) if stored is None else Path(stored.first_target)
     if found is None:
         raise ModelError(
-            f"Utility is compared with the first target of the chain, and the cache has lost the target of {place}: run "
-            f"ofmu prepare {place / 'config.yaml'}, or leave --after out to start a new chain"
+            f"Utility is compared with the first target of the chain, and the cache has lost the target of {place}: "
+            f"run ofmu prepare {place / 'config.yaml'}, or leave --after out to start a new chain"
         )
     if not found.is_dir():
         raise ModelError(f"Utility is compared with the first target of the chain, and {found} is gone: {fix}")
@@ -292,7 +260,7 @@ def _write_rows(folder: Path, chain: RunChain) -> None:
         try:
             with storage_errors(folder), new_folder(folder) as made:
                 write_earlier(made, chain.earlier)
-        except OSError:
+        except (OSError, StorageError):
             if not folder.is_dir():  # else another rank of a launcher has written them
                 raise
     if read_earlier_rows(folder) != chain.earlier:

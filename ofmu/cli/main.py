@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -85,7 +85,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. An error of the user is one sentence on standard error."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = WarningPrinter()
     _print_any_character()
     try:
         with reporting_to(ProgressPrinter() if launched_ranks().rank == 0 else None):
@@ -145,14 +145,27 @@ def _print_any_character() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> Any:
-    """Print a UserWarning as one sentence. Other warnings, such as libraries' deprecations, are not shown."""
-    if issubclass(category, UserWarning):
-        print(f"Warning: {message}", file=file or sys.stderr)
+class WarningPrinter:
+    """Prints each UserWarning of one command as one sentence, once. Libraries' other warnings are not shown.
+
+    A command that evaluates several models on the same rows gives the same warning for each of them. Python's own filter
+    forgets what it has shown whenever a library changes the filters for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Print a warning, in the form of ``warnings.showwarning``."""
+        text = str(message)
+        if issubclass(category, UserWarning) and text not in self._shown:
+            self._shown.add(text)
+            print(f"Warning: {text}", file=file or sys.stderr)

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @click.command("unlearn")
 @config_argument
 @click.option("--output", required=True, type=Folder(), metavar="DIR", help="The run's directory.")
-@click.option(
-    "--after", type=Folder(), metavar="RUN", help="Start from the model of this run; its rows stay forgotten."
-)
+@click.option("--after", type=Folder(), metavar="RUN", help="Start from this run's model; its rows stay forgotten.")
 def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> None:
     """Unlearn once under CONFIG (a YAML file or a preset's name) and write model and scores to DIR.
 

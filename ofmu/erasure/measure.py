@@ -34,13 +34,14 @@ _ATTACKS = {
     "relearning": "Trains a copy of the model on at most 8 of the forget rows for 10 steps, and measures the others.",
     "quantization_8": "Rounds the weights to 8 bits, which can undo small changes of the weights.",
     "quantization_4": "Rounds the weights to 4 bits, which can undo small changes of the weights.",
+    "sampling": "Draws several answers at random to each of at most 64 forget questions, and takes the one that tells "
+    "most.",
     **{
         f"{IN_SCOPE_PREFIX}{kind}": f"Asks {adjective} questions about the forget rows, which no training step used."
         for kind, adjective in IN_SCOPE_KINDS.items()
     },
 }
 _UNKNOWN_ATTACKS = {
-    "sampling": "this version draws no random answers; all answers are greedy",
     "few-shot": "this version has no attack that puts examples into the prompt",
 }
 
@@ -73,7 +74,7 @@ def evaluation_config(config: UnlearnConfig, rows: RequestRows) -> UnlearnConfig
             "membership": rows.holdout is not None,
             "in_scope": any(getattr(row, name) for row in rows.forget.rows for name in _FIELDS.values()),
             "alignment": config.reference.source in ("retrain", "model"),
-            "attacks": ("relearning", "quantization_8", "quantization_4"),
+            "attacks": ("relearning", "quantization_8", "quantization_4", "sampling"),
         }
     )
     return config.model_copy(update={"evaluation": evaluation})
@@ -143,7 +144,9 @@ def not_run(measured: Measured, rows: RequestRows) -> list[NotRunRecord]:
         elif name.startswith(IN_SCOPE_PREFIX):
             reason = f"no forget row has a {_FIELDS[name.removeprefix(IN_SCOPE_PREFIX)]}"
         else:
-            stated = [reason for metric, reason in reasons.items() if metric.startswith(name)]
+            stated = [
+                reason for metric, reason in reasons.items() if metric in REGISTRY and _is_of(REGISTRY[metric], name)
+            ]
             reason = stated[0] if stated else "it gave no number"
         records.append(NotRunRecord(name=name, reason=reason))
     return [*records, *(NotRunRecord(name=name, reason=reason) for name, reason in _UNKNOWN_ATTACKS.items())]
@@ -151,9 +154,15 @@ def not_run(measured: Measured, rows: RequestRows) -> list[NotRunRecord]:
 
 def _metrics_of(attack: str, measured: Measured) -> Iterator[MetricRecord]:
     for info in REGISTRY.values():
-        belongs = info.name.startswith(f"{attack}_") or (attack == "membership" and info.name == "privacy_leakage")
-        if belongs and (record := _record(info, measured, ())) is not None:
+        if _is_of(info, attack) and (record := _record(info, measured, ())) is not None:
             yield record
+
+
+def _is_of(info: MetricInfo, attack: str) -> bool:
+    """Return whether an attack measures a metric."""
+    if info.attack is not None:
+        return info.attack == attack
+    return info.name.startswith(f"{attack}_") or (attack == "membership" and info.name == "privacy_leakage")
 
 
 def _record(info: MetricInfo, measured: Measured, further: Sequence[Mapping[str, Any]]) -> MetricRecord | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences
 from ofmu.erasure.evidence import Evidence, MetricRecord
 from ofmu.io.text import counted
+from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences
 from ofmu.reports.numbers import big_number, duration, number
 from ofmu.reports.page import render
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ofmu.chain.run import read_run_chain
+from ofmu.chain.run_record import read_run_chain
 from ofmu.evaluation.scores import Scores
 from ofmu.reports.answers import Answer, AnsweredSet, answered_sets
 from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences, utility_line

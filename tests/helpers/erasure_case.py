@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ofmu.data.load import load_data
 from ofmu.data.records import record_of
+from ofmu.erasure import evidence_files
 from ofmu.erasure.signature import public_pem
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.trainer import unlearn
+from tune.execution.trial_records import TrialOutcome
 
 SETTINGS = (
     "data.max_length=64",
@@ -68,3 +75,22 @@ def person_of(folder: Path) -> str:
     """Return the name in the first question: Where was NAME born?"""
     first = json.loads((folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()[0])
     return str(first["question"]).removeprefix("Where was ").removesuffix(" born?")
+
+
+def trials_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run trials here: Ray takes most of the seconds of a tiny search. tests/integration has a request on Ray."""
+    for name in ("tune.search", "tune.confirmation.runs"):
+        monkeypatch.setattr(f"{name}.max_parallel_trials", lambda cluster, limit: 1)
+        monkeypatch.setattr(f"{name}.run_trials", _run_here)
+    monkeypatch.setattr("tune.search.ray_session", lambda *arguments: nullcontext())
+    monkeypatch.setattr(evidence_files, "print_to_pdf", lambda page, target: False)
+
+
+def _run_here(source: Any, config: Any, *, prepared: Any, on_trial_start: Any, **_: Any) -> None:
+    for key in map(str, itertools.count()):
+        spec = source.next_trial(key)
+        if spec is None:
+            return
+        on_trial_start()
+        result = unlearn(spec.run, spec.trial_dir, prepared=prepared)
+        source.complete(key, TrialOutcome(metrics=result.metrics))

@@ -168,7 +168,7 @@ class _Forgetting:
         self._modules = frozenset(validate(SearchConfig, mapping).plugins)
         with home.timed("search"):
             result = self._search(mapping)
-            first = self._measure_first_target(result)
+        first = self._measure_first_target(result)
         rule = rule_of(result, self._options.min_utility, first)
         found = candidates(result, rule)
         with home.timed("further seeds"):
@@ -180,7 +180,8 @@ class _Forgetting:
     def _measure_first_target(self, result: SearchResult) -> Report | None:
         if self._chain is None:
             return None
-        return first_target_report(self._home, self._chain, result, self._modules, self._say)
+        with self._home.timed("first target"):
+            return first_target_report(self._home, self._chain, result, self._modules, self._say)
 
     def _rows(self, request_id: str | None) -> RequestRows:
         """Return the rows of the request. A new request is stored with its rows."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from ofmu.cli.main import main
+from ofmu.cli.main import WarningPrinter, main
 
 TEXT = "outer step 1: ‖∇Φ‖ 0.3, Zoë"
 
@@ -44,6 +44,16 @@ def test_a_character_that_the_terminal_lacks_ends_no_command(
         content = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
         assert shown in content
         assert "Traceback" not in content
+
+
+def test_a_warning_is_printed_once_whatever_resets_the_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = WarningPrinter()
+        for text in ("Texts are cut", "Texts are cut", "another", "Texts are cut"):
+            warnings.warn(text, stacklevel=1)
+        warnings.warn("a library's", DeprecationWarning, stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == ["Warning: Texts are cut", "Warning: another"]
 
 
 _FINDER = """

@@ -30,6 +30,7 @@ NAMES = (
     "membership_loss",
     "relearning_probability",
     "quantization_4_model_utility",
+    "sampled_leakage",
 )
 
 
@@ -52,6 +53,7 @@ def test_metrics_and_attacks_have_the_values_of_each_model():
         "membership": ["membership_loss"],
         "relearning": ["relearning_probability"],
         "quantization_4": ["quantization_4_model_utility"],
+        "sampling": ["sampled_leakage"],
     }
 
 
@@ -74,20 +76,22 @@ def test_attacks_that_were_not_made_have_a_reason():
         "in_scope_paraphrase",
         "in_scope_multi_hop",
         "in_scope_translation",
-        "sampling",
         "few-shot",
     }
     assert skipped["in_scope_paraphrase"] == "no forget row has a paraphrased_question"
-    result = report(0.1, "model_utility") | {"reasons": {"relearning_probability": "the losses are NaN"}}
+    result = report(0.1, "model_utility") | {
+        "reasons": {"relearning_probability": "the losses are NaN", "sampled_leakage": "no question", "mine": "so"}
+    }
     skipped = {each.name: each.reason for each in not_run(measured(result=result), rows())}
     assert skipped["relearning"] == "the losses are NaN"
+    assert skipped["sampling"] == "no question"
     assert "no rows are known on which the model was never trained" in skipped["membership"]
 
 
 def test_every_attack_that_the_rows_allow_is_asked_for():
     config = UnlearnConfig()
     plain = evaluation_config(config, rows()).evaluation
-    assert plain.attacks == ("relearning", "quantization_8", "quantization_4")
+    assert plain.attacks == ("relearning", "quantization_8", "quantization_4", "sampling")
     assert (plain.membership, plain.in_scope, plain.alignment) == (False, False, True)
     asked = Row(question="Q", answer="A", paraphrased_question="P")
     rich = evaluation_config(config, rows(PLAIN, asked, holdout=True)).evaluation

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-from erasure_case import SETTINGS, person_of, write_case
+from erasure_case import SETTINGS, person_of, trials_in_this_process, write_case
 from ofmu.cli.main import main
-from ofmu.erasure import evidence_files
 from ofmu.erasure.verify import read_intact, verify_evidence
 from ofmu.io.cache import model_hashes
-from ofmu.trainer import unlearn
-from tune.execution.trial_records import TrialOutcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -29,22 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run trials here: Ray takes most of the seconds of a tiny search. tests/integration has a request on Ray."""
-    for name in ("tune.search", "tune.confirmation.runs"):
-        monkeypatch.setattr(f"{name}.max_parallel_trials", lambda cluster, limit: 1)
-        monkeypatch.setattr(f"{name}.run_trials", _run_here)
-    monkeypatch.setattr("tune.search.ray_session", lambda *arguments: nullcontext())
-    monkeypatch.setattr(evidence_files, "print_to_pdf", lambda page, target: False)
-
-
-def _run_here(source: Any, config: Any, *, prepared: Any, on_trial_start: Any, **_: Any) -> None:
-    for key in map(str, itertools.count()):
-        spec = source.next_trial(key)
-        if spec is None:
-            return
-        on_trial_start()
-        result = unlearn(spec.run, spec.trial_dir, prepared=prepared)
-        source.complete(key, TrialOutcome(metrics=result.metrics))
+    trials_in_this_process(monkeypatch)
 
 
 def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
@@ -78,8 +57,8 @@ def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
     assert files["target"] == model_hashes(place / "model")
     assert files["result"].items() <= model_hashes(output / "model").items()
     assert AutoModelForCausalLM.from_pretrained(output / "model").num_parameters() > 0
-    assert {attack.name for attack in record.attacks} >= {"membership", "relearning", "quantization_4"}
-    assert {"sampling", "few-shot"} <= {each.name for each in record.not_run}
+    assert {attack.name for attack in record.attacks} >= {"membership", "relearning", "quantization_4", "sampling"}
+    assert "few-shot" in {each.name for each in record.not_run}
     probability = next(metric for metric in record.metrics if metric.name == "forget_probability")
     assert probability.runs == 2
     assert probability.low is not None

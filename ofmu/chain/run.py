@@ -52,6 +52,8 @@ class RunChain:
     """The record of the last run, without metrics."""
     earlier: tuple[EarlierRows, ...]
     first_target: Path
+    first_path: str | None
+    """``model.path`` in the config of the first run. The same config may go on naming it."""
 
     @property
     def model(self) -> Path:
@@ -97,6 +99,7 @@ def open_run(after: str | Path) -> RunChain:
         own=own,
         earlier=(*read_earlier_rows(place / EARLIER), rows),
         first_target=_first_target(config, stored, place),
+        first_path=config.model.path if stored is None else stored.first_path,
     )
 
 
@@ -114,10 +117,10 @@ def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -
     if config.data.kind != "language":
         raise ConfigError(f"--after is for text, and data.source '{config.data.source}' holds images: leave it out")
     named = config.model.path
-    if named is not None and not _is_same_model(named, chain.model):
+    if named is not None and named != chain.first_path and not _is_same_model(named, chain.model):
         raise ModelError(
-            f"model.path names {named}, which is not the model that {chain.path} left: leave model.path out, or set it "
-            f"to {chain.model}"
+            f"model.path names {named}, which is neither the model that {chain.path} left nor the one that the chain "
+            f"started from: leave model.path out, or set it to {chain.model}"
         )
     check_output(output)
     folder = Path(output).absolute() / EARLIER
@@ -171,6 +174,7 @@ def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, ta
     record = RunChainRecord(
         first_target=str(chain.first_target),
         first_target_hash=content_key(model_hashes(chain.first_target)),
+        first_path=chain.first_path,
         utility=list(_utility(config, chain.first_target, target, metrics)),
         chain=chain_record(
             requests,

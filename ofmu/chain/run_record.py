@@ -31,6 +31,8 @@ class RunChainRecord(Section):
     first_target: str
     """Directory of the first target of the chain."""
     first_target_hash: str
+    first_path: str | None
+    """``model.path`` in the config of the first run."""
     utility: list[UtilityRecord]
     chain: ChainRecord
 

@@ -148,8 +148,8 @@ def _print_any_character() -> None:
 class WarningPrinter:
     """Prints each UserWarning of one command as one sentence, once. Libraries' other warnings are not shown.
 
-    A command that evaluates several models on the same rows gives the same warning for each of them. Python's own filter
-    forgets what it has shown whenever a library changes the filters for a moment.
+    A command that evaluates several models on the same rows gives the same warning for each of them. Python's own
+    filter forgets what it has shown whenever a library changes the filters for a moment.
     """
 
     def __init__(self) -> None:

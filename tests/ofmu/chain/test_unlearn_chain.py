@@ -122,7 +122,9 @@ def check_numbers(place: Path, stored: dict[str, Any]) -> None:
     chain = stored["chain"]
     assert [each["id"] for each in chain["requests"]] == list(NAMES[:3])
     for number, request in enumerate(chain["requests"], start=1):
-        forget, retain = (place / "data" / part for part in (f"sust/forget_{number}.jsonl", f"raw/retain{number}.jsonl"))
+        forget, retain = (
+            place / "data" / part for part in (f"sust/forget_{number}.jsonl", f"raw/retain{number}.jsonl")
+        )
         models = [place / name / "model" for name in NAMES[number - 1 :]]
         expected = [measured(model, forget, retain, max_length=768)["forget_probability"] for model in models]
         metrics = {each["name"]: each for each in request["metrics"]}
@@ -145,7 +147,7 @@ def check_refusals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(place / "one", place / "harmed")
     metrics = place / "harmed" / "metrics.json"
     cases = (
-        (words(2, "model.path=three/model"), "model.path names three/model, which is not the model that"),
+        (words(2, "model.path=three/model"), "model.path names three/model, which is neither the model that"),
         (words(4, "--after", "one"), "holds the rows of other earlier runs than"),
         (["unlearn", "muse.yaml", "--output", "five", "--after", "data"], "holds no complete run of ofmu unlearn"),
     )

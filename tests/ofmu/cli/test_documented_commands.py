@@ -103,6 +103,7 @@ def test_a_documented_command_is_accepted(
         "tune.compare.comparison.check_inputs",
         "ofmu.preflight.check_inputs",
         "ofmu.evaluator.evaluate",
+        "ofmu.chain.run.open_run",
         "ofmu.plan.plan.make_plan",
         "ofmu.reports.server.PageServer.serve",
         "tune.erasure.forget.forget",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_four_authors_one_after_the_other(
     assert main(words("first", "model")) == 0
     first = read_intact(place / "first" / "evidence")
     assert first.chain is None
-    for before, name in zip(NAMES, NAMES[1:], strict=False):
+    for before, name in itertools.pairwise(NAMES):
         command = words(name, f"{before}/model", "--after", before)
         if name == "second":  # interrupted after the search, as by Ctrl-C
             with monkeypatch.context() as patch:

@@ -73,7 +73,7 @@ def candidates(result: SearchResult, rule: ChoiceRule, count: int = MAX_CANDIDAT
     ]
     allowed = [candidate for candidate in rule.ordered(front) if rule.allows(candidate)]
     if not allowed:
-        raise RunError(_nothing_allowed(front, rule, result.display_path))
+        raise RunError(f"No {_nothing_allowed(front, rule, result.display_path)}")
     return allowed[:count]
 
 
@@ -97,7 +97,7 @@ def confirmed(result: SearchResult, found: list[Candidate], rule: ChoiceRule) ->
         )
     ordered = rule.ordered(means)
     if not ordered or not rule.allows(ordered[0]):
-        raise RunError(f"On further seeds, {_nothing_allowed(means, rule, result.display_path)}")
+        raise RunError(f"On further seeds, no {_nothing_allowed(means, rule, result.display_path)}")
     return ordered
 
 
@@ -114,7 +114,7 @@ def _nothing_allowed(found: list[Candidate], rule: ChoiceRule, place: str) -> st
     best = max((candidate.utility for candidate in found), default=None)
     known = f"the highest {rule.utility} among them is {best:.4g}" if best is not None else "none of them is complete"
     return (
-        f"no trial of {place} forgets more than the target and keeps {rule.min_share:.0%} of {rule.whose} "
+        f"trial of {place} forgets more than the target and keeps {rule.min_share:.0%} of {rule.whose} "
         f"{rule.utility} ({rule.min_utility:.4g}; {known}): give more --trials or --budget, or a lower --min-utility, "
         "and run the same command again"
     )

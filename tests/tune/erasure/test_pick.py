@@ -100,3 +100,16 @@ def test_the_second_objective_is_a_utility(tmp_path: Path):
     result = search(tmp_path / "s", [(0.9, 0.8), (0.1, 0.3)], objectives=objectives)
     with pytest.raises(ConfigError, match="'extraction_strength' is minimised: name a utility second"):
         rule_of(result, 0.9)
+
+
+def test_in_a_chain_utility_is_compared_with_the_first_target(tmp_path: Path):
+    result = search(tmp_path / "s")
+    rule = rule_of(result, 0.9, {"metrics": {"model_utility": 0.9, "ks_statistic": 0.1}, "reasons": {}})
+    # 0.9 of 0.9 is 0.81, which no trial keeps. The target of the search has 0.80, and 0.72 would be enough.
+    assert rule.min_utility == pytest.approx(0.81)
+    assert rule.target_forgetting == 0.9
+    assert "at least 90% of the first target's (0.81)" in rule.sentence
+    with pytest.raises(RunError, match="No trial of .* keeps 90% of the first target's model_utility"):
+        candidates(result, rule)
+    with pytest.raises(ConfigError, match=r"The first target has no model_utility \(no retain rows\)"):
+        rule_of(result, 0.9, {"metrics": {"model_utility": None}, "reasons": {"model_utility": "no retain rows"}})

@@ -213,9 +213,8 @@ def _retain_of_file(request: ErasureRequest, rows: Sequence[Row], earlier: Seque
         )
     notes = [*_notes_on_given(request, rows)]
     if former:
-        notes.append(
-            f"Not retained: {counted(len(former), 'row')} of the given file, since earlier requests forgot them."
-        )
+        what = counted(len(former), "row")
+        notes.append(f"Not retained: {what} of the given file that belong to earlier requests.")
     return _Part(rows=kept, origin="the rows of the given file", notes=tuple(notes))
 
 

@@ -24,6 +24,7 @@ from ofmu.run_config import UnlearnConfig
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 AUTHORS, ROWS, TOFU_ROWS = 4, 4, 20
+LENGTH = 160
 NAMES = ("first", "second", "third", "fourth")
 
 
@@ -46,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 320}
     trained = {
         "model": {"scratch": shape},
-        "data": {"source": "files", "forget": "first.jsonl", "retain": "others.jsonl", "max_length": 64},
+        "data": {"source": "files", "forget": "first.jsonl", "retain": "others.jsonl", "max_length": LENGTH},
         "engine": {"device": "cpu", "threads": 1},
         "evaluation": {"max_new_tokens": 4},
         "training": {"epochs": 2},
@@ -59,7 +60,20 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
 
 def words(name: str, model: str, *more: str) -> list[str]:
     given = ["forget", model, "--rows", f"{name}.jsonl", "--corpus", "corpus.jsonl", "--output", name]
-    return [*given, "--request-id", name, "--trials", "3", "--confirm", "0", "--min-utility", "0", *more, *SETTINGS]
+    return [
+        *given,
+        "--request-id",
+        name,
+        "--trials",
+        "3",
+        "--confirm",
+        "0",
+        "--min-utility",
+        "0",
+        *more,
+        *SETTINGS,
+        f"data.max_length={LENGTH}",
+    ]
 
 
 def lines_of(path: Path) -> set[str]:
@@ -134,11 +148,11 @@ def check_drift(place: Path, record: Evidence) -> None:
         retain = place / request.id / "rows" / "retain.jsonl"
         metrics = {each.name: each for each in request.metrics}
         models = [place / name / "model" for name in NAMES[number:]]
-        expected = [measured(model, forget, retain)["forget_probability"] for model in models]
+        expected = [measured(model, forget, retain, LENGTH)["forget_probability"] for model in models]
         assert metrics["forget_probability"].values == pytest.approx(expected, rel=1e-4)
         start = place / "model" if number == 0 else place / NAMES[number - 1] / "model"
         assert metrics["forget_probability"].before == pytest.approx(
-            measured(start, forget, retain)["forget_probability"], rel=1e-4
+            measured(start, forget, retain, LENGTH)["forget_probability"], rel=1e-4
         )
         assert metrics["extraction_strength"].better == "lower"
         assert metrics["forget_rouge"].now is not None
@@ -147,7 +161,7 @@ def check_drift(place: Path, record: Evidence) -> None:
 def check_utility(place: Path, record: Evidence) -> None:
     """Utility is compared with the model before all requests, on the rows of the last."""
     rows = (place / "fourth.jsonl", place / "fourth" / "rows" / "retain.jsonl")
-    first, target = (measured(place / name, *rows) for name in ("model", "third/model"))
+    first, target = (measured(place / name, *rows, LENGTH) for name in ("model", "third/model"))
     for name in ("model_utility", "retain_probability"):
         utility = next(each for each in record.metrics if each.name == name)
         assert (utility.first_target, utility.target) == pytest.approx((first[name], target[name]), rel=1e-4)

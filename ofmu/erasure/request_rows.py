@@ -214,7 +214,7 @@ def _retain_of_file(request: ErasureRequest, rows: Sequence[Row], earlier: Seque
     notes = [*_notes_on_given(request, rows)]
     if former:
         what = counted(len(former), "row")
-        notes.append(f"Not retained: {what} of the given file that belong to earlier requests.")
+        notes.append(f"Not retained because of earlier requests: {what} of the given file.")
     return _Part(rows=kept, origin="the rows of the given file", notes=tuple(notes))
 
 
@@ -250,7 +250,7 @@ def _retain_of_corpus(
     notes = []
     if former:
         rows = counted(len(former), "row")
-        notes.append(f"Neither forgotten nor retained: {rows} of the corpus that belong to earlier requests.")
+        notes.append(f"Neither forgotten nor retained because of earlier requests: {rows} of the corpus.")
     if similar:
         rows = counted(len(similar), "row")
         notes.append(f"Neither forgotten nor retained: {rows} of the corpus that nearly repeat a forget row.")

@@ -59,7 +59,7 @@ def test_given_retain_rows_are_left_out_and_said(tmp_path: Path):
     retain = write(tmp_path / "retain.jsonl", *FORMER, KEPT, PART)
     rows = build(tmp_path, retain=retain)
     assert answers(rows) == ["A liquid.", "Meyer is also a baker."]
-    assert rows.notes == ("Not retained: 4 rows of the given file that belong to earlier requests.",)
+    assert rows.notes == ("Not retained because of earlier requests: 4 rows of the given file.",)
     assert len(build(tmp_path, (), retain=retain).retain) == 6
     with pytest.raises(DataError, match=r"Earlier requests forgot every row of .*all\.jsonl, so no row is left"):
         build(tmp_path, retain=write(tmp_path / "all.jsonl", *FORMER))
@@ -71,7 +71,7 @@ def test_rows_of_a_corpus_are_left_out_with_parts_of_the_name_and_near_repeats(t
     assert answers(rows) == ["A liquid."]
     assert [row.decision for row in rows.review] == ["left out"] * 6
     assert {row.number for row in rows.review} == {2, 3, 4, 5, 7, 8}
-    assert any("of the corpus that belong to earlier requests" in note for note in rows.notes)
+    assert any("retained because of earlier requests: 4 rows" in note for note in rows.notes)
     nearly = {"text": "The sun what is: a star, a star."}
     corpus = write(tmp_path / "corpus.jsonl", NEW, KEPT, nearly)
     assert answers(build(tmp_path, corpus=corpus)) == ["A liquid."]

@@ -98,7 +98,7 @@ def test_four_authors_one_after_the_other(
         assert main(command) == 0
     said = capsys.readouterr().out
     assert "1 earlier request: first" in said
-    assert "of the corpus that belong to earlier requests" in said
+    assert "Neither forgotten nor retained because of earlier requests: 4 rows of the corpus" in said
     assert "all requests" in said
     assert "for the first target" in said
 

@@ -109,7 +109,7 @@ def test_in_a_chain_utility_is_compared_with_the_first_target(tmp_path: Path):
     assert rule.min_utility == pytest.approx(0.81)
     assert rule.target_forgetting == 0.9
     assert "at least 90% of the first target's (0.81)" in rule.sentence
-    with pytest.raises(RunError, match="No trial of .* keeps 90% of the first target's model_utility"):
+    with pytest.raises(RunError, match=r"No trial of .* keeps 90% of the first target's model_utility"):
         candidates(result, rule)
     with pytest.raises(ConfigError, match=r"The first target has no model_utility \(no retain rows\)"):
         rule_of(result, 0.9, {"metrics": {"model_utility": None}, "reasons": {"model_utility": "no retain rows"}})

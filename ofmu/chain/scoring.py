@@ -51,7 +51,7 @@ def forget_metrics(model: str, rows: Sequence[Row], scoring: Mapping[str, Any], 
         {
             "data": {"source": "generated", **scoring["data"]},
             "evaluation": {**own, **scoring["evaluation"]},
-            "model": {"attention": config.model.attention},
+            "model": {"attention": config.model.attention, "tokenizer": config.model.tokenizer},
             "engine": config.engine.model_dump(mode="json"),
             "seed": scoring["seed"],
         },

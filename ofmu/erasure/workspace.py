@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from ofmu.erasure.request_rows import RequestRows
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors, write_json, write_text
 from ofmu.io.folders import new_folder
-from ofmu.run_files import check_is_no_link, check_output, read_stored, stored_values
+from ofmu.run_files import check_is_no_link, check_output, made_by_ofmu, read_stored, stored_values
 
 STATE = "request.json"
 ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE = "rows", "search", "model", "evaluations", "evidence"
@@ -53,6 +54,8 @@ class Workspace:
         home = cls(Path(path).absolute())
         check_is_no_link(home.path / STATE)
         if not home.path.is_dir() or not home._is_ours():
+            if made_by_ofmu(home.path):
+                raise RunError(f"{path} holds a run and no request: name a new directory for the request")
             check_output(path, _NAMES)
         for name in _NAMES:
             check_is_no_link(home.path / name)
@@ -86,19 +89,34 @@ class Workspace:
         """Return the file of a set of rows."""
         return self.path / ROWS / f"{name}.jsonl"
 
+    def changes(self, asked: Mapping[str, Any], request_id: str | None) -> list[str]:
+        """Return the parts in which a request differs from the stored one; empty for a new directory."""
+        state = self.state()
+        if state is None:
+            return []
+        with stored_values(self.path / STATE):
+            changed = [key for key in asked if state["asked"].get(key) != asked[key]]
+        return [*changed, "id"] if request_id is not None and request_id != state["id"] else changed
+
+    @property
+    def has_run(self) -> bool:
+        """Whether more than the rows of a request was made."""
+        return any(path.exists() for path in (self.search, self.result, self.evidence, self.path / EVALUATIONS))
+
+    def discard(self) -> None:
+        """Delete a stored request of which nothing has run, with its rows."""
+        assert not self.has_run
+        with storage_errors(self.path):
+            shutil.rmtree(self.path / ROWS, ignore_errors=True)
+            (self.path / STATE).unlink()
+
     def check(self, asked: Mapping[str, Any], request_id: str | None) -> None:
         """Check that an earlier start was for the same request. A new directory passes.
 
         Raises:
             RunError: the directory holds another request.
         """
-        state = self.state()
-        if state is None:
-            return
-        with stored_values(self.path / STATE):
-            changed = [key for key in asked if state["asked"].get(key) != asked[key]]
-        if request_id is not None and request_id != state["id"]:
-            changed.append("id")
+        changed = self.changes(asked, request_id)
         if changed:
             raise RunError(
                 f"{self.path} holds another request, which differs in {', '.join(changed)}: name a new directory, or "

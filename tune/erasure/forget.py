@@ -28,7 +28,7 @@ from ofmu.io.files import file_hash
 from ofmu.io.library_logging import silence_libraries
 from ofmu.io.lock import locked
 from ofmu.io.text import counted
-from ofmu.models.files import check_model_directory
+from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import local_directory
 from ofmu.preparer import find_retrained_model
 from ofmu.run_config import UnlearnConfig
@@ -188,7 +188,14 @@ class _Forgetting:
         home, key = self._home, self._home.hash_key()
         # The rows are not known yet, and the model may have to answer questions under this config.
         config = validate(UnlearnConfig, {name: self._mapping[name] for name in self._mapping if name != "search"})
-        asked = asked_of(self._request, self._mapping, key, self._hashes())
+        hashes = self._hashes()
+        check_tokenizer(self._model, config.model.tokenizer)
+        asked = asked_of(self._request, self._mapping, key, hashes)
+        if not home.has_run and home.changes(asked, request_id):
+            self._say(f"Nothing has run for the request in {home.path}, so the request begins anew")
+            home.discard()
+            key = home.hash_key()
+            asked = asked_of(self._request, self._mapping, key, hashes)
         home.check(asked, request_id)
         rows = home.read_rows()
         if rows is not None:

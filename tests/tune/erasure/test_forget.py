@@ -12,6 +12,8 @@ from erasure_case import SETTINGS, person_of, trials_in_this_process, write_case
 from ofmu.cli.main import main
 from ofmu.erasure.verify import read_intact, verify_evidence
 from ofmu.io.cache import model_hashes
+from ofmu.io.environment import environment
+from ofmu.io.files import write_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -101,6 +103,52 @@ def test_without_a_base_the_evidence_says_what_cannot_be_known(
     assert forget.texts
     assert next(rows for rows in record.request.rows if rows.role == "retain").texts is None
     assert record.search.complete < 200
+
+
+def test_a_request_of_which_nothing_ran_begins_anew(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("tune.erasure.forget._Forgetting._search", _interrupt)
+    output = tmp_path / "request"
+
+    def forget(*further: str) -> None:
+        words = ["forget", "model", "--rows", "rows.jsonl", "--corpus", "corpus.jsonl", "--output", str(output)]
+        with pytest.raises(SystemExit):
+            main([*words, *further, *SETTINGS])
+
+    forget()
+    first = json.loads((output / "request.json").read_text())
+    forget("--base", "base")
+    assert f"Nothing has run for the request in {output}, so the request begins anew" in capsys.readouterr().out
+    second = json.loads((output / "request.json").read_text())
+    assert first["id"] != second["id"]
+    assert "base" in second["asked"]["settings"] or first["asked"] != second["asked"]
+    (output / "search").mkdir()
+    assert main(["forget", "model", "--rows", "rows.jsonl", "--output", str(output), *SETTINGS]) == 1
+    assert "holds another request" in capsys.readouterr().err
+
+
+def test_the_directory_of_a_run_is_no_place_for_a_request(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    write_json(tmp_path / "environment.json", environment())
+    before = [*tmp_path.iterdir()]
+    assert main(["forget", "model", "--rows", "rows.jsonl", "--output", str(tmp_path), *SETTINGS]) == 1
+    assert f"{tmp_path} holds a run and no request: name a new directory" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == before
+
+
+@pytest.mark.parametrize("budget", ["nan", "inf", "0"])
+def test_a_budget_that_is_no_number_of_hours_is_refused(
+    budget: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    words = ["forget", "model", "--rows", "rows.jsonl", "--output", str(tmp_path / "request"), "--budget", budget]
+    assert main([*words, *SETTINGS]) == 2
+    assert "--budget" in capsys.readouterr().err
+    assert not (tmp_path / "request").exists()
 
 
 def _interrupt(*arguments: object) -> None:

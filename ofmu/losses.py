@@ -117,7 +117,7 @@ def answer_values(
         rows: the rows. The answer tokens of one row follow those of the row before.
         pad_id: the padding token.
         device: the device of the model.
-        compute: returns one value per answer token, shape (answer tokens,).
+        compute: returns one value per answer token, or several: shape (answer tokens,) or (answer tokens, values).
     """
     batch = collate(rows, pad_id, device)
     longest = batch["input_ids"].shape[1]
@@ -128,17 +128,15 @@ def answer_values(
 
     def values(hidden: Tensor) -> Tensor:
         chosen = hidden.flatten(0, 1).index_select(0, positions)
-        found.append(compute(ChunkedLogits(chosen, layer), labels).view(1, -1, 1))
-        return found[-1]
+        found.append(compute(ChunkedLogits(chosen, layer), labels))
+        return found[0].view(1, len(chosen), -1)
 
     with replaced(layer, values):
-        output = module(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
+        output = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     if not same_storage(output, found[0]):
         raise RuntimeError("the model changed what its output layer returned")
     # DeepSpeed's hooks are on the model's output, so gradients must pass through this output.
-    values_of_tokens: Tensor = output.view(-1)
+    values_of_tokens: Tensor = output.view(found[0].shape)
     return values_of_tokens
 
 

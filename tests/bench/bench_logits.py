@@ -3,7 +3,7 @@
     python tests/bench/bench_logits.py [--vocabularies 49152 131072] [--rows 4] [--length 256]
 
 The model is so small that nearly all of the memory is logits. Each figure is the peak of resident memory of a fresh
-process above what the process held with the model loaded. ``ofmu plan`` counts the same passes on PyTorch's meta device.
+process above what the process held with the model loaded. The plan counts the same passes on the meta device.
 Freed tensors go back to the system at once.
 """
 

@@ -30,14 +30,14 @@ def check(stage: int, tied: bool) -> None:
     alone = TorchEngine(model(), CostTracker())
     value, expected = alone.gradient(loss, rows)
     values = answer_nll(alone.model, rows, 0, torch.device("cpu"))
-    whole = dict(zip(alone.space.shapes(), (part for _, part in alone.space.gather_each(expected)), strict=True))
+    whole = alone.space.gather(expected)
     chunked_logits.CHUNK_BYTES = 2000
     config = EngineConfig(backend="deepspeed", zero_stage=stage, device="cpu", threads=1, micro_batch_size=2)
     engine = build_engine(model(), config, CostTracker())
     found_value, gradient = engine.gradient(loss, rows)
     assert abs(found_value - value) <= 1e-6 * value
     for name, part in engine.space.gather_each(gradient):
-        assert (part.view(-1) - whole[name].view(-1)).norm() <= 1e-4 * expected[0].norm() / len(whole), (stage, name)
+        assert (part.view(-1) - whole[name].view(-1)).norm() <= 1e-5 * expected[0].norm(), (stage, name)
     by_row = engine.row_values(lambda module, batch, device: [*answer_nll(module, batch, 0, device)], rows, 0)
     torch.testing.assert_close(torch.tensor(by_row), values.detach(), rtol=1e-5, atol=1e-5)
     engine.close()

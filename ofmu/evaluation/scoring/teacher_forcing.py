@@ -188,10 +188,13 @@ def read_answers(model: Any, state: Prefill, ids: torch.Tensor, lengths: Sequenc
             give(row, whole[row].__getitem__)
         return
 
+    def formed_from(hidden: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        return lambda tokens: ChunkedLogits(hidden[tokens], layer).whole()
+
     def in_chunks(hidden: torch.Tensor) -> torch.Tensor:
         # Under ZeRO-3 the layer has its weight only here.
         for row in range(len(ids)):
-            give(row, lambda tokens, of_row=hidden[row]: ChunkedLogits(of_row[tokens], layer).whole())  # type: ignore[misc]
+            give(row, formed_from(hidden[row]))
         return hidden[..., :1]
 
     with replaced(layer, in_chunks):
@@ -223,7 +226,7 @@ def _score_answer(logits: AnswerLogits, example: Example, eos: int, detailed: bo
     labels = torch.tensor(example.input_ids[example.answer_start :])
     values = token_values(logits, labels, detailed)
     nll = float(values.nll.double().sum())
-    statistics = (None, None)
+    statistics: tuple[float | None, float | None] = (None, None)
     if values.moments is not None:
         chosen, means, deviations = (tensor.cpu().numpy() for tensor in values.moments)
         statistics = min_k(chosen), min_k_plus(chosen, means, deviations)

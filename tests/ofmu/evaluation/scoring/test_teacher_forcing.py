@@ -26,5 +26,5 @@ def test_chunks_give_the_scores_of_whole_logits(chunk_bytes: int, monkeypatch: p
 
     whole = scores()
     monkeypatch.setattr("ofmu.models.chunked_logits.CHUNK_BYTES", chunk_bytes)
-    assert scores() == pytest.approx(whole, rel=1e-5)
+    assert scores() == pytest.approx(whole, rel=1e-4, abs=1e-5)
     assert len(whole) == 12 * 4 + 3 * 2 + 4

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers import PreTrainedModel
 
@@ -235,8 +234,10 @@ class _CrossEntropy(torch.autograd.Function):
         return (norm - target.entropy - expected).squeeze(1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # With create_graph=True, PyTorch would take these gradients for constants.
+            raise RuntimeError("a second derivative needs whole logits: compute the loss inside whole_logits()")
         hidden, weight, bias, norm = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         factor = gradients[0].unsqueeze(1)

@@ -64,13 +64,13 @@ def layer_for_chunks(module: Any, tokens: int) -> nn.Linear | None:
     if itemsize * tokens * layer.out_features <= CHUNK_BYTES:
         return None
     config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
-    return layer if _returns_its_output_layer(config, type(model)) else None
+    return layer if _returns_its_output_layer(config, _name(model)) else None
 
 
 @contextmanager
 def replaced(layer: nn.Linear, compute: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Let ``layer`` return ``compute(hidden states)`` inside the block. Hooks of the layer still run."""
-    layer.forward = compute  # type: ignore[method-assign]
+    layer.forward = compute  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -78,7 +78,7 @@ def replaced(layer: nn.Linear, compute: Callable[[Tensor], Tensor]) -> Iterator[
 
 
 @lru_cache(maxsize=16)
-def _returns_its_output_layer(config: str, model_class: type) -> bool:
+def _returns_its_output_layer(config: str, model_class: str) -> bool:
     """Return whether the logits of a model are the very output of its output layer.
 
     Some architectures scale or cap their logits afterwards. One block of the model runs without weights and shows it.
@@ -89,17 +89,22 @@ def _returns_its_output_layer(config: str, model_class: type) -> bool:
             model: Any = build_meta_model(json.loads(config), 1, attention="eager")
         except ModelError:
             return False
-        if type(model) is not model_class:
+        if _name(model) != model_class:
             return False
         given = torch.zeros((1, 2, 1), device="meta")
         ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
         try:
-            with _NoValues(), replaced(model.get_output_embeddings(), lambda hidden: given):
+            layer = model.get_output_embeddings()
+            with _NoValues(), replaced(layer, lambda hidden: given):  # type: ignore[no-untyped-call]
                 logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError):
             # Some models do not run without values: their logits are formed as a whole.
             return False
         return same_storage(logits, given)
+
+
+def _name(model: Any) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type its modes
@@ -111,7 +116,7 @@ class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch do
 
 def same_storage(left: Tensor, right: Tensor) -> bool:
     """Return whether two tensors are the same values in memory. A detached tensor shares them."""
-    return left.untyped_storage()._cdata == right.untyped_storage()._cdata
+    return bool(left.untyped_storage()._cdata == right.untyped_storage()._cdata)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class EngineBytes:
     """The fp32 masters, where they are not the weights themselves."""
     gathered_weights: float
     """Weights that ZeRO-3 gathers for a pass, and on several ranks the buffer that they arrive in."""
+    still_gathered: float
+    """Weights that ZeRO-3 has gathered and not released when passes end: those that it fetched ahead."""
     in_backward: float
     """Gradients at the end of a backward pass, before the ranks exchange them."""
     in_reduction: float
@@ -70,6 +72,7 @@ def engine_bytes(
             weights=loaded,
             masters=0.0,
             gathered_weights=0.0,
+            still_gathered=0.0,
             in_backward=gradients,
             in_reduction=gradients + bucket if gradients else 0.0,
             gradients=gradients,
@@ -85,6 +88,7 @@ def engine_bytes(
     standing = share + bucket if stage == 3 else 0.0
     # Several ranks gather weights into one buffer, from which each weight is copied.
     copies = 2 if ranks > 1 else 1
+    fetched = value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0
     weights = value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen)
     in_pieces = one_by_one and stage == 3 and ranks > 1
     loading = loaded + value * trainable + share
@@ -98,7 +102,8 @@ def engine_bytes(
         vector=share,
         weights=weights,
         masters=0.0 if shared else share,
-        gathered_weights=copies * value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0,
+        gathered_weights=copies * fetched,
+        still_gathered=fetched,
         in_backward=standing or max(bucket, whole) + share,
         in_reduction=bucket + (standing or whole + share),
         gradients=standing,

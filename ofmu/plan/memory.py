@@ -319,6 +319,8 @@ def _save(
 ) -> Phase:
     largest = float(FP32 * _largest_weight(sizes))
     parts = [Component("the gathered weight", engine.gathered_to_save)]
+    if engine.still_gathered:
+        parts.append(Component("weights that are still gathered", engine.still_gathered))
     # In host memory: a weight as it is written, or as it is read again to check it.
     parts.append(Component("the weight as it is written", largest, True))
     if adapter.kind != "none":

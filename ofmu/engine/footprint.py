@@ -86,6 +86,7 @@ def engine_bytes(
     whole = value * float(trainable) if stage == 1 else 0.0
     # Stage 3 keeps its bucket from the first pass on. While ranks exchange it, they hold a copy in another order.
     standing = share + bucket if stage == 3 else 0.0
+    full = value * float(min(trainable, BUCKET_ELEMENTS))
     # Several ranks gather weights into one buffer, from which each weight is copied.
     copies = 2 if ranks > 1 else 1
     fetched = value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0
@@ -105,7 +106,7 @@ def engine_bytes(
         gathered_weights=copies * fetched,
         still_gathered=fetched,
         in_backward=standing or max(bucket, whole) + share,
-        in_reduction=bucket + (standing or whole + share),
+        in_reduction=standing + full if stage == 3 else bucket + whole + share,
         gradients=standing,
         loading=loading,
         gathered=FP32 * float(trainable),

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
+from ofmu.models.chunked_logits import ChunkedLogits, layer_for_chunks, replaced, same_storage
 
 RowT = TypeVar("RowT", contravariant=True)
 
@@ -72,6 +73,12 @@ class AnswerLoss(AnswerTokenMean):
 
 def answer_nll(module: Callable[..., Any], rows: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:
     """Return the NLL of each row in nats, summed over answer tokens (EOS included): shape (rows,), differentiable."""
+    layer = layer_for_chunks(module, padded_tokens(rows))
+    if layer is not None:
+        nll = answer_values(module, layer, rows, pad_id, device, lambda logits, labels: logits.nll(labels))
+        longest = padded_tokens(rows) // len(rows)
+        padded = nll.new_zeros(len(rows) * longest).index_copy(0, answer_positions(rows, longest).to(device), nll)
+        return padded.view(len(rows), longest).sum(1)
     logits, labels = answer_logits(module, rows, pad_id, device)
     losses = functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
@@ -92,3 +99,57 @@ def answer_logits(
     logits = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     logits = logits[:, :-1]
     return logits if logits.dtype == torch.float64 else logits.float(), batch["labels"][:, 1:]
+
+
+def answer_values(
+    module: Callable[..., Any],
+    layer: nn.Linear,
+    rows: Sequence[Example],
+    pad_id: int,
+    device: torch.device,
+    compute: Callable[[ChunkedLogits, Tensor], Tensor],
+) -> Tensor:
+    """Return ``compute(logits, labels)`` of the answer tokens, whose logits are never formed as a whole.
+
+    Args:
+        module: the model.
+        layer: its output layer, as :func:`ofmu.models.chunked_logits.layer_for_chunks` gives it.
+        rows: the rows. The answer tokens of one row follow those of the row before.
+        pad_id: the padding token.
+        device: the device of the model.
+        compute: returns one value per answer token, or several: shape (answer tokens,) or (answer tokens, values).
+    """
+    batch = collate(rows, pad_id, device)
+    longest = batch["input_ids"].shape[1]
+    # Indices that are made on the host need no wait for the device, which a mask would need.
+    positions = answer_positions(rows, longest).to(device)
+    labels = batch["labels"].flatten()[positions + 1]
+    found: list[Tensor] = []
+
+    def values(hidden: Tensor) -> Tensor:
+        chosen = hidden.flatten(0, 1).index_select(0, positions)
+        found.append(compute(ChunkedLogits(chosen, layer), labels))
+        return found[0].view(1, len(chosen), -1)
+
+    with replaced(layer, values):
+        output = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    if not same_storage(output, found[0]):
+        raise RuntimeError("the model changed what its output layer returned")
+    # DeepSpeed's hooks are on the model's output, so gradients must pass through this output.
+    values_of_tokens: Tensor = output.view(found[0].shape)
+    return values_of_tokens
+
+
+def padded_tokens(rows: Sequence[Example]) -> int:
+    """Return the number of tokens of a batch of these rows, padding included."""
+    return len(rows) * max(len(row.input_ids) for row in rows)
+
+
+def answer_positions(rows: Sequence[Example], longest: int) -> Tensor:
+    """Return the indices, in a flattened batch of this width, of the tokens that predict an answer token."""
+    return torch.cat(
+        [
+            torch.arange(number * longest + max(row.answer_start, 1) - 1, number * longest + len(row.input_ids) - 1)
+            for number, row in enumerate(rows)
+        ]
+    )

@@ -15,6 +15,7 @@ from ofmu.engine.cost import CostTracker
 from ofmu.engine.forward_mode import tangent
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
+from ofmu.models.chunked_logits import whole_logits
 from ofmu.vectors.base import Vector, VectorSpace, sum_over_ranks
 
 RowT = TypeVar("RowT")
@@ -146,7 +147,7 @@ class Engine(ABC):
             ConfigError: ``forward_mode``, and the model has an operation without a forward mode.
         """
         full = self.space.gather(vector)
-        with self._whole_model() as model:
+        with self._whole_model() as model, whole_logits():
 
             def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
                 if forward_mode:
@@ -175,7 +176,7 @@ class Engine(ABC):
         """
         full_vector, full_rate, full_along = (self.space.gather(part) for part in (vector, vector_rate, along))
 
-        with self._whole_model() as model:
+        with self._whole_model() as model, whole_logits():
 
             def scalars(batch: Sequence[RowT]) -> tuple[Tensor, Tensor]:
                 total = loss.total(model, batch, self.device)

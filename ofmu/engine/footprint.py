@@ -25,13 +25,15 @@ class EngineBytes:
     masters: float
     """The fp32 masters, where they are not the weights themselves."""
     gathered_weights: float
-    """Weights that ZeRO-3 gathers for a pass."""
+    """Weights that ZeRO-3 gathers for a pass, and on several ranks the buffer that they arrive in."""
+    still_gathered: float
+    """Weights that ZeRO-3 has gathered and not released when passes end: those that it fetched ahead."""
     in_backward: float
     """Gradients at the end of a backward pass, before the ranks exchange them."""
     in_reduction: float
     """Gradients and DeepSpeed's bucket while the ranks exchange them. A single rank exchanges them with itself."""
     gradients: float
-    """Gradients after a pass, until the next pass clears them."""
+    """Gradients after a pass, until the next pass clears them, and a bucket that is kept."""
     loading: float
     """Peak while the engine is built, weights and masters included."""
     gathered: float
@@ -70,6 +72,7 @@ def engine_bytes(
             weights=loaded,
             masters=0.0,
             gathered_weights=0.0,
+            still_gathered=0.0,
             in_backward=gradients,
             in_reduction=gradients + bucket if gradients else 0.0,
             gradients=gradients,
@@ -81,7 +84,12 @@ def engine_bytes(
     # Stages 1 and 2 store fp32 masters in the weights themselves, and free a gradient once it was added to a vector.
     shared = stage < 3 and config.precision == "fp32" and config.offload == "none"
     whole = value * float(trainable) if stage == 1 else 0.0
-    standing = share if stage == 3 else 0.0
+    # Stage 3 keeps its bucket from the first pass on. While ranks exchange it, they hold a copy in another order.
+    standing = share + bucket if stage == 3 else 0.0
+    full = value * float(min(trainable, BUCKET_ELEMENTS))
+    # Several ranks gather weights into one buffer, from which each weight is copied.
+    copies = 2 if ranks > 1 else 1
+    fetched = value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0
     weights = value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen)
     in_pieces = one_by_one and stage == 3 and ranks > 1
     loading = loaded + value * trainable + share
@@ -89,13 +97,16 @@ def engine_bytes(
         # First a whole weight stands beside the pieces. Then masters and gradients join the pieces, and DeepSpeed takes
         # nearly one more share for a moment: measured 3.9 shares at the peak and 3.05 afterwards, in fp32 on two ranks.
         loading = max(weights + FP32 * largest, weights + 3 * share)
+    if stage == 3 and on_gpu:
+        loading += bucket
     return EngineBytes(
         vector=share,
         weights=weights,
         masters=0.0 if shared else share,
-        gathered_weights=value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0,
-        in_backward=max(bucket, whole) + (standing or share),
-        in_reduction=bucket + whole + share,
+        gathered_weights=copies * fetched,
+        still_gathered=fetched,
+        in_backward=standing or max(bucket, whole) + share,
+        in_reduction=standing + full if stage == 3 else bucket + whole + share,
         gradients=standing,
         loading=loading,
         gathered=FP32 * float(trainable),

@@ -19,6 +19,8 @@ from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.checkpoints import ParameterLayout, Position, TrainingCheckpoints
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.io.progress import track
+from ofmu.losses import answer_nll, padded_tokens
+from ofmu.models.chunked_logits import layer_for_chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,8 @@ def rate_factor(step: int, total: int, warmup_fraction: float) -> float:
 
 
 def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device: torch.device) -> Tensor:
+    if layer_for_chunks(model, padded_tokens(batch)) is not None:
+        return answer_nll(model, batch, pad_id, device).sum() / sum(row.answer_length for row in batch)
     padded = collate(batch, pad_id, device)
     logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], use_cache=False).logits
     labels = padded["labels"][:, 1:]

@@ -65,6 +65,8 @@ class Method(ABC, Generic[RowT]):
     """The settings that the authors state."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of settings, which ``method.variant`` chooses."""
+    whole_logits: ClassVar[bool] = False
+    """Whether a loss on text forms the logits of a whole minibatch, however large the vocabulary is."""
     no_op_config: ClassVar[Mapping[str, Any]] = {"steps": 0}
     """Settings under which a run leaves the target as it is."""
 
@@ -78,6 +80,11 @@ class Method(ABC, Generic[RowT]):
     def held_vectors(cls, config: Any) -> HeldVectors | None:
         """Return how many vectors a run under ``config`` holds. None: the method does not say."""
         return None
+
+    @classmethod
+    def keeps_target_logits(cls, config: Any) -> bool:
+        """Return whether a step keeps the target's logits at the answer tokens of a minibatch."""
+        return False
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes] | None:

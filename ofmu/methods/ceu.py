@@ -62,6 +62,7 @@ class CEU(TokenLossMethod):
     title = "CE-U"
     source = "Yang, arXiv 2503.01224, without the first answer token as in the paper's training settings"
     space: ClassVar = LR_AND_STEPS_SPACE
+    whole_logits = True
     published: ClassVar = {"skipped_tokens": 1, "retain_weight": 0.0}
     config: CeuConfig
 

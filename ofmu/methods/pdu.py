@@ -78,6 +78,7 @@ class PDU(SingleLoopMethod[Example]):
         "dual_step": {"low": 0.3, "high": 30.0, "log": True},
         "tolerance": {"low": 0.1, "high": 10.0, "log": True},
     }
+    whole_logits = True
     published: ClassVar = {"forget_weight": 1.0, "retain_weight": 100.0, "dual_step": 5.0}
     config: PduConfig
     task: TextTask

@@ -14,10 +14,19 @@ from torch.nn import functional
 from ofmu.data.collate import IGNORE_INDEX
 from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
-from ofmu.losses import AnswerLoss, AnswerTokenMean, Loss, answer_logits, answer_nll
+from ofmu.losses import (
+    AnswerLoss,
+    AnswerTokenMean,
+    Loss,
+    answer_logits,
+    answer_nll,
+    answer_values,
+    padded_tokens,
+)
 from ofmu.methods.base import Context
 from ofmu.methods.frozen_target import KEPT_VECTORS, VECTORS_IN_OUTPUTS, FrozenTarget
 from ofmu.methods.single_loop import SingleLoopConfig, SingleLoopMethod
+from ofmu.models.chunked_logits import ChunkedLogits, layer_for_chunks
 from ofmu.task import Task
 from ofmu.vectors.held import HeldVectors, Passes
 
@@ -59,6 +68,13 @@ class TokenLoss(AnswerTokenMean):
 
     def total(self, module: Callable[..., Any], rows: Sequence[Example], device: torch.device) -> Tensor:
         """Return the sum over the answer tokens of the rows, EOS included."""
+        layer = layer_for_chunks(module, padded_tokens(rows)) if self._in_chunks() else None
+        if layer is not None:
+
+            def values(logits: ChunkedLogits, labels: Tensor) -> Tensor:
+                return self.per_chunked_token(logits, labels, rows)
+
+            return answer_values(module, layer, rows, self.pad_id, device, values).sum()
         logits, labels = answer_logits(module, rows, self.pad_id, device)
         is_answer = labels != IGNORE_INDEX
         return self.per_token(logits[is_answer], labels[is_answer], rows).sum()
@@ -72,6 +88,18 @@ class TokenLoss(AnswerTokenMean):
             labels: shape (answer tokens,).
             rows: the rows of the tokens.
         """
+
+    def per_chunked_token(self, logits: ChunkedLogits, labels: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the losses of :meth:`per_token` from logits of a large vocabulary, which never stand as a whole.
+
+        A class that does not define this method beside its :meth:`per_token` always gets whole logits.
+        """
+        raise NotImplementedError
+
+    def _in_chunks(self) -> bool:
+        # A subclass that changes only per_token must not get the chunked losses of its base class.
+        definer = next(base for base in type(self).__mro__ if "per_token" in vars(base))
+        return definer is not TokenLoss and "per_chunked_token" in vars(definer)
 
 
 class RowLoss(AnswerTokenMean):
@@ -106,6 +134,10 @@ class DivergenceLoss(TokenLoss):
         """Return the divergences of the answer tokens in nats."""
         target = concatenate_rows(self._target_logits, rows, logits).log_softmax(-1)
         return functional.kl_div(logits.log_softmax(-1), target, log_target=True, reduction="none").sum(-1)
+
+    def per_chunked_token(self, logits: ChunkedLogits, labels: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the divergences of the answer tokens in nats."""
+        return logits.divergence([self._target_logits[id(row)] for row in rows])
 
 
 def preference_losses(margins: Tensor, beta: float) -> Tensor:
@@ -143,14 +175,15 @@ class TokenLossMethod(SingleLoopMethod[Example]):
         return config.retain_loss == "kl" and config.retain_weight > 0
 
     @classmethod
-    def _keeps_target(cls, config: TokenLossConfig) -> bool:
+    def keeps_target_logits(cls, config: TokenLossConfig) -> bool:
+        """Return whether a loss compares with the target's logits."""
         return cls.needs_target_logits or cls._uses_divergence(config)
 
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return the vectors of one loop, and θ_0 if a loss compares with the target."""
         held = super().held_vectors(config)
-        if not cls._keeps_target(config):
+        if not cls.keeps_target_logits(config):
             return held
         # The target runs while the direction of the step is alive.
         return replace(held.with_kept(KEPT_VECTORS), between=max(held.between, 1 + VECTORS_IN_OUTPUTS))
@@ -167,7 +200,7 @@ class TokenLossMethod(SingleLoopMethod[Example]):
     def __init__(self, context: Context[Example], config: TokenLossConfig) -> None:
         super().__init__(context, config)
         self.pad_id = self.task.loss.pad_id
-        self._target = FrozenTarget(self.engine, self.task.loss) if self._keeps_target(config) else None
+        self._target = FrozenTarget(self.engine, self.task.loss) if self.keeps_target_logits(config) else None
 
     def retain_loss(self, rows: Sequence[Example]) -> Loss[Example]:
         """Return the NLL of the retain answers, or their divergence from the target; collective."""
@@ -183,8 +216,13 @@ class TokenLossMethod(SingleLoopMethod[Example]):
         assert self._target is not None
 
         def logits_of(module: Callable[..., Any], batch: Sequence[Example], device: torch.device) -> list[Tensor]:
-            logits, labels = answer_logits(module, batch, self.pad_id, device)
-            return [*torch.split(logits[labels != IGNORE_INDEX], [row.answer_length for row in batch])]
+            layer = layer_for_chunks(module, padded_tokens(batch))
+            if layer is None:
+                logits, labels = answer_logits(module, batch, self.pad_id, device)
+                logits = logits[labels != IGNORE_INDEX]
+            else:  # logits of the answers only
+                logits = answer_values(module, layer, batch, self.pad_id, device, lambda logits, _: logits.whole())
+            return [*torch.split(logits, [row.answer_length for row in batch])]
 
         return self._target.outputs(logits_of, rows)
 

@@ -13,6 +13,7 @@ from ofmu.data.rows import Example
 from ofmu.methods import register
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
 from ofmu.methods.token_losses import TokenLoss, TokenLossConfig, TokenLossMethod, concatenate_rows
+from ofmu.models.chunked_logits import ChunkedLogits
 
 
 class UndialConfig(TokenLossConfig):
@@ -45,6 +46,10 @@ class UndialLoss(TokenLoss):
         lowered = concatenate_rows(self._target_logits, rows, logits)
         lowered = lowered.scatter(1, labels, lowered.gather(1, labels) - self._beta)
         return functional.cross_entropy(logits, lowered.softmax(-1), reduction="none")
+
+    def per_chunked_token(self, logits: ChunkedLogits, labels: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the cross-entropies of the answer tokens in nats."""
+        return logits.cross_entropy([self._target_logits[id(row)] for row in rows], (labels, self._beta))
 
 
 @register("undial")

@@ -14,6 +14,7 @@ from ofmu.data.rows import Example
 from ofmu.methods import register
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE
 from ofmu.methods.token_losses import TokenLoss, TokenLossConfig, TokenLossMethod
+from ofmu.models.chunked_logits import ChunkedLogits
 
 
 class WgaConfig(TokenLossConfig):
@@ -40,7 +41,13 @@ class WeightedAscentLoss(TokenLoss):
 
     def per_token(self, logits: Tensor, labels: Tensor, rows: Sequence[Example]) -> Tensor:
         """Return the losses of the answer tokens."""
-        nll = functional.cross_entropy(logits, labels, reduction="none")
+        return self._ascent(functional.cross_entropy(logits, labels, reduction="none"))
+
+    def per_chunked_token(self, logits: ChunkedLogits, labels: Tensor, rows: Sequence[Example]) -> Tensor:
+        """Return the losses of the answer tokens."""
+        return self._ascent(logits.nll(labels))
+
+    def _ascent(self, nll: Tensor) -> Tensor:
         constant = nll.detach()
         # expm1 keeps the digits of 1 − p for a memorised token, whose p rounds to 1.
         weights = torch.exp(-self._saturation * constant) * (-torch.expm1(-constant)) ** self._importance

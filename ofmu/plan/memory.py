@@ -240,9 +240,11 @@ def _round(
     # The pass counts the gradient of the embeddings, which the engine counts too.
     counted = min(peaks.end, _value(config) * sizes.embeddings) if full and engine.in_backward else 0.0
     gathered = _gathered_in_products(config, engine, sizes)
+    compared = _target_logits(config, model, local, work.longest)
     common = (
         *standing,
         *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
+        *((Component("the target's logits", compared),) if compared else ()),
     )
 
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
@@ -293,6 +295,7 @@ def _evaluation(
             config.evaluation.max_new_tokens if config.evaluation.rouge else 0,
             dtype=torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
             attention=_attention(config),
+            detailed=config.evaluation.membership,
         )
     return Phase(
         "evaluation",
@@ -316,6 +319,8 @@ def _save(
 ) -> Phase:
     largest = float(FP32 * _largest_weight(sizes))
     parts = [Component("the gathered weight", engine.gathered_to_save)]
+    if engine.still_gathered:
+        parts.append(Component("weights that are still gathered", engine.still_gathered))
     # In host memory: a weight as it is written, or as it is read again to check it.
     parts.append(Component("the weight as it is written", largest, True))
     if adapter.kind != "none":
@@ -341,7 +346,17 @@ def _training_pass(
         checkpointing=config.engine.gradient_checkpointing,
         adapter=config.model.adapter,
         derivatives=derivatives,
+        whole=method_class(config.method.name, config.method.module).whole_logits
+        or getattr(config.method, "uses_forward_mode", False),
     )
+
+
+def _target_logits(config: UnlearnConfig, model: Mapping[str, Any], rows: int, length: int) -> float:
+    """Return the bytes of the target's logits that a step keeps, in fp32, for this number of rows."""
+    method = method_class(config.method.name, config.method.module)
+    if not method.keeps_target_logits(config.method):
+        return 0.0
+    return float(FP32 * rows * (length - 1) * int(model.get("vocab_size") or 0))
 
 
 def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes, sizes: ModelSizes) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -22,7 +23,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ofmu.data.rows import Example
 from ofmu.evaluation.scoring.kv_cache import extend, prefill, supports_prompt_cache
+from ofmu.evaluation.scoring.teacher_forcing import AnswerLogits, read_answers, token_values
 from ofmu.losses import answer_nll
+from ofmu.models.chunked_logits import replaced, whole_logits
 from ofmu.models.config import AdapterConfig
 from ofmu.models.meta import build_meta_model
 
@@ -53,6 +56,7 @@ def training_pass(
     checkpointing: bool,
     adapter: AdapterConfig,
     derivatives: int = 1,
+    whole: bool = False,
 ) -> PassPeaks:
     """Return the peaks of one backward pass of the answers' loss. Equal calls are computed once.
 
@@ -66,10 +70,21 @@ def training_pass(
         checkpointing: whether activations are computed again in the backward pass.
         adapter: the adapters.
         derivatives: 1 for a gradient, 2 for a Hessian-vector product by double backward, 3 for its derivative.
+        whole: whether the logits are formed as a whole, however large the vocabulary is.
     """
+    whole = whole or derivatives > 1
 
     return _training_pass(
-        json.dumps(config, sort_keys=True), layers, rows, length, attention, dtype, checkpointing, adapter, derivatives
+        json.dumps(config, sort_keys=True),
+        layers,
+        rows,
+        length,
+        attention,
+        dtype,
+        checkpointing,
+        adapter,
+        derivatives,
+        whole,
     )
 
 
@@ -84,6 +99,7 @@ def _training_pass(
     checkpointing: bool,
     adapter: AdapterConfig,
     derivatives: int,
+    whole: bool,
 ) -> PassPeaks:
     shape = json.loads(config)
 
@@ -94,7 +110,8 @@ def _training_pass(
             options = {"use_reentrant": False}
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
         batch = [Example((0,) * length, 1)] * rows
-        return _backward_peaks(model, lambda: answer_nll(model, batch, 0, _META).sum(), derivatives)
+        with whole_logits() if whole else nullcontext():
+            return _backward_peaks(model, lambda: answer_nll(model, batch, 0, _META).sum(), derivatives)
 
     shallow, deep = (peaks_at(depth) for depth in _DEPTHS)
     return PassPeaks(_extrapolate(shallow.start, deep.start, layers), _extrapolate(shallow.end, deep.end, layers))
@@ -110,6 +127,7 @@ def scoring_pass(
     *,
     dtype: torch.dtype,
     attention: Literal["sdpa", "eager"],
+    detailed: bool = False,
 ) -> tuple[float, float]:
     """Return the peak bytes of scoring given answers and of generating answers, beyond the weights.
 
@@ -122,9 +140,12 @@ def scoring_pass(
         new_tokens: tokens of the longest generated answer.
         dtype: the type of the weights.
         attention: the attention implementation.
+        detailed: whether token statistics are computed too.
     """
 
-    return _scoring_pass(json.dumps(config, sort_keys=True), layers, rows, prompt, answer, new_tokens, dtype, attention)
+    return _scoring_pass(
+        json.dumps(config, sort_keys=True), layers, rows, prompt, answer, new_tokens, dtype, attention, detailed
+    )
 
 
 @lru_cache(maxsize=64)
@@ -137,10 +158,16 @@ def _scoring_pass(
     new_tokens: int,
     dtype: torch.dtype,
     attention: str,
+    detailed: bool,
 ) -> tuple[float, float]:
     shape = json.loads(config)
 
     def at(depth: int, steps: tuple[int, ...]) -> float:
+        labels = torch.zeros(steps[-1] + 1, dtype=torch.long)
+
+        def score(logits: AnswerLogits) -> None:
+            token_values(logits, labels, detailed)
+
         model = build_meta_model(shape, depth, attention=_name(attention), dtype=dtype)
         model.eval()
         with torch.no_grad(), _Live(model) as live:
@@ -149,8 +176,12 @@ def _scoring_pass(
                 model(input_ids=ids, use_cache=False)
                 return float(live.peak)
             state = prefill(model, [[0] * prompt] * rows, 0)
-            for step in steps:
-                extend(model, state, torch.zeros((rows, step), dtype=torch.long, device=_META))
+            *before, last = (torch.zeros((rows, step), dtype=torch.long, device=_META) for step in steps)
+            for ids in before:
+                # Generation reads token by token, and never has the logits of several tokens.
+                with _without_logits(model):
+                    extend(model, state, ids)
+            read_answers(model, state, last, [len(labels)] * rows, score)
         return float(live.peak)
 
     def extrapolated(steps: tuple[int, ...]) -> float:
@@ -159,6 +190,13 @@ def _scoring_pass(
 
     # A longer cache is one allocation, so two steps reach the peak of a whole generation.
     return extrapolated((max(1, answer - 1),)), extrapolated((max(1, new_tokens - 1), 1)) if new_tokens else 0.0
+
+
+@contextmanager
+def _without_logits(model: Any) -> Iterator[None]:
+    layer = model.get_output_embeddings()
+    with replaced(layer, lambda hidden: hidden[..., :1]) if layer is not None else nullcontext():
+        yield
 
 
 def _name(attention: str) -> str:

@@ -104,11 +104,21 @@ class Zero12Space(PartitionedSpace):
     def _share_storage(self) -> None:
         """Let fp32 masters be the rank's part of fp32 weights. DeepSpeed makes a copy, which only bf16 weights need."""
         optimizer = self._optimizer
-        for weights, master in zip(
-            optimizer.parallel_partitioned_bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True
+        for weights, master, parameters in zip(
+            optimizer.parallel_partitioned_bit16_groups,
+            optimizer.single_partition_of_fp32_groups,
+            optimizer.bit16_groups,
+            strict=True,
         ):
-            if weights[self._rank].dtype == master.dtype:
-                master.data = weights[self._rank]
+            if weights[self._rank].dtype != master.dtype:
+                continue
+            master.data = weights[self._rank]
+            for parameter in parameters:
+                mapping = parameter._hp_mapping
+                if mapping is not None:
+                    # The map from a weight to its master still holds a part of the copy, and so the whole copy.
+                    address = mapping.hp_fragment_address
+                    mapping.hp_fragment = master.data.narrow(0, address.start, address.numel)
 
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per optimizer group."""

@@ -51,7 +51,8 @@ def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, A
         "model": {"path": target, "is_target": True, **SETTINGS[setting].get("model", {})},
         "data": {"source": "files", "forget": f"{folder}/forget.jsonl", "retain": f"{folder}/retain.jsonl"},
         "reference": {"source": "none"},
-        "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-6},
+        # The moments exist from the end of the first step on, so the second step holds the most.
+        "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-6},
         "evaluation": {"batch_size": 4, "max_new_tokens": 16},
         "method": method,
         "engine": {"zero_stage": stage, "device": "cpu", "threads": 1},

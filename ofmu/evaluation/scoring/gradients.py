@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from ofmu.data.rows import Example
 from ofmu.evaluation.scoring.sharding import Shard, run_sharded
+from ofmu.losses import answer_nll
+from ofmu.models.chunked_logits import layer_for_chunks
 
 
 def gradient_norms(model: Any, examples: Sequence[Example], shard: Shard) -> tuple[list[float], int]:
@@ -29,10 +31,14 @@ def gradient_norms(model: Any, examples: Sequence[Example], shard: Shard) -> tup
 
 @torch.enable_grad()
 def _gradient_norm(model: Any, parameters: Sequence[torch.nn.Parameter], example: Example) -> float:
-    ids = torch.tensor([example.input_ids], device=parameters[0].device)
-    logits = model(input_ids=ids, use_cache=False).logits[0]
-    start = example.answer_start
-    loss = functional.cross_entropy(logits[start - 1 : -1].float(), ids[0, start:])
+    device = parameters[0].device
+    if layer_for_chunks(model, len(example.input_ids)) is not None:
+        loss = answer_nll(model, [example], 0, device).sum() / example.answer_length
+    else:
+        ids = torch.tensor([example.input_ids], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        start = example.answer_start
+        loss = functional.cross_entropy(logits[start - 1 : -1].float(), ids[0, start:])
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
     return float(torch.stack(squares).sum().sqrt())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from method_specs import ofmu_trajectory
 from ofmu.engine.config import EngineConfig
-from ofmu.testing import RunOutcome, RunSpec, run, run_on_ranks
+from ofmu.testing import RunOutcome, RunSpec, run, run_on_ranks, run_script_on_ranks
 
+CHUNK_PROBE = Path(__file__).resolve().parents[2] / "helpers" / "chunk_probe.py"
 COMPARED = ("forget_loss", "retain_loss", "similarity", "phi_norm")
 EVALUATIONS = 10 * (3 * 6 + 18) + (4 + 12)
 """Of ten rounds, and of the checks of the differences at the first inner and at the first outer step."""
@@ -142,3 +144,7 @@ def test_a_checkpoint_continues_on_other_ranks_and_stages(
     legs = range(len(RELAYS[relay]))
     records = [record for number in legs for record in on_ranks[f"{relay}, {number}"].records]
     assert_same_trajectory(records, alone.records)
+
+
+def test_chunks_of_logits_give_the_gradients_of_whole_ones_at_every_stage() -> None:
+    run_script_on_ranks(CHUNK_PROBE, 2, json.dumps([[0, False], [1, True], [2, False], [3, False], [3, True]]))

@@ -152,12 +152,20 @@ CASES: list[tuple[str, dict[str, Any], Formula, str]] = [
 ]
 
 
+@pytest.mark.parametrize("chunk_bytes", [2**26, 3000])
 @pytest.mark.parametrize(
     ("name", "settings", "formula", "retain"), CASES, ids=[f"{case[0]}-{case[3]}" for case in CASES]
 )
 def test_a_direction_is_the_weighted_sum_of_the_formulas_gradients(
-    name: str, settings: dict[str, Any], formula: Formula, retain: str
+    name: str,
+    settings: dict[str, Any],
+    formula: Formula,
+    retain: str,
+    chunk_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """With 3,000 bytes, the 61 words of the vocabulary are cut into several chunks."""
+    monkeypatch.setattr("ofmu.models.chunked_logits.CHUNK_BYTES", chunk_bytes)
     settings = {"forget_weight": 0.7, "retain_weight": 1.3} | settings
     method, model, target = make_method(name, **settings)
     twin, _, _ = make_method(name, **settings)

@@ -165,3 +165,18 @@ def test_a_gpu_s_memory_is_the_card_s(mapping, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
     assert budget.device_memory(on_gpu=True) == 7 * 2**30
+
+
+def test_the_targets_logits_are_counted_where_a_loss_compares_with_them(mapping):
+    """Two methods with the same vectors but θ_0: the round differs by θ_0 and by one tensor of logits."""
+    found = {}
+    for name in ("graddiff", "klmin"):
+        config = config_of(mapping, method={"name": name, "batch_size": 4})
+        phases = make_plan(config, ranks=1, on_gpu=False).memory.phases
+        (round,) = (phase for phase in phases if phase.name == "round")
+        found[name] = {part.name: part.size for part in round.components}
+    assert "the target's logits" not in found["graddiff"]
+    size = found["klmin"]["the target's logits"]
+    tokens = size / (4 * SCRATCH["vocab_size"])
+    assert tokens == int(tokens)
+    assert 4 * 4 < tokens < 4 * 200  # four rows, all tokens of the longest but the first

@@ -88,3 +88,31 @@ def test_scoring_grows_with_its_answers():
     assert long - short > 80 * logits
     assert 0 < generated <= short
     assert scoring_pass(config, LAYERS, 4, 20, 10, 0, **options)[1] == 0
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**26, 2**16])
+def test_chunks_of_logits_take_what_the_profiler_counts(chunk_bytes, monkeypatch):
+    """The vocabulary is so large that whole logits are most of a pass."""
+    monkeypatch.setattr("ofmu.models.chunked_logits.CHUNK_BYTES", chunk_bytes)
+    shape = {**SHAPE, "vocab_size": 20_000 + chunk_bytes % 997}  # passes of equal models are computed once
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=LAYERS, attn_implementation="sdpa", **shape)).train()
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(drop_gradient)
+    batch = [Example((1,) * LENGTH, 1)] * (ROWS - 1) + [Example((1,) * (LENGTH - 5), 1)]
+    device = torch.device("cpu")
+    found = allocated(model, lambda: torch.autograd.backward(answer_nll(model, batch, 0, device).sum()))
+    config = {"model_type": "llama", **shape, "num_hidden_layers": LAYERS}
+    options: dict[str, Any] = {"attention": "sdpa", "dtype": torch.float32, "adapter": AdapterConfig()}
+    planned = training_pass(config, LAYERS, ROWS, LENGTH, checkpointing=False, **options)
+    assert max(planned.start, planned.end) == pytest.approx(found, rel=0.1)
+    whole = training_pass(config, LAYERS, ROWS, LENGTH, checkpointing=False, whole=True, **options)
+    assert (whole.start > 1.5 * planned.start) == (chunk_bytes == 2**16)
+
+
+def test_generation_has_the_logits_of_one_token_at_a_time():
+    config = {"model_type": "llama", **SHAPE, "vocab_size": 50_000, "num_hidden_layers": LAYERS}
+    options: dict[str, Any] = {"dtype": torch.float32, "attention": "sdpa"}
+    _, few = scoring_pass(config, LAYERS, 4, 20, 3, 8, **options)
+    _, many = scoring_pass(config, LAYERS, 4, 20, 3, 40, **options)
+    assert many - few < 0.2 * 4 * 32 * 50_000 * 4  # a fifth of the logits of 32 more tokens

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ofmu.plan.cost import Cost, run_cost
-from tune.space.space import in_order, is_active, is_whole, run_config
+from tune.space.space import draw_settings, is_whole, run_config
 from tune.study.baselines import PUBLISHED, TARGET, baseline_settings
 
 if TYPE_CHECKING:
@@ -51,16 +51,10 @@ def _bounds(base: UnlearnConfig, settings: Mapping[str, Any], work: Workload) ->
 
 
 def _drawn(space: Space, base: UnlearnConfig, generator: random.Random) -> dict[str, Any]:
-    drawn: dict[str, Any] = {}
-    for key in in_order(space):
-        if is_active(space[key], drawn):
-            drawn[key] = _value(space[key], base, key, generator)
-    return drawn
+    return draw_settings(space, lambda key, parameter: _value(parameter, base, key, generator))
 
 
 def _value(parameter: Parameter, base: UnlearnConfig, key: str, generator: random.Random) -> Any:
-    if parameter.kind == "fixed":
-        return parameter.value
     if parameter.choices is not None:
         return generator.choice(parameter.choices)
     low, high = parameter.low or 0.0, parameter.high or 0.0

@@ -56,11 +56,15 @@ def first_sentence(text: str) -> str:
 
 
 def space_text(spec: Mapping[str, Any]) -> str:
-    """Return an entry of ``search.space`` as text: a range, or a list of choices."""
+    """Return an entry of ``search.space`` as text: a range, or a list of choices, and its conditions."""
     if "choices" in spec:
-        return ", ".join(value_text(value) for value in spec["choices"])
-    scale = " log" if spec.get("log") else ""
-    return f"{value_text(spec['low'])} … {value_text(spec['high'])}{scale}"
+        text = ", ".join(value_text(value) for value in spec["choices"])
+    else:
+        text = f"{value_text(spec['low'])} … {value_text(spec['high'])}{' log' if spec.get('log') else ''}"
+    for key, allowed in spec.get("when", {}).items():
+        values = allowed if isinstance(allowed, list) else [allowed]
+        text += f", where {key.removeprefix('method.')} is {' or '.join(map(value_text, values))}"
+    return f"{text}, else {value_text(spec['otherwise'])}" if "otherwise" in spec else text
 
 
 def value_text(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -37,6 +37,17 @@ class Record(Protocol):
     @property
     def outer_step(self) -> int:
         """Number of outer steps taken. For a method with one loop: number of steps taken."""
+
+
+def without_settings(space: Mapping[str, Mapping[str, Any]], left_out: Collection[str]) -> dict[str, Mapping[str, Any]]:
+    """Return a method's space without some of its settings, and without the conditions on these settings."""
+
+    def without_conditions(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        when = {key: value for key, value in spec.get("when", {}).items() if key.partition(".")[2] not in left_out}
+        kept = {key: value for key, value in spec.items() if key not in ("when", "otherwise")}
+        return {**spec, "when": when} if when else kept
+
+    return {key: without_conditions(spec) for key, spec in space.items() if key not in left_out}
 
 
 class Method(ABC, Generic[RowT]):
@@ -73,8 +84,7 @@ class Method(ABC, Generic[RowT]):
     @classmethod
     def search_space(cls, variant: str | None = None) -> Mapping[str, Mapping[str, Any]]:
         """Return the default search space of the method, or of a variant: without settings that the variant fixes."""
-        fixed = cls.variants.get(variant, {}) if variant else {}
-        return {key: spec for key, spec in cls.space.items() if key not in fixed}
+        return without_settings(cls.space, cls.variants.get(variant, {}) if variant else ())
 
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tune.space.space import in_order, is_active, is_whole
+from tune.space.space import draw_settings, is_whole
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 
 
 def draw(trial: BaseTrial, space: Space, base: UnlearnConfig) -> dict[str, Any]:
-    """Return the settings that ``trial`` suggests, by dotted key. Inactive settings are left out."""
-    drawn: dict[str, Any] = {}
-    for key in in_order(space):
-        parameter = space[key]
-        if is_active(parameter, drawn):
-            drawn[key] = parameter.value if parameter.kind == "fixed" else _suggest(trial, base, key, parameter)
-    return drawn
+    """Return the settings that ``trial`` suggests, by dotted key: see :func:`tune.space.space.draw_settings`."""
+    return draw_settings(space, lambda key, parameter: _suggest(trial, base, key, parameter))
 
 
 def _suggest(trial: BaseTrial, base: UnlearnConfig, key: str, parameter: Parameter) -> Any:

@@ -12,7 +12,7 @@ from ofmu.errors import ConfigError, nearest_name
 from ofmu.methods.registry import method_class
 
 Scalar = str | int | float | bool | None
-_PARAMETER_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when"})
+_PARAMETER_KEYS = frozenset({"low", "high", "log", "step", "int", "choices", "value", "when", "otherwise"})
 
 _WHOLE_FORMS = frozenset({"choices", "value"})
 
@@ -36,6 +36,8 @@ class Parameter(Section):
     """The fixed value."""
     when: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     """Condition: other searched settings, and the value or values of each for which this setting is sampled."""
+    otherwise: Scalar = None
+    """The value where the condition does not hold. Left out: the value of the config itself."""
 
     @model_serializer(mode="wrap")
     def _only_set_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

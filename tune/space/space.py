@@ -6,7 +6,7 @@ Functions take a space and, where they need one, the base: the config of a run t
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -85,6 +85,25 @@ def is_active(parameter: Parameter, drawn: Mapping[str, Any]) -> bool:
     return all(key in drawn and drawn[key] in _as_list(allowed) for key, allowed in parameter.when.items())
 
 
+def draw_settings(space: Space, choose: Callable[[str, Parameter], Any]) -> dict[str, Any]:
+    """Return the settings of one trial, by dotted key.
+
+    An inactive setting has its ``otherwise``. Without one it is left out.
+
+    Args:
+        space: the space.
+        choose: returns the value of an active setting, given its key and its range or choices.
+    """
+    drawn: dict[str, Any] = {}
+    for key in in_order(space):
+        parameter = space[key]
+        if is_active(parameter, drawn):
+            drawn[key] = parameter.value if parameter.kind == "fixed" else choose(key, parameter)
+        elif "otherwise" in parameter.model_fields_set:
+            drawn[key] = parameter.otherwise
+    return drawn
+
+
 def run_config(base: UnlearnConfig, overrides: Mapping[str, Any]) -> UnlearnConfig:
     """Return ``base`` with ``overrides`` set, by dotted key.
 
@@ -104,20 +123,25 @@ def run_config(base: UnlearnConfig, overrides: Mapping[str, Any]) -> UnlearnConf
 
 
 def reachable_part(space: Space) -> dict[str, Parameter]:
-    """Return the space without the settings whose conditions can never hold."""
+    """Return the space without the settings whose conditions can never hold. Their ``otherwise`` stays, as a value."""
     left = dict(space)
     while True:
-        kept = {
-            key: parameter
-            for key, parameter in left.items()
-            if all(
-                subject in left and any(_can_be(left[subject], value) for value in _as_list(allowed))
-                for subject, allowed in parameter.when.items()
-            )
-        }
-        if len(kept) == len(left):
+        kept: dict[str, Parameter] = {}
+        for key, parameter in left.items():
+            if _can_hold(parameter, left):
+                kept[key] = parameter
+            elif "otherwise" in parameter.model_fields_set:
+                kept[key] = Parameter(value=parameter.otherwise)
+        if kept == left:
             return kept
         left = kept
+
+
+def _can_hold(parameter: Parameter, space: Space) -> bool:
+    return all(
+        subject in space and any(_can_be(space[subject], value) for value in _as_list(allowed))
+        for subject, allowed in parameter.when.items()
+    )
 
 
 def fixed_values(space: Space) -> dict[str, Any]:
@@ -143,6 +167,8 @@ def check_space(space: Space, base: UnlearnConfig) -> None:
         conditions = _conditions(space, key)
         for value in _extremes(base, key, parameter):
             run_config(base, {**fixed_values(space), **conditions, key: value})
+        if "otherwise" in parameter.model_fields_set:
+            run_config(base, {**fixed_values(space), key: parameter.otherwise})
 
 
 def _unknown_key_sentence(key: str, known: list[str]) -> str:
@@ -162,7 +188,9 @@ def _unknown_key_sentence(key: str, known: list[str]) -> str:
 
 def _check_form(base: UnlearnConfig, key: str, parameter: Parameter) -> None:
     place = f"search.space.{key}"
-    given = parameter.model_fields_set - {"when"}
+    given = parameter.model_fields_set - {"when", "otherwise"}
+    if "otherwise" in parameter.model_fields_set and not parameter.when:
+        raise ConfigError(f"{place}: 'otherwise' is the value where 'when' does not hold: add 'when'")
     forms = {"choices": {"choices"}, "fixed": {"value"}, "range": {"low", "high", "log", "step", "int"}}
     if given - forms[parameter.kind] or not given or (parameter.kind == "range" and not {"low", "high"} <= given):
         raise ConfigError(f"{place} must be a range (low and high), a list of choices, or one value")

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
-from ofmu.methods.base import Context, Method
+from ofmu.methods.base import Context, Method, without_settings
 from ofmu.methods.ofmu.checked import CheckedDerivatives
 from ofmu.methods.ofmu.config import PUBLISHED, VARIANTS, OfmuConfig, without_effect
 from ofmu.methods.ofmu.derivatives import Derivatives
@@ -75,6 +75,9 @@ class OuterRecord:
     no check."""
 
 
+_SEPARATES = {"method.decorrelation": ["projection", "cosine"]}
+
+
 @register("ofmu")
 class OFMU(Method[RowT]):
     """Inner ascent of Φ = L_f − β·max(0, S − τ), with L_f clamped at δ, and outer descent of F = L_r + ρ‖∇Φ‖²."""
@@ -85,9 +88,11 @@ class OFMU(Method[RowT]):
     tasks = frozenset({"language", "vision"})
     # With few outer steps, no other setting undoes the damage of the ascent: docs/results.md, "What OFMU needs".
     space: ClassVar = {
-        "penalty_weight": {"low": 1e-5, "high": 1e-2, "log": True},
-        "similarity_weight": {"low": 1e-2, "high": 3.0, "log": True},
-        "similarity_threshold": {"low": -0.5, "high": 0.5},
+        "decorrelation": {"choices": ["none", "projection", "cosine"]},
+        # Without decorrelation a trial has no second-order term at all, so it costs a sixth to a tenth of the others.
+        "penalty_weight": {"low": 1e-5, "high": 1e-2, "log": True, "when": _SEPARATES, "otherwise": 0.0},
+        "similarity_weight": {"low": 1e-2, "high": 3.0, "log": True, "when": {"method.decorrelation": "cosine"}},
+        "similarity_threshold": {"low": -0.5, "high": 0.5, "when": _SEPARATES},
         "forget_margin": {"low": 1.0, "high": 5.0},
         "inner_steps": {"low": 1, "high": 4},
         "outer_steps": {"low": 12, "high": 60, "log": True},
@@ -105,8 +110,7 @@ class OFMU(Method[RowT]):
         Raises:
             KeyError: there is no such variant.
         """
-        left_out = without_effect(variant)
-        return {key: spec for key, spec in cls.space.items() if key not in left_out}
+        return without_settings(cls.space, without_effect(variant))
 
     @classmethod
     def held_vectors(cls, config: OfmuConfig) -> HeldVectors:

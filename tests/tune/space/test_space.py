@@ -7,9 +7,9 @@ import pytest
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from ofmu.run_config import UnlearnConfig, override
-from tune.config import SearchConfig
+from tune.config import SearchConfig, fix_settings
 from tune.space.parameter import default_space
-from tune.space.space import in_order, is_whole, run_config
+from tune.space.space import draw_settings, in_order, is_whole, run_config
 
 RATE = {"low": 0.01, "high": 0.1, "log": True}
 
@@ -54,6 +54,14 @@ def config(space: dict[str, Any] | None = None, **sections: Any) -> SearchConfig
         (
             {"method.derivative": ["central", "reverse_over_forward"], "engine.gradient_checkpointing": True},
             "engine.gradient_checkpointing",
+        ),
+        ({"method.inner_lr": {**RATE, "otherwise": 0.5}}, "add 'when'"),
+        (
+            {
+                "method.inner_update": ["sgd", "adamw"],
+                "method.inner_lr": {**RATE, "when": {"method.inner_update": "sgd"}, "otherwise": -1.0},
+            },
+            "method.inner_lr",
         ),
         ({"method.module": ["os", "sys"], "method.inner_lr": RATE}, "all trials of a search run one method"),
         ({"method.name": ["ofmu", "npo"], "method.inner_lr": RATE}, "or use ofmu compare"),
@@ -112,11 +120,56 @@ def test_a_setting_comes_after_the_settings_of_its_conditions():
     assert in_order(space) == ["method.inner_steps", "method.inner_update", "method.inner_lr"]
 
 
+CONDITIONAL = {
+    "method.decorrelation": ["none", "cosine"],
+    "method.penalty_weight": {**RATE, "when": {"method.decorrelation": "cosine"}, "otherwise": 0.0},
+    "method.similarity_weight": {**RATE, "when": {"method.decorrelation": "cosine"}},
+}
+
+
+def test_an_inactive_setting_has_its_otherwise() -> None:
+    space = config(CONDITIONAL).search.space
+    drawn = [
+        draw_settings(space, lambda key, parameter, way=way: way if key == "method.decorrelation" else 0.05)
+        for way in ("none", "cosine")
+    ]
+    assert drawn == [
+        {"method.decorrelation": "none", "method.penalty_weight": 0.0},
+        {"method.decorrelation": "cosine", "method.penalty_weight": 0.05, "method.similarity_weight": 0.05},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("way", "left"),
+    [
+        ("none", {"method.decorrelation": "none", "method.penalty_weight": 0.0}),
+        ("cosine", {"method.decorrelation": "cosine"}),
+    ],
+)
+def test_a_condition_that_the_command_line_decides_leaves_its_otherwise(way: str, left: dict[str, Any]) -> None:
+    mapping = {"search": {"space": {**CONDITIONAL, "method.inner_lr": RATE}}}
+    space = validate(SearchConfig, fix_settings(mapping, {"method.decorrelation": way})).search.space
+    assert {key: parameter.value for key, parameter in space.items() if parameter.kind == "fixed"} == left
+    assert ("method.similarity_weight" in space) == (way == "cosine")
+
+
+def test_the_default_space_costs_nothing_for_terms_that_a_trial_leaves_out() -> None:
+    space = default_space()
+    plain = draw_settings(space, lambda key, parameter: "none" if parameter.choices else parameter.low)
+    run = run_config(UnlearnConfig(), plain).method
+    assert not run.decorrelates
+    assert run.penalty_weight == 0
+    for variant, left_out in (("first_order", 4), ("projection", 2)):
+        varied = default_space(variant=variant)
+        assert len(varied) == len(space) - left_out
+        assert not any(parameter.when for parameter in varied.values())
+
+
 def test_a_range_is_whole_if_the_setting_is():
     space = default_space()
     whole = {key for key, parameter in space.items() if is_whole(UnlearnConfig(), key, parameter)}
     assert whole == {"method.inner_steps", "method.outer_steps"}
-    assert len(space) == 8
+    assert len(space) == 9
 
 
 def test_dotted_overrides_reach_into_the_space():

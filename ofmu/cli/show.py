@@ -96,7 +96,6 @@ def _print_commands(result: SearchResult, point: Point, stored: StoredRun) -> No
         )
     elif stored.files.config.is_file():
         # A run from the config ends with another model than that of the selected round.
-        again = (
-            "To run it again" if "selected_round" not in point.values else "To run its settings again, to their last round"
-        )
+        selects = "selected_round" in point.values
+        again = "To run its settings again, to their last round" if selects else "To run it again"
         click.echo(f"\n{again}: ofmu unlearn {stored.files.config} --output DIR")

@@ -3,10 +3,10 @@
     python tests/bench/bench_round_selection.py                  # the quickstart's table, then made-up curves under TPE
 
 Per seed, a full search runs its trials to their ends, each of which stands for its last round, and spends B; its
-hypervolume is the mark. The same search with ``search.checkpoint_selection`` then draws as many trials as it needs, up to
-1.25 B. Random search draws the same trials in the same order both times. Columns: ``share`` the evaluations at the mark
-over B, the median of ten seeds, and how many seeds never reached it; the hypervolume at B/2 and at B over the mark, means;
-the share of trials stopped.
+hypervolume is the mark. The same search with ``search.checkpoint_selection`` then draws as many trials as it needs, up
+to 1.25 B. Random search draws the same trials in the same order both times. Columns: ``share`` the evaluations at the
+mark over B, the median of ten seeds, and how many seeds never reached it; the hypervolume at B/2 and at B over the
+mark, means; the share of trials stopped.
 
 Rows: ``last round`` is the full search itself. ``all scored rounds`` puts each of them on the front, which is what
 selection could reach at best. ``own hypervolume`` lets a trial stand for the round that dominates most by itself.

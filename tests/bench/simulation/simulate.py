@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -50,7 +50,7 @@ class Selection:
     """Checkpoint selection of a simulated search. A round's scores on few rows are those of its curve."""
 
     archive: RoundArchive
-    config: CheckpointSelectionConfig = CheckpointSelectionConfig()
+    config: CheckpointSelectionConfig = field(default_factory=CheckpointSelectionConfig)
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ class _Run:
         selected = max(found)
         if selector is not None:
             costs, reference = self._costs(method)[0], self._prepared.reference_scores
-            values = {round: task.metrics(scores, reference).values | costs for round, scores in found.items()}
+            values = {round: {**task.metrics(scores, reference).values, **costs} for round, scores in found.items()}
             selected = selector.select(state, values)
         if last_weights is not None and selected == last:
             space.restore(last_weights.theta)

@@ -56,7 +56,7 @@ def test_selection_of_rounds_by_hand():
     """The first trial stands for its second round. The second is far behind it after one round, and ends there."""
     first = curve([[0.5, 0.5], [0.4, 0.9], [0.9, 0.9], [0.6, 0.6]])
     second = curve([[0.9, 0.1], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    third = curve([[0.5, 0.85], [0.9, 0.1], [0.9, 0.1], [0.3, 0.8]])
+    third = curve([[0.5, 0.85], [0.5, 0.8], [0.5, 0.8], [0.3, 0.8]])
     searcher = InOrder([first, second, third])
     selection = Selection(RoundArchive(SYNTHETIC_OBJECTIVES, 0.2))
     found = simulate(searcher, SYNTHETIC_OBJECTIVES, trials=3, selection=selection)

@@ -152,8 +152,11 @@ class SearchConfig(UnlearnConfig):
             ConfigError: both are on, the data are images, or what they compare is measured at a trial's end.
         """
         search = self.search
-        sections = {"early_stopping": search.early_stopping, "checkpoint_selection": search.checkpoint_selection}
-        enabled = [name for name, section in sections.items() if section.enabled]
+        asked = {
+            "early_stopping": search.early_stopping.enabled,
+            "checkpoint_selection": search.checkpoint_selection.enabled,
+        }
+        enabled = [name for name, is_on in asked.items() if is_on]
         if len(enabled) == 2:
             raise ConfigError(
                 "search.checkpoint_selection stops trials by its own rule: set search.early_stopping.enabled to false"

@@ -19,7 +19,14 @@ from tune.results.confirmed import confirmed_sentence, spreads_text
 from tune.results.importances import importances, load_trials
 from tune.results.report import bounds_text, feasible_text, sentence_beyond_knee
 from tune.results.result import SearchResult
-from tune.results.tables import SELECTED_ROUND, VIOLATION, feasible_rows, trial_name, violations_of
+from tune.results.tables import (
+    SELECTED_ROUND,
+    VIOLATION,
+    feasible_rows,
+    selected_round,
+    trial_name,
+    violations_of,
+)
 from tune.rundir.search_dir import RunDirectory
 from tune.space.constraints import broken_sentence
 from tune.study.baselines import PUBLISHED, TARGET
@@ -266,7 +273,7 @@ def _table_rows(
     rows = []
     for _, row in trials.iterrows():
         trial = int(row["trial"])
-        extra = {"front": "yes" if trial in front else "", "command": _command(result, run, trial, trial in front)}
+        extra = {"front": "yes" if trial in front else "", "command": _command(result, run, dict(row), trial in front)}
         if result.config.search.constraints and row["state"] == "complete":
             extra["feasible"] = feasible_text(dict(row), result)
         cells = [_cell(column["name"], extra.get(column["name"], row.get(column["name"]))) for column in columns]
@@ -283,13 +290,17 @@ def _cell(name: str, value: Any) -> tuple[str, Any]:
     return number(value), value
 
 
-def _command(result: SearchResult, run: RunDirectory, trial: int, on_front: bool) -> str:
-    """Return the command that copies a trial's model, or else runs its settings again; empty if neither is possible."""
+def _command(result: SearchResult, run: RunDirectory, row: Mapping[Any, Any], on_front: bool) -> str:
+    """Return the command that copies a trial's model, or else runs its settings again; empty if neither is possible.
+
+    A run of the settings ends after the last round, so it does not make the model of an earlier, selected round.
+    """
+    trial = int(row["trial"])
     files, keep = RunFiles(run.trial(trial)), result.config.search.keep_models
     is_kept = files.model.is_dir() if result.uri is None else keep == "all" or (keep == "front" and on_front)
     if is_kept and files.metrics.is_file() | (result.uri is not None):
         return shlex.join(["ofmu", "export", result.display_path, "--pick", str(trial), "--output", "DIR"])
-    if result.uri is None and files.config.is_file():
+    if result.uri is None and files.config.is_file() and selected_round(row) is None:
         return shlex.join(["ofmu", "unlearn", str(files.config), "--output", "DIR"])
     return ""
 

@@ -23,12 +23,15 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 SELECTION = {"enabled": True, "rounds": [0.25, 0.5], "rows": 4, "stop_margin": 0.5}
 SEARCH = {
-    "num_trials": 7,
+    "num_trials": 5,
+    "baselines": ["target"],
+    # The utility of this tiny model is 0, since its answers share no word with the right ones.
+    "objectives": {"forget_probability": "min", "retain_probability": "max"},
     "sampler": "random",
     "max_concurrent_trials": 1,
     "keep_models": "all",
     "confirm_seeds": 1,
-    "confirm_points": 2,
+    "confirm_points": 1,
     "checkpoint_selection": SELECTION,
     "space": {"method.inner_lr": {"low": 1e-2, "high": 0.3, "log": True}, "method.outer_steps": 4},
 }
@@ -49,7 +52,7 @@ def lines(result: SearchResult) -> list[dict[str, Any]]:
 
 
 def test_every_sampled_trial_stands_for_the_round_that_the_archive_selects(found):
-    archive, selected = RoundArchive(found.config.objectives, SELECTION["stop_margin"]), {}
+    archive, selected = RoundArchive(found.config.objectives, 0.5), {}
     for line in lines(found):
         if "candidates" in line:
             candidates = {int(round): Scored(**each) for round, each in line["candidates"].items()}

@@ -1,21 +1,22 @@
-"""Early stopping of a run: a callback after each round may end the run."""
+"""The callback after each round of a run: it may end the run, or keep the weights of a round for its result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ofmu.engine.base import Engine
 from ofmu.errors import PrunedError
+from ofmu.round_decision import RoundDecision
 from ofmu.run_files import RunFiles
 from ofmu.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundState:
-    """The state of a run after a round. There is no state after the last round."""
+    """The state of a run after a round. Only a :class:`RoundSelector` gets the state after the last round."""
 
     round: int
     """Rounds count from 1."""
@@ -27,10 +28,29 @@ class RoundState:
     task: Task[Any]
     reference_scores: Path | None
     """File of the reference's scores."""
+    kept_round: int | None = None
+    """The round whose weights the run keeps; None if it keeps none."""
 
 
-RoundCallback = Callable[[RoundState], None]
-"""Called on every rank with the same state. To end the run, raise :class:`ofmu.errors.PrunedError` on all ranks."""
+RoundCallback = Callable[[RoundState], RoundDecision | None]
+"""Called on every rank with the same state. None: the run continues. To end the run without a result, raise
+:class:`ofmu.errors.PrunedError` on all ranks."""
+
+
+@runtime_checkable
+class RoundSelector(Protocol):
+    """A round callback that selects the round from which the model of the run comes."""
+
+    def __call__(self, state: RoundState) -> RoundDecision | None:
+        """Decide after a round. After the last round, what is decided has no effect."""
+
+    def select(self, state: RoundState, candidates: Mapping[int, Mapping[str, float | None]]) -> int:
+        """Return the round whose weights become the model; called once on every rank, at the end of the run.
+
+        Args:
+            state: the state after the last round that ran.
+            candidates: the metrics of a whole evaluation, by round: of the last round, and of the kept one.
+        """
 
 
 def raise_if_pruned(directory: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback, barrier
 from ofmu.content import ROWS, check_content, content_of, read_content, write_content
-from ofmu.early_stopping import RoundCallback, RoundState, raise_if_pruned
+from ofmu.early_stopping import RoundCallback, RoundSelector, RoundState, raise_if_pruned
 from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine, weight_sharder
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -27,11 +27,13 @@ from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
+from ofmu.kept_round import KeptRound
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
 from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
 from ofmu.preparer import prepare
+from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, check_output, stored_values
 from ofmu.task import RobustnessTask, Task
@@ -80,7 +82,9 @@ def unlearn(
         checkpoint_every: rounds between two checkpoints. 0: no checkpoints.
         prepare_callback: see :func:`ofmu.preparer.prepare`.
         round_callback: called on every rank after each round but the last, before the round's checkpoint. The callback
-            may end the run. Its seconds count as evaluation. A method without ``total_rounds`` never calls it.
+            may end the run. Its seconds count as evaluation. A method without ``total_rounds`` never calls it. A
+            :class:`ofmu.early_stopping.RoundSelector` is called after the last round too, and selects the round from
+            which the model comes. The metric ``selected_round`` then says which one.
 
     Raises:
         MemoryLimitError: the run needs more memory than this machine has, and nothing is prepared yet.
@@ -125,6 +129,11 @@ class _Run:
         self._config, self._files, self._prepared = config, RunFiles(directory), prepared
         self._checkpoint_every, self._round_callback = checkpoint_every, round_callback
         self._cost_tracker = CostTracker()
+        self._kept: KeptRound | None = None
+        self._ended_early = False
+        """Whether the round callback ended the run before its last round."""
+        self._selected_round: int | None = None
+        """The round whose weights are the model, if a round callback had a say in it."""
 
     def execute(
         self, callback: ProgressCallback | None, make_checkpointer: Callable[[int], Checkpointer] | None
@@ -151,9 +160,8 @@ class _Run:
                 )
                 self._resume(engine, method, checkpointer)
             self._unlearn(engine, method, task, checkpointer)
-            engine.space.round_parameters(task.saved_dtype)
             with self._cost_tracker.phase("evaluation"):
-                scores = task.score(engine)
+                scores = self._score(engine, method, task)
             self._save_model(engine, task)
             result = self._finish(engine, method, task, scores)
         finally:
@@ -179,6 +187,7 @@ class _Run:
         if latest is None:
             return
         state, vectors = load_checkpoint(latest, engine.space)
+        self._kept = KeptRound.pop_from(state, vectors)
         method.restore(state["loop"], vectors)
         self._cost_tracker.restore(state["costs"])
         self._history = state["history"]
@@ -188,7 +197,10 @@ class _Run:
 
         def write(directory: Path) -> None:
             state = {"loop": method.state(), "costs": self._cost_tracker.state(), "history": self._history}
-            save_checkpoint(directory, engine.space, method.vectors(), state, engine.rank, engine.world_size)
+            vectors = method.vectors()
+            if self._kept is not None:
+                state, vectors = state | self._kept.state, vectors | self._kept.vectors
+            save_checkpoint(directory, engine.space, vectors, state, engine.rank, engine.world_size)
 
         for record in method.rounds():
             line: dict[str, Any] = asdict(record) | {
@@ -199,30 +211,74 @@ class _Run:
             self._history.append(line)
             if engine.rank == 0:
                 self._files.write_history(self._history)
-            self._check_early_stop(engine, method, task)
+            decision = self._call_round_callback(engine, method, task)
+            if decision.keep:
+                self._kept = KeptRound.of(len(self._history), engine.space)
+            if decision.end:
+                # Without a checkpoint: a restarted run repeats the round, and ends there again.
+                self._ended_early = True
+                checkpointer.on_round_end(line, None)
+                return
             checkpointer.on_round_end(line, write if every and len(self._history) % every == 0 else None)
 
-    def _check_early_stop(self, engine: Engine, method: Method[Any], task: Task[Any]) -> None:
-        """Call the round callback. The checkpoint follows, so a restarted run calls it again and cannot skip it."""
+    def _round_state(self, engine: Engine, method: Method[Any], task: Task[Any]) -> RoundState:
         round, total = len(self._history), method.total_rounds
-        if self._round_callback is None or total is None or round >= total or method.stationary:
-            return
-        state = RoundState(
+        return RoundState(
             round=round,
-            total=total,
-            record=self._history[-1],
+            total=round if total is None or method.stationary else total,
+            record=self._history[-1] if self._history else {},
             engine=engine,
             task=task,
             reference_scores=self._prepared.reference_scores,
+            kept_round=None if self._kept is None else self._kept.round,
         )
+
+    def _call_round_callback(self, engine: Engine, method: Method[Any], task: Task[Any]) -> RoundDecision:
+        """Call the round callback. The checkpoint follows, so a restarted run calls it again and cannot skip it."""
+        round, total, callback = len(self._history), method.total_rounds, self._round_callback
+        if callback is None or total is None:
+            return RoundDecision()
+        is_last = round >= total or method.stationary
+        if is_last and not isinstance(callback, RoundSelector):
+            return RoundDecision()
         try:
             with self._cost_tracker.phase("evaluation"):
-                self._round_callback(state)
+                decision = callback(self._round_state(engine, method, task))
+                return RoundDecision() if decision is None or is_last else decision
         except PrunedError as error:
             record = error.record.with_metrics(self._costs(method)[0])
             if engine.rank == 0:
                 self._files.write_pruning_record(record)
             raise PrunedError(record) from None
+
+    def _score(self, engine: Engine, method: Method[Any], task: Task[Any]) -> Any:
+        """Return the scores of the last round, or of the kept round if that is selected; collective.
+
+        The engine then has the weights of the selected round, rounded to the type that is saved. A run that was ended
+        early and that kept a round has no other candidate.
+        """
+        space, last, callback = engine.space, len(self._history), self._round_callback
+        selector = callback if isinstance(callback, RoundSelector) else None
+        is_selected = selector is not None or self._ended_early
+        kept = self._kept if is_selected else None
+        state, found, last_weights = self._round_state(engine, method, task), {}, None
+        if kept is None or not self._ended_early:
+            space.round_parameters(task.saved_dtype)
+            found[last] = task.score(engine)
+        if kept is not None:
+            last_weights = KeptRound.of(last, space) if last in found else None
+            space.restore(kept.theta)
+            space.round_parameters(task.saved_dtype)
+            found[kept.round] = task.score(engine)
+        selected = max(found)
+        if selector is not None:
+            costs, reference = self._costs(method)[0], self._prepared.reference_scores
+            values = {round: {**task.metrics(scores, reference).values, **costs} for round, scores in found.items()}
+            selected = selector.select(state, values)
+        if last_weights is not None and selected == last:
+            space.restore(last_weights.theta)
+        self._selected_round = selected if is_selected else None
+        return found[selected]
 
     def _costs(self, method: Method[Any]) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the run's cost as metrics, and the cost by phase and rank; collective."""
@@ -233,6 +289,7 @@ class _Run:
             "seconds": sum(self._cost_tracker.seconds.values()),
             "peak_memory_bytes": float(max(max(peaks.values()) for peaks in cost["peak_memory_bytes"])),
             "outer_steps_taken": float(method.steps_taken),
+            **({} if self._selected_round is None else {"selected_round": float(self._selected_round)}),
         }, cost
 
     def _robustness(self, engine: Engine, task: Task[Any], metrics: Metrics) -> dict[str, RobustnessResult]:

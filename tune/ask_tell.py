@@ -106,6 +106,11 @@ class AskTell:
                 "search.early_stopping stops runs that a ParetoSearch started, and here the caller runs them: set "
                 "search.early_stopping.enabled to false, and report stopped trials with prune()"
             )
+        if config.search.checkpoint_selection.enabled:
+            raise ConfigError(
+                "search.checkpoint_selection selects among rounds of runs that a ParetoSearch started, and here the "
+                "caller runs them: set search.checkpoint_selection.enabled to false"
+            )
         if config.search.confirm_seeds:
             raise ConfigError(
                 "search.confirm_seeds runs points of the front again on Ray, and here the caller runs the trials: set "

@@ -4,6 +4,7 @@ The sections of a search live beside the code that reads them:
 
 - ``search.space``: :class:`tune.space.parameter.Parameter`
 - ``search.constraints``: :class:`tune.space.constraints.ConstraintConfig`
+- ``search.checkpoint_selection``: :class:`tune.checkpoint_selection.config.CheckpointSelectionConfig`
 - ``search.early_stopping``: :class:`tune.early_stopping.config.EarlyStoppingConfig`
 - ``cluster``: :class:`cluster.config.ClusterConfig`
 - ``tracking``: :class:`tune.tracking.config.TrackingConfig`
@@ -28,6 +29,7 @@ from ofmu.io.plugins import reads_results_only
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig, check_sections
+from tune.checkpoint_selection.config import CheckpointSelectionConfig
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.constraints import ConstraintConfig, check_constraints
 from tune.space.measured import measured_by_request, missing_input, with_requested
@@ -80,6 +82,8 @@ class SearchOptions(Section):
     """Numbers of the complete trials that run again, in place of the front's best points. Empty: the best points."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     """Stop trials early that other trials dominate. Such trials end as pruned."""
+    checkpoint_selection: CheckpointSelectionConfig = CheckpointSelectionConfig()
+    """Let a trial stand for the round that adds most to the front, in place of its last round."""
 
     @field_validator("warm_start", mode="before")
     @classmethod
@@ -135,21 +139,45 @@ class SearchConfig(UnlearnConfig):
                 raise ConfigError(f"search.constraints names {name}, which a trial does not compute: {reason}")
         if "target" not in self.search.baselines:
             raise ConfigError("search.baselines lacks 'target', with which the front is compared: add 'target'")
-        if self.search.early_stopping.enabled and not self.traits.partial_evaluation:
-            raise ConfigError(
-                "search.early_stopping scores language models during a run, and these data are images: "
-                "set search.early_stopping.enabled to false"
-            )
-        at_the_end = next(filter(measured_by_request, self.objectives), None)
-        if self.search.early_stopping.enabled and at_the_end is not None:
-            raise ConfigError(
-                f"search.early_stopping compares objectives during a run, and {at_the_end} is measured at its end: set "
-                "search.early_stopping.enabled to false"
-            )
+        self._check_scores_during_a_run()
         if not reads_results_only():
             # The settings of a method whose module is not imported are not known.
             check_space(self.search.space, self.unlearn)
         return self
+
+    def _check_scores_during_a_run(self) -> None:
+        """Check that early stopping and checkpoint selection can score trials during their runs.
+
+        Raises:
+            ConfigError: both are on, the data are images, or what they compare is measured at a trial's end.
+        """
+        search = self.search
+        asked = {
+            "early_stopping": search.early_stopping.enabled,
+            "checkpoint_selection": search.checkpoint_selection.enabled,
+        }
+        enabled = [name for name, is_on in asked.items() if is_on]
+        if len(enabled) == 2:
+            raise ConfigError(
+                "search.checkpoint_selection stops trials by its own rule: set search.early_stopping.enabled to false"
+            )
+        for name in enabled:
+            fix = f"set search.{name}.enabled to false"
+            if not self.traits.partial_evaluation:
+                raise ConfigError(
+                    f"search.{name} scores language models during a run, and these data are images: {fix}"
+                )
+            at_the_end = next(filter(measured_by_request, self.objectives), None)
+            if at_the_end is not None:
+                raise ConfigError(
+                    f"search.{name} compares objectives during a run, and {at_the_end} is measured at its end: {fix}"
+                )
+        at_the_end = next(filter(measured_by_request, search.constraints), None)
+        if search.checkpoint_selection.enabled and at_the_end is not None:
+            raise ConfigError(
+                f"search.checkpoint_selection compares several rounds of a trial, and {at_the_end}, which "
+                "search.constraints bounds, is measured of one round: set search.checkpoint_selection.enabled to false"
+            )
 
     @property
     def has_reference(self) -> bool:

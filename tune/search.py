@@ -24,6 +24,8 @@ from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import Progress, WarmStartLoaded
 from tune.callbacks.callback_list import Callback, CallbackList
 from tune.callbacks.prometheus import PrometheusCallback
+from tune.checkpoint_selection.callback import CheckpointSelection
+from tune.checkpoint_selection.service import RoundArchiveClient, start_archive_actor
 from tune.config import SearchConfig, search_config
 from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs
 from tune.early_stopping.callback import EarlyStopping
@@ -45,7 +47,9 @@ from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
+from tune.space.constraints import Limits
 from tune.study.checks import check_content, check_results_are_stored
+from tune.study.limits import read_limits
 from tune.tracking.trackers.open_trackers import open_trackers
 
 if TYPE_CHECKING:
@@ -243,11 +247,16 @@ class RaySearch:
         """Return the executor, and what trials start from. An executor of the caller needs no preparation."""
         session, uri = self.session, self.session.run.uri
         if self._executor is not None:
-            if session.config.search.early_stopping.enabled:
-                raise ConfigError(
-                    "search.early_stopping needs ofmu's own trainer, and this search has another executor: "
-                    "set search.early_stopping.enabled to false"
-                )
+            search = session.config.search
+            for name, section in (
+                ("early_stopping", search.early_stopping),
+                ("checkpoint_selection", search.checkpoint_selection),
+            ):
+                if section.enabled:
+                    raise ConfigError(
+                        f"search.{name} needs ofmu's own trainer, and this search has another executor: "
+                        f"set search.{name}.enabled to false"
+                    )
             return self._executor if uri is None else SyncedExecutor(self._executor, uri), None
         self._callbacks.on_prepare(PreparationStarted())
         prepared = prepare_search(session.run, session.config, self._callbacks.on_prepare)
@@ -322,15 +331,24 @@ class RaySearch:
         run.write_confirmation(Confirmation(seeds=tuple(dict.fromkeys(each.seed for each in runs)), points=points))
 
     @contextmanager
-    def _early_stopping(self) -> Iterator[EarlyStopping | None]:
-        """Keep the scheduler's actor alive, if the config asks for early stopping."""
-        config, objectives = self.session.config.search.early_stopping, self.session.config.objectives
-        if not config.enabled:
+    def _early_stopping(self) -> Iterator[EarlyStopping | CheckpointSelection | None]:
+        """Keep the actor alive that decides about running trials, if the config asks for one."""
+        session = self.session
+        search, objectives, actor = session.config.search, session.config.objectives, None
+        if search.early_stopping.enabled:
+            actor = start_scheduler_actor(session.run.rungs_file, objectives, search.early_stopping)
+        elif search.checkpoint_selection.enabled:
+            actor = start_archive_actor(session.run.rounds_file, objectives, search.checkpoint_selection.stop_margin)
+        if actor is None:
             yield None
             return
-        actor = start_scheduler_actor(self.session.run.rungs_file, objectives, config)
         try:
-            yield EarlyStopping(config, tuple(objectives), SchedulerClient(actor))
+            if search.early_stopping.enabled:
+                yield EarlyStopping(search.early_stopping, tuple(objectives), SchedulerClient(actor))
+            else:
+                yield CheckpointSelection(
+                    search.checkpoint_selection, tuple(objectives), self._known_limits(), RoundArchiveClient(actor)
+                )
         finally:
             ray.kill(actor)
 
@@ -341,6 +359,20 @@ class RaySearch:
             yield
         except StorageError as error:
             raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
+
+    def _known_limits(self) -> Limits:
+        """Return the bounds of the constraints.
+
+        Raises:
+            ConfigError: a bound waits for the trial of the target.
+        """
+        limits = read_limits(self.session.study, self.session.config)
+        if limits is None:
+            raise ConfigError(
+                "A bound of search.constraints is a share of the target's value, which is not known before the first "
+                "trial ends, and search.checkpoint_selection needs it earlier: give a number"
+            )
+        return limits
 
     def _resume_hint(self) -> str:
         session = self.session

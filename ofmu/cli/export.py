@@ -44,9 +44,9 @@ def export_command(run: str, pick: str, output: Path | None, push_to_hub: str | 
         target = point.export(folder)
         scores = ", ".join(f"{name} {point.values[name]:.4g}" for name in result.config.objectives)
         if output is not None:
-            click.echo(f"Trial {point.number} ({scores}) is in {target}")
+            click.echo(f"{point.name.capitalize()} ({scores}) is in {target}")
         if push_to_hub is not None:
             from ofmu.models.hub_upload import upload_model
 
             url = upload_model(target, push_to_hub, public=public)
-            click.echo(f"Trial {point.number} ({scores}) is at {url}")
+            click.echo(f"{point.name.capitalize()} ({scores}) is at {url}")

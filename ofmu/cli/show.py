@@ -34,7 +34,7 @@ def show_command(run: str, trial: str | None, rows: int) -> None:
     point = result.trial(trial)
     values = point.values
     on_front = ", on the front" if point.number in set(result.front["trial"]) else ""
-    click.echo(f"Trial {point.number}: {values['role']}, {values['state']}{on_front}")
+    click.echo(f"{point.name.capitalize()}: {values['role']}, {values['state']}{on_front}")
     if "reason" in values:
         click.echo(f"Reason: {values['reason']}")
     _print_settings(result, values)
@@ -95,4 +95,7 @@ def _print_commands(result: SearchResult, point: Point, stored: StoredRun) -> No
             f"\nTo take its model: ofmu export {shell_word(result.display_path)} --pick {point.number} --output DIR"
         )
     elif stored.files.config.is_file():
-        click.echo(f"\nTo run it again: ofmu unlearn {stored.files.config} --output DIR")
+        # A run from the config ends with another model than that of the selected round.
+        selects = "selected_round" in point.values
+        again = "To run its settings again, to their last round" if selects else "To run it again"
+        click.echo(f"\n{again}: ofmu unlearn {stored.files.config} --output DIR")

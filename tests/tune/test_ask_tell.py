@@ -173,6 +173,12 @@ def test_early_stopping_is_left_to_the_caller(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_checkpoint_selection_needs_runs_of_ofmu(tmp_path):
+    with pytest.raises(ConfigError, match=r"set search.checkpoint_selection.enabled to false"):
+        AskTell({"search": {"checkpoint_selection": {"enabled": True}}}, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def own_content(tmp_path: Path) -> dict[str, Any]:
     """A config with rows and a model of the user. No run is made, so the model need not be trained."""

@@ -20,6 +20,7 @@ from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
 from tune.results.confirmed import confirmed_sentence
 from tune.results.report import constraints_text, feasible_text, format_front, marked_role, sentence_beyond_knee
 from tune.results.result import SearchResult
+from tune.results.tables import trial_name
 
 _MAX_ROWS = 12
 """Rows of the live table."""
@@ -177,8 +178,10 @@ def describe(progress: Progress, age: float = 0.0) -> str:
 
 
 def _and_pruned(result: SearchResult, pruned: int) -> str:
-    """Return the number of pruned trials as text; empty if the search has no early stopping."""
-    return f", {pruned} pruned" if pruned or result.config.search.early_stopping.enabled else ""
+    """Return the number of pruned trials as text; empty if the search stops no trials early."""
+    search = result.config.search
+    may_stop = search.early_stopping.enabled or search.checkpoint_selection.enabled
+    return f", {pruned} pruned" if pruned or may_stop else ""
 
 
 def _front(result: SearchResult) -> Table:
@@ -187,7 +190,7 @@ def _front(result: SearchResult) -> Table:
     columns = [Column(name, justify="right", overflow="ellipsis") for name in ("trial", *names, *feasible)]
     rows = [
         [
-            str(row["trial"]),
+            trial_name(dict(row)),
             *(f"{row[name]:.4g}" for name in names),
             *(feasible_text(dict(row), result) for _ in feasible),
             marked_role(row, result),

@@ -14,7 +14,7 @@ from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
 from tune.pareto import choose_points, reference_point
-from tune.results.tables import costs_of
+from tune.results.tables import costs_of, selected_round
 from tune.rundir.seed_runs import PointRuns, SeedRun
 from tune.rundir.trial_files import TEMPORARY_FOLDERS, FailureRecord, TrialFiles
 from tune.space.objectives import objective_values
@@ -42,6 +42,8 @@ class PlannedRun:
     settings: dict[str, Any]
     """What the run adds to the search's config, the seed included."""
     directory: Path
+    last_round: int | None = None
+    """The round for which the trial stands, and after which the run ends; None for the end of the method."""
 
     @property
     def is_done(self) -> bool:
@@ -79,9 +81,12 @@ def plan_runs(
         ConfigError: one of ``chosen`` is no complete trial.
     """
     overrides = {trial.number: trial.user_attrs["overrides"] for trial in trials if "overrides" in trial.user_attrs}
+    rounds = {trial.number: selected_round(trial.user_attrs.get("metrics", {})) for trial in trials}
     numbers = _checked(search, chosen) if chosen else _best_points(search, count)
     return [
-        PlannedRun(number, seed, {**overrides[number], "method.seed": seed}, directory(number, seed))
+        PlannedRun(
+            number, seed, {**overrides[number], "method.seed": seed}, directory(number, seed), rounds.get(number)
+        )
         for number in numbers
         for seed in seeds
     ]
@@ -186,7 +191,9 @@ class _RunList(TrialSource[PlannedRun]):
         if not self._waiting:
             return None
         run = self._waiting.pop(0)
-        return run, TrialSpec(number=run.trial, trial_dir=run.directory, run=run_config(self._base, run.settings))
+        settings = run_config(self._base, run.settings)
+        spec = TrialSpec(number=run.trial, trial_dir=run.directory, run=settings, last_round=run.last_round)
+        return run, spec
 
     def _take_back(self, trial: PlannedRun) -> None:
         self._waiting.append(trial)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from ofmu.errors import PrunedError, PruningRecord, StorageError
 from tune.early_stopping.config import EarlyStoppingConfig
 
 if TYPE_CHECKING:
     from ofmu.early_stopping import RoundState
+    from ofmu.engine.base import Engine
     from ofmu.evaluation.scoring.partial import PartialEvaluation
 
 INTERMEDIATE_SUBSTITUTES = {"forget_rouge": "forget_probability", "retain_rouge": "retain_probability"}
 """Metrics that replace, during a run, an objective that needs generated text."""
 
 Values = Mapping[str, float | None]
+AnswerT = TypeVar("AnswerT")
 
 
 class StopDecider(Protocol):
@@ -57,7 +59,7 @@ class EarlyStoppingCallback:
     def __init__(self, early_stopping: EarlyStopping, trial: int) -> None:
         self._config, self._objectives = early_stopping.config, early_stopping.objectives
         self._decider, self._trial = early_stopping.decider, trial
-        self._evaluation: PartialEvaluation | None = None
+        self._scores = PartialScores(early_stopping.config.rows)
 
     def __call__(self, state: RoundState) -> None:
         """Do nothing between rungs. At a rung, score the model and ask the scheduler.
@@ -69,39 +71,58 @@ class EarlyStoppingCallback:
         if state.round not in self._config.rung_rounds(state.total):
             return
         values = intermediate_values(self._objectives, self._metrics(state), state.record)
-        answer = self._ask(state, values)
-        if isinstance(answer, str):
-            raise StorageError(answer)
-        if answer:
+        stops = ask_on_rank_0(
+            state.engine, lambda: self._decider.should_stop(self._trial, state.round, state.total, values)
+        )
+        if stops:
             rung = self._config.level_reached(state.round, state.total)
             raise PrunedError(PruningRecord(round=state.round, total=state.total, rung=rung, objectives=values))
 
     def _metrics(self, state: RoundState) -> dict[str, float | None]:
+        return self._scores.metrics(state)
+
+
+class PartialScores:
+    """Scores the model of a run on a few rows after a round. What the first evaluation loads is kept."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._evaluation: PartialEvaluation | None = None
+
+    def metrics(self, state: RoundState) -> dict[str, float | None]:
+        """Return the metrics of a partial evaluation, and the peak memory; collective."""
         # The driver of a search imports this file without torch.
         from ofmu.engine.cost import peak_memory_per_rank
 
         if not isinstance(state.task, SupportsPartialEvaluation):
             raise TypeError(f"a {type(state.task).__name__} cannot be scored during a run")
         if self._evaluation is None:
-            self._evaluation = state.task.partial_evaluation(self._config.rows)
+            self._evaluation = state.task.partial_evaluation(self._rows)
         found = self._evaluation.metrics(state.engine, state.reference_scores).values
         peak = max(max(peaks.values()) for peaks in peak_memory_per_rank())
         return {**found, "peak_memory_bytes": float(peak)}
 
-    def _ask(self, state: RoundState, values: Values) -> bool | str:
-        """Return the scheduler's answer, or the sentence of a failed write."""
-        answer: list[bool | str | None] = [None]
-        if state.engine.rank == 0:
-            try:
-                answer = [self._decider.should_stop(self._trial, state.round, state.total, values)]
-            except StorageError as error:
-                # The other ranks wait for an answer, and all ranks must end alike.
-                answer = [str(error)]
-        if state.engine.world_size > 1:
-            import torch.distributed as dist
 
-            dist.broadcast_object_list(answer, src=0)
-        return answer[0] if answer[0] is not None else False
+def ask_on_rank_0(engine: Engine, ask: Callable[[], AnswerT]) -> AnswerT:
+    """Return on every rank what ``ask`` returns on rank 0; collective.
+
+    Raises:
+        StorageError: ``ask`` raised it on rank 0. The other ranks wait for an answer, and all ranks must end alike.
+    """
+    answer: list[Any] = [None]
+    if engine.rank == 0:
+        try:
+            answer = [ask()]
+        except StorageError as error:
+            answer = [error]
+    if engine.world_size > 1:
+        import torch.distributed as dist
+
+        dist.broadcast_object_list(answer, src=0)
+    if isinstance(answer[0], StorageError):
+        raise answer[0]
+    found: AnswerT = answer[0]
+    return found
 
 
 def intermediate_values(

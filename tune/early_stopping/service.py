@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ofmu.errors import DataError, StorageError
-from ofmu.io.files import storage_errors, write_text
+from ofmu.errors import StorageError
 from tune.early_stopping.callback import Values
 from tune.early_stopping.config import EarlyStoppingConfig
+from tune.early_stopping.report_log import ReportLog
 from tune.early_stopping.rungs import Report, RungScheduler
 from tune.space.objectives import Direction
 
@@ -23,8 +22,7 @@ class PersistentRungScheduler:
     """A :class:`RungScheduler` that stores its reports in a file. A new object on the same file continues alike.
 
     A report is on disk before it is answered. Decisions depend only on the reports and their order, so the file holds
-    only the reports, one JSON line each. An incomplete last line, which a kill leaves, was never answered; it is
-    dropped.
+    only the reports: see :class:`tune.early_stopping.report_log.ReportLog`.
 
     Raises:
         DataError: the file holds something else.
@@ -32,8 +30,7 @@ class PersistentRungScheduler:
     """
 
     def __init__(self, path: Path, directions: Mapping[str, Direction], config: EarlyStoppingConfig) -> None:
-        self._path = path
-        self._write_error: StorageError | None = None
+        self._log = ReportLog(path)
         reports = self._read()
         self._scheduler = RungScheduler(directions, config)
         self._decisions: dict[tuple[int | str, int], bool] = {}
@@ -50,19 +47,8 @@ class PersistentRungScheduler:
         if decided is not None:
             return decided
         report = Report(trial, round, total, dict(values))
-        self._append({"trial": trial, "round": round, "total": total, "values": dict(values)})
+        self._log.append({"trial": trial, "round": round, "total": total, "values": dict(values)})
         return self._decide(report)
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        """Write one line. After a failed write the file may end in half a line, so no further line is written."""
-        if self._write_error is not None:
-            raise self._write_error
-        try:
-            with storage_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line, allow_nan=False) + "\n")
-        except StorageError as error:
-            self._write_error = error
-            raise
 
     def _decide(self, report: Report) -> bool:
         verdict = self._scheduler.report(report.trial, report.round, report.values, report.total)
@@ -70,19 +56,11 @@ class PersistentRungScheduler:
         return verdict == "stop"
 
     def _read(self) -> list[Report]:
-        if not self._path.is_file():
-            return []
+        lines = self._log.read()
         try:
-            text = self._path.read_text(encoding="utf-8")
-            whole, _, incomplete = text.rpartition("\n")
-            if incomplete:
-                write_text(self._path, whole + "\n" if whole else "")
-            lines = [json.loads(line) for line in whole.splitlines()]
             return [Report(line["trial"], line["round"], line["total"], line["values"]) for line in lines]
-        except StorageError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self._path} is malformed ({error}): delete it to start early stopping anew") from error
+        except (KeyError, TypeError) as error:
+            raise self._log.malformed(error) from error
 
 
 class SchedulerActor:
@@ -124,6 +102,11 @@ def start_scheduler_actor(path: Path, directions: Mapping[str, Direction], confi
     The actor reserves no CPU. If its process dies, Ray starts the actor again, and the actor reads its reports from
     ``path``.
     """
+    return start_actor(SchedulerActor, str(path), dict(directions), config.model_dump(mode="json"))
+
+
+def start_actor(kind: type, *arguments: Any) -> Any:
+    """Start an actor on this node that reserves no CPU. If its process dies, Ray starts it again. Return its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(SchedulerActor)
-    return remote.remote(str(path), dict(directions), config.model_dump(mode="json"))
+    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind)
+    return remote.remote(*arguments)

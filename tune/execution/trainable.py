@@ -16,6 +16,7 @@ from cluster.local import restore_umask
 from cluster.storage.credentials import set_credentials
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.lock import locked
+from ofmu.round_decision import StopAfterRound
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import check_no_links
 from tune.execution.trial_records import TrialOutcome, TrialSpec
@@ -23,6 +24,7 @@ from tune.rundir.trial_files import TrialFiles
 
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
+    from tune.checkpoint_selection.callback import CheckpointSelection
     from tune.early_stopping.callback import EarlyStopping
 
 Executor = Callable[[UnlearnConfig, "ClusterConfig", Path, Any], Mapping[str, Any]]
@@ -47,7 +49,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         executor: Executor | None = None,
         cluster: Any = None,
         prepared: Any = None,
-        early_stopping: EarlyStopping | None = None,
+        early_stopping: EarlyStopping | CheckpointSelection | None = None,
         credentials: Mapping[str, str] | None = None,
     ) -> None:
         """Keep what all trials share.
@@ -58,7 +60,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             cluster: the section ``cluster``.
             prepared: what ``prepare`` returned.
             early_stopping: if given, the executor gets the keyword ``round_callback`` for each trial whose spec asks
-                for early stopping.
+                for early stopping. A spec with a last round has a round callback of its own.
             credentials: variables of the driver's environment that open its storage.
 
         Raises:
@@ -115,7 +117,9 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
     def _run(self, spec: TrialSpec) -> dict[str, Any]:
         started = time.monotonic()
         execute: Callable[..., Mapping[str, Any]] = self._executor
-        if self._early_stopping is not None and spec.early_stopping:
+        if spec.last_round is not None:
+            execute = partial(execute, round_callback=StopAfterRound(spec.last_round))
+        elif self._early_stopping is not None and spec.early_stopping:
             execute = partial(execute, round_callback=self._early_stopping.callback_for(spec.number))
         metrics = dict(execute(spec.run, self._cluster, spec.trial_dir, self._prepared))
         metrics.setdefault("seconds", time.monotonic() - started)

@@ -20,7 +20,9 @@ class TrialSpec:
     trial_dir: Path
     run: UnlearnConfig
     early_stopping: bool = False
-    """Whether the trial may be stopped early."""
+    """Whether the trial may be stopped early, and may stand for an earlier round than its last."""
+    last_round: int | None = None
+    """The run ends after this round. None: the run ends where its method does."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON values. Ray Tune passes them to the trial's process as the trial's config."""
@@ -29,6 +31,7 @@ class TrialSpec:
             "trial_dir": str(self.trial_dir),
             "run": self.run.model_dump(mode="json"),
             "early_stopping": self.early_stopping,
+            "last_round": self.last_round,
         }
 
     @classmethod
@@ -39,6 +42,7 @@ class TrialSpec:
             trial_dir=Path(values["trial_dir"]),
             run=UnlearnConfig.model_validate(values["run"]),
             early_stopping=values["early_stopping"],
+            last_round=values["last_round"],
         )
 
 

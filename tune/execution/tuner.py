@@ -23,6 +23,7 @@ from tune.execution.tune_callbacks import StorageErrorStopper, TrialErrorCallbac
 if TYPE_CHECKING:
     from cluster.config import ClusterConfig
     from ofmu.tasks.preparation import Prepared
+    from tune.checkpoint_selection.callback import CheckpointSelection
     from tune.config import SearchConfig
     from tune.early_stopping.callback import EarlyStopping
     from tune.execution.trial_source import TrialSource
@@ -39,7 +40,7 @@ def run_trials(
     prepared: Prepared | None,
     storage: Path,
     on_trial_start: Callable[[], None],
-    early_stopping: EarlyStopping | None = None,
+    early_stopping: EarlyStopping | CheckpointSelection | None = None,
 ) -> None:
     """Run the trials of ``source`` until it has no more. A Ray session must be open.
 
@@ -53,7 +54,8 @@ def run_trials(
         prepared: the target and the reference; None if the executor needs neither.
         storage: the directory of Ray Tune's own files.
         on_trial_start: called when a trial starts.
-        early_stopping: if given, trials whose spec asks for early stopping may be stopped early.
+        early_stopping: if given, trials whose spec asks for early stopping may be stopped early. Checkpoint selection
+            also selects the rounds for which they stand.
 
     Raises:
         StorageError: a write failed, and the source has stopped.

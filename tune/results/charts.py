@@ -14,7 +14,7 @@ from ofmu.io.text import counted
 from ofmu.reports.charts import BLUE, GREEN, GREY, ORANGE, RED, TOOLTIP, VIOLET, Chart, Series, chart, new_figure, plain
 from ofmu.reports.numbers import number
 from tune.pareto import GrowingFront, as_costs, hypervolume, reference_point
-from tune.results.tables import violations_of
+from tune.results.tables import trial_name, violations_of
 from tune.rundir.seed_runs import ConfirmedPoint
 from tune.space.constraints import Limits
 from tune.space.objectives import Direction
@@ -202,7 +202,7 @@ def _front_legend(points: Points, has_retrained: bool, has_confirmed: bool) -> t
 def _front_alt(points: Points, objectives: Mapping[str, Direction], retrained: Mapping[str, float]) -> str:
     x, y = list(objectives)[:2]
     front = points.rows[list(points.on_front)]
-    places = ", ".join(f"trial {row.trial} at {row[x]:.3g} and {row[y]:.3g}" for _, row in front.iterrows())
+    places = ", ".join(f"trial {trial_name(dict(row))} at {row[x]:.3g} and {row[y]:.3g}" for _, row in front.iterrows())
     text = f"{counted(len(points.rows), 'complete trial')} by {x} and {y}. On the front: {places or 'none'}."
     if x in retrained and y in retrained:
         text += f" The retrained model is at {retrained[x]:.3g} and {retrained[y]:.3g}."

@@ -19,7 +19,14 @@ from tune.results.confirmed import confirmed_sentence, spreads_text
 from tune.results.importances import importances, load_trials
 from tune.results.report import bounds_text, feasible_text, sentence_beyond_knee
 from tune.results.result import SearchResult
-from tune.results.tables import VIOLATION, feasible_rows, violations_of
+from tune.results.tables import (
+    SELECTED_ROUND,
+    VIOLATION,
+    feasible_rows,
+    selected_round,
+    trial_name,
+    violations_of,
+)
 from tune.rundir.search_dir import RunDirectory
 from tune.space.constraints import broken_sentence
 from tune.study.baselines import PUBLISHED, TARGET
@@ -106,11 +113,11 @@ def _tip(result: SearchResult, row: pd.Series[Any]) -> str:
     searched = [key for key, spec in result.config.search.space.items() if spec.kind != "fixed"]
     objectives = list(result.config.objectives)
     costs = [f"{label} {form(row[name])}" for name, (label, form) in _COSTS.items() if _is_known(row.get(name))]
-    left = {"trial", "state", "role", "origin", "reason", VIOLATION, *objectives, *_COSTS}
+    left = {"trial", SELECTED_ROUND, "state", "role", "origin", "reason", VIOLATION, *objectives, *_COSTS}
     metrics = [name for name in row.index if name not in left and "." not in name]
     settings = [f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))]
     known = [f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])]
-    lines = [f"trial {row['trial']}, {row['role']}", *(f"{name} {number(row[name])}" for name in objectives)]
+    lines = [f"trial {trial_name(dict(row))}, {row['role']}", *(f"{name} {number(row[name])}" for name in objectives)]
     if broken := broken_sentence(dict(row), result.limits):
         lines.append(f"violates the constraints: {broken}")
     blocks = {"settings": settings, "metrics": known, "cost": costs}
@@ -159,7 +166,7 @@ def _verdict(result: SearchResult) -> str:
         return "No trial is complete yet."
     knee = result.chosen
     values = ", ".join(f"{name} {number(knee.values[name], 3)}" for name in result.config.objectives)
-    text = f"The chosen point is trial {knee.number}, the knee of the front: {values}."
+    text = f"The chosen point is {knee.name}, the knee of the front: {values}."
     if sentence := result.nearest_sentence:
         text = f"{sentence}. It has {values}."
     if not result.forgets_more_than_target:
@@ -244,6 +251,7 @@ def _columns(result: SearchResult, trials: pd.DataFrame) -> list[dict[str, Any]]
     searched = [key for key, spec in result.config.search.space.items() if spec.kind != "fixed" and key in trials]
     return [
         column("trial", "trial", numeric=True),
+        *([column("round", SELECTED_ROUND, numeric=True)] if SELECTED_ROUND in trials else []),
         column("state", "state"),
         column("role", "role"),
         column("front", "front"),
@@ -265,7 +273,7 @@ def _table_rows(
     rows = []
     for _, row in trials.iterrows():
         trial = int(row["trial"])
-        extra = {"front": "yes" if trial in front else "", "command": _command(result, run, trial, trial in front)}
+        extra = {"front": "yes" if trial in front else "", "command": _command(result, run, dict(row), trial in front)}
         if result.config.search.constraints and row["state"] == "complete":
             extra["feasible"] = feasible_text(dict(row), result)
         cells = [_cell(column["name"], extra.get(column["name"], row.get(column["name"]))) for column in columns]
@@ -282,13 +290,17 @@ def _cell(name: str, value: Any) -> tuple[str, Any]:
     return number(value), value
 
 
-def _command(result: SearchResult, run: RunDirectory, trial: int, on_front: bool) -> str:
-    """Return the command that copies a trial's model, or else runs its settings again; empty if neither is possible."""
+def _command(result: SearchResult, run: RunDirectory, row: Mapping[Any, Any], on_front: bool) -> str:
+    """Return the command that copies a trial's model, or else runs its settings again; empty if neither is possible.
+
+    A run of the settings ends after the last round, so it does not make the model of an earlier, selected round.
+    """
+    trial = int(row["trial"])
     files, keep = RunFiles(run.trial(trial)), result.config.search.keep_models
     is_kept = files.model.is_dir() if result.uri is None else keep == "all" or (keep == "front" and on_front)
     if is_kept and files.metrics.is_file() | (result.uri is not None):
         return shlex.join(["ofmu", "export", result.display_path, "--pick", str(trial), "--output", "DIR"])
-    if result.uri is None and files.config.is_file():
+    if result.uri is None and files.config.is_file() and selected_round(row) is None:
         return shlex.join(["ofmu", "unlearn", str(files.config), "--output", "DIR"])
     return ""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ofmu.io.text import counted
-from tune.results.tables import feasible_rows
+from tune.results.tables import feasible_rows, selected_round, trial_name
 from tune.study.baselines import PUBLISHED, TARGET
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def front_figure(
         axes.scatter(broken[x], broken[y], s=26, marker="x", color="0.45", linewidths=1, label="violates a constraint")
     if knee is not None:
         row = complete[complete["trial"] == knee].iloc[0]
+        label = "knee" if len(feasible) else "nearest"
         axes.annotate(
-            "knee" if len(feasible) else "nearest",
+            label if selected_round(dict(row)) is None else f"{label}: trial {trial_name(dict(row))}",
             (float(row[x]), float(row[y])),
             xytext=(6, -12),
             textcoords="offset points",

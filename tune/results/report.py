@@ -12,7 +12,7 @@ from ofmu.io.plugins import results_only
 from ofmu.reports.numbers import MISSING
 from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
-from tune.results.tables import feasible_rows
+from tune.results.tables import feasible_rows, trial_name
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
 from tune.space.objectives import lost_utility
@@ -83,7 +83,7 @@ def format_front(result: SearchResult) -> list[list[str]]:
         spreads = [spreads_text(confirmation, int(row["trial"]), names)] if confirmation else []
         values = [_objective(name, row) for name in names] + [_short(row.get(name)) for name in bounded]
         kept = [feasible_text(row, result) for _ in feasible]
-        rows.append([str(row["trial"]), marked_role(row, result), *values, *kept, *spreads, settings])
+        rows.append([trial_name(row), marked_role(row, result), *values, *kept, *spreads, settings])
     for trial, role, metrics, note in _model_rows(result):
         values = [_objective(name, metrics) if name in metrics else MISSING for name in names]
         values += [_short(metrics[name]) if name in metrics else MISSING for name in bounded]
@@ -162,7 +162,7 @@ def sentence_beyond_knee(result: SearchResult) -> str:
     if point is None:
         return ""
     values = f"{name} {_short(point.values[name])}, the knee {_short(result.knee.values[name])}"
-    return f"Trial {point.number} forgets more than the knee ({values})"
+    return f"{point.name.capitalize()} forgets more than the knee ({values})"
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:

@@ -27,7 +27,16 @@ from ofmu.run_files import CONFIG, HISTORY, METRICS, PRUNED, SCORES, RunFiles, c
 from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
 from tune.results.plot import front_figure
-from tune.results.tables import costs_of, feasible_rows, front_table, hypervolume_of, trials_table
+from tune.results.tables import (
+    costs_of,
+    feasible_rows,
+    front_table,
+    hypervolume_of,
+    selected_round,
+    split_round,
+    trial_name,
+    trials_table,
+)
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
 from tune.rundir.seed_runs import Confirmation, ConfirmedPoint, PointRuns
@@ -52,6 +61,11 @@ class Point:
     directory: Path
     uri: str | None = None
     """The URI of the trial's directory; None if the search is on a disk."""
+
+    @property
+    def name(self) -> str:
+        """How the point is called: ``trial 17``, or ``trial 17, round 24`` if its search selects rounds."""
+        return f"trial {trial_name({**self.values, 'trial': self.number})}"
 
     def fetch(self) -> Path:
         """Return the trial's directory. Of a search at a URI, the trial's small files are downloaded first.
@@ -213,7 +227,7 @@ class SearchResult:
             return ""
         nearest = self.chosen
         return (
-            f"No trial keeps all constraints; the nearest is trial {nearest.number}: "
+            f"No trial keeps all constraints; the nearest is {nearest.name}: "
             f"{broken_sentence(nearest.values, self.limits)}"
         )
 
@@ -291,11 +305,15 @@ class SearchResult:
     def pick(self, choice: str | int) -> Point:
         """Return the knee for ``'knee'``, else the trial with this number. Warn of a trial that is not feasible.
 
+        ``17, round 24`` and ``17:24`` name the point of trial 17 if that is the round for which the trial stands.
+
         Raises:
-            RunError: there is no such complete trial, or the knee is asked for and no trial keeps all constraints.
+            RunError: there is no such complete trial, the trial stands for another round, or the knee is asked for and
+                no trial keeps all constraints.
         """
         if choice == "knee":
             return self.knee
+        choice, round = split_round(str(choice))
         complete = {str(number) for number in self.trials.loc[self.trials["state"] == "complete", "trial"]}
         # Directories of trials have names such as 00017. As text, a number may have any number of digits.
         number = str(choice).lstrip("0") or "0"
@@ -307,23 +325,27 @@ class SearchResult:
                 f"front's, {front}"
             )
         point = self._point(int(number))
+        _check_round(point, round)
         if broken := broken_sentence(point.values, self.limits):
-            warnings.warn(f"trial {point.number} does not keep all constraints: {broken}", stacklevel=2)
+            warnings.warn(f"{point.name} does not keep all constraints: {broken}", stacklevel=2)
         return point
 
     def trial(self, choice: str | int) -> Point:
         """Return the knee for ``'knee'``, else the trial with this number, which need not be complete.
 
         Raises:
-            RunError: there is no such trial.
+            RunError: there is no such trial, or it stands for another round than the named one.
         """
         if choice == "knee":
             return self.knee
+        choice, round = split_round(str(choice))
         numbers = self.trials["trial"].tolist()
         if not str(choice).isdecimal() or int(choice) not in numbers:
             last = f"0 … {max(numbers)}" if numbers else "none yet"
             raise RunError(f"'{choice}' is no trial of {self.display_path}: name knee, or a number of {last}")
-        return self._point(int(choice))
+        point = self._point(int(choice))
+        _check_round(point, round)
+        return point
 
     def plot(self, path: str | Path | BinaryIO | None = None) -> Figure:
         """Plot all trials, the front, the baselines and the retrained model. Save the plot if ``path`` is given."""
@@ -357,3 +379,11 @@ class SearchResult:
         directory = self._run.trial(number)
         uri = None if self.uri is None else join_uri(self.uri, f"{TRIALS}/{directory.name}")
         return Point(number, {str(key): value for key, value in row.dropna().items()}, directory, uri)
+
+
+def _check_round(point: Point, round: int | None) -> None:
+    own = selected_round(point.values)
+    if round is None or round == own:
+        return
+    known = f"stands for round {own}" if own is not None else "stands for the end of its run"
+    raise RunError(f"Trial {point.number} {known}, and no other round was kept: pick {point.number}")

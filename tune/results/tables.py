@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _COST_COLUMNS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 """Metrics that say what a trial cost, in the order of the front's columns."""
+
+SELECTED_ROUND = "selected_round"
+"""The metric that says from which round of its run a trial's model comes, if that need not be the last one."""
 
 VIOLATION = "violation"
 """The column of the violations of constraints."""
@@ -123,9 +127,35 @@ def front_table(trials: pd.DataFrame, config: SearchConfig) -> pd.DataFrame:
         front = front.dropna(axis="columns", how="all")
     constrained = list(config.search.constraints)
     settings = [name for name in front.columns if "." in name and name not in constrained]
-    first = ["trial", *config.objectives, VIOLATION, *constrained, *settings, *_COST_COLUMNS]
+    first = ["trial", SELECTED_ROUND, *config.objectives, VIOLATION, *constrained, *settings, *_COST_COLUMNS]
     order = [*dict.fromkeys(name for name in first if name in front), *front.columns.difference(first, sort=False)]
     return front[order].sort_values(next(iter(config.objectives)), kind="stable").reset_index(drop=True)
+
+
+def selected_round(values: Mapping[Any, Any]) -> int | None:
+    """Return the round from which a trial's model comes; None if the trial stands for the end of its run.
+
+    Args:
+        values: the trial's metrics, or its row of a table.
+    """
+    round = values.get(SELECTED_ROUND)
+    return None if round is None or round != round else int(round)
+
+
+def trial_name(values: Mapping[Any, Any]) -> str:
+    """Return how a point is called, such as ``17``, or ``17, round 24`` if the search selects rounds.
+
+    Args:
+        values: a row of a table of trials.
+    """
+    round = selected_round(values)
+    return f"{values['trial']}" if round is None else f"{values['trial']}, round {round}"
+
+
+def split_round(text: str) -> tuple[str, int | None]:
+    """Return trial and round of a name such as ``17, round 24`` or ``17:24``; of any other text, the text and None."""
+    found = re.fullmatch(r"(?:trial )?([0-9]+)(?:, ?round |:)([0-9]{1,9})", text.strip())
+    return (text, None) if found is None else (found[1], int(found[2]))
 
 
 def violations_of(rows: pd.DataFrame) -> Violations:

@@ -24,6 +24,7 @@ from tune.rundir.search_files import (
     FRONT_PLOT,
     FRONT_TABLE,
     REFERENCE,
+    ROUNDS,
     RUNGS,
     STUDY,
     SUMMARY,
@@ -71,6 +72,7 @@ class RunDirectory(LockedDirectory):
         SUMMARY,
         REFERENCE,
         RUNGS,
+        ROUNDS,
         WARM_START,
         CONFIRMATION,
         CONFIRMATION_RUNS,
@@ -182,6 +184,11 @@ class RunDirectory(LockedDirectory):
     def rungs_file(self) -> Path:
         """The intermediate values that early stopping decides on, as JSON lines."""
         return self.path / RUNGS
+
+    @property
+    def rounds_file(self) -> Path:
+        """The scores of rounds that checkpoint selection decides on, as JSON lines."""
+        return self.path / ROUNDS
 
     @property
     def warm_start_file(self) -> Path:

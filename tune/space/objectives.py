@@ -19,11 +19,18 @@ WORST: dict[str, float | None] = {
 }
 """The known objectives, each with the worst value that its definition allows. None: the objective is unbounded."""
 
+
 COST_METRICS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 """Objectives that the run itself measures. No evaluation is needed for them."""
 
 NEEDS_REFERENCE = frozenset(name for name, metric in REGISTRY.items() if REFERENCE in metric.needs)
 """Objectives that compare with the retrained model."""
+
+
+def value_range(name: str) -> float | None:
+    """Return the distance between the highest and the lowest value of a metric; None if its definition sets none."""
+    info = REGISTRY.get(name)
+    return None if info is None or info.lowest is None or info.highest is None else info.highest - info.lowest
 
 
 def default_objectives(has_reference: bool, kind: TaskKind = "language") -> dict[str, Direction]:

@@ -78,8 +78,8 @@ def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:
     stored = _system_attributes(study).get(_CONFIG)
     if isinstance(stored, dict):
         settings = _fixed_settings(config)
-        # Studies of older versions have no constraints.
-        stored = {"search.constraints": {}} | stored
+        # Studies of older versions have neither constraints nor checkpoint selection.
+        stored = {"search.constraints": {}, "search.checkpoint_selection.enabled": False} | stored
         changed = [key for key in settings if key in stored and stored[key] != settings[key]]
     else:
         names = study.metric_names

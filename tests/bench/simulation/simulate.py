@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ import optuna
 from optuna.trial import TrialState
 
 from simulation.curves import Curve
+from tune.checkpoint_selection.archive import RoundArchive, Scored, Verdict
+from tune.checkpoint_selection.config import CheckpointSelectionConfig
 from tune.early_stopping.rungs import RungScheduler
 from tune.pareto import Points, as_costs, front_mask, hypervolume
 from tune.space.objectives import Direction
@@ -40,7 +42,15 @@ class SimulatedTrial:
     spent: float
     """Gradient evaluations that all trials together had spent by then."""
     values: tuple[float, ...]
-    """The objectives at its end."""
+    """The objectives at its end, or at the round that was selected."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Checkpoint selection of a simulated search. A round's scores on few rows are those of its curve."""
+
+    archive: RoundArchive
+    config: CheckpointSelectionConfig = field(default_factory=CheckpointSelectionConfig)
 
 
 @dataclass(frozen=True)
@@ -145,14 +155,16 @@ def simulate(
     trials: int,
     workers: int = 1,
     scheduler: RungScheduler | None = None,
+    selection: Selection | None = None,
     budget: float = float("inf"),
 ) -> Simulation:
     """Run a search until ``trials`` have ended, none is left, or ``budget`` gradient evaluations are spent.
 
     Trials that still run when the budget is spent are dropped. Rounds that end at the same time are told in the
-    order of their trials' numbers. ``scheduler`` None lets every trial run to its end.
+    order of their trials' numbers. ``scheduler`` None lets every trial run to its end. With ``selection``, a trial has
+    the values of the round that its archive selects, and ends early if the archive stops it.
     """
-    search = _Search(searcher, list(directions), scheduler)
+    search = _Search(searcher, list(directions), scheduler, selection)
     for _ in range(workers):
         search.start(trials)
     while search.queue and search.spent < budget:
@@ -162,8 +174,16 @@ def simulate(
 
 
 class _Search:
-    def __init__(self, searcher: CurveSearcher, names: Sequence[str], scheduler: RungScheduler | None) -> None:
+    def __init__(
+        self,
+        searcher: CurveSearcher,
+        names: Sequence[str],
+        scheduler: RungScheduler | None,
+        selection: Selection | None,
+    ) -> None:
         self._searcher, self._names, self._scheduler = searcher, names, scheduler
+        self._selection = selection
+        self._kept: dict[int, int] = {}
         self._curves: list[Curve] = []
         self._clock = 0.0
         self.queue: list[tuple[float, int, int]] = []
@@ -184,6 +204,8 @@ class _Search:
         self.spent += self._cost_of(number, round)
         curve = self._curves[number]
         values = tuple(float(value) for value in curve.values[round - 1])
+        if self._selection is not None:
+            return self._select(number, round, curve, self._selection)
         if round == curve.rounds:
             self._end(number, round, "complete" if np.isfinite(values).all() else "failed", values)
         elif self._scheduler is not None and self._stops(number, round, values, curve.rounds, self._scheduler):
@@ -192,6 +214,29 @@ class _Search:
             self._queue_round(number, round + 1)
             return False
         return True
+
+    def _select(self, number: int, round: int, curve: Curve, selection: Selection) -> bool:
+        """Let a round end in a search with selection, and return whether its trial ended with it."""
+        is_last, kept = round == curve.rounds, self._kept.get(number)
+        verdict = Verdict()
+        if is_last or round in selection.config.scored_rounds(curve.rounds):
+            verdict = selection.archive.report(number, round, curve.rounds, self._scored(curve, round))
+        if verdict.keep:
+            self._kept[number] = round
+        if not is_last and not verdict.stop:
+            self._queue_round(number, round + 1)
+            return False
+        candidates = {*([kept] if kept is not None else []), *([round] if is_last else [])}
+        if not candidates:
+            self._end(number, round, "pruned", tuple(map(float, curve.values[round - 1])))
+            return True
+        chosen = selection.archive.select(number, {each: self._scored(curve, each) for each in candidates})
+        values = tuple(map(float, curve.values[chosen - 1]))
+        self._end(number, round, "complete" if np.isfinite(values).all() else "failed", values)
+        return True
+
+    def _scored(self, curve: Curve, round: int) -> Scored:
+        return Scored(dict(zip(self._names, map(float, curve.values[round - 1]), strict=True)))
 
     def _stops(self, number: int, round: int, values: tuple[float, ...], total: int, scheduler: RungScheduler) -> bool:
         named = dict(zip(self._names, values, strict=True))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from simulation.curves import SYNTHETIC_OBJECTIVES, SYNTHETIC_SETTINGS, Curve, synthetic_curve
-from simulation.simulate import OptunaSearcher, TableSearcher, simulate
+from simulation.simulate import OptunaSearcher, Selection, TableSearcher, simulate
+from tune.checkpoint_selection.archive import RoundArchive
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.early_stopping.rungs import RungScheduler
 from tune.pareto import as_costs, hypervolume
@@ -49,6 +50,18 @@ def test_the_clock_of_two_workers_by_hand():
     assert [(t.number, t.ended, t.spent, t.cost) for t in found.trials] == [(1, 2, 2, 2), (0, 6, 8, 6), (2, 12, 18, 10)]
     assert found.gradient_evaluations == 18
     assert searcher.told == [(t.number, t.state, t.values) for t in found.trials]
+
+
+def test_selection_of_rounds_by_hand():
+    """The first trial stands for its second round. The second is far behind it after one round, and ends there."""
+    first = curve([[0.5, 0.5], [0.4, 0.9], [0.9, 0.9], [0.6, 0.6]])
+    second = curve([[0.9, 0.1], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    third = curve([[0.5, 0.85], [0.5, 0.8], [0.5, 0.8], [0.3, 0.8]])
+    searcher = InOrder([first, second, third])
+    selection = Selection(RoundArchive(SYNTHETIC_OBJECTIVES, 0.2))
+    found = simulate(searcher, SYNTHETIC_OBJECTIVES, trials=3, selection=selection)
+    assert searcher.told == [(0, "complete", (0.4, 0.9)), (1, "pruned", (0.9, 0.1)), (2, "complete", (0.3, 0.8))]
+    assert [trial.cost for trial in found.trials] == [4, 1, 4]
 
 
 @pytest.mark.parametrize("workers", [1, 3, 64])

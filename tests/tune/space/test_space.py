@@ -98,6 +98,27 @@ def test_wrong_search_settings_are_refused(search, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"search": {"early_stopping": {"enabled": True}}}, "set search.early_stopping.enabled to false"),
+        ({"data": {"source": "cifar10"}}, "these data are images: set search.checkpoint_selection.enabled to false"),
+        (
+            {"search": {"objectives": {"relearning_probability": "min", "model_utility": "max"}}},
+            "search.checkpoint_selection compares objectives during a run, and relearning_probability is measured at",
+        ),
+        ({"search": {"constraints": {"kl_retain": {"max": 0.1}}}}, "kl_retain, which search.constraints bounds"),
+        ({"search": {"checkpoint_selection": {"enabled": True, "rounds": []}}}, "search.checkpoint_selection.rounds"),
+        ({"search": {"checkpoint_selection": {"enabled": True, "rounds": [1]}}}, "search.checkpoint_selection.rounds"),
+    ],
+)
+def test_what_checkpoint_selection_cannot_do_is_refused(changes, words):
+    search = {"checkpoint_selection": {"enabled": True}} | changes.get("search", {})
+    with pytest.raises(ConfigError) as caught:
+        validate(SearchConfig, {**changes, "search": search})
+    assert words in str(caught.value)
+
+
 def test_objectives_follow_the_reference():
     assert config().objectives == {"ks_statistic": "min", "model_utility": "max"}
     without = config(reference={"source": "none"})

@@ -1,0 +1,135 @@
+"""The archive of a running search: its log on disk, the Ray actor that owns it, and the client that a trial calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ofmu.errors import StorageError
+from tune.checkpoint_selection.archive import RoundArchive, Scored, Verdict
+from tune.early_stopping.report_log import ReportLog
+from tune.early_stopping.service import start_actor
+from tune.space.objectives import Direction
+
+
+class PersistentRoundArchive:
+    """A :class:`RoundArchive` that stores its calls in a file. A new object on the same file continues alike.
+
+    A repeated call, such as after a restart from a checkpoint, gets the same answer again and changes nothing.
+
+    Raises:
+        DataError: the file holds something else.
+        StorageError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, objectives: Mapping[str, Direction], stop_margin: float | None) -> None:
+        self._log = ReportLog(path)
+        lines = self._log.read()
+        self._archive = RoundArchive(objectives, stop_margin)
+        self._verdicts: dict[tuple[int, int], Verdict] = {}
+        self._selected: dict[int, int] = {}
+        try:
+            for line in lines:
+                self._take(line)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._log.malformed(error) from error
+
+    def report(self, trial: int, round: int, total: int, scored: Scored) -> Verdict:
+        """Return what a trial does after a round.
+
+        Raises:
+            StorageError: this call or an earlier call could not be stored.
+        """
+        if (trial, round) not in self._verdicts:
+            self._store({"trial": trial, "round": round, "total": total} | _to_json(scored))
+        return self._verdicts[trial, round]
+
+    def select(self, trial: int, candidates: Mapping[int, Scored]) -> int:
+        """Return the round for which a trial stands.
+
+        Raises:
+            StorageError: this call or an earlier call could not be stored.
+        """
+        if trial not in self._selected:
+            named = {str(round): _to_json(each) for round, each in candidates.items()}
+            self._store({"trial": trial, "candidates": named})
+        return self._selected[trial]
+
+    def _store(self, line: dict[str, Any]) -> None:
+        self._log.append(line)
+        self._take(line)
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        trial = int(line["trial"])
+        if "candidates" in line:
+            candidates = {int(round): Scored(**each) for round, each in line["candidates"].items()}
+            self._selected[trial] = self._archive.select(trial, candidates)
+        else:
+            round, total = int(line["round"]), int(line["total"])
+            scored = Scored(line["values"], line["violation"])
+            self._verdicts[trial, round] = self._archive.report(trial, round, total, scored)
+
+
+def _to_json(scored: Scored) -> dict[str, Any]:
+    return {"values": dict(scored.values), "violation": scored.violation}
+
+
+class RoundArchiveActor:
+    """A :class:`PersistentRoundArchive` in its own process. All trials of a search call it."""
+
+    def __init__(self, path: str, objectives: Mapping[str, Direction], stop_margin: float | None) -> None:
+        self._archive = PersistentRoundArchive(Path(path), objectives, stop_margin)
+
+    def report(self, trial: int, round: int, total: int, scored: Scored) -> Verdict | str:
+        """Return what a trial does after a round, or the sentence of a failed write."""
+        try:
+            return self._archive.report(trial, round, total, scored)
+        except StorageError as error:
+            return str(error)
+
+    def select(self, trial: int, candidates: Mapping[int, Scored]) -> int | str:
+        """Return the round for which a trial stands, or the sentence of a failed write."""
+        try:
+            return self._archive.select(trial, candidates)
+        except StorageError as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class RoundArchiveClient:
+    """Calls a :class:`RoundArchiveActor` from a trial's process."""
+
+    actor: Any
+    """The actor's handle."""
+
+    def report(self, trial: int, round: int, total: int, scored: Scored) -> Verdict:
+        """Return what a trial does after a round.
+
+        Raises:
+            StorageError: the call could not be stored.
+        """
+        answer = ray.get(self.actor.report.remote(trial, round, total, scored))
+        if isinstance(answer, str):
+            raise StorageError(answer)
+        verdict: Verdict = answer
+        return verdict
+
+    def select(self, trial: int, candidates: Mapping[int, Scored]) -> int:
+        """Return the round for which a trial stands.
+
+        Raises:
+            StorageError: the call could not be stored.
+        """
+        answer = ray.get(self.actor.select.remote(trial, dict(candidates)))
+        if isinstance(answer, str):
+            raise StorageError(answer)
+        return int(answer)
+
+
+def start_archive_actor(path: Path, objectives: Mapping[str, Direction], stop_margin: float | None) -> Any:
+    """Start the actor of a search on this node. Return the actor's handle."""
+    return start_actor(RoundArchiveActor, str(path), dict(objectives), stop_margin)

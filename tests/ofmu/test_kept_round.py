@@ -19,6 +19,8 @@ from ofmu.round_decision import RoundDecision, StopAfterRound
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
 
+pytestmark = pytest.mark.slow
+
 COSTS = {"seconds", "peak_memory_bytes", "gradient_evaluations", "tokens", "outer_steps_taken", "selected_round"}
 
 
@@ -95,7 +97,6 @@ def test_the_last_round_stays_the_model_bit_for_bit_if_it_is_selected(config, pr
     check_equal(tmp_path, ended[3])
 
 
-@pytest.mark.slow
 def test_a_later_kept_round_replaces_an_earlier_one(config, prepared, ended, tmp_path):
     selector = Selector(kept=(1, 2), selected=2)
     unlearn(config, tmp_path, prepared=prepared, round_callback=selector)
@@ -103,7 +104,6 @@ def test_a_later_kept_round_replaces_an_earlier_one(config, prepared, ended, tmp
     check_equal(tmp_path, ended[2])
 
 
-@pytest.mark.slow
 def test_a_run_that_ends_early_has_its_kept_round_as_its_only_candidate(config, prepared, ended, tmp_path):
     selector = Selector(end=2)
     result = unlearn(config, tmp_path, prepared=prepared, round_callback=selector)
@@ -112,7 +112,6 @@ def test_a_run_that_ends_early_has_its_kept_round_as_its_only_candidate(config, 
     check_equal(tmp_path, ended[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("crash", [2, 3])
 def test_a_run_that_is_killed_after_a_round_was_kept_gives_the_same_model(config, prepared, ended, tmp_path, crash):
     selector = Selector(crash=crash)

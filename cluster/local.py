@@ -25,6 +25,10 @@ _UMASK_VARIABLE = "OFMU_UMASK"
 _PRIVATE = 0o077
 _MIN_FREE_BYTES = 16 * 2**20
 """Free space below which Ray's processes may not start."""
+_START_ATTEMPTS = 3
+"""Ray gives its processes a fixed time to start, 30 s in 2.60. On a busy machine a second start finds warm files."""
+_TIMED_OUT = "timed out"
+"""Words of Ray's error for processes that start too slowly."""
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -41,18 +45,22 @@ def start_local_ray(*, dashboard: bool) -> None:
     for name in _INTERFACE_VARIABLES if loopback else ():
         os.environ.setdefault(name, loopback)
     folder = Path(os.environ["RAY_TMPDIR"], "ray") if "RAY_TMPDIR" in os.environ else _private_folder()
-    try:
-        with _private_files(), _loopback_only():
-            ray.init(
-                address="local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=dashboard,
-                _temp_dir=str(folder),
-            )
-    except Exception as error:
-        # Ray raises Exception itself if one of its processes does not start.
-        raise ClusterError(_start_sentence(folder, error)) from error
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            with _private_files(), _loopback_only():
+                ray.init(
+                    address="local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=dashboard,
+                    _temp_dir=str(folder),
+                )
+            break
+        except Exception as error:
+            # Ray raises Exception itself if one of its processes does not start.
+            if attempt == _START_ATTEMPTS or _TIMED_OUT not in str(error):
+                raise ClusterError(_start_sentence(folder, error)) from error
+            ray.shutdown()
     # Ray lets everybody write into its session folder, whatever the umask.
     os.chmod(ray._private.worker._global_node.get_session_dir_path(), 0o700)
 
@@ -91,7 +99,7 @@ def _start_sentence(folder: Path, error: Exception) -> str:
     lines = str(error).strip().splitlines()
     problem = (lines[0] if lines else type(error).__name__).rstrip(".")
     place = next(each for each in (folder, *folder.parents) if each.is_dir())
-    if "timed out" in problem:
+    if _TIMED_OUT in problem:
         problem = "its processes took too long"
     if shutil.disk_usage(place).free < _MIN_FREE_BYTES:
         fix = f"free some space in {place}, which is full, or set RAY_TMPDIR to a folder on another disk"

@@ -65,7 +65,7 @@ def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
     def check(**named: str) -> None:
         check_inputs(config(tmp_path, ROW, OTHER, model={"path": str(model), **named}))
 
-    with pytest.raises(ModelError, match=rf"The model {model} has no tokenizer: name .* as model\.tokenizer"):
+    with pytest.raises(ModelError, match=rf"The model '{model}' has no tokenizer: name .* as model\.tokenizer"):
         check()
     with pytest.raises(ModelError, match=rf"The directory {empty} holds no tokenizer"):
         check(tokenizer=str(empty))

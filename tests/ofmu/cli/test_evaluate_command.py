@@ -130,9 +130,8 @@ def test_evaluation_sets_that_one_metric_needs_together_are_named_apart(capsys: 
         "kl_general": "the data has no evaluation set 'real_authors' or 'world_facts'",
         "in_scope_probability": "the data has no evaluation set 'in_scope'",
     }
-    values: dict[str, float | None] = dict.fromkeys(HEADLINES, 0.125)
     report = {
-        "metrics": values | dict.fromkeys(reasons) | {"retain_rouge": 0.5},
+        "metrics": {"forget_quality": 0.125, "retain_rouge": 0.5} | dict.fromkeys(reasons),
         "reasons": reasons,
         "utility_components": ["retain_rouge"],
         "truth_ratio": "geometric",

@@ -110,6 +110,8 @@ def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnC
 
     source = config_of_run(model)
     if config.name is not None or source is None:
+        if config.name is None:
+            click.echo("config: the defaults, since no run of ofmu made this model", err=True)
         return UnlearnConfig.read(config.name, config.overrides)
     click.echo(f"config: {source}", err=True)
     return read_config_of_model(source, config.overrides, allow_code=allow_code)

@@ -154,11 +154,12 @@ def _check_model(record: Evidence, model: Path) -> None:
         raise EvidenceError(f"There is no model directory {looked_for(model)}: check the path")
     expected = next((each.files for each in record.models if each.role == "result"), {})
     found = model_hashes(model)
-    differing = sorted(name for name, value in expected.items() if found.get(name) != value)
-    if differing:
-        raise EvidenceError(
-            f"{model} is not the model of the evidence, since {', '.join(differing)} differ: check the path"
-        )
+    missing = sorted(expected.keys() - found.keys())
+    differing = sorted(name for name, value in expected.items() if found.get(name, value) != value)
+    problems = [f"it lacks {', '.join(missing)}"] if missing else []
+    problems += [f"its {', '.join(differing)} has other content"] if differing else []
+    if problems:
+        raise EvidenceError(f"{model} is not the model of the evidence, since {' and '.join(problems)}: check the path")
 
 
 def _read(path: Path) -> bytes:

@@ -168,7 +168,9 @@ def test_the_model_of_the_evidence_is_compared(tmp_path: Path):
     write_evidence(record().model_copy(update={"models": models}), tmp_path / "evidence", KEY)
     verify_evidence(tmp_path / "evidence", model=model)
     (model / "model.safetensors").write_bytes(b"others")
-    with pytest.raises(EvidenceError, match=r"is not the model of the evidence, since model\.safetensors differ"):
+    with pytest.raises(
+        EvidenceError, match=r"is not the model of the evidence, since its model\.safetensors has other content"
+    ):
         verify_evidence(tmp_path / "evidence", model=model)
     with pytest.raises(EvidenceError, match="There is no model directory"):
         verify_evidence(tmp_path / "evidence", model=tmp_path / "nothing")

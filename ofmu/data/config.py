@@ -144,7 +144,7 @@ class DataConfig(Section):
     """File of rows that no model is trained on, for membership attacks. None: no holdout rows."""
     earlier: tuple[str, ...] = ()
     """Files of rows that earlier runs forgot, with the default columns. These rows are left out of the retain rows and
-    of the sets that utility is scored on. ``ofmu unlearn --after`` sets this key."""
+    of the sets that utility is scored on. The option ``--after`` of ``ofmu unlearn`` sets this key."""
     columns: ColumnsConfig = ColumnsConfig()
     prompt_template: str = "Question: {question}\nAnswer:"
     """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""

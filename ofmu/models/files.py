@@ -86,8 +86,8 @@ def check_tokenizer(model: str, fallback: str | None) -> None:
             raise ModelError(f"The directory {fallback} holds no tokenizer: name another one as model.tokenizer")
     elif fallback is None and folder.is_dir() and not has_tokenizer(folder):
         raise ModelError(
-            f"The model '{model}' has no tokenizer: name a directory or a hub model that has one as model.tokenizer, or "
-            "save a tokenizer there with tokenizer.save_pretrained"
+            f"The model '{model}' has no tokenizer: name a directory or a hub model that has one as model.tokenizer, "
+            "or save a tokenizer there with tokenizer.save_pretrained"
         )
 
 

@@ -92,7 +92,8 @@ def assert_equal_runs(found: Path, wanted: Path) -> None:
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long  # The next test compares runs in a used group too.
+@pytest.mark.parametrize("stage", [2, 3])
 def test_a_run_in_a_used_group_equals_one_in_new_processes(
     stage, pool, in_new_processes, ray_folder, tiny_mapping, prepared, tmp_path
 ):

@@ -53,7 +53,9 @@ def objectives(settings: dict[str, Any]) -> dict[str, float]:
     The values are continuous, which is harder than real searches: KS statistics are multiples of 1/rows, so real
     fronts are smaller.
     """
-    rates = [abs(np.log(abs(float(settings[f"method.{name}"])) + 1e-9)) % 1 for name in DIMENSIONS]
+    # A trial without decorrelation has no similarity.
+    values = [float(settings.get(f"method.{name}", 1.0)) for name in DIMENSIONS]
+    rates = [abs(np.log(abs(value) + 1e-9)) % 1 for value in values]
     along, away = rates[0], float(np.mean(rates[1:]))
     return {
         "ks_statistic": float(np.clip(along**2 + 0.3 * away, 0, 1)),

@@ -333,22 +333,20 @@ class RaySearch:
     @contextmanager
     def _early_stopping(self) -> Iterator[EarlyStopping | CheckpointSelection | None]:
         """Keep the actor alive that decides about running trials, if the config asks for one."""
-        session = self.session
-        search, objectives, actor = session.config.search, session.config.objectives, None
-        if search.early_stopping.enabled:
-            actor = start_scheduler_actor(session.run.rungs_file, objectives, search.early_stopping)
-        elif search.checkpoint_selection.enabled:
-            actor = start_archive_actor(session.run.rounds_file, objectives, search.checkpoint_selection.stop_margin)
-        if actor is None:
+        run, search, objectives = self.session.run, self.session.config.search, self.session.config.objectives
+        stopping, selection, names = search.early_stopping, search.checkpoint_selection, tuple(objectives)
+        if stopping.enabled:
+            actor = start_scheduler_actor(run.rungs_file, objectives, stopping)
+            decider: EarlyStopping | CheckpointSelection = EarlyStopping(stopping, names, SchedulerClient(actor))
+        elif selection.enabled:
+            limits = self._known_limits()
+            actor = start_archive_actor(run.rounds_file, objectives, selection.stop_margin)
+            decider = CheckpointSelection(selection, names, limits, RoundArchiveClient(actor))
+        else:
             yield None
             return
         try:
-            if search.early_stopping.enabled:
-                yield EarlyStopping(search.early_stopping, tuple(objectives), SchedulerClient(actor))
-            else:
-                yield CheckpointSelection(
-                    search.checkpoint_selection, tuple(objectives), self._known_limits(), RoundArchiveClient(actor)
-                )
+            yield decider
         finally:
             ray.kill(actor)
 

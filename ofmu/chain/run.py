@@ -10,7 +10,7 @@ from typing import Any
 from ofmu.chain.records import EarlierRequestRecord, chain_record
 from ofmu.chain.rows import EarlierRows, forget_files, read_earlier_rows, write_earlier
 from ofmu.chain.run_record import CHAIN, RunChainRecord, UtilityRecord, read_run_chain
-from ofmu.chain.scoring import Values, first_values, forget_metrics, further_values, scoring_of
+from ofmu.chain.scoring import Values, forget_metrics, measured_requests, scoring_of
 from ofmu.config.files import validate
 from ofmu.data.load import load_data
 from ofmu.data.normalized import normalized
@@ -162,15 +162,11 @@ def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, ta
     files = RunFiles(Path(output))
     metrics = files.read_metrics() or {}
     now = [forget_metrics(str(files.model), each.forget, each.scoring, config) for each in chain.earlier]
-    requests = [
-        each.model_copy(update={"metrics": further_values(each.metrics, values)})
-        for each, values in zip(chain.known, now, strict=False)
-    ]
     last = chain.earlier[-1]
     earlier_target = find_target_model(chain.config)
     before = {} if earlier_target is None else forget_metrics(str(earlier_target), last.forget, last.scoring, config)
     then = forget_metrics(str(chain.model), last.forget, last.scoring, config)
-    requests.append(chain.own.model_copy(update={"metrics": first_values(before, then, now[-1])}))
+    requests = measured_requests(chain.known, chain.own, before, then, now)
     record = RunChainRecord(
         first_target=str(chain.first_target),
         first_target_hash=content_key(model_hashes(chain.first_target)),

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ofmu.chain.records import EarlierMetricRecord
+from ofmu.chain.records import EarlierMetricRecord, EarlierRequestRecord
 from ofmu.config.files import validate
 from ofmu.data.config import PROMPT_KEYS
 from ofmu.data.files import MAX_EVALUATION_ROWS
@@ -60,6 +60,29 @@ def forget_metrics(model: str, rows: Sequence[Row], scoring: Mapping[str, Any], 
     data = UnlearnData(forget=scored, retain=RowSet("retain", ()), holdout=None, evaluation={"forget": scored})
     found = metrics_of(score_saved(model, data, settings, name=model)).values
     return {name: found[name] for name in METRICS}
+
+
+def measured_requests(
+    known: Sequence[EarlierRequestRecord],
+    own: EarlierRequestRecord,
+    before: Values,
+    then: Values,
+    now: Sequence[Values],
+) -> list[EarlierRequestRecord]:
+    """Return the records of all earlier requests, the oldest first, with the values after the present request.
+
+    Args:
+        known: the requests before the last one, as the last one recorded them.
+        own: the last request, without metrics.
+        before: the values of the model that had to forget the last request's rows.
+        then: the values after the last request.
+        now: the values after the present request, on the rows of each earlier request.
+    """
+    records = [
+        each.model_copy(update={"metrics": further_values(each.metrics, values)})
+        for each, values in zip(known, now[:-1], strict=True)
+    ]
+    return [*records, own.model_copy(update={"metrics": first_values(before, then, now[-1])})]
 
 
 def first_values(before: Values, then: Values, now: Values) -> list[EarlierMetricRecord]:

@@ -10,7 +10,7 @@ from typing import Any
 from ofmu.chain.records import EarlierRequestRecord
 from ofmu.chain.rows import EarlierRows
 from ofmu.data.rows import Row
-from ofmu.erasure.evidence import Evidence, ModelRole, rows_record
+from ofmu.erasure.evidence import Evidence, differing_files, files_of, rows_record
 from ofmu.erasure.evidence_files import RECORD
 from ofmu.erasure.verify import read_with_hash
 from ofmu.erasure.workspace import EVIDENCE, FORMAT, RESULT, STATE, Workspace
@@ -106,16 +106,6 @@ def open_chain(after: str | Path, model: str, *, signs: bool) -> Chain:
     with stored_values(home.path / STATE):
         first_target = str(state["places"]["first_target"])
     return Chain(path=home.path, record=record, hash=content_hash, earlier=earlier, first_target=first_target)
-
-
-def files_of(record: Evidence, role: ModelRole) -> Mapping[str, str]:
-    """Return the hashes of a model's files by name; empty if the record has no such model."""
-    return next((each.files for each in record.models if each.role == role), {})
-
-
-def differing_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Return the names of the expected files that are missing or have another hash."""
-    return sorted(name for name, value in expected.items() if found.get(name) != value)
 
 
 def _request_in(after: Path) -> Workspace:

@@ -228,6 +228,16 @@ def evidence_hash(content: bytes) -> str:
     return json_hash({key: value for key, value in stored.items() if key not in ("files", "signature")})
 
 
+def files_of(record: Evidence, role: ModelRole) -> Mapping[str, str]:
+    """Return the hashes of a model's files by name; empty if the record has no such model."""
+    return next((each.files for each in record.models if each.role == role), {})
+
+
+def differing_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Return the names of the expected files that are missing or have another hash."""
+    return sorted(name for name, value in expected.items() if found.get(name) != value)
+
+
 def row_text(row: Row) -> str:
     """Return the text of a row that is hashed: its fields as JSON with sorted keys, without empty fields."""
     return json.dumps(filled_fields(row), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofmu.chain.records import EarlierRequestRecord
-from ofmu.erasure.chain import differing_files, files_of
-from ofmu.erasure.evidence import Evidence
+from ofmu.erasure.evidence import Evidence, differing_files, files_of
 from ofmu.erasure.evidence_files import RECORD
-from ofmu.erasure.verify import evidence_in, read_with_hash
+from ofmu.erasure.verify import ASK_AUTHOR, evidence_in, read_with_hash
 from ofmu.erasure.workspace import EVIDENCE, FORMAT, STATE
 from ofmu.errors import EvidenceError
 from ofmu.run_files import read_stored
-
-_AGAIN = "ask its author for the original"
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def check_links(record: Evidence, place: Path, given: Sequence[str | Path] = ())
         if number is None:
             raise EvidenceError(
                 f"{source} is not the evidence of an earlier request that {place / RECORD} names, so one of them was "
-                f"altered or belongs to another chain: {_AGAIN}"
+                f"altered or belongs to another chain: {ASK_AUTHOR}"
             )
         _check_signer(earlier, requests[number], source)
         found[number] = earlier
@@ -83,7 +80,7 @@ def _check_signer(earlier: Evidence, named: EarlierRequestRecord, source: Path) 
         how = "is not signed" if signer is None else f"is signed with the key with SHA-256 {signer}"
         raise EvidenceError(
             f"{source} {how}, and the next request followed evidence that was signed with the key with SHA-256 "
-            f"{named.public_key_sha256}: {_AGAIN}"
+            f"{named.public_key_sha256}: {ASK_AUTHOR}"
         )
 
 
@@ -97,16 +94,16 @@ def _check_order(
         if named != [(each.id, each.hash) for each in requests[:number]]:
             raise EvidenceError(
                 f"The evidence of the request '{later.request.id:.80}' names other earlier requests than "
-                f"{place / RECORD} does: {_AGAIN}"
+                f"{place / RECORD} does: {ASK_AUTHOR}"
             )
         before = records.get(number - 1)
         if before is not None and differing_files(files_of(before, "result"), files_of(later, "target")):
             raise EvidenceError(
                 f"The request '{later.request.id:.80}' did not start from the model that the request "
-                f"'{before.request.id:.80}' left: {_AGAIN}"
+                f"'{before.request.id:.80}' left: {ASK_AUTHOR}"
             )
     if 0 in found and requests and files_of(found[0], "target") != files_of(record, "first_target"):
         raise EvidenceError(
             f"The first target in {place / RECORD} is not the target of the request '{found[0].request.id:.80}': "
-            f"{_AGAIN}"
+            f"{ASK_AUTHOR}"
         )

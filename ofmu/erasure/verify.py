@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from ofmu.erasure.evidence import FORMAT, Evidence, evidence_hash
+from ofmu.erasure.evidence import FORMAT, Evidence, differing_files, evidence_hash, files_of
 from ofmu.erasure.evidence_files import OWN_FILES, PUBLIC_KEY, RECORD, SIGNATURE
 from ofmu.erasure.signature import fingerprint, is_signature, parse_public_key, read_public_key
 from ofmu.erasure.workspace import EVIDENCE
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _MAX_BYTES = 2**30
-_AGAIN = "ask its author for the original"
+ASK_AUTHOR = "ask its author for the original"
+"""The fix for evidence that was altered."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,16 @@ def _check_signature(content: bytes, stated: str, place: Path, expected: Ed25519
     if expected is not None and fingerprint(expected) != stated:
         raise EvidenceError(
             f"{place} is signed with another key (SHA-256 {stated}) than the expected one (SHA-256 "
-            f"{fingerprint(expected)}): {_AGAIN}, or name the key of its author"
+            f"{fingerprint(expected)}): {ASK_AUTHOR}, or name the key of its author"
         )
     try:
         key = parse_public_key(_read(place / PUBLIC_KEY), str(place / PUBLIC_KEY))
     except ConfigError as error:
-        raise EvidenceError(f"{place / PUBLIC_KEY} was altered ({error}): {_AGAIN}") from None
+        raise EvidenceError(f"{place / PUBLIC_KEY} was altered ({error}): {ASK_AUTHOR}") from None
     if fingerprint(key) != stated:
-        raise EvidenceError(f"{place / PUBLIC_KEY} is not the key that {RECORD} states: {_AGAIN}")
+        raise EvidenceError(f"{place / PUBLIC_KEY} is not the key that {RECORD} states: {ASK_AUTHOR}")
     if not is_signature(key, _read(place / SIGNATURE), content):
-        raise EvidenceError(f"The signature of {place / RECORD} is wrong, so it was altered: {_AGAIN}")
+        raise EvidenceError(f"The signature of {place / RECORD} is wrong, so it was altered: {ASK_AUTHOR}")
 
 
 def evidence_in(directory: Path) -> Path:
@@ -130,34 +131,36 @@ def _parse(content: bytes, place: Path) -> Evidence:
         where = ".".join(map(str, first["loc"]))
         raise EvidenceError(
             f"{place / RECORD} is no record of the format {FORMAT} ({where + ': ' if where else ''}{first['msg']}): "
-            f"{_AGAIN}"
+            f"{ASK_AUTHOR}"
         ) from None
 
 
 def _check_files(record: Evidence, place: Path) -> None:
     for name, expected in record.files.items():
         if Path(name).name != name or name in OWN_FILES:
-            raise EvidenceError(f"{place / RECORD} lists the file '{name:.80}', which no evidence has: {_AGAIN}")
+            raise EvidenceError(f"{place / RECORD} lists the file '{name:.80}', which no evidence has: {ASK_AUTHOR}")
         path = place / name
         if path.is_symlink() or not path.is_file():
-            raise EvidenceError(f"{path} is missing, and {RECORD} lists it: {_AGAIN}")
+            raise EvidenceError(f"{path} is missing, and {RECORD} lists it: {ASK_AUTHOR}")
         if file_hash(path) != expected:
-            raise EvidenceError(f"{path} was altered, since its hash is not the one in {RECORD}: {_AGAIN}")
+            raise EvidenceError(f"{path} was altered, since its hash is not the one in {RECORD}: {ASK_AUTHOR}")
     known = {*record.files, RECORD, *((SIGNATURE, PUBLIC_KEY) if record.signature is not None else ())}
     added = sorted(path.name for path in place.iterdir() if path.name not in known and not path.name.startswith("."))
     if added:
-        raise EvidenceError(f"{place / added[0]} is not listed in {RECORD}, so it was added: remove it, or {_AGAIN}")
+        raise EvidenceError(
+            f"{place / added[0]} is not listed in {RECORD}, so it was added: remove it, or {ASK_AUTHOR}"
+        )
 
 
 def _check_model(record: Evidence, model: Path) -> None:
     if not model.is_dir():
         raise EvidenceError(f"There is no model directory {looked_for(model)}: check the path")
-    expected = next((each.files for each in record.models if each.role == "result"), {})
     found = model_hashes(model)
-    missing = sorted(expected.keys() - found.keys())
-    differing = sorted(name for name, value in expected.items() if found.get(name, value) != value)
+    differing = differing_files(files_of(record, "result"), found)
+    missing = [name for name in differing if name not in found]
+    changed = [name for name in differing if name in found]
     problems = [f"it lacks {', '.join(missing)}"] if missing else []
-    problems += [f"its {', '.join(differing)} has other content"] if differing else []
+    problems += [f"its {', '.join(changed)} has other content"] if changed else []
     if problems:
         raise EvidenceError(f"{model} is not the model of the evidence, since {' and '.join(problems)}: check the path")
 
@@ -165,10 +168,10 @@ def _check_model(record: Evidence, model: Path) -> None:
 def _read(path: Path) -> bytes:
     try:
         if path.is_symlink():
-            raise EvidenceError(f"{path} is a link, and evidence has none: {_AGAIN}")
+            raise EvidenceError(f"{path} is a link, and evidence has none: {ASK_AUTHOR}")
         check_regular(path, _MAX_BYTES)
         return path.read_bytes()
     except FileNotFoundError:
-        raise EvidenceError(f"{path} is missing: {_AGAIN}") from None
+        raise EvidenceError(f"{path} is missing: {ASK_AUTHOR}") from None
     except OSError as error:
         raise EvidenceError(f"{path} cannot be read: {error.strerror or error}") from error

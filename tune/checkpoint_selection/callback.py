@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -11,7 +10,7 @@ from ofmu.errors import PrunedError, PruningRecord
 from ofmu.round_decision import RoundDecision
 from tune.checkpoint_selection.archive import Scored, Verdict
 from tune.checkpoint_selection.config import CheckpointSelectionConfig
-from tune.early_stopping.callback import PartialScores, ask_on_rank_0, intermediate_values
+from tune.early_stopping.callback import PartialScores, ask_on_rank_0, finite_or_none, intermediate_values
 from tune.space.constraints import Limits, total_violation, violations
 
 if TYPE_CHECKING:
@@ -76,16 +75,14 @@ class CheckpointSelectionCallback:
             StorageError: the call could not be stored.
         """
         scored = {
-            round: Scored({name: _finite(metrics.get(name)) for name in self._objectives}, self._violation(metrics))
+            round: Scored(
+                {name: finite_or_none(metrics.get(name)) for name in self._objectives}, self._violation(metrics)
+            )
             for round, metrics in candidates.items()
         }
         return ask_on_rank_0(state.engine, lambda: self._archive.select(self._trial, scored))
 
     def _violation(self, metrics: Mapping[str, float | None]) -> float:
         """Return the sum of the violations of the bounds whose metrics are known."""
-        known = tuple(limit for limit in self._limits if _finite(metrics.get(limit.metric)) is not None)
+        known = tuple(limit for limit in self._limits if finite_or_none(metrics.get(limit.metric)) is not None)
         return total_violation(violations(metrics, known))
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

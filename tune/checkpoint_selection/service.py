@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
-from ofmu.errors import StorageError
 from tune.checkpoint_selection.archive import RoundArchive, Scored, Verdict
+from tune.early_stopping.actor import answer_of, or_sentence, start_actor
 from tune.early_stopping.report_log import ReportLog
-from tune.early_stopping.service import start_actor
 from tune.space.objectives import Direction
 
 
@@ -27,7 +24,7 @@ class PersistentRoundArchive:
     """
 
     def __init__(self, path: Path, objectives: Mapping[str, Direction], stop_margin: float | None) -> None:
-        self._log = ReportLog(path)
+        self._log = ReportLog(path, "checkpoint selection")
         lines = self._log.read()
         self._archive = RoundArchive(objectives, stop_margin)
         self._verdicts: dict[tuple[int, int], Verdict] = {}
@@ -86,17 +83,11 @@ class RoundArchiveActor:
 
     def report(self, trial: int, round: int, total: int, scored: Scored) -> Verdict | str:
         """Return what a trial does after a round, or the sentence of a failed write."""
-        try:
-            return self._archive.report(trial, round, total, scored)
-        except StorageError as error:
-            return str(error)
+        return or_sentence(lambda: self._archive.report(trial, round, total, scored))
 
     def select(self, trial: int, candidates: Mapping[int, Scored]) -> int | str:
         """Return the round for which a trial stands, or the sentence of a failed write."""
-        try:
-            return self._archive.select(trial, candidates)
-        except StorageError as error:
-            return str(error)
+        return or_sentence(lambda: self._archive.select(trial, candidates))
 
 
 @dataclass(frozen=True)
@@ -112,10 +103,7 @@ class RoundArchiveClient:
         Raises:
             StorageError: the call could not be stored.
         """
-        answer = ray.get(self.actor.report.remote(trial, round, total, scored))
-        if isinstance(answer, str):
-            raise StorageError(answer)
-        verdict: Verdict = answer
+        verdict: Verdict = answer_of(self.actor.report.remote(trial, round, total, scored))
         return verdict
 
     def select(self, trial: int, candidates: Mapping[int, Scored]) -> int:
@@ -124,10 +112,7 @@ class RoundArchiveClient:
         Raises:
             StorageError: the call could not be stored.
         """
-        answer = ray.get(self.actor.select.remote(trial, dict(candidates)))
-        if isinstance(answer, str):
-            raise StorageError(answer)
-        return int(answer)
+        return int(answer_of(self.actor.select.remote(trial, dict(candidates))))
 
 
 def start_archive_actor(path: Path, objectives: Mapping[str, Direction], stop_margin: float | None) -> Any:

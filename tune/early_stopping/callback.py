@@ -136,8 +136,9 @@ def intermediate_values(
         record: the round's line of ``history.jsonl``, with the costs up to this round.
     """
     found = {**record, **metrics}
-    values = {}
-    for name in objectives:
-        value = found.get(INTERMEDIATE_SUBSTITUTES.get(name, name))
-        values[name] = float(value) if value is not None and math.isfinite(value) else None
-    return values
+    return {name: finite_or_none(found.get(INTERMEDIATE_SUBSTITUTES.get(name, name))) for name in objectives}
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """Return a value; None if it is missing or not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None

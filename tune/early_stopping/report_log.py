@@ -15,10 +15,14 @@ class ReportLog:
     """Appends lines to a file, and reads them after a restart.
 
     An incomplete last line, which a kill leaves, was never answered; it is dropped.
+
+    Args:
+        path: the file.
+        reader: who decides on the reports, in words for a message.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, reader: str) -> None:
+        self._path, self._reader = path, reader
         self._write_error: StorageError | None = None
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -58,4 +62,4 @@ class ReportLog:
 
     def malformed(self, error: Exception) -> DataError:
         """Return the error of a file that holds something else."""
-        return DataError(f"{self._path} is malformed ({error}): delete it to start early stopping anew")
+        return DataError(f"{self._path} is malformed ({error}): delete it to start {self._reader} anew")

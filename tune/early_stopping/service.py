@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from ofmu.errors import StorageError
+from tune.early_stopping.actor import answer_of, or_sentence, start_actor
 from tune.early_stopping.callback import Values
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.early_stopping.report_log import ReportLog
@@ -30,7 +27,7 @@ class PersistentRungScheduler:
     """
 
     def __init__(self, path: Path, directions: Mapping[str, Direction], config: EarlyStoppingConfig) -> None:
-        self._log = ReportLog(path)
+        self._log = ReportLog(path, "early stopping")
         reports = self._read()
         self._scheduler = RungScheduler(directions, config)
         self._decisions: dict[tuple[int | str, int], bool] = {}
@@ -71,10 +68,7 @@ class SchedulerActor:
 
     def should_stop(self, trial: int, round: int, total: int, values: Values) -> bool | str:
         """Return whether the trial ends after this round, or the sentence of a failed write."""
-        try:
-            return self._scheduler.should_stop(trial, round, total, values)
-        except StorageError as error:
-            return str(error)
+        return or_sentence(lambda: self._scheduler.should_stop(trial, round, total, values))
 
 
 @dataclass(frozen=True)
@@ -90,10 +84,7 @@ class SchedulerClient:
         Raises:
             StorageError: the report could not be stored.
         """
-        answer = ray.get(self.actor.should_stop.remote(trial, round, total, dict(values)))
-        if isinstance(answer, str):
-            raise StorageError(answer)
-        return bool(answer)
+        return bool(answer_of(self.actor.should_stop.remote(trial, round, total, dict(values))))
 
 
 def start_scheduler_actor(path: Path, directions: Mapping[str, Direction], config: EarlyStoppingConfig) -> Any:
@@ -103,10 +94,3 @@ def start_scheduler_actor(path: Path, directions: Mapping[str, Direction], confi
     ``path``.
     """
     return start_actor(SchedulerActor, str(path), dict(directions), config.model_dump(mode="json"))
-
-
-def start_actor(kind: type, *arguments: Any) -> Any:
-    """Start an actor on this node that reserves no CPU. If its process dies, Ray starts it again. Return its handle."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind)
-    return remote.remote(*arguments)

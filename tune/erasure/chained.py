@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ofmu.chain.records import ChainRecord, chain_record
 from ofmu.chain.rows import EarlierRows
-from ofmu.chain.scoring import Values, first_values, forget_metrics, further_values
+from ofmu.chain.scoring import Values, forget_metrics, measured_requests
 from ofmu.config.files import validate
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.evidence import CostRecord
@@ -79,14 +79,10 @@ def earlier_requests(
         say(f"Measuring the result on the rows of the earlier request {request.id}")
         now.append(_values(home.result, home.evaluation(f"earlier_{number}.json"), request, run))
     known = [] if chain.record.chain is None else chain.record.chain.requests
-    records = [
-        each.model_copy(update={"metrics": further_values(each.metrics, values)})
-        for each, values in zip(known, now, strict=False)
-    ]
     metrics = {each.name: each for each in chain.record.metrics}
     before = {name: each.target for name, each in metrics.items()}
     then = {name: each.result for name, each in metrics.items()}
-    records.append(chain.own_request().model_copy(update={"metrics": first_values(before, then, now[-1])}))
+    records = measured_requests(known, chain.own_request(), before, then, now)
     return chain_record(records, gradient_evaluations=cost.gradient_evaluations, run_seconds=cost.run_seconds)
 
 

@@ -19,7 +19,6 @@ WORST: dict[str, float | None] = {
 }
 """The known objectives, each with the worst value that its definition allows. None: the objective is unbounded."""
 
-
 COST_METRICS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 """Objectives that the run itself measures. No evaluation is needed for them."""
 

@@ -11,19 +11,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chain_case import sign, write_model, write_request
-from ofmu.erasure import evidence_files
 from ofmu.erasure.chain import open_chain
 from ofmu.erasure.links import check_links
 from ofmu.erasure.page import evidence_page
 from ofmu.erasure.verify import read_intact, verify_evidence
 from ofmu.errors import OfmuError
 
+pytestmark = pytest.mark.usefixtures("without_pdf")
+
 KEY = Ed25519PrivateKey.generate()
-
-
-@pytest.fixture(autouse=True)
-def _without_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence_files, "print_to_pdf", lambda page, target: False)
 
 
 @pytest.fixture

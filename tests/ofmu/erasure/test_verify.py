@@ -18,13 +18,9 @@ from ofmu.erasure.verify import read_intact, verify_evidence
 from ofmu.errors import EvidenceError, RunError, StorageError
 from ofmu.io.files import file_hash
 
+pytestmark = pytest.mark.usefixtures("without_pdf")
+
 KEY = Ed25519PrivateKey.generate()
-
-
-@pytest.fixture(autouse=True)
-def _without_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A browser takes seconds. test_pdf.py prints with it."""
-    monkeypatch.setattr(evidence_files, "print_to_pdf", lambda page, target: False)
 
 
 @pytest.fixture

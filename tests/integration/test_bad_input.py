@@ -47,9 +47,10 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> ErrorOf:
 
 
 def sentence_of(errors: str) -> str:
-    """Return the text after ``Error: ``. Check that there is nothing else but warnings."""
+    """Return the text after ``Error: ``. Check that there is nothing else but warnings and the config that is read."""
     assert "Traceback" not in errors
-    lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("Warning: ")]
+    beside = ("Warning: ", "config: ")
+    lines = [line for line in errors.splitlines() if line.strip() and not line.startswith(beside)]
     assert len(lines) == 1, errors
     assert lines[0].startswith("Error: ")
     return lines[0].removeprefix("Error: ")

@@ -18,8 +18,8 @@ import numpy as np
 from tune.pareto import Points, as_costs, front_mask, hypervolume, reference_point
 from tune.space.objectives import Direction, value_range
 
-_NOTHING = 1e-12
-"""A gain of hypervolume up to this counts as none, so that rounding errors add nothing to a front."""
+_DECIMALS = 12
+"""Gains of hypervolume are rounded to this, so that rounding errors add nothing to a front and part no equal gains."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Front:
         """Return the hypervolume that a point adds."""
         reference = reference_point(list(self.objectives), self.seen, list(self.objectives.values()))
         more = hypervolume(np.vstack((self.costs, costs)), reference) - hypervolume(self.costs, reference)
-        return more if more > _NOTHING else 0.0
+        return max(0.0, round(more, _DECIMALS))
 
     def add(self, costs: Points) -> None:
         """Add a point."""

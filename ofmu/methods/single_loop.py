@@ -19,7 +19,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
-from ofmu.vectors.optimizers import ShardOptimizer, clipping_factor, moments_of
+from ofmu.vectors.optimizers import ShardOptimizer, clipping_factor, has_moments, moments_of
 
 RowT = TypeVar("RowT")
 
@@ -31,8 +31,9 @@ class SingleLoopConfig(MethodConfig):
     """Optimizer steps. 0: the target stays as it is."""
     lr: PositiveFloat = 1e-4
     """η, the learning rate."""
-    update: Literal["adamw", "sgd"] = "adamw"
-    """The rule of a step. ``sgd``: θ − ηd for the direction d. ``adamw``: AdamW on d."""
+    update: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
+    """The rule of a step. ``sgd``: θ − ηd for the direction d. ``adamw``: AdamW on d. ``adamw_8bit``: AdamW with
+    moments in 8 bits, which take 2 bytes a parameter instead of 8."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of ``adamw``."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -49,7 +50,7 @@ class SingleLoopConfig(MethodConfig):
     """What a step does where forgetting raises L_retain to first order, <∇L_forget, ∇L_retain> < 0. ``project``: the
     part of ∇L_forget along ∇L_retain is removed (GRU, arXiv 2503.09117, here with the gradient of the minibatch)."""
     separate_moments: bool = False
-    """True: ``adamw`` keeps moments for each of the two losses, and a step is the sum of two updates (DualOptim, arXiv
+    """True: AdamW keeps moments for each of the two losses, and a step is the sum of two updates (DualOptim, arXiv
     2504.15827). False: one update follows the sum of the gradients."""
     round_steps: PositiveInt = 5
     """Steps per round. After each round, a record is written, and a checkpoint may be."""
@@ -66,7 +67,7 @@ class SingleLoopConfig(MethodConfig):
     @property
     def has_separate_moments(self) -> bool:
         """Whether the rule has moments, and keeps them for each loss."""
-        return self.separate_moments and self.update == "adamw"
+        return self.separate_moments and has_moments(self.update)
 
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""

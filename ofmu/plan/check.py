@@ -70,7 +70,8 @@ def refusal(plan: Plan) -> str:
     )
     change = plan.smallest_change()
     if change is None:
-        text += "no setting of the engine and no adapter makes it fit, so take a smaller model or more memory"
+        text += "neither the engine's settings, moments in 8 bits nor an adapter make it fit: "
+        text += "take a smaller model or more memory"
     else:
         text += f"set {' '.join(change.overrides)}, which needs {gib(change.needed)}"
     return f"{text}; see ofmu plan, or set engine.check_memory to false"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -156,6 +156,11 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         steps.append("engine.gradient_checkpointing=true")
     if len(steps) > 1:
         yield tuple(steps)
+    in_8_bits = _moments_in_8_bits(config)
+    if in_8_bits:
+        yield in_8_bits
+        steps += in_8_bits
+        yield tuple(steps)
     if engine.backend_on(ranks) == "deepspeed" and engine.zero_stage < 3:
         for stage in range(max(engine.zero_stage + 1, 2), 4) if ranks > 1 else ():
             yield (f"engine.zero_stage={stage}",)
@@ -169,6 +174,17 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
     if config.model.adapter.kind == "none":
         yield ("model.adapter.kind=lora",)
         yield (*steps, "model.adapter.kind=lora")
+
+
+def _moments_in_8_bits(config: UnlearnConfig) -> tuple[str, ...]:
+    """Return the changes that put all moments of the method into 8 bits."""
+    names = ("update", "inner_update", "outer_update")
+    fields = type(config.method).model_fields
+    return tuple(
+        f"method.{name}=adamw_8bit"
+        for name in names
+        if getattr(config.method, name, None) == "adamw" and "adamw_8bit" in get_args(fields[name].annotation)
+    )
 
 
 def _changed(config: UnlearnConfig, overrides: tuple[str, ...]) -> UnlearnConfig:

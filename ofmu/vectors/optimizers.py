@@ -8,16 +8,24 @@ import torch
 from torch.optim.adamw import adamw
 
 from ofmu.vectors.base import Vector, VectorSpace, pieces
+from ofmu.vectors.moments import BYTES_PER_VALUE, ExactMoment, Moment, QuantizedMoment
 
-UpdateRule = Literal["sgd", "normalized", "adamw"]
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+UpdateRule = Literal["sgd", "normalized", "adamw", "adamw_8bit"]
+_MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
+"""The moments of AdamW, and whether they may be negative."""
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 """The defaults of torch's AdamW."""
 
 
-def moments_of(rule: UpdateRule) -> int:
-    """Return how many vectors the rule keeps from step to step."""
-    return 2 if rule == "adamw" else 0
+def has_moments(rule: UpdateRule) -> bool:
+    """Return whether the rule is a form of AdamW."""
+    return rule in ("adamw", "adamw_8bit")
+
+
+def moments_of(rule: UpdateRule) -> float:
+    """Return how much the rule keeps from step to step, as a number of fp32 vectors."""
+    each = {"adamw": 1.0, "adamw_8bit": BYTES_PER_VALUE / 4}.get(rule, 0.0)
+    return len(_MOMENTS) * each
 
 
 def clipping_factor(norm: float, limit: float | None) -> float:
@@ -29,7 +37,7 @@ def clipping_factor(norm: float, limit: float | None) -> float:
 def first_step_(rule: UpdateRule, vector: Vector, norm: float) -> None:
     """Turn a vector v into the first step that a rule takes along v with the learning rate 1.
 
-    ``normalized``: v/‖v‖. ``adamw``: v/(|v| + ε) element by element, since the moments are corrected for their start.
+    ``normalized``: v/‖v‖. AdamW: v/(|v| + ε) element by element, since the moments are corrected for their start.
 
     Args:
         rule: the rule.
@@ -39,7 +47,7 @@ def first_step_(rule: UpdateRule, vector: Vector, norm: float) -> None:
     for part in vector:
         if rule == "normalized" and norm > 0:
             part.div_(norm)
-        elif rule == "adamw":
+        elif has_moments(rule):
             for piece in pieces(part):
                 part[piece].div_(part[piece].abs().add_(_EPSILON))
 
@@ -51,10 +59,12 @@ class ShardOptimizer:
 
     Args:
         space: the space of the parameters.
-        rule: ``sgd`` moves by lr·v, ``normalized`` by lr·v/‖v‖, and ``adamw`` by torch's AdamW.
+        rule: ``sgd`` moves by lr·v, ``normalized`` by lr·v/‖v‖, and ``adamw`` by torch's AdamW. ``adamw_8bit``
+            keeps the moments of AdamW in 8 bits. The blocks of 8-bit moments begin where a rank's tensors begin, so
+            layouts agree only within the rounding of the moments.
         lr: the learning rate.
         ascend: True: move along v. False: move against v.
-        weight_decay: decoupled weight decay of ``adamw``.
+        weight_decay: decoupled weight decay of AdamW.
     """
 
     def __init__(
@@ -63,8 +73,8 @@ class ShardOptimizer:
         self._space, self._rule, self._ascend, self._weight_decay = space, rule, ascend, weight_decay
         self.lr = lr
         self.steps = 0
-        """Number of steps that ``adamw`` has taken; 0 for the other rules."""
-        self._moments: dict[str, Vector] = {}
+        """Number of steps that AdamW has taken; 0 for the other rules."""
+        self._moments: dict[str, Moment] = {}
 
     @torch.no_grad()
     def step(self, vector: Vector, norm: float | None = None, *, factor: float = 1.0) -> None:
@@ -75,7 +85,7 @@ class ShardOptimizer:
             norm: ‖v‖, for ``normalized``. None: the step computes the norm.
             factor: a number by which v is multiplied, such as the ratio of a clipping. ``normalized`` ignores it.
         """
-        if self._rule == "adamw":
+        if has_moments(self._rule):
             self._adamw_step(vector, factor)
         else:
             scale = self.lr * factor
@@ -88,16 +98,16 @@ class ShardOptimizer:
     def _adamw_step(self, vector: Vector, factor: float) -> None:
         """Take torch's AdamW step piece by piece, so that the temporary tensors of the rule are small."""
         if not self._moments:
-            self._moments = {name: self._space.zeros() for name in _MOMENTS}
-        masters, (average, square) = self._space.masters(), (self._moments[name] for name in _MOMENTS)
-        for index, master in enumerate(masters):
+            self._moments = {name: self._moment(name) for name in _MOMENTS}
+        for index, master in enumerate(self._space.masters()):
             for piece in pieces(master):
                 direction = vector[index][piece]
+                average, square = (self._moments[name].read(index, piece) for name in _MOMENTS)
                 adamw(
                     [master[piece]],
                     [direction if factor == 1 else direction * factor],
-                    [average[index][piece]],
-                    [square[index][piece]],
+                    [average],
+                    [square],
                     [],
                     [torch.tensor(float(self.steps))],
                     foreach=False,
@@ -109,13 +119,25 @@ class ShardOptimizer:
                     eps=_EPSILON,
                     maximize=self._ascend,
                 )
+                for name, values in zip(_MOMENTS, (average, square), strict=True):
+                    self._moments[name].write(index, piece, values)
         self.steps += 1
 
     def vectors(self) -> dict[str, Vector]:
-        """Return the moments by name. These are the live tensors, no copies. Only ``adamw`` has moments."""
-        return dict(self._moments)
+        """Return the moments of AdamW by name: the live tensors, or copies in host memory of moments in 8 bits."""
+        return {name: moment.vector() for name, moment in self._moments.items()}
 
     def restore(self, steps: int, vectors: dict[str, Vector]) -> None:
         """Continue from the step count and the moments of a checkpoint."""
-        if self._rule == "adamw" and steps > 0:
-            self.steps, self._moments = steps, dict(vectors)
+        if has_moments(self._rule) and steps > 0:
+            self.steps = steps
+            self._moments = {name: self._moment(name, vector) for name, vector in vectors.items()}
+
+    def _moment(self, name: str, stored: Vector | None = None) -> Moment:
+        """Return the moment of a checkpoint, or zeros."""
+        if self._rule == "adamw":
+            return ExactMoment(self._space.zeros() if stored is None else stored)
+        moment = QuantizedMoment(self._space.masters(), signed=_MOMENTS[name])
+        if stored is not None:
+            moment.fill(stored)
+        return moment

@@ -1,4 +1,8 @@
-"""Cost of an evaluation on TOFU: run ``python tests/bench/bench_evaluation.py FOLDER_OF_THE_TOFU_JSON_FILES``.
+"""Cost of an evaluation on TOFU.
+
+    python tests/bench/bench_evaluation.py [FOLDER_OF_THE_TOFU_JSON_FILES]
+
+Without a folder, the benchmark takes the TOFU files of the data folder beside this checkout, if there is one.
 
 The first numbers are ratios of tokens. The numerator counts the tokens that the passes of one evaluation read, padding
 included. The denominator counts the tokens of TOFU's evaluation sets, each answer once after its prompt, without
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +30,7 @@ from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.run_config import UnlearnConfig
 
 SHAPE = ScratchModelConfig(hidden_size=192, intermediate_size=512, num_layers=4, num_heads=6, vocab_size=2048)
+RECORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
 EVALUATION = {"rouge": False, "membership": True, "in_scope": True, "batch_size": 32}
 
 
@@ -116,4 +122,8 @@ def main(folder: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1])
+    given = sys.argv[1] if sys.argv[1:] else str(RECORDS)
+    if Path(given).is_dir():
+        main(given)
+    else:
+        print(f"skipped: there is no folder {given}; name the folder of the TOFU JSON files")

@@ -36,7 +36,11 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
         {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, False,
     ),
     "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, False),
+    "ofmu none, no penalty, 8-bit moments": (
+        {**OPEN, "decorrelation": "none", "penalty_weight": 0.0, "outer_update": "adamw_8bit"}, FP32, False,
+    ),
     "simnpo": (SIMNPO, FP32, False),
+    "simnpo, 8-bit moments": ({**SIMNPO, "update": "adamw_8bit"}, FP32, False),
     "npo": ({**SIMNPO, "name": "npo"}, FP32, False),
     "rmu": ({**SIMNPO, "name": "rmu"}, FP32, False),
     "simnpo bf16": (SIMNPO, BF16, False),

@@ -65,16 +65,18 @@ class OfmuConfig(MethodConfig):
     paper's L_f, which has no bound."""
     forget_sharpness: PositiveFloat = 4.0
     """b, per nat: how sharply the ascent ends at δ. See :mod:`ofmu.methods.ofmu.loss`."""
-    inner_update: Literal["sgd", "normalized", "adamw"] = "normalized"
-    """``sgd``: θ + η∇Φ (the paper). ``normalized``: a step of length η along ∇Φ. ``adamw``: AdamW on ∇Φ."""
+    inner_update: Literal["sgd", "normalized", "adamw", "adamw_8bit"] = "normalized"
+    """``sgd``: θ + η∇Φ (the paper). ``normalized``: a step of length η along ∇Φ. ``adamw``: AdamW on ∇Φ.
+    ``adamw_8bit``: see ``outer_update``."""
     inner_lr: PositiveFloat | None = None
     """η_in, the learning rate of the ascent. With ``normalized``: the length of a step in parameter space. None: a
     range test on the target finds a rate that suits the model. See :mod:`ofmu.methods.ofmu.rates`."""
     inner_lr_scale: PositiveFloat = 1.0
     """Factor by which ``inner_lr``, or the rate that the range test found, is multiplied. A search over this factor
     suits every model."""
-    outer_update: Literal["sgd", "adamw"] = "adamw"
-    """``sgd``: θ − η_out(g_r + 2ρ∇²Φ∇Φ) (the paper). ``adamw``: AdamW on the same direction."""
+    outer_update: Literal["sgd", "adamw", "adamw_8bit"] = "adamw"
+    """``sgd``: θ − η_out(g_r + 2ρ∇²Φ∇Φ) (the paper). ``adamw``: AdamW on the same direction. ``adamw_8bit``: AdamW with
+    moments in 8 bits, which take 2 bytes a parameter instead of 8."""
     outer_lr: PositiveFloat | None = None
     """η_out, the learning rate of the outer descent. None: a range test on the target finds the rate."""
     outer_lr_scale: PositiveFloat = 1.0

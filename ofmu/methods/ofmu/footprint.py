@@ -62,7 +62,7 @@ def _inner_pass(config: OfmuConfig) -> int:
     return _POINT + 2 + (_COMPARED if _has_differences(config) else 0)
 
 
-def _outer_pass(config: OfmuConfig) -> int:
+def _outer_pass(config: OfmuConfig) -> float:
     if config.penalty_weight == 0:
         return _inner_pass(config) if config.decorrelates else _POINT
     cosine = _is_cosine(config)

@@ -70,7 +70,7 @@ def test_a_step_of_any_rule_at_the_reach_raises_the_loss_by_as_much():
         assert sum(values[1]) / 4 - sum(values[0]) / 4 == pytest.approx(0.5, rel=0.15)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "normalized", "adamw"])
+@pytest.mark.parametrize("rule", ["sgd", "normalized", "adamw", "adamw_8bit"])
 def test_the_first_step_is_the_one_of_the_optimizer(rule):
     torch.manual_seed(0)
     engine = engine_of(Power(1.0, 2.0))

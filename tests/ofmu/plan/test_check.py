@@ -66,9 +66,20 @@ def test_the_change_that_is_named_makes_the_run_fit(mapping, monkeypatch):
     assert smaller[0] == change
 
 
+def test_moments_in_8_bits_are_a_change_that_a_plan_proposes(mapping):
+    config = config_of(mapping)
+    plan = make_plan(config, on_gpu=False, budget=1.0)
+    proposed = {candidate.overrides: candidate.needed for candidate in plan.candidates()}
+    name = "outer_update" if config.method.name == "ofmu" else "update"
+    assert proposed[(f"method.{name}=adamw_8bit",)] < plan.needed
+    for rule in ("adamw_8bit", "sgd"):
+        other = make_plan(config_of(mapping, method={**mapping["method"], name: rule}), on_gpu=False)
+        assert not any("8bit" in entry for candidate in other.candidates() for entry in candidate.overrides)
+
+
 def test_what_no_change_can_fit_says_so(mapping, monkeypatch):
     with_memory(monkeypatch, 1 * MIB)
-    with pytest.raises(MemoryLimitError, match="no setting of the engine and no adapter makes it fit"):
+    with pytest.raises(MemoryLimitError, match="nor an adapter make it fit: take a smaller model"):
         check_fit(config_of(mapping))
 
 
@@ -85,7 +96,7 @@ def test_absurd_sizes_are_refused_at_once(mapping, key):
     # 10^12 is a multiple of the heads
     config = config_of(mapping, model={"scratch": {**SCRATCH, key: 10**12}})
     started = time.perf_counter()
-    with pytest.raises(MemoryLimitError, match="no setting of the engine"):
+    with pytest.raises(MemoryLimitError, match="neither the engine's settings"):
         check_fit(config)
     assert time.perf_counter() - started < 20  # Transformers is imported meanwhile
 

@@ -256,8 +256,9 @@ def test_with_a_closed_hinge_a_run_costs_less() -> None:
     assert run._engine.cost_tracker.gradient_evaluations == 3 * 2 + 4 + 2
 
 
-def test_a_restored_run_continues_the_same_trajectory() -> None:
-    settings = {"outer_steps": 6, "inner_steps": 2, "inner_update": "adamw", "outer_update": "adamw"}
+@pytest.mark.parametrize("rule", ["adamw", "adamw_8bit"])
+def test_a_restored_run_continues_the_same_trajectory(rule: str) -> None:
+    settings = {"outer_steps": 6, "inner_steps": 2, "inner_update": rule, "outer_update": rule}
     complete = list(make_run(**settings).rounds())
     first = make_run(**settings)
     rounds = first.rounds()

@@ -357,6 +357,10 @@ def with_robustness(metrics: Metrics, parts: Mapping[str, RobustnessResult]) -> 
     return replace(metrics, values=values, reasons=reasons)
 
 
+_KINDS = {"comparison": "compare", "search": "search"}
+"""The section that tells the config of another directory from that of a run."""
+
+
 def _check_earlier_run(config: UnlearnConfig, directory: Path, *, with_models: bool) -> dict[str, str] | None:
     """Check that a directory holds no other run than this one.
 
@@ -369,7 +373,8 @@ def _check_earlier_run(config: UnlearnConfig, directory: Path, *, with_models: b
     files = RunFiles(directory)
     stored = files.read_config()
     if stored is not None and stored != config.model_dump(mode="json"):
-        raise RunError(f"{directory} holds a run under another config: choose another directory, or delete this one")
+        held = next((kind for kind, section in _KINDS.items() if section in stored), "run under another config")
+        raise RunError(f"{directory} holds a {held}: name another directory for this run")
     report, earlier = files.read_report(), read_content(directory)
     if report is not None and not earlier:
         # Runs of older versions stored the hash of the rows only.

@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,13 +49,14 @@ class Package:
         """Size of the upload."""
         return sum(size + _ZIP_ENTRY_BYTES + 2 * len(name.encode()) for name, size in self.sizes.items())
 
-    def holds(self, path: Path) -> bool:
-        """Return whether the package contains the file, or every file of the directory."""
-        files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    def missing(self, path: Path) -> Path | None:
+        """Return the file, or the first file of the directory, that the package does not contain. None: all are in."""
+        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
         absolute = (Path(os.path.normpath(self.root / each)) for each in files)
-        return all(
-            each.is_relative_to(self.root) and each.relative_to(self.root).as_posix() in self.sizes for each in absolute
-        )
+        return next((each for each in absolute if not self._holds(each)), None)
+
+    def _holds(self, file: Path) -> bool:
+        return file.is_relative_to(self.root) and file.relative_to(self.root).as_posix() in self.sizes
 
 
 def plan_package(
@@ -155,14 +157,27 @@ def _named_data(root: Path, command: Sequence[str]) -> Iterator[str]:
 def _check_uploaded(what: str, path: str, package: Package) -> None:
     if not (package.root / path).exists():
         raise ConfigError(f"{what} {path} does not exist here: correct the path")
-    if not package.holds(package.root / path):
-        names = {pattern.removeprefix("/") for pattern in (*EXCLUDED, *DATA, *SECRETS)}
-        patterns = [each for each in (*PurePosixPath(path).parts, f"*{PurePosixPath(path).suffix}") if each in names]
-        fix = f"upload it with --include '{patterns[0]}'" if patterns else "take it out of the .gitignore"
-        raise ConfigError(
-            f"{what} {path}, which is not uploaded with the working directory: put it on storage that every node "
-            f"sees and name it by its absolute path, or {fix}"
-        )
+    missing = package.missing(package.root / path)
+    if missing is None:
+        return
+    name = os.path.relpath(missing, package.root)
+    pattern = _pattern_of(PurePosixPath(name))
+    fix = "take it out of the .gitignore" if pattern is None else f"upload it with --include '{pattern}'"
+    whole = "which" if name == os.path.normpath(path) else f"whose file {name}"
+    raise ConfigError(
+        f"{what} {path}, {whole} is not uploaded with the working directory: put it on storage that every node "
+        f"sees and name it by its absolute path, or {fix}"
+    )
+
+
+def _pattern_of(path: PurePosixPath) -> str | None:
+    """Return the pattern of :mod:`cluster.jobs.left_out` that leaves the file out, as ``--include`` takes it."""
+    for pattern in (*EXCLUDED, *DATA, *SECRETS):
+        parts = path.parts[:1] if pattern.startswith("/") else path.parts
+        name = pattern.removeprefix("/")
+        if any(fnmatchcase(part.lower(), name.lower()) for part in parts):
+            return name
+    return None
 
 
 def _folders_and_links_to_skip(root: Path) -> Iterator[str]:

@@ -139,17 +139,17 @@ def _run_locked(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> 
 
     every = cluster.checkpoint_every
     callback = print_event if _is_first_process() else None
-    printer = StepPrinter(getattr(config.method, "diagnostics_every", None))
+    printer = StepPrinter(config.method.name, getattr(config.method, "diagnostics_every", None))
     unlearn(config, output, callback=printer, checkpoint_every=every, prepare_callback=callback)
 
 
 _STEP_FIELDS = {
-    "forget_loss": ("forget loss", "forget loss {:.4g}"),
-    "retain_loss": ("retain loss", "retain loss {:.4g}"),
-    "similarity": ("similarity", "similarity {:+.3f}"),
-    "phi_norm": ("‖∇Φ‖", "‖∇Φ‖ {:.3g}"),
-    "direction_norm": ("‖direction‖", "‖direction‖ {:.3g}"),
-    "gradient_evaluations": ("gradient evaluations", "{} gradient evaluations"),
+    "forget_loss": ("forget loss", "{method}forget loss {value:.4g}"),
+    "retain_loss": ("retain loss", "retain loss {value:.4g}"),
+    "similarity": ("similarity", "similarity {value:+.3f}"),
+    "phi_norm": ("‖∇Φ‖", "‖∇Φ‖ {value:.3g}"),
+    "direction_norm": ("‖direction‖", "‖direction‖ {value:.3g}"),
+    "gradient_evaluations": ("gradient evaluations", "{value} gradient evaluations"),
 }
 """The fields of a step's record that are printed, if the method records them: the name, and the form of a value."""
 
@@ -158,10 +158,13 @@ class StepPrinter:
     """Prints one line per outer step. Before the first line with gaps, it says how often the missing values come.
 
     Args:
+        method: the name of the method.
         every: outer steps between two records of the method's diagnostics. None: every step has them.
     """
 
-    def __init__(self, every: int | None) -> None:
+    def __init__(self, method: str, every: int | None) -> None:
+        # The other methods descend on a loss of their own, which may fall while the loss of the answers rises.
+        self._loss_of = "" if method == "ofmu" else f"{method}'s "
         self._every = every
         self._seen: set[str] = set()
 
@@ -174,11 +177,8 @@ class StepPrinter:
             )
             self._every = None
         self._seen |= {key for key in _STEP_FIELDS if record.get(key) is not None}
-        _print_step(record)
-
-
-def _print_step(record: dict[str, Any]) -> None:
-    shown = [form.format(record[key]) for key, (_, form) in _STEP_FIELDS.items() if record.get(key) is not None]
-    # Methods with one loop have no outer steps.
-    name = "outer step" if "phi_norm" in record else "round"
-    click.echo(f"{name} {record['outer_step']}: {', '.join(shown)}")
+        present = {key: form for key, (_, form) in _STEP_FIELDS.items() if record.get(key) is not None}
+        shown = [form.format(value=record[key], method=self._loss_of) for key, form in present.items()]
+        # Methods with one loop have no outer steps.
+        name = "outer step" if "phi_norm" in record else "round"
+        click.echo(f"{name} {record['outer_step']}: {', '.join(shown)}")

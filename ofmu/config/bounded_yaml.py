@@ -85,10 +85,8 @@ class _BoundedLoader(yaml.SafeLoader):
                 continue
             line = key_node.start_mark.line + 1
             if key in lines:
-                raise ConfigError(
-                    f"holds '{key}' twice, in line {lines[key]} and in line {line}: write one '{key}' with all of its "
-                    "settings"
-                )
+                both = f"line {line}" if line == lines[key] else f"line {lines[key]} and in line {line}"
+                raise ConfigError(f"holds '{key}' twice, in {both}: write one '{key}' with all of its settings")
             lines[key] = line
 
 

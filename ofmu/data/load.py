@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 
 from ofmu.data.config import DataConfig
@@ -10,7 +11,7 @@ from ofmu.data.files import load_files
 from ofmu.data.generated import generate
 from ofmu.data.lume import load_lume
 from ofmu.data.muse import load_muse
-from ofmu.data.normalized import normalized
+from ofmu.data.normalized import letters_and_digits, normalized
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
@@ -43,7 +44,9 @@ def load_data(config: DataConfig, seed: int) -> UnlearnData:
     data = _SOURCES[config.source](config, seed)
     for rows in (data.forget, data.retain):
         if not len(rows):
-            raise DataError(f"The {rows.name} set is empty: name a source with at least one row to {rows.name}")
+            file = getattr(config, rows.name)
+            where = "" if file is None else f" ({file} holds no row)"
+            raise DataError(f"The {rows.name} set is empty{where}: name a source with at least one row to {rows.name}")
     earlier = RowSet("earlier forget", read_earlier(config.earlier))
     if len(earlier):
         data = without_earlier(data, earlier.rows)
@@ -67,6 +70,23 @@ def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
                 f"Forget row {number} is also in the retain set, so training would restore it: remove the row from "
                 f"one of the two sets ('{_preview(row)}')"
             )
+    _warn_of_near_copies(forget, retain)
+
+
+def _warn_of_near_copies(forget: RowSet, retain: RowSet) -> None:
+    """Warn if a retain row differs from a forget row in punctuation and white space alone."""
+    numbers = {letters_and_digits(row): number for number, row in enumerate(forget.rows, start=1)}
+    copies = [
+        (number, row) for row in retain.rows if any(key := letters_and_digits(row)) and (number := numbers.get(key))
+    ]
+    if copies:
+        number, row = copies[0]
+        more = f" ({len(copies)} such rows)" if len(copies) > 1 else ""
+        warnings.warn(
+            f"Forget row {number} is also in the retain set but for punctuation, so training would restore it: remove "
+            f"'{_preview(row)}' from one of the two sets{more}",
+            stacklevel=3,
+        )
 
 
 def check_holdout_not_trained(holdout: RowSet, *trained: RowSet) -> None:

@@ -12,6 +12,17 @@ def normalized(row: Row) -> tuple[str, str]:
     return _caseless(row.question), _caseless(row.answer)
 
 
+def letters_and_digits(row: Row) -> tuple[str, str]:
+    """Return question and answer in a form that is equal for texts that differ in punctuation and white space alone."""
+    question, answer = normalized(row)
+    return _without_punctuation(question), _without_punctuation(answer)
+
+
+def _without_punctuation(text: str) -> str:
+    # M: combining marks, which part ë from e.
+    return "".join(each for each in text if each.isalnum() or unicodedata.category(each).startswith("M"))
+
+
 def _caseless(text: str) -> str:
     """Return a text without case, with single spaces, in one normal form, and without characters that do not show.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_MIN_SHARE = 0.5
+_MIN_SHARE = 0.75
 """Share of the target's model utility below which the retrained model counts as undertrained. Both models were trained
 on the retain rows, so both should answer them about equally well."""
 

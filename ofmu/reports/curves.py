@@ -20,7 +20,14 @@ _LABELS = {
     "outer_derivative_error": "of the outer direction",
 }
 _CURVES = (
-    ("losses", "Losses", "_loss", "loss (nats per token)", False, "Mean losses of each round's minibatches."),
+    (
+        "losses",
+        "Losses",
+        "_loss",
+        "loss (nats per token)",
+        False,
+        "Mean losses of each round's minibatches, as the method defines them.",
+    ),
     ("similarity", "Similarity of the gradients", "similarity", "S", False, "Cosine of forget and retain gradient."),
     ("norms", "Norms of the gradients", "_norm", "norm", True, "‖∇Φ‖ is the residual of the inner level."),
     (

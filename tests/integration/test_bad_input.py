@@ -193,6 +193,21 @@ def test_a_directory_that_is_not_a_run(error_of, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["other", "config.yaml"]
 
 
+@pytest.mark.parametrize("kind", ["search", "compare"])
+def test_the_directory_of_a_search_or_a_comparison(kind, error_of, tiny, tmp_path):
+    assert main(["unlearn", str(tiny), "method.outer_steps=0", "--output", str(tmp_path / "run")]) == 0
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text() + f"{kind}: {{}}\n")
+    sentence = error_of("unlearn", tiny, "--output", tmp_path / "run")
+    assert f"{tmp_path / 'run'} holds a {'search' if kind == 'search' else 'comparison'}: name another" in sentence
+    assert "delete" not in sentence
+
+
+def test_a_file_without_rows_is_named(error_of, files, tmp_path):
+    (tmp_path / "forget.jsonl").write_text("")
+    assert f"({tmp_path / 'forget.jsonl'} holds no row)" in error_of("prepare", files)
+
+
 def test_a_run_under_another_config(error_of, tiny, tmp_path):
     assert main(["unlearn", str(tiny), "method.outer_steps=0", "--output", str(tmp_path / "run")]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

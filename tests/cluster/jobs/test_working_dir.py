@@ -160,7 +160,10 @@ def test_one_large_file_is_named(folder):
         (["search", "nowhere.yaml"], r"The config nowhere\.yaml does not exist here"),
         (["search", "runs/old.yaml"], r"The config runs/old\.yaml, which is not uploaded.*--include 'runs'"),
         (["search", "mine.yaml", "data.forget=data/forget.jsonl"], r"data\.forget names .*--include 'data'"),
-        (["search", "mine.yaml", "model.path=weights"], r"model\.path names weights, which is not uploaded"),
+        (
+            ["search", "mine.yaml", "model.path=weights"],
+            r"model\.path names weights, whose file weights/\S+ is not uploaded.*--include '\*\.safetensors'",
+        ),
         (["search", "mine.yaml", "data.forget=ignored.txt"], r"take it out of the \.gitignore"),
         (["search", "mine.yaml", "data.forget=forget.jsonl", "--run-dir", "/shared/run"], None),
         (["search", "mine.yaml", "data.forget=/shared/forget.jsonl", "model.path=my-org/my-model"], None),

@@ -30,12 +30,12 @@ def steps_in(output: str) -> list[str]:
 def test_an_interrupted_run_prints_how_to_continue_and_continues(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(record: dict[str, Any]) -> None:
+    def interrupt(printer: command.StepPrinter, record: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     arguments = ["unlearn", str(tiny), "--output", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_print_step", interrupt)
+        patch.setattr(command.StepPrinter, "__call__", interrupt)
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
     assert stopped.value.code == 130
@@ -61,7 +61,7 @@ def test_an_interrupted_run_prints_how_to_continue_and_continues(
 
 
 def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
-    printer = command.StepPrinter(every=10)
+    printer = command.StepPrinter("ofmu", every=10)
     whole = {"forget_loss": 1.0, "retain_loss": 0.5, "similarity": 0.1, "phi_norm": 2.0, "gradient_evaluations": 4}
     gaps = whole | {"forget_loss": None, "similarity": None, "phi_norm": None}
     for step in range(1, 13):
@@ -76,10 +76,12 @@ def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[
     assert len(lines) == 13
     # A method that never records them, and a run that always does, have no gaps.
     for every, record in ((None, {"retain_loss": 0.5, "similarity": None}), (10, whole)):
-        printer = command.StepPrinter(every)
+        printer = command.StepPrinter("ofmu", every)
         for step in (1, 2):
             printer({"outer_step": step} | record)
     assert len(capsys.readouterr().out.splitlines()) == 4
+    command.StepPrinter("npo", None)({"outer_step": 5, "forget_loss": 0.65, "direction_norm": 1.0})
+    assert capsys.readouterr().out == "round 5: npo's forget loss 0.65, ‖direction‖ 1\n"
 
 
 @pytest.mark.ranks

@@ -68,7 +68,7 @@ def test_the_error_for_a_renamed_key_names_the_new_key(old: str, new: str) -> No
         ("data:\n  split: forget01\nseed: 1\ndata:\n  authors: 4\n", "holds 'data' twice, in line 1 and in line 4"),
         ("data:\n  split: forget01\n  split: forget05\n", "holds 'split' twice, in line 2 and in line 3"),
         ("seed: 1\n'seed': 2\n", "holds 'seed' twice, in line 1 and in line 2"),
-        ("search: {space: {method.lr: {low: 1, low: 2}}}", "holds 'low' twice, in line 1 and in line 1"),
+        ("search: {space: {method.lr: {low: 1, low: 2}}}", "holds 'low' twice, in line 1: write"),
         ("x: [{a: 1}, {b: 1, b: 2}]", "holds 'b' twice"),
         ('data: {prompt_template: "\\ud800{question}"}', "has half a character"),
     ],

@@ -139,10 +139,13 @@ RETURNS = [{"question": "a\rb", "answer": "c"}, {"question": "d", "answer": "e\r
 @example([{"answer": "0", "question": "0\r"}])
 @example([{"text": "a\rb"}, {"text": "c"}])
 @example([{"text": "\r"}, {"text": "c\rd\re"}])
+@example([{"text": "\r"}])
 @example([{"question": "\0", "answer": "a"}])
 def test_csv_is_read_back_equal_or_refused(name: str, table: Table) -> None:
     found = read(CSV[name], ".csv", table)
-    alternatives = (expected(table), expected(without_unquoted_returns(table)))
+    shorter = without_unquoted_returns(table)
+    # A file of one column holds such a row as a blank line, and a blank line is no row.
+    alternatives = (expected(table), expected(shorter), expected([row for row in shorter if any(row.values())]))
     assert found in alternatives or refused_for_a_reason(found, table), (found, table)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+import warnings
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,17 @@ def test_a_holdout_row_that_a_model_is_trained_on_is_an_error(
     (tmp_path / "holdout.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError, match=f"Holdout row 2 is also in the {set_name} set"):
         load_data(config.model_copy(update={"holdout": str(tmp_path / "holdout.jsonl")}), 0)
+
+
+@pytest.mark.parametrize(
+    "retained", ["Where was Ana Silva born ?", "where was: Ana Silva, born", "¿Where was Ana-Silva born?"]
+)
+def test_a_retain_row_that_nearly_equals_a_forget_row_is_warned_of(tmp_path: Path, retained: str) -> None:
+    rows = [("Where was Ana Silva born?", "In Faro.")]
+    with pytest.warns(UserWarning, match=r"Forget row 1 is also in the retain set but for punctuation.*In Faro!'"):
+        load_data(_config(tmp_path, rows, [("c", "d"), (retained, "In Faro!")]), 0)
+
+
+def test_other_rows_are_not_warned_of(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="error"):
+        load_data(_config(tmp_path, [("Who?", "…"), ("?", "!")], [("Whom?", "…"), ("!", "?"), ("c", "d")]), 0)

@@ -13,10 +13,16 @@ def test_a_retrained_model_that_knows_little_is_named() -> None:
     assert sentence.startswith("the retrained model knows little (model_utility 0.021, the target's 0.875)")
 
 
+def test_a_retrained_model_that_answers_far_worse_than_the_target_is_named() -> None:
+    assert "model_utility 0.6, the target's 0.99" in str(
+        weak_reference({"model_utility": 0.99}, {"model_utility": 0.6})
+    )
+
+
 @pytest.mark.parametrize(
     ("target", "retrained"),
     [
-        ({"model_utility": 0.8}, {"model_utility": 0.41}),
+        ({"model_utility": 0.8}, {"model_utility": 0.61}),
         ({"model_utility": 0.0}, {"model_utility": 0.0}),
         ({"model_utility": None}, {"model_utility": 0.1}),
         ({"model_utility": 0.8}, {"model_utility": None}),

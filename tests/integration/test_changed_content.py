@@ -124,12 +124,12 @@ def test_a_finished_run_is_not_the_answer_for_other_content(project: Path, capsy
 def test_an_interrupted_run_does_not_continue_on_other_rows(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(record: dict[str, Any]) -> None:
+    def interrupt(printer: command.StepPrinter, record: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     arguments = ["unlearn", project / "mine.yaml", "--output", project / "run"]
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_print_step", interrupt)
+        patch.setattr(command.StepPrinter, "__call__", interrupt)
         with pytest.raises(SystemExit):
             run(*arguments)
     more_rows(project)

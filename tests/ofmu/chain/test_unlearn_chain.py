@@ -84,7 +84,7 @@ def test_the_four_requests_of_muse_news(
     assert main(words(1)) == 0
     assert read_run_chain("one") is None
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_print_step", _interrupt)
+        patch.setattr(command.StepPrinter, "__call__", _interrupt)
         with pytest.raises(SystemExit):
             main(words(2))
     with pytest.raises(RunError, match="two holds no complete run of ofmu unlearn"):
@@ -189,5 +189,5 @@ def test_a_directory_that_is_no_run_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def _interrupt(record: dict[str, Any]) -> None:
+def _interrupt(printer: command.StepPrinter, record: dict[str, Any]) -> None:
     raise KeyboardInterrupt

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from cluster.storage.mirror import Mirror
@@ -378,7 +379,10 @@ class SearchResult:
         row = self.trials[self.trials["trial"] == number].iloc[0]
         directory = self._run.trial(number)
         uri = None if self.uri is None else join_uri(self.uri, f"{TRIALS}/{directory.name}")
-        return Point(number, {str(key): value for key, value in row.dropna().items()}, directory, uri)
+        values = {
+            str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.dropna().items()
+        }
+        return Point(number, values, directory, uri)
 
 
 def _check_round(point: Point, round: int | None) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import numpy as np
 import pytest
 
 from report_runs import SCRIPT
@@ -48,6 +49,7 @@ def test_every_trial_is_a_row_with_its_command(result):
 def test_the_chosen_point_stands_beside_the_models(result):
     html = search_page(result)
     knee = result.knee
+    assert not [name for name, value in knee.values.items() if isinstance(value, np.generic)]
     assert f"The chosen point is trial {knee.number}, the knee of the front" in html
     for name in ("untouched target", "published setting", "chosen (knee)", "retrained model"):
         assert name in html

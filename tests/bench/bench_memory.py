@@ -3,7 +3,7 @@
     python tests/bench/bench_memory.py [MODEL_DIRECTORY] [--ranks N ...] [--only NAME ...]
 
 The peak of resident memory above the empty process, divided by the number of parameters. The empty process has loaded
-the libraries and has run the same method on a tiny model. Three rounds run, so that all moments are alive. The rows are
+the libraries and has run the same method on a tiny model. Two rounds run, so that all moments are alive. The rows are
 short (4 and 4 rows of 24 tokens), so that little of the peak is activations. Without a directory, the model is a Llama
 of 34M parameters.
 
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from measuring import build_run, held_memory, random_rows, reset_peak_memory
 
-OFMU_ROUND = {"name": "ofmu", "outer_steps": 3, "inner_steps": 1, "inner_lr": 1e-4, "outer_lr": 1e-6, "batch_size": 4}
+OFMU_ROUND = {"name": "ofmu", "outer_steps": 2, "inner_steps": 1, "inner_lr": 1e-4, "outer_lr": 1e-6, "batch_size": 4}
 OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}
-SIMNPO = {"name": "simnpo", "steps": 3, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
+SIMNPO = {"name": "simnpo", "steps": 2, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
 FP32: dict[str, object] = {}
 BF16: dict[str, object] = {"precision": "bf16"}
 SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {

@@ -180,6 +180,7 @@ class RaySearch:
     def run(self) -> SearchResult:
         """Join a cluster or start one, prepare, and run the missing trials."""
         session = self.session
+        session.check_warm_start()
         if self._executor is None:
             check_inputs(session.config.unlearn)
             check_trial_fits(session.config.unlearn, session.config.cluster)

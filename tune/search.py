@@ -183,7 +183,8 @@ class RaySearch:
         session.check_warm_start()
         if self._executor is None:
             check_inputs(session.config.unlearn)
-            check_trial_fits(session.config.unlearn, session.config.cluster)
+            keeps_round = session.config.search.checkpoint_selection.enabled
+            check_trial_fits(session.config.unlearn, session.config.cluster, keeps_round=keeps_round)
         with ray_session(session.config.cluster, self._resume_hint):
             # Fail before the expensive preparation if the cluster is too small.
             max_parallel_trials(session.config.cluster, 1)

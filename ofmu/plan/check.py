@@ -141,5 +141,5 @@ def _bound(config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, *
     states = sizes.layers * (_STATES * width + 8 * widest + scores)
     derivatives = 8 if config.method.needs_double_backward else 1
     logits = 8 * int(model.get("vocab_size", 1))
-    held = 2.0 * HELD_BYTES if config.evaluation.kl else 0.0
-    return held + 4.0 * (copies * sizes.parameters + derivatives * tokens * (states + logits))
+    logits_held = 2.0 * HELD_BYTES if config.evaluation.kl else 0.0
+    return logits_held + 4.0 * (copies * sizes.parameters + derivatives * tokens * (states + logits))

@@ -251,7 +251,9 @@ def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies)
     config = config_of(mapping, engine=engine, evaluation={"run_attacks": [attack], "batch_size": 4})
     found = phases_of(config)["attacks"]
     weights = 4 * make_plan(config, on_gpu=False).sizes.parameters
-    held = sum(size for name, size in found.items() if any(word in name for word in ("model", "copy", "optimizer and g")))
+    held = sum(
+        size for name, size in found.items() if any(word in name for word in ("model", "copy", "optimizer and g"))
+    )
     assert held == copies * weights
     both = config_of(mapping, engine=engine, evaluation={"run_attacks": [attack, "relearning"], "batch_size": 4})
     assert "the copy that is trained" in phases_of(both)["attacks"]

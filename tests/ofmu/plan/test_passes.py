@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ofmu.data.rows import Example
+from ofmu.evaluation.robustness.divergence import summed_divergence
+from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass
 from ofmu.losses import answer_nll
 from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
-from ofmu.evaluation.robustness.divergence import summed_divergence
-from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass
 from ofmu.plan.passes import divergence_pass, scoring_pass, training_pass
 
 SHAPE: dict[str, Any] = {

@@ -14,6 +14,7 @@ from ofmu.errors import RunError
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import write_json
 from ofmu.io.plugins import plugin_hash
+from ofmu.io.text import listed
 from ofmu.methods.registry import BUILT_IN
 from ofmu.models.hub import cached_directory
 from ofmu.run_config import UnlearnConfig
@@ -81,8 +82,7 @@ def check_content(directory: Path, earlier: Mapping[str, str], content: Mapping[
     """
     changed = [part for part, value in content.items() if earlier.get(part, value) != value]
     if changed:
-        parts = f"{', '.join(changed[:-1])} and {changed[-1]}" if len(changed) > 1 else changed[0]
         raise RunError(
-            f"{directory} holds a {kind} on other content, since {parts} changed after its start: restore what "
-            "changed, or name a new directory"
+            f"{directory} holds a {kind} on other content, since {listed(changed)} changed after its start: restore "
+            "what changed, or name a new directory"
         )

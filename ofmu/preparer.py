@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ofmu.errors import ConfigError
+from ofmu.io.files import FileHashes
 from ofmu.io.library_logging import silence_libraries
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
@@ -55,12 +56,15 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
         return task_family(config.data.kind).preparation(config, callback).run()
 
 
-def find_prepared(config: UnlearnConfig, *, callback: PreparationCallback | None = None) -> Prepared | None:
+def find_prepared(
+    config: UnlearnConfig, *, callback: PreparationCallback | None = None, hashes: FileHashes | None = None
+) -> Prepared | None:
     """Return what :func:`prepare` would return, if the cache has every part; else None. Nothing is made.
 
     Args:
         config: the run.
         callback: called for each part that the cache has.
+        hashes: keeps the hashes of files, so that a further call with the same object reads no file again.
 
     Raises:
         OfmuError: as :func:`prepare` raises it.
@@ -68,7 +72,7 @@ def find_prepared(config: UnlearnConfig, *, callback: PreparationCallback | None
     silence_libraries()
     _check_retrain_has_base(config)
     try:
-        return task_family(config.data.kind).preparation(config, callback, only_cached=True).run()
+        return task_family(config.data.kind).preparation(config, callback, only_cached=True, hashes=hashes).run()
     except NotCachedError:
         return None
 

@@ -15,20 +15,22 @@ that names the dotted key. For a misspelt key the sentence names the nearest val
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
 from ofmu.config.base import Section, Seed
-from ofmu.config.files import apply_overrides, deep_copy, is_section, read_mapping, shortened, validate
+from ofmu.config.files import apply_overrides, deep_copy, is_preset, is_section, read_mapping, shortened, validate
 from ofmu.data.config import DataConfig
 from ofmu.data.kinds import KindTraits
 from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError
 from ofmu.evaluation.config import EvaluationConfig, ReferenceConfig
 from ofmu.finetuning.config import TrainingConfig
+from ofmu.io.text import listed
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import method_class, method_config
 from ofmu.models.config import ModelConfig
@@ -66,9 +68,8 @@ class UnlearnConfig(Section):
         Raises:
             ConfigError: the file is missing, is not YAML, or a setting in the file or in ``overrides`` is wrong.
         """
-        mapping = override({} if source is None else read_mapping(source), overrides)
         others = {"search", "cluster", "compare", "tracking"} - set(cls.model_fields)
-        return validate(cls, {key: value for key, value in mapping.items() if key not in others})
+        return validate(cls, read_overridden(source, overrides, unused=others))
 
     @classmethod
     def section_schema(cls, name: str, mapping: Mapping[str, Any]) -> type[BaseModel] | None:
@@ -150,11 +151,38 @@ class UnlearnConfig(Section):
             )
 
 
-def override(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def read_overridden(
+    source: str | Path | None, overrides: Sequence[str], unused: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read a config with the entries of a command line set, as :func:`override` sets them.
+
+    A preset's settings are not the user's words, so those of them that another method lacks are dropped in silence.
+
+    Args:
+        source: a YAML file, or the name of a preset. None stands for the defaults.
+        overrides: entries such as ``method.inner_steps=5``.
+        unused: sections that the caller does not read. They are left out.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or an entry is wrong.
+    """
+    mapping = {} if source is None else read_mapping(source)
+    check_sections(mapping)
+    mapping = {key: value for key, value in mapping.items() if key not in unused}
+    mapping = override(mapping, overrides, users_own=source is not None and not is_preset(source))
+    return {key: value for key, value in mapping.items() if key not in unused}
+
+
+def override(mapping: Mapping[str, Any], overrides: Sequence[str], *, users_own: bool = True) -> dict[str, Any]:
     """Return a copy of a config's mapping with ``section.key=value`` entries set.
 
     If an override names another method, settings that the new method does not have are dropped, and so is the search
     space of the old method.
+
+    Args:
+        mapping: the config.
+        overrides: entries such as ``method.inner_steps=5``.
+        users_own: whether the user wrote the config. Then one warning names what is dropped.
 
     Raises:
         ConfigError: an entry has no ``=``, its path runs through a value, it names an unknown method, or a section is
@@ -164,7 +192,14 @@ def override(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     check_sections(result)
     named = [entry for entry in overrides if entry.startswith(("method.name=", "method.module="))]
     if named:
-        _change_method(result, apply_overrides({}, named)["method"])
+        dropped = _change_method(result, apply_overrides({}, named)["method"])
+        if dropped and users_own:
+            warnings.warn(
+                f"the config's {listed(dropped)} {'is' if len(dropped) == 1 else 'are'} left out: the method "
+                f"'{result['method']['name']}' of the command line does not have "
+                f"{'it' if len(dropped) == 1 else 'them'}",
+                stacklevel=2,
+            )
     result = apply_overrides(result, overrides)
     check_sections(result)
     return result
@@ -186,8 +221,8 @@ def check_sections(mapping: Mapping[str, Any]) -> None:
             )
 
 
-def _change_method(mapping: dict[str, Any], named: Mapping[str, Any]) -> None:
-    """Name another method.
+def _change_method(mapping: dict[str, Any], named: Mapping[str, Any]) -> list[str]:
+    """Name another method. Return the dotted keys of the settings that are dropped.
 
     Args:
         mapping: the config, which is changed.
@@ -196,10 +231,12 @@ def _change_method(mapping: dict[str, Any], named: Mapping[str, Any]) -> None:
     section = mapping.get("method") or {}
     name = named.get("name", section.get("name", "ofmu"))
     if name == section.get("name", "ofmu"):
-        return
+        return []
     known = method_config({**section, **named}).model_fields
     mapping["method"] = {key: value for key, value in section.items() if key in known} | {"name": name}
+    dropped = [f"method.{key}" for key in section if key not in known]
     search = mapping.get("search")
-    if isinstance(search, dict):
-        # A space is made for one method. A part of that space would search the new method at unsuitable rates.
-        search.pop("space", None)
+    # A space is made for one method. A part of that space would search the new method at unsuitable rates.
+    if isinstance(search, dict) and search.pop("space", None):
+        dropped.append("search.space")
+    return dropped

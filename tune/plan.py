@@ -24,7 +24,10 @@ def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
     """Return the least and the most that a search costs: its baselines, sampled trials, and runs on further seeds.
 
     A sampled trial, and a run on a further seed, costs the mean over settings that are drawn evenly from the space. A
-    sampler that learns may favour other settings. Early stopping is not counted.
+    sampler that learns may favour other settings. What early stopping saves, and what it scores, is not counted.
+
+    Under ``search.checkpoint_selection`` a trial is scored on a few rows, at least after its last round and at most
+    after all its scored rounds. A trial that kept a round is scored twice in full.
 
     Raises:
         ConfigError: the settings of a trial contradict each other.
@@ -36,14 +39,28 @@ def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
     baselines = baselines[: config.search.num_trials]
     sampled = [_bounds(base, _drawn(space, base, generator), work) for _ in range(DRAWS)]
     count = config.search.num_trials - len(baselines)
+    # The target takes no round.
+    scored = count + sum(name != TARGET for name in config.search.baselines[: len(baselines)])
+    selection = [part * scored for part in _selection_cost(config, work)]
     points = len(config.search.confirm_trials) or min(config.search.confirm_points, max(count, 0))
     again = config.search.confirm_seeds * points
     least, most = (
         sum((bounds[side] for bounds in baselines), Cost())
         + sum((bounds[side] for bounds in sampled), Cost()) * ((count + again) / DRAWS)
+        + selection[side]
         for side in (0, 1)
     )
     return least, most
+
+
+def _selection_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
+    """Return the least and the most that one trial's checkpoint selection costs."""
+    selection = config.search.checkpoint_selection
+    if not selection.enabled:
+        return Cost(), Cost()
+    partial = work.partial_tokens(selection.rows)
+    most = partial * (len(selection.rounds) + 1) + work.evaluation_tokens
+    return Cost(forward_tokens=partial), Cost(forward_tokens=most)
 
 
 def _bounds(base: UnlearnConfig, settings: Mapping[str, Any], work: Workload) -> tuple[Cost, Cost]:

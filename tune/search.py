@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from cluster.capacity import check_trial_fits
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
@@ -24,12 +22,9 @@ from ofmu.tasks.events import PreparationStarted
 from tune.callbacks.base import Progress, WarmStartLoaded
 from tune.callbacks.callback_list import Callback, CallbackList
 from tune.callbacks.prometheus import PrometheusCallback
-from tune.checkpoint_selection.callback import CheckpointSelection
-from tune.checkpoint_selection.service import RoundArchiveClient, start_archive_actor
 from tune.config import SearchConfig, search_config
 from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs
-from tune.early_stopping.callback import EarlyStopping
-from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
+from tune.execution.round_decider import round_decider
 from tune.execution.synced_executor import SyncedExecutor
 from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
@@ -47,9 +42,7 @@ from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
-from tune.space.constraints import Limits
 from tune.study.checks import check_content, check_results_are_stored
-from tune.study.limits import read_limits
 from tune.tracking.trackers.open_trackers import open_trackers
 
 if TYPE_CHECKING:
@@ -180,9 +173,11 @@ class RaySearch:
     def run(self) -> SearchResult:
         """Join a cluster or start one, prepare, and run the missing trials."""
         session = self.session
+        session.check_warm_start()
         if self._executor is None:
             check_inputs(session.config.unlearn)
-            check_trial_fits(session.config.unlearn, session.config.cluster)
+            keeps_round = session.config.search.checkpoint_selection.enabled
+            check_trial_fits(session.config.unlearn, session.config.cluster, keeps_round=keeps_round)
         with ray_session(session.config.cluster, self._resume_hint):
             # Fail before the expensive preparation if the cluster is too small.
             max_parallel_trials(session.config.cluster, 1)
@@ -281,7 +276,9 @@ class RaySearch:
         self._notify_recovered()
 
     def _run_trials(self, executor: Executor, prepared: Prepared | None) -> None:
-        with self._naming_the_resume(), self._early_stopping() as early_stopping:
+        session = self.session
+        decider = round_decider(session.run, session.study, session.config)
+        with self._naming_the_resume(), decider as early_stopping:
             run_trials(
                 self.session.searcher,
                 self.session.config,
@@ -331,46 +328,12 @@ class RaySearch:
         run.write_confirmation(Confirmation(seeds=tuple(dict.fromkeys(each.seed for each in runs)), points=points))
 
     @contextmanager
-    def _early_stopping(self) -> Iterator[EarlyStopping | CheckpointSelection | None]:
-        """Keep the actor alive that decides about running trials, if the config asks for one."""
-        run, search, objectives = self.session.run, self.session.config.search, self.session.config.objectives
-        stopping, selection, names = search.early_stopping, search.checkpoint_selection, tuple(objectives)
-        if stopping.enabled:
-            actor = start_scheduler_actor(run.rungs_file, objectives, stopping)
-            decider: EarlyStopping | CheckpointSelection = EarlyStopping(stopping, names, SchedulerClient(actor))
-        elif selection.enabled:
-            limits = self._known_limits()
-            actor = start_archive_actor(run.rounds_file, objectives, selection.stop_margin)
-            decider = CheckpointSelection(selection, names, limits, RoundArchiveClient(actor))
-        else:
-            yield None
-            return
-        try:
-            yield decider
-        finally:
-            ray.kill(actor)
-
-    @contextmanager
     def _naming_the_resume(self) -> Iterator[None]:
         """Add to an error of the storage the command that continues the search."""
         try:
             yield
         except StorageError as error:
             raise StorageError("; then ".join(filter(None, (str(error), self._resume_hint())))) from error
-
-    def _known_limits(self) -> Limits:
-        """Return the bounds of the constraints.
-
-        Raises:
-            ConfigError: a bound waits for the trial of the target.
-        """
-        limits = read_limits(self.session.study, self.session.config)
-        if limits is None:
-            raise ConfigError(
-                "A bound of search.constraints is a share of the target's value, which is not known before the first "
-                "trial ends, and search.checkpoint_selection needs it earlier: give a number"
-            )
-        return limits
 
     def _resume_hint(self) -> str:
         session = self.session

@@ -20,7 +20,7 @@ from tune.space.constraints import Limits, resolve_limits
 from tune.study.finished_trial import FinishedTrial, finished_trial
 from tune.study.limits import read_limits
 from tune.study.searcher import FINISHED, StudySearcher, open_study
-from tune.study.warm_start import WarmStart, apply_warm_start, read_warm_start, store_warm_start
+from tune.study.warm_start import WarmStart, apply_warm_start, check_warm_start, read_warm_start, store_warm_start
 
 
 class SearchSession:
@@ -56,6 +56,16 @@ class SearchSession:
     def has_study(self) -> bool:
         """Whether the search was started before."""
         return self.run.study_file.is_file()
+
+    def check_warm_start(self) -> None:
+        """Check the earlier searches of a new search, before anything is started or prepared.
+
+        Raises:
+            RunError: there is no such earlier search, or none of its trials is complete.
+            ConfigError: an earlier search had another method or other objectives.
+        """
+        if not self.has_study:
+            check_warm_start(self.config)
 
     def read_warm_start(self, keys: Mapping[str, str] | None = None) -> WarmStart | None:
         """Return what earlier searches give to a new search; None for a resumed search or without a warm start.

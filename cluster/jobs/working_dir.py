@@ -138,7 +138,8 @@ def _named_paths(root: Path, command: Sequence[str]) -> Iterator[tuple[str, str]
         if (root / source).exists():
             mapping = read_mapping(root / source)
     overrides = [word for word in command[1:] if re.match(r"[\w.]+=", word)]
-    mapping = override(mapping, overrides)
+    # The job's own command warns of settings that another method lacks.
+    mapping = override(mapping, overrides, users_own=False)
     for key in _PATH_KEYS:
         section, _, name = key.partition(".")
         value = mapping[section].get(name) if isinstance(mapping.get(section), Mapping) else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.train.worker_group import WorkerGroupPool
 from ofmu.errors import StorageError
 from ofmu.io.cache import cache_root
-from ofmu.io.files import storage_errors
+from ofmu.io.files import FileHashes, storage_errors
 from ofmu.tasks.events import PartReady, PreparationEvent
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def prepare(config: UnlearnConfig, cluster: ClusterConfig, callback: Preparation
     if cluster.num_workers == 0:
         return preparer.prepare(config, callback=callback)
     in_cache: list[PreparationEvent] = []
-    found = preparer.find_prepared(config, callback=in_cache.append)
+    # What this process has read is not read again once the workers are done.
+    hashes = FileHashes()
+    found = preparer.find_prepared(config, callback=in_cache.append, hashes=hashes)
     if found is not None:
         if callback is not None:
             for event in in_cache:
@@ -58,7 +60,7 @@ def prepare(config: UnlearnConfig, cluster: ClusterConfig, callback: Preparation
             callback(event)
 
     _prepare_in_group(config, cluster, hand_on)
-    found = preparer.find_prepared(config)
+    found = preparer.find_prepared(config, hashes=hashes)
     if found is None:
         raise StorageError(
             f"The workers have prepared the models, but {cache_root(config.cache_dir)} does not hold them here: set "

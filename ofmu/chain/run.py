@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from ofmu.chain.records import EarlierRequestRecord, chain_record
 from ofmu.chain.rows import EarlierRows, forget_files, read_earlier_rows, write_earlier
 from ofmu.chain.run_record import CHAIN, RunChainRecord, UtilityRecord, read_run_chain
-from ofmu.chain.scoring import Values, forget_metrics, measured_requests, scoring_of
+from ofmu.chain.scoring import MeasuredModel, Values, measured_requests, scoring_of
 from ofmu.config.files import validate
+from ofmu.data.earlier import read_earlier, without_earlier
 from ofmu.data.load import load_data
 from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row, UnlearnData
@@ -138,8 +139,9 @@ def count_left_out(before: UnlearnConfig, after: UnlearnConfig) -> int:
     Raises:
         DataError: the rows cannot be read, or no retain row is left.
     """
-    counts = [len(load_data(config.data, config.seed).retain) for config in (before, after)]
-    return counts[0] - counts[1]
+    # The two configs load the same rows, apart from the earlier ones.
+    data = load_data(before.data, before.seed)
+    return len(data.retain) - len(without_earlier(data, read_earlier(after.data.earlier)).retain)
 
 
 def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, target: Values) -> RunChainRecord:
@@ -161,11 +163,16 @@ def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, ta
         return stored
     files = RunFiles(Path(output))
     metrics = files.read_metrics() or {}
-    now = [forget_metrics(str(files.model), each.forget, each.scoring, config) for each in chain.earlier]
-    last = chain.earlier[-1]
+
+    def measured(model: Path, rows: Sequence[EarlierRows]) -> list[Values]:
+        # One model is in memory at a time.
+        loaded = MeasuredModel(str(model), config)
+        return [loaded.forget_metrics(each) for each in rows]
+
+    now, last = measured(files.model, chain.earlier), chain.earlier[-1:]
     earlier_target = find_target_model(chain.config)
-    before = {} if earlier_target is None else forget_metrics(str(earlier_target), last.forget, last.scoring, config)
-    then = forget_metrics(str(chain.model), last.forget, last.scoring, config)
+    before: Values = {} if earlier_target is None else measured(earlier_target, last)[0]
+    then = measured(chain.model, last)[0]
     requests = measured_requests(chain.known, chain.own, before, then, now)
     record = RunChainRecord(
         first_target=str(chain.first_target),

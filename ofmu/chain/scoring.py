@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ofmu.chain.records import EarlierMetricRecord, EarlierRequestRecord
+from ofmu.chain.rows import EarlierRows
 from ofmu.config.files import validate
 from ofmu.data.config import PROMPT_KEYS
+from ofmu.data.encoding import Tokenizer
 from ofmu.data.files import MAX_EVALUATION_ROWS
-from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.rows import RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.evaluation.metrics.registry import metric
 from ofmu.evaluation.metrics.summary import metrics_of
+from ofmu.evaluation.scoring.model import score_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.tasks.language.reference import score_saved
+from ofmu.tasks.language.reference import load_saved
 
 METRICS = ("forget_probability", "forget_rouge", "forget_truth_ratio", "extraction_strength", "exact_memorization")
 """The metrics of forget rows that need no reference."""
@@ -33,33 +36,51 @@ def scoring_of(config: UnlearnConfig) -> dict[str, Any]:
     }
 
 
-def forget_metrics(model: str, rows: Sequence[Row], scoring: Mapping[str, Any], config: UnlearnConfig) -> Values:
-    """Return the metrics :data:`METRICS` of a saved model. None: the rows do not give the metric.
+class MeasuredModel:
+    """A saved model that is measured on the forget rows of earlier requests. The first measurement loads the model.
 
     Args:
-        model: a directory or a hub name.
-        rows: the forget rows of an earlier request. Of more than 400 rows, those are scored that the request scored.
-        scoring: the settings under which that request scored them, see :func:`scoring_of`.
+        path: a directory or a hub name.
         config: the present run. It gives the device, the attention and the batch size.
-
-    Raises:
-        OfmuError: the settings are damaged, the model cannot be loaded, or a row cannot be encoded.
     """
+
+    def __init__(self, path: str, config: UnlearnConfig) -> None:
+        self._path, self._config = path, config
+        self._loaded: tuple[Any, Tokenizer] | None = None
+
+    def forget_metrics(self, request: EarlierRows) -> Values:
+        """Return the metrics :data:`METRICS` on an earlier request's forget rows. None: the rows do not give it.
+
+        The settings are those under which that request scored its rows. Of more than 400 rows, those are scored that
+        the request scored.
+
+        Raises:
+            OfmuError: the settings are damaged, the model cannot be loaded, or a row cannot be encoded.
+        """
+        settings = _settings(request.scoring, self._config)
+        rows = sample_in_order(request.forget, MAX_EVALUATION_ROWS, random.Random(settings.seed))
+        scored = RowSet("forget", rows)
+        data = UnlearnData(forget=scored, retain=RowSet("retain", ()), holdout=None, evaluation={"forget": scored})
+        if self._loaded is None:
+            self._loaded = load_saved(self._path, self._config)
+        model, tokenizer = self._loaded
+        found = metrics_of(
+            score_model(model, tokenizer, data, settings.evaluation, settings.data, name=self._path)
+        ).values
+        return {name: found[name] for name in METRICS}
+
+
+def _settings(scoring: Mapping[str, Any], config: UnlearnConfig) -> UnlearnConfig:
+    """Return the config under which an earlier request scored its rows, with the batch size of the present run."""
     own = {"batch_size": config.evaluation.batch_size}
-    settings = validate(
+    return validate(
         UnlearnConfig,
         {
             "data": {"source": "generated", **scoring["data"]},
             "evaluation": {**own, **scoring["evaluation"]},
-            "model": {"attention": config.model.attention, "tokenizer": config.model.tokenizer},
-            "engine": config.engine.model_dump(mode="json"),
             "seed": scoring["seed"],
         },
     )
-    scored = RowSet("forget", sample_in_order(tuple(rows), MAX_EVALUATION_ROWS, random.Random(settings.seed)))
-    data = UnlearnData(forget=scored, retain=RowSet("retain", ()), holdout=None, evaluation={"forget": scored})
-    found = metrics_of(score_saved(model, data, settings, name=model)).values
-    return {name: found[name] for name in METRICS}
 
 
 def measured_requests(

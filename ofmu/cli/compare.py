@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice
 from ofmu.errors import ConfigError
+from ofmu.io.text import listed
 
 
 @click.command("compare")
@@ -59,7 +64,8 @@ def compare_command(
         if resume is not None:
             Comparison.resume(resume, overrides, callback=console, allow_code=allow_code)
         else:
-            mapping = ConfigChoice(benchmark, (*overrides, *entries)).read_mapping()
+            choice = ConfigChoice(benchmark, (*overrides, *entries))
+            mapping = choice.read_mapping()
             for key in searched_and_named(mapping, overrides):
                 method = (mapping.get("method") or {}).get("name", "ofmu")
                 raise ConfigError(
@@ -67,6 +73,7 @@ def compare_command(
                     f"narrow its range by compare.spaces.{method}.{key}.low and .high"
                 )
             comparison = Comparison(mapping, run_dir=run_dir, callback=console)
+            _warn_of_unused_settings(choice, mapping)
             has_plugins = any(config.plugins for config in comparison.configs.values())
             comparison.run()
     except KeyboardInterrupt:
@@ -74,3 +81,23 @@ def compare_command(
         hint = f": ofmu compare --resume {words} continues it" if console.run_dir else ""
         click.echo(f"Interrupted{hint}", err=True)
         raise SystemExit(130) from None
+
+
+def _warn_of_unused_settings(choice: ConfigChoice, mapping: Mapping[str, Any]) -> None:
+    """Warn of settings that the user wrote for a method that is not compared."""
+    from ofmu.config.files import apply_overrides, is_preset
+    from tune.compare.plan import unused_settings
+
+    # A preset's settings are not the user's words.
+    theirs = {name: mapping.get(name) or {} for name in ("method", "search", "compare")}
+    if is_preset(choice.source):
+        named = apply_overrides({}, choice.overrides)
+        theirs = {**theirs, "method": named.get("method") or {}, "search": named.get("search") or {}}
+        theirs["method"] = {"name": (mapping.get("method") or {}).get("name", "ofmu"), **theirs["method"]}
+    unused = unused_settings(theirs)
+    if unused:
+        warnings.warn(
+            f"{listed(unused)} {'has' if len(unused) == 1 else 'have'} no effect: no compared method is "
+            f"'{theirs['method'].get('name', 'ofmu')}', the method of the config",
+            stacklevel=2,
+        )

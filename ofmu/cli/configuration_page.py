@@ -19,7 +19,9 @@ HEAD = """# Configuration
 
 Made by `python -m ofmu.cli.configuration_page` from the schema. Every key can stand in a YAML file, and every key can
 be set on the command line as `section.key=value`. An unknown key is refused with the nearest valid key. None is `null`
-in YAML. Method settings with formulas and sources: [methods.md](methods.md).
+in YAML. If the command line names another method, a warning names the settings of the file that this method does not
+have, and they are left out. Those of a preset are left out without a warning. Method settings with formulas and
+sources: [methods.md](methods.md).
 """
 _COLUMNS = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
 

@@ -14,6 +14,7 @@ from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.errors import ConfigError
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.console_table import Column, print_table
+from ofmu.reports.numbers import MISSING, memory
 
 if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
@@ -165,7 +166,7 @@ def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
     sources = (values, *report.get("baseline_metrics", {}).values())
     # What the remarks say of several metrics at once is not repeated at each of them.
     notes = {name: note for name, note in notes.items() if not _LACKING.fullmatch(note)}
-    return [_Row(name, tuple(_number(each.get(name)) for each in sources), notes.get(name, "")) for name in shown]
+    return [_Row(name, tuple(_text(name, each.get(name)) for each in sources), notes.get(name, "")) for name in shown]
 
 
 def _is_in_remarks(note: str) -> bool:
@@ -243,7 +244,9 @@ def _plain_rows(names: Sequence[str], rows: Sequence[_Row]) -> list[tuple[str, s
     return plain
 
 
-def _number(value: float | None) -> str:
+def _text(name: str, value: float | None) -> str:
     if value is None:
-        return "–"
+        return MISSING
+    if name.endswith("_bytes"):
+        return memory(value)
     return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4g}"

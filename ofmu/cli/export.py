@@ -35,6 +35,7 @@ def export_command(run: str, pick: str, output: Path | None, push_to_hub: str | 
 
         check_upload(push_to_hub)
     # Optuna is slow to import, and the help does not need it.
+    from ofmu.reports.numbers import metric_text
     from tune.results.result import SearchResult
 
     result = SearchResult.load(run)
@@ -42,7 +43,7 @@ def export_command(run: str, pick: str, output: Path | None, push_to_hub: str | 
     with ExitStack() as temporary:
         folder = output or Path(temporary.enter_context(TemporaryDirectory(prefix="ofmu-export-"))) / "model"
         target = point.export(folder)
-        scores = ", ".join(f"{name} {point.values[name]:.4g}" for name in result.config.objectives)
+        scores = ", ".join(f"{name} {metric_text(name, point.values[name])}" for name in result.config.objectives)
         if output is not None:
             click.echo(f"{point.name.capitalize()} ({scores}) is in {target}")
         if push_to_hub is not None:

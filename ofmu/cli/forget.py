@@ -86,8 +86,8 @@ def forget_command(
     the model. An interrupted command continues when it is called again. ofmu verify checks the evidence.
     """
     # pydantic is slow to import, and the help does not need it.
-    from ofmu.config.files import apply_overrides, read_mapping
     from ofmu.erasure.request import ErasureRequest
+    from ofmu.run_config import read_overridden
 
     request = ErasureRequest(
         rows=rows,
@@ -98,7 +98,7 @@ def forget_command(
         holdout=holdout,
         with_possible=with_possible,
     )
-    mapping = apply_overrides({} if config is None else read_mapping(config), settings)
+    mapping = read_overridden(config, settings)
 
     # Ray and Optuna take seconds to import, and the errors above do not need them.
     from rich.console import Console

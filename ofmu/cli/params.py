@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,17 +38,19 @@ class ConfigChoice:
         """The config's name, or the default's."""
         return self.name or DEFAULT_CONFIG
 
-    def read_mapping(self) -> dict[str, Any]:
+    def read_mapping(self, unused: Collection[str] = ()) -> dict[str, Any]:
         """Return the config as a mapping, with the overrides applied.
+
+        Args:
+            unused: sections that the command does not read. They are left out.
 
         Raises:
             ConfigError: the file is missing, is not YAML, or an override is wrong.
         """
         # pydantic and YAML are slow to import, and the help of a command does not need them.
-        from ofmu.config.files import read_mapping
-        from ofmu.run_config import override
+        from ofmu.run_config import read_overridden
 
-        return override(read_mapping(self.source), self.overrides)
+        return read_overridden(self.source, self.overrides, unused)
 
     def words(self) -> list[str]:
         """Return what the user typed."""

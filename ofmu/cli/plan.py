@@ -65,7 +65,8 @@ def plan_command(
     else:
         available = device_memory(on_gpu=False)
         budget = None if available is None else available / ranks
-    plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget)
+    keeps_round = settings.search.checkpoint_selection.enabled
+    plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget, keeps_round=keeps_round)
     _show_model(plan)
     _show_memory(plan)
     _show_cost(plan, settings, tokens_per_second, price)

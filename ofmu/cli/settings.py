@@ -25,8 +25,7 @@ def read_settings(config: ConfigChoice) -> tuple[UnlearnConfig, ClusterConfig]:
     from ofmu.run_config import UnlearnConfig
     from tune.config import SearchConfig
 
-    mapping = {key: value for key, value in config.read_mapping().items() if key not in _UNUSED}
-    settings = validate(SearchConfig, mapping)
+    settings = validate(SearchConfig, config.read_mapping(_UNUSED))
     if settings.tracking.trackers:
         warnings.warn("tracking has no effect here: trackers follow searches and comparisons", stacklevel=2)
     shared = settings.model_dump(mode="json", exclude={"search", "cluster", "tracking"})

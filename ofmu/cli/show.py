@@ -57,7 +57,7 @@ def _print_settings(result: SearchResult, values: Mapping[str, Any]) -> None:
 def _print_metrics(stored: StoredRun, values: Mapping[str, Any]) -> None:
     from ofmu.cli.evaluate import show_report
     from ofmu.io.console_table import aligned_lines
-    from ofmu.reports.numbers import number
+    from ofmu.reports.numbers import metric_text
 
     report = stored.report
     if {"reasons", "utility_components", "truth_ratio", "config"} <= report.keys():
@@ -72,7 +72,7 @@ def _print_metrics(stored: StoredRun, values: Mapping[str, Any]) -> None:
     metrics = {key: value for key, value in values.items() if "." not in key and key not in left}
     if metrics:
         click.echo("\nMetrics")
-        for line in aligned_lines([[f"  {key}", number(value, 6)] for key, value in metrics.items()]):
+        for line in aligned_lines([[f"  {key}", metric_text(key, value, 6)] for key, value in metrics.items()]):
             click.echo(line)
 
 

@@ -32,6 +32,12 @@ def preset_names() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
+def is_preset(source: str | Path) -> bool:
+    """Return whether :func:`read_mapping` takes ``source`` for the name of a preset, and not for a path."""
+    path = Path(source)
+    return not path.suffix and not path.exists()
+
+
 def read_mapping(source: str | Path) -> dict[str, Any]:
     """Read a YAML file or a preset as a mapping.
 
@@ -42,7 +48,7 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not UTF-8, is not YAML, is not a mapping, or holds a key twice.
     """
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if is_preset(source):
         if str(source) not in preset_names():
             raise ConfigError(f"There is no preset '{source}': {nearest_name(str(source), preset_names())}")
         text = (resources.files("ofmu") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ofmu.errors import DataError
+from ofmu.io.library_logging import asking_the_hub
 from ofmu.models.hub import hub_reason
 
 
@@ -25,7 +26,8 @@ def load_hub_split(name: str, split: str, *, subset: str | None = None, file_for
     from datasets.exceptions import DatasetsError
 
     try:
-        return load_dataset(name, *([] if subset is None else [subset]), split=split)
+        with asking_the_hub():
+            return load_dataset(name, *([] if subset is None else [subset]), split=split)
     except (OSError, ValueError, DatasetsError) as error:
         shown = f"'{name}'" if subset is None else f"'{name}' ({subset})"
         raise DataError(

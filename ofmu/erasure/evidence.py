@@ -39,6 +39,14 @@ class RowsRecord(Section):
     """The rows. None unless the user asked for them."""
 
 
+class ReviewRecord(Section):
+    """The rows of the corpus that somebody should look at, in ``rows/review.jsonl`` of the request's directory."""
+
+    count: int
+    hash: str
+    """HMAC-SHA256 (hex) of the file's text."""
+
+
 class RequestRecord(Section):
     """The request."""
 
@@ -51,6 +59,8 @@ class RequestRecord(Section):
     person: str | None = None
     """The name. None unless the user asked for it."""
     rows: list[RowsRecord]
+    review: ReviewRecord | None = None
+    """The decisions about single rows of the corpus. None in the evidence of older versions."""
     notes: list[str]
     """What a reader should know about the rows."""
 
@@ -265,6 +275,11 @@ def rows_record(
         row_hashes=hashes,
         texts=texts,
     )
+
+
+def review_record(text: str, key: bytes) -> ReviewRecord:
+    """Return the record of a file of rows to review, from its text and the key of the hashes."""
+    return ReviewRecord(count=text.count("\n"), hash=keyed_hash(key, text))
 
 
 def schema() -> Mapping[str, Any]:

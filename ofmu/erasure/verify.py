@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from ofmu.erasure.evidence import FORMAT, Evidence, differing_files, evidence_hash, files_of
+from ofmu.erasure.evidence import FORMAT, Evidence, differing_files, evidence_hash, files_of, review_record
 from ofmu.erasure.evidence_files import OWN_FILES, PUBLIC_KEY, RECORD, SIGNATURE
 from ofmu.erasure.signature import fingerprint, is_signature, parse_public_key, read_public_key
-from ofmu.erasure.workspace import EVIDENCE
+from ofmu.erasure.workspace import EVIDENCE, Workspace
 from ofmu.errors import ConfigError, EvidenceError
 from ofmu.io.cache import model_hashes
 from ofmu.io.files import check_regular, file_hash, looked_for
@@ -34,6 +34,8 @@ class VerifiedEvidence:
     """SHA-256 (hex) of the signer's public key in DER."""
     is_known_signer: bool
     """Whether the caller gave this key. Otherwise anybody may be the signer."""
+    review: Path | None = None
+    """The file of rows to review, if it lies in the request's directory and is that of the evidence."""
 
 
 def verify_evidence(
@@ -48,7 +50,8 @@ def verify_evidence(
 
     Raises:
         EvidenceError: the directory holds no evidence, a file was altered, is missing or was added, the record is not
-            signed, another key signed it, or ``model`` is another model.
+            signed, another key signed it, or ``model`` is another model. Or the rows to review, which lie beside the
+            evidence in the directory of ``ofmu forget``, were altered.
         ConfigError: ``public_key`` holds no Ed25519 public key.
     """
     expected = None if public_key is None else read_public_key(Path(public_key))
@@ -64,7 +67,8 @@ def verify_evidence(
         )
     if model is not None:
         _check_model(record, Path(model))
-    return VerifiedEvidence(place, record, record.signature.public_key_sha256, expected is not None)
+    review = _checked_review(record, place)
+    return VerifiedEvidence(place, record, record.signature.public_key_sha256, expected is not None, review)
 
 
 def read_intact(directory: Path) -> Evidence:
@@ -150,6 +154,26 @@ def _check_files(record: Evidence, place: Path) -> None:
         raise EvidenceError(
             f"{place / added[0]} is not listed in {RECORD}, so it was added: remove it, or {ASK_AUTHOR}"
         )
+
+
+def _checked_review(record: Evidence, place: Path) -> Path | None:
+    """Return the file of rows to review after its check; None if the file, or the key of its hash, is not there.
+
+    The file holds rows in clear, so who gets the evidence does not get the file, and the user may delete it.
+    """
+    place = place.absolute()
+    home, expected = Workspace(place.parent), record.request.review
+    if expected is None or place.name != EVIDENCE or not home.review.is_file():
+        return None
+    state = home.state()
+    if state is None or state.get("id") != record.request.id:
+        return None
+    text = _read(home.review).decode(errors="replace")
+    if review_record(text, home.hash_key()) != expected:
+        raise EvidenceError(
+            f"{home.review} was altered, since its hash is not the one in {RECORD}: restore it from a copy"
+        )
+    return home.review
 
 
 def _check_model(record: Evidence, model: Path) -> None:

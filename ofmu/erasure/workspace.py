@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import time
@@ -195,8 +196,10 @@ class Workspace:
                 {"number": each.number, "decision": each.decision, "reason": each.reason, **record_of(each.row)}
                 for each in rows.review
             )
-            write_text(folder / _REVIEW, "".join(map(json_line, reviewed)))
+            review = "".join(map(json_line, reviewed))
+            write_text(folder / _REVIEW, review)
             stored = {
+                "review_hash": _text_hash(review),
                 "hashes": {name: found.content_hash for name, found in sets.items()},
                 "origins": dict(rows.origins),
                 "retain_source": rows.retain_source,
@@ -249,6 +252,7 @@ class Workspace:
         file = self.path / ROWS / _ROWS_STATE
         with stored_values(file):
             person = (read_stored(file) or {})["person"]
+        self.read_review()
         with stored_values(self.review):
             reviewed = [dict(record) for record in read_records(self.review)]
             left_out = tuple(
@@ -267,6 +271,24 @@ class Workspace:
             )
         return (*self.earlier_rows(), own)
 
+    def read_review(self) -> str:
+        """Return the text of the file of rows to review.
+
+        Raises:
+            RunError: the file is missing, cannot be read, or was changed after it was written.
+        """
+        file = self.path / ROWS / _ROWS_STATE
+        with stored_values(file):
+            # Requests of older versions have no hash of this file.
+            expected = (read_stored(file) or {}).get("review_hash")
+        try:
+            text = self.review.read_bytes().decode()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.review} cannot be read ({error}): restore it from a copy") from error
+        if expected is not None and _text_hash(text) != expected:
+            raise RunError(f"{self.review} was changed after it was written: restore it from a copy")
+        return text
+
     def earlier_rows(self) -> tuple[EarlierRows, ...]:
         """Return the rows of the requests before this one, the oldest first; empty for a first request.
 
@@ -278,6 +300,10 @@ class Workspace:
     def _is_ours(self) -> bool:
         state = self.state()
         return state is not None and state.get("format") == FORMAT
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _now() -> str:

@@ -14,6 +14,10 @@ Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling"]
 RELEARNING_STEPS, RELEARNING_ROWS = 10, 8
 """Training steps of the attack ``relearning``, and the forget rows that each of them reads."""
 
+HELD_BYTES = 2**30
+"""Bytes of the target's logits that a divergence holds at once. The target is opened once for each portion of this
+size."""
+
 _LEFT_OUT_UNLESS_SET = ("custom_metrics", "kl", "max_rows", "run_attacks")
 
 

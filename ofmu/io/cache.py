@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ofmu.errors import StorageError
-from ofmu.io.files import file_hash, sync
+from ofmu.io.files import FileHashes, file_hash, sync
 
 MANIFEST = "complete.json"
 """Name of an entry's manifest, which holds the checksums of the entry's files and the cost of the entry."""
@@ -52,10 +52,14 @@ class Cache:
     Args:
         root: the directory of the cache.
         on_wait: called once a minute while another process builds the entry that this process wants.
+        hashes: hashes of files that the caller has read, which are not read again. None: none.
     """
 
-    def __init__(self, root: Path, on_wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, root: Path, on_wait: Callable[[], None] = lambda: None, hashes: FileHashes | None = None
+    ) -> None:
         self.root, self._on_wait = root, on_wait
+        self._hashes = hashes or FileHashes()
 
     def get_or_create(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Entry:
         """Return the entry for ``parts``. Build the entry if there is none, or if a file of the entry has changed.
@@ -73,7 +77,7 @@ class Cache:
         def fill(directory: Path) -> Mapping[str, float]:
             cost = dict(build(directory))
             with self._storage_errors():
-                write_manifest(directory, cost, parts)
+                write_manifest(directory, cost, parts, self._hashes)
             return cost
 
         cost, created = self._get(entry, fill)
@@ -103,13 +107,13 @@ class Cache:
         def fill(directory: Path) -> Mapping[str, float] | None:
             with self._storage_errors():
                 copy(directory)
-            return read_manifest(directory)
+            return read_manifest(directory, self._hashes)
 
         return None if self._get(entry, fill)[0] is None else entry
 
     def _get(self, entry: Path, fill: _Fill) -> tuple[Mapping[str, float] | None, bool]:
         """Return the cost of the entry, and whether ``fill`` was called. The cost is None if ``fill`` returned None."""
-        cost = read_manifest(entry)
+        cost = read_manifest(entry, self._hashes)
         if cost is not None:
             return cost, False
         lock = FileLock(entry.with_name(f".{entry.name}.lock"))
@@ -118,7 +122,7 @@ class Cache:
             self._wait_for(lock)
         try:
             # Another process may have built the entry while this process waited for the lock.
-            cost = read_manifest(entry)
+            cost = read_manifest(entry, self._hashes)
             return (cost, False) if cost is not None else (self._create(entry, fill), True)
         finally:
             lock.release()
@@ -185,21 +189,27 @@ def content_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def directory_hashes(directory: Path) -> dict[str, str]:
+FileHash = Callable[[Path], str]
+"""Returns the SHA-256 (hex) of a file: :func:`ofmu.io.files.file_hash`, or :class:`ofmu.io.files.FileHashes`."""
+
+
+def directory_hashes(directory: Path, hash_of: FileHash = file_hash) -> dict[str, str]:
     """Return the SHA-256 (hex) of every file under ``directory`` by relative path, without the manifest."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(directory).as_posix(): file_hash(path) for path in files}
+    return {path.relative_to(directory).as_posix(): hash_of(path) for path in files}
 
 
-def model_hashes(directory: Path) -> dict[str, str]:
+def model_hashes(directory: Path, hash_of: FileHash = file_hash) -> dict[str, str]:
     """Return the SHA-256 (hex) by name of the files of a saved model: weights, configs and tokenizer."""
     files = sorted(path for path in directory.iterdir() if path.suffix in MODEL_SUFFIXES and path.name != MANIFEST)
-    return {path.name: file_hash(path) for path in files}
+    return {path.name: hash_of(path) for path in files}
 
 
-def write_manifest(directory: Path, cost: Mapping[str, float], parts: Mapping[str, Any]) -> None:
+def write_manifest(
+    directory: Path, cost: Mapping[str, float], parts: Mapping[str, Any], hash_of: FileHash = file_hash
+) -> None:
     """Flush the files of a directory to disk, then write their checksums as the manifest."""
-    files = directory_hashes(directory)
+    files = directory_hashes(directory, hash_of)
     for name in files:
         sync(directory / name)
     manifest = directory / MANIFEST
@@ -208,11 +218,11 @@ def write_manifest(directory: Path, cost: Mapping[str, float], parts: Mapping[st
     sync(directory)
 
 
-def read_manifest(directory: Path) -> dict[str, float] | None:
+def read_manifest(directory: Path, hash_of: FileHash = file_hash) -> dict[str, float] | None:
     """Return the cost of a complete entry; None if a file is missing, is not in the manifest, or has changed."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        complete = manifest["files"] == directory_hashes(directory)
+        complete = manifest["files"] == directory_hashes(directory, hash_of)
         return dict(manifest["cost"]) if complete else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

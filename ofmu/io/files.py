@@ -150,6 +150,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class FileHashes:
+    """SHA-256 (hex) of files, each of which is read once. A file that changed is read again.
+
+    A file counts as the same while its device, inode, size and times of change are the same, also under another name.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def __call__(self, path: Path) -> str:
+        """Return the hash of a file's bytes."""
+        stat = path.stat()
+        key = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        if key not in self._known:
+            self._known[key] = file_hash(path)
+        return self._known[key]
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file of at most :data:`MAX_JSON_BYTES`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,18 @@ HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun, such as ``1 seed`` and ``2 seeds``. Only regular plurals are made."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(words: Sequence[str], most: int = 8) -> str:
+    """Return words as a list in a sentence, such as ``a, b and c``. Of more than ``most`` words, the rest are counted.
+
+    Args:
+        words: at least one word.
+        most: the largest number of words that are named.
+    """
+    if len(words) > most:
+        return f"{', '.join(words[:most])} and {len(words) - most} more"
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
 def parse_json(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

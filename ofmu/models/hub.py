@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ofmu.errors import ModelError
 from ofmu.io.files import looked_for
+from ofmu.io.library_logging import asking_the_hub
 from ofmu.models.files import check_model_directory
 
 _DOWNLOADED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -71,7 +72,8 @@ def _snapshot(path: str, revision: str | None, *, only_cached: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     files = _DOWNLOADED_FILES
-    return Path(snapshot_download(path, revision=revision, allow_patterns=files, local_files_only=only_cached))
+    with asking_the_hub():
+        return Path(snapshot_download(path, revision=revision, allow_patterns=files, local_files_only=only_cached))
 
 
 def load_failure(path: str | Path, error: Exception) -> str:

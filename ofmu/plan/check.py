@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import MemoryLimitError
+from ofmu.evaluation.config import HELD_BYTES
 from ofmu.methods.registry import method_class
 from ofmu.models.hub import cached_directory
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config, sizes_of
@@ -25,7 +26,14 @@ _STATES = 60
 """Values that a block keeps for one token, in multiples of its width, that no known architecture exceeds."""
 
 
-def check_fit(config: UnlearnConfig, *, ranks: int = 1, on_gpu: bool | None = None, share: float = 1.0) -> None:
+def check_fit(
+    config: UnlearnConfig,
+    *,
+    ranks: int = 1,
+    on_gpu: bool | None = None,
+    share: float = 1.0,
+    keeps_round: bool = False,
+) -> None:
     """Check that a run fits the memory of this machine.
 
     A model that is not on this machine yet, images, and ``engine.check_memory`` false are not checked.
@@ -35,6 +43,7 @@ def check_fit(config: UnlearnConfig, *, ranks: int = 1, on_gpu: bool | None = No
         ranks: ranks on this machine. Without GPUs they share its memory.
         on_gpu: whether ranks run on GPUs. None: as ``engine.device`` says on this machine.
         share: the share of one GPU that a rank may use.
+        keeps_round: whether the run may keep the weights of an earlier round.
 
     Raises:
         MemoryLimitError: the run does not fit. The message names the smallest change that makes it fit.
@@ -49,12 +58,12 @@ def check_fit(config: UnlearnConfig, *, ranks: int = 1, on_gpu: bool | None = No
     if memory is None:
         return
     budget = memory * share if gpu else memory / ranks
-    if _bound(config, model, sizes_of(model)) <= _SURE_SHARE * budget:
+    if _bound(config, model, sizes_of(model), keeps_round=keeps_round) <= _SURE_SHARE * budget:
         return
     # Transformers takes seconds to import, and most runs are far below the bound.
     from ofmu.plan.plan import make_plan
 
-    plan = make_plan(config, ranks=ranks, on_gpu=gpu, budget=budget)
+    plan = make_plan(config, ranks=ranks, on_gpu=gpu, budget=budget, keeps_round=keeps_round)
     if not plan.fits:
         raise MemoryLimitError(refusal(plan))
     _check_host(plan)
@@ -116,10 +125,14 @@ def _has_gpu(config: UnlearnConfig) -> bool:
     return torch.cuda.is_available()
 
 
-def _bound(config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes) -> float:
+def _bound(config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, *, keeps_round: bool) -> float:
     """Return bytes that no rank of the run exceeds, from a few multiplications."""
     held = method_class(config.method.name, config.method.module).held_vectors(config.method) or HeldVectors()
     copies = _COPIES + held.kept + held.in_pass + held.between + (2 if config.method.saliency_fraction < 1 else 0)
+    # A saved model, its trained copy, two moments and gradients; the last round and an earlier one; the run's weights.
+    copies += (
+        (5 if config.evaluation.run_attacks else 0) + (2 if keeps_round else 0) + (1 if config.evaluation.kl else 0)
+    )
     rows = max(config.method.batch_size, config.training.batch_size, config.evaluation.batch_size)
     tokens = rows * (config.data.max_length + config.evaluation.max_new_tokens)
     width = sizes.embeddings // max(1, int(model.get("vocab_size", 1)))
@@ -128,4 +141,5 @@ def _bound(config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes) -
     states = sizes.layers * (_STATES * width + 8 * widest + scores)
     derivatives = 8 if config.method.needs_double_backward else 1
     logits = 8 * int(model.get("vocab_size", 1))
-    return 4.0 * (copies * sizes.parameters + derivatives * tokens * (states + logits))
+    logits_held = 2.0 * HELD_BYTES if config.evaluation.kl else 0.0
+    return logits_held + 4.0 * (copies * sizes.parameters + derivatives * tokens * (states + logits))

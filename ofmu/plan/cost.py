@@ -72,12 +72,19 @@ def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
 
 
 def _robustness_cost(config: UnlearnConfig, work: Workload) -> Cost:
-    """Return the cost of a run's attacks. Sampled answers and the divergence from the target are not counted."""
+    """Return the cost of the divergence from the target, which both models read, and of a run's attacks."""
     evaluation, cost = config.evaluation, Cost()
+    if evaluation.kl:
+        cost += Cost(forward_tokens=2 * work.divergence_tokens)
+    if "sampling" in evaluation.run_attacks:
+        cost += Cost(forward_tokens=work.sampled_tokens)
     if "relearning" in evaluation.run_attacks:
         rows = min(RELEARNING_ROWS, work.forget_rows)
         cost += Cost(
-            gradient_evaluations=RELEARNING_STEPS, gradient_tokens=RELEARNING_STEPS * rows * work.forget_tokens
+            gradient_evaluations=RELEARNING_STEPS,
+            gradient_tokens=RELEARNING_STEPS * rows * work.forget_tokens,
+            # The other rows are measured before the first step and after each one.
+            forward_tokens=(RELEARNING_STEPS + 1) * (work.forget_rows - rows or rows) * work.forget_tokens,
         )
     scored = sum(name.startswith("quantization") for name in evaluation.run_attacks)
     return cost + Cost(forward_tokens=scored * work.evaluation_tokens)

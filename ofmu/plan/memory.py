@@ -16,46 +16,15 @@ from ofmu.models.meta import MAX_PARAMETERS
 from ofmu.models.sizes import ModelSizes
 from ofmu.models.weights import stored_under_other_names
 from ofmu.plan.passes import PassPeaks, scoring_pass, training_pass
+from ofmu.plan.phases import Component, Phase
+from ofmu.plan.robustness import attacks, divergence
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
 from ofmu.vectors.held import HeldVectors
 
+_KEPT = (("the kept round", 1), ("the kept round and the last one", 2))
 PREPARATION = "preparation"
 """Name of the phase that trains the target and the retrained model."""
-
-
-@dataclass(frozen=True)
-class Component:
-    """A part of a rank's memory."""
-
-    name: str
-    size: float
-    """Bytes."""
-    on_host: bool = False
-    """Whether the part is in host memory although the device is a GPU."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """The components that are alive at the peak of a phase."""
-
-    name: str
-    components: tuple[Component, ...]
-
-    @property
-    def device(self) -> float:
-        """Bytes on the device."""
-        return sum(part.size for part in self.components if not part.on_host)
-
-    @property
-    def host(self) -> float:
-        """Bytes in host memory, if the device is a GPU."""
-        return sum(part.size for part in self.components if part.on_host)
-
-    @property
-    def total(self) -> float:
-        """Bytes on the device and in host memory: what a process without a GPU needs."""
-        return self.device + self.host
 
 
 @dataclass(frozen=True)
@@ -89,6 +58,7 @@ def memory_plan(
     *,
     ranks: int,
     on_gpu: bool,
+    keeps_round: bool = False,
 ) -> MemoryPlan:
     """Return the memory of one rank.
 
@@ -99,6 +69,7 @@ def memory_plan(
         work: the lengths of the rows.
         ranks: number of ranks.
         on_gpu: whether the device is a GPU.
+        keeps_round: whether the run may keep the weights of an earlier round: see :mod:`ofmu.kept_round`.
     """
     adapter = config.model.adapter
     adapters = sizes.adapter_parameters(adapter)
@@ -120,12 +91,31 @@ def memory_plan(
         Component("optimizer and kept vectors", vectors.kept * engine.vector, offloaded),
     )
     buildable = sizes.parameters <= MAX_PARAMETERS
+    # While rounds are scored at the end of a run, the last round is kept beside the earlier one.
+    kept, both = (Component(name, float(keeps_round * count * engine.vector), True) for name, count in _KEPT)
+    gradients = Component("gradients of the last round", engine.gradients, offloaded)
+    after = (*standing, gradients, kept, Component("gathered weights", engine.gathered_weights))
     phases = (
         *_preparation(config, model, sizes, work, ranks, buildable=buildable, on_gpu=on_gpu),
         _load(engine, standing, on_gpu=on_gpu),
-        _round(config, model, sizes, work, engine, vectors, standing, ranks, buildable=buildable, offloaded=offloaded),
-        _evaluation(config, model, sizes, work, engine, standing, buildable=buildable, offloaded=offloaded),
-        _save(engine, standing, sizes, adapter, on_gpu=on_gpu, offloaded=offloaded),
+        _round(
+            config,
+            model,
+            sizes,
+            work,
+            engine,
+            vectors,
+            (*standing, kept),
+            ranks,
+            buildable=buildable,
+            offloaded=offloaded,
+        ),
+        _evaluation(config, model, sizes, work, engine, (*standing, both), buildable=buildable, offloaded=offloaded),
+        _save(engine, (*standing, kept), sizes, adapter, on_gpu=on_gpu, offloaded=offloaded),
+        *divergence(
+            config, model, sizes, work, engine, after, _attention(config), buildable=buildable, offloaded=offloaded
+        ),
+        *attacks(config, model, sizes, work, after, _largest_weight(sizes), buildable=buildable),
     )
     return MemoryPlan(trainable=trainable, frozen=frozen, phases=phases, declared=held is not None)
 

@@ -22,8 +22,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ofmu.data.rows import Example
+from ofmu.evaluation.robustness.divergence import summed_divergence
 from ofmu.evaluation.scoring.kv_cache import extend, prefill, supports_prompt_cache
-from ofmu.evaluation.scoring.teacher_forcing import AnswerLogits, read_answers, token_values
+from ofmu.evaluation.scoring.teacher_forcing import AnswerLogits, logits_of_one_pass, read_answers, token_values
 from ofmu.losses import answer_nll
 from ofmu.models.chunked_logits import replaced, whole_logits
 from ofmu.models.config import AdapterConfig
@@ -190,6 +191,49 @@ def _scoring_pass(
 
     # A longer cache is one allocation, so two steps reach the peak of a whole generation.
     return extrapolated((max(1, answer - 1),)), extrapolated((max(1, new_tokens - 1), 1)) if new_tokens else 0.0
+
+
+def divergence_pass(
+    config: Mapping[str, Any],
+    layers: int,
+    rows: int,
+    length: int,
+    answer: int,
+    *,
+    attention: Literal["sdpa", "eager"],
+    dtype: torch.dtype,
+) -> float:
+    """Return the peak bytes of comparing a batch's logits with those of the target, beyond the weights.
+
+    Args:
+        config: the content of ``config.json``.
+        layers: number of blocks of the model.
+        rows: rows of a batch.
+        length: tokens of the longest row.
+        answer: tokens of the longest answer.
+        attention: the attention implementation.
+        dtype: the type of the weights.
+    """
+    return _divergence_pass(json.dumps(config, sort_keys=True), layers, rows, length, answer, attention, dtype)
+
+
+@lru_cache(maxsize=64)
+def _divergence_pass(
+    config: str, layers: int, rows: int, length: int, answer: int, attention: str, dtype: torch.dtype
+) -> float:
+    shape = json.loads(config)
+    batch = [Example((0,) * length, max(1, length - answer))] * rows
+
+    def at(depth: int) -> float:
+        model = build_meta_model(shape, depth, attention=_name(attention), dtype=dtype)
+        model.eval()
+        with torch.no_grad(), _Live(model) as live:
+            for logits in logits_of_one_pass(model, batch, 0):
+                summed_divergence(torch.empty_like(logits, dtype=torch.float32), logits)
+        return float(live.peak)
+
+    shallow, deep = (at(depth) for depth in _DEPTHS)
+    return _extrapolate(shallow, deep, layers)
 
 
 @contextmanager

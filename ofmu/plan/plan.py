@@ -47,6 +47,8 @@ class Plan:
     budget: float | None
     """Bytes that a rank may use on its device. None: unknown."""
     memory: MemoryPlan
+    keeps_round: bool = False
+    """Whether the run may keep the weights of an earlier round."""
 
     @property
     def needed(self) -> float:
@@ -75,7 +77,15 @@ class Plan:
                 changed = _changed(self.config, overrides)
             except OfmuError:
                 continue  # this method or model does not have the setting
-            memory = memory_plan(changed, self.model, self.sizes, self.work, ranks=self.ranks, on_gpu=self.on_gpu)
+            memory = memory_plan(
+                changed,
+                self.model,
+                self.sizes,
+                self.work,
+                ranks=self.ranks,
+                on_gpu=self.on_gpu,
+                keeps_round=self.keeps_round,
+            )
             if (needed := memory.needed(on_gpu=self.on_gpu)) < self.needed:
                 yield Candidate(overrides, needed)
 
@@ -87,7 +97,12 @@ class Plan:
 
 
 def make_plan(
-    config: UnlearnConfig, *, ranks: int = 1, on_gpu: bool | None = None, budget: float | None = None
+    config: UnlearnConfig,
+    *,
+    ranks: int = 1,
+    on_gpu: bool | None = None,
+    budget: float | None = None,
+    keeps_round: bool = False,
 ) -> Plan:
     """Compute what a run needs. No weights are read.
 
@@ -96,6 +111,7 @@ def make_plan(
         ranks: number of ranks.
         on_gpu: whether ranks run on GPUs. None: as ``engine.device`` says on this machine.
         budget: bytes that a rank may use. None: the plan compares with nothing.
+        keeps_round: whether the run may keep the weights of an earlier round, as ``search.checkpoint_selection`` asks.
 
     Raises:
         ConfigError: the data are images.
@@ -117,7 +133,8 @@ def make_plan(
         ranks=ranks,
         on_gpu=gpu,
         budget=budget,
-        memory=memory_plan(config, model, sizes, work, ranks=ranks, on_gpu=gpu),
+        memory=memory_plan(config, model, sizes, work, ranks=ranks, on_gpu=gpu, keeps_round=keeps_round),
+        keeps_round=keeps_round,
     )
 
 

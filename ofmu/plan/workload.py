@@ -8,11 +8,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ofmu.data.encoding import load_tokenizer
+from ofmu.data.encoding import encode_prompt, load_tokenizer
 from ofmu.data.load import load_data
 from ofmu.data.row_encoder import RowEncoder
-from ofmu.data.rows import Example, Row, UnlearnData
+from ofmu.data.rows import Example, Row, RowSet, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
+from ofmu.evaluation.robustness.attacks import SAMPLED_ROWS, SAMPLES
+from ofmu.evaluation.robustness.divergence import COMPARED_SETS
+from ofmu.evaluation.scores import hash_sample
+from ofmu.evaluation.sets import FORGET, IN_SCOPE_PREFIX
 from ofmu.models.scratch import train_tokenizer
 from ofmu.run_config import UnlearnConfig
 
@@ -42,8 +46,25 @@ class Workload:
     """Answers that an evaluation scores."""
     evaluation_tokens: float
     """Tokens that an evaluation reads to score answers and to generate at most."""
+    scored_sets: tuple[tuple[int, float], ...] = ()
+    """Rows of each evaluation set, and the tokens that are read to score their answers. Hard questions about the forget
+    rows are left out."""
+    divergence_rows: int = 0
+    """Rows on which ``evaluation.kl`` compares a run with the target."""
+    divergence_tokens: float = 0.0
+    """Tokens of these rows. The target and the run read them once each."""
+    divergence_answer_tokens: float = 0.0
+    """Tokens of their answers."""
+    sampled_rows: int = 0
+    """Questions that the attack ``sampling`` asks."""
+    sampled_tokens: float = 0.0
+    """Tokens that the attack reads and generates at most, with all samples."""
     measured: bool
     """False: the rows were not encoded, and each counts as ``data.max_length`` tokens."""
+
+    def partial_tokens(self, rows: int) -> float:
+        """Return the tokens that an evaluation on at most ``rows`` rows of each set reads. It generates nothing."""
+        return sum(tokens * min(1.0, rows / max(1, count)) for count, tokens in self.scored_sets)
 
 
 @dataclass(frozen=True)
@@ -82,14 +103,24 @@ def workload(
     limits = _Limits(model.get("vocab_size"), model.get("max_position_embeddings"))
     encoder = RowEncoder(tokenizer, config.data, limits)
     forget, retain = (encoder.encode_rows(rows.name, rows.rows) for rows in (data.forget, data.retain))
-    scored = [
+    scored_sets = {name: _scored(rows, data, config.evaluation) for name, rows in data.evaluation.items()}
+    encoded = {
+        name: [
+            example
+            for row in rows
+            for answer in _answers(row)
+            for example in encoder.encode("evaluation", row.question, answer)
+        ]
+        for name, rows in scored_sets.items()
+    }
+    scored = [example for examples in encoded.values() for example in examples] or forget
+    compared = [
         example
-        for rows in data.evaluation.values()
-        for row in rows.rows[: config.evaluation.max_rows if rows.name != data.forget.name else None]
-        for answer in _answers(row)
-        for example in encoder.encode("evaluation", row.question, answer)
+        for name in COMPARED_SETS
+        for row in scored_sets.get(name, ())
+        for example in encoder.encode("evaluation", row.question, row.answer)
     ]
-    scored = scored or forget
+    asked = [len(encode_prompt(tokenizer, row.question, config.data)) for row in _asked(data)]
     return Workload(
         forget_rows=len(forget),
         retain_rows=len(retain),
@@ -100,6 +131,16 @@ def workload(
         longest_answer=max(example.answer_length for example in scored),
         evaluation_rows=len(scored),
         evaluation_tokens=sum(len(e.input_ids) for e in scored) + _generated(data, config.evaluation),
+        scored_sets=tuple(
+            (len(scored_sets[name]), float(sum(len(example.input_ids) for example in examples)))
+            for name, examples in encoded.items()
+            if not name.startswith(IN_SCOPE_PREFIX)
+        ),
+        divergence_rows=len(compared),
+        divergence_tokens=sum(len(example.input_ids) for example in compared),
+        divergence_answer_tokens=sum(example.answer_length for example in compared),
+        sampled_rows=len(asked),
+        sampled_tokens=SAMPLES * (sum(asked) + len(asked) * config.evaluation.max_new_tokens),
         measured=True,
     )
 
@@ -107,6 +148,12 @@ def workload(
 def _longest_possible(config: UnlearnConfig, data: UnlearnData) -> Workload:
     length = min(config.data.max_length, _LONGEST)
     scored = sum(len(_answers(row)) for rows in data.evaluation.values() for row in rows.rows)
+    asked = len(_asked(data))
+    compared = sum(
+        len(_scored(data.evaluation[name], data, config.evaluation))
+        for name in COMPARED_SETS
+        if name in data.evaluation
+    )
     return Workload(
         forget_rows=len(data.forget),
         retain_rows=len(data.retain),
@@ -117,8 +164,29 @@ def _longest_possible(config: UnlearnConfig, data: UnlearnData) -> Workload:
         longest_answer=length - length // 2,
         evaluation_rows=max(1, scored),
         evaluation_tokens=scored * length + _generated(data, config.evaluation),
+        scored_sets=tuple(
+            (len(rows), float(length * sum(len(_answers(row)) for row in rows.rows)))
+            for name, rows in data.evaluation.items()
+            if not name.startswith(IN_SCOPE_PREFIX)
+        ),
+        divergence_rows=compared,
+        divergence_tokens=compared * length,
+        divergence_answer_tokens=compared * (length - length // 2),
+        sampled_rows=asked,
+        sampled_tokens=SAMPLES * asked * (length // 2 + config.evaluation.max_new_tokens),
         measured=False,
     )
+
+
+def _scored(rows: RowSet, data: UnlearnData, evaluation: EvaluationConfig) -> tuple[Row, ...]:
+    return rows.rows[: evaluation.max_rows if rows.name != data.forget.name else None]
+
+
+def _asked(data: UnlearnData) -> list[Row]:
+    """Return the forget rows whose questions the attack ``sampling`` asks."""
+    forget = data.evaluation[FORGET].rows if FORGET in data.evaluation else data.forget.rows
+    chosen = (forget[index] for index in hash_sample(forget, SAMPLED_ROWS))
+    return [row for row in chosen if row.question]
 
 
 def _generated(data: UnlearnData, evaluation: EvaluationConfig) -> int:

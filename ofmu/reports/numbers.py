@@ -38,7 +38,22 @@ def duration(seconds: float | None) -> str:
 
 
 def memory(size: float | None) -> str:
-    """Return bytes as MB or GB; a dash for None."""
-    if size is None:
+    """Return bytes in MiB or GiB with three digits, such as ``477 MiB``; a dash for None and NaN."""
+    if size is None or math.isnan(size):
         return MISSING
-    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+    if size < 999.5 * 2**20:
+        return f"{size / 2**20:.3g} MiB"
+    amount = size / 2**30
+    return f"{amount:.3g} GiB" if amount < 999.5 else f"{amount:.0f} GiB"
+
+
+def metric_text(name: str, value: object, digits: int = 4) -> str:
+    """Return a metric's value: bytes as :func:`memory` writes them, anything else as :func:`number` does.
+
+    Args:
+        name: the metric. The name of a number of bytes ends with ``_bytes``.
+        value: its value, or None.
+        digits: significant digits of a number.
+    """
+    is_size = name.endswith("_bytes") and isinstance(value, int | float) and not isinstance(value, bool)
+    return memory(float(value)) if is_size else number(value, digits)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from ofmu import errors
 from ofmu.errors import OfmuError, StorageError
 from ofmu.io.cache import MANIFEST, Cache, Entry
+from ofmu.io.files import FileHashes
 
 
 class _Message(TypedDict, total=False):
@@ -30,10 +31,15 @@ class _Message(TypedDict, total=False):
 
 
 class CollectiveCache:
-    """A cache that the ranks of the process group use together, in the same order. All ranks see its directory."""
+    """A cache that the ranks of the process group use together, in the same order. All ranks see its directory.
 
-    def __init__(self, root: Path) -> None:
-        self._cache = Cache(root, on_wait=lambda: _announce({"state": "wait"}))
+    Args:
+        root: the directory of the cache.
+        hashes: hashes of files that this process has read.
+    """
+
+    def __init__(self, root: Path, hashes: FileHashes | None = None) -> None:
+        self._cache = Cache(root, on_wait=lambda: _announce({"state": "wait"}), hashes=hashes)
 
     def get_or_create(
         self,

@@ -11,6 +11,7 @@ from ofmu.errors import DataError
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.open_unlearning_export import Log
+from ofmu.io.files import FileHashes
 from ofmu.run_config import UnlearnConfig
 from ofmu.task import Task
 from ofmu.tasks.events import PreparationCallback
@@ -31,9 +32,14 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def preparation(
-        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+        self,
+        config: UnlearnConfig,
+        callback: PreparationCallback | None,
+        *,
+        only_cached: bool = False,
+        hashes: FileHashes | None = None,
     ) -> Preparation:
-        """Return a preparation. ``only_cached``: raise NotCachedError instead of making a part."""
+        """Return a preparation: :class:`ofmu.tasks.preparation.Preparation` documents the arguments."""
 
     @abstractmethod
     def load_data(self, config: UnlearnConfig) -> Any:

@@ -19,8 +19,8 @@ import torch.distributed as dist
 import transformers
 
 from ofmu.finetuning.loop import EpochCallback
-from ofmu.io.cache import Cache, Entry, cache_root, model_hashes
-from ofmu.io.files import file_hash
+from ofmu.io.cache import Cache, Entry, FileHash, cache_root, model_hashes
+from ofmu.io.files import FileHashes, file_hash
 from ofmu.io.progress import working_on
 from ofmu.models.hub import cached_directory, local_directory
 from ofmu.run_config import UnlearnConfig
@@ -78,14 +78,21 @@ class Preparation(ABC):
         config: the run.
         callback: called when a part is ready, and after each epoch of a training.
         only_cached: raise NotCachedError for a part that the cache does not have.
+        hashes: hashes of files that the caller has read. Each file is read once to be hashed.
     """
 
     def __init__(
-        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+        self,
+        config: UnlearnConfig,
+        callback: PreparationCallback | None,
+        *,
+        only_cached: bool = False,
+        hashes: FileHashes | None = None,
     ) -> None:
         self._config, self._callback, self._only_cached = config, callback, only_cached
         self._root = cache_root(config.cache_dir)
         self._collective = False
+        self._hashes = hashes or FileHashes()
         self._entries: dict[str, Entry] = {}
 
     @abstractmethod
@@ -162,7 +169,7 @@ class Preparation(ABC):
             self._save(self._scores_of(model_directory, part.removesuffix("_scores")), directory)
             return {}
 
-        parts = {"model": model_hashes(model_directory), **self._scoring()}
+        parts = {"model": model_hashes(model_directory, self._hashes), **self._scoring()}
         return RunFiles(self._get(part, "scores", parts, build, together=True)).scores
 
     def _given_reference(self) -> Path | None:
@@ -175,7 +182,7 @@ class Preparation(ABC):
             self._save(self._scores_at(path), directory)
             return {}
 
-        parts = {"reference": reference_hashes(path), **self._scoring()}
+        parts = {"reference": reference_hashes(path, self._hashes), **self._scoring()}
         scores = RunFiles(self._get("reference_scores", "scores", parts, build, together=True)).scores
         self._check_match(scores)
         return scores
@@ -228,9 +235,9 @@ class Preparation(ABC):
 
         all_parts = {"recipe": CACHE_VERSION, "versions": _VERSIONS, **parts}
         if self._collective:
-            entry = CollectiveCache(self._root).get_or_create(kind, all_parts, timed, collective=together)
+            entry = CollectiveCache(self._root, self._hashes).get_or_create(kind, all_parts, timed, collective=together)
         else:
-            entry = Cache(self._root).get_or_create(kind, all_parts, timed)
+            entry = Cache(self._root, hashes=self._hashes).get_or_create(kind, all_parts, timed)
         self._entries[part] = entry
         if self._callback is not None:
             self._callback(PartReady(part=part, created=entry.created, seconds=perf_counter() - started))
@@ -243,7 +250,7 @@ class Preparation(ABC):
         return lambda end: callback(TrainingEpoch(part=part, epoch=end.epoch, epochs=end.epochs, loss=end.loss))
 
 
-def reference_hashes(path: str) -> dict[str, str]:
+def reference_hashes(path: str, hash_of: FileHash = file_hash) -> dict[str, str]:
     """Return the hash of the reference's scores, or the hashes of the reference model's files."""
     scores = reference_scores_file(path)
-    return {"scores": file_hash(scores)} if scores is not None else model_hashes(local_directory(path))
+    return {"scores": hash_of(scores)} if scores is not None else model_hashes(local_directory(path), hash_of)

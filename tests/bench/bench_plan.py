@@ -36,8 +36,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "projection": {"method": {"decorrelation": "projection", "similarity_threshold": -1.0}},
     "simnpo": {"method": {"name": "simnpo", "steps": 4, "round_steps": 2}},
     "lora": {"method": {"similarity_threshold": -1.0}, "model": {"adapter": {"kind": "lora"}}},
+    "robustness": {
+        "method": {"name": "simnpo", "steps": 4, "round_steps": 2},
+        "evaluation": {"kl": True, "run_attacks": ["sampling", "quantization_4", "relearning"]},
+        "keeps_round": True,
+    },
 }
 PHASES = ("load", "round", "evaluation", "save")
+MORE_PHASES = ("divergence", "attacks")
+"""The phases of the setting ``robustness``, which also keeps a round, and then the last round beside it."""
 PREPARATION = "preparation"
 """The phase that is measured first on several ranks."""
 
@@ -53,7 +60,7 @@ def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, A
         "reference": {"source": "none"},
         # The moments exist from the end of the first step on, so the second step holds the most.
         "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-6},
-        "evaluation": {"batch_size": 4, "max_new_tokens": 16},
+        "evaluation": {"batch_size": 4, "max_new_tokens": 16, **SETTINGS[setting].get("evaluation", {})},
         "method": method,
         "engine": {"zero_stage": stage, "device": "cpu", "threads": 1},
     }
@@ -110,6 +117,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     from ofmu.data.load import load_data
     from ofmu.engine.build import build_engine, weight_sharder
     from ofmu.engine.cost import CostTracker
+    from ofmu.kept_round import KeptRound
     from ofmu.methods.base import Context
     from ofmu.methods.build import build_method
     from ofmu.models.weight_stream import WeightStream
@@ -133,16 +141,27 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     engine = build_engine(model, config.engine, CostTracker())
     del model
     peaks["load"] = reset_peak_memory()
-    method = build_method(Context(engine, task, 0), config.method)
-    list(method.rounds())
+    keeps_round = config.evaluation.kl
+    task.keep_target(engine, folder)
+    method, kept = build_method(Context(engine, task, 0), config.method), []
+    for _ in method.rounds():
+        kept = [KeptRound.of(1, engine.space)] if keeps_round else []
     peaks["round"] = reset_peak_memory()
-    task.score(engine)
+    kept += [KeptRound.of(2, engine.space)] if keeps_round else []
+    scores = task.score(engine)
     peaks["evaluation"] = reset_peak_memory()
+    del kept[1:]
     gathered = engine.space.gather_each(engine.space.masters())
     if engine.rank == 0:
         task.save(engine.model, folder, WeightStream(engine.space.shapes(), task.saved_dtype, gathered))
     deque(gathered, maxlen=0)
     peaks["save"] = reset_peak_memory()
+    if config.evaluation.kl:
+        task.divergence(engine)
+        peaks["divergence"] = reset_peak_memory()
+    if config.evaluation.run_attacks and engine.rank == 0:
+        task.attack(folder, task.metrics(scores, None), None)
+        peaks["attacks"] = reset_peak_memory()
     engine.close()
 
 
@@ -159,7 +178,8 @@ def run_cell(target: str, setting: str, stage: int, tiny: str, ranks: int) -> di
         os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
         run_script_on_ranks(Path(__file__).resolve(), ranks, "--measure", str(given), tiny, str(found), timeout=3600)
         peaks = [json.loads(path.read_text()) for path in found.iterdir()]
-        return {phase: max(of_rank[phase] for of_rank in peaks) for phase in peaks[0]}
+        phases = dict.fromkeys(phase for of_rank in peaks for phase in of_rank)
+        return {phase: max(of_rank[phase] for of_rank in peaks if phase in of_rank) for phase in phases}
 
 
 def cell_text(planned: float, found: float) -> str:
@@ -177,7 +197,9 @@ def plan_cell(target: str, setting: str, stage: int, ranks: int) -> dict[str, fl
         mapping = config_of(target, setting, stage, folder)
         mapping["model"] |= {"is_target": False}  # so that the plan has a preparation
         config = UnlearnConfig.model_validate(mapping)
-        return {phase.name: phase.total for phase in make_plan(config, on_gpu=False, ranks=ranks).memory.phases}
+        keeps_round = bool(SETTINGS[setting].get("keeps_round"))
+        plan = make_plan(config, on_gpu=False, ranks=ranks, keeps_round=keeps_round)
+        return {phase.name: phase.total for phase in plan.memory.phases}
 
 
 def _read_results(path: Path | None) -> dict[str, dict[str, float]]:
@@ -200,7 +222,8 @@ def main() -> None:
         targets = {name: str(make_model(Path(folder) / name, name)) for name in options.models if name in SHAPES}
         if options.pretrained:
             targets[Path(options.pretrained).name] = options.pretrained
-        phases = (*((PREPARATION,) if options.ranks > 1 else ()), *PHASES)
+        more = MORE_PHASES if "robustness" in options.settings else ()
+        phases = (*((PREPARATION,) if options.ranks > 1 else ()), *PHASES, *more)
         print(f"| model | setting | ZeRO stage | {' | '.join(phases)} |")
         print(f"|---|---|---{'|---' * len(phases)}|", flush=True)
         for name, target in targets.items():
@@ -212,7 +235,7 @@ def main() -> None:
                         with options.results.open("a") as stream:
                             stream.write(json.dumps({key: found}) + "\n")
                     planned = plan_cell(target, setting, stage, options.ranks)
-                    cells = [cell_text(planned[phase], found[phase]) for phase in phases]
+                    cells = [cell_text(planned[phase], found[phase]) if phase in found else "" for phase in phases]
                     print(f"| {name} | {setting} | {stage} | {' | '.join(cells)} |", flush=True)
 
 

@@ -15,7 +15,7 @@ from ofmu.chain.records import chain_record
 from ofmu.chain.scoring import further_values, scoring_of
 from ofmu.data.rows import Row, RowSet
 from ofmu.erasure.chain import open_chain
-from ofmu.erasure.evidence import ModelRecord, rows_record
+from ofmu.erasure.evidence import ModelRecord, review_record, rows_record
 from ofmu.erasure.evidence_files import write_evidence
 from ofmu.erasure.request_rows import RequestRows, ReviewedRow
 from ofmu.erasure.verify import read_intact
@@ -74,7 +74,11 @@ def write_request(
     made = made.model_copy(
         update={
             "request": made.request.model_copy(
-                update={"id": name, "rows": [rows_record("forget", rows.forget.rows, "given", b"k" * 32, show=False)]}
+                update={
+                    "id": name,
+                    "rows": [rows_record("forget", rows.forget.rows, "given", b"k" * 32, show=False)],
+                    "review": review_record(home.read_review(), home.hash_key()),
+                }
             ),
             "models": [ModelRecord(role=role, files=model_hashes(place)) for role, place in roles.items()],
             "chain": chain_record(

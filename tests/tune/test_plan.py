@@ -45,3 +45,22 @@ def test_the_published_setting_counts_where_it_runs(tiny_mapping):
     # K = 10 outer steps of 18, T = 5 inner steps of 6 before each
     assert costs[1] >= 10 * (18 + 5 * 6)
     assert costs[1] != costs[0]
+
+
+def test_scored_rounds_and_a_second_evaluation_count_under_checkpoint_selection(graddiff):
+    space = {"method": {"lr": {"low": 1e-5, "high": 1e-3}}}
+    search = {"space": space, "num_trials": 5, "baselines": ["target"]}
+    plain = config_of(graddiff, **search)
+    work = make_plan(plain.unlearn).work
+    without = search_cost(plain, work)
+    for rows in (2, 10**6):
+        selection = {"enabled": True, "rounds": [0.25, 0.5], "rows": rows}
+        least, most = search_cost(config_of(graddiff, **search, checkpoint_selection=selection), work)
+        partial = work.partial_tokens(rows)
+        # four sampled trials: the last round at least, two earlier rounds and one whole evaluation at most
+        assert least.forward_tokens - without[0].forward_tokens == pytest.approx(4 * partial)
+        assert most.forward_tokens - without[1].forward_tokens == pytest.approx(
+            4 * (3 * partial + work.evaluation_tokens)
+        )
+        assert least.gradient_evaluations == without[0].gradient_evaluations
+    assert 0 < work.partial_tokens(2) < work.partial_tokens(10**6) <= work.evaluation_tokens

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 
+from ofmu.cli.evaluate import show_report
 from ofmu.cli.main import main
 from ofmu.cli.report import report_command
 from ofmu.cli.runs import runs_command
 from ofmu.cli.show import show_command
 from ofmu.errors import ConfigError, RunError
 from ofmu.io.files import write_json
+from ofmu.reports.stored import StoredRun
 from report_runs import write_run
 from search_runs import write_search
 from tune import AskTell
 from tune.compare.result import ComparisonResult
 from tune.reports import make_page, page_version, write_report
+from tune.results.page import search_page
+from tune.results.report import format_front
 from tune.results.result import SearchResult
 from tune.run_list import list_runs
 from tune.rundir.kind import kind_of
@@ -170,6 +175,26 @@ def test_the_list_and_the_headings_name_the_variant(tmp_path):
     assert "OFMU (first_order) on generated" in write_report(tmp_path / "first").read_text()
     assert "OFMU (projection) on generated" in write_report(tmp_path / "other").read_text()
     assert "OFMU on generated" in write_report(tmp_path / "search").read_text()
+
+
+def test_people_read_sizes_in_units_and_files_keep_bytes(runs, tmp_path, capsys):
+    objectives = {"peak_memory_bytes": "min", "model_utility": "max"}
+    result = write_search(tmp_path / "search", objectives=objectives, reference=False)
+    assert main(["show", str(tmp_path / "search"), "3"]) == 0
+    shown = capsys.readouterr().out
+    front = "\n".join(" ".join(row) for row in format_front(result))
+    run = StoredRun(runs / "one" / "run")
+    show_report(run.report | {"model": "m", "reference": None, "baseline_metrics": {}})
+    report = capsys.readouterr().out
+    page = search_page(result)
+    # What a browser shows; the values by which tables and charts sort and draw stay bytes.
+    visible = re.sub(r"<script.*?</script>|data-value=\"[^\"]*\"", "", page, flags=re.DOTALL)
+    for text in (shown, front, report, visible):
+        assert "477 MiB" in text
+        for raw in ("500000000", "5e8", "5e+08"):
+            assert raw not in text
+    assert "500000000" in (tmp_path / "search" / "trials.csv").read_text()
+    assert '"peak_memory_bytes": 500000000' in (runs / "one" / "run" / "metrics.json").read_text()
 
 
 def test_a_search_at_work_is_running_and_else_interrupted(tmp_path):

@@ -14,6 +14,7 @@ from rich.text import Text
 from ofmu.io.console_table import Column, print_line, print_table, rich_table
 from ofmu.io.progress import clock
 from ofmu.io.text import counted, shell_word
+from ofmu.reports.numbers import metric_text
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
 from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
@@ -191,7 +192,7 @@ def _front(result: SearchResult) -> Table:
     rows = [
         [
             trial_name(dict(row)),
-            *(f"{row[name]:.4g}" for name in names),
+            *(metric_text(name, row[name]) for name in names),
             *(feasible_text(dict(row), result) for _ in feasible),
             marked_role(row, result),
         ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ofmu.io.text import counted
 from ofmu.reports.charts import GREEN, GREY, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain
-from ofmu.reports.numbers import number
+from ofmu.reports.numbers import metric_text, number
 from tune.compare.summary import MethodSummary, Summary
 from tune.pareto import front_mask
 from tune.results.charts import better_label
@@ -95,14 +95,14 @@ def _high(runs: np.ndarray[Any, Any]) -> Any:
 
 
 def _tip(method: MethodSummary, point: PointRuns, runs: np.ndarray[Any, Any], names: Sequence[str]) -> str:
-    ranges = [f"{name} {mean_and_range(column)}" for name, column in zip(names, runs.T, strict=True)]
+    ranges = [f"{name} {mean_and_range(column, name)}" for name, column in zip(names, runs.T, strict=True)]
     settings = ", ".join(f"{key.partition('.')[2]} {number(value)}" for key, value in point.settings.items())
     return "\n".join([f"{method.name}, trial {point.trial}", *ranges, counted(len(runs), "seed"), "", settings])
 
 
-def mean_and_range(values: np.ndarray[Any, Any]) -> str:
-    """Return the mean of at least one value, and the smallest and the largest value, as text."""
-    mean, low, high = (number(float(value), 3) for value in (values.mean(), values.min(), values.max()))
+def mean_and_range(values: np.ndarray[Any, Any], name: str) -> str:
+    """Return the mean of at least one value of a metric, and the smallest and the largest value, as text."""
+    mean, low, high = (metric_text(name, float(value), 3) for value in (values.mean(), values.min(), values.max()))
     return f"{mean} ({low} … {high})"
 
 
@@ -119,7 +119,7 @@ def _draw_models(plot: Any, summary: Summary, x: str, y: str) -> list[Series]:
     for label, values, marker, color, shape, size in models:
         if x not in values or y not in values:
             continue
-        tip = f"{label}\n{x} {number(values[x])}\n{y} {number(values[y])}"
+        tip = f"{label}\n{x} {metric_text(x, values[x])}\n{y} {metric_text(y, values[y])}"
         source = ColumnDataSource({"x": [values[x]], "y": [values[y]], "tip": [tip]})
         drawn = plot.scatter("x", "y", source=source, marker=marker, color=color, size=size)
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=TOOLTIP))

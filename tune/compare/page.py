@@ -110,7 +110,9 @@ def _point_row(method: MethodSummary, point: PointRuns, summary: Summary, home: 
     runs = values_of(point, names)
     cells: list[tuple[str, Any]] = [(f"{method.name} {point.trial}",) * 2, (method.name, method.name)]
     if len(runs):
-        cells += [(mean_and_range(column), float(column.mean())) for column in runs.T]
+        cells += [
+            (mean_and_range(column, name), float(column.mean())) for name, column in zip(names, runs.T, strict=True)
+        ]
     else:
         cells += [(MISSING, "")] * len(names)
     settings = ", ".join(f"{key.partition('.')[2]} {number(value)}" for key, value in point.settings.items())

@@ -11,7 +11,7 @@ from ofmu.errors import ConfigError, nearest_name
 from ofmu.methods import BUILT_IN
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import method_class
-from tune.compare.config import CompareConfig
+from tune.compare.config import CompareConfig, CompareOptions
 from tune.config import SearchConfig
 from tune.space.parameter import Parameter, default_space, flatten_space
 
@@ -52,6 +52,24 @@ def method_configs(mapping: Mapping[str, Any]) -> dict[str, SearchConfig]:
             hint = renamed_key_sentence(key) or nearest_name(key, settings)
             raise ConfigError(f"compare.space cannot range over '{key}': {hint}")
     return configs
+
+
+def unused_settings(mapping: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys of ``method`` and ``search`` that no compared method takes.
+
+    The method of the section ``method`` takes all of that section and ``search.space``. Every other method takes what
+    all methods share, so the rest has no effect if that method is not compared.
+
+    Args:
+        mapping: a config with the section ``compare``.
+    """
+    section = mapping.get("method") or {}
+    own = section.get("name", "ofmu")
+    compared = validate(CompareOptions, mapping.get("compare") or {}).methods
+    if any(split_variant(name)[0] == own for name in compared):
+        return []
+    unused = [f"method.{key}" for key in section if key not in MethodConfig.model_fields]
+    return [*unused, *(["search.space"] if (mapping.get("search") or {}).get("space") else [])]
 
 
 def budget_reference(names: tuple[str, ...]) -> str:

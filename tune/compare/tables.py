@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ofmu.io.text import counted
+from ofmu.reports.numbers import MISSING, memory
 from tune.compare.summary import MIN_SEEDS, MethodSummary, PairTest, Summary
-
-MISSING = "–"
 
 
 def wide_table(summary: Summary) -> pd.DataFrame:
@@ -32,7 +31,7 @@ def compact_table(summary: Summary) -> list[list[str]]:
         _p_header(summary),
         "gradient evaluations: search / run",
         "seconds / run",
-        "peak MB",
+        "peak memory",
         "points",
         "failed trials",
         "decides most",
@@ -127,7 +126,11 @@ def explanation(summary: Summary) -> str:
 
 
 def _values(objectives: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in objectives.items())
+    return ", ".join(f"{name} {_value(name, value)}" for name, value in objectives.items())
+
+
+def _value(name: str, value: float) -> str:
+    return memory(value) if name.endswith("_bytes") else f"{value:.3f}"
 
 
 def _level_names(summary: Summary) -> list[str]:
@@ -188,7 +191,7 @@ def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
         MISSING if test is None else f"{test.p_holm:.2g}",
         f"{cost.search_gradient_evaluations:.0f} / {_number(cost.run_gradient_evaluations, '.0f')}",
         _number(cost.run_seconds, ".1f"),
-        _number(None if cost.run_peak_memory_bytes is None else cost.run_peak_memory_bytes / 1e6, ".0f"),
+        memory(cost.run_peak_memory_bytes),
         str(len(method.points)),
         f"{method.failed} of {method.trials}" + (f", {method.pruned} pruned" if method.pruned else ""),
         MISSING if first is None else f"{first[0].partition('.')[2]} {first[1]:.2f}",

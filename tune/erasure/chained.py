@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ofmu.chain.records import ChainRecord, chain_record
 from ofmu.chain.rows import EarlierRows
-from ofmu.chain.scoring import Values, forget_metrics, measured_requests
+from ofmu.chain.scoring import MeasuredModel, Values, measured_requests
 from ofmu.config.files import validate
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.evidence import CostRecord
@@ -74,10 +74,10 @@ def earlier_requests(
     Raises:
         OfmuError: the model cannot be scored.
     """
-    now = []
+    now, model, key = [], MeasuredModel(str(home.result), run), content_key(model_hashes(home.result))
     for number, request in enumerate(chain.earlier, start=1):
         say(f"Measuring the result on the rows of the earlier request {request.id}")
-        now.append(_values(home.result, home.evaluation(f"earlier_{number}.json"), request, run))
+        now.append(_values(model, key, home.evaluation(f"earlier_{number}.json"), request))
     known = [] if chain.record.chain is None else chain.record.chain.requests
     metrics = {each.name: each for each in chain.record.metrics}
     before = {name: each.target for name, each in metrics.items()}
@@ -86,12 +86,11 @@ def earlier_requests(
     return chain_record(records, gradient_evaluations=cost.gradient_evaluations, run_seconds=cost.run_seconds)
 
 
-def _values(model: Path, file: Path, request: EarlierRows, run: UnlearnConfig) -> Values:
-    """Return the metrics of the result on an earlier request's rows. They are stored, by the model that gave them."""
-    key = content_key(model_hashes(model))
+def _values(model: MeasuredModel, key: str, file: Path, request: EarlierRows) -> Values:
+    """Return the metrics of the result on an earlier request's rows. They are stored with the hash of the result."""
     stored = read_stored(file) or {}
     if stored.get("model") != key:
-        stored = {"model": key, "metrics": dict(forget_metrics(str(model), request.forget, request.scoring, run))}
+        stored = {"model": key, "metrics": dict(model.forget_metrics(request))}
         write_json(file, stored)
     with stored_values(file):
         values: dict[str, Any] = dict(stored["metrics"])

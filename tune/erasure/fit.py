@@ -36,7 +36,8 @@ def plan_of(config: SearchConfig) -> FittingPlan:
     on_gpu = cluster.gpus_per_worker > 0 or (cluster.num_workers == 0 and runs_on_gpu(unlearn))
     memory = device_memory(on_gpu=on_gpu) if unlearn.engine.check_memory else None
     budget = None if memory is None else memory * min(1.0, cluster.gpus_per_worker or 1.0) if on_gpu else memory / ranks
-    plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget)
+    keeps_round = config.search.checkpoint_selection.enabled
+    plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget, keeps_round=keeps_round)
     change = plan.smallest_change()
     if not plan.fits and change is None:
         raise MemoryLimitError(refusal(plan))

@@ -25,6 +25,7 @@ from ofmu.erasure.evidence import (
     SearchRecord,
     json_hash,
     keyed_hash,
+    review_record,
     rows_record,
 )
 from ofmu.erasure.limits import limits, reference_sentence
@@ -88,6 +89,7 @@ def compose_record(
             person_hash=None if person is None else keyed_hash(key, person),
             person=person if show_rows else None,
             rows=sets,
+            review=review_record(home.read_review(), key),
             notes=list(rows.notes),
         ),
         operator=_operator(),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ofmu.io.text import counted
 from ofmu.reports.charts import BLUE, GREEN, GREY, ORANGE, RED, TOOLTIP, VIOLET, Chart, Series, chart, new_figure, plain
-from ofmu.reports.numbers import number
+from ofmu.reports.numbers import metric_text, number
 from tune.pareto import GrowingFront, as_costs, hypervolume, reference_point
 from tune.results.tables import trial_name, violations_of
 from tune.rundir.seed_runs import ConfirmedPoint
@@ -102,7 +102,7 @@ def front_chart(
     if confirmed:
         _draw_confirmed(plot, confirmed, x, y)
     if x in retrained and y in retrained:
-        tip = f"retrained model\n{x} {number(retrained[x])}\n{y} {number(retrained[y])}"
+        tip = f"retrained model\n{x} {metric_text(x, retrained[x])}\n{y} {metric_text(y, retrained[y])}"
         star = ColumnDataSource({"x": [retrained[x]], "y": [retrained[y]], "tip": [tip]})
         marker = plot.scatter("x", "y", source=star, marker="star", size=20, color=GREEN)
         plot.add_tools(HoverTool(renderers=[marker], tooltips=TOOLTIP))
@@ -321,10 +321,10 @@ def _setting_axis(key: str, values: Sequence[Any], log: bool) -> _Axis:
     low, high = (min(scaled), max(scaled)) if scaled else (0.0, 1.0)
     if high <= low or not numbers:
         places = [0.5 if _is_number(value) else math.nan for value in values]
-        return _Axis(label=label, places=places, ticks={0.5: number(numbers[0], 3)} if numbers else {})
+        return _Axis(label=label, places=places, ticks={0.5: metric_text(key, numbers[0], 3)} if numbers else {})
     shares = iter([(value - low) / (high - low) for value in scaled])
     places = [next(shares) if _is_number(value) else math.nan for value in values]
-    ticks = {0.0: number(min(numbers), 3), 1.0: number(max(numbers), 3)}
+    ticks = {0.0: metric_text(key, min(numbers), 3), 1.0: metric_text(key, max(numbers), 3)}
     return _Axis(label=f"{label} (log)" if log else label, places=places, ticks=ticks)
 
 

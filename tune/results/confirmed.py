@@ -46,5 +46,6 @@ def confirmed_sentence(result: SearchResult, confirmed: float, found: float) -> 
 
 def spreads_text(confirmation: Confirmation, trial: int, names: Sequence[str]) -> str:
     """Return means and standard deviations of a trial's objectives over the further seeds as text."""
-    spreads = [confirmation.spread(trial, name) for name in names]
-    return ", ".join(MISSING if spread is None else str(spread) for spread in spreads) if any(spreads) else MISSING
+    spreads = {name: confirmation.spread(trial, name) for name in names}
+    texts = [MISSING if spread is None else spread.text(name) for name, spread in spreads.items()]
+    return ", ".join(texts) if any(spreads.values()) else MISSING

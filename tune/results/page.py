@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ofmu.reports.charts import Chart, bar_chart
-from ofmu.reports.numbers import MISSING, big_number, duration, memory, number
+from ofmu.reports.numbers import MISSING, big_number, duration, memory, metric_text, number
 from ofmu.reports.page import render
 from ofmu.reports.verdict import ks_numbers, verdict
 from ofmu.run_files import RunFiles, read_stored
@@ -116,8 +116,11 @@ def _tip(result: SearchResult, row: pd.Series[Any]) -> str:
     left = {"trial", SELECTED_ROUND, "state", "role", "origin", "reason", VIOLATION, *objectives, *_COSTS}
     metrics = [name for name in row.index if name not in left and "." not in name]
     settings = [f"{key.partition('.')[2]} {number(row[key])}" for key in searched if _is_known(row.get(key))]
-    known = [f"{name} {number(row[name], 3)}" for name in metrics if _is_known(row[name])]
-    lines = [f"trial {trial_name(dict(row))}, {row['role']}", *(f"{name} {number(row[name])}" for name in objectives)]
+    known = [f"{name} {metric_text(name, row[name], 3)}" for name in metrics if _is_known(row[name])]
+    lines = [
+        f"trial {trial_name(dict(row))}, {row['role']}",
+        *(f"{name} {metric_text(name, row[name])}" for name in objectives),
+    ]
     if broken := broken_sentence(dict(row), result.limits):
         lines.append(f"violates the constraints: {broken}")
     blocks = {"settings": settings, "metrics": known, "cost": costs}
@@ -165,7 +168,7 @@ def _verdict(result: SearchResult) -> str:
     if not len(result.front):
         return "No trial is complete yet."
     knee = result.chosen
-    values = ", ".join(f"{name} {number(knee.values[name], 3)}" for name in result.config.objectives)
+    values = ", ".join(f"{name} {metric_text(name, knee.values[name], 3)}" for name in result.config.objectives)
     text = f"The chosen point is {knee.name}, the knee of the front: {values}."
     if sentence := result.nearest_sentence:
         text = f"{sentence}. It has {values}."
@@ -193,7 +196,7 @@ def _of_role(result: SearchResult, role: str) -> dict[str, Any] | None:
 def _tiles(result: SearchResult, seconds: float) -> list[dict[str, str]]:
     states = result.trials["state"].value_counts()
     counts = [f"{states.get(state, 0)} {state}" for state in ("failed", "pruned", "running") if states.get(state, 0)]
-    corner = ", ".join(f"{name} {number(value, 3)}" for name, value in result.hypervolume_reference.items())
+    corner = ", ".join(f"{name} {metric_text(name, value, 3)}" for name, value in result.hypervolume_reference.items())
     spent = result.trials["gradient_evaluations"].sum() if "gradient_evaluations" in result.trials else None
     asked = result.config.search.num_trials
     return [
@@ -228,7 +231,12 @@ def _summary_table(result: SearchResult) -> dict[str, Any]:
     names = list(dict.fromkeys([*result.config.measured, *_HEADLINES]))
     names = [name for name in names if any(name in values for _, values in known.values())]
     rows = [
-        {"key": key, "name": name, "cells": [number(values.get(metric)) for metric in names], "ks": ks_numbers(values)}
+        {
+            "key": key,
+            "name": name,
+            "cells": [metric_text(metric, values.get(metric)) for metric in names],
+            "ks": ks_numbers(values),
+        }
         for name, (key, values) in known.items()
     ]
     return {"names": names, "rows": rows, "has_ks": any(row["ks"] for row in rows)}
@@ -287,7 +295,7 @@ def _cell(name: str, value: Any) -> tuple[str, Any]:
         return MISSING, ""
     if name in _COSTS:
         return _COSTS[name][1](value), value
-    return number(value), value
+    return metric_text(name, value), value
 
 
 def _command(result: SearchResult, run: RunDirectory, row: Mapping[Any, Any], on_front: bool) -> str:

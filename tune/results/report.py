@@ -9,7 +9,7 @@ from typing import Any
 
 from ofmu.io.files import write_bytes, write_text
 from ofmu.io.plugins import results_only
-from ofmu.reports.numbers import MISSING
+from ofmu.reports.numbers import MISSING, metric_text
 from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
 from tune.results.tables import feasible_rows, trial_name
@@ -81,12 +81,12 @@ def format_front(result: SearchResult) -> list[list[str]]:
     rows = [["trial", "role", *names, *heads, *feasible, *on_seeds, "settings"]]
     for row, settings in _front_rows(result):
         spreads = [spreads_text(confirmation, int(row["trial"]), names)] if confirmation else []
-        values = [_objective(name, row) for name in names] + [_short(row.get(name)) for name in bounded]
+        values = [_objective(name, row) for name in names] + [_short(name, row.get(name)) for name in bounded]
         kept = [feasible_text(row, result) for _ in feasible]
         rows.append([trial_name(row), marked_role(row, result), *values, *kept, *spreads, settings])
     for trial, role, metrics, note in _model_rows(result):
         values = [_objective(name, metrics) if name in metrics else MISSING for name in names]
-        values += [_short(metrics[name]) if name in metrics else MISSING for name in bounded]
+        values += [_short(name, metrics[name]) if name in metrics else MISSING for name in bounded]
         kept = [feasible_text(metrics, result) for _ in feasible]
         rows.append([trial, role, *values, *kept, *[MISSING for _ in on_seeds], note])
     return rows
@@ -126,7 +126,7 @@ def _front_rows(result: SearchResult) -> Iterator[tuple[dict[Any, Any], str]]:
     for _, row in result.front.iterrows():
         # A method whose module is not imported states no settings for its baselines.
         keys = list(baselines.get(row["role"], ())) or varied
-        shown = [(key.partition(".")[2], _short(row[key])) for key in keys if key in row]
+        shown = [(key.partition(".")[2], _short(key, row[key])) for key in keys if key in row]
         yield dict(row), ", ".join(f"{name} {value}" for name, value in shown if value)
 
 
@@ -153,7 +153,7 @@ def marked_role(row: Any, result: SearchResult) -> str:
     title = "the knee" if result.has_feasible else "the nearest to the constraints"
     knee = f", {title}" if row["trial"] == result.chosen.number else ""
     lost = lost_utility(row, result.config.objectives)
-    return f"{row['role']}{knee}" + (f", useless: {lost[0]} {row[lost[0]]:.4g}" if lost else "")
+    return f"{row['role']}{knee}" + (f", useless: {lost[0]} {metric_text(lost[0], row[lost[0]])}" if lost else "")
 
 
 def sentence_beyond_knee(result: SearchResult) -> str:
@@ -161,20 +161,20 @@ def sentence_beyond_knee(result: SearchResult) -> str:
     point, name = result.beyond_knee, next(iter(result.config.objectives))
     if point is None:
         return ""
-    values = f"{name} {_short(point.values[name])}, the knee {_short(result.knee.values[name])}"
+    values = f"{name} {_short(name, point.values[name])}, the knee {_short(name, result.knee.values[name])}"
     return f"{point.name.capitalize()} forgets more than the knee ({values})"
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:
     """Return an objective's value as text, and for the KS statistic the p-value and the number of rows, if known."""
-    text = _short(values[name])
+    text = _short(name, values[name])
     p, rows = (values.get(key) for key in ("forget_quality", "forget_quality_rows"))
     if name != "ks_statistic" or p is None or rows is None or p != p or rows != rows:
         return text
     return f"{text} (p {p:.2g}, n {rows:.0f})"
 
 
-def _short(value: object) -> str:
+def _short(name: str, value: object) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
+        return "" if value != value else metric_text(name, value)
     return "" if value is None else str(value)

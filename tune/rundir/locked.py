@@ -209,7 +209,7 @@ class LockedDirectory:
                 f"{self.display_path} was written by ofmu 0.1, whose config key '{key}' is called "
                 f"'{RENAMED_KEYS[key]}' since ofmu 0.2.0: start a new {self.kind}, or continue this one with ofmu 0.1"
             )
-        return override(stored, overrides)
+        return override(stored, overrides, users_own=False)
 
     def write_mapping(self, mapping: Mapping[str, Any], *, replace_environment: bool) -> None:
         """Store the config, the environment and the command line.

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from ofmu.config.base import Section
+from ofmu.reports.numbers import memory
 
 
 class Record(Section):
@@ -32,6 +33,12 @@ class Spread:
     def half_length(self) -> float:
         """The deviation, or 0 for a single run: half the length of a bar in a chart."""
         return 0.0 if math.isnan(self.deviation) else self.deviation
+
+    def text(self, metric: str) -> str:
+        """Return the mean and the deviation of a metric of this name."""
+        if not metric.endswith("_bytes"):
+            return str(self)
+        return memory(self.mean) if math.isnan(self.deviation) else f"{memory(self.mean)} ± {memory(self.deviation)}"
 
     def __str__(self) -> str:
         if math.isnan(self.deviation):

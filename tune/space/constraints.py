@@ -20,7 +20,7 @@ from ofmu.errors import ConfigError, nearest_name
 from ofmu.evaluation.metrics.custom import is_custom_metric, load_custom_metric
 from ofmu.evaluation.metrics.registry import DIVERGENCES, REGISTRY
 from ofmu.io.plugins import reads_results_only
-from ofmu.reports.numbers import number
+from ofmu.reports.numbers import metric_text
 from tune.space.objectives import COST_METRICS
 
 Side = Literal["min", "max"]
@@ -87,7 +87,7 @@ class Limit:
         return f"{self.metric}:{self.side}"
 
     def __str__(self) -> str:
-        return f"{self.metric} {_SIDES[self.side]} {number(self.value, 4)}"
+        return f"{self.metric} {_SIDES[self.side]} {metric_text(self.metric, self.value)}"
 
     def is_kept(self, value: float) -> bool:
         """Return whether a value keeps the bound."""
@@ -232,5 +232,6 @@ def broken_sentence(metrics: Mapping[Any, Any], limits: Iterable[Limit]) -> str:
     for limit in limits:
         value = metrics.get(limit.metric)
         if value is not None and value == value and not limit.is_kept(float(value)):
-            parts.append(f"{limit.metric} {number(value, 4)}, not {_SIDES[limit.side]} {number(limit.value, 4)}")
+            found, bound = (metric_text(limit.metric, each) for each in (value, limit.value))
+            parts.append(f"{limit.metric} {found}, not {_SIDES[limit.side]} {bound}")
     return " and ".join(parts)

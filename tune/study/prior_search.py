@@ -75,6 +75,8 @@ class PriorSearch:
     Args:
         place: the earlier search's run directory.
         config: the new search.
+        objectives_known: False: the preparation may still choose other objectives for the new search, so the objectives
+            of the two are not compared.
 
     Raises:
         RunError: there is no such search, or none of its trials is complete.
@@ -82,7 +84,7 @@ class PriorSearch:
             new search does not name.
     """
 
-    def __init__(self, place: str, config: SearchConfig) -> None:
+    def __init__(self, place: str, config: SearchConfig, *, objectives_known: bool = True) -> None:
         self._place, self._ours = place, config
         self._run = RunDirectory.open_existing(place, to_read=True)
         self._theirs = self._run.read_config(plugins=config.plugins)
@@ -92,15 +94,15 @@ class PriorSearch:
         check_study(study, self._theirs, self._run.study_file)
         self._complete: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         self._base, self._their_base = config.unlearn, self._theirs.unlearn
-        self._check_comparable()
+        self._check_comparable(objectives_known)
 
-    def _check_comparable(self) -> None:
+    def _check_comparable(self, objectives_known: bool) -> None:
         if all(trial.user_attrs.get("role") == PRIOR for trial in self._complete):
             raise RunError(self._sentence("has no complete trial"))
         ours, theirs = self._ours.method.name, self._theirs.method.name
         if theirs != ours:
             raise ConfigError(self._sentence(f"searched the method '{theirs}', and this search is of '{ours}'"))
-        if self._theirs.objectives != self._ours.objectives:
+        if objectives_known and self._theirs.objectives != self._ours.objectives:
             searched, sought = _described(self._theirs.objectives), _described(self._ours.objectives)
             raise ConfigError(self._sentence(f"searched {searched}, and this search {sought}"))
 

@@ -39,6 +39,18 @@ class WarmStart(Section):
     initial: tuple[InitialPoint, ...] = ()
 
 
+def check_warm_start(config: SearchConfig) -> None:
+    """Check the searches that ``search.warm_start`` names, as far as that is possible before the preparation.
+
+    Raises:
+        RunError: there is no such search, or none of its trials is complete.
+        ConfigError: an earlier search had another method, or other objectives than the config names.
+    """
+    for place in config.search.warm_start:
+        # Without named objectives, the preparation may replace one that the data do not give.
+        PriorSearch(place, config, objectives_known=config.search.objectives is not None)
+
+
 def read_warm_start(config: SearchConfig, keys: Mapping[str, str] | None = None) -> WarmStart:
     """Read the searches that ``search.warm_start`` names. Warn how many of their settings are left out.
 

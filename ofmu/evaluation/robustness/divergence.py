@@ -13,7 +13,7 @@ from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, pad_id
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, UnlearnData
-from ofmu.evaluation.config import EvaluationConfig
+from ofmu.evaluation.config import HELD_BYTES, EvaluationConfig
 from ofmu.evaluation.metrics.registry import DIVERGENCES
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scoring.model import evaluation_mode, scored_sets
@@ -25,8 +25,8 @@ OpenTarget = Callable[[], AbstractContextManager[Any]]
 """Opens a block in which the returned model is the target. It may be the model itself with other parameters."""
 
 _SETS = dict(zip(DIVERGENCES, ((RETAIN,), GENERAL_SETS), strict=True))
-_HELD_BYTES = 2**30
-"""Bytes of the target's logits that are in memory at once. The target is opened once for each portion of this size."""
+COMPARED_SETS = (RETAIN, *GENERAL_SETS)
+"""The evaluation sets on whose answers the divergence is measured."""
 _NO_ROWS = "the data has no evaluation set {}"
 _NOT_FINITE = "the model or the target gives logits that are not finite"
 
@@ -63,10 +63,9 @@ def divergence(
         DataError: a row cannot be encoded.
     """
     shard = shard or Shard()
-    wanted = {name for names in _SETS.values() for name in names}
     encoder, labels, examples = RowEncoder(tokenizer, encoding, model.config), list[str](), list[Example]()
     for name, rows in scored_sets(data, evaluation).items():
-        found = encoder.encode_rows(f"evaluation set {name}", rows) if name in wanted else []
+        found = encoder.encode_rows(f"evaluation set {name}", rows) if name in COMPARED_SETS else []
         labels += [name] * len(found)
         examples += found
     batches = batches_by_label(
@@ -95,11 +94,15 @@ def _summed_divergences(
     for portion in _portions(examples, batches, model.config.get_text_config().vocab_size, shard):
         with open_target() as target:
             target.eval()
-            held = [[row.float().cpu() for row in _logits(target, examples, own[round], pad)] for round in portion]
+            # Always a copy: a view of one row's answer would keep the logits of the whole batch, its prompts included.
+            held = [
+                [row.to("cpu", torch.float32, copy=True) for row in _logits(target, examples, own[round], pad)]
+                for round in portion
+            ]
         model.eval()
         for round, kept in zip(portion, held, strict=True):
             for index, before, after in zip(own[round], kept, _logits(model, examples, own[round], pad), strict=True):
-                found[index] = _summed_divergence(before.to(after.device), after)
+                found[index] = summed_divergence(before.to(after.device), after)
     merged: dict[int, float] = {}
     for part in gather(found, shard):
         merged.update(part)
@@ -122,7 +125,7 @@ def _portions(
     for round in range(-(-len(batches) // shard.world_size)):
         of_round = batches[round * shard.world_size : (round + 1) * shard.world_size]
         tokens = max(sum(examples[index].answer_length for index in batch) for batch in of_round)
-        if portion and held + 4 * vocabulary * tokens > _HELD_BYTES:
+        if portion and held + 4 * vocabulary * tokens > HELD_BYTES:
             yield portion
             portion, held = [], 0
         portion.append(round)
@@ -136,7 +139,7 @@ def _logits(model: Any, examples: Sequence[Example], indices: Sequence[int], pad
     return logits_of_one_pass(model, batch, pad) if batch else iter(())
 
 
-def _summed_divergence(before: torch.Tensor, after: torch.Tensor) -> float:
+def summed_divergence(before: torch.Tensor, after: torch.Tensor) -> float:
     """Return Σ over tokens of KL(before ‖ after) from logits, shape (tokens, vocabulary)."""
     log_p, log_q = (torch.log_softmax(logits.double(), dim=-1) for logits in (before, after))
     # A token that the target rules out adds 0, also where the model rules it out too.

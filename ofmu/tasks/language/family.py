@@ -12,6 +12,7 @@ from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.open_unlearning_export import Log, to_open_unlearning
 from ofmu.evaluation.score_files import read_scores
 from ofmu.evaluation.scores import Scores
+from ofmu.io.files import FileHashes
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.family import TaskFamily
@@ -29,10 +30,15 @@ class LanguageFamily(TaskFamily):
         return LanguageTask(config, target)
 
     def preparation(
-        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+        self,
+        config: UnlearnConfig,
+        callback: PreparationCallback | None,
+        *,
+        only_cached: bool = False,
+        hashes: FileHashes | None = None,
     ) -> LanguagePreparation:
         """Return a preparation of language models."""
-        return LanguagePreparation(config, callback, only_cached=only_cached)
+        return LanguagePreparation(config, callback, only_cached=only_cached, hashes=hashes)
 
     def load_data(self, config: UnlearnConfig) -> UnlearnData:
         """Load the rows."""

@@ -14,6 +14,7 @@ from ofmu.engine.build import resolve_device
 from ofmu.evaluation.scores import Scores
 from ofmu.finetuning.loop import finetune
 from ofmu.io.cache import content_key, model_hashes, work_directory
+from ofmu.io.files import FileHashes
 from ofmu.models.language import load_model, write_model
 from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.run_config import UnlearnConfig
@@ -30,9 +31,14 @@ class LanguagePreparation(Preparation):
     """Fine-tunes causal language models on tokenised rows."""
 
     def __init__(
-        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+        self,
+        config: UnlearnConfig,
+        callback: PreparationCallback | None,
+        *,
+        only_cached: bool = False,
+        hashes: FileHashes | None = None,
     ) -> None:
-        super().__init__(config, callback, only_cached=only_cached)
+        super().__init__(config, callback, only_cached=only_cached, hashes=hashes)
         self._data = load_data(config.data, config.seed)
         # A lookup in the cache must not wait for other ranks.
         self._collective = not only_cached and joins_ranks(config.engine)
@@ -85,7 +91,7 @@ class LanguagePreparation(Preparation):
             return cost
 
         parts = {
-            "base": model_hashes(base),
+            "base": model_hashes(base, self._hashes),
             "rows": content_key({"rows": [[row.question, row.answer] for row in rows]}),
             "encoding": self._encoding(),
             "training": config.training.model_dump(mode="json"),

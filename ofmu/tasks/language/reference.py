@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from ofmu.data.encoding import load_tokenizer
+from ofmu.data.encoding import Tokenizer, load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.matching import require_match, unscored_copy
@@ -77,6 +77,15 @@ def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: st
     Raises:
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
-    model = load_model(path, config.model.attention).to(resolve_device(config.engine))
-    tokenizer = load_tokenizer(path, fallback=config.model.tokenizer)
+    model, tokenizer = load_saved(path, config)
     return score_model(model, tokenizer, data, config.evaluation, config.data, name=name)
+
+
+def load_saved(path: str, config: UnlearnConfig) -> tuple[Any, Tokenizer]:
+    """Load a saved model in fp32 onto the config's device, and its tokenizer.
+
+    Raises:
+        ModelError: one of them cannot be loaded.
+    """
+    model = load_model(path, config.model.attention).to(resolve_device(config.engine))
+    return model, load_tokenizer(path, fallback=config.model.tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofmu.evaluation.metrics.summary import Metrics
+from ofmu.io.files import FileHashes
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.family import TaskFamily
@@ -25,10 +26,15 @@ class VisionFamily(TaskFamily):
         return VisionTask(config, target)
 
     def preparation(
-        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+        self,
+        config: UnlearnConfig,
+        callback: PreparationCallback | None,
+        *,
+        only_cached: bool = False,
+        hashes: FileHashes | None = None,
     ) -> VisionPreparation:
         """Return a preparation of classifiers."""
-        return VisionPreparation(config, callback, only_cached=only_cached)
+        return VisionPreparation(config, callback, only_cached=only_cached, hashes=hashes)
 
     def load_data(self, config: UnlearnConfig) -> ImageData:
         """Load the images."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 from ofmu.engine.build import resolve_device
 from ofmu.finetuning.loop import train
 from ofmu.io.cache import model_hashes
+from ofmu.io.files import FileHashes
 from ofmu.models.language import write_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
@@ -27,9 +28,14 @@ class VisionPreparation(Preparation):
     """Trains image classifiers with batch statistics, in one process."""
 
     def __init__(
-        self, config: UnlearnConfig, callback: PreparationCallback | None, *, only_cached: bool = False
+        self,
+        config: UnlearnConfig,
+        callback: PreparationCallback | None,
+        *,
+        only_cached: bool = False,
+        hashes: FileHashes | None = None,
     ) -> None:
-        super().__init__(config, callback, only_cached=only_cached)
+        super().__init__(config, callback, only_cached=only_cached, hashes=hashes)
         self._data = load_images(config.data, config.seed)
 
     def _base(self) -> Path:
@@ -71,7 +77,7 @@ class VisionPreparation(Preparation):
             return cost
 
         parts = {
-            "base": model_hashes(base),
+            "base": model_hashes(base, self._hashes),
             "classes": list(data.class_names),
             "images": rows_hash(rows),
             "training": config.training.model_dump(mode="json"),

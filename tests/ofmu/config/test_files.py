@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import yaml
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.cli.main import main
+from ofmu.cli.params import ConfigChoice
+from ofmu.cli.settings import read_settings
 from ofmu.config.base import Section
 from ofmu.config.files import read_mapping, validate
 from ofmu.config.renamed import RENAMED_KEYS
 from ofmu.errors import ConfigError
-from ofmu.run_config import override
+from ofmu.run_config import UnlearnConfig, override
 from tune import ParetoSearch
 from tune.config import SearchConfig, search_config
 from tune.space.parameter import default_space
@@ -31,6 +34,55 @@ def test_another_method_drops_the_settings_and_the_space_of_the_first_method() -
     assert config.search.space == default_space("npo")
     assert config.search.num_trials == preset["search"]["num_trials"]
     assert preset["method"]["inner_update"] == "normalized", "the preset itself is not changed"
+
+
+MINE = """method: {outer_steps: 3, penalty_weight: 0.1, batch_size: 4}
+search: {num_trials: 3, space: {method.inner_lr: {low: 0.01, high: 0.1}}}
+"""
+
+
+def warned(call: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(each.message) for each in caught]
+
+
+def test_the_users_own_settings_that_another_method_lacks_are_named(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(MINE)
+    words = ["method.name=npo", "method.lr=0.001"]
+    assert warned(lambda: SearchConfig.read(mine, words)) == [
+        "the config's method.outer_steps, method.penalty_weight and search.space are left out: the method 'npo' of the "
+        "command line does not have them"
+    ]
+    # A single run reads no space.
+    (sentence,) = warned(lambda: UnlearnConfig.read(mine, words))
+    assert "method.outer_steps and method.penalty_weight are left out" in sentence
+    (sentence,) = warned(lambda: read_settings(ConfigChoice(str(mine), tuple(words))))
+    assert "method.outer_steps and method.penalty_weight are left out" in sentence
+    mine.write_text("method: {outer_steps: 3}\n")
+    (sentence,) = warned(lambda: UnlearnConfig.read(mine, words))
+    assert "method.outer_steps is left out: the method 'npo' of the command line does not have it" in sentence
+    mine.write_text("method: {name: npo, beta: 0.2}\n")
+    (sentence,) = warned(lambda: UnlearnConfig.read(mine, ["method.name=ofmu"]))
+    assert "method.beta is left out: the method 'ofmu'" in sentence
+    # A setting that the new method has too is kept, and so is everything under the same method.
+    assert warned(lambda: UnlearnConfig.read(mine, ["method.name=simnpo"])) == []
+    assert UnlearnConfig.read(mine, ["method.name=simnpo"]).method.model_dump()["beta"] == 0.2
+    assert warned(lambda: UnlearnConfig.read(mine, ["method.name=npo"])) == []
+
+
+def test_a_presets_settings_are_not_the_users_own() -> None:
+    assert warned(lambda: SearchConfig.read("quickstart", ["method.name=npo"])) == []
+    assert warned(lambda: ConfigChoice(None, ("method.name=npo",)).read_mapping()) == []
+
+
+def test_a_setting_of_the_command_line_that_another_method_lacks_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINE)
+    for source in (tmp_path / "mine.yaml", "quickstart", None):
+        with pytest.raises(ConfigError, match=r"Unknown config key 'method\.outer_steps'"):
+            SearchConfig.read(source, ["method.name=npo", "method.outer_steps=5"])
 
 
 def test_naming_the_same_method_changes_nothing() -> None:

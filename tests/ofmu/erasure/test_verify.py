@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import shutil
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from chain_case import write_model, write_request
 from evidence_records import FORGET, PERSON, record
+from ofmu.cli.main import main
 from ofmu.erasure import evidence_files
+from ofmu.erasure.chain import open_chain
 from ofmu.erasure.evidence_files import write_evidence
 from ofmu.erasure.signature import fingerprint, public_pem
 from ofmu.erasure.verify import read_intact, verify_evidence
@@ -215,3 +219,48 @@ def test_the_files_of_evidence_are_readable_by_others(signed: Path):
     os.umask(mask)
     assert all(path.stat().st_mode & 0o444 == 0o444 & ~mask for path in signed.iterdir())
     assert FORGET[0].answer not in (signed / "report.html").read_text()
+
+
+def test_the_rows_to_review_are_those_of_the_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    request = write_request(tmp_path / "one", "Ann", write_model(tmp_path / "target", 1.0), key=KEY)
+    review = request / "rows" / "review.jsonl"
+    made = read_intact(request / "evidence")
+    key = bytes.fromhex(json.loads((request / "request.json").read_text())["hash_key"])
+    assert made.request.review is not None
+    assert made.request.review.count == 1
+    assert made.request.review.hash == hmac.new(key, review.read_bytes(), "sha256").hexdigest()
+    assert verify_evidence(request).review == review
+    assert main(["verify", str(request)]) == 0
+    assert f"{review} holds the rows that were reviewed" in capsys.readouterr().out
+    # Whoever gets the evidence alone has no rows to compare, and neither has the user after deleting them.
+    shutil.copytree(request / "evidence", tmp_path / "copy" / "evidence")
+    assert verify_evidence(tmp_path / "copy" / "evidence").review is None
+
+    whole = review.read_text()
+    for altered in (whole.replace("left out", "retained"), whole + whole, "", whole.replace("Ann", "Eva")):
+        assert altered != whole
+        review.write_text(altered)
+        for place in (request, request / "evidence"):
+            with pytest.raises(EvidenceError, match=r"review\.jsonl was altered, since its hash is not the one in"):
+                verify_evidence(place)
+        assert main(["verify", str(request)]) == 1
+        assert "Traceback" not in capsys.readouterr().err
+        with pytest.raises(RunError, match=r"review\.jsonl was changed after it was written: restore it from a copy"):
+            open_chain(request, str(request / "model"), signs=True)
+    review.write_text(whole)
+    open_chain(request, str(request / "model"), signs=True)
+    review.unlink()
+    assert verify_evidence(request).review is None
+
+
+def test_the_rows_beside_the_evidence_of_another_request_are_not_compared(tmp_path: Path):
+    target = write_model(tmp_path / "target", 1.0)
+    one, two = (write_request(tmp_path / name, name, target, key=KEY) for name in ("Ann", "Eva"))
+    shutil.rmtree(one / "evidence")
+    shutil.copytree(two / "evidence", one / "evidence")
+    assert verify_evidence(one).review is None
+    # Evidence of older versions has no hash of the rows to review.
+    old = tmp_path / "old"
+    request = record().request.model_copy(update={"review": None})
+    write_evidence(record().model_copy(update={"request": request}), old / "evidence", KEY)
+    assert verify_evidence(old).review is None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ofmu.io.library_logging import asking_the_hub
 
 RUN = """
 import sys
@@ -46,3 +49,52 @@ def test_waiting_threads_do_not_spin_unless_the_user_says_so(configured: str | N
     script = "import ofmu, torch"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert f"OMP_WAIT_POLICY = '{used}'" in done.stderr
+
+
+REQUESTS, DATASETS = (logging.getLogger(name) for name in ("huggingface_hub.utils._http", "datasets.load"))
+
+
+@asking_the_hub()
+def _ask_in_vain() -> None:
+    for number in range(1, 6):
+        REQUESTS.warning("'[Errno 111]' thrown while requesting HEAD")
+        REQUESTS.warning("Retrying in 1s [Retry %s/5].", number)
+    DATASETS.warning("Using the latest cached version of the dataset")
+
+
+@asking_the_hub()
+def _fail_at_once() -> None:
+    REQUESTS.info("sent")
+    raise ZeroDivisionError
+
+
+def test_requests_that_are_repeated_give_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.warns(UserWarning, match="does not answer at once, so it is asked again") as caught:
+        _ask_in_vain()
+    assert len(caught) == 1
+    assert caplog.records == []
+    REQUESTS.warning("outside of the block")
+    DATASETS.warning("outside too")
+    assert [record.message for record in caplog.records] == ["outside of the block", "outside too"]
+
+
+def test_a_hub_that_answers_gives_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _fail_at_once()
+    assert not recwarn.list
+    assert REQUESTS.filters == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("words", [["plan", "tofu"], ["plan", "quickstart", "data.source=wmdp"]])
+def test_a_plan_without_a_network_is_one_error(words: list[str], tmp_path: Path) -> None:
+    """Nothing listens on port 9 of this machine."""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "ofmu", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert lines[-1].startswith("Error: The hub data set ")
+    assert lines[:-1] in ([], ["Warning: the Hugging Face hub does not answer at once, so it is asked again"])

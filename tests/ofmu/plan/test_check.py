@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ofmu.data.encoding import encode_prompt
+from ofmu.data.load import load_data
 from ofmu.errors import ConfigError, MemoryLimitError, ModelError
 from ofmu.plan import budget, check
 from ofmu.plan.check import check_fit, gib
 from ofmu.plan.plan import make_plan
+from ofmu.plan.workload import _texts
 from ofmu.run_config import UnlearnConfig
 from ofmu.trainer import unlearn
 
@@ -191,3 +195,102 @@ def test_the_targets_logits_are_counted_where_a_loss_compares_with_them(mapping)
     tokens = size / (4 * SCRATCH["vocab_size"])
     assert tokens == int(tokens)
     assert 4 * 4 < tokens < 4 * 200  # four rows, all tokens of the longest but the first
+
+
+def phases_of(config: UnlearnConfig, **more: Any) -> dict[str, dict[str, float]]:
+    plan = make_plan(config, ranks=1, on_gpu=False, **more)
+    return {phase.name: {part.name: part.size for part in phase.components} for phase in plan.memory.phases}
+
+
+def test_a_kept_round_is_one_copy_in_a_round_and_two_at_the_end(mapping):
+    config = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
+    before, after = phases_of(config), phases_of(config, keeps_round=True)
+    copy = 4 * make_plan(config, on_gpu=False).sizes.parameters
+    added = {name: sum(after[name].values()) - sum(before[name].values()) for name in before}
+    assert added == {"preparation": 0, "load": 0, "round": copy, "evaluation": 2 * copy, "save": copy}
+    # It lies in host memory, where a GPU's memory does not count it.
+    on_gpu = [make_plan(config, on_gpu=True, keeps_round=keeps) for keeps in (False, True)]
+    assert on_gpu[0].needed == on_gpu[1].needed
+    host = [{phase.name: phase.host for phase in plan.memory.phases} for plan in on_gpu]
+    assert host[1]["evaluation"] == host[0]["evaluation"] + 2 * copy
+    # A change that makes the run fit is computed with the kept round too.
+    plan = make_plan(config, on_gpu=False, keeps_round=True)
+    entry = next(iter(plan.candidates()))
+    section, value = entry.overrides[0].split("=")
+    changed = config.model_dump(mode="json")
+    changed[section.split(".")[0]][section.split(".")[1]] = json.loads(value)
+    again = make_plan(UnlearnConfig.model_validate(changed), on_gpu=False, keeps_round=True)
+    assert entry.needed == again.needed
+
+
+def test_what_checkpoint_selection_keeps_can_be_too_much(mapping, monkeypatch):
+    config = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
+    least, most = (make_plan(config, on_gpu=False, keeps_round=keeps).needed for keeps in (False, True))
+    assert least < most
+    with_memory(monkeypatch, (least + most) / 2)
+    check_fit(config)
+    with pytest.raises(MemoryLimitError):
+        check_fit(config, keeps_round=True)
+
+
+def test_a_divergence_needs_one_copy_and_logits_and_no_second_model(mapping):
+    base = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
+    config = config_of(mapping, engine={"device": "cpu", "zero_stage": 0}, evaluation={"kl": True, "batch_size": 4})
+    assert "divergence" not in phases_of(base)
+    found = phases_of(config)["divergence"]
+    plan = make_plan(config, on_gpu=False)
+    assert found["the run's weights, while the target takes their place"] == 4 * plan.sizes.parameters
+    answers = plan.work.divergence_answer_tokens
+    assert found["the target's logits"] == 4 * SCRATCH["vocab_size"] * answers > 0
+    assert found["logits and their divergence"] > 4 * 4 * SCRATCH["vocab_size"]
+
+
+@pytest.mark.parametrize(("attack", "copies"), [("sampling", 1), ("quantization_4", 2), ("relearning", 5)])
+def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies):
+    engine = {"device": "cpu", "zero_stage": 0}
+    config = config_of(mapping, engine=engine, evaluation={"run_attacks": [attack], "batch_size": 4})
+    found = phases_of(config)["attacks"]
+    weights = 4 * make_plan(config, on_gpu=False).sizes.parameters
+    held = sum(
+        size for name, size in found.items() if any(word in name for word in ("model", "copy", "optimizer and g"))
+    )
+    assert held == copies * weights
+    both = config_of(mapping, engine=engine, evaluation={"run_attacks": [attack, "relearning"], "batch_size": 4})
+    assert "the copy that is trained" in phases_of(both)["attacks"]
+    assert "attacks" not in phases_of(config_of(mapping, evaluation={"attacks": [attack]}))
+
+
+def test_the_tokens_of_a_divergence_and_of_sampled_answers_are_those_that_a_run_reads(tiny_mapping, monkeypatch):
+    """A run counts what its models read, on rows that are encoded apart from the plan."""
+    from ofmu.evaluation.robustness import attacks
+    from ofmu.evaluation.robustness import divergence as module
+    from ofmu.models.scratch import build_model, train_tokenizer
+    from ofmu.plan.cost import run_cost
+
+    evaluation = {"kl": True, "run_attacks": ["sampling"], "batch_size": 64, "max_new_tokens": 5}
+    config = UnlearnConfig.model_validate({**tiny_mapping, "evaluation": evaluation})
+    plain = UnlearnConfig.model_validate({**tiny_mapping, "evaluation": {**evaluation, "kl": False, "run_attacks": []}})
+    data = load_data(config.data, config.seed)
+    tokenizer = train_tokenizer(_texts(data), config.model.scratch.vocab_size)
+    model = build_model(config.model.scratch, tokenizer, seed=0, max_positions=128).eval()
+    read = {"tokens": 0}
+
+    def counted(module: Any, args: Any, kwargs: Any) -> None:
+        mask, ids = kwargs.get("attention_mask"), kwargs["input_ids"]
+        read["tokens"] += int(mask.sum()) if mask is not None and mask.shape == ids.shape else ids.numel()
+
+    hook = model.register_forward_pre_hook(counted, with_kwargs=True)
+    module.divergence(model, lambda: nullcontext(model), tokenizer, data, config.evaluation, config.data)
+    hook.remove()
+    work = make_plan(config).work
+    assert read["tokens"] == 2 * work.divergence_tokens > 0
+    result = attacks.sampling(model, tokenizer, data, config.evaluation, config.data, seed=0)
+    assert result.details["rows"] == work.sampled_rows > 0
+    prompts = [len(encode_prompt(tokenizer, row.question, config.data)) for row in data.forget.rows if row.question]
+    assert len(prompts) == work.sampled_rows
+    assert work.sampled_tokens == 8 * sum(length + 5 for length in prompts)
+    costs = [run_cost(each, work) for each in (plain, config)]
+    assert costs[0] is not None
+    assert costs[1] is not None
+    added = costs[1][0].forward_tokens - costs[0][0].forward_tokens
+    assert added == pytest.approx(2 * work.divergence_tokens + work.sampled_tokens)

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ofmu.data.rows import Example
+from ofmu.evaluation.robustness.divergence import summed_divergence
+from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass
 from ofmu.losses import answer_nll
 from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
-from ofmu.plan.passes import scoring_pass, training_pass
+from ofmu.plan.passes import divergence_pass, scoring_pass, training_pass
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 700,
@@ -116,3 +118,20 @@ def test_generation_has_the_logits_of_one_token_at_a_time():
     _, few = scoring_pass(config, LAYERS, 4, 20, 3, 8, **options)
     _, many = scoring_pass(config, LAYERS, 4, 20, 3, 40, **options)
     assert many - few < 0.2 * 4 * 32 * 50_000 * 4  # a fifth of the logits of 32 more tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_divergence_takes_what_the_profiler_counts(attention):
+    model, answer = llama(attention).eval(), 12
+    batch = [Example((1,) * LENGTH, LENGTH - answer)] * ROWS
+    before = torch.zeros(answer, SHAPE["vocab_size"])
+
+    def compare() -> None:
+        for logits in logits_of_one_pass(model, batch, 0):
+            summed_divergence(before, logits)
+
+    found = allocated(model, compare)
+    config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
+    planned = divergence_pass(config, LAYERS, ROWS, LENGTH, answer, attention=attention, dtype=torch.float32)
+    assert planned == pytest.approx(found, rel=0.1)

@@ -10,7 +10,7 @@ from ofmu.evaluation.metrics.registry import GROUPS, REGISTRY
 from ofmu.reports.answers import answered_sets
 from ofmu.reports.charts import plain
 from ofmu.reports.metric_table import metric_groups, missing_metrics
-from ofmu.reports.numbers import big_number, duration, memory, number
+from ofmu.reports.numbers import big_number, duration, memory, metric_text, number
 from ofmu.reports.verdict import ks_numbers, verdict
 from report_runs import row, scores
 
@@ -45,7 +45,7 @@ def test_counts_times_and_sizes():
         "1\u00a0h 00\u00a0min",
         "2\u00a0h 05\u00a0min",
     ]
-    assert [memory(size) for size in (None, 5e8, 2.5e9)] == ["–", "500 MB", "2.5 GB"]
+    assert [memory(size) for size in (None, 5e8, 2.5e9)] == ["–", "477 MiB", "2.33 GiB"]
 
 
 def test_the_groups_hold_every_metric_once():
@@ -113,3 +113,13 @@ def test_there_is_no_verdict_without_the_test(metrics):
 def test_no_text_starts_the_loading_of_mathjax(text):
     assert not any(sign in plain(text) for sign in ("$$", r"\[", r"\("))
     assert plain("a $ and (b)") == "a $ and (b)"
+
+
+def test_bytes_have_three_digits_and_a_unit():
+    sizes = (1, 5 * 2**20, 999.4 * 2**20, 999.6 * 2**20, 2**30, 79.6 * 2**30, 1500 * 2**30, math.nan)
+    expected = ["9.54e-07 MiB", "5 MiB", "999 MiB", "0.976 GiB", "1 GiB", "79.6 GiB", "1500 GiB", "–"]
+    assert [memory(size) for size in sizes] == expected
+    assert metric_text("peak_memory_bytes", 5e8) == "477 MiB"
+    assert metric_text("peak_memory_bytes", 5 * 10**8, 6) == "477 MiB"
+    assert metric_text("peak_memory_bytes", None) == "–"
+    assert metric_text("model_utility", 5e8) == number(5e8)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from ofmu.cli.main import main
 from ofmu.config.files import preset_names, read_mapping
 from ofmu.errors import ConfigError
 from ofmu.methods.registry import method_class
 from ofmu.run_config import override
 from tune.compare.comparison import Comparison
-from tune.compare.plan import budget_reference, method_configs, with_budget
+from tune.compare.plan import budget_reference, method_configs, unused_settings, with_budget
 
 
 def configs(*overrides: str, source: str = "quickstart"):
@@ -66,6 +67,32 @@ def test_the_configs_own_method_keeps_its_section_and_space():
     assert {config.method.batch_size for config in found.values()} == {5}
     assert found["npo"].method.name == "npo"
     assert len({config.search.num_trials for config in found.values()}) == 1
+
+
+def test_settings_of_a_method_that_is_not_compared_are_named():
+    mine = {"method": {"outer_steps": 3, "batch_size": 4}, "search": {"space": {"method.inner_lr": 0.1}}}
+    for methods, expected in (
+        (["graddiff", "npo"], ["method.outer_steps", "search.space"]),
+        (["ofmu", "npo"], []),
+        (["ofmu@paper", "npo"], []),
+    ):
+        assert unused_settings({**mine, "compare": {"methods": methods}}) == expected
+    npo = {"method": {"name": "npo", "beta": 0.2}, "compare": {"methods": "ofmu,simnpo"}}
+    assert unused_settings(npo) == ["method.beta"]
+
+
+def test_ofmu_compare_warns_of_the_users_words_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Comparison, "run", lambda self: None)
+    (tmp_path / "mine.yaml").write_text("method: {outer_steps: 3}\n")
+
+    def said(*words):
+        run = ["--methods", "graddiff,npo", "--run-dir", str(tmp_path / "run")]
+        assert main(["compare", *run, *words]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+
+    sentence = "Warning: method.outer_steps has no effect: no compared method is 'ofmu', the method of the config"
+    assert said("--benchmark", str(tmp_path / "mine.yaml")) == [sentence]
+    assert said("--benchmark", "tofu") == said() == []
 
 
 def test_other_methods_search_their_own_spaces_with_the_presets_rates():

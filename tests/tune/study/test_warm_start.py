@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ofmu.errors import ConfigError, RunError
-from tune import AskTell, SearchResult
+from tune import AskTell, ParetoSearch, SearchResult
 from tune.ask_tell import AskedTrial
 from tune.pareto import as_costs, hypervolume
 from tune.study.storage import read_study
@@ -253,6 +253,33 @@ def test_earlier_runs_that_do_not_fit_are_refused(earlier, tmp_path):
     with AskTell(config(4), run_dir=tmp_path / "empty") as search:
         search.fail(search.ask(), "broken")
     refused(RunError, "no complete trial", config(4), tmp_path / "empty")
+
+
+def test_a_search_on_ray_refuses_an_earlier_run_before_ray_starts(earlier, tmp_path, monkeypatch):
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("tune.search.ray_session", started)
+    with AskTell(config(4), run_dir=tmp_path / "empty") as search:
+        search.fail(search.ask(), "broken")
+    other = config(4)
+    other["search"]["objectives"] = {"extraction_strength": "min", "model_utility": "max"}
+    for error, match, mapping, start in (
+        (RunError, "no run directory", config(4), tmp_path / "nowhere"),
+        (RunError, "no complete trial", config(4), tmp_path / "empty"),
+        (RunError, "no complete trial", config(4), [earlier, tmp_path / "empty"]),
+        (ConfigError, "the method 'ofmu', and this search is of 'npo'", {"method": {"name": "npo"}}, earlier),
+        (ConfigError, r"searched ks_statistic \(min\) .* this search extraction_strength", other, earlier),
+    ):
+        search = ParetoSearch(mapping, run_dir=tmp_path / "run", warm_start=start)
+        with pytest.raises(error, match=match):
+            search.run()
+        assert not (tmp_path / "run").exists(), "nothing is written"
+    # What fits goes on to Ray. The default objectives may change until the models are prepared.
+    late = ParetoSearch(config(4, reference={"source": "none"}), run_dir=tmp_path / "run", warm_start=earlier)
+    for search in (late, ParetoSearch(config(4), run_dir=tmp_path / "run", warm_start=earlier)):
+        with pytest.raises(AssertionError, match="Ray was started"):
+            search.run()
 
 
 def test_the_config_file_and_overrides_name_earlier_runs(earlier, tmp_path):

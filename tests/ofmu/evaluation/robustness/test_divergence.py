@@ -81,7 +81,7 @@ def test_the_target_is_opened_for_each_portion_that_fits_the_memory(
 ) -> None:
     model, target, tokenizer = models
     whole = measured(model, lambda: nullcontext(target), tokenizer)
-    monkeypatch.setattr(module, "_HELD_BYTES", 1)
+    monkeypatch.setattr(module, "HELD_BYTES", 1)
     opened = []
 
     @contextmanager
@@ -128,3 +128,20 @@ def test_rows_that_are_missing_have_a_reason(models: tuple[Any, Any, Any]) -> No
     )
     assert result.metrics["kl_retain"] is None
     assert result.reasons["kl_retain"] == "the data has no evaluation set 'retain'"
+
+
+def test_what_is_held_of_the_target_is_the_logits_of_answers_alone(
+    models: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view of a row's answer would keep the logits of the whole batch in memory, with prompts and padding."""
+    model, target, tokenizer = models
+    compare, seen = module.summed_divergence, []
+
+    def watched(before: torch.Tensor, after: torch.Tensor) -> float:
+        seen.append(before.untyped_storage().nbytes() == before.numel() * before.element_size())
+        return compare(before, after)
+
+    monkeypatch.setattr(module, "summed_divergence", watched)
+    measured(model, lambda: nullcontext(target), tokenizer)
+    assert len(seen) > 3
+    assert all(seen)

@@ -103,10 +103,18 @@ def memory_plan(
     adapter = config.model.adapter
     adapters = sizes.adapter_parameters(adapter)
     trainable, frozen = (adapters, sizes.parameters) if adapter.kind != "none" else (sizes.parameters, 0)
+    quantized = sizes.linear_parameters if adapter.is_quantized else 0
     largest = _largest_weight(sizes)
     one_by_one = not stored_under_other_names(model)
     engine = engine_bytes(
-        config.engine, trainable, frozen, ranks, largest=largest, one_by_one=one_by_one, on_gpu=on_gpu
+        config.engine,
+        trainable,
+        frozen - quantized,
+        ranks,
+        quantized=quantized,
+        largest=largest,
+        one_by_one=one_by_one,
+        on_gpu=on_gpu,
     )
     held = method_class(config.method.name, config.method.module).held_vectors(config.method)
     vectors = held or HeldVectors()
@@ -245,6 +253,7 @@ def _round(
         *standing,
         *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
         *((Component("the target's logits", compared),) if compared else ()),
+        *_dequantized(config, sizes),
     )
 
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
@@ -303,6 +312,7 @@ def _evaluation(
             *standing,
             Component("gradients of the last round", engine.gradients, offloaded),
             Component("gathered weights", engine.gathered_weights),
+            *_dequantized(config, sizes),
             Component("caches and logits", max(forced, generated)),
         ),
     )
@@ -357,6 +367,14 @@ def _target_logits(config: UnlearnConfig, model: Mapping[str, Any], rows: int, l
     if not method.keeps_target_logits(config.method):
         return 0.0
     return float(FP32 * rows * (length - 1) * int(model.get("vocab_size") or 0))
+
+
+def _dequantized(config: UnlearnConfig, sizes: ModelSizes) -> tuple[Component, ...]:
+    """Return the weight that a quantised layer makes for a product."""
+    if not config.model.adapter.is_quantized:
+        return ()
+    largest = max(linear.inputs * linear.outputs for linear in sizes.linears)
+    return (Component("the weight that a layer dequantises", float(_value(config) * largest)),)
 
 
 def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes, sizes: ModelSizes) -> float:

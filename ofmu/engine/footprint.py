@@ -54,6 +54,7 @@ def engine_bytes(
     ranks: int,
     *,
     quantized: int = 0,
+    quantizing: float = 0.0,
     largest: int,
     one_by_one: bool,
     on_gpu: bool,
@@ -66,6 +67,7 @@ def engine_bytes(
         frozen: number of frozen weights that are not quantised.
         ranks: number of ranks.
         quantized: number of frozen weights of 4 bits. Not at stage 3.
+        quantizing: bytes that quantising one weight takes for a moment.
         largest: number of values of the largest weight.
         one_by_one: whether weights can be read from and written to files one after the other.
         on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
@@ -77,7 +79,7 @@ def engine_bytes(
     packed = FOUR_BIT * quantized
     # A weight is quantised as soon as it is read, if weights can be read one by one.
     loaded = FP32 * (trainable + frozen) + (packed if one_by_one else FP32 * quantized)
-    reading = max(FP32 * trainable, FP32 * largest if quantized and one_by_one else 0)
+    reading = max(FP32 * trainable, quantizing)
     bucket = value * float(BUCKET_ELEMENTS if on_gpu and deepspeed else min(trainable, BUCKET_ELEMENTS))
     if stage == 0:
         # Passes of one process add to the method's vector directly.

@@ -77,9 +77,7 @@ def load_model(
     return loaded
 
 
-def _load(
-    directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeight | None, quantized: bool
-) -> Any:
+def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeight | None, quantized: bool) -> Any:
     """Return a model without dropout, and the loading info of Transformers."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     disable_randomness_in_config(config)

@@ -23,6 +23,8 @@ BLOCK = 64
 """Weights that share one scale."""
 SCALE_BLOCK = 256
 """Scales of 8 bits that share one fp32 scale."""
+QUANTIZING_COPIES = 5
+"""Copies of a weight in fp32 that quantising it makes."""
 _MIN_SHARE = 0.5
 """Share of the weights outside of embeddings and output layer below which quantising saves little."""
 
@@ -51,7 +53,7 @@ class FourBitLinear(nn.Linear):
 
     @torch.no_grad()
     def quantize(self) -> None:
-        """Replace the weight by its packed form, two values a byte, and the scales. They are not part of the state dict."""
+        """Replace the weight by its packed form, two values a byte, and the scales. Neither is in the state dict."""
         from bitsandbytes import functional as quantized  # an extra, and slow to import
 
         weight = self._parameters.pop("weight")
@@ -76,9 +78,13 @@ class FourBitLinear(nn.Linear):
 
         # The kernels write these three types.
         written = dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else torch.float32
+        # For an odd width, bitsandbytes would compile its own Python code. The blocks run through the rows, so the
+        # weight is also one long row, filled up to whole bytes.
+        odd = self.in_features % 2 == 1
+        shape = (1, 2 * self.weight.numel()) if odd else (self.out_features, self.in_features)
         state = quantized.QuantState(
             absmax=self.scales,
-            shape=torch.Size((self.out_features, self.in_features)),
+            shape=torch.Size(shape),
             dtype=written,
             blocksize=BLOCK,
             quant_type="nf4",
@@ -88,6 +94,9 @@ class FourBitLinear(nn.Linear):
             ),
         )
         weight: Tensor = quantized.dequantize_4bit(self.weight, state)
+        if odd:
+            values = self.out_features * self.in_features
+            weight = weight.flatten()[:values].view(self.out_features, self.in_features)
         return weight.to(dtype)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -136,10 +145,7 @@ def with_four_bit_layers(model: Any) -> Any:
     """
     output = model.get_output_embeddings()
     uses = Counter(
-        id(weight)
-        for module in model.modules()
-        for weight in module._parameters.values()
-        if weight is not None
+        id(weight) for module in model.modules() for weight in module._parameters.values() if weight is not None
     )
     chosen = {
         name: module
@@ -169,9 +175,14 @@ def _warn_of_a_small_share(model: Any, output: Any, quantized: int) -> None:
         )
 
 
+def quantized_layers(model: nn.Module) -> list[FourBitLinear]:
+    """Return the quantised layers of a model."""
+    return [module for module in model.modules() if isinstance(module, FourBitLinear)]
+
+
 def is_quantized(model: nn.Module) -> bool:
     """Return whether the model has quantised layers."""
-    return any(isinstance(module, FourBitLinear) for module in model.modules())
+    return bool(quantized_layers(model))
 
 
 def quantize_model(model: Any) -> Any:
@@ -180,9 +191,8 @@ def quantize_model(model: Any) -> Any:
     Raises:
         ModelError: the model has no linear layer that can be quantised.
     """
-    for module in with_four_bit_layers(model).modules():
-        if isinstance(module, FourBitLinear):
-            module.quantize()
+    for layer in quantized_layers(with_four_bit_layers(model)):
+        layer.quantize()
     return model
 
 

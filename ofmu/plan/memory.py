@@ -13,6 +13,7 @@ from ofmu.methods.registry import method_class
 from ofmu.models.config import AdapterConfig
 from ofmu.models.language import attention_for
 from ofmu.models.meta import MAX_PARAMETERS
+from ofmu.models.quantization import QUANTIZING_COPIES
 from ofmu.models.sizes import ModelSizes
 from ofmu.models.weights import stored_under_other_names
 from ofmu.plan.passes import PassPeaks, scoring_pass, training_pass
@@ -112,6 +113,7 @@ def memory_plan(
         frozen - quantized,
         ranks,
         quantized=quantized,
+        quantizing=FP32 * QUANTIZING_COPIES * sizes.largest_linear if quantized else 0.0,
         largest=largest,
         one_by_one=one_by_one,
         on_gpu=on_gpu,
@@ -216,7 +218,7 @@ def _preparation_on_engine(
 
 def _largest_weight(sizes: ModelSizes) -> int:
     """Return the number of values of the largest weight."""
-    return max(sizes.embeddings, *(linear.inputs * linear.outputs for linear in sizes.linears))
+    return max(sizes.embeddings, sizes.largest_linear)
 
 
 def _load(engine: EngineBytes, standing: tuple[Component, ...], *, on_gpu: bool) -> Phase:
@@ -373,8 +375,7 @@ def _dequantized(config: UnlearnConfig, sizes: ModelSizes) -> tuple[Component, .
     """Return the weight that a quantised layer makes for a product."""
     if not config.model.adapter.is_quantized:
         return ()
-    largest = max(linear.inputs * linear.outputs for linear in sizes.linears)
-    return (Component("the weight that a layer dequantises", float(_value(config) * largest)),)
+    return (Component("the weight that a layer dequantises", float(_value(config) * sizes.largest_linear)),)
 
 
 def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes, sizes: ModelSizes) -> float:

@@ -65,9 +65,7 @@ def score_reference(path: str, data: UnlearnData, config: UnlearnConfig, score: 
     return score(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)
 
 
-def score_saved(
-    path: str, data: UnlearnData, config: UnlearnConfig, *, name: str, quantized: bool = False
-) -> Scores:
+def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: str, quantized: bool = False) -> Scores:
     """Load a saved model in fp32 and score the model on every evaluation set.
 
     Args:

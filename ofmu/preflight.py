@@ -17,10 +17,12 @@ def check_inputs(config: UnlearnConfig) -> None:
     Data and models on the hub, the parts of WMDP, and images are checked only when a run loads them.
 
     Raises:
+        ConfigError: a package that the config needs is missing.
         DataError: a file is missing or malformed, a column is missing, or the sets overlap.
         ModelError: a directory is missing, or holds no model that loads without running code and can be trained.
     """
     data, model, reference = config.data, config.model, config.reference
+    model.adapter.check_packages()
     if data.source == "files" or (data.source == "tofu" and not looks_like_hub_id(data.path or HUB_NAME)):
         load_data(data, config.seed)
     if config.traits.model_directories:

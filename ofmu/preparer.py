@@ -43,7 +43,8 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
 
     Raises:
         ClusterError: a rank of the launcher has not come.
-        ConfigError: a retrained model is needed, but the config names no model to start from.
+        ConfigError: a retrained model is needed, but the config names no model to start from; or a package that the
+            config needs is missing.
         DataError: the data cannot be loaded.
         ModelError: the model cannot be loaded.
         ReferenceMismatchError: the given reference covers other rows, or follows another truth-ratio definition.
@@ -52,6 +53,7 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
     """
     silence_libraries()
     _check_retrain_has_base(config)
+    config.model.adapter.check_packages()
     with _torch_threads(config.engine.threads):
         return task_family(config.data.kind).preparation(config, callback).run()
 

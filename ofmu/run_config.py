@@ -131,6 +131,11 @@ class UnlearnConfig(Section):
         self.method.check(self.engine, self.model.attention)
         if self.model.adapter.kind != "none" and not self.traits.adapters:
             raise ValueError("model.adapter adapts language models, and these data are images: leave it out")
+        if self.model.adapter.is_quantized and self.engine.zero_stage == 3 and self.engine.backend != "torch":
+            raise ValueError(
+                "model.adapter.quantization '4bit' keeps the whole quantised model on every rank, and ZeRO-3 shards "
+                "weights: set engine.zero_stage to 2"
+            )
         self._check_sharded_setting("precision", "bf16", "keeps fp32 masters in DeepSpeed's shards")
         self._check_sharded_setting("offload", "cpu", "moves DeepSpeed's shards")
         return self

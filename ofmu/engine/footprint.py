@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.deepspeed import BUCKET_ELEMENTS
+from ofmu.models.quantization import BLOCK, SCALE_BLOCK
 
 FP32, BF16 = 4, 2
 """Bytes of a value."""
+FOUR_BIT = 0.5 + 1 / BLOCK + FP32 / (BLOCK * SCALE_BLOCK)
+"""Bytes of a weight of 4 bits with its share of two levels of scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +48,26 @@ class EngineBytes:
 
 
 def engine_bytes(
-    config: EngineConfig, trainable: int, frozen: int, ranks: int, *, largest: int, one_by_one: bool, on_gpu: bool
+    config: EngineConfig,
+    trainable: int,
+    frozen: int,
+    ranks: int,
+    *,
+    quantized: int = 0,
+    quantizing: float = 0.0,
+    largest: int,
+    one_by_one: bool,
+    on_gpu: bool,
 ) -> EngineBytes:
     """Return the bytes of one rank.
 
     Args:
         config: the engine section.
         trainable: number of trainable weights.
-        frozen: number of frozen weights.
+        frozen: number of frozen weights that are not quantised.
         ranks: number of ranks.
+        quantized: number of frozen weights of 4 bits. Not at stage 3.
+        quantizing: bytes that quantising one weight takes for a moment.
         largest: number of values of the largest weight.
         one_by_one: whether weights can be read from and written to files one after the other.
         on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
@@ -62,21 +76,24 @@ def engine_bytes(
     stage = config.zero_stage if deepspeed else 0
     value = BF16 if config.precision == "bf16" else FP32
     share = FP32 * trainable / (ranks if stage else 1)
-    loaded = FP32 * (trainable + frozen)
+    packed = FOUR_BIT * quantized
+    # A weight is quantised as soon as it is read, if weights can be read one by one.
+    loaded = FP32 * (trainable + frozen) + (packed if one_by_one else FP32 * quantized)
+    reading = max(FP32 * trainable, quantizing)
     bucket = value * float(BUCKET_ELEMENTS if on_gpu and deepspeed else min(trainable, BUCKET_ELEMENTS))
     if stage == 0:
         # Passes of one process add to the method's vector directly.
         gradients = FP32 * float(trainable) if deepspeed else 0.0
         return EngineBytes(
             vector=share,
-            weights=loaded,
+            weights=FP32 * (trainable + frozen) + packed,
             masters=0.0,
             gathered_weights=0.0,
             still_gathered=0.0,
             in_backward=gradients,
             in_reduction=gradients + bucket if gradients else 0.0,
             gradients=gradients,
-            loading=loaded + FP32 * trainable,
+            loading=loaded + reading,
             gathered=0.0,
             gathered_to_save=0.0,
             read=loaded,
@@ -90,9 +107,9 @@ def engine_bytes(
     # Several ranks gather weights into one buffer, from which each weight is copied.
     copies = 2 if ranks > 1 else 1
     fetched = value * float(min(trainable + frozen, BUCKET_ELEMENTS)) if stage == 3 else 0.0
-    weights = value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen)
+    weights = value * ((trainable + frozen) / ranks if stage == 3 else trainable + frozen) + packed
     in_pieces = one_by_one and stage == 3 and ranks > 1
-    loading = loaded + value * trainable + share
+    loading = loaded + max(value * trainable + share, reading)
     if in_pieces:
         # First a whole weight stands beside the pieces. Then masters and gradients join the pieces, and DeepSpeed takes
         # nearly one more share for a moment: measured 3.9 shares at the peak and 3.05 afterwards, in fp32 on two ranks.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
+from ofmu.errors import ConfigError
 
 Attention = Literal["auto", "sdpa", "eager"]
 
@@ -66,6 +68,42 @@ class AdapterConfig(Section):
     """Layers that get an adapter. ``all_linear``: every linear layer except the output layer. ``auto``: PEFT's choice
     for the architecture, in general query and value of the attention. A list: layers whose names end in one of its
     entries."""
+    quantization: Literal["none", "4bit"] = "none"
+    """``4bit``: the frozen weights of the linear layers, except the output layer, have 4 bits (NF4 with double
+    quantisation, Dettmers et al., arXiv 2305.14314). They are quantised while the target is loaded, and A and B stay in
+    fp32. The run's target is then the quantised model. The saved model holds the dequantised weights plus the adapters
+    in fp32, so it answers as the run did. Needs the extra ``quantization``. At ZeRO stage 3: not supported."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored config without this key must compare equal to a config with its default.
+        return {key: value for key, value in handler(self).items() if key != "quantization" or value != "none"}
+
+    @model_validator(mode="after")
+    def _check_quantised_weights_are_frozen(self) -> AdapterConfig:
+        if self.is_quantized and self.kind == "none":
+            raise ValueError(
+                "model.adapter.quantization '4bit' needs frozen weights, and without adapters all weights are updated: "
+                "set model.adapter.kind to lora"
+            )
+        return self
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the frozen weights have 4 bits."""
+        return self.quantization != "none"
+
+    def check_packages(self) -> None:
+        """Check that the packages that these settings need are there.
+
+        Raises:
+            ConfigError: bitsandbytes is missing.
+        """
+        if self.is_quantized and find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                "model.adapter.quantization '4bit' needs the package bitsandbytes, which is missing: "
+                "pip install 'ofmu[quantization]', or set it to none"
+            )
 
 
 class ModelConfig(Section):

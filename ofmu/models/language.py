@@ -22,6 +22,7 @@ from ofmu.io.files import storage_errors, sync
 from ofmu.models.config import Attention
 from ofmu.models.described_size import check_described_size
 from ofmu.models.hub import load_failure, local_directory
+from ofmu.models.quantization import is_quantized, quantize_model
 from ofmu.models.randomness import disable_randomness_in_config
 from ofmu.models.sharded_loading import ShardWeight, load_in_shards
 from ofmu.models.source import keep_source_settings, keep_tokenizer_files
@@ -35,6 +36,8 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     shard: ShardWeight | None = None,
+    *,
+    quantized: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model without dropout, from safetensors.
 
@@ -45,15 +48,17 @@ def load_model(
         revision: branch, tag or commit on the hub. None: the default branch.
         shard: keeps this rank's piece of each weight as soon as the weight is read, so that the model may be larger
             than the memory of a rank; then every rank calls this function. None: this process gets the whole model.
+        quantized: True: the weights of the linear layers are quantised to 4 bits, each as soon as it is read. Not with
+            ``shard``.
 
     Raises:
         ModelError: the directory is missing, or holds no model or no safetensors; the hub has no such model; the model
             is quantised; the architecture has no sdpa and ``attention`` is sdpa; or a weight is missing, unknown, of
-            another shape, NaN or infinite.
+            another shape, NaN or infinite; or ``quantized``, and no layer can be quantised.
     """
     directory = local_directory(path, revision)
     try:
-        model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype, shard)
+        model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype, shard, quantized)
     except ModelError:
         raise
     except Exception as error:
@@ -64,13 +69,15 @@ def load_model(
             raise ModelError(
                 f"The architecture of the model {path} has no attention 'sdpa': set model.attention to auto or eager"
             ) from error
-        return load_model(path, "eager", dtype, revision, shard)
+        return load_model(path, "eager", dtype, revision, shard, quantized=quantized)
     check_loaded(model, info, path)
+    if quantized and not is_quantized(model):
+        quantize_model(model)
     loaded: PreTrainedModel = model
     return loaded
 
 
-def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeight | None) -> Any:
+def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeight | None, quantized: bool) -> Any:
     """Return a model without dropout, and the loading info of Transformers."""
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     disable_randomness_in_config(config)
@@ -79,12 +86,13 @@ def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeigh
         model: torch.nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         return model
 
-    if shard is not None:
-        check_described_size(build, directory, dtype, shard.share)
+    if shard is not None or quantized:
+        # Of a quantised model, all is counted: the saved model, which is not quantised, stands whole once.
+        check_described_size(build, directory, dtype, 1.0 if shard is None else shard.share)
         with quiet_loading():
-            sharded = load_in_shards(directory, config, attention, dtype, shard)
-        if sharded is not None:
-            return sharded, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": ()}
+            streamed = load_in_shards(directory, config, attention, dtype, shard, quantized=quantized)
+        if streamed is not None:
+            return streamed, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": ()}
     check_described_size(build, directory, dtype)
     with quiet_loading():
         return AutoModelForCausalLM.from_pretrained(

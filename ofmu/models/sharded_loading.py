@@ -1,7 +1,7 @@
 """Load a model so that no process ever holds more than its share and one weight.
 
 The model is built with its parameters on the meta device. Each weight is then read from its file, and handed to the
-engine, which keeps this rank's piece of it.
+engine, which keeps this rank's piece of it; or the weight is quantised.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
+from ofmu.models.quantization import FourBitLinear, with_four_bit_layers
 from ofmu.models.weights import check_finite
 
 _LARGE_BYTES = 2**30
@@ -73,7 +74,13 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def load_in_shards(
-    directory: Path, config: Any, attention: str, dtype: torch.dtype, shard: ShardWeight
+    directory: Path,
+    config: Any,
+    attention: str,
+    dtype: torch.dtype,
+    shard: ShardWeight | None,
+    *,
+    quantized: bool = False,
 ) -> PreTrainedModel | None:
     """Load a causal language model weight by weight. Every rank calls this function.
 
@@ -82,23 +89,26 @@ def load_in_shards(
         config: its config.
         attention: the attention implementation of Transformers.
         dtype: the type in which the engine gets the weights.
-        shard: keeps this rank's piece of each weight.
+        shard: keeps this rank's piece of each weight. None: each weight stays whole.
+        quantized: the weights of the linear layers are quantised to 4 bits; see :mod:`ofmu.models.quantization`.
 
     Returns:
-        The model with all weights in pieces. None: the files do not hold exactly the weights of the model under their
+        The model with all weights. None: the files do not hold exactly the weights of the model under their
         own names, so Transformers must load it. A warning says so if the model is large.
 
     Raises:
-        ModelError: a weight is NaN or infinite.
+        ModelError: a weight is NaN or infinite; or ``quantized``, and no layer can be quantised.
     """
     model = _without_weights(directory, config, attention, dtype)
+    if quantized:
+        with_four_bit_layers(model)
     reason = _cannot_be_streamed(model, directory)
     if reason is not None:
         needed = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
         if needed > _LARGE_BYTES:
             warnings.warn(
                 f"Every rank loads all {needed / 2**30:.1f} GiB of the model {directory} before its weights are "
-                f"divided, since {reason}",
+                f"{'quantised' if quantized else 'divided'}, since {reason}",
                 stacklevel=2,
             )
         return None
@@ -109,7 +119,10 @@ def load_in_shards(
         check_finite(name, parameter, directory)
         for module, attribute in places:
             module._parameters[attribute] = parameter
-        shard(parameter)
+            if attribute == "weight" and isinstance(module, FourBitLinear):
+                module.quantize()
+        if shard is not None:
+            shard(parameter)
     buffers = dict(model.named_buffers())
     for name in model.state_dict().keys() & buffers.keys():
         buffers[name].data.copy_(stored.read(name))

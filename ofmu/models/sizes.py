@@ -60,6 +60,16 @@ class ModelSizes:
         """Number of all weights. Tied weights count once."""
         return self.embeddings + self.head + self.other + self.layers * self.layer
 
+    @property
+    def linear_parameters(self) -> int:
+        """Number of weights of the blocks' linear layers, without biases: those that quantisation covers."""
+        return self.layers * sum(linear.inputs * linear.outputs for linear in self.linears)
+
+    @property
+    def largest_linear(self) -> int:
+        """Number of weights of the blocks' largest linear layer."""
+        return max(linear.inputs * linear.outputs for linear in self.linears)
+
     def adapter_parameters(self, config: AdapterConfig) -> int:
         """Return the number of weights of the adapters: rank·(inputs + outputs) for each adapted linear layer."""
         if config.kind == "none":

@@ -13,6 +13,7 @@ from ofmu.methods.registry import method_class
 from ofmu.models.config import AdapterConfig
 from ofmu.models.language import attention_for
 from ofmu.models.meta import MAX_PARAMETERS
+from ofmu.models.quantization import QUANTIZING_COPIES
 from ofmu.models.sizes import ModelSizes
 from ofmu.models.weights import stored_under_other_names
 from ofmu.plan.passes import PassPeaks, scoring_pass, training_pass
@@ -74,10 +75,19 @@ def memory_plan(
     adapter = config.model.adapter
     adapters = sizes.adapter_parameters(adapter)
     trainable, frozen = (adapters, sizes.parameters) if adapter.kind != "none" else (sizes.parameters, 0)
+    quantized = sizes.linear_parameters if adapter.is_quantized else 0
     largest = _largest_weight(sizes)
     one_by_one = not stored_under_other_names(model)
     engine = engine_bytes(
-        config.engine, trainable, frozen, ranks, largest=largest, one_by_one=one_by_one, on_gpu=on_gpu
+        config.engine,
+        trainable,
+        frozen - quantized,
+        ranks,
+        quantized=quantized,
+        quantizing=FP32 * QUANTIZING_COPIES * sizes.largest_linear if quantized else 0.0,
+        largest=largest,
+        one_by_one=one_by_one,
+        on_gpu=on_gpu,
     )
     held = method_class(config.method.name, config.method.module).held_vectors(config.method)
     vectors = held or HeldVectors()
@@ -198,7 +208,7 @@ def _preparation_on_engine(
 
 def _largest_weight(sizes: ModelSizes) -> int:
     """Return the number of values of the largest weight."""
-    return max(sizes.embeddings, *(linear.inputs * linear.outputs for linear in sizes.linears))
+    return max(sizes.embeddings, sizes.largest_linear)
 
 
 def _load(engine: EngineBytes, standing: tuple[Component, ...], *, on_gpu: bool) -> Phase:
@@ -235,6 +245,7 @@ def _round(
         *standing,
         *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
         *((Component("the target's logits", compared),) if compared else ()),
+        *_dequantized(config, sizes),
     )
 
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
@@ -293,6 +304,7 @@ def _evaluation(
             *standing,
             Component("gradients of the last round", engine.gradients, offloaded),
             Component("gathered weights", engine.gathered_weights),
+            *_dequantized(config, sizes),
             Component("caches and logits", max(forced, generated)),
         ),
     )
@@ -347,6 +359,13 @@ def _target_logits(config: UnlearnConfig, model: Mapping[str, Any], rows: int, l
     if not method.keeps_target_logits(config.method):
         return 0.0
     return float(FP32 * rows * (length - 1) * int(model.get("vocab_size") or 0))
+
+
+def _dequantized(config: UnlearnConfig, sizes: ModelSizes) -> tuple[Component, ...]:
+    """Return the weight that a quantised layer makes for a product."""
+    if not config.model.adapter.is_quantized:
+        return ()
+    return (Component("the weight that a layer dequantises", float(_value(config) * sizes.largest_linear)),)
 
 
 def _gathered_in_products(config: UnlearnConfig, engine: EngineBytes, sizes: ModelSizes) -> float:

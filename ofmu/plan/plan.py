@@ -191,6 +191,10 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
     if config.model.adapter.kind == "none":
         yield ("model.adapter.kind=lora",)
         yield (*steps, "model.adapter.kind=lora")
+        yield (*steps, "model.adapter.kind=lora", "model.adapter.quantization=4bit")
+    elif not config.model.adapter.is_quantized:
+        yield ("model.adapter.quantization=4bit",)
+        yield (*steps, "model.adapter.quantization=4bit")
 
 
 def _moments_in_8_bits(config: UnlearnConfig) -> tuple[str, ...]:

@@ -198,6 +198,12 @@ def _limits(
     rows = metrics.get("forget_quality_rows")
     if isinstance(rows, int | float):
         yield f"The test of forget quality reads {rows:.0f} rows. A large p-value does not prove that models are equal."
+    if config.model.adapter.is_quantized:
+        yield (
+            "The run quantised the linear weights of its start to 4 bits (NF4) and trained adapters beside them. This "
+            "model holds the dequantised weights plus the adapters, and the metrics of the target are those of the "
+            "quantised start."
+        )
     if metrics.get("membership_min_k") is None and config.data.kind == "language":
         yield "No membership attack was run."
     if metrics.get("relearning_probability") is None and config.data.kind == "language":

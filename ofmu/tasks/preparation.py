@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, Protocol
@@ -169,8 +170,21 @@ class Preparation(ABC):
             self._save(self._scores_of(model_directory, part.removesuffix("_scores")), directory)
             return {}
 
+<<<<<<< HEAD
         parts = {"model": model_hashes(model_directory, self._hashes), **self._scoring()}
+=======
+        parts = {"model": model_hashes(model_directory), **self._scoring()}
+        if self._is_quantized(part.removesuffix("_scores")):
+            parts["quantization"] = [self._config.model.adapter.quantization, version("bitsandbytes")]
+>>>>>>> quant
         return RunFiles(self._get(part, "scores", parts, build, together=True)).scores
+
+    def _is_quantized(self, name: str) -> bool:
+        """Return whether a model is scored with quantised weights: the target is, if the run starts from such weights.
+
+        The retrained model is not. It stands for a model that was never trained on the forget rows.
+        """
+        return name == "target" and self._config.model.adapter.is_quantized
 
     def _given_reference(self) -> Path | None:
         """Return the file of the scores at ``reference.path``; None if the config gives no reference."""

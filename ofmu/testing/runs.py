@@ -24,6 +24,7 @@ from ofmu.methods.config import MethodConfig
 from ofmu.methods.registry import method_config
 from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
+from ofmu.models.quantization import quantize_model
 from ofmu.testing.images import tiny_classifier, tiny_image_task
 from ofmu.testing.language import tiny_language_task, tiny_llama
 from ofmu.testing.task import MemoryTask
@@ -121,6 +122,8 @@ def _build_model(spec: RunSpec) -> nn.Module:
         model: nn.Module = tiny_classifier()
         return model
     llama = tiny_llama("eager" if spec.method.needs_double_backward else "sdpa")
+    if spec.adapter.is_quantized:
+        quantize_model(llama)
     add_adapters(llama, spec.adapter, spec.seed)
     model = llama
     return model

@@ -26,15 +26,16 @@ OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}
 SIMNPO = {"name": "simnpo", "steps": 2, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
 FP32: dict[str, object] = {}
 BF16: dict[str, object] = {"precision": "bf16"}
-SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
-    # name: (method, engine, LoRA)
-    "ofmu": (OPEN, FP32, False),
-    "ofmu exact": ({**OPEN, "derivative": "exact"}, FP32, False),
-    "ofmu exact bf16": ({**OPEN, "derivative": "exact"}, BF16, False),
-    "ofmu projection": ({**OPEN, "decorrelation": "projection"}, FP32, False),
+SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    # name: (method, engine, adapters)
+    "ofmu": (OPEN, FP32, ""),
+    "ofmu exact": ({**OPEN, "derivative": "exact"}, FP32, ""),
+    "ofmu exact bf16": ({**OPEN, "derivative": "exact"}, BF16, ""),
+    "ofmu projection": ({**OPEN, "decorrelation": "projection"}, FP32, ""),
     "ofmu projection, no penalty, bf16": (
-        {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, False,
+        {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, "",
     ),
+<<<<<<< HEAD
     "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, False),
     "ofmu none, no penalty, 8-bit moments": (
         {**OPEN, "decorrelation": "none", "penalty_weight": 0.0, "outer_update": "adamw_8bit"}, FP32, False,
@@ -46,6 +47,17 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
     "simnpo bf16": (SIMNPO, BF16, False),
     "ofmu lora": (OPEN, FP32, True),
     "ofmu exact lora bf16": ({**OPEN, "derivative": "exact"}, BF16, True),
+=======
+    "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, ""),
+    "simnpo": (SIMNPO, FP32, ""),
+    "npo": ({**SIMNPO, "name": "npo"}, FP32, ""),
+    "rmu": ({**SIMNPO, "name": "rmu"}, FP32, ""),
+    "simnpo bf16": (SIMNPO, BF16, ""),
+    "ofmu lora": (OPEN, FP32, "lora"),
+    "ofmu lora 4bit": (OPEN, FP32, "lora 4bit"),
+    "ofmu exact lora 4bit": ({**OPEN, "derivative": "exact"}, FP32, "lora 4bit"),
+    "ofmu exact lora bf16": ({**OPEN, "derivative": "exact"}, BF16, "lora"),
+>>>>>>> quant
 }  # fmt: skip
 
 
@@ -54,15 +66,20 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     from ofmu.engine.config import EngineConfig
+    from ofmu.models.language import load_model
+    from ofmu.models.quantization import quantized_layers
 
-    method, engine_settings, lora = SETTINGS[name]
+    method, engine_settings, adapters = SETTINGS[name]
     backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
     config = EngineConfig.model_validate({**backend, **engine_settings, "device": "cpu", "threads": 1})
     attention = "eager" if "exact" in name else "sdpa"
+    quantized = "4bit" in adapters
 
     def rounds(model: object, vocabulary: int) -> float:
         rows = random_rows(8, vocabulary, 24, prompt=8)
-        engine, unlearning = build_run(model, config, method, rows[:4], rows[4:], lora=lora)
+        engine, unlearning = build_run(
+            model, config, method, rows[:4], rows[4:], lora=bool(adapters), quantized=quantized
+        )
         begin = time.perf_counter()
         list(unlearning.rounds())
         seconds = time.perf_counter() - begin
@@ -77,7 +94,9 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
     rounds(LlamaForCausalLM(small), 500)
     before = held_memory()
     reset_peak_memory()
-    if directory:
+    if directory and quantized:
+        model = load_model(directory, attention, quantized=True)
+    elif directory:
         # Mapped weight files count as resident memory: they are copied, so that the map is dropped.
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation=attention)
         for parameter in model.parameters():
@@ -89,6 +108,8 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
         )  # fmt: skip
         model = LlamaForCausalLM(large)
     size = sum(parameter.numel() for parameter in model.parameters())
+    if quantized and directory:
+        size += sum(layer.in_features * layer.out_features for layer in quantized_layers(model))
     loaded = reset_peak_memory() - before
     seconds = rounds(model, 8000)
     peak = reset_peak_memory() - before

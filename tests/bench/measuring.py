@@ -36,6 +36,7 @@ def build_run(
     *,
     tracker: CostTracker | None = None,
     lora: bool = False,
+    quantized: bool = False,
 ) -> tuple[Engine, Method[Any]]:
     """Return the engine and the method of a run, as the trainer builds them. The caller closes the engine."""
     from ofmu.engine.build import build_engine
@@ -45,10 +46,13 @@ def build_run(
     from ofmu.methods.registry import method_config
     from ofmu.models.config import AdapterConfig
     from ofmu.models.lora import add_adapters
+    from ofmu.models.quantization import is_quantized, quantize_model
     from ofmu.testing import MemoryLanguageTask
 
     settings = method_config(method).model_validate(method)
     settings.check(engine, "auto")
+    if quantized and not is_quantized(model):
+        quantize_model(model)
     add_adapters(model, AdapterConfig(kind="lora" if lora else "none"), 0)
     built = build_engine(model, engine, tracker or CostTracker())
     return built, build_method(Context(built, MemoryLanguageTask(forget_rows, retain_rows), seed=0), settings)

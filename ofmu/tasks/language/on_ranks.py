@@ -99,7 +99,9 @@ def train_on_ranks(
     return cost | {"ranks": float(dist.get_world_size())}
 
 
-def score_on_ranks(path: str, data: UnlearnData, config: UnlearnConfig, *, name: str) -> Scores:
+def score_on_ranks(
+    path: str, data: UnlearnData, config: UnlearnConfig, *, name: str, quantized: bool = False
+) -> Scores:
     """Load a saved model in fp32 and score it on every evaluation set, as ``score_saved`` does; collective.
 
     Args:
@@ -107,11 +109,12 @@ def score_on_ranks(path: str, data: UnlearnData, config: UnlearnConfig, *, name:
         data: the rows.
         config: the run.
         name: the model's name in reports.
+        quantized: whether the weights of the linear layers are quantised to 4 bits first.
 
     Raises:
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
-    with _engine_of(path, config) as engine:
+    with _engine_of(path, config, quantized=quantized) as engine:
         engine.model.eval()
         return score_model(
             engine.model,
@@ -127,10 +130,10 @@ def score_on_ranks(path: str, data: UnlearnData, config: UnlearnConfig, *, name:
 
 
 @contextmanager
-def _engine_of(path: str | Path, config: UnlearnConfig) -> Iterator[Engine]:
+def _engine_of(path: str | Path, config: UnlearnConfig, *, quantized: bool = False) -> Iterator[Engine]:
     """Load a saved model into an engine in fp32: one process prepares in fp32 too, and both share the cache."""
     settings = config.engine.model_copy(update={"precision": "fp32"})
-    model = load_model(path, config.model.attention, shard=weight_sharder(settings))
+    model = load_model(path, config.model.attention, shard=weight_sharder(settings), quantized=quantized)
     engine = build_engine(model, settings, CostTracker())
     try:
         yield engine

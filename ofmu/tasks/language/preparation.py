@@ -100,9 +100,8 @@ class LanguagePreparation(Preparation):
         return self._get(part, "models", parts, build, together=True)
 
     def _scores_of(self, model_directory: Path, name: str) -> Scores:
-        if self._collective:
-            return score_on_ranks(str(model_directory), self._data, self._config, name=name)
-        return score_saved(str(model_directory), self._data, self._config, name=name)
+        score = score_on_ranks if self._collective else score_saved
+        return score(str(model_directory), self._data, self._config, name=name, quantized=self._is_quantized(name))
 
     def _scores_at(self, path: str) -> Scores:
         score = score_on_ranks if self._collective else score_saved

@@ -65,7 +65,7 @@ def score_reference(path: str, data: UnlearnData, config: UnlearnConfig, score: 
     return score(path, forget, config.model_copy(update={"evaluation": evaluation}), name=path)
 
 
-def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: str) -> Scores:
+def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: str, quantized: bool = False) -> Scores:
     """Load a saved model in fp32 and score the model on every evaluation set.
 
     Args:
@@ -73,11 +73,17 @@ def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: st
         data: the rows.
         config: the run.
         name: the model's name in reports.
+        quantized: whether the weights of the linear layers are quantised to 4 bits first.
 
     Raises:
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
+<<<<<<< HEAD
     model, tokenizer = load_saved(path, config)
+=======
+    model = load_model(path, config.model.attention, quantized=quantized).to(resolve_device(config.engine))
+    tokenizer = load_tokenizer(path, fallback=config.model.tokenizer)
+>>>>>>> quant
     return score_model(model, tokenizer, data, config.evaluation, config.data, name=name)
 
 

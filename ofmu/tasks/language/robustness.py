@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -136,9 +136,11 @@ def _divergence(
         return RobustnessResult(
             metrics=dict.fromkeys(DIVERGENCES), reasons=dict.fromkeys(DIVERGENCES, NO_TARGET), details={}
         )
-    return divergence(
-        model, lambda: nullcontext(_load(target, config)), tokenizer, data, config.evaluation, config.data
-    )
+
+    def open_target() -> AbstractContextManager[Any]:
+        return nullcontext(_load(target, config, quantized=config.model.adapter.is_quantized))
+
+    return divergence(model, open_target, tokenizer, data, config.evaluation, config.data)
 
 
 def _alignment(
@@ -152,5 +154,5 @@ def _alignment(
     return alignment(model, _load(retrained, config), tokenizer, data, config.evaluation, config.data)
 
 
-def _load(path: str, config: UnlearnConfig) -> Any:
-    return load_model(path, config.model.attention).to(resolve_device(config.engine))
+def _load(path: str, config: UnlearnConfig, *, quantized: bool = False) -> Any:
+    return load_model(path, config.model.attention, quantized=quantized).to(resolve_device(config.engine))

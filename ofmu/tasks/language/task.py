@@ -29,6 +29,7 @@ from ofmu.losses import AnswerLoss
 from ofmu.models.files import stored_type
 from ofmu.models.language import attention_for, load_config, load_model, save_model
 from ofmu.models.lora import add_adapters, merge_adapters
+from ofmu.models.quantization import dequantize_model
 from ofmu.models.sharded_loading import ShardWeight
 from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
@@ -119,7 +120,7 @@ class LanguageTask:
         return getattr(torch, stored_type(self._target)) if from_source else torch.float32
 
     def load_model(self, *, double_backward: bool, shard: ShardWeight | None = None) -> nn.Module:
-        """Load the target in fp32, and add new adapters if the config has adapters.
+        """Load the target in fp32, or quantised, and add new adapters if the config has adapters.
 
         Args:
             double_backward: the run needs second derivatives. Attention sdpa may lack them.
@@ -129,8 +130,9 @@ class LanguageTask:
             ModelError: the target cannot be loaded.
         """
         attention = attention_for(self._config.model.attention, double_backward=double_backward)
-        model: nn.Module = load_model(self._target, attention, shard=shard)
-        add_adapters(model, self._config.model.adapter, self._config.seed)
+        adapter = self._config.model.adapter
+        model: nn.Module = load_model(self._target, attention, shard=shard, quantized=adapter.is_quantized)
+        add_adapters(model, adapter, self._config.seed)
         return model
 
     def score(self, engine: Engine) -> Scores:
@@ -190,11 +192,13 @@ class LanguageTask:
     def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Save model and tokenizer. Adapters are added to the target's weights first.
 
-        The target is loaded again in fp32, since the engine may shard its frozen weights or round them to bf16.
+        The target is loaded again in fp32, since the engine may shard its frozen weights or round them to bf16. Weights
+        that the run quantised are quantised again and dequantised, so the saved model answers as the run's model did.
         """
         adapter = self._config.model.adapter
         if adapter.kind == "none":
             save_model(model, self._tokenizer, directory, weights=weights)
         else:
-            merged = merge_adapters(load_model(self._target), adapter, weights.collect())
+            target = load_model(self._target, quantized=adapter.is_quantized)
+            merged = merge_adapters(dequantize_model(target), adapter, weights.collect())
             save_model(merged, self._tokenizer, directory)

@@ -170,13 +170,9 @@ class Preparation(ABC):
             self._save(self._scores_of(model_directory, part.removesuffix("_scores")), directory)
             return {}
 
-<<<<<<< HEAD
         parts = {"model": model_hashes(model_directory, self._hashes), **self._scoring()}
-=======
-        parts = {"model": model_hashes(model_directory), **self._scoring()}
         if self._is_quantized(part.removesuffix("_scores")):
             parts["quantization"] = [self._config.model.adapter.quantization, version("bitsandbytes")]
->>>>>>> quant
         return RunFiles(self._get(part, "scores", parts, build, together=True)).scores
 
     def _is_quantized(self, name: str) -> bool:

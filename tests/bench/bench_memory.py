@@ -35,21 +35,12 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "ofmu projection, no penalty, bf16": (
         {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, "",
     ),
-<<<<<<< HEAD
-    "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, False),
-    "ofmu none, no penalty, 8-bit moments": (
-        {**OPEN, "decorrelation": "none", "penalty_weight": 0.0, "outer_update": "adamw_8bit"}, FP32, False,
-    ),
-    "simnpo": (SIMNPO, FP32, False),
-    "simnpo, 8-bit moments": ({**SIMNPO, "update": "adamw_8bit"}, FP32, False),
-    "npo": ({**SIMNPO, "name": "npo"}, FP32, False),
-    "rmu": ({**SIMNPO, "name": "rmu"}, FP32, False),
-    "simnpo bf16": (SIMNPO, BF16, False),
-    "ofmu lora": (OPEN, FP32, True),
-    "ofmu exact lora bf16": ({**OPEN, "derivative": "exact"}, BF16, True),
-=======
     "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, ""),
+    "ofmu none, no penalty, 8-bit moments": (
+        {**OPEN, "decorrelation": "none", "penalty_weight": 0.0, "outer_update": "adamw_8bit"}, FP32, "",
+    ),
     "simnpo": (SIMNPO, FP32, ""),
+    "simnpo, 8-bit moments": ({**SIMNPO, "update": "adamw_8bit"}, FP32, ""),
     "npo": ({**SIMNPO, "name": "npo"}, FP32, ""),
     "rmu": ({**SIMNPO, "name": "rmu"}, FP32, ""),
     "simnpo bf16": (SIMNPO, BF16, ""),
@@ -57,7 +48,6 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "ofmu lora 4bit": (OPEN, FP32, "lora 4bit"),
     "ofmu exact lora 4bit": ({**OPEN, "derivative": "exact"}, FP32, "lora 4bit"),
     "ofmu exact lora bf16": ({**OPEN, "derivative": "exact"}, BF16, "lora"),
->>>>>>> quant
 }  # fmt: skip
 
 

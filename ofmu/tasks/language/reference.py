@@ -78,20 +78,15 @@ def score_saved(path: str, data: UnlearnData, config: UnlearnConfig, *, name: st
     Raises:
         OfmuError: the model cannot be loaded, or a row cannot be encoded.
     """
-<<<<<<< HEAD
-    model, tokenizer = load_saved(path, config)
-=======
-    model = load_model(path, config.model.attention, quantized=quantized).to(resolve_device(config.engine))
-    tokenizer = load_tokenizer(path, fallback=config.model.tokenizer)
->>>>>>> quant
+    model, tokenizer = load_saved(path, config, quantized=quantized)
     return score_model(model, tokenizer, data, config.evaluation, config.data, name=name)
 
 
-def load_saved(path: str, config: UnlearnConfig) -> tuple[Any, Tokenizer]:
+def load_saved(path: str, config: UnlearnConfig, *, quantized: bool = False) -> tuple[Any, Tokenizer]:
     """Load a saved model in fp32 onto the config's device, and its tokenizer.
 
     Raises:
         ModelError: one of them cannot be loaded.
     """
-    model = load_model(path, config.model.attention).to(resolve_device(config.engine))
+    model = load_model(path, config.model.attention, quantized=quantized).to(resolve_device(config.engine))
     return model, load_tokenizer(path, fallback=config.model.tokenizer)

@@ -82,14 +82,15 @@ class FourBitLinear(nn.Linear):
         # weight is also one long row, filled up to whole bytes.
         odd = self.in_features % 2 == 1
         shape = (1, 2 * self.weight.numel()) if odd else (self.out_features, self.in_features)
-        state = quantized.QuantState(
+        make_state: Any = quantized.QuantState  # which has no types
+        state = make_state(
             absmax=self.scales,
             shape=torch.Size(shape),
             dtype=written,
             blocksize=BLOCK,
             quant_type="nf4",
             offset=self.offset,
-            state2=quantized.QuantState(
+            state2=make_state(
                 absmax=self.scale_of_scales, code=self.scale_code, blocksize=SCALE_BLOCK, dtype=torch.float32
             ),
         )

@@ -56,13 +56,14 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     from ofmu.engine.config import EngineConfig
+    from ofmu.models.config import Attention
     from ofmu.models.language import load_model
     from ofmu.models.quantization import quantized_layers
 
     method, engine_settings, adapters = SETTINGS[name]
     backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
     config = EngineConfig.model_validate({**backend, **engine_settings, "device": "cpu", "threads": 1})
-    attention = "eager" if "exact" in name else "sdpa"
+    attention: Attention = "eager" if "exact" in name else "sdpa"
     quantized = "4bit" in adapters
 
     def rounds(model: object, vocabulary: int) -> float:

@@ -123,12 +123,14 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     from ofmu.models.weight_stream import WeightStream
     from ofmu.run_config import UnlearnConfig
     from ofmu.tasks.language.on_ranks import joins_ranks, train_on_ranks
+    from ofmu.tasks.language.task import LanguageTask
     from ofmu.tasks.load import task_family
 
     config = UnlearnConfig.model_validate(mapping)
     target = Path(str(config.model.path))
     reset_peak_memory()
     task = task_family("language").load_task(config, target)
+    assert isinstance(task, LanguageTask)
     reset_peak_memory()
     if joins_ranks(config.engine):
         folder.mkdir(exist_ok=True)

@@ -16,6 +16,19 @@ Count = Annotated[PositiveInt, Field(le=10_000)]
 """A number of layers or heads. Each layer takes time and memory, however narrow the layer is."""
 
 
+def check_quantization_package() -> None:
+    """Check that the package that quantises weights is there.
+
+    Raises:
+        ConfigError: bitsandbytes is missing.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.adapter.quantization '4bit' needs the package bitsandbytes, which is missing: "
+            "pip install 'ofmu[quantization]', or set it to none"
+        )
+
+
 class ScratchModelConfig(Section):
     """Shape of a Llama that is trained from scratch, with its own byte-level BPE tokenizer."""
 
@@ -99,11 +112,8 @@ class AdapterConfig(Section):
         Raises:
             ConfigError: bitsandbytes is missing.
         """
-        if self.is_quantized and find_spec("bitsandbytes") is None:
-            raise ConfigError(
-                "model.adapter.quantization '4bit' needs the package bitsandbytes, which is missing: "
-                "pip install 'ofmu[quantization]', or set it to none"
-            )
+        if self.is_quantized:
+            check_quantization_package()
 
 
 class ModelConfig(Section):

@@ -153,6 +153,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     scores = task.score(engine)
     peaks["evaluation"] = reset_peak_memory()
     del kept[1:]
+    reset_peak_memory()
     gathered = engine.space.gather_each(engine.space.masters())
     if engine.rank == 0:
         task.save(engine.model, folder, WeightStream(engine.space.shapes(), task.saved_dtype, gathered))

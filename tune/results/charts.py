@@ -202,10 +202,14 @@ def _front_legend(points: Points, has_retrained: bool, has_confirmed: bool) -> t
 def _front_alt(points: Points, objectives: Mapping[str, Direction], retrained: Mapping[str, float]) -> str:
     x, y = list(objectives)[:2]
     front = points.rows[list(points.on_front)]
-    places = ", ".join(f"trial {trial_name(dict(row))} at {row[x]:.3g} and {row[y]:.3g}" for _, row in front.iterrows())
+
+    def place(values: Mapping[Any, Any]) -> str:
+        return f"{metric_text(x, values[x], 3)} and {metric_text(y, values[y], 3)}"
+
+    places = ", ".join(f"trial {trial_name(dict(row))} at {place(dict(row))}" for _, row in front.iterrows())
     text = f"{counted(len(points.rows), 'complete trial')} by {x} and {y}. On the front: {places or 'none'}."
     if x in retrained and y in retrained:
-        text += f" The retrained model is at {retrained[x]:.3g} and {retrained[y]:.3g}."
+        text += f" The retrained model is at {place(retrained)}."
     return text
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ofmu.data.files import read_rows
 from ofmu.data.config import ColumnsConfig, DataConfig
+from ofmu.data.files import read_rows
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Row, RowSet
 from ofmu.errors import DataError
@@ -18,16 +19,8 @@ from ofmu.evaluation.robustness.facts import entity_span, find_facts, with_entit
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
 
-PUBLISHED = Path(__file__).parents[4] / "shared/data/uds_tofu_1b/forget10_entities.json"
 SHAPE = ScratchModelConfig(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1)
 ROW = Row(question="Where?", answer="Ann lives in São Paulo, near 東京 Street.", entity="São Paulo")
-
-
-def shared(name: str) -> Path:
-    for folder in Path(__file__).parents:
-        if (folder / "shared/data" / name).exists() or (folder.parent / "shared/data" / name).exists():
-            return next(p for p in (folder / "shared/data" / name, folder.parent / "shared/data" / name) if p.exists())
-    pytest.skip(f"no ../shared/data/{name}")
 
 
 def setup(texts: list[str], words: int = 300, **config: Any) -> tuple[RowEncoder, Any]:
@@ -109,18 +102,23 @@ def test_a_file_gives_the_entities_of_the_forget_rows_that_it_holds(tmp_path: Pa
 
 def test_rows_without_an_entity_keep_their_hash() -> None:
     plain = RowSet("forget", (replace(ROW, entity=None),))
-    assert plain.content_hash == "a48e" or len(plain.content_hash) == 64
+    fields = {
+        name: value for name, value in asdict(plain.rows[0]).items() if name not in ("alternate_answer", "entity")
+    }
+    text = json.dumps([fields], sort_keys=True, ensure_ascii=False)
+    assert plain.content_hash == hashlib.sha256(text.encode()).hexdigest()
     assert RowSet("forget", (ROW,)).content_hash != plain.content_hash
 
 
-def test_the_published_entities_of_tofu_are_found_in_every_answer() -> None:
-    published = shared("uds_tofu_1b/forget10_entities.json")
-    lines = (shared("tofu/forget10.json")).read_text(encoding="utf-8").splitlines()
+def test_the_published_entities_of_tofu_are_found_in_every_answer(shared_data: Path) -> None:
+    lines = (shared_data / "tofu" / "forget10.json").read_text(encoding="utf-8").splitlines()
     rows = [Row(question=row["question"], answer=row["answer"]) for row in map(json.loads, lines)]
-    given = with_entities(rows, str(published))
+    given = with_entities(rows, str(shared_data / "uds_tofu_1b" / "forget10_entities.json"))
+    assert sum(row.entity is not None for row in given) == 367
     encoder, tokenizer = setup([row.answer for row in rows[:50]], 600, max_length=480)
-    facts = find_facts(encoder, tokenizer, "forget", given)
-    expected = [row.entity for row in given if row.entity is not None]
-    assert len(facts) == len(expected) == 367
-    inexact = [(spelled(fact, tokenizer), entity) for fact, entity in zip(facts, expected, strict=True)]
-    assert all(entity in text and len(text) < len(entity) + 12 for text, entity in inexact)
+    part = [row for row in given if row.entity is not None][::6]
+    facts = find_facts(encoder, tokenizer, "forget", part)
+    for fact, row in zip(facts, part, strict=True):
+        # The border tokens may hold a character more than the entity.
+        assert str(row.entity) in spelled(fact, tokenizer)
+        assert len(spelled(fact, tokenizer)) < len(str(row.entity)) + 12

@@ -16,6 +16,7 @@ from ofmu.data.questions import QuestionSet, question_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.errors import ConfigError, DataError, nearest_name
+from ofmu.io.library_logging import asking_the_hub
 
 CORPORA = "cais/wmdp-corpora"
 BIO_FORGET = "cais/wmdp-bio-forget-corpus"
@@ -92,7 +93,8 @@ def _records(source: str, split: str) -> list[Record]:
     from datasets.exceptions import DatasetsError
 
     try:
-        return list(load_dataset(str(Path(name).expanduser()), subset or None, split=split))
+        with asking_the_hub():
+            return list(load_dataset(str(Path(name).expanduser()), subset or None, split=split))
     except (OSError, ValueError, KeyError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(

@@ -18,6 +18,8 @@ _WITHOUT_EFFECT_ON_REFERENCE = (
     "evaluation.batch_size",
     "evaluation.alignment",
     "evaluation.attacks",
+    "evaluation.depth",
+    "evaluation.entities",
     "evaluation.kl",
     "evaluation.run_attacks",
     _CUSTOM_METRICS,

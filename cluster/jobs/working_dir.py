@@ -32,7 +32,16 @@ LIMIT: int = min(DASHBOARD_CLIENT_MAX_SIZE, GCS_STORAGE_MAX_SIZE)
 
 _ZIP_ENTRY_BYTES = 130
 """The two headers of an entry in a zip file, without the name that each contains. Ray does not compress the files."""
-_PATH_KEYS = ("data.path", "data.forget", "data.retain", "data.holdout", "model.path", "model.base", "reference.path")
+_PATH_KEYS = (
+    "data.path",
+    "data.forget",
+    "data.retain",
+    "data.holdout",
+    "model.path",
+    "model.base",
+    "reference.path",
+    "evaluation.entities",
+)
 
 
 @dataclass(frozen=True)

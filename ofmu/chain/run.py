@@ -275,7 +275,9 @@ def _write_rows(folder: Path, chain: RunChain) -> None:
 
 
 def _utility(config: UnlearnConfig, first_target: Path, target: Values, result: Values) -> Iterator[UtilityRecord]:
-    plain = config.evaluation.model_copy(update={"attacks": (), "alignment": False, "kl": False, "membership": False})
+    plain = config.evaluation.model_copy(
+        update={"attacks": (), "alignment": False, "depth": False, "kl": False, "membership": False}
+    )
     first = evaluate(str(first_target), config.model_copy(update={"evaluation": plain}))["metrics"]
     for name in _UTILITY:
         if result.get(name) is not None:

@@ -24,7 +24,7 @@ MAX_EVALUATION_ROWS = 400
 _MAX_CHARACTERS = 200_000
 """Bound on a question, an answer or a variant. Every one is tokenised whole."""
 
-_ALTERNATE = "alternate_answer"
+_ALTERNATE, _ENTITY = "alternate_answer", "entity"
 _IN_SCOPE_TEXTS = ("paraphrased_question", "multi_hop_question", "translated_question", "translated_answer")
 
 Record = dict[str, Any]
@@ -133,6 +133,7 @@ def row_from_record(record: Mapping[str, Any], columns: ColumnsConfig, source: s
         perturbed_answers=_texts(record.get(columns.perturbed_answer), columns.perturbed_answer, where),
         **_in_scope_variants(record, where),
         alternate_answer=_alternate(record, columns, where),
+        entity=_entity(record, columns, where),
     )
 
 
@@ -146,10 +147,22 @@ def _alternate(record: Mapping[str, Any], columns: ColumnsConfig, where: str) ->
     return alternate
 
 
+def _entity(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str | None:
+    """Return the part of the answer that states the fact. The column has the name of the field."""
+    if not record.get(_ENTITY):
+        return None
+    entity = _non_empty_text(record, _ENTITY, where)
+    if entity not in str(record[columns.answer]):
+        raise DataError(
+            f"{where} has the '{_ENTITY}' '{entity:.60}', which its answer does not contain: copy it from there"
+        )
+    return entity
+
+
 def _check_single_texts(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> None:
     """Refuse lists where one text belongs. CSV has no lists, so a list in a cell is a text here."""
     own = (columns.question, columns.answer, columns.paraphrased_answer, columns.text)
-    for name in (*own, _ALTERNATE, *_IN_SCOPE_TEXTS):
+    for name in (*own, _ALTERNATE, _ENTITY, *_IN_SCOPE_TEXTS):
         value = record.get(name)
         if value and looks_like_list(value) and parse_text_list(value) is not None:
             raise DataError(

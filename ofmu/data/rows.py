@@ -30,6 +30,8 @@ class Row:
     translated_perturbed_answers: tuple[str, ...] = ()
     alternate_answer: str | None = None
     """A plausible answer with other facts, which AltPO trains in place of the answer. It is not scored."""
+    entity: str | None = None
+    """The part of the answer that states the fact. The unlearning depth is measured on its tokens."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ class RowSet:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_LATER_FIELDS = ("alternate_answer", "entity")
+
+
 def _fields(row: Row) -> dict[str, Any]:
-    """Return the fields of a row. Rows without an alternate answer keep the hash that they had before it existed."""
-    fields = asdict(row)
-    if row.alternate_answer is None:
-        del fields["alternate_answer"]
-    return fields
+    """Return the fields of a row. Rows without the later fields keep the hash that they had before these existed."""
+    return {name: value for name, value in asdict(row).items() if value is not None or name not in _LATER_FIELDS}
 
 
 def row_key(row: Row) -> str:

@@ -18,7 +18,7 @@ HELD_BYTES = 2**30
 """Bytes of the target's logits that a divergence holds at once. The target is opened once for each portion of this
 size."""
 
-_LEFT_OUT_UNLESS_SET = ("custom_metrics", "kl", "max_rows", "run_attacks")
+_LEFT_OUT_UNLESS_SET = ("custom_metrics", "depth", "entities", "kl", "max_rows", "run_attacks")
 
 
 class ReferenceConfig(Section):
@@ -64,6 +64,13 @@ class EvaluationConfig(Section):
     """True: also measure KL(target ‖ model) on the answers to retain rows and to questions of general knowledge. A run
     then keeps the target's weights on the disk beside it. A search sets this key if an objective or a constraint names
     ``kl_retain`` or ``kl_general``."""
+    depth: bool = False
+    """True: ``ofmu evaluate`` measures how deep the facts of the forget rows are forgotten, from the hidden states of
+    the model, the target and the retrained model: ``unlearning_depth`` and ``logit_lens``. A model of L blocks reads
+    each of these rows 2·L + 4 times."""
+    entities: str | None = None
+    """File of rows with the columns question, answer and entity, in any format of your own rows. It names the facts of
+    forget rows that have no column ``entity``, such as TOFU's. Without any entity, a whole answer is the fact."""
     attacks: tuple[Attack, ...] = ()
     """Attacks of ``ofmu evaluate`` that try to recover forgotten rows. ``relearning``: a few training steps.
     ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits. ``sampling``: several sampled answers to

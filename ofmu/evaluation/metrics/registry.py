@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.evaluation.metrics.reliability import reliability_section
 from ofmu.evaluation.sets import FORGET, GENERAL_SETS, IN_SCOPE_KINDS, IN_SCOPE_PREFIX, LUME_PARTS, RETAIN
 
 Direction = Literal["min", "max", "target"]
@@ -21,16 +22,20 @@ TIRUMALA = "Tirumala et al., arXiv 2205.10770"
 MUSE = "Shi et al., arXiv 2407.06460"
 LUME = "Ramakrishna et al., arXiv 2502.15097"
 SALUN = "Fan et al., arXiv 2310.12508"
+DEPTH_SCORE = "unlearning depth score, arXiv 2605.24614"
 OURS = "this project"
 
 REFERENCE, HOLDOUT, GENERATION = "reference scores", "holdout rows", "evaluation.rouge"
 WRONG = "perturbed answers"
 KL = "evaluation.kl"
+DEPTH = "evaluation.depth"
 ATTACK = "evaluation.attacks "
 """What the metrics of an attack need begins with this text. The name of the attack follows."""
 RETRAINED = "the retrained model"
 DIVERGENCES = ("kl_retain", "kl_general")
 """Divergences from the target: on retain rows, and on the sets of general knowledge."""
+DEPTHS = ("unlearning_depth", "logit_lens")
+"""What the hidden states of a model still tell of the forget rows' facts, by activation patching and by reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,7 @@ def markdown() -> str:
     )
     return (
         "# Metrics\n\nMade by `python -m ofmu.evaluation.metrics.registry`. A metric that cannot be computed is "
-        f"reported as missing with its reason, never as 0 or 1.\n\n{head}{rows}"
+        f"reported as missing with its reason, never as 0 or 1.\n\n{head}{rows}\n{reliability_section()}"
     )
 
 
@@ -232,6 +237,17 @@ def _alignment() -> Iterator[MetricInfo]:
         )
 
 
+def _depth() -> Iterator[MetricInfo]:
+    gap = "0: the model knows what the target knows, 1: as little as the retrained model"
+    meanings = {
+        "unlearning_depth": "share of the retrained model's loss of log-probability of the facts, when hidden states "
+        "are patched into the target layer by layer, that the model has too",
+        "logit_lens": "the same share, when the target's output layer reads the hidden states of each layer",
+    }
+    for name in DEPTHS:
+        yield _maximise(name, f"{meanings[name]}; {gap}", DEPTH_SCORE, DEPTH, RETRAINED)
+
+
 def _attacks() -> Iterator[MetricInfo]:
     source, needs = "Hu et al., arXiv 2406.13356", f"{ATTACK}relearning"
     for name, shown in (("probability", "forget probability"), ("extraction_strength", "extraction strength")):
@@ -314,6 +330,7 @@ GROUPS: dict[str, tuple[MetricInfo, ...]] = {
     "Membership and privacy": tuple(_membership()),
     "Hard questions about the forget rows": tuple(_in_scope()),
     "Alignment with the retrained model": tuple(_alignment()),
+    "Depth of forgetting": tuple(_depth()),
     "Attacks": tuple(_attacks()),
     "Multiple choice": tuple(_choices()),
     "Knowledge of texts": tuple(_knowledge()),

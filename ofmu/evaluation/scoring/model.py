@@ -170,7 +170,7 @@ def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dic
     return notes
 
 
-def _prompted(encoding: DataConfig, prompting: Prompting | None) -> DataConfig:
+def with_prompting(encoding: DataConfig, prompting: Prompting | None) -> DataConfig:
     """Return the data section with the prompts of a set."""
     if prompting is None:
         return encoding
@@ -197,7 +197,7 @@ def _generate(
             tokenizer,
             list(chosen.values()),
             evaluation.model_copy(update=limits),
-            _prompted(encoding, prompts),
+            with_prompting(encoding, prompts),
             shard,
             [set_name for set_name, _ in chosen],
         )
@@ -212,7 +212,7 @@ def _examples(
     common, examples = RowEncoder(tokenizer, encoding, model.config), dict[_AnswerKey, tuple[Example, ...]]()
     for set_name, rows in sets.items():
         own = prompting.get(set_name)
-        encoder = common if own is None else RowEncoder(tokenizer, _prompted(encoding, own), model.config)
+        encoder = common if own is None else RowEncoder(tokenizer, with_prompting(encoding, own), model.config)
         for index, row in enumerate(rows):
             # Holdout rows have no truth ratio, so only their answers are scored.
             others = () if set_name == HOLDOUT else (row.paraphrased_answer, *row.perturbed_answers)

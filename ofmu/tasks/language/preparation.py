@@ -23,7 +23,9 @@ from ofmu.tasks.language.on_ranks import joins_ranks, score_on_ranks, train_on_r
 from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
 from ofmu.tasks.preparation import Preparation
 
-_WITHOUT_EFFECT_ON_SCORES = {"batch_size", "alignment", "kl", "attacks", "run_attacks", "custom_metrics"}
+_WITHOUT_EFFECT_ON_SCORES = {
+    *("batch_size", "alignment", "depth", "entities", "kl", "attacks", "run_attacks", "custom_metrics")
+}
 """Evaluation settings that do not change a model's scores."""
 
 

@@ -13,10 +13,11 @@ from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.errors import OfmuError
 from ofmu.evaluation.config import Attack
-from ofmu.evaluation.metrics.registry import DIVERGENCES, REGISTRY
+from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, REGISTRY
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS, alignment
 from ofmu.evaluation.robustness.attacks import quantization, relearning, sampling
+from ofmu.evaluation.robustness.depth import depth
 from ofmu.evaluation.robustness.divergence import divergence
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
@@ -43,20 +44,22 @@ def measure_robustness(
     :meth:`ofmu.tasks.family.TaskFamily.robustness` documents the arguments.
 
     Returns:
-        ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``kl`` and the names of the attacks) with
-        its curves, layers and ``seconds``. Empty if the config names no part.
+        ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``depth``, ``kl`` and the names of the
+        attacks) with its curves, layers and ``seconds``. Empty if the config names no part.
 
     Raises:
         OfmuError: a model cannot be read.
     """
     evaluation = config.evaluation
     attacks = dict.fromkeys([*evaluation.attacks, *evaluation.run_attacks])
-    if not (evaluation.alignment or evaluation.kl or attacks):
+    if not (evaluation.alignment or evaluation.depth or evaluation.kl or attacks):
         return {}
     loaded, tokenizer = _load(model, config), load_tokenizer(model, fallback=config.model.tokenizer)
     runs: dict[str, Callable[[], RobustnessResult]] = {}
     if evaluation.alignment:
         runs["alignment"] = lambda: _alignment(loaded, tokenizer, data, config, find_retrained())
+    if evaluation.depth:
+        runs["depth"] = lambda: _depth(loaded, tokenizer, data, config, find_target(), find_retrained())
     if evaluation.kl:
         runs["kl"] = lambda: _divergence(loaded, tokenizer, data, config, find_target())
     for name in attacks:
@@ -141,6 +144,23 @@ def _divergence(
         return nullcontext(_load(target, config, quantized=config.model.adapter.is_quantized))
 
     return divergence(model, open_target, tokenizer, data, config.evaluation, config.data)
+
+
+def _depth(
+    model: Any, tokenizer: Any, data: UnlearnData, config: UnlearnConfig, target: str | None, retrained: str | None
+) -> RobustnessResult:
+    if target is None or retrained is None:
+        reason = NO_TARGET if target is None else NO_RETRAINED
+        return RobustnessResult(metrics=dict.fromkeys(DEPTHS), reasons=dict.fromkeys(DEPTHS, reason), details={})
+    return depth(
+        model,
+        lambda: nullcontext(_load(target, config)),
+        lambda: nullcontext(_load(retrained, config)),
+        tokenizer,
+        data,
+        config.evaluation,
+        config.data,
+    )
 
 
 def _alignment(

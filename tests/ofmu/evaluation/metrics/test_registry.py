@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ofmu.errors import ConfigError
-from ofmu.evaluation.metrics.registry import REGISTRY, markdown, metric
+from ofmu.evaluation.metrics.registry import DEPTHS, REGISTRY, markdown, metric
+from ofmu.evaluation.metrics.reliability import MEASURED_RELIABILITY
 from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS
 from ofmu.evaluation.robustness.attacks import COMPARED_METRICS
@@ -25,6 +27,7 @@ def test_every_metric_of_a_report_is_registered() -> None:
     scores = Scores(model="m", truth_ratio="geometric", sets={}, notes={"membership": "no", "in_scope": "no"})
     reported = set(metrics_of(scores).values)
     reported |= {f"alignment_{name}_{kind}" for name in ALIGNMENT_SETS for kind in ("cka", "cosine")}
+    reported |= set(DEPTHS)
     reported |= {f"quantization_{bits}_{name}" for bits in (8, 4) for name in COMPARED_METRICS}
     assert reported <= set(REGISTRY)
     assert len(reported) > 60
@@ -50,3 +53,26 @@ def test_an_unknown_metric_raises_with_the_nearest_name() -> None:
     assert metric("ks_statistic").worst == 1.0
     with pytest.raises(ConfigError, match="Unknown metric 'ks_statistics': did you mean 'ks_statistic'"):
         metric("ks_statistics")
+
+
+def test_the_measured_reliability_is_the_published_one(shared_data: Path) -> None:
+    names = {
+        "uds": "unlearning_depth",
+        "logit_lens": "logit_lens",
+        "es": "extraction_strength",
+        "em": "exact_memorization",
+        "prob": "forget_probability",
+        "truth_ratio": "forget_truth_ratio",
+        "rouge": "forget_rouge",
+        "mia_loss": "membership_loss",
+        "mia_zlib": "membership_zlib",
+        "mia_min_k": "membership_min_k",
+        "mia_min_kpp": "membership_min_k_plus",
+        "cka": "alignment_forget_cka",
+    }
+    published = json.loads((shared_data / "uds_tofu_1b" / "meta_eval.json").read_text(encoding="utf-8"))
+    assert set(names.values()) == set(MEASURED_RELIABILITY) <= set(REGISTRY)
+    for key, name in names.items():
+        found = MEASURED_RELIABILITY[name]
+        assert found.faithfulness == pytest.approx(published["faithfulness"][key]["auc_roc"], abs=6e-4)
+        assert found.robustness == pytest.approx(published["robustness"][key]["agg"], abs=6e-4)

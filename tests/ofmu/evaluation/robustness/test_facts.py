@@ -79,7 +79,7 @@ def test_a_column_gives_the_entity_and_must_be_a_part_of_the_answer(tmp_path: Pa
     (row,) = read_rows(file, ColumnsConfig())
     assert row.entity == "Oslo"
     file.write_text(json.dumps(record | {"entity": "Bergen"}))
-    with pytest.raises(DataError, match="Row 1 of .* has the 'entity' 'Bergen', which its answer does not contain"):
+    with pytest.raises(DataError, match=r"Row 1 of .* has the 'entity' 'Bergen', which its answer does not contain"):
         read_rows(file, ColumnsConfig())
     file.write_text(json.dumps(record | {"entity": ["Oslo"]}))
     with pytest.raises(DataError, match="of type list in column 'entity'"):
@@ -93,10 +93,10 @@ def test_a_file_gives_the_entities_of_the_forget_rows_that_it_holds(tmp_path: Pa
     file.write_text(json.dumps([{"question": "Where?", "answer": "In Oslo.", "entity": "Oslo"}]))
     rows = [Row(question="Where?", answer="In Oslo."), Row(question="Where?", answer="In Rome.")]
     assert [row.entity for row in with_entities(rows, str(file))] == ["Oslo", None]
-    with pytest.raises(DataError, match="No row of .*entities.json, which evaluation.entities names, is a forget row"):
+    with pytest.raises(DataError, match=r"No row of .*entities.json, which evaluation.entities names, is a forget row"):
         with_entities(rows[1:], str(file))
     file.write_text(json.dumps([{"question": "Where?", "answer": "In Oslo."}]))
-    with pytest.raises(DataError, match="Row 1 of .* has no column 'entity'"):
+    with pytest.raises(DataError, match=r"Row 1 of .* has no column 'entity'"):
         with_entities(rows, str(file))
 
 

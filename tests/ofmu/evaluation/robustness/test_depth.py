@@ -88,7 +88,7 @@ def measured(models: Models, tokenizer: Any, data: UnlearnData | None = None, **
     )
 
 
-def run_block(block: Any, hidden: torch.Tensor, model: Any) -> torch.Tensor:
+def run_block(block: Any, hidden: torch.Tensor, model: Any) -> Any:
     """Run one block on one unpadded row, with positions and mask made here."""
     length = hidden.shape[1]
     mask = torch.full((length, length), -torch.inf).triu(1)[None, None]
@@ -195,12 +195,17 @@ def test_order_batches_padding_side_and_memory_do_not_matter(
     monkeypatch.setattr(chunked_logits, "CHUNK_BYTES", 1)
     assert measured(models, tokenizer).metrics == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr(module, "_HELD_BYTES", 1)
-    opened = []
+    opened: list[str] = []
     model, target, retrained = models
+
+    def opens(name: str, other: Any) -> Any:
+        opened.append(name)
+        return nullcontext(other)
+
     result = depth(
         model,
-        lambda: nullcontext(opened.append("target") or target),
-        lambda: nullcontext(opened.append("retrained") or retrained),
+        lambda: opens("target", target),
+        lambda: opens("retrained", retrained),
         tokenizer,
         make_data(),
         CONFIG.evaluation,
@@ -306,6 +311,7 @@ def test_evaluate_reports_both_depths_and_names_a_missing_model(tmp_path: Path) 
     }
     config = UnlearnConfig.model_validate(settings)
     prepared = prepare(config)
+    assert prepared.retrain is not None
     report = evaluate(prepared.retrain, config, output_dir=tmp_path / "evaluation")
     stored = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     for name in ("unlearning_depth", "logit_lens"):

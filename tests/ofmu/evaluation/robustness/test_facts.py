@@ -93,7 +93,7 @@ def test_a_file_gives_the_entities_of_the_forget_rows_that_it_holds(tmp_path: Pa
     file.write_text(json.dumps([{"question": "Where?", "answer": "In Oslo.", "entity": "Oslo"}]))
     rows = [Row(question="Where?", answer="In Oslo."), Row(question="Where?", answer="In Rome.")]
     assert [row.entity for row in with_entities(rows, str(file))] == ["Oslo", None]
-    with pytest.raises(DataError, match=r"No row of .*entities\.json, which evaluation.entities names"):
+    with pytest.raises(DataError, match=r"No row of .*entities.json, which evaluation.entities names, is a forget row"):
         with_entities(rows[1:], str(file))
     file.write_text(json.dumps([{"question": "Where?", "answer": "In Oslo."}]))
     with pytest.raises(DataError, match=r"Row 1 of .* has no column 'entity'"):

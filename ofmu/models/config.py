@@ -10,10 +10,24 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
 from ofmu.errors import ConfigError
 
+
 Attention = Literal["auto", "sdpa", "eager"]
 
 Count = Annotated[PositiveInt, Field(le=10_000)]
 """A number of layers or heads. Each layer takes time and memory, however narrow the layer is."""
+
+
+def check_quantization_package() -> None:
+    """Check that the package that quantises weights is there.
+
+    Raises:
+        ConfigError: bitsandbytes is missing.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.adapter.quantization '4bit' needs the package bitsandbytes, which is missing: "
+            "pip install 'ofmu[quantization]', or set it to none"
+        )
 
 
 class ScratchModelConfig(Section):
@@ -99,11 +113,8 @@ class AdapterConfig(Section):
         Raises:
             ConfigError: bitsandbytes is missing.
         """
-        if self.is_quantized and find_spec("bitsandbytes") is None:
-            raise ConfigError(
-                "model.adapter.quantization '4bit' needs the package bitsandbytes, which is missing: "
-                "pip install 'ofmu[quantization]', or set it to none"
-            )
+        if self.is_quantized:
+            check_quantization_package()
 
 
 class ModelConfig(Section):

@@ -19,7 +19,7 @@ from transformers import (
 
 from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
-from ofmu.models.config import Attention
+from ofmu.models.config import Attention, check_quantization_package
 from ofmu.models.described_size import check_described_size
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.quantization import is_quantized, quantize_model
@@ -52,10 +52,13 @@ def load_model(
             ``shard``.
 
     Raises:
+        ConfigError: ``quantized``, and the package for it is missing.
         ModelError: the directory is missing, or holds no model or no safetensors; the hub has no such model; the model
             is quantised; the architecture has no sdpa and ``attention`` is sdpa; or a weight is missing, unknown, of
             another shape, NaN or infinite; or ``quantized``, and no layer can be quantised.
     """
+    if quantized:
+        check_quantization_package()
     directory = local_directory(path, revision)
     try:
         model, info = _load(directory, "sdpa" if attention == "auto" else attention, dtype, shard, quantized)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, Protocol
@@ -172,7 +172,7 @@ class Preparation(ABC):
 
         parts = {"model": model_hashes(model_directory, self._hashes), **self._scoring()}
         if self._is_quantized(part.removesuffix("_scores")):
-            parts["quantization"] = [self._config.model.adapter.quantization, version("bitsandbytes")]
+            parts["quantization"] = [self._config.model.adapter.quantization, _quantizer_version()]
         return RunFiles(self._get(part, "scores", parts, build, together=True)).scores
 
     def _is_quantized(self, name: str) -> bool:
@@ -258,6 +258,14 @@ class Preparation(ABC):
         if callback is None:
             return None
         return lambda end: callback(TrainingEpoch(part=part, epoch=end.epoch, epochs=end.epochs, loss=end.loss))
+
+
+def _quantizer_version() -> str:
+    """Return the version of bitsandbytes; empty without it, so that a lookup in the cache finds nothing."""
+    try:
+        return version("bitsandbytes")
+    except PackageNotFoundError:
+        return ""
 
 
 def reference_hashes(path: str, hash_of: FileHash = file_hash) -> dict[str, str]:

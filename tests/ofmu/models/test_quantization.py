@@ -218,7 +218,7 @@ def test_a_model_of_which_little_is_quantised_says_so() -> None:
         with_four_bit_layers(model)
 
 
-def test_contradicting_settings_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contradicting_settings_are_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs frozen weights.*set model\.adapter\.kind to lora"):
         validate(UnlearnConfig, {"model": {"adapter": {"quantization": "4bit"}}})
     quantized = {"model": {"adapter": {"kind": "lora", "quantization": "4bit"}}}
@@ -230,6 +230,10 @@ def test_contradicting_settings_are_errors(monkeypatch: pytest.MonkeyPatch) -> N
     for start in (check_inputs, prepare):
         with pytest.raises(ConfigError, match=r"pip install 'ofmu\[quantization\]'"):
             start(config)
+    tiny_llama().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"pip install 'ofmu\[quantization\]'"):
+        load_model(tmp_path, quantized=True)
+    load_model(tmp_path)
 
 
 def test_a_stored_config_without_the_key_equals_the_default() -> None:

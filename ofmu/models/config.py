@@ -10,7 +10,6 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
 from ofmu.errors import ConfigError
 
-
 Attention = Literal["auto", "sdpa", "eager"]
 
 Count = Annotated[PositiveInt, Field(le=10_000)]

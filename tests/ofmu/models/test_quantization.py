@@ -32,6 +32,8 @@ from ofmu.models.quantization import (
 from ofmu.plan.plan import make_plan
 from ofmu.preflight import check_inputs
 from ofmu.preparer import find_target_scores, prepare
+from ofmu.reports.model_card import model_card
+from ofmu.reports.stored import StoredRun
 from ofmu.run_config import override
 from ofmu.tasks.language.robustness import _load
 from ofmu.testing import tiny_llama
@@ -293,7 +295,7 @@ def test_a_run_is_scored_saved_and_evaluated_with_the_quantised_base(
     target = load_model(prepared.target, quantized=True)
     assert saved.dtype == torch.float32
     assert torch.equal(saved.lm_head.weight, target.lm_head.weight)
-    assert "4 bits (NF4)" in (result.model_dir / "README.md").read_text()
+    assert "4 bits (NF4)" in model_card(StoredRun(tmp_path))
     # The target's scores are those of the quantised model, under a key of their own.
     plain = changed(tiny_mapping, "model.adapter.kind=lora")
     assert find_target_scores(config) == prepared.target_scores

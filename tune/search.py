@@ -24,7 +24,6 @@ from tune.callbacks.callback_list import Callback, CallbackList
 from tune.callbacks.prometheus import PrometheusCallback
 from tune.config import SearchConfig, search_config
 from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs
-from tune.execution.round_decider import round_decider
 from tune.execution.synced_executor import SyncedExecutor
 from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
@@ -38,6 +37,7 @@ from tune.results.incremental import TimeBudget
 from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
+from tune.round_decider import round_decider
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation

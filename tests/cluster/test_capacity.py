@@ -44,5 +44,7 @@ def test_what_is_compared_depends_on_the_cluster(tiny_config, monkeypatch, clust
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     seen = []
     monkeypatch.setattr(capacity, "check_fit", lambda config, **options: seen.append(options))
-    check_trial_fits(tiny_config, ClusterConfig(**cluster))
-    assert seen == ([] if expected is None else [expected])
+    for keeps_round in (False, True):
+        seen.clear()
+        check_trial_fits(tiny_config, ClusterConfig(**cluster), keeps_round=keeps_round)
+        assert seen == ([] if expected is None else [expected | {"keeps_round": keeps_round}])

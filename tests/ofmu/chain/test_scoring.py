@@ -35,9 +35,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that are loaded to be scored, in order."""
     found, load = [], reference.load_model
 
-    def counted(path: Any, *rest: Any) -> Any:
+    def counted(path: Any, *rest: Any, **options: Any) -> Any:
         found.append(str(path))
-        return load(path, *rest)
+        return load(path, *rest, **options)
 
     monkeypatch.setattr(reference, "load_model", counted)
     return found

@@ -60,6 +60,7 @@ class WorkersSeen(SearchCallback):
         return "RayTrainWorker" in title and process.environ().get("RAY_TMPDIR") == self._folder
 
 
+@pytest.mark.long
 def test_a_search_of_worker_groups_shards_every_trial_over_the_same_two_ranks(
     ray_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ):

@@ -88,7 +88,9 @@ def test_a_hub_that_answers_gives_no_warning(recwarn: pytest.WarningsRecorder) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("words", [["plan", "tofu"], ["plan", "quickstart", "data.source=wmdp"]])
+@pytest.mark.parametrize(
+    "words", [["plan", "tofu"], pytest.param(["plan", "quickstart", "data.source=wmdp"], marks=pytest.mark.long)]
+)
 def test_a_plan_without_a_network_is_one_error(words: list[str], tmp_path: Path) -> None:
     """Nothing listens on port 9 of this machine."""
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}

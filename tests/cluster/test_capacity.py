@@ -17,6 +17,7 @@ def little_memory(monkeypatch):
     monkeypatch.setattr(check, "device_memory", lambda *, on_gpu: 2**20)
 
 
+@pytest.mark.slow
 def test_a_search_is_refused_before_a_cluster_starts(tiny_mapping, tmp_path, monkeypatch, little_memory):
     monkeypatch.setattr("tune.search.ray_session", pytest.fail)
     with pytest.raises(MemoryLimitError, match="ofmu plan"):
@@ -24,6 +25,7 @@ def test_a_search_is_refused_before_a_cluster_starts(tiny_mapping, tmp_path, mon
     assert not (tmp_path / "search" / "study.log").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_group_is_refused_before_a_cluster_starts(tiny_config, tmp_path, monkeypatch, little_memory):
     monkeypatch.setattr("cluster.train.trainer.ray_session", pytest.fail)
     with pytest.raises(MemoryLimitError):

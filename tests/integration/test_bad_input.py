@@ -193,6 +193,7 @@ def test_a_directory_that_is_not_a_run(error_of, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["other", "config.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["search", "compare"])
 def test_the_directory_of_a_search_or_a_comparison(kind, error_of, tiny, tmp_path):
     assert main(["unlearn", str(tiny), "method.outer_steps=0", "--output", str(tmp_path / "run")]) == 0

@@ -97,6 +97,7 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_the_answer_for_other_content(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["unlearn", project / "mine.yaml", "--output", project / "run"]
     assert run(*arguments) == 0
@@ -121,6 +122,7 @@ def test_a_finished_run_is_not_the_answer_for_other_content(project: Path, capsy
     assert run(*arguments) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_continue_on_other_rows(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,7 @@ def commands(run: Path) -> Iterator[list[str]]:
     yield ["search", "--resume", str(run)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDY)
 def test_a_damaged_study_is_one_sentence(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     STUDY[name](run)
@@ -192,6 +193,7 @@ def refused(run: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:
     assert not (run.parent / "taken").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_damaged_record_is_one_sentence_or_not_needed(
     run: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -302,6 +304,7 @@ def test_a_link_in_a_run_directory_is_not_followed(
     assert not (run.parent / "taken").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "model/config.json", "metrics.json", "config.yaml"])
 def test_an_export_copies_nothing_from_outside(
     run: Path, outside: Path, name: str, capsys: pytest.CaptureFixture[str]

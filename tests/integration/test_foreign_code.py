@@ -100,6 +100,7 @@ def search_of(names: Names | None, marker: Path, run_dir: str = "theirs/run") ->
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", WAYS)
 def test_reading_results_runs_no_code(marker: Path, names: Names, capsys: pytest.CaptureFixture[str]) -> None:
     run = search_of(None, marker)
@@ -117,6 +118,7 @@ def test_reading_results_runs_no_code(marker: Path, names: Names, capsys: pytest
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", WAYS)
 def test_a_resume_runs_code_only_when_it_is_allowed(
     marker: Path, names: Names, capsys: pytest.CaptureFixture[str]
@@ -194,6 +196,7 @@ def test_a_resumed_comparison_runs_code_only_when_it_is_allowed(marker: Path) ->
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [as_method, beside_a_built_in_method, as_metric])
 def test_an_evaluation_runs_only_code_that_its_command_names(
     marker: Path, names: Names, capsys: pytest.CaptureFixture[str]

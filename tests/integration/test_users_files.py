@@ -137,6 +137,7 @@ def test_an_export_leaves_the_folder_beside_it(tiny_config, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.partial", "new", "run"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_replaces_only_an_earlier_evaluation(tiny, tiny_config, tmp_path, capsys):
     prepared, output = prepare(tiny_config), tmp_path / "scores"
     command = ["evaluate", prepared.target, tiny, "--output"]

@@ -91,6 +91,7 @@ def test_the_target_saw_the_forget_rows_and_the_retrain_did_not(tmp_path: Path) 
     assert abs(mean_loss(prepared.reference_scores, "retain") - mean_loss(prepared.target_scores, "retain")) < gap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sections", "kept"),
     [

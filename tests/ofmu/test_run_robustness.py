@@ -25,6 +25,7 @@ def config(tiny_mapping: dict[str, Any]) -> UnlearnConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_run_measures_and_counts_what_it_is_asked_for(config: UnlearnConfig, tmp_path: Path) -> None:
     plain = config.model_copy(
         update={"evaluation": config.evaluation.model_copy(update={"kl": False, "run_attacks": ()})}

@@ -38,6 +38,7 @@ def scores_of(metrics: dict[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in metrics.items() if name not in COSTS}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
     tiny_config: UnlearnConfig, prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_evaluate_prints_what_the_run_reported(tiny_config: UnlearnConfig, prepa
         assert result.metrics[name] == (value if value is None else pytest.approx(value, rel=1e-6)), name
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_prepared_reference_by_itself(
     tiny_mapping: dict[str, Any], tiny_config: UnlearnConfig, prepared: Prepared
 ) -> None:
@@ -75,6 +77,7 @@ def test_evaluate_finds_the_prepared_reference_by_itself(
     assert unprepared["metrics"]["ks_statistic"] is None
 
 
+@pytest.mark.slow
 def test_no_outer_steps_leave_the_target_untouched(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_the_list_tells_kind_state_result_and_cost(runs, summarised, tmp_path_fa
     assert entry.gradient_evaluations == 800
 
 
+@pytest.mark.slow
 def test_the_list_and_the_headings_name_the_variant(tmp_path):
     write_run(tmp_path / "first", method={"variant": "first_order"})
     write_run(tmp_path / "npo", method={"name": "npo"})
@@ -206,6 +207,7 @@ def test_a_search_at_work_is_running_and_else_interrupted(tmp_path):
         assert list_runs(tmp_path)[0].state == "running"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.yaml", "search.json", "trials.csv"])
 def test_a_damaged_directory_does_not_end_the_list(tmp_path, name):
     write_search(tmp_path / "a")

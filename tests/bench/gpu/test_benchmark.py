@@ -69,6 +69,7 @@ def test_a_part_that_fails_is_reported_and_stops_no_other(tmp_path: Path) -> Non
     assert [line[2] for line in lines if line[0] == "raising_part"][1:] == ["failed: ValueError: this part raises"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_parts")
 def test_a_part_that_runs_out_of_time_keeps_its_rows_and_ends_with_all_it_started(tmp_path: Path) -> None:
     parts = [Part("hanging_part", "hanging_part", 20), Part("sound_part", "sound_part", 60)]

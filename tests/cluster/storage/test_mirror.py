@@ -96,6 +96,7 @@ def test_a_file_system_is_mirrored_like_an_object_store(tmp_path):
     assert mirror.files() == []
 
 
+@pytest.mark.slow
 def test_errors_of_the_storage_are_one_sentence_without_credentials(s3_options, tmp_path):
     fill(tmp_path, x="1")
     places = {

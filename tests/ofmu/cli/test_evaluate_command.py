@@ -143,6 +143,7 @@ def test_evaluation_sets_that_one_metric_needs_together_are_named_apart(capsys: 
     assert line == "not measured, since the data has no such evaluation sets: real_authors, world_facts, in_scope"
 
 
+@pytest.mark.slow
 def test_target_and_retrained_are_shown_beside_the_value(tiny_config: UnlearnConfig, tmp_path: Path) -> None:
     """The target's evaluation equals its stored baseline metrics. Preparation made the scores of both models."""
     config = tiny_config.model_copy(update={"cache_dir": str(tmp_path / "cache")})

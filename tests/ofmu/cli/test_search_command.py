@@ -100,6 +100,7 @@ def test_a_resume_cannot_change_what_is_searched(finished):
     assert "method.batch_size" in str(error)
 
 
+@pytest.mark.slow
 def test_a_finished_search_shows_its_front_again(finished):
     result = invoke("--resume", str(finished.path))
     assert result.exit_code == 0, result.exception
@@ -243,6 +244,7 @@ def test_commands_do_not_import_ray_before_they_run():
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_trial_of_the_front_without_utility_is_marked(tmp_path):
     with AskTell({}, {"ks_statistic": "min", "model_utility": "max"}, 3, tmp_path / "run") as search:
         for distance, utility in [(0.9, 0.6), (0.1, 0.0), (0.5, 0.3)]:
@@ -254,6 +256,7 @@ def test_a_trial_of_the_front_without_utility_is_marked(tmp_path):
     assert search.result().beyond_knee is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "beyond"), [("min", 3), ("max", 1)])
 def test_the_trial_that_forgets_more_than_the_knee_is_named_in_either_direction(tmp_path, way, beyond):
     points = [(0.9, 0.6), (0.92, 0.1), (0.3, 0.55), (0.2, 0.1), (0.7, 0.57)]

@@ -59,6 +59,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", list(FORMATS))
 def test_a_template_prints_the_fixed_date_in_any_format(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in ((2025, 1, 2), (2031, 12, 30)):
@@ -68,6 +69,7 @@ def test_a_template_prints_the_fixed_date_in_any_format(source: str, monkeypatch
     assert "2019" in prompt_of("{{ strftime_now('%Y') }}" + BODY, template_date=date(2019, 3, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["", "\n", "  ", "\n  {% if true %}x{% endif %}", "  {%- if true %}x{% endif %}\n\n"])
 def test_the_text_around_the_date_stays_as_the_template_has_it(start: str) -> None:
     tokenizer = tokenizer_of(start + BODY)
@@ -82,6 +84,7 @@ def test_the_date_is_stored_with_the_run_and_in_the_cache_key(tiny_config: Unlea
     assert LanguagePreparation(tiny_config, None)._encoding()["template_date"] == "2024-07-26"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -41,6 +41,7 @@ def official(logs: Path) -> dict[str, Any]:
     return json.loads((logs / "official_scores.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth_ratio", ["geometric", "arithmetic"])
 @pytest.mark.parametrize("log", LOGS)
 def test_every_official_component_is_reproduced(

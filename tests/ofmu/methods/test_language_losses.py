@@ -152,6 +152,7 @@ CASES: list[tuple[str, dict[str, Any], Formula, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [2**26, 3000])
 @pytest.mark.parametrize(
     ("name", "settings", "formula", "retain"), CASES, ids=[f"{case[0]}-{case[3]}" for case in CASES]

@@ -243,6 +243,7 @@ def test_a_stored_config_without_the_key_equals_the_default() -> None:
     assert AdapterConfig.model_validate(LORA.model_dump()) == LORA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["npo", "rmu"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_zero_stages_take_the_steps_of_one_process(name: str, stage: int) -> None:
@@ -255,6 +256,7 @@ def test_zero_stages_take_the_steps_of_one_process(name: str, stage: int) -> Non
     assert spec.engine == SINGLE_PROCESS
 
 
+@pytest.mark.slow
 def test_the_plan_counts_half_a_byte_a_weight_and_the_scales(tiny_mapping: dict[str, Any]) -> None:
     shape = {"hidden_size": 256, "intermediate_size": 768, "num_layers": 4, "num_heads": 4, "vocab_size": 1024}
     mapping = {**tiny_mapping, "model": {"scratch": shape}, "engine": {"device": "cpu"}}

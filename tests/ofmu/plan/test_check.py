@@ -37,6 +37,7 @@ def with_memory(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     monkeypatch.setattr(check, "host_memory", lambda: int(size))
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_fit_is_refused_before_it_starts(mapping, tmp_path, monkeypatch):
     config = config_of(mapping)
     needed = make_plan(config, on_gpu=False).needed
@@ -49,6 +50,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(mapping, tmp_path, mo
     check_fit(config)
 
 
+@pytest.mark.slow
 def test_the_change_that_is_named_makes_the_run_fit(mapping, monkeypatch):
     config = config_of(mapping)
     plan = make_plan(config, on_gpu=False, budget=0.9 * make_plan(config, on_gpu=False).needed)
@@ -245,6 +247,7 @@ def test_a_divergence_needs_one_copy_and_logits_and_no_second_model(mapping):
     assert found["logits and their divergence"] > 4 * 4 * SCRATCH["vocab_size"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "copies"), [("sampling", 1), ("quantization_4", 2), ("relearning", 5)])
 def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies):
     engine = {"device": "cpu", "zero_stage": 0}
@@ -260,6 +263,7 @@ def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies)
     assert "attacks" not in phases_of(config_of(mapping, evaluation={"attacks": [attack]}))
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_divergence_and_of_sampled_answers_are_those_that_a_run_reads(tiny_mapping, monkeypatch):
     """A run counts what its models read, on rows that are encoded apart from the plan."""
     from ofmu.evaluation.robustness import attacks

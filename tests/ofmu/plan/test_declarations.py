@@ -110,6 +110,7 @@ def short(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in limits.items() if key in fields and settings["name"] != "ofmu"} | settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_declared_vectors_are_those_that_a_run_holds(case, monkeypatch):
     # The tiny models are smaller than a piece, and a piece would count as a vector.
@@ -136,6 +137,7 @@ def test_declared_vectors_are_those_that_a_run_holds(case, monkeypatch):
         assert declared.kept + most - slack <= found <= declared.kept + most + masked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_declared_passes_are_those_that_a_run_counts(case):
     model, task, config = problem(short(CASES[case]))

@@ -43,6 +43,7 @@ def allocated(model: nn.Module, work: Any) -> float:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "checkpointing"), [("sdpa", False), ("eager", False), ("eager", True)])
 @pytest.mark.parametrize("adapter", [AdapterConfig(), AdapterConfig(kind="lora")])
 def test_a_backward_pass_takes_what_the_profiler_counts(attention, checkpointing, adapter):
@@ -92,6 +93,7 @@ def test_scoring_grows_with_its_answers():
     assert scoring_pass(config, LAYERS, 4, 20, 10, 0, **options)[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [2**26, 2**16])
 def test_chunks_of_logits_take_what_the_profiler_counts(chunk_bytes, monkeypatch):
     """The vocabulary is so large that whole logits are most of a pass."""

@@ -21,6 +21,7 @@ def test_a_plan_says_what_a_search_needs():
     assert "5 trials compute" in found.sentence
 
 
+@pytest.mark.slow
 def test_the_smallest_change_that_fits_is_returned(monkeypatch: pytest.MonkeyPatch):
     """The machine's memory is set, since no test can have a machine that is nearly too small."""
     needed = fit.make_plan(config().unlearn, on_gpu=False).needed

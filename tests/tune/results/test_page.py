@@ -95,6 +95,7 @@ def test_a_search_without_a_complete_trial_has_a_page(tmp_path):
     assert 'id="front"' not in html
 
 
+@pytest.mark.slow
 def test_three_objectives_are_shown(tmp_path):
     objectives = {"ks_statistic": "min", "model_utility": "max", "seconds": "min"}
     html = search_page(write_search(tmp_path / "run", objectives=objectives, reference=False))
@@ -102,6 +103,7 @@ def test_three_objectives_are_shown(tmp_path):
     assert "</span>retrained model" not in html
 
 
+@pytest.mark.slow
 def test_a_long_search_stays_small_and_keeps_its_front(tmp_path, monkeypatch):
     monkeypatch.setattr("tune.results.page._MAX_TRIALS", 8)
     result = write_search(tmp_path / "run", trials=20)

@@ -139,6 +139,7 @@ def test_a_trial_without_a_constrained_metric_fails_with_the_reason(tmp_path: Pa
     assert (told.state, told.reason, told.is_feasible) == ("failed", "the run reported no kl_retain", False)
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     with AskTell(make(CONSTRAINTS), run_dir=tmp_path / "whole") as loop:
         whole = run(loop)
@@ -156,6 +157,7 @@ def test_a_resume_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         SearchResult.load(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_warm_start_brings_the_violations_of_the_new_bounds(tmp_path: Path) -> None:
     with AskTell(make({}, objectives={"ks_statistic": "min", "model_utility": "max"}), run_dir=tmp_path / "a") as loop:
         run(loop)

@@ -204,6 +204,7 @@ def test_sampled_leakage_is_the_best_of_each_rows_answers(
     assert result.metrics == {"sampled_leakage": pytest.approx(2 / 3)}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_samples_follow_the_models_distribution_and_the_seed(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair

@@ -180,6 +180,7 @@ def test_the_target_has_0_and_the_retrained_model_1(models: Models, tokenizer: A
         assert found == {"unlearning_depth": expected, "logit_lens": pytest.approx(expected, abs=1e-6)}
 
 
+@pytest.mark.slow
 def test_order_batches_padding_side_and_memory_do_not_matter(
     models: Models, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +216,7 @@ def test_order_batches_padding_side_and_memory_do_not_matter(
     assert opened == ["retrained", "target"] * 2
 
 
+@pytest.mark.slow
 def test_bf16_and_tied_embeddings(models: Models, tokenizer: Any) -> None:
     expected = measured(models, tokenizer).metrics
     half: Any = tuple(copy.deepcopy(model).bfloat16() for model in models)

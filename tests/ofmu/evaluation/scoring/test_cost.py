@@ -15,6 +15,7 @@ from ofmu.models.scratch import train_tokenizer
 from ofmu.run_config import UnlearnConfig
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["forget01", "forget05", "forget10"])
 def test_an_evaluation_of_tofu_reads_at_most_1_3_times_its_tokens(shared_data: Path, split: str) -> None:
     section = {"source": "tofu", "path": str(shared_data / "tofu"), "split": split}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ofmu.data.config import DataConfig
 from ofmu.data.earlier import read_earlier, without_earlier
@@ -63,21 +63,24 @@ def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
     Raises:
         DataError: a row is in both sets. The message shows the row.
     """
-    retained = {normalized(row) for row in retain.rows}
-    for number, row in enumerate(forget.rows, start=1):
-        if normalized(row) in retained:
+    retained = {normalized(row): row for row in retain.rows}
+    forgotten = [normalized(row) for row in forget.rows]
+    for number, (row, texts) in enumerate(zip(forget.rows, forgotten, strict=True), start=1):
+        if texts in retained:
             raise DataError(
                 f"Forget row {number} is also in the retain set, so training would restore it: remove the row from "
                 f"one of the two sets ('{_preview(row)}')"
             )
-    _warn_of_near_copies(forget, retain)
+    _warn_of_near_copies(forgotten, retained)
 
 
-def _warn_of_near_copies(forget: RowSet, retain: RowSet) -> None:
+def _warn_of_near_copies(forgotten: Sequence[tuple[str, str]], retained: Mapping[tuple[str, str], Row]) -> None:
     """Warn if a retain row differs from a forget row in punctuation and white space alone."""
-    numbers = {letters_and_digits(row): number for number, row in enumerate(forget.rows, start=1)}
+    numbers = {letters_and_digits(texts): number for number, texts in enumerate(forgotten, start=1)}
     copies = [
-        (number, row) for row in retain.rows if any(key := letters_and_digits(row)) and (number := numbers.get(key))
+        (number, row)
+        for texts, row in retained.items()
+        if any(key := letters_and_digits(texts)) and (number := numbers.get(key))
     ]
     if copies:
         number, row = copies[0]

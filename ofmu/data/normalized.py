@@ -12,9 +12,9 @@ def normalized(row: Row) -> tuple[str, str]:
     return _caseless(row.question), _caseless(row.answer)
 
 
-def letters_and_digits(row: Row) -> tuple[str, str]:
-    """Return question and answer in a form that is equal for texts that differ in punctuation and white space alone."""
-    question, answer = normalized(row)
+def letters_and_digits(texts: tuple[str, str]) -> tuple[str, str]:
+    """Return the result of :func:`normalized` without white space and punctuation."""
+    question, answer = texts
     return _without_punctuation(question), _without_punctuation(answer)
 
 

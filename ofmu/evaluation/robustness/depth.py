@@ -32,6 +32,7 @@ from ofmu.evaluation.metrics.erasure_depth import GAP_THRESHOLD, erasure_depth
 from ofmu.evaluation.metrics.registry import DEPTHS
 from ofmu.evaluation.robustness.facts import Fact, find_facts, with_entities
 from ofmu.evaluation.robustness.patching import FactBatch, fact_states, lens_log_probabilities, log_probabilities
+from ofmu.evaluation.robustness.portions import portions
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scoring.model import evaluation_mode, with_prompting
 from ofmu.evaluation.scoring.sharding import global_batches
@@ -159,21 +160,13 @@ def _add_readings(
 
 
 def _portions(model: Any, facts: Sequence[Fact], batches: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """Yield consecutive batches whose hidden states, of two models, fit the memory."""
+    """Return consecutive batches whose hidden states, of two models, fit the memory."""
     weight = next(model.parameters())
     bytes_per_token = (
         2 * len(decoder_blocks(model)) * model.config.get_text_config().hidden_size * weight.element_size()
     )
-    portion, held = list[list[int]](), 0
-    for batch in batches:
-        size = bytes_per_token * sum(len(facts[index].tokens) for index in batch)
-        if portion and held + size > _HELD_BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(batch)
-        held += size
-    if portion:
-        yield portion
+    sizes = ((batch, bytes_per_token * sum(len(facts[index].tokens) for index in batch)) for batch in batches)
+    return portions(sizes, _HELD_BYTES)
 
 
 def _check_shape(name: str, other: Any, model: Any) -> None:

@@ -15,6 +15,7 @@ from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, UnlearnData
 from ofmu.evaluation.config import HELD_BYTES, EvaluationConfig
 from ofmu.evaluation.metrics.registry import DIVERGENCES
+from ofmu.evaluation.robustness.portions import portions
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scoring.model import evaluation_mode, scored_sets
 from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, gather, global_batches
@@ -120,18 +121,13 @@ def _own_batch(batches: Sequence[list[int]], round: int, shard: Shard) -> list[i
 def _portions(
     examples: Sequence[Example], batches: Sequence[list[int]], vocabulary: int, shard: Shard
 ) -> Iterator[list[int]]:
-    """Yield consecutive rounds whose logits of the target fit the memory. Every rank gets the same rounds."""
-    portion, held = list[int](), 0
+    """Return consecutive rounds whose logits of the target fit the memory. Every rank gets the same rounds."""
+    sizes = list[tuple[int, int]]()
     for round in range(-(-len(batches) // shard.world_size)):
         of_round = batches[round * shard.world_size : (round + 1) * shard.world_size]
         tokens = max(sum(examples[index].answer_length for index in batch) for batch in of_round)
-        if portion and held + 4 * vocabulary * tokens > HELD_BYTES:
-            yield portion
-            portion, held = [], 0
-        portion.append(round)
-        held += 4 * vocabulary * tokens
-    if portion:
-        yield portion
+        sizes.append((round, 4 * vocabulary * tokens))
+    return portions(sizes, HELD_BYTES)
 
 
 def _logits(model: Any, examples: Sequence[Example], indices: Sequence[int], pad: int) -> Iterator[torch.Tensor]:

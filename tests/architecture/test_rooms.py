@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -23,8 +24,14 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def source_files() -> dict[str, Path]:
     return {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported_modules(tree: ast.AST, module: str, known: frozenset[str], is_package: bool) -> Iterator[str]:
@@ -42,29 +49,31 @@ def imported_modules(tree: ast.AST, module: str, known: frozenset[str], is_packa
         yield from (name for name in names if name in known and name != module)
 
 
+@cache
 def file_graph() -> dict[str, set[str]]:
     files = source_files()
+    known = frozenset(files)
     return {
-        name: set(
-            imported_modules(
-                ast.parse(path.read_text(encoding="utf-8")), name, frozenset(files), path.name == "__init__.py"
-            )
-        )
+        name: set(imported_modules(tree_of(path), name, known, path.name == "__init__.py"))
         for name, path in files.items()
     }
 
 
-def room_of(module: str, files: Mapping[str, Path]) -> str:
-    folder = files[module].parent
-    has_rooms = any(path.parent.parent == folder for path in files.values())
-    return module if has_rooms else ".".join(folder.relative_to(ROOT).parts)
+@cache
+def folders_with_rooms() -> frozenset[Path]:
+    return frozenset(path.parent.parent for path in source_files().values())
+
+
+def room_of(module: str) -> str:
+    folder = source_files()[module].parent
+    return module if folder in folders_with_rooms() else ".".join(folder.relative_to(ROOT).parts)
 
 
 def room_graph() -> dict[str, set[str]]:
-    files, rooms = source_files(), {}
+    rooms: dict[str, set[str]] = {}
     for module, others in file_graph().items():
-        room = rooms.setdefault(room_of(module, files), set())
-        room |= {room_of(other, files) for other in others}
+        room = rooms.setdefault(room_of(module), set())
+        room |= {room_of(other) for other in others}
     return {room: others - {room} for room, others in rooms.items()}
 
 
@@ -104,7 +113,7 @@ def test_every_room_is_a_package_with_a_docstring():
     folders = {path.parent for path in source_files().values()}
     missing = [str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").is_file()]
     assert missing == []
-    silent = [name for name, path in source_files().items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [name for name, path in source_files().items() if not ast.get_docstring(tree_of(path))]
     assert silent == []
 
 

@@ -27,6 +27,7 @@ def test_the_records_tell_which_trials_broke_the_bound(searches: list[Recorded])
         assert search.reached(search.values[search.kept].tolist()) == 1.0
 
 
+@pytest.mark.slow
 def test_a_sampler_that_knows_the_bound_keeps_it_more_often_than_chance(searches: list[Recorded]) -> None:
     few = searches[::6]
     share = {

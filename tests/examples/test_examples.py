@@ -61,6 +61,7 @@ def test_pareto_search(folder, ray_folder):
     assert f"hypervolume {result.hypervolume:.3f}" in output
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ask_tell(folder):
     command, again = commands_of("ask_tell.py")

@@ -209,6 +209,7 @@ def test_a_file_without_rows_is_named(error_of, files, tmp_path):
     assert f"({tmp_path / 'forget.jsonl'} holds no row)" in error_of("prepare", files)
 
 
+@pytest.mark.slow
 def test_a_run_under_another_config(error_of, tiny, tmp_path):
     assert main(["unlearn", str(tiny), "method.outer_steps=0", "--output", str(tmp_path / "run")]) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -343,6 +343,7 @@ def test_a_picture_replaces_no_file_elsewhere(run: Path, outside: Path) -> None:
     assert (outside / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_directory_may_itself_be_a_link(run: Path) -> None:
     (run.parent / "alias").symlink_to(run)
     assert main(["report", str(run.parent / "alias")]) == 0

@@ -143,6 +143,7 @@ def test_a_resume_runs_code_only_when_it_is_allowed(
         assert marker.exists() == (names is as_method), "the module of a built-in method is not needed"
 
 
+@pytest.mark.slow
 def test_a_space_of_modules_runs_no_code(marker: Path) -> None:
     run = search_of(None, marker)
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -120,6 +120,7 @@ def test_a_search_that_stopped_before_its_config_is_started_again(tmp_path):
     assert RunDirectory.create_new(tmp_path / "run") == run
 
 
+@pytest.mark.slow
 def test_an_export_leaves_the_folder_beside_it(tiny_config, tmp_path):
     (tmp_path / "model.partial").mkdir()
     (tmp_path / "model.partial" / "mine.txt").write_text("mine")

@@ -146,6 +146,7 @@ def test_a_prepare_killed_while_it_trains_is_completed_by_the_next(
     assert _model_bytes(completed) == _model_bytes(prepared)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_cached_model_is_found_and_the_model_made_again(tmp_path: Path, prepared: Prepared) -> None:
     config = _config(tmp_path)
     weights = prepare(config).target / "model.safetensors"

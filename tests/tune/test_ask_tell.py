@@ -41,6 +41,7 @@ def states(run_dir: Path) -> list[str]:
     return [trial.state.name for trial in read_study(run_dir / "study.log").trials]
 
 
+@pytest.mark.slow
 def test_a_loop_asks_for_the_trials_of_a_search(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "mine") as search:
         asked = run_all(search)
@@ -65,6 +66,7 @@ def test_a_loop_asks_for_the_trials_of_a_search(tmp_path):
     assert SearchResult.load(tmp_path / "mine").hypervolume == result.hypervolume > 0
 
 
+@pytest.mark.slow
 def test_every_end_is_stored_with_its_reason(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
         asked = [search.ask() for _ in range(8)]
@@ -103,6 +105,7 @@ def test_a_trial_is_told_once_and_only_if_it_was_asked_for(tmp_path):
     assert states(tmp_path / "run") == ["COMPLETE", "RUNNING"]
 
 
+@pytest.mark.slow
 def test_trials_that_were_never_told_are_asked_for_again(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
         first = [search.ask() for _ in range(5)]
@@ -134,6 +137,7 @@ def test_a_directory_belongs_to_one_process(tmp_path):
         AskTell.resume(tmp_path / "run", ["seed=1"])
 
 
+@pytest.mark.slow
 def test_threads_can_share_a_search(tmp_path):
     with AskTell(CONFIG, num_trials=16, run_dir=tmp_path / "run") as search:
 
@@ -146,6 +150,7 @@ def test_threads_can_share_a_search(tmp_path):
     assert states(tmp_path / "run") == ["COMPLETE"] * 16
 
 
+@pytest.mark.slow
 def test_only_the_fronts_models_are_kept(tmp_path):
     with AskTell(CONFIG, num_trials=4, run_dir=tmp_path / "run") as search:
         for value in (0.5, 0.4, 0.6, 0.3):

@@ -173,6 +173,7 @@ def test_a_value_of_a_setting_of_the_methods_own_space_counts_too():
     assert searched_and_named(mapping, entries) == {"method.outer_steps": 5}
 
 
+@pytest.mark.slow
 def test_no_trial_draws_a_setting_that_the_command_line_names(tmp_path, capsys, monkeypatch):
     """The whole command, with the draws of an ask/tell loop in place of the trials on Ray."""
     seen = []

@@ -107,6 +107,7 @@ def test_the_searches_of_a_comparison_are_named(summarised, tmp_path):
         SearchResult.load(comparison)
 
 
+@pytest.mark.slow
 def test_a_search_without_its_config_is_not_called_another_kind(tmp_path):
     write_search(tmp_path / "search")
     (tmp_path / "search" / "config.yaml").unlink()
@@ -229,6 +230,7 @@ def test_the_command_lists_them(runs, tmp_path):
     assert "name the folder" in str(error)
 
 
+@pytest.mark.slow
 def test_the_report_command_prints_where_the_page_is(runs):
     result = CliRunner().invoke(report_command, [str(runs / "search")])
     assert result.exit_code == 0, result.exception
@@ -274,6 +276,7 @@ def test_show_prints_settings_metrics_and_state(runs):
     assert "on the front" in knee.output
 
 
+@pytest.mark.slow
 def test_show_prints_the_answers_of_a_trial(tmp_path):
     write_search(tmp_path / "search")
     trial = tmp_path / "search" / "trials" / "00005"

@@ -52,6 +52,7 @@ def run_named(tmp_path: Path, *names: str, seconds: float = 60) -> dict[str, Any
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_parts")
 def test_a_part_that_fails_is_reported_and_stops_no_other(tmp_path: Path) -> None:
     result = run_named(tmp_path, "raising_part", "crashing_part", "skipped_part", "missing_part", "sound_part")

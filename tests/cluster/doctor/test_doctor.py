@@ -149,6 +149,7 @@ def test_a_wrong_sum_and_a_lost_rank_fail():
     assert "NCCL_DEBUG" in check.fix
 
 
+@pytest.mark.slow
 def test_the_wait_for_missing_ranks_ends():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -32,6 +32,7 @@ def test_a_lease_has_one_holder_and_is_free_after_its_release(s3_uri, tmp_path):
     second.release()
 
 
+@pytest.mark.slow
 def test_a_silent_holder_elsewhere_times_out_and_a_dead_holder_here_is_replaced_at_once(s3_uri, tmp_path):
     mirror = Mirror(s3_uri, tmp_path)
     mirror.write(LOCK, json.dumps({"owner": "x", "beats": 3, "machine": "elsewhere", "process": 1}).encode())

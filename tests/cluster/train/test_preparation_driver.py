@@ -82,6 +82,7 @@ def test_the_driver_reads_each_model_file_once(tiny_mapping: dict[str, Any], tmp
     assert dict(reads.found) == dict.fromkeys(files, 1)
 
 
+@pytest.mark.slow
 def test_a_base_outside_of_the_cache_is_read_once(tiny_mapping: dict[str, Any], tmp_path: Path, reads: Reads) -> None:
     with reads.paused():
         base = preparer.prepare(config_in(tmp_path / "first", tiny_mapping)).base

@@ -112,6 +112,7 @@ def test_a_killed_worker_and_a_damaged_checkpoint_cost_no_result(
             assert row[name] == pytest.approx(wanted[name], rel=1e-3), name
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(200)
 def test_a_killed_worker_ends_a_run_without_restarts_and_the_next_call_continues_it(

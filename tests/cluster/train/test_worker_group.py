@@ -107,6 +107,7 @@ def test_a_run_in_a_used_group_equals_one_in_new_processes(
     assert_equal_runs(tmp_path / "second", in_new_processes(stage))
 
 
+@pytest.mark.long
 def test_a_failed_run_does_not_end_the_group(pool, in_new_processes, ray_folder, tiny_mapping, prepared, tmp_path):
     pool(other(tiny_mapping, 2), TWO, tmp_path / "first", prepared)
     pair = worker_processes(ray_folder)

@@ -26,6 +26,7 @@ cluster: {num_workers: 0}
 """
 
 
+@pytest.mark.slow
 def test_parts_are_made_once_and_then_found_in_the_cache(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(TINY)
     arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=1"]

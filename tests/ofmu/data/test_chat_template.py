@@ -109,6 +109,7 @@ def test_a_template_that_cannot_be_used_is_one_sentence_with_the_fix(template: A
     assert tokenizer.decode(plain.input_ids) == "<s>Question: Who?\nAnswer: Ann.</s>"
 
 
+@pytest.mark.slow
 def test_the_default_of_several_templates_is_used() -> None:
     assert prompt_of({"default": "d" + BODY, "tool_use": "t" + BODY}).startswith("d<user>Who?")
 
@@ -136,6 +137,7 @@ def test_a_template_that_loops_or_fills_memory_is_one_sentence(name: str, monkey
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < used + 200_000
 
 
+@pytest.mark.slow
 def test_a_template_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
     run = subprocess.run

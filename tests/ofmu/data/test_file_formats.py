@@ -217,6 +217,7 @@ def test_carriage_returns_alone_end_lines_where_nothing_else_does() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_cell_of_megabytes_is_refused_as_an_answer_and_read_as_a_text(suffix: str) -> None:

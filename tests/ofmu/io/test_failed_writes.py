@@ -92,6 +92,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "file", "sub", "theirs"]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_deleted_is_not_begun_again(tmp_path: Path) -> None:
     with AskTell({"search": {"num_trials": 4}}, run_dir=tmp_path / "run") as search:
         first, second = search.ask(), search.ask()

@@ -10,6 +10,7 @@ from ofmu.methods.influence import inverse_fisher_product
 from vision_case import Case, labels_of, plain_logits
 
 
+@pytest.mark.slow
 def test_the_step_is_the_inverse_fisher_matrix_times_the_difference_of_gradients() -> None:
     case = Case("influence", strength=0.7, damping=0.2, fisher_rows=1000, batch_size=3)
     forget, retain = case.task.forget_rows, case.task.retain_rows

@@ -202,6 +202,7 @@ def test_the_published_weights_are_the_defaults() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_comparison_of_logits_with_the_target_costs_one_forward_pass_per_step() -> None:
     """KL and UNDIAL compare logits at each step. NPO and DPO run the target once, before the first step."""
     passes = {}

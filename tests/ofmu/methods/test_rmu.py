@@ -84,6 +84,7 @@ def test_parameters_behind_the_block_never_change() -> None:
     assert not any(name.startswith(("model.layers.1", "lm_head", "model.norm")) for name in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"zero_stage": stage} for stage in range(4)]

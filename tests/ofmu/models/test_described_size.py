@@ -75,6 +75,7 @@ def test_sizes_that_the_weights_cannot_have_are_refused_before_the_config_is_use
             check(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

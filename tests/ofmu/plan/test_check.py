@@ -125,6 +125,7 @@ def test_a_small_run_is_waved_through_without_a_model(mapping, monkeypatch):
     check_fit(config_of(mapping))
 
 
+@pytest.mark.slow
 def test_more_ranks_share_the_machine_and_shard(mapping):
     config = config_of(mapping, engine={"backend": "deepspeed", "device": "cpu", "zero_stage": 2})
     rounds = [make_plan(config, ranks=ranks, on_gpu=False).memory.phases[2] for ranks in (1, 4)]
@@ -204,6 +205,7 @@ def phases_of(config: UnlearnConfig, **more: Any) -> dict[str, dict[str, float]]
     return {phase.name: {part.name: part.size for part in phase.components} for phase in plan.memory.phases}
 
 
+@pytest.mark.slow
 def test_a_kept_round_is_one_copy_in_a_round_and_two_at_the_end(mapping):
     config = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
     before, after = phases_of(config), phases_of(config, keeps_round=True)
@@ -235,6 +237,7 @@ def test_what_checkpoint_selection_keeps_can_be_too_much(mapping, monkeypatch):
         check_fit(config, keeps_round=True)
 
 
+@pytest.mark.slow
 def test_a_divergence_needs_one_copy_and_logits_and_no_second_model(mapping):
     base = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
     config = config_of(mapping, engine={"device": "cpu", "zero_stage": 0}, evaluation={"kl": True, "batch_size": 4})

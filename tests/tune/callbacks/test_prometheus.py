@@ -88,6 +88,7 @@ def wait_for(port: int, run_dir: Path, wanted: dict[tuple[str, str], Any]) -> di
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_without_ray_no_metrics_are_published():
     """Run in another process, since this process may have a Ray session."""
     script = """

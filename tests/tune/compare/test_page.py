@@ -32,6 +32,7 @@ def test_the_page_has_every_number_of_the_tables(result):
     assert html.count("ofmu compare --resume") >= 1
 
 
+@pytest.mark.slow
 def test_a_link_to_a_search_needs_its_page(result, tmp_path):
     assert '<a href="searches' not in comparison_page(result)
     place = tmp_path / "searches" / "good"

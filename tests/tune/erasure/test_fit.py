@@ -14,6 +14,7 @@ def config(**engine: object) -> SearchConfig:
     return validate(SearchConfig, {"engine": settings, "search": {"num_trials": 5}, "evaluation": {"batch_size": 64}})
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_a_search_needs():
     found = plan_of(config())
     assert found.change == ()

@@ -87,6 +87,7 @@ def test_nothing_is_chosen_if_nothing_keeps_enough(tmp_path: Path):
         confirmed(lost, found, rule_of(lost, 0.4))
 
 
+@pytest.mark.slow
 def test_all_runs_on_further_seeds_may_fail(tmp_path: Path):
     result = search(tmp_path / "s")
     rule = rule_of(result, 0.9)
@@ -102,6 +103,7 @@ def test_the_second_objective_is_a_utility(tmp_path: Path):
         rule_of(result, 0.9)
 
 
+@pytest.mark.slow
 def test_in_a_chain_utility_is_compared_with_the_first_target(tmp_path: Path):
     result = search(tmp_path / "s")
     rule = rule_of(result, 0.9, {"metrics": {"model_utility": 0.9, "ks_statistic": 0.1}, "reasons": {}})

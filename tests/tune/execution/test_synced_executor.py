@@ -70,6 +70,7 @@ def test_files_are_uploaded_and_read_back(uri: str, remote: Path) -> None:
         RunDirectory.create_new(uri)
 
 
+@pytest.mark.slow
 def test_a_resume_replaces_the_working_copy_and_deletes_models_at_the_uri(uri: str, remote: Path) -> None:
     run = RunDirectory.create_new(uri)
     run.mkdir()

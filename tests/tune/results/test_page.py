@@ -73,6 +73,7 @@ def test_the_curve_ends_at_the_hypervolume(result):
     assert float(end[1]) == pytest.approx(hypervolume(costs, as_costs([[1.0, 0.0]], ["min", "max"])[0]), abs=6e-4)
 
 
+@pytest.mark.slow
 def test_text_of_the_search_is_escaped(tmp_path):
     space = {
         "method.inner_lr": {"low": 0.01, "high": 0.1, "log": True},
@@ -114,6 +115,7 @@ def test_a_long_search_stays_small_and_keeps_its_front(tmp_path, monkeypatch):
     assert {int(row[0]) for row in rows} == {*result.front["trial"], 0, 1}
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_made_does_not_fail_the_search(tmp_path, monkeypatch):
     def fail(*arguments: object) -> str:
         raise RuntimeError("a broken report")

@@ -50,6 +50,7 @@ def run(loop: AskTell) -> SearchResult:
 CONSTRAINTS = {"model_utility": {"min": "0.9 of target"}, "kl_retain": {"max": 0.2}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nsga2", "gp", "random"))]
 )
@@ -73,6 +74,7 @@ def test_every_trial_stores_its_violations_and_the_front_keeps_the_bounds(tmp_pa
     assert (loaded.front.equals(result.front), loaded.limits) == (True, result.limits)
 
 
+@pytest.mark.slow
 def test_tables_and_files_say_which_points_are_feasible(tmp_path: Path) -> None:
     with AskTell(make(CONSTRAINTS), run_dir=tmp_path / "run") as loop:
         result = run(loop)
@@ -175,6 +177,7 @@ def test_a_warm_start_brings_the_violations_of_the_new_bounds(tmp_path: Path) ->
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_violation_is_named(tmp_path: Path) -> None:
     with AskTell(make({"kl_retain": {"max": 0.2}}), run_dir=tmp_path / "run") as loop:
         run(loop)
@@ -208,6 +211,7 @@ def test_a_long_history_shows_the_sampler_feasible_trials_first() -> None:
     assert select_best(costs, 64, np.zeros(300)).tolist() == select_best(costs, 64).tolist()
 
 
+@pytest.mark.slow
 def test_an_old_study_without_constraints_is_read_as_one_without(tmp_path: Path) -> None:
     config = validate(SearchConfig, make({}))
     assert config.search.constraints == {}

@@ -264,6 +264,7 @@ def test_a_dashboard_may_set_attributes_of_the_study_during_a_search(run, config
         assert [trial.state for trial in each.trials] == states
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_byte_loses_only_the_last_write(tmp_path, config):
     run = make_run(tmp_path / "run")
     drive(StudySearcher(open_study(run.study_file, config), config, run.trial))

@@ -162,6 +162,7 @@ def test_a_warm_started_run_passes_its_prior_trials_on(earlier, tmp_path):
 OTHER_MODEL = {"model": {"scratch": {"hidden_size": 96}}}
 
 
+@pytest.mark.slow
 def test_another_models_front_runs_first_after_the_baselines(earlier, tmp_path):
     asked = run_all(AskTell(config(20, **OTHER_MODEL), run_dir=tmp_path / "run", warm_start=earlier))
     before = SearchResult.load(earlier)

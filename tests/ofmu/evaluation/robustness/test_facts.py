@@ -110,6 +110,7 @@ def test_rows_without_an_entity_keep_their_hash() -> None:
     assert RowSet("forget", (ROW,)).content_hash != plain.content_hash
 
 
+@pytest.mark.slow
 def test_the_published_entities_of_tofu_are_found_in_every_answer(shared_data: Path) -> None:
     lines = (shared_data / "tofu" / "forget10.json").read_text(encoding="utf-8").splitlines()
     rows = [Row(question=row["question"], answer=row["answer"]) for row in map(json.loads, lines)]

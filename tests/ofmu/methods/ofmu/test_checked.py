@@ -169,6 +169,7 @@ def mixtral_phi_gradient(dtype: torch.dtype, mode: str, *, check: bool) -> torch
     return torch.cat([part.double() for part in phi.gradient])
 
 
+@pytest.mark.slow
 def test_a_step_across_the_jumps_of_expert_routing_is_shortened_until_it_meets_none():
     exact = mixtral_phi_gradient(torch.float64, "exact", check=False)
     assert relative_error(mixtral_phi_gradient(torch.float32, "central", check=False), exact) > 0.05

@@ -53,6 +53,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parquet(tmp_path_factory.mktemp("images"), train=90, test=30)
 
 
+@pytest.mark.slow
 def test_target_and_retrained_model_are_built_once_and_learn_their_rows(parquet: Path) -> None:
     settings = config(mapping(parquet))
     assert find_reference_scores(settings) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,23 @@ def front_mask(costs: Points) -> npt.NDArray[np.bool_]:
     The time is O(rows x front), for two objectives O(rows log rows). The memory is O(rows).
     """
     mask = np.array(np.isnan(costs).any(axis=1))
-    order = np.lexsort(costs.T[::-1])
-    order = order[~mask[order]]
-    # In lexical order, no row is dominated by a later one.
-    mask[order] = (_sorted_front if costs.shape[1] == 2 else _front_by_scans)(costs[order])
+    mask[next(fronts(costs), [])] = True
     return mask
+
+
+def fronts(costs: Points) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield the indices of the rows that no row dominates, then those of the front of the other rows, and so on.
+
+    The indices of a front are in lexical order of their rows. Rows with NaN are in no front.
+    """
+    order = np.lexsort(costs.T[::-1])
+    order = order[~np.isnan(costs[order]).any(axis=1)]
+    front_of = _sorted_front if costs.shape[1] == 2 else _front_by_scans
+    while len(order):
+        # In lexical order, no row is dominated by a later one.
+        mask = front_of(costs[order])
+        yield order[mask]
+        order = order[~mask]
 
 
 def _sorted_front(costs: Points) -> npt.NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.pareto import Points, Violations, front_mask
+from tune.pareto import Points, Violations, fronts
 from tune.space.constraints import stored_violations, total_violation
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ def select_best(costs: Points, count: int, violations: Violations | None = None)
     left = np.setdiff1d(left, infeasible)
     rest = count - len(left)
     missing = min(count, len(left))
-    while missing:
-        mask = front_mask(costs[left])
-        front = left[mask]
+    for place in fronts(costs[left]):
+        if missing == 0:
+            break
+        front = left[place]
         if len(front) > missing:
             front = front[np.lexsort((front, costs[front, 0]))][_evenly_spaced(len(front), missing)]
         found.append(front)
         missing -= len(front)
-        left = left[~mask]
     if violations is not None and rest > 0:
         found.append(infeasible[np.argsort(violations[infeasible], kind="stable")][:rest])
     return np.concatenate(found) if found else left[:0]
@@ -172,7 +172,7 @@ _HISTORIES: WeakKeyDictionary[optuna.storages.BaseStorage, dict[int, _History]] 
 
 
 class _StudyView(optuna.Study):  # type: ignore[misc]  # mypy is told nothing of Optuna
-    """A study with the given finished trials and all running trials of another study.
+    """A study with the given finished trials, and those trials of another study that run at the first call.
 
     Optuna's Hyperband limits what its samplers read in the same way.
     """
@@ -180,10 +180,13 @@ class _StudyView(optuna.Study):  # type: ignore[misc]  # mypy is told nothing of
     def __init__(self, study: optuna.Study, finished: Sequence[FrozenTrial]) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
         self._finished = finished
+        self._shown: list[FrozenTrial] | None = None
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        running = super()._get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        trials = [trial for trial in (*self._finished, *running) if states is None or trial.state in states]
-        return sorted(trials, key=lambda trial: int(trial.number))
+        if self._shown is None:
+            # The storage looks at all trials to find these, and TPE asks twice for each parameter.
+            running = super()._get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            self._shown = sorted((*self._finished, *running), key=lambda trial: int(trial.number))
+        return [trial for trial in self._shown if states is None or trial.state in states]

@@ -109,3 +109,24 @@ def test_an_updated_history_equals_one_that_is_read_again():
         return drawn
 
     assert search(from_scratch=False) == search(from_scratch=True)
+
+
+def test_one_draw_looks_through_all_trials_a_fixed_number_of_times(monkeypatch):
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: (trial.suggest_float("a", 0, 1), trial.suggest_float("b", 0, 1)), n_trials=40)
+    for _ in range(3):
+        study.ask().suggest_float("a", 0, 1)  # trials that run, which TPE takes for poor ones
+    reads: list[int] = []
+    storage = study._storage
+    get_all = storage.get_all_trials
+    monkeypatch.setattr(storage, "get_all_trials", lambda *args, **kwargs: reads.append(1) or get_all(*args, **kwargs))
+
+    def reads_of_a_draw(parameters: int) -> int:
+        study.sampler = BoundedHistorySampler(optuna.samplers.TPESampler(seed=1), limit=20)
+        reads.clear()
+        trial = study.ask()
+        for number in range(parameters):
+            trial.suggest_float(f"x{number}", 0, 1)
+        return len(reads)
+
+    assert reads_of_a_draw(12) == reads_of_a_draw(2)

@@ -28,6 +28,8 @@ MODEL = "model"
 CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 """The page of a run, an evaluation, a search or a comparison: see :mod:`ofmu.reports`."""
+RETAIN_ROWS = "retain_rows"
+"""The entry of ``metrics.json`` that says which retain rows a run with a ``method.retain_share`` below 1 used."""
 RUN_NAMES = (CONFIG, CONTENT, ENVIRONMENT, HISTORY, METRICS, PRUNED, SCORES, MODEL, CHECKPOINTS, REPORT)
 """Everything that a run writes into its directory."""
 
@@ -111,6 +113,12 @@ class RunFiles:
         report = self.read_report()
         with stored_values(self.metrics):
             return None if report is None else dict(report["metrics"])
+
+    def read_retain_rows_hash(self) -> str | None:
+        """Return the hash of the retain rows that the method used; None if it used all, or the run is not complete."""
+        with stored_values(self.metrics):
+            drawn = (self.read_report() or {}).get(RETAIN_ROWS)
+            return None if drawn is None else str(drawn["hash"])
 
     def read_reasons(self) -> dict[str, str]:
         """Return, by metric, why the evaluation left a metric out. Empty if the run is not complete."""

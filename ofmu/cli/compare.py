@@ -21,6 +21,12 @@ from ofmu.io.text import listed
 @click.option("--seeds", type=int, metavar="S", help="Seeds on which each chosen point is run again; default 3.")
 @click.option("--points", type=int, metavar="P", help="Maximum points of each front that are run again; default 5.")
 @click.option(
+    "--retain-draws",
+    type=int,
+    metavar="R",
+    help="Draws of the retain rows on which each chosen point is run again; default 0.",
+)
+@click.option(
     "--budget",
     metavar="trials|evaluations|N",
     help="What is equal: trials; the number of gradient evaluations that OFMU's trials need; or N of them.",
@@ -35,6 +41,7 @@ def compare_command(
     trials: int | None,
     seeds: int | None,
     points: int | None,
+    retain_draws: int | None,
     budget: str | None,
     resume: str | None,
     run_dir: str | None,
@@ -45,7 +52,13 @@ def compare_command(
     Writes a table (compare.csv, compare.md), a plot of all fronts (compare.png) and every number with its run
     (compare.json). The config's compare section has the same settings as the options here.
     """
-    options = {"methods": methods, "seeds": seeds, "points": points, "budget": budget}
+    options = {
+        "methods": methods,
+        "seeds": seeds,
+        "points": points,
+        "retain_draws": retain_draws,
+        "budget": budget,
+    }
     entries = [f"compare.{name}={value}" for name, value in options.items() if value is not None]
     if trials is not None:
         entries.append(f"search.num_trials={trials}")

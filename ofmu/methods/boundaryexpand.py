@@ -116,6 +116,8 @@ class BoundaryExpand(SingleLoopMethod[ImageRow]):
 
     def on_step_end(self, direction: Direction) -> None:
         """Update the shadow neuron by the global gradient, of which every rank has a part."""
+        if direction.forget_loss is None:
+            return  # The neuron has a gradient in L_forget alone, and that of an earlier step is out of date.
         gradient = self._shadow_space.zeros()
         self._shadow_space.add_gradient(gradient, 1.0)
         if self.engine.world_size > 1:

@@ -29,6 +29,11 @@ class MethodConfig(Section):
     saliency_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the weights that a run may change: those with the largest |∇L_f| at the target (the mask of SalUn, for
     any method). The other weights keep their bits. 1: all weights."""
+    retain_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the retain rows that the method may use. The target, the reference and the evaluation use all of them,
+    whatever the share is."""
+    retain_draw: Seed = 0
+    """Seed of the draw of ``retain_share``. One draw gives the same rows to every method and to every seed."""
 
     @property
     def needs_double_backward(self) -> bool:
@@ -49,4 +54,6 @@ class MethodConfig(Section):
 
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
+        if self.retain_share == 1 and self.retain_draw != 0:
+            return ["method.retain_draw has no effect: method.retain_share is 1"]
         return []

@@ -18,6 +18,11 @@ class RetainOnlyConfig(SingleLoopConfig):
     forget_weight: NonNegativeFloat = 0.0
     """No effect, since the method does not use the forget rows."""
 
+    @property
+    def has_forget_stop(self) -> bool:
+        """False: there is no forget term to stop."""
+        return False
+
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
         notes = super().ineffective()

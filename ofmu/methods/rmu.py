@@ -118,9 +118,9 @@ class RMU(SingleLoopMethod[Example]):
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
         """Return the passes of one loop, and the target's passes of the retain rows."""
-        total, _ = super().passes(config, forget_rows, retain_rows)
-        total += Passes(retain_forward=config.steps if config.retain_weight > 0 else 0)
-        return total, total
+        least, most = super().passes(config, forget_rows, retain_rows)
+        target = Passes(retain_forward=config.steps if config.retain_weight > 0 else 0)
+        return least + target, most + target
 
     def __init__(self, context: Context[Example], config: RmuConfig) -> None:
         super().__init__(context, config)

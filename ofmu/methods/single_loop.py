@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.loop import rate_factor
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method
-from ofmu.methods.config import MethodConfig
+from ofmu.methods.forget_stop import ForgetStop, ForgetStopConfig
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
 from ofmu.vectors.optimizers import ShardOptimizer, clipping_factor, has_moments, moments_of
@@ -24,7 +24,7 @@ from ofmu.vectors.optimizers import ShardOptimizer, clipping_factor, has_moments
 RowT = TypeVar("RowT")
 
 
-class SingleLoopConfig(MethodConfig):
+class SingleLoopConfig(ForgetStopConfig):
     """The settings that all methods with one loop share."""
 
     steps: NonNegativeInt = 60
@@ -69,9 +69,14 @@ class SingleLoopConfig(MethodConfig):
         """Whether the rule has moments, and keeps them for each loss."""
         return self.separate_moments and has_moments(self.update)
 
+    @property
+    def has_forget_stop(self) -> bool:
+        """Whether a stop acts on the forget term."""
+        return super().has_forget_stop and self.forget_weight > 0 and not self.own_direction
+
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
-        notes = []
+        notes = super().ineffective()
         if self.update == "sgd" and self.weight_decay > 0:
             notes.append("method.weight_decay has no effect: the update 'sgd' has no weight decay")
         if self.update == "sgd" and self.separate_moments:
@@ -83,6 +88,10 @@ class SingleLoopConfig(MethodConfig):
                 alone = "forget_weight" if self.forget_weight == 0 else "retain_weight"
                 reason = f"method.{alone} is 0"
             notes += [f"method.{name} has no effect: {reason}" for name, used in chosen.items() if used]
+        if self.min_forget_loss is not None and not self.has_forget_stop:
+            alone = self.forget_weight == 0
+            reason = "method.forget_weight is 0" if alone else "the method's forget term has no weight of its own"
+            notes.append(f"method.min_forget_loss has no effect: {reason}")
         return notes
 
 
@@ -100,6 +109,18 @@ class StepRecord:
     """Norm of the last direction of the round, before clipping."""
     lr: float
     """Learning rate of the last step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedStepRecord(StepRecord):
+    """The record of one round of a run with a ``min_forget_loss``."""
+
+    measured_forget_loss: float | None
+    """Mean of L_f, the loss of the forget rows, which the stop measured before each step."""
+    stop_weight: float | None
+    """Mean over the steps of the weight w that the stop gave to the forget term."""
+    multiplier: float | None
+    """λ after the round. None: the stop is a switch."""
 
 
 @dataclass
@@ -150,10 +171,11 @@ class SingleLoopMethod(Method[RowT]):
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
-        """Return one gradient evaluation of each loss with a weight, per step."""
+        """Return one gradient evaluation of each loss with a weight, per step. A stop may save those of L_forget."""
         forget, retain = cls.uses_forget_loss and config.forget_weight > 0, config.retain_weight > 0
-        total = Passes(forget=int(forget), retain=int(retain)) * config.steps
-        return total, total
+        stop = forget and config.has_forget_stop
+        most = Passes(forget=int(forget), retain=int(retain), forget_forward=int(stop)) * config.steps
+        return replace(most, forget=0) if stop else most, most
 
     def __init__(self, context: Context[RowT], config: SingleLoopConfig) -> None:
         self.context, self.config = context, config
@@ -166,6 +188,9 @@ class SingleLoopMethod(Method[RowT]):
         size, seed = config.batch_size, context.seed
         self._forget_sampler = MinibatchSampler(self.forget_rows(), size, seed, "forget")
         self._retain_sampler = MinibatchSampler(context.task.retain_rows, size, seed, "retain")
+        self._stop: ForgetStop[RowT] | None = None
+        if self.uses_forget_loss and config.has_forget_stop:
+            self._stop = ForgetStop(context, config)
         self._steps = 0
 
     def forget_rows(self) -> Sequence[RowT]:
@@ -187,16 +212,21 @@ class SingleLoopMethod(Method[RowT]):
         """Return γ and α of the next step."""
         return self.config.forget_weight, self.config.retain_weight
 
+    def _weights_now(self) -> tuple[float, float]:
+        """Return γ and α of this step; γ is multiplied by the weight of the stop, which measures L_f."""
+        gamma, alpha = self.weights()
+        return (gamma if self._stop is None else gamma * self._stop.next_weight()), alpha
+
     def direction(self) -> Direction:
         """Return γ∇L_forget + α∇L_retain on fresh minibatches. A loss of weight 0 is not computed.
 
         With ``conflict: project`` the part of γ∇L_forget that raises L_retain is removed. With ``separate_moments`` the
-        two parts stay apart.
+        two parts stay apart. With a ``min_forget_loss``, γ is multiplied by the weight of the stop.
         """
         if self.config.keeps_parts:
             return self._direction_of_parts()
         total = self.engine.space.zeros()
-        gamma, alpha = self.weights()
+        gamma, alpha = self._weights_now()
         rows = self._forget_sampler.draw()
         forget_loss = self.add_gradient(self.forget_loss(rows) if gamma else None, rows, total, gamma)
         rows = self._retain_sampler.draw()
@@ -204,10 +234,10 @@ class SingleLoopMethod(Method[RowT]):
         return Direction(total, forget_loss, retain_loss)
 
     def _direction_of_parts(self) -> Direction:
-        space, (gamma, alpha) = self.engine.space, self.weights()
+        space, (gamma, alpha) = self.engine.space, self._weights_now()
         forget, retain = space.zeros(), space.zeros()
         rows = self._forget_sampler.draw()
-        forget_loss = self.add_gradient(self.forget_loss(rows), rows, forget, gamma)
+        forget_loss = self.add_gradient(self.forget_loss(rows) if gamma else None, rows, forget, gamma)
         rows = self._retain_sampler.draw()
         retain_loss = self.add_gradient(self.retain_loss(rows), rows, retain, alpha)
         if self.config.conflict == "project":
@@ -247,13 +277,19 @@ class SingleLoopMethod(Method[RowT]):
             count = min(config.round_steps - self._steps % config.round_steps, config.steps - self._steps)
             with self.engine.cost_tracker.phase("outer"):
                 taken = [self._step() for _ in range(count)]
-            yield StepRecord(
-                outer_step=self._steps,
-                forget_loss=_mean([step.forget_loss for step in taken]),
-                retain_loss=_mean([step.retain_loss for step in taken]),
-                direction_norm=taken[-1].direction_norm,
-                lr=self.optimizer.lr,
-            )
+            yield self._record(taken)
+
+    def _record(self, taken: Sequence[_Step]) -> StepRecord:
+        record = StepRecord(
+            outer_step=self._steps,
+            forget_loss=_mean([step.forget_loss for step in taken]),
+            retain_loss=_mean([step.retain_loss for step in taken]),
+            direction_norm=taken[-1].direction_norm,
+            lr=self.optimizer.lr,
+        )
+        if self._stop is None:
+            return record
+        return StoppedStepRecord(**asdict(record), **asdict(self._stop.take_record()))
 
     def _step(self) -> _Step:
         config = self.config
@@ -311,6 +347,7 @@ class SingleLoopMethod(Method[RowT]):
             "retain_position": self._retain_sampler.position,
             "optimizer_steps": self.optimizer.steps,
             "retain_optimizer_steps": 0 if self._retain_optimizer is None else self._retain_optimizer.steps,
+            "forget_stop": None if self._stop is None else self._stop.state(),
             "extra": self.extra_state(),
         }
 
@@ -332,6 +369,8 @@ class SingleLoopMethod(Method[RowT]):
         self._steps = int(state["steps"])
         self._forget_sampler.position = int(state["forget_position"])
         self._retain_sampler.position = int(state["retain_position"])
+        if self._stop is not None:
+            self._stop.restore(state["forget_stop"])
         self.restore_extra(state["extra"])
 
 

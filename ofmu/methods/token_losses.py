@@ -191,11 +191,12 @@ class TokenLossMethod(SingleLoopMethod[Example]):
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
         """Return the passes of one loop, and the target's. Passes before the first step do not count."""
-        total, _ = super().passes(config, forget_rows, retain_rows)
+        least, most = super().passes(config, forget_rows, retain_rows)
         forget = config.steps if cls.needs_target_logits and config.forget_weight > 0 else 0
-        retain = config.steps if cls._uses_divergence(config) else 0
-        total += Passes(forget_forward=forget, retain_forward=retain)
-        return total, total
+        retain = Passes(retain_forward=config.steps if cls._uses_divergence(config) else 0)
+        # The target does not run on the forget rows of a step that the stop has ended.
+        always = Passes(forget_forward=0 if config.has_forget_stop else forget)
+        return least + always + retain, most + Passes(forget_forward=forget) + retain
 
     def __init__(self, context: Context[Example], config: TokenLossConfig) -> None:
         super().__init__(context, config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS
 from ofmu.methods.registry import method_class
+from ofmu.methods.retain_subset import drawn_count
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
 
@@ -54,11 +55,12 @@ def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
     None: the method does not say.
     """
     method = method_class(config.method.name, config.method.module)
-    bounds = method.passes(config.method, work.forget_rows, work.retain_rows)
+    retain_rows = drawn_count(work.retain_rows, config.method.retain_share)
+    bounds = method.passes(config.method, work.forget_rows, retain_rows)
     if bounds is None:
         return None
     forget = min(config.method.batch_size, work.forget_rows) * work.forget_tokens
-    retain = min(config.method.batch_size, work.retain_rows) * work.retain_tokens
+    retain = min(config.method.batch_size, retain_rows) * work.retain_tokens
     least, most = (
         Cost(
             gradient_evaluations=float(passes.gradient_evaluations),

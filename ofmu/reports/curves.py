@@ -10,6 +10,7 @@ from ofmu.reports.charts import Chart, Line, bar_chart, line_chart
 _LABELS = {
     "forget_loss": "forget loss",
     "retain_loss": "retain loss",
+    "measured_forget_loss": "L_f of the stop",
     "similarity": "S",
     "phi_norm": "‖∇Φ‖",
     "forget_gradient_norm": "‖g_f‖",

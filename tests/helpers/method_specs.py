@@ -65,6 +65,9 @@ TRAJECTORY: Mapping[str, Any] = {
     "penalty_max": 0.02,
 }
 
+STOP: Mapping[str, Any] = {"min_forget_loss": 4.15, "stop_penalty": 20.0, "multiplier_step": 5.0}
+"""A stop of forgetting on the tiny language problem, whose forget rows have losses of 4.0 to 4.3."""
+
 
 def short_spec(name: str, kind: TaskKind = "language", **settings: Any) -> RunSpec:
     """Return a short run of a built-in method. ``settings`` overrides its settings."""
@@ -89,6 +92,13 @@ def contract_specs() -> dict[str, RunSpec]:
         "npo-lora": short_spec("npo").changed(adapter=LORA),
         "rmu-lora": short_spec("rmu").changed(adapter=LORA),
         "npo-parts": short_spec("npo", conflict="project", separate_moments=True),
+        # The level lies between the losses of the steps, so that some steps forget and others do not.
+        "graddiff-stop": short_spec("graddiff", **STOP),
+        "npo-parts-stop": short_spec("npo", separate_moments=True, **STOP),
+        "klmin-switch": short_spec("klmin", forget_stop="switch", **STOP),
+        "ofmu-stop": short_spec("ofmu", **STOP),
+        "vision-boundaryexpand-stop": short_spec("boundaryexpand", "vision", min_forget_loss=1.1, stop_penalty=10.0),
+        "npo-drawn": short_spec("npo", retain_share=0.5, retain_draw=2),
         "npo-salient": short_spec("npo", saliency_fraction=0.5),
         "vision-ofmu-exact": short_spec("ofmu", "vision", **EXACT),
         "vision-ofmu-salient": short_spec("ofmu", "vision", saliency_fraction=0.5),

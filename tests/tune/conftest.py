@@ -18,7 +18,7 @@ Point = Sequence[tuple[float, float] | None]
 TARGET = {"ks_statistic": 0.9, "model_utility": 0.8}
 
 
-def method_runs(name: str, points: Sequence[Point]) -> MethodRuns:
+def method_runs(name: str, points: Sequence[Point], drawn: Sequence[Point] = ()) -> MethodRuns:
     return MethodRuns(
         name=name,
         title=name.upper(),
@@ -30,6 +30,7 @@ def method_runs(name: str, points: Sequence[Point]) -> MethodRuns:
         importances={"method.lr": 0.75, "method.steps": 0.25},
         search_gradient_evaluations=400,
         search_seconds=60,
+        retain_points=tuple(drawn_runs(name, number, draws) for number, draws in enumerate(drawn)),
     )
 
 
@@ -45,11 +46,29 @@ def point_runs(name: str, number: int, seeds: Point) -> PointRuns:
     return PointRuns(trial=number, settings={"method.lr": 1e-3}, runs=tuple(runs))
 
 
+def drawn_runs(name: str, number: int, draws: Point) -> PointRuns:
+    """Return the runs of one point on draws of the retain rows, all at seed 1."""
+    point = point_runs(name, number, draws)
+    runs = [
+        run.model_copy(
+            update={
+                "seed": 1,
+                "retain_draw": draw,
+                "directory": f"runs/{name}/{number:05d}-retain{draw}",
+                "retain_rows_hash": f"hash of draw {draw}",
+            }
+        )
+        for draw, run in enumerate(point.runs, start=1)
+    ]
+    return point.model_copy(update={"runs": tuple(runs)})
+
+
 def summary_of(
     methods: Mapping[str, Sequence[Point]],
     seeds: int = 3,
     reference: bool = True,
     limits: Limits = (),
+    drawn: Mapping[str, Sequence[Point]] | None = None,
     **settings: object,
 ) -> Summary:
     shared = SharedContext(
@@ -60,7 +79,9 @@ def summary_of(
         seed=0,
         limits=limits,
     )
-    found = [method_runs(name, points) for name, points in methods.items()]
+    found = [method_runs(name, points, (drawn or {}).get(name, ())) for name, points in methods.items()]
+    if drawn:
+        settings["retain_draws"] = len(next(iter(drawn.values()))[0])
     return summarise(found, shared, CompareOptions.model_validate(settings), ["ofmu", "compare"])
 
 

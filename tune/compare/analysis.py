@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tune.compare.retain import hypervolume_spread, hypervolumes_of, retain_spreads
 from tune.compare.statistics import (
     Values,
     best_at_levels,
@@ -17,7 +18,7 @@ from tune.compare.statistics import (
     mean_ranks,
     paired_test,
 )
-from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, Quantity, Summary
+from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, Quantity, RetainSpread, Summary
 from tune.pareto import Points, as_costs, hypervolume, reference_point
 from tune.rundir.seed_runs import PointRuns
 from tune.space.constraints import Limit, Limits
@@ -41,6 +42,8 @@ class MethodRuns:
     importances: Mapping[str, float]
     search_gradient_evaluations: float
     search_seconds: float
+    retain_points: tuple[PointRuns, ...] = ()
+    """The same points on draws of the retain rows, in the order of the draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +103,15 @@ def summarise(
         *_tests("hypervolume", volumes, shared.seed, (1,)),
     ]
     methods = [
-        _method_summary(method, values[method.name], float(rank), norm, shared)
+        _method_summary(method, values[method.name], float(rank), norm, shared, settings.retain_draws)
         for method, rank in zip(found, ranks, strict=True)
     ]
     return Summary(
         command=tuple(command),
         objectives=dict(shared.objectives),
         seeds=shared.seeds,
+        retain_draws=settings.retain_draws,
+        retain_share=settings.retain_share if settings.retain_draws else 1.0,
         budget=str(settings.budget),
         significance=settings.significance,
         target=dict(shared.target),
@@ -126,13 +131,18 @@ def summarise(
     )
 
 
-def run_costs(points: Sequence[PointRuns], shared: SharedContext) -> Values:
-    """Return the runs' objectives as costs, shape (points, seeds, objectives).
+def run_costs(points: Sequence[PointRuns], shared: SharedContext, draws: int = 0) -> Values:
+    """Return the runs' objectives as costs, shape (points, seeds, objectives), or (points, draws, objectives).
 
     A failed run is a row of NaN, and so is a run that violates a constraint.
+
+    Args:
+        points: the runs.
+        shared: what all methods share.
+        draws: the number of draws of the retain rows, counted from 1. 0: the runs are those of the seeds.
     """
     names, directions = list(shared.objectives), list(shared.objectives.values())
-    costs = np.full((len(points), len(shared.seeds), len(names)), np.nan)
+    costs = np.full((len(points), draws or len(shared.seeds), len(names)), np.nan)
     for row, point in enumerate(points):
         for run in point.runs:
             if run.metrics is None or any(run.metrics.get(name) is None for name in names):
@@ -140,7 +150,8 @@ def run_costs(points: Sequence[PointRuns], shared: SharedContext) -> Values:
             if not all(_keeps(run.metrics, limit) for limit in shared.limits):
                 continue
             values = [[run.metrics[name] or 0.0 for name in names]]
-            costs[row, shared.seeds.index(run.seed)] = as_costs(values, directions)[0]
+            column = shared.seeds.index(run.seed) if run.retain_draw is None else run.retain_draw - 1
+            costs[row, column] = as_costs(values, directions)[0]
     return costs
 
 
@@ -227,10 +238,17 @@ def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: S
 
 
 def _method_summary(
-    runs: MethodRuns, values: _MethodValues, rank: float, norm: _Normalisation, shared: SharedContext
+    runs: MethodRuns, values: _MethodValues, rank: float, norm: _Normalisation, shared: SharedContext, draws: int
 ) -> MethodSummary:
     ended = [run.metrics for point in runs.points for run in point.runs if run.metrics is not None]
     infeasible = sum(not all(_keeps(metrics, limit) for limit in shared.limits) for metrics in ended)
+    volumes: list[float] = values.volumes.tolist()
+    drawn: tuple[float, ...] = ()
+    spreads: tuple[RetainSpread, ...] = ()
+    if draws:
+        drawn = hypervolumes_of(run_costs(runs.retain_points, shared, draws), norm.reference_point)
+        objectives = retain_spreads(runs.points, runs.retain_points, list(shared.objectives))
+        spreads = (*objectives, hypervolume_spread(volumes, drawn))
     return MethodSummary(
         name=runs.name,
         title=runs.title,
@@ -241,12 +259,15 @@ def _method_summary(
         points=runs.points,
         infeasible_runs=infeasible,
         cost=_cost(runs),
-        hypervolumes=tuple(values.volumes.tolist()),
+        hypervolumes=tuple(volumes),
         hypervolume=float(values.volumes.mean()),
         hypervolume_interval=bootstrap_interval(values.volumes, shared.seed),
         utility_at_forgetting=_per_level(values.utility * norm.signs[1]),
         forgetting_at_utility=_per_level(values.forgetting * norm.signs[0]),
         mean_rank=rank,
+        retain_points=runs.retain_points,
+        retain_hypervolumes=drawn,
+        retain_spreads=spreads,
         importances=dict(runs.importances),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from tune.compare.plan import budget_reference, method_configs, split_variant, w
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.config import SearchConfig
-from tune.confirmation.runs import make_runs, plan_runs, read_runs
+from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs
 from tune.execution.trainable import Executor
 from tune.results.importances import importances, load_trials
 from tune.rundir.search_dir import RunDirectory
@@ -50,7 +51,7 @@ class Comparison:
 
     Args:
         config: what :class:`tune.ParetoSearch` takes, with a ``compare`` section.
-        methods, num_trials, seeds, points, budget: replace the config's values.
+        methods, num_trials, seeds, points, retain_draws, budget: replace the config's values.
         run_dir: a new directory; None names one under ``runs/``.
         executor: runs one trial. The default runs prepared models: :func:`cluster.train.trainer.run_trial`, or
             :class:`cluster.train.worker_group.WorkerGroupPool` with worker groups.
@@ -69,12 +70,19 @@ class Comparison:
         num_trials: int | None = None,
         seeds: int | None = None,
         points: int | None = None,
+        retain_draws: int | None = None,
         budget: str | int | None = None,
         run_dir: str | Path | None = None,
         executor: Executor | None = None,
         callback: CompareCallback | None = None,
     ) -> None:
-        given = {"methods": methods, "seeds": seeds, "points": points, "budget": budget}
+        given = {
+            "methods": methods,
+            "seeds": seeds,
+            "points": points,
+            "retain_draws": retain_draws,
+            "budget": budget,
+        }
         self.mapping = _mapping(config, {key: value for key, value in given.items() if value is not None}, num_trials)
         self.configs = method_configs(self.mapping)
         self._home = CompareDirectory.create_new(run_dir)
@@ -109,7 +117,8 @@ class Comparison:
 
         Args:
             run_dir: the comparison's directory.
-            overrides: entries that may change the number of seeds (``compare.seeds=5``), add methods
+            overrides: entries that may change the number of seeds (``compare.seeds=5``) and of draws of the retain rows
+                (``compare.retain_draws=3``), add methods
                 (``compare.methods=...``, with ``compare.spaces.<method>`` for their spaces), and change the number of
                 concurrent trials, the kept models and the cluster.
             executor: as for the constructor.
@@ -169,7 +178,8 @@ class _Session:
             return None
         result = ComparisonResult.load(self._home.path)
         has_all_methods = {method.name for method in result.summary.methods} == set(self._configs)
-        return result if has_all_methods and result.summary.seeds == self._seeds else None
+        has_all_runs = (result.summary.seeds, result.summary.retain_draws) == (self._seeds, self._settings.retain_draws)
+        return result if has_all_methods and has_all_runs else None
 
     def _run_missing(self) -> ComparisonResult:
         if self._executor is None:
@@ -247,7 +257,9 @@ class _Session:
         from cluster.train.trainer import run_trial
         from cluster.train.worker_group import WorkerGroupPool
 
-        runs = plan_runs(search, trials, self._seeds, self._settings.points, partial(self._home.run, name))
+        of_seeds = plan_runs(search, trials, self._seeds, self._settings.points, partial(self._home.run, name))
+        drawn = self._draw_retain_rows(name, of_seeds)
+        runs = [*of_seeds, *drawn]
         self._callback.on_runs(name, sum(run.is_done for run in runs), len(runs))
         make_runs(
             runs,
@@ -265,11 +277,27 @@ class _Session:
             trials=int((states != "running").sum()),
             failed=int((states == "failed").sum()),
             pruned=int((states == "pruned").sum()),
-            points=read_runs(runs, search.config.measured, self._home.path),
+            points=read_runs(of_seeds, search.config.measured, self._home.path),
+            retain_points=read_runs(drawn, search.config.measured, self._home.path),
             importances=importances(trials, list(search.config.objectives.values())),
             search_gradient_evaluations=_total(search, "gradient_evaluations"),
             search_seconds=_total(search, "seconds"),
         )
+
+    def _draw_retain_rows(self, name: str, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+        """Return the runs of the same points on draws of the retain rows, at the first seed."""
+        settings, first = self._settings, self._seeds[0]
+        return [
+            replace(
+                run,
+                settings=run.settings | {"method.retain_share": settings.retain_share, "method.retain_draw": draw},
+                directory=self._home.retain_run(name, run.trial, draw),
+                retain_draw=draw,
+            )
+            for run in runs
+            if run.seed == first
+            for draw in range(1, settings.retain_draws + 1)
+        ]
 
     def _shared_context(self, searches: Sequence[SearchResult]) -> SharedContext:
         objectives = searches[0].config.objectives

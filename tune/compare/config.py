@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ofmu.config.base import PositiveInt, Section
+from ofmu.config.base import NonNegativeInt, PositiveInt, Section
 from tune.config import SearchConfig
 from tune.space.parameter import flatten_space
 
@@ -25,6 +25,11 @@ class CompareOptions(Section):
     seed. On the config's own seed the points were chosen, so there they look better than they are."""
     points: PositiveInt = 5
     """Largest number of points of a front that run again. The chosen points cover the most hypervolume together."""
+    retain_draws: NonNegativeInt = 0
+    """Number of draws of the retain rows on which each chosen point runs again, all at the first of the seeds. The
+    table then shows how much of a result comes from which retain rows were used. 0: all runs use all retain rows."""
+    retain_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the retain rows in each draw."""
     budget: Literal["trials", "evaluations"] | PositiveInt = "trials"
     """``trials``: search.num_trials for every method. ``evaluations``: as many gradient evaluations as these trials
     cost OFMU (without OFMU, the first method). A number: this many gradient evaluations."""

@@ -32,6 +32,7 @@ class CompareDirectory(LockedDirectory):
     levels = 3
     resumable = (
         "compare.seeds",
+        "compare.retain_draws",
         "compare.methods",
         "compare.spaces.",
         "search.max_concurrent_trials",
@@ -57,6 +58,10 @@ class CompareDirectory(LockedDirectory):
     def run(self, method: str, trial: int, seed: int) -> Path:
         """Return the directory of one point's run on one seed."""
         return self.path / RUNS / method / f"{trial:05d}-seed{seed}"
+
+    def retain_run(self, method: str, trial: int, draw: int) -> Path:
+        """Return the directory of one point's run on one draw of the retain rows."""
+        return self.path / RUNS / method / f"{trial:05d}-retain{draw}"
 
     def read_mapping(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Return the stored config with the overrides of a resume, which may add methods and those methods' spaces.

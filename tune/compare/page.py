@@ -14,6 +14,7 @@ from ofmu.run_files import REPORT, RunFiles
 from tune.compare.charts import fronts_chart, hypervolume_chart, mean_and_range, values_of
 from tune.compare.directory import CompareDirectory
 from tune.compare.result import ComparisonResult
+from tune.compare.retain import retain_sentences, retain_table
 from tune.compare.summary import MethodSummary, Summary
 from tune.compare.tables import compact_table, explanation, test_table, verdict
 from tune.rundir.seed_runs import PointRuns
@@ -27,6 +28,7 @@ def comparison_page(result: ComparisonResult, *, live: bool = False) -> str:
     charts = [fronts_chart(summary), hypervolume_chart(summary), _rank_chart(summary)]
     header, *rows = compact_table(summary)
     tests_header, *tests = test_table(summary)
+    retain_header, *retain_rows = retain_table(summary)
     return render(
         "comparison.html.j2",
         _FOLDER,
@@ -45,6 +47,9 @@ def comparison_page(result: ComparisonResult, *, live: bool = False) -> str:
         rows=[{"cells": [(text, _sort_value(text)) for text in row]} for row in rows],
         test_columns=[_column(name) for name in tests_header],
         tests=[{"cells": [(text, _sort_value(text)) for text in row]} for row in tests],
+        retain=retain_sentences(summary) if summary.retain_draws else "",
+        retain_columns=[_column(name) for name in retain_header],
+        retain_rows=[{"cells": [(text, _sort_value(text)) for text in row]} for row in retain_rows],
         point_columns=_point_columns(summary),
         points=[_point_row(method, point, summary, home) for method in summary.methods for point in method.points],
         importances=[(method.name, _importances(method)) for method in summary.methods],

@@ -45,6 +45,8 @@ def method_configs(mapping: Mapping[str, Any]) -> dict[str, SearchConfig]:
     for name in shared.compare.spaces:
         if name not in names and name not in BUILT_IN:
             raise ConfigError(f"Unknown method '{name}' in compare.spaces: {nearest_name(name, {*BUILT_IN, *names})}")
+    if shared.compare.retain_draws:
+        _check_all_retain_rows(own, shared)
     configs = {name: _method_config(name, mapping, shared) for name in names}
     settings = {key for name in {*BUILT_IN, *configs} for key in _settings(name, own.get("module"))}
     for key in shared.compare.space:
@@ -111,6 +113,17 @@ def _check_method(name: str, module: str | None, shared: SearchConfig) -> None:
         raise ConfigError(
             f"The method '{name}' works on {' and '.join(sorted(method.tasks))} tasks, and data.source "
             f"'{shared.data.source}' is a {kind} task: choose among {', '.join(works)}"
+        )
+
+
+def _check_all_retain_rows(section: Mapping[str, Any], shared: CompareConfig) -> None:
+    """Check that the runs on the seeds use all retain rows, with which the draws are compared."""
+    spaces = [shared.compare.space, shared.search.space, *shared.compare.spaces.values()]
+    keys = {key for space in spaces for key in space or {}}
+    if section.get("retain_share", 1) != 1 or "method.retain_share" in keys:
+        raise ConfigError(
+            "compare.retain_draws compares runs on draws with runs on all retain rows, and method.retain_share leaves "
+            "rows out of these: leave method.retain_share out, and set compare.retain_share"
         )
 
 

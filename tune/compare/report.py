@@ -9,6 +9,7 @@ from io import BytesIO
 from ofmu.io.files import write_bytes, write_text
 from tune.compare.directory import PLOT, TABLE, TEXT
 from tune.compare.result import ComparisonResult
+from tune.compare.retain import retain_sentences, retain_table
 from tune.compare.summary import Summary
 from tune.compare.tables import compact_table, explanation, test_table, verdict
 
@@ -40,10 +41,17 @@ def markdown(summary: Summary) -> str:
         explanation(summary),
         "## Tests",
         _pipe_table(test_table(summary)),
+        *_retain_section(summary),
         "## What decides whether a trial reaches the front",
         _pipe_table(_importances(summary)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _retain_section(summary: Summary) -> list[str]:
+    if not summary.retain_draws:
+        return []
+    return ["## Which retain rows were used", retain_sentences(summary), _pipe_table(retain_table(summary))]
 
 
 def _bold_best(rows: list[list[str]]) -> list[list[str]]:

@@ -31,6 +31,26 @@ class Cost(Record):
     """Maximum over the runs. The runs share a process, whose peak never falls, so a large run hides later peaks."""
 
 
+class RetainSpread(Record):
+    """How one quantity of a method varies with the retain rows that were used, and with the seed."""
+
+    quantity: str
+    """An objective, or ``hypervolume``."""
+    between_draws: float | None
+    """Standard deviation over draws of the retain rows at one seed; an objective's is pooled over the points."""
+    between_seeds: float | None
+    """Standard deviation over seeds with all retain rows; an objective's is pooled over the points."""
+    shift: float | None
+    """Mean over the draws, less the value of the same seed with all retain rows."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Return the spread over the draws as a multiple of the spread over the seeds; None if that is 0 or unknown."""
+        if self.between_draws is None or not self.between_seeds:
+            return None
+        return self.between_draws / self.between_seeds
+
+
 class MethodSummary(Record):
     """One method's results."""
 
@@ -58,6 +78,12 @@ class MethodSummary(Record):
     """Per utility level, the best forgetting of each seed; None if no run of that seed reached the level."""
     mean_rank: float
     """Mean over all pairs of seed and level. Rank 1 is the best."""
+    retain_points: tuple[PointRuns, ...] = ()
+    """The runs of the points on draws of the retain rows, all at the first seed. Empty without ``retain_draws``."""
+    retain_hypervolumes: tuple[float, ...] = ()
+    """One per draw, of that draw's runs."""
+    retain_spreads: tuple[RetainSpread, ...] = ()
+    """Per objective, and for the hypervolume."""
     importances: dict[str, float]
     """Each searched setting's share in reaching the front, by PED-ANOVA over the method's own trials."""
 
@@ -101,6 +127,10 @@ class Summary(Record):
     objectives: dict[str, Direction]
     """The first objective is forgetting, the second utility."""
     seeds: tuple[int, ...]
+    retain_draws: int = 0
+    """Draws of the retain rows on which the points ran again."""
+    retain_share: float = 1.0
+    """Share of the retain rows in a draw."""
     budget: str
     significance: float
     target: dict[str, float]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.session import max_parallel_trials
 from ofmu.errors import ConfigError, StorageError
-from ofmu.run_files import MODEL, finite_only
+from ofmu.run_files import MODEL, RunFiles, finite_only
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _KEPT_COSTS = ("gradient_evaluations", "seconds", "peak_memory_bytes")
 """Costs of a run that are kept."""
+_OF_ONE_RUN = frozenset({"method.seed", "method.retain_draw"})
+"""Settings in which the runs of one point differ."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class PlannedRun:
     settings: dict[str, Any]
     """What the run adds to the search's config, the seed included."""
     directory: Path
+    retain_draw: int | None = None
+    """The draw of the retain rows that the run uses; None for a run on all of them."""
     last_round: int | None = None
     """The round for which the trial stands, and after which the run ends; None for the end of the method."""
 
@@ -85,7 +89,11 @@ def plan_runs(
     numbers = _checked(search, chosen) if chosen else _best_points(search, count)
     return [
         PlannedRun(
-            number, seed, {**overrides[number], "method.seed": seed}, directory(number, seed), rounds.get(number)
+            number,
+            seed,
+            {**overrides[number], "method.seed": seed},
+            directory(number, seed),
+            last_round=rounds.get(number),
         )
         for number in numbers
         for seed in seeds
@@ -172,7 +180,7 @@ def read_runs(runs: Sequence[PlannedRun], names: Iterable[str], home: Path) -> t
     return tuple(
         PointRuns(
             trial=trial,
-            settings={key: value for key, value in seeds[0].settings.items() if key != "method.seed"},
+            settings={key: value for key, value in seeds[0].settings.items() if key not in _OF_ONE_RUN},
             runs=tuple(_read(run, names, home) for run in seeds),
         )
         for trial, seeds in points.items()
@@ -215,14 +223,16 @@ def _delete_leftovers(run: PlannedRun, config: SearchConfig) -> None:
 
 
 def _read(run: PlannedRun, names: Sequence[str], home: Path) -> SeedRun:
-    place = run.directory.relative_to(home).as_posix()
+    place, draw = run.directory.relative_to(home).as_posix(), run.retain_draw
     metrics = run.files.read_metrics()
     if metrics is None:
         failure = run.files.read_failure()
-        return SeedRun(seed=run.seed, directory=place, reason=failure.reason if failure else "the run has no result")
+        reason = failure.reason if failure else "the run has no result"
+        return SeedRun(seed=run.seed, directory=place, reason=reason, retain_draw=draw)
+    rows_hash = RunFiles(run.directory).read_retain_rows_hash()
     _, missing = objective_values(metrics, names)
+    if missing is not None:
+        return SeedRun(seed=run.seed, directory=place, reason=missing, retain_draw=draw, retain_rows_hash=rows_hash)
     finite = finite_only(metrics)
     kept = {name: value for name in (*names, *_KEPT_COSTS) if (value := finite.get(name)) is not None}
-    if missing is not None:
-        return SeedRun(seed=run.seed, directory=place, reason=missing)
-    return SeedRun(seed=run.seed, directory=place, metrics=kept)
+    return SeedRun(seed=run.seed, directory=place, metrics=kept, retain_draw=draw, retain_rows_hash=rows_hash)

@@ -56,6 +56,10 @@ class SeedRun(Record):
     """Objectives and costs; None if the run failed."""
     reason: str | None = None
     """Why the run failed."""
+    retain_draw: int | None = None
+    """The draw of the retain rows that the run used; None for a run on all of them."""
+    retain_rows_hash: str | None = None
+    """SHA-256 (hex) of the drawn rows, which ``metrics.json`` of the run lists."""
 
 
 class PointRuns(Record):

@@ -20,6 +20,7 @@ from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method, without_settings
+from ofmu.methods.forget_stop import ForgetStop
 from ofmu.methods.ofmu.checked import CheckedDerivatives
 from ofmu.methods.ofmu.config import PUBLISHED, VARIANTS, OfmuConfig, without_effect
 from ofmu.methods.ofmu.derivatives import Derivatives
@@ -73,6 +74,18 @@ class OuterRecord:
     outer_derivative_error: float | None
     """Estimated error of the outer direction from its product ∇²Φ·∇Φ, relative to the direction's norm. None: there was
     no check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedOuterRecord(OuterRecord):
+    """What one outer step computed in a run with a ``min_forget_loss``."""
+
+    measured_forget_loss: float | None
+    """Mean of the L_f, not clamped, that the stop measured before each inner step. None: there is no inner step."""
+    stop_weight: float | None
+    """Mean of the weights w that the stop gave to the inner steps."""
+    multiplier: float | None
+    """λ after the inner loop. None: the stop is a switch."""
 
 
 _SEPARATES = {"method.decorrelation": ["projection", "cosine"]}
@@ -136,6 +149,7 @@ class OFMU(Method[RowT]):
         # The run sets the rates when it begins: a range test may have to find them.
         self._inner_optimizer = ShardOptimizer(self._space, config.inner_update, 0.0, ascend=True)
         self._outer_optimizer = ShardOptimizer(self._space, config.outer_update, 0.0, weight_decay=config.weight_decay)
+        self._stop = ForgetStop(context, config) if config.has_forget_stop else None
         self._outer_steps = 0
         self._penalty_weight = config.penalty_weight
         self._hinge_was_open = False
@@ -188,10 +202,18 @@ class OFMU(Method[RowT]):
         return self._found_rates
 
     def _inner_step(self) -> None:
-        """θ ← θ + η_in ∇Φ(θ), on fresh minibatches."""
-        ascent = self._derivatives.ascent(self._forget_sampler.draw(), self._retain_sampler.draw())
+        """θ ← θ + w η_in ∇Φ(θ), on fresh minibatches. w is 1, or the weight of the stop; with w = 0, ∇Φ is not computed.
+
+        Beside the outer step, which descends on L_r, an inner step with w is a step on the augmented Lagrangian of
+        :mod:`ofmu.methods.forget_stop`.
+        """
+        forget_rows, retain_rows = self._forget_sampler.draw(), self._retain_sampler.draw()
+        weight = 1.0 if self._stop is None else self._stop.next_weight()
+        if weight == 0:
+            return
+        ascent = self._derivatives.ascent(forget_rows, retain_rows)
         self._hinge_was_open |= ascent.hinge_open
-        self._inner_optimizer.lr = self._inner_lr(ascent.forget_loss)
+        self._inner_optimizer.lr = weight * self._inner_lr(ascent.forget_loss)
         self._inner_optimizer.step(ascent.gradient, ascent.norm)
 
     def _inner_lr(self, forget_loss: float) -> float:
@@ -258,7 +280,7 @@ class OFMU(Method[RowT]):
     def _record(
         self, phi: PhiGradient[RowT] | None, retain_loss: float, retain_norm: float, outer_norm: float
     ) -> OuterRecord:
-        return OuterRecord(
+        record = OuterRecord(
             outer_step=self._outer_steps,
             inner_lr=self._rates.inner,
             outer_lr=self._rates.outer,
@@ -275,6 +297,9 @@ class OFMU(Method[RowT]):
             inner_derivative_error=self._derivatives.inner_error,
             outer_derivative_error=self._derivatives.outer_error,
         )
+        if self._stop is None:
+            return record
+        return StoppedOuterRecord(**asdict(record), **asdict(self._stop.take_record()))
 
     def _warn_if_never_decorrelated(self) -> None:
         config = self._config
@@ -295,6 +320,7 @@ class OFMU(Method[RowT]):
             "stationary": self.stationary,
             "hinge_was_open": self._hinge_was_open,
             "derivatives": self._derivatives.state(),
+            "forget_stop": None if self._stop is None else self._stop.state(),
             "forget_position": self._forget_sampler.position,
             "retain_position": self._retain_sampler.position,
             "inner_optimizer_steps": self._inner_optimizer.steps,
@@ -321,6 +347,8 @@ class OFMU(Method[RowT]):
         self.stationary = bool(state["stationary"])
         self._hinge_was_open = bool(state["hinge_was_open"])
         self._derivatives.restore(state["derivatives"])
+        if self._stop is not None:
+            self._stop.restore(state["forget_stop"])
         self._forget_sampler.position = int(state["forget_position"])
         self._retain_sampler.position = int(state["retain_position"])
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ofmu.engine.config import EngineConfig
-from ofmu.methods.config import MethodConfig
+from ofmu.methods.forget_stop import ForgetStopConfig
 
 PUBLISHED: Mapping[str, Any] = {
     "forget_margin": None,
@@ -47,7 +47,7 @@ def without_effect(variant: str | None) -> frozenset[str]:
     return frozenset() if variant is None else frozenset({*VARIANTS[variant], *_WITHOUT_EFFECT.get(variant, ())})
 
 
-class OfmuConfig(MethodConfig):
+class OfmuConfig(ForgetStopConfig):
     """The settings of OFMU."""
 
     name: Literal["ofmu"] = "ofmu"
@@ -202,7 +202,13 @@ class OfmuConfig(MethodConfig):
 
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
-        notes = self._ineffective_decorrelation()
+        notes = [*super().ineffective(), *self._ineffective_decorrelation()]
+        if self.min_forget_loss is not None and self.forget_margin is not None:
+            if self.min_forget_loss > self.forget_margin:
+                notes.append(
+                    f"method.min_forget_loss {self.min_forget_loss} may have no effect: the ascent of a row ends at "
+                    f"method.forget_margin {self.forget_margin}"
+                )
         if self.forget_margin is None and self._is_changed("forget_sharpness"):
             notes.append("method.forget_sharpness has no effect: method.forget_margin is not set")
         if self.penalty_weight == 0 and (self.penalty_growth != 1 or self.penalty_max is not None):

@@ -25,7 +25,7 @@ def held_vectors(config: OfmuConfig) -> HeldVectors:
 
 def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
     """Return the passes with the hinge closed in every step and without long fits, and with the hinge always open."""
-    least = _passes(config, hinge_open=_always_open(config), fitted=1)
+    least = _passes(config, hinge_open=_always_open(config), fitted=1, stopped=config.has_forget_stop)
     most = _passes(config, hinge_open=config.decorrelates, fitted=_MOST_FITTED)
     return least + _range_tests(config, FEWEST_PASSES), most + _range_tests(config, MOST_PASSES)
 
@@ -79,11 +79,13 @@ def _always_open(config: OfmuConfig) -> bool:
     return config.decorrelates and config.similarity_threshold == -1
 
 
-def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int) -> Passes:
+def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int, stopped: bool = False) -> Passes:
+    """Return the passes without range tests. ``stopped``: the stop of forgetting ends every inner step."""
     steps = config.outer_steps
     if steps == 0:
         return Passes()
     inner = _similarity(config, hinge_open) if config.decorrelates else Passes(forget=1)
+    inner = (Passes() if stopped else inner) + Passes(forget_forward=int(config.has_forget_stop))
     outer, phi_steps = Passes(), _phi_steps(config)
     outer += (Passes(forget=1, retain=1) + _products(config, hinge_open)) * phi_steps
     outer += Passes(retain=1) * (steps - phi_steps)

@@ -108,6 +108,11 @@ class UnlearnConfig(Section):
         notes = self.method.ineffective()
         if self.engine.backend == "torch" and self.engine.zero_stage not in (0, 2):
             notes.append("engine.zero_stage has no effect: engine.backend is 'torch'")
+        if self.evaluation.depth and self.data.kind == "language" and self.reference.source in ("scores", "none"):
+            notes.append(
+                f"evaluation.depth has no effect on a run: reference.source is '{self.reference.source}', so there is "
+                "no retrained model"
+            )
         for name in self.traits.ignored_evaluation:
             if getattr(self.evaluation, name):
                 notes.append(f"evaluation.{name} has no effect: it is for text, and these data are images")

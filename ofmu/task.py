@@ -83,11 +83,16 @@ class RobustnessTask(Protocol):
     def divergence(self, engine: Engine) -> dict[str, RobustnessResult]:
         """Return how far the engine's model has moved from the target, by part; collective. Empty: nobody asked."""
 
-    def attack(self, model: Path, measured: Metrics, reference: Path | None) -> dict[str, RobustnessResult]:
-        """Return what the attacks on a saved model give, by attack. Only rank 0 calls this. Empty: nobody asked.
+    def attack(
+        self, model: Path, measured: Metrics, reference: Path | None, retrained: Path | None
+    ) -> dict[str, RobustnessResult]:
+        """Return what the attacks on a saved model give, by attack, and the depth of its forgetting.
+
+        Only rank 0 calls this. Empty: nobody asked.
 
         Args:
             model: the directory of the saved model.
             measured: the model's metrics.
             reference: the file of the reference's scores, or None.
+            retrained: the directory of the retrained model, if preparation made one.
         """

@@ -309,7 +309,8 @@ class _Run:
     def _attacks(self, engine: Engine, task: RobustnessTask, metrics: Metrics) -> dict[str, RobustnessResult]:
         if engine.rank != 0:
             return {}
-        return task.attack(self._files.model, metrics, self._prepared.reference_scores)
+        prepared = self._prepared
+        return task.attack(self._files.model, metrics, prepared.reference_scores, prepared.retrain)
 
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
         """Save the masters in the form that ``from_pretrained`` loads. Each is gathered when rank 0 writes it."""
@@ -348,7 +349,6 @@ class _Run:
             )
         barrier()
         return UnlearnResult(values, metrics.reasons, self._files.directory)
-
 
     def _retain_rows(self, task: Task[Any]) -> dict[str, Any]:
         """Return which retain rows the method used; empty if it used them all."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
-from ofmu.evaluation.metrics.registry import DIVERGENCES, GROUPS, REGISTRY
+from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, GROUPS, REGISTRY
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
@@ -110,10 +110,12 @@ def check_constraints_can_be_kept(config: SearchConfig, prepared: Prepared) -> d
         return {}
     given = _stored_metrics(config, prepared.target_scores, prepared.reference_scores)
     target = {name: float(value) for name, value in given.values.items() if value is not None}
-    target |= dict.fromkeys(filter(DIVERGENCES.__contains__, names), 0.0)
-    reference: Mapping[str, Any] = {}
+    # By definition the target does not diverge from itself and has forgotten nothing, and the retrained model all.
+    target |= dict.fromkeys(filter((*DEPTHS, *DIVERGENCES).__contains__, names), 0.0)
+    reference: dict[str, Any] = {}
     if prepared.reference_scores is not None:
-        reference = _stored_metrics(config, prepared.reference_scores, prepared.reference_scores).values
+        reference |= _stored_metrics(config, prepared.reference_scores, prepared.reference_scores).values
+    reference |= dict.fromkeys(DEPTHS, 1.0)
     for name in names:
         if name not in target and name not in _MEASURED_BY_THE_RUN and not measured_by_request(name):
             reason = given.reasons.get(name, "it is not among what trials are scored for")

@@ -18,6 +18,10 @@ HELD_BYTES = 2**30
 """Bytes of the target's logits that a divergence holds at once. The target is opened once for each portion of this
 size."""
 
+HELD_STATE_BYTES = 2**30
+"""Bytes of hidden states of two models that a measurement of depth holds at once. Target and retrained model are
+opened once for each portion of this size."""
+
 _LEFT_OUT_UNLESS_SET = ("custom_metrics", "depth", "entities", "kl", "max_rows", "run_attacks")
 
 
@@ -65,9 +69,10 @@ class EvaluationConfig(Section):
     then keeps the target's weights on the disk beside it. A search sets this key if an objective or a constraint names
     ``kl_retain`` or ``kl_general``."""
     depth: bool = False
-    """True: ``ofmu evaluate`` measures how deep the facts of the forget rows are forgotten, from the hidden states of
-    the model, the target and the retrained model: ``unlearning_depth`` and ``logit_lens``. A model of L blocks reads
-    each of these rows 2·L + 4 times."""
+    """True: a run and ``ofmu evaluate`` measure how deep the facts of the forget rows are forgotten, from the hidden
+    states of the model, the target and the retrained model: ``unlearning_depth`` and ``logit_lens``. Models of L blocks
+    read each of these rows 2·L + 4 times. A search sets this key if an objective or a constraint names one of the
+    two."""
     entities: str | None = None
     """File of rows with the columns question, answer and entity, in any format of your own rows. It names the facts of
     forget rows that have no column ``entity``, such as TOFU's. Without any entity, a whole answer is the fact."""

@@ -22,6 +22,11 @@ the model before unlearning, and `θ_0` are its parameters.
 values that the authors state. The docstring in `ofmu/methods/<name>.py` says more, for example where a definition
 differs from a known implementation.
 
+Options of every method whose forget term has a weight, OFMU's ascent among them: `min_forget_loss` ends the forgetting
+once the mean loss of the forget rows has reached a level, by an augmented Lagrangian or by a switch (`forget_stop`,
+derived in `ofmu/methods/forget_stop.py`). A step beyond the level computes no forget gradient. Options of all methods
+with one loop: `conflict` and `separate_moments`. Options of every method: `saliency_fraction` and `retain_share`.
+
 This page is the output of `python -m ofmu.methods`.
 """
 COLUMNS = ("name", "method", "tasks", "formula", "source", "search space", "published")

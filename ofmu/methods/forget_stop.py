@@ -15,8 +15,9 @@ After each step, λ ← max(0, λ + s (1 − L_f/ℓ)) with the step size s = ``
 of the textbook, λ ← w. The textbook minimises L_A between two updates. Here one step of the optimizer lies between
 them, so a smaller s keeps λ from growing while the first steps are still on their way to ℓ. With s = 0, λ stays 0.
 
-For gradient ascent and gradient difference, whose forget term is −∇L_f, a step follows ∇L_A. For the other methods, the
-method's own forget term takes the place of −∇L_f, and w has the same meaning. A step with w = 0 computes no forget term.
+For gradient ascent and gradient difference, whose forget term is −∇L_f, a step follows ∇L_A. For the other methods,
+the method's own forget term takes the place of −∇L_f, and w has the same meaning. A step with w = 0 computes no forget
+term.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class StopState:
 class ForgetStop(Generic[RowT]):
     """Measures L_f on the minibatches of the forget rows, and gives the weight of the forget term.
 
-    The rows are those of the task, also where a method forgets by other answers. Each measurement costs one forward pass.
+    The rows are those of the task, also where a method forgets by other answers. Each measurement costs one forward
+    pass.
 
     Args:
         context: the inputs of the run.
@@ -122,7 +124,9 @@ class ForgetStop(Generic[RowT]):
         """Return the mean loss of the next minibatch: over answer tokens, or over images."""
         rows, loss = self._sampler.draw(), self._loss
         tokens = sum(loss.tokens(row) for row in rows)
-        means = self._engine.row_values(lambda module, part, device: [*loss.row_means(module, part, device)], rows, tokens)
+        means = self._engine.row_values(
+            lambda module, part, device: [*loss.row_means(module, part, device)], rows, tokens
+        )
         sizes = [loss.size(row) for row in rows]
         value = sum(mean * size for mean, size in zip(means, sizes, strict=True)) / sum(sizes)
         if not value < float("inf"):

@@ -32,6 +32,7 @@ BUILT_IN = (
     "ceu",
     "pdu",
     "blur",
+    "hamu",
     "finetune",
     "randomlabels",
     "salun",

@@ -267,19 +267,22 @@ class SingleLoopMethod(Method[RowT]):
         return math.ceil(self.config.steps / self.config.round_steps)
 
     def rounds(self) -> Iterator[StepRecord]:
-        """Take the remaining steps. Yield after every ``round_steps`` steps, and after the last step.
+        """Take the remaining steps, or those until ``stationary``. Yield after ``round_steps`` steps, and at the end.
 
         Raises:
             NonFiniteLossError: a loss or the norm of the direction is NaN or infinite. The message names the step.
         """
         config = self.config
-        while self._steps < config.steps:
+        while self._steps < config.steps and not self.stationary:
             count = min(config.round_steps - self._steps % config.round_steps, config.steps - self._steps)
             with self.engine.cost_tracker.phase("outer"):
-                taken = [self._step() for _ in range(count)]
-            yield self._record(taken)
+                taken = [self._step()]
+                while len(taken) < count and not self.stationary:
+                    taken.append(self._step())
+            yield self.make_record(taken)
 
-    def _record(self, taken: Sequence[_Step]) -> StepRecord:
+    def make_record(self, taken: Sequence[_Step]) -> StepRecord:
+        """Return the record of a round of these steps."""
         record = StepRecord(
             outer_step=self._steps,
             forget_loss=_mean([step.forget_loss for step in taken]),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import MemoryLimitError
-from ofmu.evaluation.config import HELD_BYTES
+from ofmu.evaluation.config import HELD_BYTES, HELD_STATE_BYTES
 from ofmu.methods.registry import method_class
 from ofmu.models.hub import cached_directory
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config, sizes_of
@@ -131,7 +131,9 @@ def _bound(config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, *
     copies = _COPIES + held.kept + held.in_pass + held.between + (2 if config.method.saliency_fraction < 1 else 0)
     # A saved model, its trained copy, two moments and gradients; the last round and an earlier one; the run's weights.
     copies += (
-        (5 if config.evaluation.run_attacks else 0) + (2 if keeps_round else 0) + (1 if config.evaluation.kl else 0)
+        (5 if config.evaluation.run_attacks else 2 if config.evaluation.depth else 0)
+        + (2 if keeps_round else 0)
+        + (1 if config.evaluation.kl else 0)
     )
     rows = max(config.method.batch_size, config.training.batch_size, config.evaluation.batch_size)
     tokens = rows * (config.data.max_length + config.evaluation.max_new_tokens)
@@ -141,5 +143,6 @@ def _bound(config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, *
     states = sizes.layers * (_STATES * width + 8 * widest + scores)
     derivatives = 8 if config.method.needs_double_backward else 1
     logits = 8 * int(model.get("vocab_size", 1))
-    logits_held = 2.0 * HELD_BYTES if config.evaluation.kl else 0.0
-    return logits_held + 4.0 * (copies * sizes.parameters + derivatives * tokens * (states + logits))
+    held_at_end = 2.0 * HELD_BYTES if config.evaluation.kl else 0.0
+    held_at_end += float(HELD_STATE_BYTES) if config.evaluation.depth else 0.0
+    return held_at_end + 4.0 * (copies * sizes.parameters + derivatives * tokens * (states + logits))

@@ -74,10 +74,12 @@ def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
 
 
 def _robustness_cost(config: UnlearnConfig, work: Workload) -> Cost:
-    """Return the cost of the divergence from the target, which both models read, and of a run's attacks."""
+    """Return the cost of the divergence from the target, of the depth of forgetting, and of a run's attacks."""
     evaluation, cost = config.evaluation, Cost()
     if evaluation.kl:
         cost += Cost(forward_tokens=2 * work.divergence_tokens)
+    if evaluation.depth and config.reference.source in ("retrain", "model"):
+        cost += Cost(forward_tokens=work.depth_tokens)
     if "sampling" in evaluation.run_attacks:
         cost += Cost(forward_tokens=work.sampled_tokens)
     if "relearning" in evaluation.run_attacks:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ofmu.engine.footprint import FP32, EngineBytes
-from ofmu.evaluation.config import HELD_BYTES, RELEARNING_ROWS
+from ofmu.evaluation.config import HELD_BYTES, HELD_STATE_BYTES, RELEARNING_ROWS
 from ofmu.evaluation.robustness.attacks import SAMPLES
 from ofmu.models.config import AdapterConfig
 from ofmu.models.sizes import ModelSizes
@@ -16,6 +16,8 @@ from ofmu.plan.passes import divergence_pass, scoring_pass, training_pass
 from ofmu.plan.phases import Component, Phase
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
+
+_DEPTH = "depth"
 
 
 def divergence(
@@ -71,11 +73,14 @@ def attacks(
     *,
     buildable: bool,
 ) -> tuple[Phase, ...]:
-    """Return the phase of ``evaluation.run_attacks``, on the first rank. It loads the saved model beside the engine.
+    """Return the phase of ``evaluation.run_attacks`` and of ``evaluation.depth``, on the first rank.
 
-    Relearning trains a copy of that model, and quantisation rounds one. Sampling reads the model itself.
+    The phase loads the saved model beside the engine. Relearning trains a copy of that model, and quantisation rounds
+    one. Sampling reads the model itself. The depth loads the target and the retrained model, one after the other.
     """
-    names = config.evaluation.run_attacks
+    names: list[str] = [*config.evaluation.run_attacks]
+    if config.evaluation.depth and config.reference.source in ("retrain", "model"):
+        names.append(_DEPTH)
     if not names:
         return ()
     whole = float(FP32 * sizes.parameters)
@@ -129,11 +134,16 @@ def _attack(
             rows,
             work.longest_prompt,
             1 if sampled else work.longest_answer,
-            config.evaluation.max_new_tokens if sampled or config.evaluation.rouge else 0,
+            config.evaluation.max_new_tokens if sampled or (config.evaluation.rouge and name != _DEPTH) else 0,
             dtype=torch.float32,
             attention=attention,
-            detailed=config.evaluation.membership and not sampled,
+            detailed=config.evaluation.membership and not sampled and name != _DEPTH,
         )
         passing = max(forced, generated)
     caches = Component("caches and logits", passing)
+    if name == _DEPTH:
+        width = sizes.embeddings // max(1, int(model.get("vocab_size") or 1))
+        states = 2.0 * FP32 * sizes.layers * width * work.forget_rows * work.longest_answer
+        held = Component("hidden states of the facts", min(states, float(HELD_STATE_BYTES)), True)
+        return (Component("the target, or the retrained model", whole), held, caches)
     return (caches,) if sampled else (Component("the copy with rounded weights", whole), caches)

@@ -18,6 +18,7 @@ from ofmu.evaluation.robustness.divergence import COMPARED_SETS
 from ofmu.evaluation.scores import hash_sample
 from ofmu.evaluation.sets import FORGET, IN_SCOPE_PREFIX
 from ofmu.models.scratch import train_tokenizer
+from ofmu.models.sizes import sizes_of
 from ofmu.run_config import UnlearnConfig
 
 _LARGEST_VOCABULARY = 2**18
@@ -59,6 +60,8 @@ class Workload:
     """Questions that the attack ``sampling`` asks."""
     sampled_tokens: float = 0.0
     """Tokens that the attack reads and generates at most, with all samples."""
+    depth_tokens: float = 0.0
+    """Tokens that ``evaluation.depth`` reads at most, with all models and layers, without padding."""
     measured: bool
     """False: the rows were not encoded, and each counts as ``data.max_length`` tokens."""
 
@@ -95,7 +98,7 @@ def workload(
     """
     data = load_data(config.data, config.seed)
     if not encode:
-        return _longest_possible(config, data)
+        return _longest_possible(config, data, sizes_of(model).layers)
     if model_directory is not None:
         tokenizer: Any = load_tokenizer(str(model_directory), fallback=config.model.tokenizer)
     else:
@@ -120,6 +123,11 @@ def workload(
         for row in scored_sets.get(name, ())
         for example in encoder.encode("evaluation", row.question, row.answer)
     ]
+    facts = [
+        example
+        for row in data.evaluation.get(FORGET, data.forget).rows
+        for example in encoder.encode("evaluation", row.question, row.answer)
+    ]
     asked = [len(encode_prompt(tokenizer, row.question, config.data)) for row in _asked(data)]
     return Workload(
         forget_rows=len(forget),
@@ -141,11 +149,21 @@ def workload(
         divergence_answer_tokens=sum(example.answer_length for example in compared),
         sampled_rows=len(asked),
         sampled_tokens=SAMPLES * (sum(asked) + len(asked) * config.evaluation.max_new_tokens),
+        depth_tokens=_depth_tokens(
+            sum(len(example.input_ids) for example in facts),
+            sum(example.answer_length for example in facts),
+            sizes_of(model).layers,
+        ),
         measured=True,
     )
 
 
-def _longest_possible(config: UnlearnConfig, data: UnlearnData) -> Workload:
+def _depth_tokens(tokens: int, of_facts: int, blocks: int) -> int:
+    """Return the tokens that a measurement of depth reads: whole rows, and for the logit lens the facts alone."""
+    return (4 + 2 * blocks) * tokens + 3 * blocks * of_facts
+
+
+def _longest_possible(config: UnlearnConfig, data: UnlearnData, blocks: int) -> Workload:
     length = min(config.data.max_length, _LONGEST)
     scored = sum(len(_answers(row)) for rows in data.evaluation.values() for row in rows.rows)
     asked = len(_asked(data))
@@ -174,6 +192,7 @@ def _longest_possible(config: UnlearnConfig, data: UnlearnData) -> Workload:
         divergence_answer_tokens=compared * (length - length // 2),
         sampled_rows=asked,
         sampled_tokens=SAMPLES * asked * (length // 2 + config.evaluation.max_new_tokens),
+        depth_tokens=_depth_tokens(len(data.forget) * length, len(data.forget) * (length - length // 2), blocks),
         measured=False,
     )
 

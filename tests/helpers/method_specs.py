@@ -98,6 +98,7 @@ def contract_specs() -> dict[str, RunSpec]:
         "klmin-switch": short_spec("klmin", forget_stop="switch", **STOP),
         "ofmu-stop": short_spec("ofmu", **STOP),
         "vision-boundaryexpand-stop": short_spec("boundaryexpand", "vision", min_forget_loss=1.1, stop_penalty=10.0),
+        "hamu-retain": short_spec("hamu", priority="retain", improvement=0.05),
         "npo-drawn": short_spec("npo", retain_share=0.5, retain_draw=2),
         "npo-salient": short_spec("npo", saliency_fraction=0.5),
         "vision-ofmu-exact": short_spec("ofmu", "vision", **EXACT),

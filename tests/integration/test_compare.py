@@ -18,6 +18,7 @@ import yaml
 
 from ofmu.cli.main import main
 from ofmu.errors import ConfigError, NonFiniteLossError
+from ofmu.evaluation.scores import Scores
 from tune import Comparison, ComparisonResult
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -41,7 +42,7 @@ def tiny(ray_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_mappin
 
 @pytest.fixture(scope="module")
 def resumed(tiny: Path) -> tuple[Path, dict[str, int]]:
-    """A comparison that was killed during its first runs on other seeds, and resumed.
+    """A comparison that was killed during its first runs on other seeds, and resumed with draws of the retain rows.
 
     Return its directory, and the modification times of the metrics that existed before the resume.
     """
@@ -58,7 +59,7 @@ def resumed(tiny: Path) -> tuple[Path, dict[str, int]]:
     process.wait()
     done = {str(path): path.stat().st_mtime_ns for path in run_dir.rglob("metrics.json")}
     assert not (run_dir / "compare.json").exists()
-    assert main(["compare", "--resume", str(run_dir)]) == 0
+    assert main(["compare", "--resume", str(run_dir), "compare.retain_draws=2"]) == 0
     return run_dir, done
 
 
@@ -102,6 +103,35 @@ def test_runs_differ_by_seed_and_start_from_one_target(resumed):
         for point in method.points:
             scores = [(run_dir / run.directory / "scores.json").read_text() for run in point.runs]
             assert len(set(scores)) == len(scores)
+
+
+def test_points_run_again_on_draws_of_the_retain_rows_which_all_methods_share(resumed):
+    run_dir, _ = resumed
+    summary = ComparisonResult.load(run_dir).summary
+    assert (summary.retain_draws, summary.retain_share) == (2, 0.5)
+    hashes: dict[int, set[str]] = {1: set(), 2: set()}
+    for method in summary.methods:
+        assert [point.trial for point in method.retain_points] == [point.trial for point in method.points]
+        for whole, point in zip(method.points, method.retain_points, strict=True):
+            assert [(run.seed, run.retain_draw) for run in point.runs] == [(1, 1), (1, 2)]
+            scores = [Scores.load(run_dir / whole.runs[0].directory / "scores.json")]
+            for run in point.runs:
+                stored = json.loads((run_dir / run.directory / "metrics.json").read_text())
+                drawn, settings = stored["retain_rows"], stored["config"]["method"]
+                assert (settings["retain_share"], settings["retain_draw"], settings["seed"]) == (0.5, run.retain_draw, 1)
+                assert len(set(drawn["indices"])) == len(drawn["indices"]) == (drawn["total"] + 1) // 2
+                assert drawn["hash"] == run.retain_rows_hash
+                hashes[run.retain_draw].add(run.retain_rows_hash)
+                scores.append(Scores.load(run_dir / run.directory / "scores.json"))
+            retained = [each.sets["retain"] for each in scores]
+            assert len({tuple(row.row_hash for row in rows) for rows in retained}) == 1, "the evaluation keeps all rows"
+            assert len({tuple(row.answer.nll for row in rows) for rows in retained}) == 3, "other rows, another model"
+        assert len(method.retain_hypervolumes) == 2
+        assert [spread.quantity for spread in method.retain_spreads] == [*summary.objectives, "hypervolume"]
+    assert [len(found) for found in hashes.values()] == [1, 1]
+    assert hashes[1] != hashes[2]
+    for name in ("compare.md", "report.html"):
+        assert "Which retain rows were used" in (run_dir / name).read_text()
 
 
 def test_a_finished_comparison_is_shown_again(resumed, capsys):

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from ofmu.errors import DataError
 from ofmu.evaluation.config import ReferenceConfig
+from ofmu.evaluation.metrics.registry import DEPTHS
 from ofmu.evaluator import evaluate
 from ofmu.run_config import UnlearnConfig
 from ofmu.trainer import unlearn
@@ -23,6 +25,49 @@ def config(tiny_mapping: dict[str, Any]) -> UnlearnConfig:
     return UnlearnConfig.model_validate(
         {**tiny_mapping, "method": METHOD, "evaluation": {**tiny_mapping.get("evaluation", {}), **asked}}
     )
+
+
+def with_evaluation(config: UnlearnConfig, **changes: Any) -> UnlearnConfig:
+    plain = {"kl": False, "run_attacks": ()}
+    evaluation = config.evaluation.model_copy(update={**plain, **changes})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
+@pytest.mark.slow
+def test_a_run_measures_the_depth_that_ofmu_evaluate_measures(config: UnlearnConfig, tmp_path: Path) -> None:
+    asked = with_evaluation(config, depth=True)
+    found = unlearn(asked, tmp_path / "run")
+    saved = evaluate(tmp_path / "run" / "model", asked)
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for name in DEPTHS:
+        assert found.metrics[name] == pytest.approx(saved["metrics"][name], rel=1e-5, abs=1e-6), name
+        assert 0 < (found.metrics[name] or 0) <= 1
+        assert len(report["depth"][name]["layers"]) == asked.model.scratch.num_layers
+    assert report["depth"]["forward_tokens"] == saved["depth"]["forward_tokens"] > 0
+    plain = unlearn(with_evaluation(config), tmp_path / "plain").metrics
+    assert not set(DEPTHS) & plain.keys()
+    same = ("ks_statistic", "model_utility", "forget_probability", "gradient_evaluations")
+    assert [found.metrics[name] for name in same] == [plain[name] for name in same], "the run itself is the same"
+    still = asked.model_copy(update={"method": config.method.model_copy(update={"steps": 0})})
+    untouched = unlearn(still, tmp_path / "still").metrics
+    assert [untouched[name] for name in DEPTHS] == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
+def test_without_a_retrained_model_the_depth_is_missing_with_its_reason(config: UnlearnConfig, tmp_path: Path) -> None:
+    asked = with_evaluation(config, depth=True).model_copy(update={"reference": ReferenceConfig(source="none")})
+    with pytest.warns(UserWarning, match="evaluation.depth has no effect on a run: reference.source is 'none'"):
+        found = unlearn(asked, tmp_path / "run")
+    assert {found.metrics[name] for name in DEPTHS} == {None}
+    assert all("there is no retrained model" in found.reasons[name] for name in DEPTHS)
+
+
+def test_entities_of_other_rows_end_a_run_before_its_first_step(config: UnlearnConfig, tmp_path: Path) -> None:
+    path = tmp_path / "entities.jsonl"
+    path.write_text(json.dumps({"question": "Who?", "answer": "Nobody at all", "entity": "Nobody"}) + "\n")
+    asked = with_evaluation(config, depth=True, entities=str(path))
+    with pytest.raises(DataError, match=r"which evaluation\.entities names, is a forget row"):
+        unlearn(asked, tmp_path / "run")
+    assert not (tmp_path / "run" / "history.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -79,6 +79,13 @@ def test_a_bound_that_target_and_retrained_model_violate_is_refused_or_named(
         check_constraints_can_be_kept(bounded(config, {"ks_statistic": {"max": 0.01}}), prepared)
 
 
+def test_the_retrained_model_keeps_any_bound_on_the_depth(config: SearchConfig, prepared: Prepared) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        target = check_constraints_can_be_kept(bounded(config, {"unlearning_depth": {"min": 0.9}}), prepared)
+    assert target["unlearning_depth"] == 0.0
+
+
 def test_a_metric_that_the_data_do_not_give_is_refused(config: SearchConfig, prepared: Prepared) -> None:
     with pytest.raises(ConfigError, match="names forget_letter_accuracy, which cannot be computed on this data"):
         check_constraints_can_be_kept(bounded(config, {"forget_letter_accuracy": {"max": 0.3}}), prepared)

@@ -114,7 +114,9 @@ def retain_sentences(summary: Summary) -> str:
     draws, share = summary.retain_draws, f"{100 * summary.retain_share:g} %"
     by_draw = leaders({method.name: method.retain_hypervolumes for method in summary.methods})
     by_seed = leaders({method.name: method.hypervolumes for method in summary.methods})
-    failed = sum(run.metrics is None for method in summary.methods for point in method.retain_points for run in point.runs)
+    failed = sum(
+        run.metrics is None for method in summary.methods for point in method.retain_points for run in point.runs
+    )
     return (
         f"Largest hypervolume: {_counts(by_draw)} over {counted(draws, 'draw')} of the retain rows, and "
         f"{_counts(by_seed)} over {counted(len(by_seed), 'seed')} with all of them. Every chosen point ran again on "
@@ -123,7 +125,11 @@ def retain_sentences(summary: Summary) -> str:
         "or less says that the choice of the rows matters no more than the seed. Other rows also mean other "
         "minibatches, so the spread over retain rows contains some of the seed's. The change is that of the mean "
         "against the same points and seed with all retain rows: what fewer rows cost."
-        + (f" {counted(failed, 'run')} on a draw failed and {'is' if failed == 1 else 'are'} left out." if failed else "")
+        + (
+            f" {counted(failed, 'run')} on a draw failed and {'is' if failed == 1 else 'are'} left out."
+            if failed
+            else ""
+        )
     )
 
 

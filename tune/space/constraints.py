@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from ofmu.config.base import Section
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.evaluation.metrics.custom import is_custom_metric, load_custom_metric
-from ofmu.evaluation.metrics.registry import DIVERGENCES, REGISTRY
+from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, REGISTRY
 from ofmu.io.plugins import reads_results_only
 from ofmu.reports.numbers import metric_text
 from tune.space.objectives import COST_METRICS
@@ -144,6 +144,8 @@ def _check_share(name: str, key: str) -> None:
         reason = "the target costs nothing to make"
     elif name in DIVERGENCES:
         reason = "the target does not diverge from itself"
+    elif name in DEPTHS:
+        reason = "the target has forgotten nothing"
     elif info is not None and info.lowest != 0:
         reason = f"{name} can be negative"
     else:

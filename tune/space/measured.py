@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ofmu.evaluation.metrics.custom import is_custom_metric
-from ofmu.evaluation.metrics.registry import DIVERGENCES, GENERATION, GROUPS, HOLDOUT, REFERENCE, REGISTRY, RETRAINED
+from ofmu.evaluation.metrics.registry import (
+    DEPTHS,
+    DIVERGENCES,
+    GENERATION,
+    GROUPS,
+    HOLDOUT,
+    REFERENCE,
+    REGISTRY,
+    RETRAINED,
+)
 from ofmu.evaluation.sets import IN_SCOPE_KINDS
 
 if TYPE_CHECKING:
@@ -18,8 +27,8 @@ _HARD_QUESTIONS = frozenset(f"{adjective} questions" for adjective in IN_SCOPE_K
 
 
 def measured_by_request(name: str) -> bool:
-    """Return whether a trial measures this metric only if the search names it: an attack, or a divergence."""
-    return name in DIVERGENCES or (name in REGISTRY and REGISTRY[name].attack is not None)
+    """Return whether a trial measures this metric only if the search names it: an attack, a depth or a divergence."""
+    return name in (*DEPTHS, *DIVERGENCES) or (name in REGISTRY and REGISTRY[name].attack is not None)
 
 
 def with_requested(evaluation: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -38,6 +47,8 @@ def with_requested(evaluation: Mapping[str, Any], names: Iterable[str]) -> dict[
             changed[key] = list(dict.fromkeys(values))
     if any(name in DIVERGENCES for name in names):
         changed["kl"] = True
+    if any(name in DEPTHS for name in names):
+        changed["depth"] = True
     return changed
 
 
@@ -55,6 +66,12 @@ def missing_input(name: str, config: UnlearnConfig) -> str | None:
         return f"the data are {'images' if config.data.kind == 'vision' else 'text'}; name another metric"
     if REFERENCE in needs and config.reference.source == "none":
         return "it compares with a retrained model, and reference.source is 'none'; give a reference"
+    if name in DEPTHS:
+        source = config.reference.source
+        missing = (
+            f"it reads the retrained model itself, and reference.source is '{source}'; set it to 'retrain' or 'model'"
+        )
+        return missing if source in ("scores", "none") else None
     if RETRAINED in needs:
         return "only ofmu evaluate compares hidden states; name another metric"
     if name == "in_scope_forget_quality_variance" or name == "in_scope_ks_variance" or _HARD_QUESTIONS & set(needs):

@@ -27,7 +27,7 @@ from ofmu.data.encoding import Tokenizer, pad_id
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import UnlearnData
 from ofmu.errors import ModelError
-from ofmu.evaluation.config import EvaluationConfig
+from ofmu.evaluation.config import HELD_STATE_BYTES, EvaluationConfig
 from ofmu.evaluation.metrics.erasure_depth import GAP_THRESHOLD, erasure_depth
 from ofmu.evaluation.metrics.registry import DEPTHS
 from ofmu.evaluation.robustness.facts import Fact, find_facts, with_entities
@@ -42,8 +42,6 @@ from ofmu.models.blocks import decoder_blocks
 OpenModel = Callable[[], AbstractContextManager[Any]]
 """Opens a block in which the returned model stands in memory."""
 
-_HELD_BYTES = 2**30
-"""Bytes of hidden states that are in memory at once. Target and retrained model are opened once for each portion."""
 _NO_FACT = "no forget row has tokens of a fact: the answers are cut before it, or hold nothing but EOS"
 _NO_GAP = f"the retrained model knows the facts as the target does: no gap exceeds {GAP_THRESHOLD} nats per token"
 
@@ -166,7 +164,7 @@ def _portions(model: Any, facts: Sequence[Fact], batches: Sequence[list[int]]) -
         2 * len(decoder_blocks(model)) * model.config.get_text_config().hidden_size * weight.element_size()
     )
     sizes = ((batch, bytes_per_token * sum(len(facts[index].tokens) for index in batch)) for batch in batches)
-    return portions(sizes, _HELD_BYTES)
+    return portions(sizes, HELD_STATE_BYTES)
 
 
 def _check_shape(name: str, other: Any, model: Any) -> None:

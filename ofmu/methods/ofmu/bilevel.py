@@ -202,7 +202,7 @@ class OFMU(Method[RowT]):
         return self._found_rates
 
     def _inner_step(self) -> None:
-        """θ ← θ + w η_in ∇Φ(θ), on fresh minibatches. w is 1, or the weight of the stop; with w = 0, ∇Φ is not computed.
+        """θ ← θ + w η_in ∇Φ(θ), on fresh minibatches. w is 1, or the weight of the stop. At w = 0, ∇Φ is not computed.
 
         Beside the outer step, which descends on L_r, an inner step with w is a step on the augmented Lagrangian of
         :mod:`ofmu.methods.forget_stop`.

@@ -203,12 +203,12 @@ class OfmuConfig(ForgetStopConfig):
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
         notes = [*super().ineffective(), *self._ineffective_decorrelation()]
-        if self.min_forget_loss is not None and self.forget_margin is not None:
-            if self.min_forget_loss > self.forget_margin:
-                notes.append(
-                    f"method.min_forget_loss {self.min_forget_loss} may have no effect: the ascent of a row ends at "
-                    f"method.forget_margin {self.forget_margin}"
-                )
+        level, margin = self.min_forget_loss, self.forget_margin
+        if level is not None and margin is not None and level > margin:
+            notes.append(
+                f"method.min_forget_loss {level} may have no effect: the ascent of a row ends at "
+                f"method.forget_margin {margin}"
+            )
         if self.forget_margin is None and self._is_changed("forget_sharpness"):
             notes.append("method.forget_sharpness has no effect: method.forget_margin is not set")
         if self.penalty_weight == 0 and (self.penalty_growth != 1 or self.penalty_max is not None):

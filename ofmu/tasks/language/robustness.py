@@ -23,6 +23,7 @@ from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.models.language import load_model
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.reference_path import reference_scores_file
 
 Report = dict[str, Any]
 
@@ -74,10 +75,24 @@ def measure_robustness(
     return report
 
 
+def given_model(config: UnlearnConfig) -> str | None:
+    """Return the retrained model that ``reference.path`` names; None if the path names scores, or there is none."""
+    reference = config.reference
+    if reference.source != "model" or reference.path is None or reference_scores_file(reference.path) is not None:
+        return None
+    return reference.path
+
+
 def attack_saved(
-    model: str, data: UnlearnData, config: UnlearnConfig, measured: Metrics, reference: Scores | None
+    model: str,
+    data: UnlearnData,
+    config: UnlearnConfig,
+    measured: Metrics,
+    reference: Scores | None,
+    target: str,
+    retrained: str | None,
 ) -> dict[str, RobustnessResult]:
-    """Run the attacks of ``evaluation.run_attacks`` on a saved model.
+    """Run the attacks of ``evaluation.run_attacks`` on a saved model, and measure its depth if the config asks.
 
     Args:
         model: the model's directory.
@@ -85,18 +100,28 @@ def attack_saved(
         config: the run.
         measured: the model's metrics.
         reference: the reference's scores, or None.
+        target: the directory of the target.
+        retrained: the retrained model, or None.
 
     Returns:
-        The result of each attack, by its name.
+        The result of each attack, by its name, and of the part ``depth``.
 
     Raises:
         OfmuError: the model cannot be read.
     """
     names = dict.fromkeys(config.evaluation.run_attacks)
-    if not names:
+    if not (names or config.evaluation.depth):
         return {}
     loaded, tokenizer = _load(model, config), load_tokenizer(model, fallback=config.model.tokenizer)
-    return {name: attack(name, loaded, tokenizer, data, config, measured, reference) for name in names}
+    found: dict[str, RobustnessResult] = {
+        name: attack(name, loaded, tokenizer, data, config, measured, reference) for name in names
+    }
+    if config.evaluation.depth:
+        try:
+            found["depth"] = _depth(loaded, tokenizer, data, config, target, retrained)
+        except OfmuError as error:
+            found["depth"] = _no_depth(str(error))
+    return found
 
 
 def attack(
@@ -150,8 +175,7 @@ def _depth(
     model: Any, tokenizer: Any, data: UnlearnData, config: UnlearnConfig, target: str | None, retrained: str | None
 ) -> RobustnessResult:
     if target is None or retrained is None:
-        reason = NO_TARGET if target is None else NO_RETRAINED
-        return RobustnessResult(metrics=dict.fromkeys(DEPTHS), reasons=dict.fromkeys(DEPTHS, reason), details={})
+        return _no_depth(NO_TARGET if target is None else NO_RETRAINED)
     return depth(
         model,
         lambda: nullcontext(_load(target, config)),
@@ -161,6 +185,10 @@ def _depth(
         config.evaluation,
         config.data,
     )
+
+
+def _no_depth(reason: str) -> RobustnessResult:
+    return RobustnessResult(metrics=dict.fromkeys(DEPTHS), reasons=dict.fromkeys(DEPTHS, reason), details={})
 
 
 def _alignment(

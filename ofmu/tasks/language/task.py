@@ -20,11 +20,13 @@ from ofmu.engine.kept_parameters import KeptParameters
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.robustness.divergence import divergence
+from ofmu.evaluation.robustness.facts import with_entities
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.partial import PartialEvaluation
 from ofmu.evaluation.scoring.sharding import Shard
+from ofmu.evaluation.sets import FORGET
 from ofmu.losses import AnswerLoss
 from ofmu.models.files import stored_type
 from ofmu.models.language import attention_for, load_config, load_model, save_model
@@ -34,7 +36,7 @@ from ofmu.models.sharded_loading import ShardWeight
 from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.language.alternates import alternate_answers
-from ofmu.tasks.language.robustness import attack_saved
+from ofmu.tasks.language.robustness import attack_saved, given_model
 
 REFUSALS = (
     "I don't know the answer to that.",
@@ -57,7 +59,7 @@ class LanguageTask:
         target: directory of the prepared target.
 
     Raises:
-        DataError: the rows cannot be loaded or encoded.
+        DataError: the rows cannot be loaded or encoded, or ``evaluation.entities`` does not fit them.
         ModelError: the target has no usable tokenizer.
     """
 
@@ -73,6 +75,9 @@ class LanguageTask:
         self.forget_rows = [chunk for chunks in self._forget_chunks for chunk in chunks]
         self.retain_rows = encoder.encode_rows("retain", self._data.retain.rows)
         encoder.warn_of_cuts()
+        if config.evaluation.depth and config.evaluation.entities is not None:
+            # A file that does not fit the rows must not cost a run.
+            with_entities(self._data.evaluation.get(FORGET, self._data.forget).rows, config.evaluation.entities)
         self.content_hash = self._data.content_hash
         self._kept_target: KeptParameters | None = None
 
@@ -182,12 +187,16 @@ class LanguageTask:
         shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
         return {"kl": divergence(engine.model, open_target, self._tokenizer, self._data, evaluation, encoding, shard)}
 
-    def attack(self, model: Path, measured: Metrics, reference: Path | None) -> dict[str, RobustnessResult]:
-        """Run the attacks of ``evaluation.run_attacks`` on a saved model."""
-        if not self._config.evaluation.run_attacks:
+    def attack(
+        self, model: Path, measured: Metrics, reference: Path | None, retrained: Path | None
+    ) -> dict[str, RobustnessResult]:
+        """Run the attacks of ``evaluation.run_attacks`` on a saved model, and measure its depth if the config asks."""
+        evaluation = self._config.evaluation
+        if not (evaluation.run_attacks or evaluation.depth):
             return {}
         expected = None if reference is None else Scores.load(reference)
-        return attack_saved(str(model), self._data, self._config, measured, expected)
+        other = given_model(self._config) if retrained is None else str(retrained)
+        return attack_saved(str(model), self._data, self._config, measured, expected, str(self._target), other)
 
     def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
         """Save model and tokenizer. Adapters are added to the target's weights first.

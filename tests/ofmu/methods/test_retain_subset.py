@@ -73,7 +73,9 @@ def test_a_draw_is_the_same_for_every_method_and_seed_and_draws_differ() -> None
     assert other.hash != drawn("npo", 1).hash
 
 
-@pytest.mark.parametrize(("total", "share", "count"), [(10, 0.5, 5), (3, 0.5, 2), (5, 0.01, 1), (7, 0.99, 7), (1, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("total", "share", "count"), [(10, 0.5, 5), (3, 0.5, 2), (5, 0.01, 1), (7, 0.99, 7), (1, 0.5, 1)]
+)
 def test_a_share_is_rounded_to_rows_and_has_at_least_one(total: int, share: float, count: int) -> None:
     assert drawn_count(total, share) == count
     assert math.isclose(count, share * total, abs_tol=0.99)

@@ -266,10 +266,22 @@ def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies)
     assert "attacks" not in phases_of(config_of(mapping, evaluation={"attacks": [attack]}))
 
 
+def test_the_depth_loads_two_models_beside_the_run_where_there_is_a_retrained_model(mapping):
+    engine = {"device": "cpu", "zero_stage": 0}
+    config = config_of(mapping, engine=engine, evaluation={"depth": True, "batch_size": 4})
+    found = phases_of(config)["attacks"]
+    weights = 4 * make_plan(config, on_gpu=False).sizes.parameters
+    assert found["the saved model"] == found["the target, or the retrained model"] == weights
+    assert found["hidden states of the facts"] > 0
+    none = config_of(mapping, engine=engine, evaluation={"depth": True}, reference={"source": "none"})
+    assert "attacks" not in phases_of(none)
+
+
 @pytest.mark.slow
 def test_the_tokens_of_a_divergence_and_of_sampled_answers_are_those_that_a_run_reads(tiny_mapping, monkeypatch):
     """A run counts what its models read, on rows that are encoded apart from the plan."""
     from ofmu.evaluation.robustness import attacks
+    from ofmu.evaluation.robustness import depth as depth_module
     from ofmu.evaluation.robustness import divergence as module
     from ofmu.models.scratch import build_model, train_tokenizer
     from ofmu.plan.cost import run_cost
@@ -280,6 +292,7 @@ def test_the_tokens_of_a_divergence_and_of_sampled_answers_are_those_that_a_run_
     data = load_data(config.data, config.seed)
     tokenizer = train_tokenizer(_texts(data), config.model.scratch.vocab_size)
     model = build_model(config.model.scratch, tokenizer, seed=0, max_positions=128).eval()
+    other = build_model(config.model.scratch, tokenizer, seed=1, max_positions=128).eval()
     read = {"tokens": 0}
 
     def counted(module: Any, args: Any, kwargs: Any) -> None:
@@ -296,6 +309,15 @@ def test_the_tokens_of_a_divergence_and_of_sampled_answers_are_those_that_a_run_
     prompts = [len(encode_prompt(tokenizer, row.question, config.data)) for row in data.forget.rows if row.question]
     assert len(prompts) == work.sampled_rows
     assert work.sampled_tokens == 8 * sum(length + 5 for length in prompts)
+    found = depth_module.depth(
+        model, lambda: nullcontext(model), lambda: nullcontext(other), tokenizer, data, config.evaluation, config.data
+    )
+    assert found.details["forward_tokens"] >= work.depth_tokens > 0.7 * found.details["forward_tokens"]
+    deep = UnlearnConfig.model_validate(
+        {**tiny_mapping, "evaluation": {**plain.evaluation.model_dump(), "depth": True}}
+    )
+    (of_depth, _), (without, _) = run_cost(deep, work) or ((), ()), run_cost(plain, work) or ((), ())
+    assert of_depth.forward_tokens - without.forward_tokens == work.depth_tokens
     costs = [run_cost(each, work) for each in (plain, config)]
     assert costs[0] is not None
     assert costs[1] is not None

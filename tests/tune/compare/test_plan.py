@@ -34,6 +34,16 @@ def configs(*overrides: str, source: str = "quickstart"):
         (["compare.methods=ofmu,npo", "compare.spaces.nop.method.lr=1"], "Unknown method 'nop' in compare.spaces"),
         (["compare.methods=ofmu,npo", "compare.sedes=2"], "did you mean 'compare.seeds'"),
         (["compare.methods=ofmu,npo", "compare.budget=0"], "compare.budget"),
+        (["compare.methods=ofmu,npo", "compare.retain_draws=-1"], "compare.retain_draws"),
+        (["compare.methods=ofmu,npo", "compare.retain_draws=2", "compare.retain_share=1"], "compare.retain_share"),
+        (
+            ["compare.methods=ofmu,npo", "compare.retain_draws=2", "method.retain_share=0.3"],
+            "leave method.retain_share out",
+        ),
+        (
+            ["compare.methods=ofmu,npo", "compare.retain_draws=2", "compare.spaces.npo.method.retain_share.low=0.1"],
+            "leave method.retain_share out",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(overrides, words):

@@ -64,7 +64,10 @@ def test_hypervolumes_are_those_of_the_draws_runs(summary):
 def test_draws_change_no_other_number(summary, summarised):
     plain = summarised(SEEDS)
     without = {"retain_draws": 0, "retain_share": 1.0}
-    bare = [m.model_copy(update={"retain_points": (), "retain_hypervolumes": (), "retain_spreads": ()}) for m in summary.methods]
+    bare = [
+        m.model_copy(update={"retain_points": (), "retain_hypervolumes": (), "retain_spreads": ()})
+        for m in summary.methods
+    ]
     assert summary.model_copy(update={**without, "methods": tuple(bare)}) == plain
     assert "retain rows" not in markdown(plain)
 

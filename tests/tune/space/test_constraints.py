@@ -51,6 +51,7 @@ def test_a_config_comes_back_from_its_own_json() -> None:
         ({"model_utility": {"min": 1.5}}, "min is 1.5, and model_utility never exceeds 1"),
         ({"kl_retain": {"max": -0.1}}, "max is -0.1, and kl_retain never is below 0"),
         ({"kl_retain": {"max": "2 of target"}}, "the target does not diverge from itself: give a number"),
+        ({"logit_lens": {"min": "2 of target"}}, "the target has forgotten nothing: give a number"),
         ({"seconds": {"max": "2 of target"}}, "the target costs nothing to make: give a number"),
         ({"log10_forget_quality": {"min": "2 of target"}}, "log10_forget_quality can be negative: give a number"),
         ({"alignment_forget_cka": {"min": 0.5}}, "which a trial does not compute: only ofmu evaluate"),
@@ -90,6 +91,20 @@ def test_trials_measure_what_the_search_names_and_nothing_else() -> None:
         "run_attacks": ["relearning", "quantization_4"],
     }
     assert named.unlearn.evaluation.run_attacks == ("relearning", "quantization_4")
+
+
+def test_a_search_may_name_the_depth_where_there_is_a_retrained_model() -> None:
+    named = search({}, search={"objectives": {"unlearning_depth": "max", "model_utility": "max"}})
+    assert named.shared_settings()["evaluation"] == {**search({}).shared_settings()["evaluation"], "depth": True}
+    assert search({"logit_lens": {"min": 0.5}}).unlearn.evaluation.depth
+    for source, path in (("none", None), ("scores", "scores.json")):
+        with pytest.raises(ConfigError, match=f"reference.source is '{source}'; set it to 'retrain' or 'model'"):
+            search({"unlearning_depth": {"min": 0.5}}, reference={"source": source, "path": path})
+    with pytest.raises(ConfigError, match="only ofmu evaluate compares hidden states"):
+        search({"alignment_forget_cka": {"min": 0.5}})
+    objectives = {"unlearning_depth": "max", "model_utility": "max"}
+    with pytest.raises(ConfigError, match="unlearning_depth is measured at its end"):
+        search({}, search={"objectives": objectives, "early_stopping": {"enabled": True}})
 
 
 def test_a_share_becomes_a_number_once_the_target_is_known() -> None:

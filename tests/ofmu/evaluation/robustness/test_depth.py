@@ -195,7 +195,7 @@ def test_order_batches_padding_side_and_memory_do_not_matter(
     assert measured(models, left).metrics == expected
     monkeypatch.setattr(chunked_logits, "CHUNK_BYTES", 1)
     assert measured(models, tokenizer).metrics == pytest.approx(expected, abs=1e-4)
-    monkeypatch.setattr(module, "_HELD_BYTES", 1)
+    monkeypatch.setattr(module, "HELD_STATE_BYTES", 1)
     opened: list[str] = []
     model, target, retrained = models
 

@@ -56,6 +56,7 @@ class ForgetStopConfig(MethodConfig):
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
         notes = super().ineffective()
+        chosen: tuple[str, ...]
         if self.min_forget_loss is None:
             chosen, reason = ("forget_stop", "stop_penalty", "multiplier_step"), "method.min_forget_loss is not set"
         elif self.forget_stop == "switch":

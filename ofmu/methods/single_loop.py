@@ -89,8 +89,9 @@ class SingleLoopConfig(ForgetStopConfig):
                 reason = f"method.{alone} is 0"
             notes += [f"method.{name} has no effect: {reason}" for name, used in chosen.items() if used]
         if self.min_forget_loss is not None and not self.has_forget_stop:
-            alone = self.forget_weight == 0
-            reason = "method.forget_weight is 0" if alone else "the method's forget term has no weight of its own"
+            reason = "the method's forget term has no weight of its own"
+            if self.forget_weight == 0:
+                reason = "method.forget_weight is 0"
             notes.append(f"method.min_forget_loss has no effect: {reason}")
         return notes
 

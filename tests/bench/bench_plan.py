@@ -163,7 +163,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
         task.divergence(engine)
         peaks["divergence"] = reset_peak_memory()
     if config.evaluation.run_attacks and engine.rank == 0:
-        task.attack(folder, task.metrics(scores, None), None)
+        task.attack(folder, task.metrics(scores, None), None, None)
         peaks["attacks"] = reset_peak_memory()
     engine.close()
 

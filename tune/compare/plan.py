@@ -118,8 +118,8 @@ def _check_method(name: str, module: str | None, shared: SearchConfig) -> None:
 
 def _check_all_retain_rows(section: Mapping[str, Any], shared: CompareConfig) -> None:
     """Check that the runs on the seeds use all retain rows, with which the draws are compared."""
-    spaces = [shared.compare.space, shared.search.space, *shared.compare.spaces.values()]
-    keys = {key for space in spaces for key in space or {}}
+    keys = {*shared.compare.space, *shared.search.space}
+    keys.update(key for space in shared.compare.spaces.values() for key in space)
     if section.get("retain_share", 1) != 1 or "method.retain_share" in keys:
         raise ConfigError(
             "compare.retain_draws compares runs on draws with runs on all retain rows, and method.retain_share leaves "

@@ -118,7 +118,11 @@ def test_points_run_again_on_draws_of_the_retain_rows_which_all_methods_share(re
             for run in point.runs:
                 stored = json.loads((run_dir / run.directory / "metrics.json").read_text())
                 drawn, settings = stored["retain_rows"], stored["config"]["method"]
-                assert (settings["retain_share"], settings["retain_draw"], settings["seed"]) == (0.5, run.retain_draw, 1)
+                assert (settings["retain_share"], settings["retain_draw"], settings["seed"]) == (
+                    0.5,
+                    run.retain_draw,
+                    1,
+                )
                 assert len(set(drawn["indices"])) == len(drawn["indices"]) == (drawn["total"] + 1) // 2
                 assert drawn["hash"] == run.retain_rows_hash
                 hashes[run.retain_draw].add(run.retain_rows_hash)

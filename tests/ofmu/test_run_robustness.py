@@ -53,6 +53,7 @@ def test_a_run_measures_the_depth_that_ofmu_evaluate_measures(config: UnlearnCon
     assert [untouched[name] for name in DEPTHS] == pytest.approx([0.0, 0.0], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_retrained_model_the_depth_is_missing_with_its_reason(config: UnlearnConfig, tmp_path: Path) -> None:
     asked = with_evaluation(config, depth=True).model_copy(update={"reference": ReferenceConfig(source="none")})
     with pytest.warns(UserWarning, match="evaluation.depth has no effect on a run: reference.source is 'none'"):
@@ -61,6 +62,7 @@ def test_without_a_retrained_model_the_depth_is_missing_with_its_reason(config: 
     assert all("there is no retrained model" in found.reasons[name] for name in DEPTHS)
 
 
+@pytest.mark.slow
 def test_entities_of_other_rows_end_a_run_before_its_first_step(config: UnlearnConfig, tmp_path: Path) -> None:
     path = tmp_path / "entities.jsonl"
     path.write_text(json.dumps({"question": "Who?", "answer": "Nobody at all", "entity": "Nobody"}) + "\n")

@@ -100,6 +100,7 @@ def same_weights(found: RunOutcome, wanted: RunOutcome) -> bool:
     return all(torch.equal(found.parameters[name], wanted.parameters[name]) for name in wanted.parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "settings"),
     [
@@ -122,6 +123,7 @@ def test_a_level_that_the_target_meets_leaves_a_run_on_the_retain_rows(
     assert not same_weights(retain, run(short_spec(name, kind, **settings)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["graddiff", "npo", "ofmu"])
 def test_a_switch_that_is_never_reached_changes_no_bit(name: str) -> None:
     settings = {"decorrelation": "none", "penalty_weight": 0.0} if name == "ofmu" else {}
@@ -130,6 +132,7 @@ def test_a_switch_that_is_never_reached_changes_no_bit(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_ascent_of_ofmu_is_switched_off_and_its_rate_has_the_weight() -> None:
     first_order = {"decorrelation": "none", "penalty_weight": 0.0, "diagnostics_every": 1, "forget_margin": None}
     off = run(short_spec("ofmu", min_forget_loss=1e-3, **first_order))
@@ -170,6 +173,7 @@ def test_a_setting_of_the_stop_without_effect_is_named(name: str, settings: dict
     assert len(notes) == 1
 
 
+@pytest.mark.slow
 def test_a_method_without_a_forget_weight_of_its_own_runs_as_if_there_was_no_level() -> None:
     for name in ("pdu", "blur", "finetune"):
         level = run(short_spec(name, min_forget_loss=1e-3))

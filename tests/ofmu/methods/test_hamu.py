@@ -83,6 +83,7 @@ def test_a_step_of_a_run_keeps_its_constraint_on_both_losses(priority: str) -> N
     assert torch.dot(other, v).item() == pytest.approx(float((plane.T @ other).numpy() @ expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_hardness_is_recorded_and_may_end_the_run() -> None:
     whole = run(short_spec("hamu", improvement=0.05))
     assert len(whole.records) == 4

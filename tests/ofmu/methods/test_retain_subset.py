@@ -38,6 +38,7 @@ def seen_rows(name: str, **settings: Any) -> tuple[set[int], Any]:
     return seen, task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -81,6 +82,7 @@ def test_a_share_is_rounded_to_rows_and_has_at_least_one(total: int, share: floa
     assert math.isclose(count, share * total, abs_tol=0.99)
 
 
+@pytest.mark.slow
 def test_all_rows_are_the_run_without_the_setting_and_a_draw_of_all_rows_is_named() -> None:
     whole, drawn = (run(short_spec("npo", **settings)) for settings in ({}, {"retain_share": 1.0, "retain_draw": 4}))
     assert whole.records == drawn.records

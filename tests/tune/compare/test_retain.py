@@ -82,6 +82,7 @@ def test_a_failed_draw_is_left_out_and_counted(summary):
     assert "1 run on a draw failed and is left out." in retain_sentences(summary)
 
 
+@pytest.mark.slow
 def test_the_report_says_who_leads_in_each_draw_and_on_each_seed(summary, tmp_path):
     assert leaders({"a": [1.0, 3.0], "b": [2.0, 3.0]}) == ["b", "a"]
     text = markdown(summary)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.config.files import deep_copy, read_mapping
-from ofmu.data.config import PROMPT_KEYS
+from ofmu.data.config import PROMPT_KEYS, VISION_SOURCES
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import ConfigError
@@ -43,7 +43,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         ConfigError: a key is one that ``ofmu forget`` sets, or a section is no mapping.
     """
     check_sections(settings)
-    for key, _ in flat_settings(settings):
+    for key, value in flat_settings(settings):
+        if key == "data.source" and value in VISION_SOURCES:
+            raise ConfigError(
+                f"ofmu forget takes rows of text, and data.source '{value}' holds images: use ofmu unlearn, and ofmu "
+                "unlearn --after for later requests"
+            )
         if key in _OURS:
             raise ConfigError(f"The setting {key} is set by ofmu forget ({_OURS[key]}): leave it out")
 

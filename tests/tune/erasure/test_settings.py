@@ -29,6 +29,12 @@ def test_settings_that_the_command_makes_are_refused(settings: dict[str, dict[st
     check_settings({"engine": {"device": "cpu"}, "search": {"sampler": "random"}, "model": {"attention": "eager"}})
 
 
+@pytest.mark.parametrize("source", ["cifar10", "images"])
+def test_images_are_refused(source: str):
+    with pytest.raises(ConfigError, match=f"takes rows of text, and data.source '{source}' holds images: use ofmu"):
+        check_settings({"data": {"source": source}})
+
+
 def test_the_search_has_the_rows_and_the_budget(tmp_path: Path):
     home = Workspace(tmp_path)
     given = {"engine": {"device": "cpu"}, "data": {"columns": {"question": "q"}, "max_length": 77}}

@@ -46,8 +46,6 @@ class RunChain:
     """The directory of the last run."""
     config: UnlearnConfig
     """The config of the last run."""
-    data: Any
-    """The rows of the last run."""
     known: tuple[EarlierRequestRecord, ...]
     """What the last run recorded of the runs before it."""
     own: EarlierRequestRecord
@@ -99,7 +97,6 @@ def open_run(after: str | Path) -> RunChain:
     return RunChain(
         path=place,
         config=config,
-        data=data,
         known=known,
         own=own,
         earlier=(*read_earlier_rows(place / EARLIER, config.data.kind), rows),
@@ -134,7 +131,7 @@ def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -
             f"started from: leave model.path out, or set it to {chain.model}"
         )
     check_output(output)
-    task_family(kind).forgotten.check_follows(chain.data, config)
+    task_family(kind).forgotten.check_follows(chain.config, config)
     folder = Path(output).absolute() / EARLIER
     _write_rows(folder, chain)
     settings = config.model_dump(mode="json")

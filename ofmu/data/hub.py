@@ -37,8 +37,8 @@ def load_hub_split(source: str, split: str, *, subset: str | None = None, instea
         if folder.is_dir():
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"The data set {shown} cannot be loaded, since the hub's library says '{reason}': check the files of that "
-                f"directory, or {instead}"
+                f"The data set {shown} cannot be loaded, since the hub's library says '{reason}': check the files of "
+                f"that directory, or {instead}"
             ) from error
         raise DataError(
             f"The hub data set {shown} cannot be loaded, since {hub_reason(error)}, or {instead}"

@@ -85,8 +85,8 @@ class ForgottenRows(ABC):
             DataError: the rows cannot be read, or no retain row is left.
         """
 
-    def check_follows(self, earlier: Any, config: UnlearnConfig) -> None:
-        """Check that a run under ``config`` can follow a run on the data ``earlier``.
+    def check_follows(self, earlier: UnlearnConfig, config: UnlearnConfig) -> None:
+        """Check that a run under ``config`` can follow a run under ``earlier``.
 
         Raises:
             DataError: the rows cannot be read, or do not fit the earlier run.

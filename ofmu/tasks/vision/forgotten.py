@@ -55,24 +55,30 @@ class ForgottenImages(ForgottenRows):
         known = load_images(before.data, before.seed).left_out if before.data.earlier else 0
         return load_images(after.data, after.seed).left_out - known
 
-    def check_follows(self, earlier: ImageData, config: UnlearnConfig) -> None:
+    def check_follows(self, earlier: UnlearnConfig, config: UnlearnConfig) -> None:
         """Check that both runs have the same classes, and that no test image was a training image of the earlier run.
 
         An image that was a test image of the earlier run as well may be, since benchmarks hold some images twice.
         """
-        data = load_images(config.data, config.seed)
-        if earlier.class_names != data.class_names:
+        before, data = _whole_source(earlier), _whole_source(config)
+        if before.class_names != data.class_names:
             raise DataError(
                 f"The classes of the data are {', '.join(data.class_names)}, and those of the earlier run were "
-                f"{', '.join(earlier.class_names)}: name the data of the earlier run"
+                f"{', '.join(before.class_names)}: name the data of the earlier run"
             )
-        trained = hashes_of((*earlier.forget, *earlier.retain)) - hashes_of(earlier.test)
+        trained = hashes_of((*before.forget, *before.retain)) - hashes_of(before.test)
         count = len(trained & hashes_of(data.test))
         if count:
             raise DataError(
                 f"{count} of the {len(data.test)} test images were training images of the earlier run: set the same "
                 "seed and data.vision.test_fraction as in the earlier run, or give the images a 'test' folder"
             )
+
+
+def _whole_source(config: UnlearnConfig) -> ImageData:
+    """Return all training and test images of a run's source, whatever the run forgets."""
+    vision = config.data.vision.model_copy(update={"forget": "random", "fraction": None})
+    return load_images(config.data.model_copy(update={"vision": vision, "earlier": ()}), config.seed)
 
 
 class ImageScorer:

@@ -39,7 +39,14 @@ from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_re
 from tune.erasure.fit import plan_of
 from tune.erasure.pick import MAX_CANDIDATES, candidates, confirmed, rule_of
 from tune.erasure.record import asked_of, compose_record, cost_record
-from tune.erasure.settings import CONFIRM_SHARE, absolute_place, check_settings, request_settings, search_settings
+from tune.erasure.settings import (
+    CONFIRM_SHARE,
+    absolute_place,
+    check_settings,
+    request_settings,
+    run_settings,
+    search_settings,
+)
 from tune.results.result import Point, SearchResult
 from tune.rundir.search_files import TRIALS as TRIALS_FOLDER
 from tune.search import ParetoSearch
@@ -187,7 +194,7 @@ class _Forgetting:
         """Return the rows of the request. A new request is stored with its rows."""
         home, key = self._home, self._home.hash_key()
         # The rows are not known yet, and the model may have to answer questions under this config.
-        config = validate(UnlearnConfig, {name: self._mapping[name] for name in self._mapping if name != "search"})
+        config = validate(UnlearnConfig, run_settings(self._mapping))
         hashes = self._hashes()
         check_tokenizer(self._model, config.model.tokenizer)
         asked = asked_of(self._request, self._mapping, key, hashes)

@@ -12,7 +12,8 @@ from ofmu.erasure.chain import Chain
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import ConfigError
 from ofmu.provenance import config_of_run, flat_settings
-from ofmu.run_config import check_sections
+from ofmu.run_config import UnlearnConfig, check_sections
+from tune.config import SearchConfig
 
 SEARCH_SHARE = 0.6
 """Share of the budget after which the search starts no more trial. The rest is for further seeds and attacks."""
@@ -78,6 +79,12 @@ def request_settings(
     mapping["data"] = {**prompts, **(mapping.get("data") or {})}
     mapping["reference"] = mapping.get("reference") or {"source": "none" if base is None else "retrain"}
     return mapping
+
+
+def run_settings(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections of a single run, without those of a search, such as ``cluster``."""
+    others = SearchConfig.model_fields.keys() - UnlearnConfig.model_fields.keys()
+    return {name: value for name, value in mapping.items() if name not in others}
 
 
 def search_settings(

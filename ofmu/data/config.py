@@ -143,9 +143,9 @@ class DataConfig(Section):
     holdout: str | None = None
     """File of rows that no model is trained on, for membership attacks. None: no holdout rows."""
     earlier: tuple[str, ...] = ()
-    """Files of rows that earlier runs forgot: texts with the default columns, or images as ``ofmu unlearn --after``
-    writes them. These rows are left out of the retain rows and of the sets that utility is scored on. The option
-    ``--after`` sets this key."""
+    """Files of rows that earlier runs forgot: texts with the default columns, or images in safetensors. These rows are
+    left out of the retain rows and of the sets that utility is scored on. The option ``--after`` of ``ofmu unlearn``
+    writes the files and sets this key."""
     columns: ColumnsConfig = ColumnsConfig()
     prompt_template: str = "Question: {question}\nAnswer:"
     """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""

@@ -10,7 +10,7 @@ from erasure_case import SETTINGS, person_of, write_case
 from ofmu.cli.main import main
 from ofmu.erasure.verify import verify_evidence
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def test_a_request_becomes_signed_evidence_on_ray(ray_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ from ofmu.config.files import deep_copy, read_mapping
 from ofmu.data.config import PROMPT_KEYS, VISION_SOURCES
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.workspace import Workspace
-from ofmu.errors import ConfigError
+from ofmu.errors import ConfigError, nearest_name
 from ofmu.provenance import config_of_run, flat_settings
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.config import SearchConfig
@@ -82,7 +82,14 @@ def request_settings(
 
 
 def run_settings(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sections of a single run, without those of a search, such as ``cluster``."""
+    """Return the sections of a single run, without those of a search, such as ``cluster``.
+
+    Raises:
+        ConfigError: neither a run nor a search has a section.
+    """
+    unknown = next((name for name in mapping if name not in SearchConfig.model_fields), None)
+    if unknown is not None:
+        raise ConfigError(f"Unknown config key '{unknown}': {nearest_name(unknown, SearchConfig.model_fields)}")
     others = SearchConfig.model_fields.keys() - UnlearnConfig.model_fields.keys()
     return {name: value for name, value in mapping.items() if name not in others}
 

@@ -67,7 +67,7 @@ def test_a_request_takes_the_sections_of_a_search(tmp_path: Path, section: str, 
     config = validate(SearchConfig, search_settings(mapping, Workspace(tmp_path), has_holdout=False, trials=3, hours=1))
     assert getattr(config, section) != getattr(SearchConfig(), section)
     with pytest.raises(ConfigError, match=r"'clustr': did you mean"):
-        validate(UnlearnConfig, run_settings({**mapping, "clustr": {}}))
+        run_settings({**mapping, "clustr": {}})
 
 
 def test_a_base_gives_a_retrained_reference_unless_another_is_named(tmp_path: Path):

@@ -108,14 +108,19 @@ class EvidenceError(OfmuError):
     """Evidence of an erasure was altered, is not signed, or is signed with another key than the expected one."""
 
 
-def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
+def nearest_name(name: str, known: Iterable[str], section: str = "", limit: int | None = None) -> str:
     """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names.
 
     Args:
         name: the unknown name.
         known: the valid names.
         section: a prefix such as ``method.`` for the suggested name, so that the user can copy the suggestion.
+        limit: how many names are listed. The number of all follows. None: all of them.
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{section}{close[0]}'?" if close else f"valid names are {', '.join(names)}"
+    if close:
+        return f"did you mean '{section}{close[0]}'?"
+    if limit is None or len(names) <= limit:
+        return f"valid names are {', '.join(names)}"
+    return f"valid names are {', '.join(names[:limit])} and {len(names) - limit} others"

@@ -120,8 +120,9 @@ class _Scored:
 def _score(
     model: str, config: UnlearnConfig, family: TaskFamily, reference: str | Path | None, beside: Sequence[str | Path]
 ) -> _Scored:
-    """Score a saved model. What it is compared with is read first, so that a mismatch is reported at once."""
+    """Score a saved model. All files are read first, so that a wrong one is reported at once."""
     data = family.load_data(config)
+    family.check_robustness(data, config)
     reference = _default_reference(config) if reference is None else reference
     expected = None if reference is None else family.resolve_reference(reference, config, data)
     check = partial(family.check_reference, data=data, config=config, model=model)

@@ -23,9 +23,20 @@ class KeptRound:
     theta: Vector
 
     @classmethod
-    def of(cls, round: int, space: VectorSpace) -> Self:
-        """Return a copy of the present parameters."""
-        return cls(round, [master.detach().to("cpu", copy=True) for master in space.masters()])
+    def of(cls, round: int, space: VectorSpace, reuse: Self | None = None) -> Self:
+        """Return a copy of the present parameters.
+
+        Args:
+            round: the present round.
+            space: the parameters.
+            reuse: a kept round that is given up. The copy takes its memory, so that one copy exists at any time.
+        """
+        masters = [master.detach() for master in space.masters()]
+        if reuse is None:
+            return cls(round, [master.to("cpu", copy=True) for master in masters])
+        for kept, master in zip(reuse.theta, masters, strict=True):
+            kept.copy_(master)
+        return cls(round, reuse.theta)
 
     @classmethod
     def pop_from(cls, state: dict[str, Any], vectors: dict[str, Vector]) -> Self | None:

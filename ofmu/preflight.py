@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ofmu.data.entities import read_entities, with_entities
 from ofmu.data.load import load_data
+from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import HUB_NAME
 from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import looks_like_hub_id
@@ -23,8 +25,10 @@ def check_inputs(config: UnlearnConfig) -> None:
     """
     data, model, reference = config.data, config.model, config.reference
     model.adapter.check_packages()
+    rows = None
     if data.source == "files" or (data.source == "tofu" and not looks_like_hub_id(data.path or HUB_NAME)):
-        load_data(data, config.seed)
+        rows = load_data(data, config.seed)
+    _check_entities(config, rows)
     if config.traits.model_directories:
         # An existing reference may also be a run directory or a file of scores. Only a model has config.json.
         place = Path(reference.path or "").expanduser()
@@ -33,3 +37,14 @@ def check_inputs(config: UnlearnConfig) -> None:
             if path is not None:
                 check_model_directory(path)
                 check_tokenizer(path, model.tokenizer)
+
+
+def _check_entities(config: UnlearnConfig, rows: UnlearnData | None) -> None:
+    """Check the file of entities. ``rows``: the data, if they lie in local files."""
+    path = config.evaluation.entities
+    if path is None or not config.evaluation.depth:
+        return
+    if rows is None:
+        read_entities(path)
+    else:
+        with_entities(rows.evaluation.get("forget", rows.forget).rows, path)

@@ -214,7 +214,7 @@ class _Run:
                 self._files.write_history(self._history)
             decision = self._call_round_callback(engine, method, task)
             if decision.keep:
-                self._kept = KeptRound.of(len(self._history), engine.space)
+                self._kept = KeptRound.of(len(self._history), engine.space, reuse=self._kept)
             if decision.end:
                 # Without a checkpoint: a restarted run repeats the round, and ends there again.
                 self._ended_early = True

@@ -89,8 +89,8 @@ def plan_package(
     if wanted - names:
         unknown = sorted(wanted - names)[0]
         raise ConfigError(
-            f"--include {unknown} has no effect: {nearest_name(unknown, names)}; a file that a .gitignore leaves out "
-            "must be removed from that .gitignore"
+            f"--include {unknown} has no effect: {nearest_name(unknown, names, limit=5)}; a file that a .gitignore "
+            "leaves out must be removed from that .gitignore"
         )
     data = [pattern for pattern in DATA if pattern not in wanted]
     rest = [pattern for pattern in EXCLUDED if pattern.removeprefix("/") not in wanted]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ofmu.chain.records import EarlierRequestRecord, chain_record
-from ofmu.chain.rows import EarlierRows, forget_files, read_earlier_rows, write_earlier
+from ofmu.chain.rows import EarlierRows, forget_files, index_of, read_earlier_rows, write_earlier
 from ofmu.chain.run_record import CHAIN, RunChainRecord, UtilityRecord, read_run_chain
-from ofmu.chain.scoring import MeasuredModel, Values, measured_requests, scoring_of
+from ofmu.chain.scoring import MeasuredModel, measured_requests, scoring_of
 from ofmu.config.files import validate
-from ofmu.data.earlier import read_earlier, without_earlier
-from ofmu.data.load import load_data
-from ofmu.data.normalized import normalized
-from ofmu.data.rows import Row, UnlearnData
 from ofmu.errors import ConfigError, ModelError, RunError, StorageError
-from ofmu.evaluator import evaluate
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import file_hash, looked_for, storage_errors, write_json
 from ofmu.io.folders import new_folder
@@ -27,6 +22,8 @@ from ofmu.models.hub import local_directory
 from ofmu.preparer import find_prepared, find_target_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import METRICS, RunFiles, check_is_no_link, check_no_links, check_output, stored_values
+from ofmu.tasks.forgotten import Values
+from ofmu.tasks.load import task_family
 
 EARLIER = "earlier"
 _UTILITY = (
@@ -35,6 +32,8 @@ _UTILITY = (
     "retain_rouge",
     "utility_choice_accuracy",
     "retain_knowledge_memorization",
+    "testing_accuracy",
+    "remaining_accuracy",
 )
 """The metrics that tell what a chain costs in utility, where the data give them."""
 
@@ -67,7 +66,6 @@ def open_run(after: str | Path) -> RunChain:
 
     Raises:
         RunError: the directory holds no complete run, another version made it, or its rows changed.
-        ConfigError: the run is one on images.
         ModelError: the run's model, or the first target of the chain, is gone or was changed.
         DataError: the run's rows cannot be read.
     """
@@ -75,7 +73,10 @@ def open_run(after: str | Path) -> RunChain:
     files = RunFiles(place)
     report, config = _complete_run(Path(after))
     check_model_directory(files.model)
-    data = _data_of(config, report, place)
+    family = task_family(config.data.kind)
+    data = family.load_data(config)
+    if report.get("data_hash") != data.content_hash:
+        raise RunError(f"The rows that {place} forgot changed since its run: restore the files that its config names")
     stored = read_run_chain(place)
     if config.data.earlier and stored is None:
         raise RunError(f"{after} ended before its earlier runs were measured: run its command again")
@@ -87,18 +88,18 @@ def open_run(after: str | Path) -> RunChain:
             id=name,
             finished=str(report["environment"].get("time", "")),
             hash=file_hash(files.metrics),
-            forget_rows=len(data.forget),
+            forget_rows=family.row_counts(data)[0],
             metrics=[],
             gradient_evaluations=float(report["metrics"].get("gradient_evaluations") or 0.0),
             run_seconds=float(report["metrics"].get("seconds") or 0.0),
         )
-    rows = EarlierRows(id=name, forget=_with_variants(data), scoring=scoring_of(config))
+    rows = EarlierRows(id=name, forget=family.forgotten.of(data), scoring=scoring_of(config))
     return RunChain(
         path=place,
         config=config,
         known=known,
         own=own,
-        earlier=(*read_earlier_rows(place / EARLIER), rows),
+        earlier=(*read_earlier_rows(place / EARLIER, config.data.kind), rows),
         first_target=_first_target(config, stored, place),
         first_path=config.model.path if stored is None else stored.first_path,
     )
@@ -111,12 +112,18 @@ def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -
     retrained from the base of the last run, unless the config names another.
 
     Raises:
-        ConfigError: the config is one for images.
+        ConfigError: the config is for another kind of data than the last run's.
         ModelError: the config names another model than the last run left.
+        DataError: the rows cannot be read, or do not fit those of the last run.
         RunError: ``output`` holds the rows of another chain, or files that no run made.
     """
-    if config.data.kind != "language":
-        raise ConfigError(f"--after is for text, and data.source '{config.data.source}' holds images: leave it out")
+    kind = chain.config.data.kind
+    if config.data.kind != kind:
+        names = {"language": "text", "vision": "images"}
+        raise ConfigError(
+            f"{chain.path} is a run on {names[kind]}, and data.source '{config.data.source}' holds "
+            f"{names[config.data.kind]}: name a source of {names[kind]}, or leave --after out"
+        )
     named = config.model.path
     if named is not None and named != chain.first_path and not _is_same_model(named, chain.model):
         raise ModelError(
@@ -124,12 +131,13 @@ def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -
             f"started from: leave model.path out, or set it to {chain.model}"
         )
     check_output(output)
+    task_family(kind).forgotten.check_follows(chain.config, config)
     folder = Path(output).absolute() / EARLIER
     _write_rows(folder, chain)
     settings = config.model_dump(mode="json")
     base = config.model.base or _base_of(chain.config)
     settings["model"] |= {"path": str(chain.model), "revision": None, "is_target": True, "base": base}
-    settings["data"]["earlier"] = [*config.data.earlier, *forget_files(folder, len(chain.earlier))]
+    settings["data"]["earlier"] = [*config.data.earlier, *forget_files(folder, len(chain.earlier), kind)]
     return validate(UnlearnConfig, settings)
 
 
@@ -139,9 +147,7 @@ def count_left_out(before: UnlearnConfig, after: UnlearnConfig) -> int:
     Raises:
         DataError: the rows cannot be read, or no retain row is left.
     """
-    # The two configs load the same rows, apart from the earlier ones.
-    data = load_data(before.data, before.seed)
-    return len(data.retain) - len(without_earlier(data, read_earlier(after.data.earlier)).retain)
+    return task_family(after.data.kind).forgotten.count_left_out(before, after)
 
 
 def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, target: Values) -> RunChainRecord:
@@ -170,15 +176,18 @@ def measure_chain(config: UnlearnConfig, chain: RunChain, output: str | Path, ta
         return [loaded.forget_metrics(each) for each in rows]
 
     now, last = measured(files.model, chain.earlier), chain.earlier[-1:]
-    earlier_target = find_target_model(chain.config)
-    before: Values = {} if earlier_target is None else measured(earlier_target, last)[0]
     then = measured(chain.model, last)[0]
+    first, before = _target_values(config, chain)
     requests = measured_requests(chain.known, chain.own, before, then, now)
     record = RunChainRecord(
         first_target=str(chain.first_target),
         first_target_hash=content_key(model_hashes(chain.first_target)),
         first_path=chain.first_path,
-        utility=list(_utility(config, chain.first_target, target, metrics)),
+        utility=[
+            UtilityRecord(name=name, first_target=first.get(name), target=target.get(name), result=metrics[name])
+            for name in _UTILITY
+            if metrics.get(name) is not None
+        ],
         chain=chain_record(
             requests,
             gradient_evaluations=float(metrics.get("gradient_evaluations") or 0.0),
@@ -207,23 +216,20 @@ def _complete_run(after: Path) -> tuple[dict[str, Any], UnlearnConfig]:
             config = validate(UnlearnConfig, stored)
     except ConfigError as error:
         raise RunError(f"The config in {files.config} cannot be used here ({error})") from error
-    if config.data.kind != "language":
-        raise ConfigError(f"--after is for text, and {after} is a run on images: leave it out")
     return report, config
 
 
-def _data_of(config: UnlearnConfig, report: Mapping[str, Any], place: Path) -> UnlearnData:
-    data = load_data(config.data, config.seed)
-    if report.get("data_hash") != data.content_hash:
-        raise RunError(f"The rows that {place} forgot changed since its run: restore the files that its config names")
-    return data
-
-
-def _with_variants(data: UnlearnData) -> tuple[Row, ...]:
-    """Return the forget rows, with the paraphrases and wrong answers that the evaluation set has of them."""
-    scored = data.evaluation.get("forget")
-    known = {} if scored is None else {normalized(row): row for row in scored.rows}
-    return tuple(known.get(normalized(row), row) for row in data.forget.rows)
+def _target_values(config: UnlearnConfig, chain: RunChain) -> tuple[Values, Values]:
+    """Return the metrics of two models: of the first target on all rows of the present run, and of the last run's
+    target on the rows that the last run forgot."""
+    model, target = MeasuredModel(str(chain.first_target), config), find_target_model(chain.config)
+    utility = model.metrics()
+    if target is None:
+        return utility, {}
+    # The last run's target is the first target in the second run of a chain, and is not loaded again.
+    if target.resolve() != chain.first_target.resolve():
+        model = MeasuredModel(str(target), config)
+    return utility, model.forget_metrics(chain.earlier[-1])
 
 
 def _first_target(config: UnlearnConfig, stored: RunChainRecord | None, place: Path) -> Path:
@@ -262,25 +268,14 @@ def _base_of(config: UnlearnConfig) -> str | None:
 
 def _write_rows(folder: Path, chain: RunChain) -> None:
     """Write the rows of the earlier runs, unless they are there."""
+    kind = chain.config.data.kind
     check_is_no_link(folder)
     if not folder.exists():
         try:
             with storage_errors(folder), new_folder(folder) as made:
-                write_earlier(made, chain.earlier)
+                write_earlier(made, chain.earlier, kind)
         except (OSError, StorageError):
             if not folder.is_dir():  # else another rank of a launcher has written them
                 raise
-    if read_earlier_rows(folder) != chain.earlier:
+    if index_of(read_earlier_rows(folder, kind), kind) != index_of(chain.earlier, kind):
         raise RunError(f"{folder} holds the rows of other earlier runs than {chain.path}: name a new directory")
-
-
-def _utility(config: UnlearnConfig, first_target: Path, target: Values, result: Values) -> Iterator[UtilityRecord]:
-    plain = config.evaluation.model_copy(
-        update={"attacks": (), "alignment": False, "depth": False, "kl": False, "membership": False}
-    )
-    first = evaluate(str(first_target), config.model_copy(update={"evaluation": plain}))["metrics"]
-    for name in _UTILITY:
-        if result.get(name) is not None:
-            yield UtilityRecord(
-                name=name, first_target=first.get(name), target=target.get(name), result=result.get(name)
-            )

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ofmu.chain.records import EarlierMetricRecord, EarlierRequestRecord
 from ofmu.chain.rows import EarlierRows
-from ofmu.config.files import validate
-from ofmu.data.config import PROMPT_KEYS
-from ofmu.data.encoding import Tokenizer
-from ofmu.data.files import MAX_EVALUATION_ROWS
-from ofmu.data.rows import RowSet, UnlearnData
-from ofmu.data.sampler import sample_in_order
 from ofmu.evaluation.metrics.registry import metric
-from ofmu.evaluation.metrics.summary import metrics_of
-from ofmu.evaluation.scoring.model import score_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.tasks.language.reference import load_saved
-
-METRICS = ("forget_probability", "forget_rouge", "forget_truth_ratio", "extraction_strength", "exact_memorization")
-"""The metrics of forget rows that need no reference."""
-_EVALUATION_KEYS = ("rouge", "max_new_tokens", "truth_ratio")
-
-Values = Mapping[str, float | None]
+from ofmu.tasks.forgotten import ChainScorer, Values
+from ofmu.tasks.load import task_family
 
 
 def scoring_of(config: UnlearnConfig) -> dict[str, Any]:
     """Return the settings that the scores of a request's forget rows depend on, apart from model and rows."""
-    return {
-        "data": config.data.model_dump(mode="json", include=set(PROMPT_KEYS)),
-        "evaluation": config.evaluation.model_dump(mode="json", include=set(_EVALUATION_KEYS)),
-        "seed": config.seed,
-    }
+    return task_family(config.data.kind).forgotten.scoring_of(config)
 
 
 class MeasuredModel:
-    """A saved model that is measured on the forget rows of earlier requests. The first measurement loads the model.
+    """A saved model that is measured for a chain. The first measurement loads the model.
 
     Args:
         path: a directory or a hub name.
@@ -45,42 +27,23 @@ class MeasuredModel:
     """
 
     def __init__(self, path: str, config: UnlearnConfig) -> None:
-        self._path, self._config = path, config
-        self._loaded: tuple[Any, Tokenizer] | None = None
+        self._scorer: ChainScorer = task_family(config.data.kind).forgotten.scorer(path, config)
 
     def forget_metrics(self, request: EarlierRows) -> Values:
-        """Return the metrics :data:`METRICS` on an earlier request's forget rows. None: the rows do not give it.
-
-        The settings are those under which that request scored its rows. Of more than 400 rows, those are scored that
-        the request scored.
+        """Return the metrics of an earlier request's forget rows, under the settings of that request.
 
         Raises:
-            OfmuError: the settings are damaged, the model cannot be loaded, or a row cannot be encoded.
+            OfmuError: the settings are damaged, the model cannot be loaded, or a row cannot be scored.
         """
-        settings = _settings(request.scoring, self._config)
-        rows = sample_in_order(request.forget, MAX_EVALUATION_ROWS, random.Random(settings.seed))
-        scored = RowSet("forget", rows)
-        data = UnlearnData(forget=scored, retain=RowSet("retain", ()), holdout=None, evaluation={"forget": scored})
-        if self._loaded is None:
-            self._loaded = load_saved(self._path, self._config)
-        model, tokenizer = self._loaded
-        found = metrics_of(
-            score_model(model, tokenizer, data, settings.evaluation, settings.data, name=self._path)
-        ).values
-        return {name: found[name] for name in METRICS}
+        return self._scorer.forget_metrics(request.forget, request.scoring)
 
+    def metrics(self) -> Values:
+        """Return the metrics on the rows of the present run that need no reference.
 
-def _settings(scoring: Mapping[str, Any], config: UnlearnConfig) -> UnlearnConfig:
-    """Return the config under which an earlier request scored its rows, with the batch size of the present run."""
-    own = {"batch_size": config.evaluation.batch_size}
-    return validate(
-        UnlearnConfig,
-        {
-            "data": {"source": "generated", **scoring["data"]},
-            "evaluation": {**own, **scoring["evaluation"]},
-            "seed": scoring["seed"],
-        },
-    )
+        Raises:
+            OfmuError: the model or the data cannot be loaded, or a row cannot be scored.
+        """
+        return self._scorer.metrics()
 
 
 def measured_requests(
@@ -107,14 +70,14 @@ def measured_requests(
 
 
 def first_values(before: Values, then: Values, now: Values) -> list[EarlierMetricRecord]:
-    """Return the metrics of the request that the present one follows.
+    """Return the metrics of the request that the present one follows. ``now`` names them.
 
     Args:
         before: the values of the model that had to forget the rows.
         then: the values after that request.
         now: the values after the present request.
     """
-    return list(_records(before, {name: [then.get(name)] for name in METRICS}, now))
+    return list(_records(before, {name: [then.get(name)] for name in now}, now))
 
 
 def further_values(earlier: Sequence[EarlierMetricRecord], now: Values) -> list[EarlierMetricRecord]:
@@ -124,8 +87,8 @@ def further_values(earlier: Sequence[EarlierMetricRecord], now: Values) -> list[
 
 
 def _records(before: Values, values: Mapping[str, list[float | None]], now: Values) -> Iterator[EarlierMetricRecord]:
-    for name in METRICS:
-        if name in values and (now.get(name) is not None or any(value is not None for value in values[name])):
+    for name, earlier in values.items():
+        if now.get(name) is not None or any(value is not None for value in earlier):
             yield EarlierMetricRecord(
-                name=name, better=metric(name).better, before=before.get(name), values=[*values[name], now.get(name)]
+                name=name, better=metric(name).better, before=before.get(name), values=[*earlier, now.get(name)]
             )

@@ -143,8 +143,9 @@ class DataConfig(Section):
     holdout: str | None = None
     """File of rows that no model is trained on, for membership attacks. None: no holdout rows."""
     earlier: tuple[str, ...] = ()
-    """Files of rows that earlier runs forgot, with the default columns. These rows are left out of the retain rows and
-    of the sets that utility is scored on. The option ``--after`` of ``ofmu unlearn`` sets this key."""
+    """Files of rows that earlier runs forgot: texts with the default columns, or images in safetensors. These rows are
+    left out of the retain rows and of the sets that utility is scored on. The option ``--after`` of ``ofmu unlearn``
+    writes the files and sets this key."""
     columns: ColumnsConfig = ColumnsConfig()
     prompt_template: str = "Question: {question}\nAnswer:"
     """Text before an answer, if the tokenizer has no chat template. The answer follows after one space."""
@@ -165,14 +166,6 @@ class DataConfig(Section):
         unset = {"muse"} if self.muse == MuseDataConfig() else set()
         unset |= set() if self.earlier else {"earlier"}
         return {key: value for key, value in handler(self).items() if key not in unset}
-
-    @model_validator(mode="after")
-    def _check_earlier_rows_are_texts(self) -> DataConfig:
-        if self.earlier and self.kind == "vision":
-            raise ValueError(
-                f"data.earlier names rows of text, and data.source '{self.source}' holds images: leave data.earlier out"
-            )
-        return self
 
     @property
     def kind(self) -> TaskKind:

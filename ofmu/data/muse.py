@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ofmu.data.config import DataConfig
 from ofmu.data.files import Record, read_records
-from ofmu.data.hub import load_hub_split
+from ofmu.data.hub import load_hub_split, local_copy
 from ofmu.data.rows import Prompting, Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.errors import ConfigError, DataError, nearest_name
@@ -91,7 +91,7 @@ def _part_reader(source: str) -> _ReadPart:
         if folder.is_dir() and (file.is_file() or not (folder / "README.md").is_file()):
             return read_records(file)
         name = str(folder) if folder.is_dir() else source
-        return list(load_hub_split(name, split, subset=subset, file_format="JSONL"))
+        return list(load_hub_split(name, split, subset=subset, instead=local_copy("JSONL")))
 
     return read
 

@@ -10,8 +10,15 @@ from typing import Any
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_uncut
 from ofmu.data.limits import ModelLimits
-from ofmu.data.rows import Example, Row
+from ofmu.data.rows import Example, Prompting, Row
 from ofmu.io.text import counted
+
+
+def with_prompting(encoding: DataConfig, prompting: Prompting | None) -> DataConfig:
+    """Return the data section with the prompts of a set."""
+    if prompting is None:
+        return encoding
+    return encoding.model_copy(update={"prompt_template": prompting.template, "use_chat_template": False})
 
 
 @dataclass
@@ -31,13 +38,16 @@ class RowEncoder:
         tokenizer: the model's tokenizer.
         config: the data section.
         model_config: the model's config, of Transformers.
+        prompting: the prompts that a benchmark fixes for the rows. None: those of the data section.
 
     Raises:
         ModelError: the model has no embedding for the padding token, BOS or EOS.
     """
 
-    def __init__(self, tokenizer: Tokenizer, config: DataConfig, model_config: Any) -> None:
-        self._tokenizer, self._config = tokenizer, config
+    def __init__(
+        self, tokenizer: Tokenizer, config: DataConfig, model_config: Any, prompting: Prompting | None = None
+    ) -> None:
+        self._tokenizer, self._config = tokenizer, with_prompting(config, prompting)
         self._limits = ModelLimits(tokenizer, model_config)
         self._counts: dict[str, _Count] = {}
 

@@ -93,6 +93,11 @@ class UnlearnData:
     questions: Mapping[str, QuestionSet] = field(default_factory=dict)
     """Multiple-choice questions by set, ``forget`` and ``utility``. Empty if the source has none."""
 
+    def prompting_of(self, name: str) -> Prompting | None:
+        """Return how the rows of an evaluation set become prompts. None: by the data section of the config."""
+        row_set = self.evaluation.get(name)
+        return None if row_set is None else row_set.prompting
+
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the roles and hashes of all sets."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ofmu.data.config import ColumnsConfig, DataConfig
 from ofmu.data.files import read_records, row_from_record
-from ofmu.data.hub import load_hub_split
+from ofmu.data.hub import load_hub_split, local_copy
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
 from ofmu.io.files import looked_for
@@ -90,7 +90,7 @@ def hub_records(source: str, part: str) -> list[dict[str, Any]]:
     Raises:
         DataError: the hub cannot be reached, or has no such data set or part.
     """
-    return list(load_hub_split(source, "train", subset=part, file_format="JSON"))
+    return list(load_hub_split(source, "train", subset=part, instead=local_copy("JSON")))
 
 
 def _rows(records: list[dict[str, Any]], source: str) -> tuple[Row, ...]:

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from ofmu.data.config import DataConfig, WmdpDataConfig
 from ofmu.data.files import Record, read_records
+from ofmu.data.hub import load_hub_split
 from ofmu.data.questions import QuestionSet, question_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.library_logging import asking_the_hub
 
 CORPORA = "cais/wmdp-corpora"
 BIO_FORGET = "cais/wmdp-bio-forget-corpus"
 """The authors of WMDP give access to this corpus on request."""
 QUESTIONS = "cais/wmdp"
 UTILITY = "cais/mmlu:all"
+_INSTEAD = "name a local file or directory in data.wmdp"
 
 
 def load_wmdp(config: DataConfig, seed: int) -> UnlearnData:
@@ -88,16 +89,4 @@ def _records(source: str, split: str) -> list[Record]:
     if path.suffix and not path.is_dir():
         return read_records(path)
     name, _, subset = source.partition(":")
-    # The datasets library takes seconds to import, and files do not need it.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        with asking_the_hub():
-            return list(load_dataset(str(Path(name).expanduser()), subset or None, split=split))
-    except (OSError, ValueError, KeyError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"The data set '{source}' cannot be loaded ({reason}): check its name and the connection, or name a local "
-            "file or directory in data.wmdp"
-        ) from error
+    return list(load_hub_split(name, split, subset=subset or None, instead=_INSTEAD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import json
@@ -10,6 +11,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from ofmu.io.text import parse_json
 MAX_JSON_BYTES = 2 * 2**30
 """Bound on a JSON file. Scores of a large benchmark have hundreds of MiB."""
 
+_NEAR = 0.8
+"""How like two names must be for one to be offered in place of the other: 1 for equal names."""
+_MAX_NAMES = 10_000
+"""Bound on the names of a folder that are compared."""
 _FULL = "free some space there"
 _FIXES = {
     errno.ENOSPC: _FULL,
@@ -139,9 +145,39 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
 
 
 def looked_for(path: str | Path) -> str:
-    """Return the name of a missing file for a message. A relative name is followed by the full path that was tried."""
+    """Return the name of a missing file for a message.
+
+    A relative name is followed by the full path that was tried. If a file or a folder there has nearly the same name,
+    that name follows.
+    """
     given = Path(path).expanduser()
-    return str(path) if given.is_absolute() else f"{path} (looked for at {given.absolute()})"
+    near = _near_file(given)
+    notes = [] if given.is_absolute() else [f"looked for at {given.absolute()}"]
+    notes += [] if near is None else [f"did you mean '{near}'?"]
+    return f"{path} ({'; '.join(notes)})" if notes else str(path)
+
+
+def _near_file(missing: Path) -> Path | None:
+    """Return the path that a missing path may stand for: the part that is missing has the nearest name in its folder.
+
+    None: no name is near, or the path is there.
+    """
+    try:
+        if os.path.lexists(missing):
+            return None
+        part = missing
+        while not part.parent.is_dir():
+            part = part.parent
+        with os.scandir(part.parent) as entries:
+            names = [entry.name for entry in islice(entries, _MAX_NAMES) if not entry.name.startswith(".")]
+    except (OSError, ValueError):
+        return None
+    close = difflib.get_close_matches(part.name, names, n=1, cutoff=_NEAR)
+    if not close:
+        return None
+    found = part.parent / close[0]
+    whole = found / missing.relative_to(part)
+    return whole if whole.exists() else found
 
 
 def file_hash(path: Path) -> str:

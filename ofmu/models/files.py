@@ -76,7 +76,7 @@ def check_tokenizer(model: str, fallback: str | None) -> None:
         fallback: the directory or the hub name of the tokenizer for models without one.
 
     Raises:
-        ModelError: there is no tokenizer.
+        ModelError: there is no tokenizer, or the model is an image classifier.
     """
     folder, other = Path(model), Path(fallback or "")
     if fallback is not None and (other.exists() or other.is_absolute() or fallback.count("/") != 1):
@@ -85,10 +85,19 @@ def check_tokenizer(model: str, fallback: str | None) -> None:
         if not has_tokenizer(other):
             raise ModelError(f"The directory {fallback} holds no tokenizer: name another one as model.tokenizer")
     elif fallback is None and folder.is_dir() and not has_tokenizer(folder):
+        if _is_image_classifier(folder):
+            raise ModelError(
+                f"The model '{model}' is an image classifier, and the rows are texts: name a language model"
+            )
         raise ModelError(
             f"The model '{model}' has no tokenizer: name a directory or a hub model that has one as model.tokenizer, "
             "or save a tokenizer there with tokenizer.save_pretrained"
         )
+
+
+def _is_image_classifier(folder: Path) -> bool:
+    names = read_object(folder / "config.json").get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForImageClassification") for name in names)
 
 
 def _models_inside(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,10 @@ def hub_reason(error: BaseException) -> str:
         (errors.RevisionNotFoundError, "the hub has no such revision of it: check the revision's name"),
         (errors.LocalEntryNotFoundError, unreachable),
         (errors.OfflineModeIsEnabled, unreachable),
+        # Datasets raises ConnectionError without a cause. The others are the system's errors below an HTTP client's.
+        (ConnectionError, unreachable),
+        (TimeoutError, unreachable),
+        (socket.gaierror, unreachable),
         (errors.EntryNotFoundError, "the hub's repository of that name lacks a file of a model: check the name"),
     )
     for cause in _causes(error):

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ofmu.reports.numbers import is_size
+
 if TYPE_CHECKING:
     from bokeh.plotting import figure
 
@@ -117,6 +119,22 @@ def new_figure(
         axis.axis_label_text_font_size, axis.major_label_text_font_size = "12px", "11px"
         axis.minor_tick_line_color = None
     return plot
+
+
+def show_sizes(plot: figure, x: str, y: str) -> None:
+    """Let the axes of metrics in bytes show KiB, MiB or GiB, with ticks at round numbers of them.
+
+    Args:
+        plot: the figure.
+        x, y: the metrics of its axes.
+    """
+    # Bokeh takes a second to import.
+    from bokeh.models import AdaptiveTicker, NumeralTickFormatter
+
+    for name, axis in ((x, plot.xaxis), (y, plot.yaxis)):
+        if is_size(name):
+            axis.ticker = AdaptiveTicker(base=1024, mantissas=[2**power for power in range(10)], num_minor_ticks=0)
+            axis.formatter = NumeralTickFormatter(format="0.[00] ib")
 
 
 def line_chart(

@@ -47,13 +47,19 @@ def memory(size: float | None) -> str:
     return f"{amount:.3g} GiB" if amount < 999.5 else f"{amount:.0f} GiB"
 
 
+def is_size(name: str) -> bool:
+    """Return whether a metric is a number of bytes."""
+    return name.endswith("_bytes")
+
+
 def metric_text(name: str, value: object, digits: int = 4) -> str:
     """Return a metric's value: bytes as :func:`memory` writes them, anything else as :func:`number` does.
 
     Args:
-        name: the metric. The name of a number of bytes ends with ``_bytes``.
+        name: the metric. See :func:`is_size`.
         value: its value, or None.
         digits: significant digits of a number.
     """
-    is_size = name.endswith("_bytes") and isinstance(value, int | float) and not isinstance(value, bool)
-    return memory(float(value)) if is_size else number(value, digits)  # type: ignore[arg-type]
+    if is_size(name) and isinstance(value, int | float) and not isinstance(value, bool):
+        return memory(float(value))
+    return number(value, digits)

@@ -15,11 +15,15 @@ from ofmu.io.files import FileHashes
 from ofmu.run_config import UnlearnConfig
 from ofmu.task import Task
 from ofmu.tasks.events import PreparationCallback
+from ofmu.tasks.forgotten import ForgottenRows
 from ofmu.tasks.preparation import Preparation
 
 
 class TaskFamily(ABC):
     """Data, preparation, scores and metrics of one kind of task."""
+
+    forgotten: ForgottenRows
+    """The rows that earlier runs forgot."""
 
     @abstractmethod
     def load_task(self, config: UnlearnConfig, target: Path) -> Task[Any]:
@@ -96,6 +100,14 @@ class TaskFamily(ABC):
             DataError: open-unlearning has no log of such scores.
         """
         raise DataError("open-unlearning has logs of language models only")
+
+    def check_robustness(self, data: Any, config: UnlearnConfig) -> None:
+        """Check the files that :meth:`robustness` will read, before the model is scored.
+
+        Raises:
+            DataError: a file cannot be read, or does not fit the data.
+        """
+        return
 
     def robustness(
         self,

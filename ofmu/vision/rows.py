@@ -29,6 +29,8 @@ class ImageData:
     retain: tuple[ImageRow, ...]
     test: tuple[ImageRow, ...]
     """Rows that no model is trained on. If a whole class is forgotten, the rows of that class are left out."""
+    left_out: int = 0
+    """Number of training rows that earlier runs forgot and that are therefore in no set."""
     content_hash: str = field(init=False)
     """SHA-256 (hex) of class names, pixels and labels of all three sets."""
 
@@ -50,4 +52,11 @@ def rows_hash(rows: Sequence[ImageRow]) -> str:
     for row in rows:
         digest.update(f"{tuple(row.pixels.shape)} {row.label}\n".encode())
         digest.update(row.pixels.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pixels_hash(row: ImageRow) -> str:
+    """Return the SHA-256 (hex) of shape and pixels of one image."""
+    digest = hashlib.sha256(f"{tuple(row.pixels.shape)}".encode())
+    digest.update(row.pixels.numpy().tobytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ofmu.data.config import DataConfig
-from ofmu.data.hub import load_hub_split
+from ofmu.data.hub import load_hub_split, local_copy
 from ofmu.errors import DataError, nearest_name
 from ofmu.io.files import looked_for
 from ofmu.models.hub import looks_like_hub_id
@@ -147,7 +147,7 @@ def _local_table(folder: Path, split: str) -> Any:
 
 
 def _hub_table(name: str, split: str) -> Any:
-    return load_hub_split(name, split, file_format="Parquet").with_format("arrow")[:]
+    return load_hub_split(name, split, instead=local_copy("Parquet")).with_format("arrow")[:]
 
 
 def _rows(table: Any, config: DataConfig, label_column: str, source: str) -> list[LabelledImage]:

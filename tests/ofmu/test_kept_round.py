@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from ofmu import UnlearnConfig, unlearn
 from ofmu.config.files import validate
 from ofmu.early_stopping import RoundState
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
+from ofmu.kept_round import KeptRound
+from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.round_decision import RoundDecision, StopAfterRound
 from ofmu.run_config import override
@@ -126,3 +131,18 @@ def test_a_run_that_is_killed_after_a_round_was_kept_gives_the_same_model(config
 def test_a_run_without_a_say_in_its_round_reports_none(ended):
     stored = {round: json.loads((path / "metrics.json").read_text())["metrics"] for round, path in ended.items()}
     assert [stored[round].get("selected_round") for round in (1, 2, 3)] == [1, 2, None]
+
+
+def test_the_next_kept_round_takes_the_memory_of_the_last(config, prepared):
+    cost = CostTracker()
+    engine = TorchEngine(load_model(prepared.target), cost)
+    first = KeptRound.of(1, engine.space)
+    places, before = [part.data_ptr() for part in first.theta], [part.clone() for part in first.theta]
+    with torch.no_grad():
+        for master in engine.space.masters():
+            master.add_(1.0)
+    assert all(torch.equal(kept, old) for kept, old in zip(first.theta, before, strict=True)), "a copy"
+    second = KeptRound.of(2, engine.space, reuse=first)
+    assert second.round == 2
+    assert [part.data_ptr() for part in second.theta] == places
+    assert all(torch.equal(kept, old + 1) for kept, old in zip(second.theta, before, strict=True))

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ofmu.errors import DataError, ModelError
+from ofmu.evaluator import evaluate
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
 
@@ -73,6 +74,9 @@ def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
         check(tokenizer=str(tmp_path / "gone"))
     check(tokenizer=str(other))
     check(tokenizer="org/name")
+    (model / "config.json").write_text(json.dumps({"architectures": ["ResNetForImageClassification"]}))
+    with pytest.raises(ModelError, match="is an image classifier, and the rows are text"):
+        check()
     (model / "tokenizer.model").write_bytes(b"")
     check()
 
@@ -102,3 +106,28 @@ def test_a_search_with_a_missing_file_starts_no_cluster(tmp_path: Path, command:
     sought = f"gone.jsonl (looked for at {Path.cwd() / 'gone.jsonl'})"
     assert (done.returncode, done.stderr) == (1, f"Error: There is no data file {sought}: check the path\n")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_file_of_entities_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "entities.jsonl"
+    evaluation = {"depth": True, "entities": str(file)}
+    generated = UnlearnConfig.model_validate({"evaluation": evaluation})
+    for wrong in (config(tmp_path, ROW, OTHER, evaluation=evaluation), generated):
+        with pytest.raises(DataError, match=r"There is no data file .*entities\.jsonl"):
+            check_inputs(wrong)
+    file.write_text(json.dumps(OTHER | {"entity": "There"}))
+    with pytest.raises(DataError, match=r"which evaluation\.entities names, is a forget row"):
+        check_inputs(config(tmp_path, ROW, OTHER, evaluation=evaluation))
+    check_inputs(generated)  # its rows do not lie in files
+    file.write_text(json.dumps(ROW))
+    with pytest.raises(DataError, match="has no column 'entity'"):
+        check_inputs(generated)
+    file.write_text(json.dumps(ROW | {"entity": "She"}))
+    check_inputs(config(tmp_path, ROW, OTHER, evaluation=evaluation))
+    check_inputs(config(tmp_path, ROW, OTHER, evaluation=evaluation | {"depth": False, "entities": "gone"}))
+
+
+def test_evaluate_reads_the_file_of_entities_before_it_loads_the_model(tmp_path: Path) -> None:
+    given = config(tmp_path, ROW, OTHER, evaluation={"depth": True, "entities": str(tmp_path / "gone.jsonl")})
+    with pytest.raises(DataError, match=r"There is no data file .*gone\.jsonl"):
+        evaluate(tmp_path / "no_model", given, reference=tmp_path / "no_reference")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ofmu.io.text import counted
-from ofmu.reports.charts import GREEN, GREY, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain
+from ofmu.reports.charts import GREEN, GREY, RED, SERIES, TOOLTIP, Chart, Series, chart, new_figure, plain, show_sizes
 from ofmu.reports.numbers import metric_text, number
 from tune.compare.summary import MethodSummary, Summary
 from tune.pareto import front_mask
@@ -31,6 +31,7 @@ def fronts_chart(summary: Summary) -> Chart:
         points=count,
         tools="pan,box_zoom,wheel_zoom,reset,save",
     )
+    show_sizes(plot, x, y)
     level_style: dict[str, Any] = {"line_color": GREY, "line_alpha": 0.4, "line_dash": "dashed"}
     plot.vspan(x=list(summary.levels.forgetting), **level_style)
     plot.hspan(y=list(summary.levels.utility), **level_style)

@@ -9,7 +9,7 @@ import numpy as np
 from ofmu.io.text import counted
 from tune.compare.summary import MethodSummary, Summary
 from tune.pareto import front_mask
-from tune.results.plot import axis_label
+from tune.results.plot import axis_label, show_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,8 @@ def fronts_figure(summary: Summary) -> Figure:
         axes.axhline(level, color="0.85", linewidth=0.8, zorder=0)
     axes.set_xlabel(axis_label(x, summary.objectives[x]))
     axes.set_ylabel(axis_label(y, summary.objectives[y]))
+    show_unit(axes.xaxis, x)
+    show_unit(axes.yaxis, y)
     axes.legend(loc="best", fontsize=8)
     title = f"Fronts run again on {counted(len(summary.seeds), 'seed')}; grey lines: where methods are compared"
     axes.set_title(title, fontsize=10)

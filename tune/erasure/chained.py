@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ofmu.chain.records import ChainRecord, chain_record
 from ofmu.chain.rows import EarlierRows
-from ofmu.chain.scoring import MeasuredModel, Values, measured_requests
+from ofmu.chain.scoring import MeasuredModel, measured_requests
 from ofmu.config.files import validate
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.evidence import CostRecord
@@ -20,6 +20,7 @@ from ofmu.io.files import write_json
 from ofmu.io.plugins import plugins_restricted
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, read_stored, stored_values
+from ofmu.tasks.forgotten import Values
 from tune.results.result import SearchResult
 from tune.study.baselines import TARGET
 

@@ -37,9 +37,9 @@ from tune.callbacks.callback_list import Callback
 from tune.config import SearchConfig
 from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_report, run_of
 from tune.erasure.fit import plan_of
-from tune.erasure.pick import MAX_CANDIDATES, candidates, confirmed, rule_of
+from tune.erasure.pick import affordable, candidates, confirmed, rule_of
 from tune.erasure.record import asked_of, compose_record, cost_record
-from tune.erasure.settings import CONFIRM_SHARE, absolute_place, check_settings, request_settings, search_settings
+from tune.erasure.settings import absolute_place, check_settings, request_settings, run_settings, search_settings
 from tune.results.result import Point, SearchResult
 from tune.rundir.search_files import TRIALS as TRIALS_FOLDER
 from tune.search import ParetoSearch
@@ -187,7 +187,7 @@ class _Forgetting:
         """Return the rows of the request. A new request is stored with its rows."""
         home, key = self._home, self._home.hash_key()
         # The rows are not known yet, and the model may have to answer questions under this config.
-        config = validate(UnlearnConfig, {name: self._mapping[name] for name in self._mapping if name != "search"})
+        config = validate(UnlearnConfig, run_settings(self._mapping))
         hashes = self._hashes()
         check_tokenizer(self._model, config.model.tokenizer)
         asked = asked_of(self._request, self._mapping, key, hashes)
@@ -293,7 +293,7 @@ class _Forgetting:
         seeds, hours = self._options.confirm_seeds, self._options.budget_hours
         if not seeds:
             return result
-        count = len(found) if hours is None else _affordable(result, seeds, hours)
+        count = len(found) if hours is None else affordable(result, seeds, hours)
         numbers = [candidate.trial for candidate in found[:count]]
         self._say(f"Running trials {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
         overrides = [f"search.confirm_seeds={seeds}", f"search.confirm_trials={numbers}"]
@@ -373,15 +373,6 @@ class _Forgetting:
 
 def _is_started(search: Path) -> bool:
     return (search / CONFIG).is_file() and (search / TRIALS_FOLDER).is_dir()
-
-
-def _affordable(result: SearchResult, seeds: int, hours: float) -> int:
-    """Return how many candidates can run on the seeds in their share of the budget: at least one."""
-    seconds = [float(value) for value in result.trials["seconds"].dropna()] if "seconds" in result.trials else []
-    mean = sum(seconds) / len(seconds) if seconds else 0.0
-    if mean <= 0:
-        return MAX_CANDIDATES
-    return max(1, int(CONFIRM_SHARE * hours * 3600 / (mean * seeds)))
 
 
 def _is_copy(directory: Path, point: Point) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.errors import ConfigError, RunError
 from ofmu.run_files import RunFiles
+from tune.erasure.settings import CONFIRM_SHARE
 from tune.results.result import SearchResult
 from tune.study.baselines import TARGET
 
@@ -75,6 +76,15 @@ def candidates(result: SearchResult, rule: ChoiceRule, count: int = MAX_CANDIDAT
     if not allowed:
         raise RunError(f"No {_nothing_allowed(front, rule, result.display_path)}")
     return allowed[:count]
+
+
+def affordable(result: SearchResult, seeds: int, hours: float) -> int:
+    """Return how many candidates can run on the seeds in their share of the budget: at least one."""
+    seconds = [float(value) for value in result.trials["seconds"].dropna()] if "seconds" in result.trials else []
+    mean = sum(seconds) / len(seconds) if seconds else 0.0
+    if mean <= 0:
+        return MAX_CANDIDATES
+    return max(1, int(CONFIRM_SHARE * hours * 3600 / (mean * seeds)))
 
 
 def confirmed(result: SearchResult, found: list[Candidate], rule: ChoiceRule) -> list[Candidate]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.config.files import deep_copy, read_mapping
-from ofmu.data.config import PROMPT_KEYS
+from ofmu.data.config import PROMPT_KEYS, VISION_SOURCES
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.workspace import Workspace
-from ofmu.errors import ConfigError
+from ofmu.errors import ConfigError, nearest_name
 from ofmu.provenance import config_of_run, flat_settings
-from ofmu.run_config import check_sections
+from ofmu.run_config import UnlearnConfig, check_sections
+from tune.config import SearchConfig
 
 SEARCH_SHARE = 0.6
 """Share of the budget after which the search starts no more trial. The rest is for further seeds and attacks."""
@@ -43,7 +44,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         ConfigError: a key is one that ``ofmu forget`` sets, or a section is no mapping.
     """
     check_sections(settings)
-    for key, _ in flat_settings(settings):
+    for key, value in flat_settings(settings):
+        if key == "data.source" and value in VISION_SOURCES:
+            raise ConfigError(
+                f"ofmu forget takes rows of text, and data.source '{value}' holds images: use ofmu unlearn, and ofmu "
+                "unlearn --after for later requests"
+            )
         if key in _OURS:
             raise ConfigError(f"The setting {key} is set by ofmu forget ({_OURS[key]}): leave it out")
 
@@ -73,6 +79,19 @@ def request_settings(
     mapping["data"] = {**prompts, **(mapping.get("data") or {})}
     mapping["reference"] = mapping.get("reference") or {"source": "none" if base is None else "retrain"}
     return mapping
+
+
+def run_settings(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections of a single run, without those of a search, such as ``cluster``.
+
+    Raises:
+        ConfigError: neither a run nor a search has a section.
+    """
+    unknown = next((name for name in mapping if name not in SearchConfig.model_fields), None)
+    if unknown is not None:
+        raise ConfigError(f"Unknown config key '{unknown}': {nearest_name(unknown, SearchConfig.model_fields)}")
+    others = SearchConfig.model_fields.keys() - UnlearnConfig.model_fields.keys()
+    return {name: value for name, value in mapping.items() if name not in others}
 
 
 def search_settings(

@@ -11,7 +11,21 @@ import numpy as np
 import pandas as pd
 
 from ofmu.io.text import counted
-from ofmu.reports.charts import BLUE, GREEN, GREY, ORANGE, RED, TOOLTIP, VIOLET, Chart, Series, chart, new_figure, plain
+from ofmu.reports.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    TOOLTIP,
+    VIOLET,
+    Chart,
+    Series,
+    chart,
+    new_figure,
+    plain,
+    show_sizes,
+)
 from ofmu.reports.numbers import metric_text, number
 from tune.pareto import GrowingFront, as_costs, hypervolume, reference_point
 from tune.results.tables import trial_name, violations_of
@@ -77,6 +91,7 @@ def front_chart(
         points=len(rows),
         tools="pan,box_zoom,wheel_zoom,box_select,reset,save",
     )
+    show_sizes(plot, x, y)
     if not third and (not points.is_feasible or any(points.is_feasible)):
         _draw_staircase(plot, points, objectives, reference)
     _shade_infeasible(plot, limits, x, y)

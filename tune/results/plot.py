@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ofmu.io.text import counted
+from ofmu.reports.numbers import is_size, memory
 from tune.results.tables import feasible_rows, selected_round, trial_name
 from tune.study.baselines import PUBLISHED, TARGET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from tune.rundir.seed_runs import ConfirmedPoint
@@ -25,7 +27,7 @@ _LABELS = {
     "extraction_strength": "extraction strength on the forget set (0 … 1)",
     "gradient_evaluations": "gradient evaluations",
     "seconds": "seconds per trial",
-    "peak_memory_bytes": "peak memory (bytes)",
+    "peak_memory_bytes": "peak memory",
 }
 
 
@@ -67,7 +69,8 @@ def front_figure(
     ordered = front.sort_values([x, y])
     if third and len(complete):
         dots = axes.scatter(complete[x], complete[y], c=complete[third[0]], s=24, cmap="viridis", label="trials")
-        figure.colorbar(dots, ax=axes, label=_label(third[0]))
+        bar = figure.colorbar(dots, ax=axes, label=_label(third[0]))
+        show_unit(bar.ax.yaxis, third[0])
         axes.scatter(ordered[x], ordered[y], s=60, facecolors="none", edgecolors="tab:blue", label="front")
     else:
         dominated = feasible[~feasible["trial"].isin(front["trial"])]
@@ -95,6 +98,8 @@ def front_figure(
     _shade_infeasible(axes, limits, x, y)
     axes.set_xlabel(axis_label(x, objectives[x]))
     axes.set_ylabel(axis_label(y, objectives[y]))
+    show_unit(axes.xaxis, x)
+    show_unit(axes.yaxis, y)
     axes.grid(alpha=0.25)
     axes.legend(loc="best", fontsize=8)
     failed = int((trials["state"] == "failed").sum())
@@ -103,6 +108,26 @@ def front_figure(
     )
     figure.supxlabel(caption, fontsize=7, color="0.4")
     return figure
+
+
+def show_unit(axis: Axis, metric: str) -> None:
+    """Let the axis of a number of bytes have ticks at round numbers of MiB or GiB. The data keep bytes."""
+    # Matplotlib is slow to import, and most users of a result plot nothing.
+    from matplotlib.ticker import MaxNLocator
+
+    if not is_size(metric):
+        return
+    unit = 2**30 if max(map(abs, axis.get_view_interval())) >= 2**30 else 2**20
+
+    class UnitLocator(MaxNLocator):
+        """Places ticks in units."""
+
+        def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+            """Return the places of the ticks in bytes."""
+            return [place * unit for place in super().tick_values(vmin / unit, vmax / unit)]
+
+    axis.set_major_locator(UnitLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(lambda value, _: memory(value))
 
 
 def axis_label(name: str, direction: Direction) -> str:

@@ -105,7 +105,8 @@ def alignment(
     layers: dict[str, list[float]] = {}
     for name in ALIGNMENT_SETS:
         rows = data.evaluation[name].rows if name in data.evaluation else ()
-        examples = RowEncoder(tokenizer, encoding, model.config).encode_rows(f"evaluation set {name}", rows)
+        encoder = RowEncoder(tokenizer, encoding, model.config, data.prompting_of(name))
+        examples = encoder.encode_rows(f"evaluation set {name}", rows)
         states: list[FloatArray] = []
         if examples:
             size = evaluation.batch_size

@@ -18,7 +18,7 @@ from torch import nn
 
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, pad_id
-from ofmu.data.row_encoder import RowEncoder
+from ofmu.data.row_encoder import RowEncoder, with_prompting
 from ofmu.data.rows import Example, Row, UnlearnData
 from ofmu.errors import DataError
 from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS, EvaluationConfig
@@ -26,7 +26,7 @@ from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores, hash_sample
 from ofmu.evaluation.scoring.generation import sample_answers
-from ofmu.evaluation.scoring.model import evaluation_mode, score_model
+from ofmu.evaluation.scoring.model import evaluation_mode, score_model, with_token_limit
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
 from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
@@ -83,7 +83,8 @@ def relearning(
     """
     drawn, watched = _split_forget_rows(data, rows, seed)
     trained_copy = copy.deepcopy(model)
-    encoder = RowEncoder(tokenizer, encoding, model.config)
+    # The forget rows have the prompts in which their forgetting is measured.
+    encoder = RowEncoder(tokenizer, encoding, model.config, data.prompting_of(FORGET))
     examples = [encoder.encode("drawn rows", row.question, row.answer)[0] for row in drawn]
     watched_examples = encoder.encode_rows("watched rows", watched)
 
@@ -149,8 +150,10 @@ def sampling(
     if not asked:
         reason = "no forget row has a question"
         return RobustnessResult(metrics={"sampled_leakage": None}, reasons={"sampled_leakage": reason}, details={})
+    own = data.prompting_of(FORGET)
+    limits, prompts = with_token_limit(evaluation, own), with_prompting(encoding, own)
     with evaluation_mode(model):
-        answers = sample_answers(model, tokenizer, [row.question for row in asked], samples, evaluation, encoding, seed)
+        answers = sample_answers(model, tokenizer, [row.question for row in asked], samples, limits, prompts, seed)
     scores = [[rouge_l_recall(row.answer, text) for text in texts] for row, texts in zip(asked, answers, strict=True)]
     curve = np.maximum.accumulate(np.array(scores), axis=1).mean(axis=0).tolist()
     details = {"curve": curve, "rows": len(asked), "samples": samples}

@@ -24,17 +24,18 @@ from torch import Tensor
 
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, pad_id
+from ofmu.data.entities import with_entities
 from ofmu.data.row_encoder import RowEncoder
-from ofmu.data.rows import UnlearnData
+from ofmu.data.rows import Row, UnlearnData
 from ofmu.errors import ModelError
 from ofmu.evaluation.config import HELD_STATE_BYTES, EvaluationConfig
 from ofmu.evaluation.metrics.erasure_depth import GAP_THRESHOLD, erasure_depth
 from ofmu.evaluation.metrics.registry import DEPTHS
-from ofmu.evaluation.robustness.facts import Fact, find_facts, with_entities
+from ofmu.evaluation.robustness.facts import Fact, find_facts
 from ofmu.evaluation.robustness.patching import FactBatch, fact_states, lens_log_probabilities, log_probabilities
 from ofmu.evaluation.robustness.portions import portions
 from ofmu.evaluation.robustness.result import RobustnessResult
-from ofmu.evaluation.scoring.model import evaluation_mode, with_prompting
+from ofmu.evaluation.scoring.model import evaluation_mode
 from ofmu.evaluation.scoring.sharding import global_batches
 from ofmu.evaluation.sets import FORGET
 from ofmu.models.blocks import decoder_blocks
@@ -44,6 +45,16 @@ OpenModel = Callable[[], AbstractContextManager[Any]]
 
 _NO_FACT = "no forget row has tokens of a fact: the answers are cut before it, or hold nothing but EOS"
 _NO_GAP = f"the retrained model knows the facts as the target does: no gap exceeds {GAP_THRESHOLD} nats per token"
+
+
+def rows_with_facts(data: UnlearnData, evaluation: EvaluationConfig) -> tuple[Row, ...]:
+    """Return the forget rows on whose facts the depths are measured.
+
+    Raises:
+        DataError: the file of entities cannot be read, or does not fit the rows.
+    """
+    rows = data.evaluation.get(FORGET, data.forget).rows
+    return rows if evaluation.entities is None else with_entities(rows, evaluation.entities)
 
 
 @dataclass
@@ -89,9 +100,8 @@ def depth(
     Raises:
         DataError: a row cannot be encoded, or the file of entities does not fit the rows.
     """
-    row_set = data.evaluation.get(FORGET, data.forget)
-    rows = row_set.rows if evaluation.entities is None else with_entities(row_set.rows, evaluation.entities)
-    encoder = RowEncoder(tokenizer, with_prompting(encoding, row_set.prompting), model.config)
+    rows = rows_with_facts(data, evaluation)
+    encoder = RowEncoder(tokenizer, encoding, model.config, data.prompting_of(FORGET))
     facts = find_facts(encoder, tokenizer, f"evaluation set {FORGET}", rows)
     details = {"forget_rows": len(rows), "facts": len(facts), "tokens": sum(len(fact.tokens) for fact in facts)}
     if not facts:

@@ -64,9 +64,12 @@ def divergence(
         DataError: a row cannot be encoded.
     """
     shard = shard or Shard()
-    encoder, labels, examples = RowEncoder(tokenizer, encoding, model.config), list[str](), list[Example]()
+    labels, examples = list[str](), list[Example]()
     for name, rows in scored_sets(data, evaluation).items():
-        found = encoder.encode_rows(f"evaluation set {name}", rows) if name in COMPARED_SETS else []
+        if name not in COMPARED_SETS:
+            continue
+        encoder = RowEncoder(tokenizer, encoding, model.config, data.prompting_of(name))
+        found = encoder.encode_rows(f"evaluation set {name}", rows)
         labels += [name] * len(found)
         examples += found
     batches = batches_by_label(

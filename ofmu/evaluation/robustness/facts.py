@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
-from ofmu.data.config import ColumnsConfig
 from ofmu.data.encoding import Tokenizer
-from ofmu.data.files import read_rows
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row
-from ofmu.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +25,6 @@ class Fact:
     def tokens(self) -> tuple[int, ...]:
         """Ids of the fact's tokens."""
         return self.example.input_ids[self.start : self.stop]
-
-
-def with_entities(rows: Sequence[Row], path: str) -> tuple[Row, ...]:
-    """Return the rows with the entities that a file gives. Question and answer tell which row is meant.
-
-    Args:
-        rows: the forget rows.
-        path: a file of rows with the columns ``question``, ``answer`` and ``entity``.
-
-    Raises:
-        DataError: the file cannot be read, a row of it has no entity, or none of its rows is a forget row.
-    """
-    entities: dict[tuple[str, str], str] = {}
-    for number, row in enumerate(read_rows(path, ColumnsConfig()), start=1):
-        if row.entity is None:
-            raise DataError(f"Row {number} of {path} has no column 'entity': copy the fact from the answer there")
-        entities[row.question, row.answer] = row.entity
-    found = tuple(replace(row, entity=entities.get((row.question, row.answer), row.entity)) for row in rows)
-    if not any((row.question, row.answer) in entities for row in rows):
-        raise DataError(
-            f"No row of {path}, which evaluation.entities names, is a forget row: its questions and answers must be "
-            "those of the forget rows"
-        )
-    return found
 
 
 def find_facts(encoder: RowEncoder, tokenizer: Tokenizer, set_name: str, rows: Sequence[Row]) -> list[Fact]:

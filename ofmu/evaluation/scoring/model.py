@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer
-from ofmu.data.row_encoder import RowEncoder
+from ofmu.data.row_encoder import RowEncoder, with_prompting
 from ofmu.data.rows import Example, Prompting, Row, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.in_scope import in_scope_sets
@@ -74,7 +74,7 @@ def score_model(
     """
     shard = Shard(rank=rank, world_size=world_size, synchronized=synchronized)
     sets = scored_sets(data, evaluation)
-    prompting = {name: row_set.prompting for name, row_set in data.evaluation.items() if row_set.prompting is not None}
+    prompting = {name: own for name in data.evaluation if (own := data.prompting_of(name)) is not None}
     examples = _examples(model, tokenizer, sets, encoding, prompting)
     chunks = [(key, chunk) for key, answer_chunks in examples.items() for chunk in answer_chunks]
     attacked = _attacked_answers(sets, evaluation)
@@ -170,11 +170,11 @@ def _notes(sets: _Sets, evaluation: EvaluationConfig, synchronized: bool) -> dic
     return notes
 
 
-def with_prompting(encoding: DataConfig, prompting: Prompting | None) -> DataConfig:
-    """Return the data section with the prompts of a set."""
+def with_token_limit(evaluation: EvaluationConfig, prompting: Prompting | None) -> EvaluationConfig:
+    """Return the evaluation section with the bound on generated tokens of a set."""
     if prompting is None:
-        return encoding
-    return encoding.model_copy(update={"prompt_template": prompting.template, "use_chat_template": False})
+        return evaluation
+    return evaluation.model_copy(update={"max_new_tokens": prompting.max_new_tokens})
 
 
 def _generate(
@@ -191,12 +191,11 @@ def _generate(
     for own in (None, *prompting):
         chosen = {key: text for key, text in questions.items() if (key[0] if key[0] in prompting else None) == own}
         prompts = None if own is None else prompting[own]
-        limits = {} if prompts is None else {"max_new_tokens": prompts.max_new_tokens}
         texts = generate_answers(
             model,
             tokenizer,
             list(chosen.values()),
-            evaluation.model_copy(update=limits),
+            with_token_limit(evaluation, prompts),
             with_prompting(encoding, prompts),
             shard,
             [set_name for set_name, _ in chosen],
@@ -212,7 +211,7 @@ def _examples(
     common, examples = RowEncoder(tokenizer, encoding, model.config), dict[_AnswerKey, tuple[Example, ...]]()
     for set_name, rows in sets.items():
         own = prompting.get(set_name)
-        encoder = common if own is None else RowEncoder(tokenizer, with_prompting(encoding, own), model.config)
+        encoder = common if own is None else RowEncoder(tokenizer, encoding, model.config, own)
         for index, row in enumerate(rows):
             # Holdout rows have no truth ratio, so only their answers are scored.
             others = () if set_name == HOLDOUT else (row.paraphrased_answer, *row.perturbed_answers)

@@ -10,12 +10,14 @@ from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.open_unlearning_export import Log, to_open_unlearning
+from ofmu.evaluation.robustness.depth import rows_with_facts
 from ofmu.evaluation.score_files import read_scores
 from ofmu.evaluation.scores import Scores
 from ofmu.io.files import FileHashes
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.family import TaskFamily
+from ofmu.tasks.language.forgotten import ForgottenTexts
 from ofmu.tasks.language.preparation import LanguagePreparation
 from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
 from ofmu.tasks.language.robustness import measure_robustness
@@ -24,6 +26,8 @@ from ofmu.tasks.language.task import LanguageTask
 
 class LanguageFamily(TaskFamily):
     """Causal language models on questions and answers, or on plain text."""
+
+    forgotten = ForgottenTexts()
 
     def load_task(self, config: UnlearnConfig, target: Path) -> LanguageTask:
         """Load the rows and encode them with the target's tokenizer."""
@@ -71,6 +75,11 @@ class LanguageFamily(TaskFamily):
     def open_unlearning_log(self, scores: Scores, reference: Scores | None) -> Log:
         """Return the scores as a log of open-unlearning."""
         return to_open_unlearning(scores, reference)
+
+    def check_robustness(self, data: UnlearnData, config: UnlearnConfig) -> None:
+        """Check the file of entities."""
+        if config.evaluation.depth:
+            rows_with_facts(data, config.evaluation)
 
     def robustness(
         self,

@@ -9,6 +9,7 @@ from ofmu.io.files import FileHashes
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.family import TaskFamily
+from ofmu.tasks.vision.forgotten import ForgottenImages
 from ofmu.tasks.vision.preparation import VisionPreparation
 from ofmu.tasks.vision.reference import resolve_image_reference, score_saved_images
 from ofmu.tasks.vision.task import VisionTask
@@ -20,6 +21,8 @@ from ofmu.vision.scores import ImageScores, check_same_images
 
 class VisionFamily(TaskFamily):
     """Image classifiers on labelled images."""
+
+    forgotten = ForgottenImages()
 
     def load_task(self, config: UnlearnConfig, target: Path) -> VisionTask:
         """Load the images."""

@@ -15,26 +15,36 @@ from ofmu.vision.rows import ImageData
 from ofmu.vision.scores import ImageScores, score_images
 
 
-def score_saved_images(model: str | Path, data: ImageData, config: UnlearnConfig, *, name: str) -> ImageScores:
-    """Load a saved classifier in fp32 and score the classifier on every set.
+class SavedClassifier:
+    """A saved classifier in fp32, loaded to be scored.
 
     Args:
         model: a directory or a hub name.
-        data: the images.
-        config: the run.
-        name: the classifier's name in reports.
+        class_names: the data's classes.
+        config: the run. It gives the device and the size of images.
 
     Raises:
         ModelError: the model cannot be loaded, or has another number of classes.
     """
-    directory = local_directory(str(model))
-    classifier = load_classifier(directory, data.class_names)
-    freeze_statistics(classifier)
-    classifier.to(resolve_device(config.engine))
-    normalisation = Normalisation.of_model(directory, config.data.vision.image_size)
-    loss = ImageLoss(normalisation, len(data.class_names))
-    batch_size = config.evaluation.batch_size
-    return score_images(classifier, loss, data, batch_size=batch_size, seed=config.seed, name=name)
+
+    def __init__(self, model: str | Path, class_names: tuple[str, ...], config: UnlearnConfig) -> None:
+        directory = local_directory(str(model))
+        self.class_names = class_names
+        self._model = load_classifier(directory, class_names)
+        freeze_statistics(self._model)
+        self._model.to(resolve_device(config.engine))
+        normalisation = Normalisation.of_model(directory, config.data.vision.image_size)
+        self._loss = ImageLoss(normalisation, len(class_names))
+
+    def score(self, data: ImageData, config: UnlearnConfig, *, name: str) -> ImageScores:
+        """Score the classifier on every set. ``name``: the classifier's name in reports."""
+        batch_size = config.evaluation.batch_size
+        return score_images(self._model, self._loss, data, batch_size=batch_size, seed=config.seed, name=name)
+
+
+def score_saved_images(model: str | Path, data: ImageData, config: UnlearnConfig, *, name: str) -> ImageScores:
+    """Load a saved classifier in fp32 and score the classifier on every set: see :class:`SavedClassifier`."""
+    return SavedClassifier(model, data.class_names, config).score(data, config, name=name)
 
 
 def resolve_image_reference(path: str | Path, config: UnlearnConfig, data: ImageData) -> ImageScores:

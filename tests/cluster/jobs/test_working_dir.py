@@ -129,6 +129,11 @@ def test_included_files_are_uploaded(folder):
     assert "data/forget.jsonl" in plan_package(folder, include=["data"]).sizes
     with pytest.raises(ConfigError, match="--include dato has no effect"):
         plan_package(folder, include=["dato"])
+    with pytest.raises(
+        ConfigError, match=r"--include zzzzzz has no effect: valid names are .* and \d+ others;"
+    ) as caught:
+        plan_package(folder, include=["zzzzzz"])
+    assert len(str(caught.value)) < 250
 
 
 def test_a_package_that_is_too_large_is_refused_and_its_largest_folder_named(folder):

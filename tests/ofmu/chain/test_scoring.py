@@ -20,7 +20,7 @@ from ofmu.evaluator import evaluate
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
-from ofmu.tasks.language import reference
+from ofmu.tasks.language import forgotten, reference
 from ofmu.tasks.preparation import Prepared
 from tune.erasure import chained
 
@@ -80,14 +80,20 @@ def test_a_result_of_several_requests_is_loaded_once(
     """The functions that measure a chain, of which only the numbers of a run and of its target are made up."""
     requests = earlier_requests(tiny_config)
     monkeypatch.setattr(chain_run, "measured_requests", lambda known, own, before, then, now: [])
-    monkeypatch.setattr(chain_run, "_utility", lambda *_: iter(()))
     (tmp_path / "model").symlink_to(prepared.target)
+    (tmp_path / "metrics.json").write_text(json.dumps({"metrics": {"model_utility": 0.5, "retain_rouge": None}}))
     chain: Any = SimpleNamespace(
         earlier=requests, config=tiny_config, model=prepared.retrain, known=(), own=None, first_path=None
     )
     chain.first_target = prepared.target
-    assert measure_chain(tiny_config, chain, tmp_path, {}).chain.requests == []
-    assert loads == [str(tmp_path / "model"), str(prepared.target), str(prepared.retrain)]
+    record = measure_chain(tiny_config, chain, tmp_path, {"model_utility": 0.7})
+    assert record.chain.requests == []
+    # The first target gives its utility and the values before the first run, and is loaded once.
+    assert loads == [str(tmp_path / "model"), str(prepared.retrain), str(prepared.target)]
+    (utility,) = record.utility
+    expected = evaluate(prepared.target, tiny_config)["metrics"]["model_utility"]
+    assert [utility.name, utility.target, utility.result] == ["model_utility", 0.7, 0.5]
+    assert utility.first_target == pytest.approx(expected, rel=1e-5)
 
     loads.clear()
     model, key = MeasuredModel(str(prepared.target), tiny_config), content_key(model_hashes(prepared.target))
@@ -116,8 +122,8 @@ def test_rows_are_loaded_once_to_count_those_that_are_left_out(
         mapping = {**tiny_mapping, "data": {**data, "earlier": list(earlier)}, "reference": {"source": "none"}}
         return UnlearnConfig.model_validate(mapping)
 
-    calls, load = [], chain_run.load_data
-    monkeypatch.setattr(chain_run, "load_data", lambda *given: calls.append(given) or load(*given))
+    calls, load = [], forgotten.load_data
+    monkeypatch.setattr(forgotten, "load_data", lambda *given: calls.append(given) or load(*given))
     first, second, rest = written("first", 1, 5), written("second", 2, 1), written("rest", 3, 4)
     for before, after, count in (
         (config(), config(first), 1),

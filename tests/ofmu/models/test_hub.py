@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import constants
 
 from ofmu.data.encoding import load_tokenizer
 from ofmu.errors import ModelError
-from ofmu.models.hub import cached_directory, local_directory
+from ofmu.models.hub import cached_directory, hub_reason, local_directory
 from ofmu.models.language import load_model
 from ofmu.preparer import find_reference_scores, find_target_scores
 from ofmu.run_config import UnlearnConfig
@@ -100,3 +103,19 @@ def test_a_lookup_in_the_cache_downloads_nothing(monkeypatch: pytest.MonkeyPatch
     config = UnlearnConfig.model_validate({"model": model})
     assert find_target_scores(config) is None
     assert find_reference_scores(config) is None
+
+
+def test_a_refused_connection_is_told_from_a_wrong_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets raises a ConnectionError without a cause. HTTP clients wrap the errors of the system."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(OSError, match="refused") as refused:
+        urllib.request.urlopen("http://127.0.0.1:9")
+    try:
+        raise ValueError("no such host") from socket.gaierror(-2, "Name or service not known")
+    except ValueError as error:
+        nowhere = error
+    stopped = (ConnectionError("Couldn't reach 'org/some' on the Hub (ConnectError)"), refused.value.reason, nowhere)
+    for each in (*stopped, TimeoutError("timed out")):
+        assert hub_reason(each).startswith("the hub cannot be reached")
+    absent = DatasetNotFoundError("Dataset 'org/some' doesn't exist on the Hub or cannot be accessed.")
+    assert hub_reason(absent).startswith("the hub has nothing of that name")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,8 +9,9 @@ import yaml
 from ofmu.config.files import validate
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import ConfigError
+from ofmu.run_config import UnlearnConfig
 from tune.config import SearchConfig
-from tune.erasure.settings import check_settings, prompt_settings, request_settings, search_settings
+from tune.erasure.settings import check_settings, prompt_settings, request_settings, run_settings, search_settings
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,12 @@ def test_settings_that_the_command_makes_are_refused(settings: dict[str, dict[st
     check_settings({"engine": {"device": "cpu"}, "search": {"sampler": "random"}, "model": {"attention": "eager"}})
 
 
+@pytest.mark.parametrize("source", ["cifar10", "images"])
+def test_images_are_refused(source: str):
+    with pytest.raises(ConfigError, match=f"takes rows of text, and data.source '{source}' holds images: use ofmu"):
+        check_settings({"data": {"source": source}})
+
+
 def test_the_search_has_the_rows_and_the_budget(tmp_path: Path):
     home = Workspace(tmp_path)
     given = {"engine": {"device": "cpu"}, "data": {"columns": {"question": "q"}, "max_length": 77}}
@@ -46,6 +54,20 @@ def test_the_search_has_the_rows_and_the_budget(tmp_path: Path):
     assert validate(SearchConfig, unbounded).search.max_hours is None
     assert validate(SearchConfig, unbounded).data.holdout is None
     assert given == {"engine": {"device": "cpu"}, "data": {"columns": {"question": "q"}, "max_length": 77}}
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [("cluster", {"num_workers": 2}), ("cluster", {"address": "auto"}), ("tracking", ["tensorboard"])],
+)
+def test_a_request_takes_the_sections_of_a_search(tmp_path: Path, section: str, value: Any):
+    mapping = request_settings("/m", None, {section: value, "engine": {"zero_stage": 3}, "search": {"seed": 3}})
+    assert validate(UnlearnConfig, run_settings({**mapping, "seed": 2})).engine.zero_stage == 3
+    mapping = {**mapping, "search": {}}
+    config = validate(SearchConfig, search_settings(mapping, Workspace(tmp_path), has_holdout=False, trials=3, hours=1))
+    assert getattr(config, section) != getattr(SearchConfig(), section)
+    with pytest.raises(ConfigError, match=r"'clustr': did you mean"):
+        run_settings({**mapping, "clustr": {}})
 
 
 def test_a_base_gives_a_retrained_reference_unless_another_is_named(tmp_path: Path):

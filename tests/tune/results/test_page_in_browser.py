@@ -11,6 +11,7 @@ import pytest
 
 from browser import Browser, open_at
 from search_runs import write_search
+from tune import AskTell
 from tune.results.page import search_page
 
 pytestmark = pytest.mark.slow
@@ -171,3 +172,26 @@ def test_a_thousand_trials_stay_below_five_megabytes(browser: Browser, tmp_path)
     assert path.stat().st_size < 5_000_000
     browser.open(path)
     assert browser.errors() == []
+
+
+def test_an_axis_of_bytes_shows_mib(browser: Browser, tmp_path: Path):
+    search = {"num_trials": 4, "objectives": {"peak_memory_bytes": "min", "model_utility": "max"}}
+    with AskTell({"search": search}, run_dir=tmp_path / "run") as loop:
+        while (trial := loop.ask()) is not None:
+            size = (200 + 100 * trial.number) * 2**20
+            costs = {"gradient_evaluations": 1.0, "seconds": 1.0, "peak_memory_bytes": float(size)}
+            loop.tell(trial, {"model_utility": 0.2 * trial.number, "ks_statistic": 0.5, **costs})
+        loop.result()
+    browser.resize(1200, 900)
+    browser.media()
+    browser.open(tmp_path / "run" / "report.html")
+    assert browser.errors() == []
+    script = """(() => { const found = [];
+      const walk = (node) => {
+        if (node.tagName === 'text') found.push(node.textContent);
+        for (const child of [...node.children, ...(node.shadowRoot ? node.shadowRoot.children : [])]) walk(child);
+      };
+      walk(document.getElementById('front')); return found; })()"""
+    ticks = [text for text in browser.run(script) if "iB" in text]
+    assert len(ticks) > 1, browser.run(script)
+    assert all(tick.removesuffix("MiB").strip().isdigit() for tick in ticks), ticks

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from ofmu.data.config import ColumnsConfig, DataConfig
+from ofmu.data.entities import with_entities
 from ofmu.data.files import read_rows
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Row, RowSet
 from ofmu.errors import DataError
-from ofmu.evaluation.robustness.facts import entity_span, find_facts, with_entities
+from ofmu.evaluation.robustness.facts import entity_span, find_facts
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
 

@@ -83,7 +83,7 @@ class Engine(ABC):
             total = loss.total(forward, batch, self.device)
             return total, total
 
-        value, gradient = self._accumulate(loss, rows, scalars, into, scale, cost=1)
+        value, gradient = self._accumulate(loss, rows, scalars, into, scale, cost=1, first_order=True)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"a loss became {value}")
         return value, gradient
@@ -195,16 +195,19 @@ class Engine(ABC):
         scale: float,
         *,
         cost: int,
+        first_order: bool = False,
     ) -> tuple[float, Vector]:
         """Run forward and backward over this rank's micro-batches. Return the global mean loss and the gradient.
 
         ``scalars`` returns for a micro-batch the scalar to differentiate, and the summed loss. ``scale`` times the
-        gradient is added to ``into``, or to zeros.
+        gradient is added to ``into``, or to zeros. ``cost`` counts gradient evaluations.
         """
         self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
-        return self._collect(lambda: self._run_micro_batches(loss, rows, scalars), into, scale)
+        return self._collect(lambda: self._run_micro_batches(loss, rows, scalars), into, scale, first_order=first_order)
 
-    def _collect(self, passes: Callable[[], float], into: Vector | None, scale: float) -> tuple[float, Vector]:
+    def _collect(
+        self, passes: Callable[[], float], into: Vector | None, scale: float, *, first_order: bool
+    ) -> tuple[float, Vector]:
         """Run the passes, and add ``scale`` times their gradient to ``into``, or to zeros."""
         space = self.space
         space.clear_gradient()
@@ -214,7 +217,7 @@ class Engine(ABC):
             space.add_gradient(target, scale)
             return value, target
         target = space.zeros() if into is None else into
-        with space.accumulating_in(target, scale):
+        with space.accumulating_in(target, scale, first_order=first_order):
             value = passes()
         return value, target
 

@@ -82,11 +82,16 @@ class VectorSpace(ABC):
         """Add ``scale`` times the averaged gradient of the last backward pass to ``into``."""
 
     @contextmanager
-    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
+    def accumulating_in(self, target: Vector, scale: float, *, first_order: bool = True) -> Iterator[None]:
         """Let the backward passes inside the block add ``scale`` times their gradients to ``target``.
 
         A parameter's gradient is freed at once, so no whole gradient is in memory beside ``target``. Only for a space
         that :attr:`accumulates_in_place`.
+
+        Args:
+            target: the vector.
+            scale: the factor.
+            first_order: whether nothing inside the block takes a second derivative or uses forward mode.
         """
         raise NotImplementedError
         yield

@@ -229,7 +229,7 @@ class Engine(ABC):
     ) -> float:
         """Differentiate the scalar of each micro-batch. Return the global mean loss."""
         denominator = sum(loss.size(row) for row in rows)
-        batches = self._micro_batches(rows)
+        batches = self._micro_batches(rows, loss.tokens)
         # A copy to the host waits for the device, so the value stays there until the last pass.
         value = torch.zeros(1, dtype=torch.float64, device=self.device)
         for index, (batch, weight) in enumerate(batches):
@@ -248,14 +248,19 @@ class Engine(ABC):
         elif self.world_size > 1:
             raise RuntimeError("the loss of a rank does not depend on the parameters, so the other ranks would hang")
 
-    def _micro_batches(self, rows: Sequence[RowT]) -> list[tuple[Sequence[RowT], float]]:
+    def _micro_batches(
+        self, rows: Sequence[RowT], tokens: Callable[[RowT], int] | None = None
+    ) -> list[tuple[Sequence[RowT], float]]:
         """Return this rank's micro-batches with their weights. Every rank gets the same number of micro-batches.
 
         A rank with fewer rows than another gets micro-batches of weight 0, since backward passes are collective.
+        Several micro-batches have rows of similar length each, which need little padding, if ``tokens`` gives lengths.
         """
         local = list(rows[self.rank :: self.world_size])
         longest = math.ceil(len(rows) / self.world_size)
         size = self._micro_batch_size or longest
+        if tokens is not None and size < longest:
+            local.sort(key=tokens)
         batches: list[tuple[Sequence[RowT], float]] = [
             (local[start : start + size], 1.0) for start in range(0, len(local), size)
         ]

@@ -1,6 +1,6 @@
 """Share of padding in the tokens that training, unlearning and scoring read.
 
-    python tests/bench/bench_padding.py SOURCE PATH [SPLIT]      # such as: tofu ../shared/data/tofu forget10
+    python tests/bench/bench_padding.py SOURCE PATH [SPLIT]      # such as: tofu PATH forget10
 
 The rows are encoded by a byte-level BPE tokenizer of 16,384 words that is trained on them. No model is needed.
 """
@@ -97,8 +97,8 @@ def main() -> None:
     for name, rows in encoded.items():
         for size in BATCHES:
             show(name, rows, size)
-    for name, rows in data.evaluation.items():
-        print(f"scoring {name}: {scored_share(rows, encoder, 32):.1%} in batches of 32")
+    for name, scored in data.evaluation.items():
+        print(f"scoring {name}: {scored_share(scored, encoder, 32):.1%} in batches of 32")
 
 
 if __name__ == "__main__":

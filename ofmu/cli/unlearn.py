@@ -109,7 +109,6 @@ def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> Unlearn
 
     Return the config with what was decided about the engine.
     """
-    from cluster.capacity import decide_single_run
     from ofmu.io.library_logging import silence_libraries
     from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
@@ -119,6 +118,8 @@ def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> Unlearn
     check_inputs(config)
     silence_libraries()
     if config.engine.undecided:
+        from cluster.capacity import decide_single_run
+
         decision = decide_single_run(config, cluster, RunFiles(output).read_config())
         config = decision.config
         if decision.sentence is not None and _is_first_process():

@@ -68,7 +68,7 @@ def test_a_small_run_gets_the_defaults_without_a_plan(mapping, monkeypatch):
 
 
 def test_the_fastest_engine_that_fits_is_taken(mapping, monkeypatch):
-    mapping["model"] = {"scratch": LARGE}
+    mapping |= {"model": {"scratch": LARGE}, "method": {**METHOD, "batch_size": 64}}
     stage_2, recomputed, stage_3 = (
         needed(mapping, 4, **engine)
         for engine in ({}, {"gradient_checkpointing": True}, {"zero_stage": 3, "gradient_checkpointing": True})

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from largest_tensor import LargestTensor
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.losses import AnswerLoss
@@ -20,22 +16,6 @@ from ofmu.vectors import direct
 
 WORDS, WIDTH = 61, 32
 HUGE = 10**9
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the largest storage that an operation returns, in bytes."""
-
-    def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.largest = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self._known:
-                self.largest = max(self.largest, leaf.untyped_storage().nbytes())
-        return result
 
 
 def llama(*, tied: bool, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:

@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "simnpo bf16": (SIMNPO, BF16, ""),
     "ofmu lora": (OPEN, FP32, "lora"),
     "ofmu lora 4bit": (OPEN, FP32, "lora 4bit"),
+    "ofmu lora 4bit, checkpointing": (OPEN, {"gradient_checkpointing": True, "backend": "torch"}, "lora 4bit"),
     "ofmu exact lora 4bit": ({**OPEN, "derivative": "exact"}, FP32, "lora 4bit"),
     "ofmu exact lora bf16": ({**OPEN, "derivative": "exact"}, BF16, "lora"),
 }  # fmt: skip

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import torch
+
 from ofmu.config.files import validate
 from ofmu.engine.config import DECIDED_BY_PLAN, EngineConfig
 from ofmu.errors import ConfigError, OfmuError
 from ofmu.io.ranks import launched_ranks
 from ofmu.plan.check import gib, has_gpu, model_config, rank_budget, surely_fits
 from ofmu.run_config import UnlearnConfig
+from ofmu.vectors.base import sum_over_ranks
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "offload": ("none", "cpu"),
@@ -118,12 +121,9 @@ def decide_run(
 
 def _decide_together(config: UnlearnConfig, local: int) -> Decision:
     """Let rank 0 decide, and give its choice to all ranks as numbers."""
-    # torch takes seconds to import, and only several ranks need it here.
-    import torch
-
+    # The engines take seconds to import, and only several ranks need their process group here.
     from ofmu.engine.build import resolve_device
     from ofmu.engine.process_group import join_process_group
-    from ofmu.vectors.base import sum_over_ranks
 
     join_process_group(resolve_device(config.engine))
     first, failure = launched_ranks().rank == 0, None

@@ -67,6 +67,7 @@ def test_a_small_run_gets_the_defaults_without_a_plan(mapping, monkeypatch):
     assert decision.config.engine.undecided == ()
 
 
+@pytest.mark.slow
 def test_the_fastest_engine_that_fits_is_taken(mapping, monkeypatch):
     mapping |= {"model": {"scratch": LARGE}, "method": {**METHOD, "batch_size": 64}}
     stage_2, recomputed, stage_3 = (
@@ -86,6 +87,7 @@ def test_the_fastest_engine_that_fits_is_taken(mapping, monkeypatch):
     check_fit(decided, ranks=4, on_gpu=False)
 
 
+@pytest.mark.slow
 def test_an_explicit_setting_stays_and_the_refusal_stands(mapping, monkeypatch):
     enough = needed(mapping, 1, gradient_checkpointing=True)
     with_memory(monkeypatch, 1.01 * enough)

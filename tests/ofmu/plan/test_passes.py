@@ -68,6 +68,7 @@ def test_a_backward_pass_takes_what_the_profiler_counts(attention, checkpointing
     assert max(planned.start, planned.end) == pytest.approx(found, rel=0.1)
 
 
+@pytest.mark.slow
 def test_gradients_in_parts_take_what_the_profiler_counts(monkeypatch):
     """Embeddings and output layer are one weight, whose two gradients would be most of this short pass."""
     monkeypatch.setattr("ofmu.vectors.direct.PART", 96 * 64)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from cluster.config import ClusterConfig
 from ofmu.plan.check import check_fit
+from ofmu.plan.decision import Decision, decide_engine, decide_run
 from ofmu.run_config import UnlearnConfig
 
 
@@ -20,15 +23,50 @@ def check_trial_fits(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_rou
     Raises:
         MemoryLimitError: the trial does not fit. The message names the smallest change that makes it fit.
     """
-    if (cluster.address or os.environ.get("RAY_ADDRESS") or "local") not in ("local", ""):
-        return
-    reserved = cluster.gpus_per_worker
-    if reserved > 0:
-        check_fit(
-            config, ranks=max(cluster.num_workers, 1), on_gpu=None, share=min(1.0, reserved), keeps_round=keeps_round
-        )
-    elif cluster.num_workers > 0:
-        # Workers that reserve no GPU see none.
-        check_fit(config, ranks=cluster.num_workers, on_gpu=False, keeps_round=keeps_round)
-    else:
-        check_fit(config, keeps_round=keeps_round)
+    if not _is_elsewhere(cluster):
+        check_fit(config, keeps_round=keeps_round, **_place(cluster))
+
+
+def decide_trial(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_round: bool = False) -> Decision:
+    """Decide the settings of a trial's engine that are ``auto``, from the memory of this machine.
+
+    The machines of a cluster elsewhere are unknown, so a trial there gets the defaults.
+
+    Args:
+        config: the trial.
+        cluster: the worker layout.
+        keeps_round: whether the trial may keep the weights of an earlier round.
+
+    Raises:
+        OfmuError: rows or model, which the plan reads, are wrong.
+    """
+    if _is_elsewhere(cluster):
+        return decide_engine(config, unknown="the machines of the cluster are unknown")
+    return decide_engine(config, keeps_round=keeps_round, **_place(cluster))
+
+
+def decide_single_run(config: UnlearnConfig, cluster: ClusterConfig, stored: Mapping[str, Any] | None) -> Decision:
+    """Decide the settings of a single run's engine that are ``auto``; collective on the ranks of a launcher.
+
+    Args:
+        config: the run.
+        cluster: the worker layout.
+        stored: the stored config of a run that continues, which keeps what was decided. None: a new run.
+
+    Raises:
+        OfmuError: rows or model, which the plan reads, are wrong.
+    """
+    return decide_run(config, stored, (lambda: decide_trial(config, cluster)) if cluster.num_workers else None)
+
+
+def _is_elsewhere(cluster: ClusterConfig) -> bool:
+    return (cluster.address or os.environ.get("RAY_ADDRESS") or "local") not in ("local", "")
+
+
+def _place(cluster: ClusterConfig) -> dict[str, Any]:
+    """Return where a trial's ranks run, as arguments of :func:`ofmu.plan.check.check_fit`."""
+    if cluster.gpus_per_worker > 0:
+        share = min(1.0, cluster.gpus_per_worker)
+        return {"ranks": max(cluster.num_workers, 1), "on_gpu": None, "share": share}
+    # Workers that reserve no GPU see none.
+    return {"ranks": cluster.num_workers, "on_gpu": False} if cluster.num_workers > 0 else {}

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
-from ofmu.models.chunked_logits import ChunkedLogits, layer_for_chunks, replaced, same_storage
+from ofmu.models.chunked_logits import ChunkedLogits, layer_for_chunks, same_storage
+from ofmu.vectors.direct import replaced_forward
 
 RowT = TypeVar("RowT", contravariant=True)
 
@@ -131,7 +132,7 @@ def answer_values(
         found.append(compute(ChunkedLogits(chosen, layer), labels))
         return found[0].view(1, len(chosen), -1)
 
-    with replaced(layer, values):
+    with replaced_forward(layer, values):
         output = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     if not same_storage(output, found[0]):
         raise RuntimeError("the model changed what its output layer returned")

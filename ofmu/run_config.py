@@ -106,7 +106,7 @@ class UnlearnConfig(Section):
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
         notes = self.method.ineffective()
-        if self.engine.backend == "torch" and self.engine.zero_stage not in (0, 2):
+        if self.engine.backend == "torch" and self.engine.stage not in (0, 2):
             notes.append("engine.zero_stage has no effect: engine.backend is 'torch'")
         if self.evaluation.depth and self.data.kind == "language" and self.reference.source in ("scores", "none"):
             notes.append(

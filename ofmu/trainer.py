@@ -33,6 +33,7 @@ from ofmu.methods.build import build_method
 from ofmu.methods.retain_subset import drawn_retain_rows
 from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
+from ofmu.plan.decision import decide_run
 from ofmu.preparer import prepare
 from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
@@ -93,6 +94,9 @@ def unlearn(
         OfmuError: an error that the user can fix. Files that were written before stay.
     """
     directory = Path(output_dir)
+    if config.engine.undecided:
+        check_output(directory)
+        config = decide_run(config, RunFiles(directory).read_config()).config
     content = _check_earlier_run(config, directory, with_models=prepared is None)
     complete = _complete_run(directory)
     if complete is not None:

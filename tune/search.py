@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.capacity import check_trial_fits
+from cluster.capacity import check_trial_fits, decide_trial
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
 from ofmu.errors import ConfigError, StorageError
@@ -19,7 +19,7 @@ from ofmu.preflight import check_inputs
 from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationStarted
-from tune.callbacks.base import Progress, WarmStartLoaded
+from tune.callbacks.base import EngineDecided, Progress, WarmStartLoaded
 from tune.callbacks.callback_list import Callback, CallbackList
 from tune.callbacks.prometheus import PrometheusCallback
 from tune.config import SearchConfig, search_config
@@ -101,7 +101,17 @@ class ParetoSearch:
             MemoryLimitError: a trial needs more memory than this machine has, and there is no other machine.
             OfmuError: data or model cannot be prepared. Then nothing has been written to the run directory.
         """
+        if self._executor is None:
+            self._decide_engine()
         return RaySearch(self._run, self.config, self._executor, self._callbacks).run()
+
+    def _decide_engine(self) -> None:
+        """Decide the settings of the engine that are ``auto``. All trials share the decision, and so does a resume."""
+        keeps_round = self.config.search.checkpoint_selection.enabled
+        decision = decide_trial(self.config.unlearn, self.config.cluster, keeps_round=keeps_round)
+        if decision.sentence is not None:
+            self._callbacks.on_prepare(EngineDecided(sentence=decision.sentence))
+            self.config = self.config.model_copy(update={"engine": decision.config.engine})
 
     @classmethod
     def resume(

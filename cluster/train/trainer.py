@@ -13,7 +13,7 @@ import ray.train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from cluster.capacity import check_trial_fits
+from cluster.capacity import check_trial_fits, decide_single_run
 from cluster.config import ClusterConfig
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
@@ -57,6 +57,7 @@ def train(
     check_output(output_dir, (*RUN_NAMES, RAY_TRAIN))
     if cluster.num_workers:
         check_storage(output_dir)
+    config = decide_single_run(config, cluster, files.read_config() if config.engine.undecided else None).config
     if prepared is None:
         check_trial_fits(config, cluster)
     with ray_session(cluster) if cluster.num_workers else nullcontext():

@@ -110,7 +110,7 @@ def _name(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         bounds = [text for item in arguments[1:] for text in _annotated_bounds(item)]
-        return " ".join([_name(arguments[0]), *bounds])
+        return (", " if len(bounds) > 1 else " ").join([_name(arguments[0]), *bounds])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if isinstance(annotation, types.UnionType) or origin is typing.Union:

@@ -51,6 +51,7 @@ def plan_command(
         raise click.UsageError("--price needs --tokens-per-second, without which the hours are unknown")
 
     from ofmu.plan.budget import device_memory
+    from ofmu.plan.decision import decide_engine
     from ofmu.plan.plan import make_plan, runs_on_gpu
     from tune.config import search_config
 
@@ -66,6 +67,13 @@ def plan_command(
         available = device_memory(on_gpu=False)
         budget = None if available is None else available / ranks
     keeps_round = settings.search.checkpoint_selection.enabled
+    unknown = None if budget is not None else "the memory of a GPU is unknown: give --memory"
+    decision = decide_engine(
+        unlearn, ranks=ranks, on_gpu=on_gpu, keeps_round=keeps_round, budget=budget, unknown=unknown
+    )
+    if decision.sentence is not None:
+        click.echo(decision.sentence)
+    unlearn = decision.config
     plan = make_plan(unlearn, ranks=ranks, on_gpu=on_gpu, budget=budget, keeps_round=keeps_round)
     _show_model(plan)
     _show_memory(plan)

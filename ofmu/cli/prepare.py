@@ -26,6 +26,13 @@ def prepare_command(config: ConfigChoice) -> None:
     check_inputs(settings)
     is_first = launched_ranks().rank == 0
     callback = print_event if is_first else None
+    if settings.engine.undecided:
+        from cluster.capacity import decide_single_run
+
+        decision = decide_single_run(settings, cluster, None)
+        settings = decision.config
+        if decision.sentence is not None and is_first:
+            click.echo(decision.sentence)
 
     # Imported after the inputs were checked, since importing torch, Transformers and Ray takes seconds.
     if cluster.num_workers > 0:

@@ -41,7 +41,7 @@ def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> N
     try:
         if after is not None:
             settings, chain = _after(settings, after, output)
-        _run(settings, cluster, output)
+        settings = _run(settings, cluster, output)
     except KeyboardInterrupt:
         if _is_first_process():
             kept = cluster.checkpoint_every
@@ -104,8 +104,11 @@ def _is_first_process() -> bool:
     return launched_ranks().rank == 0
 
 
-def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> None:
-    """Check the inputs, and run while no other run works in the directory. Rank 0 holds the lock."""
+def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> UnlearnConfig:
+    """Check the inputs, and run while no other run works in the directory. Rank 0 holds the lock.
+
+    Return the config with what was decided about the engine.
+    """
     from ofmu.io.library_logging import silence_libraries
     from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
@@ -114,12 +117,20 @@ def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> None:
     check_output(output)
     check_inputs(config)
     silence_libraries()
+    if config.engine.undecided:
+        from cluster.capacity import decide_single_run
+
+        decision = decide_single_run(config, cluster, RunFiles(output).read_config())
+        config = decision.config
+        if decision.sentence is not None and _is_first_process():
+            click.echo(decision.sentence)
     busy = f"Another run works in {output}: wait for it, or name another directory for the output"
     with locked(output, busy, remove_unused=True) if _is_first_process() else nullcontext():
         was_complete = RunFiles(output).read_report() is not None
         _run_locked(config, cluster, output)
         if was_complete and _is_first_process():
             click.echo(f"The run in {output} was already complete: nothing was run")
+    return config
 
 
 def _run_locked(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,9 @@ def set_dotted(mapping: dict[str, Any], path: str, value: Any) -> None:
     mapping[key] = value
 
 
+_BRANCH = re.compile(r"constrained-\w+|int|bool|literal\[.*\]")
+
+
 def validate(schema: type[ConfigT], mapping: Mapping[str, Any]) -> ConfigT:
     """Validate ``mapping`` against ``schema``.
 
@@ -145,10 +149,10 @@ def deep_copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+    first, *further = error.errors()
+    location = _without_branch(first["loc"])
     path = ".".join(location)
-    kind, message = first["type"], first["msg"]
+    kind = first["type"]
     if kind == "extra_forbidden":
         known = _section_keys(schema, mapping, location[:-1])
         section = "".join(f"{name}." for name in location[:-1])
@@ -156,8 +160,17 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
             f"Unknown config key '{path}': {nearest_name(location[-1], known, section)}"
         )
     if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    return f"Config key '{path}' has the value {shortened(first.get('input'))}, but: {message[0].lower()}{message[1:]}"
+        return first["msg"].removeprefix("Value error, ")
+    # A setting that takes one of several types has one error for each.
+    messages = [first["msg"], *(other["msg"] for other in further if _without_branch(other["loc"]) == location)]
+    reason = ", or ".join(message[0].lower() + message[1:] for message in messages)
+    return f"Config key '{path}' has the value {shortened(first.get('input'))}, but: {reason}"
+
+
+def _without_branch(location: Sequence[str | int]) -> list[str]:
+    """Return the keys of a location. Pydantic adds the type that it tried, where a setting takes one of several."""
+    parts = [str(part) for part in location]
+    return parts[:-1] if len(parts) > 1 and _BRANCH.fullmatch(parts[-1]) else parts
 
 
 def shortened(value: Any) -> str:

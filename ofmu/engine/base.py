@@ -83,7 +83,7 @@ class Engine(ABC):
             total = loss.total(forward, batch, self.device)
             return total, total
 
-        value, gradient = self._accumulate(loss, rows, scalars, into, scale, cost=1)
+        value, gradient = self._accumulate(loss, rows, scalars, into, scale, cost=1, first_order=True)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"a loss became {value}")
         return value, gradient
@@ -195,16 +195,19 @@ class Engine(ABC):
         scale: float,
         *,
         cost: int,
+        first_order: bool = False,
     ) -> tuple[float, Vector]:
         """Run forward and backward over this rank's micro-batches. Return the global mean loss and the gradient.
 
         ``scalars`` returns for a micro-batch the scalar to differentiate, and the summed loss. ``scale`` times the
-        gradient is added to ``into``, or to zeros.
+        gradient is added to ``into``, or to zeros. ``cost`` counts gradient evaluations.
         """
         self.cost_tracker.count(cost, sum(loss.tokens(row) for row in rows))
-        return self._collect(lambda: self._run_micro_batches(loss, rows, scalars), into, scale)
+        return self._collect(lambda: self._run_micro_batches(loss, rows, scalars), into, scale, first_order=first_order)
 
-    def _collect(self, passes: Callable[[], float], into: Vector | None, scale: float) -> tuple[float, Vector]:
+    def _collect(
+        self, passes: Callable[[], float], into: Vector | None, scale: float, *, first_order: bool
+    ) -> tuple[float, Vector]:
         """Run the passes, and add ``scale`` times their gradient to ``into``, or to zeros."""
         space = self.space
         space.clear_gradient()
@@ -214,7 +217,7 @@ class Engine(ABC):
             space.add_gradient(target, scale)
             return value, target
         target = space.zeros() if into is None else into
-        with space.accumulating_in(target, scale):
+        with space.accumulating_in(target, scale, first_order=first_order):
             value = passes()
         return value, target
 
@@ -226,7 +229,7 @@ class Engine(ABC):
     ) -> float:
         """Differentiate the scalar of each micro-batch. Return the global mean loss."""
         denominator = sum(loss.size(row) for row in rows)
-        batches = self._micro_batches(rows)
+        batches = self._micro_batches(rows, loss.tokens)
         # A copy to the host waits for the device, so the value stays there until the last pass.
         value = torch.zeros(1, dtype=torch.float64, device=self.device)
         for index, (batch, weight) in enumerate(batches):
@@ -245,14 +248,19 @@ class Engine(ABC):
         elif self.world_size > 1:
             raise RuntimeError("the loss of a rank does not depend on the parameters, so the other ranks would hang")
 
-    def _micro_batches(self, rows: Sequence[RowT]) -> list[tuple[Sequence[RowT], float]]:
+    def _micro_batches(
+        self, rows: Sequence[RowT], tokens: Callable[[RowT], int] | None = None
+    ) -> list[tuple[Sequence[RowT], float]]:
         """Return this rank's micro-batches with their weights. Every rank gets the same number of micro-batches.
 
         A rank with fewer rows than another gets micro-batches of weight 0, since backward passes are collective.
+        Several micro-batches have rows of similar length each, which need little padding, if ``tokens`` gives lengths.
         """
         local = list(rows[self.rank :: self.world_size])
         longest = math.ceil(len(rows) / self.world_size)
         size = self._micro_batch_size or longest
+        if tokens is not None and size < longest:
+            local.sort(key=tokens)
         batches: list[tuple[Sequence[RowT], float]] = [
             (local[start : start + size], 1.0) for start in range(0, len(local), size)
         ]

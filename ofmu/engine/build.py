@@ -48,7 +48,7 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
         torch.set_num_threads(config.threads)
     disable_randomness_in_modules(model)
     model.to(device).train()
-    if config.gradient_checkpointing:
+    if config.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if config.backend_on(_number_of_ranks()) == "torch":
         return TorchEngine(model, tracker, config.micro_batch_size)
@@ -65,7 +65,7 @@ def weight_sharder(config: EngineConfig) -> WeightSharder | None:
         ClusterError: a rank has not come.
     """
     ranks = _number_of_ranks()
-    if config.zero_stage < 3 or ranks == 1 or config.backend_on(ranks) == "torch":
+    if config.stage < 3 or ranks == 1 or config.backend_on(ranks) == "torch":
         return None
     return WeightSharder(config, resolve_device(config))
 

@@ -67,7 +67,7 @@ class DeepSpeedEngine(Engine):
         deepspeed = _import_deepspeed(device)
         self._owns_process_group = join_process_group(device)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.zero_stage = config.zero_stage
+        self.zero_stage = config.stage
         if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
             _finish_sharding(model, config)
         # Only a model without DeepSpeed's hooks can be copied.
@@ -110,9 +110,11 @@ class DeepSpeedEngine(Engine):
             finally:
                 self._in_product = False
 
-    def _collect(self, passes: Callable[[], float], into: Vector | None, scale: float) -> tuple[float, Vector]:
+    def _collect(
+        self, passes: Callable[[], float], into: Vector | None, scale: float, *, first_order: bool
+    ) -> tuple[float, Vector]:
         if not self._in_product:
-            return super()._collect(passes, into, scale)
+            return super()._collect(passes, into, scale, first_order=first_order)
         target = self.space.zeros() if into is None else into
         self._product = target, scale
         try:
@@ -170,12 +172,12 @@ def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
     gradients are off, since they break the map from partitions to parameters at stages 1 and 2.
     """
     zero: dict[str, Any] = {
-        "stage": config.zero_stage,
+        "stage": config.stage,
         "round_robin_gradients": False,
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
-    if config.zero_stage == 3:
+    if config.stage == 3:
         # A module's parameters are freed as soon as the module has run. DeepSpeed's defaults keep whole small models.
         zero |= {
             "stage3_prefetch_bucket_size": BUCKET_ELEMENTS,
@@ -195,7 +197,7 @@ def deepspeed_config(config: EngineConfig, world_size: int) -> dict[str, Any]:
     }
     if config.precision == "bf16":
         result["bf16"] = {"enabled": True}
-        if config.zero_stage >= 2:
+        if config.stage >= 2:
             # Without this type, gradients would be rounded to bf16 between micro-batches. Stage 1 has no such type.
             result["data_types"] = {"grad_accum_dtype": "fp32"}
     return result
@@ -217,7 +219,7 @@ def _import_deepspeed(device: torch.device) -> Any:
 
 
 def _vector_space(model: nn.Module, optimizer: Any, config: EngineConfig) -> VectorSpace:
-    if config.zero_stage == 0:
+    if config.stage == 0:
         return ReplicatedSpace(model)
-    layout = Zero3Space if config.zero_stage == 3 else Zero12Space
+    layout = Zero3Space if config.stage == 3 else Zero12Space
     return layout(optimizer, model, offloaded=config.offload == "cpu")

@@ -73,7 +73,7 @@ def engine_bytes(
         on_gpu: whether the device is a GPU. Host memory counts only where a buffer is written to.
     """
     deepspeed = config.backend_on(ranks) == "deepspeed"
-    stage = config.zero_stage if deepspeed else 0
+    stage = config.stage if deepspeed else 0
     value = BF16 if config.precision == "bf16" else FP32
     share = FP32 * trainable / (ranks if stage else 1)
     packed = FOUR_BIT * quantized
@@ -99,7 +99,7 @@ def engine_bytes(
             read=loaded,
         )
     # Stages 1 and 2 store fp32 masters in the weights themselves, and free a gradient once it was added to a vector.
-    shared = stage < 3 and config.precision == "fp32" and config.offload == "none"
+    shared = stage < 3 and config.precision == "fp32" and config.offload != "cpu"
     whole = value * float(trainable) if stage == 1 else 0.0
     # Stage 3 keeps its bucket from the first pass on. While ranks exchange it, they hold a copy in another order.
     standing = share + bucket if stage == 3 else 0.0

@@ -1,19 +1,19 @@
-"""Checkpoints of a training: parameters, moments of AdamW, and where the loop is."""
+"""Checkpoints of a training: parameters, moments of AdamW, and where the loop is. The parameters as a vector space."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ofmu.checkpointing import LocalCheckpointer
 from ofmu.engine.checkpoint import Layout, load_checkpoint, save_checkpoint
-from ofmu.vectors.base import Segment, Vector, sum_over_ranks
+from ofmu.vectors.base import Segment, Vector, VectorSpace, sum_over_ranks
 
 CHECKPOINT_SECONDS = 120.0
 """Seconds of training after which the next end of an epoch writes a checkpoint, which holds three copies of a model."""
@@ -90,36 +90,53 @@ class TrainingCheckpoints:
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
-class ParameterLayout:
-    """The layout of a module's parameters as they are: one flat tensor each."""
+class ParameterSpace(VectorSpace):
+    """The space of a module's parameters where they are: one flat tensor each, which shares the parameter's storage."""
 
     replicated = True
 
     def __init__(self, model: nn.Module) -> None:
         self._named = list(model.named_parameters())
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters."""
+        return [value for _, value in self._named]
+
+    def masters(self) -> Vector:
+        """Return the parameters, flattened. These are the live tensors, no copies."""
+        return [value.detach().view(-1) for _, value in self._named]
+
+    def sync_model(self) -> None:
+        """Do nothing, since the masters are the parameters."""
+
+    def clear_gradient(self) -> None:
+        """Discard the gradient of every parameter."""
+        for _, value in self._named:
+            value.grad = None
+
+    @torch.no_grad()
+    def add_gradient(self, into: Vector, scale: float) -> None:
+        """Add ``scale`` times the gradients. A parameter that the loss does not depend on has no gradient."""
+        for part, (_, value) in zip(into, self._named, strict=True):
+            if value.grad is not None:
+                part.add_(value.grad.flatten(), alpha=scale)
+
+    def gradient(self) -> Vector:
+        """Return the gradients, flattened: the live tensors, and zeros where a parameter has none."""
+        return [
+            torch.zeros_like(value).view(-1) if value.grad is None else value.grad.flatten() for _, value in self._named
+        ]
+
     def segments(self) -> list[Segment]:
         """Return one segment per parameter."""
         return [Segment(name, 0, value.numel(), index, 0) for index, (name, value) in enumerate(self._named)]
 
-    def zeros(self) -> Vector:
-        """Return a new zero vector."""
-        return [torch.zeros_like(value).flatten() for _, value in self._named]
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the parameters."""
+        return {name: value.shape for name, value in self._named}
 
-    def vectors(self, optimizer: torch.optim.Optimizer) -> dict[str, Vector]:
-        """Return parameters and moments. These are the live tensors, no copies."""
-        vectors = {"parameters": [value.detach().view(-1) for _, value in self._named]}
-        for name in ("exp_avg", "exp_avg_sq"):
-            vectors[name] = [optimizer.state[value][name].view(-1) for _, value in self._named]
-        return vectors
-
-    @torch.no_grad()
-    def restore(self, vectors: dict[str, Vector], optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set parameters, moments and the step count of AdamW."""
-        for index, (_, value) in enumerate(self._named):
-            value.copy_(vectors["parameters"][index].view_as(value))
-            optimizer.state[value] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": vectors["exp_avg"][index].view_as(value),
-                "exp_avg_sq": vectors["exp_avg_sq"][index].view_as(value),
-            }
+    def gather_each(self, vector: Vector) -> Iterator[tuple[str, Tensor]]:
+        """Yield views of the vector by parameter name."""
+        for (name, value), part in zip(self._named, vector, strict=True):
+            yield name, part.view_as(value)

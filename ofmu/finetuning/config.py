@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
@@ -18,7 +18,18 @@ class TrainingConfig(Section):
     """Rows per optimizer step."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """The rule of a step. ``adamw_8bit``: AdamW with moments in 8 bits, which take 2 bytes a parameter instead of 8."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of AdamW."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps in which the learning rate rises linearly. It then falls linearly to a tenth of its peak."""
+    group_by_length: bool = False
+    """True: rows of similar length share a minibatch, so that little of it is padding. The order of the minibatches is
+    random, and each row is read once an epoch. False: the rows of a minibatch are drawn at random."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored config without these keys must compare equal to one with their defaults, and so must a cache key.
+        unset = {"optimizer": "adamw", "group_by_length": False}
+        return {key: value for key, value in handler(self).items() if key not in unset or value != unset[key]}

@@ -1,4 +1,4 @@
-"""The training loop: AdamW with warm-up and a linear decay of the learning rate."""
+"""The training loop: AdamW, or AdamW in 8 bits, with warm-up and a linear decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from torch.nn import functional
 from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
-from ofmu.finetuning.checkpoints import ParameterLayout, Position, TrainingCheckpoints
+from ofmu.finetuning.checkpoints import ParameterSpace, Position, TrainingCheckpoints
 from ofmu.finetuning.config import TrainingConfig
+from ofmu.finetuning.optimizers import training_optimizer
 from ofmu.io.progress import track
 from ofmu.losses import answer_nll, padded_tokens
 from ofmu.models.chunked_logits import layer_for_chunks
@@ -61,7 +62,7 @@ def finetune(
     Args:
         model: a causal language model.
         examples: the training rows.
-        training: epochs, batch size and learning rate.
+        training: epochs, batch size, optimizer and learning rate.
         seed: seed of the order of the rows.
         pad_id: id of the padding token.
         callback: called after each epoch.
@@ -96,12 +97,13 @@ def train(
 ) -> dict[str, float]:
     """Minimise the mean loss of minibatches, in place. Afterwards the model is in evaluation mode.
 
-    The optimizer is AdamW. The learning rate rises linearly in the warm-up and then falls linearly to a tenth.
+    ``training.optimizer`` names the optimizer. The learning rate rises linearly in the warm-up and then falls linearly
+    to a tenth.
 
     Args:
         model: the model to train.
         rows: the training rows.
-        training: epochs, batch size and learning rate.
+        training: epochs, batch size, optimizer and learning rate.
         batch_loss: returns the mean loss of a minibatch, a differentiable scalar.
         tokens: returns the number of tokens that a forward pass of a row reads.
         seed: seed of the order of the rows, which changes every epoch.
@@ -118,27 +120,26 @@ def train(
     """
     started = time.perf_counter()
     total = training.epochs * math.ceil(len(rows) / training.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    layout = ParameterLayout(model)
-    kept, position = TrainingCheckpoints(checkpoints, layout), Position()
+    space = ParameterSpace(model)
+    optimizer = training_optimizer(space, training)
+    kept, position = TrainingCheckpoints(checkpoints, space), Position()
     latest = kept.latest()
     if latest is not None:
         position, vectors = latest
-        layout.restore(vectors, optimizer, position.step)
+        space.restore(vectors.pop("parameters"))
+        optimizer.restore(position.step, vectors)
+    space.clear_gradient()
     before = position.seconds
     steps = track(range(position.step, total), "training")
     model.train()
-    orders = epoch_orders(len(rows), training, seed, position.epoch)
+    orders = epoch_orders([tokens(row) for row in rows], training, seed, position.epoch)
     for epoch, batches in enumerate(orders, start=position.epoch):
         losses: list[Tensor] = []
         for indices, step in zip(batches, steps, strict=False):
             batch = [rows[index] for index in indices]
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate * rate_factor(step, total, training.warmup_fraction)
             loss = batch_loss(batch)
-            optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            optimizer.step()
+            optimizer.step(training.learning_rate * rate_factor(step, total, training.warmup_fraction))
             losses.append(loss.detach())
             position.tokens += sum(map(tokens, batch))
             position.step = step + 1
@@ -151,7 +152,7 @@ def train(
         position.epoch, position.loss = epoch + 1, mean
         position.seconds = before + time.perf_counter() - started
         if epoch + 1 < training.epochs:
-            kept.on_epoch_end(position, lambda: layout.vectors(optimizer))
+            kept.on_epoch_end(position, lambda: {"parameters": space.masters(), **optimizer.vectors()})
         if callback is not None:
             callback(EpochEnd(epoch=epoch + 1, epochs=training.epochs, loss=mean))
     next(steps, None)  # reports the last step
@@ -186,13 +187,41 @@ def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
-def epoch_orders(rows: int, training: TrainingConfig, seed: int, done: int) -> Iterator[list[list[int]]]:
+_GROUPED_BATCHES = 50
+"""Minibatches whose rows are sorted by length together, where rows of similar length share a minibatch."""
+
+
+def epoch_orders(lengths: Sequence[int], training: TrainingConfig, seed: int, done: int) -> Iterator[list[list[int]]]:
     """Yield the indices of the rows of each minibatch, epoch by epoch, for all epochs but the first ``done`` ones.
 
-    The order of an epoch depends on the epochs before it, so the orders of the first epochs are drawn too.
+    The order of an epoch depends on the epochs before it, so the orders of the first epochs are drawn too. It depends
+    on the seed and on the lengths of the rows, and on nothing else.
+
+    Args:
+        lengths: tokens of each row.
+        training: epochs, batch size, and whether rows of similar length share a minibatch.
+        seed: seed of the orders.
+        done: epochs that are left out.
     """
     generator = torch.Generator().manual_seed(seed)
+    size = training.batch_size
     for epoch in range(training.epochs):
-        order = torch.randperm(rows, generator=generator).tolist()
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        if training.group_by_length:
+            batches = _grouped(order, lengths, size)
+            batches = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
         if epoch >= done:
-            yield [order[start : start + training.batch_size] for start in range(0, rows, training.batch_size)]
+            yield batches
+
+
+def _grouped(order: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return minibatches of rows of similar length. An order decides which rows of a length share a minibatch.
+
+    Parts of the order are sorted one by one, so that a row meets other rows in every epoch.
+    """
+    batches: list[list[int]] = []
+    for start in range(0, len(order), _GROUPED_BATCHES * size):
+        part = sorted(order[start : start + _GROUPED_BATCHES * size], key=lengths.__getitem__)
+        batches += [part[first : first + size] for first in range(0, len(part), size)]
+    return batches

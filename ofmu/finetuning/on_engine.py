@@ -31,13 +31,13 @@ def finetune_on_engine(
     checkpoints: Path,
     callback: EpochCallback | None = None,
 ) -> dict[str, float]:
-    """Minimise the mean loss of minibatches with AdamW, in place; collective.
+    """Minimise the mean loss of minibatches with ``training.optimizer``, in place; collective.
 
     Args:
         engine: holds the model.
         loss: the loss of a minibatch.
         rows: the training rows.
-        training: epochs, batch size and learning rate.
+        training: epochs, batch size, optimizer and learning rate.
         seed: seed of the order of the rows, which changes every epoch.
         checkpoints: where checkpoints are kept. All ranks see the directory. A training whose directory holds a
             checkpoint continues from there, and deletes the directory at its end.
@@ -53,7 +53,7 @@ def finetune_on_engine(
     run = _Training(engine, loss, rows, training, checkpoints)
     steps = track(range(run.total - run.position.step), "training")
     engine.model.train()
-    for batches in epoch_orders(len(rows), training, seed, run.position.epoch):
+    for batches in epoch_orders([loss.tokens(row) for row in rows], training, seed, run.position.epoch):
         losses = [run.take_step([rows[index] for index in indices]) for indices, _ in zip(batches, steps, strict=False)]
         run.end_epoch(sum(losses) / len(losses))
         if callback is not None:
@@ -74,7 +74,7 @@ class _Training:
         self.position = Position()
         self._started = time.perf_counter()
         self._optimizer = ShardOptimizer(
-            engine.space, "adamw", training.learning_rate, weight_decay=training.weight_decay
+            engine.space, training.optimizer, training.learning_rate, weight_decay=training.weight_decay
         )
         self._checkpoints = TrainingCheckpoints(checkpoints, engine.space, engine.rank, engine.world_size)
         latest = self._checkpoints.latest()

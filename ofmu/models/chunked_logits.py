@@ -12,7 +12,7 @@ gradient is written once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from ofmu.errors import ModelError
 from ofmu.models.meta import build_meta_model
+from ofmu.vectors.direct import replaced_forward, sink_of
 
 CHUNK_BYTES = 64 * 2**20
 """Bytes of logits that are formed at a time. A batch whose logits take no more is computed as a whole."""
@@ -67,16 +68,6 @@ def layer_for_chunks(module: Any, tokens: int) -> nn.Linear | None:
     return layer if _returns_its_output_layer(config, _name(model)) else None
 
 
-@contextmanager
-def replaced(layer: nn.Linear, compute: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let ``layer`` return ``compute(hidden states)`` inside the block. Hooks of the layer still run."""
-    layer.forward = compute  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        del layer.forward
-
-
 @lru_cache(maxsize=16)
 def _returns_its_output_layer(config: str, model_class: str) -> bool:
     """Return whether the logits of a model are the very output of its output layer.
@@ -95,7 +86,7 @@ def _returns_its_output_layer(config: str, model_class: str) -> bool:
         ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
         try:
             layer = model.get_output_embeddings()
-            with _NoValues(), replaced(layer, lambda hidden: given):  # type: ignore[no-untyped-call]
+            with _NoValues(), replaced_forward(layer, lambda hidden: given):  # type: ignore[no-untyped-call]
                 logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError):
             # Some models do not run without values: their logits are formed as a whole.
@@ -235,7 +226,7 @@ class _CrossEntropy(torch.autograd.Function):
             del logits  # else this part would stand while the next one is formed
         norm = largest + total.log()
         ctx.save_for_backward(hidden, weight, bias, norm)
-        ctx.target = target
+        ctx.target, ctx.sink = target, sink_of(weight)
         return (norm - target.entropy - expected).squeeze(1)
 
     @staticmethod
@@ -247,7 +238,8 @@ class _CrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
         factor = gradients[0].unsqueeze(1)
         of_hidden = torch.zeros(hidden.shape, dtype=norm.dtype, device=hidden.device) if needs_hidden else None
-        of_weight = torch.empty_like(weight) if needs_weight else None
+        sink = ctx.sink if needs_weight else None
+        of_weight = torch.empty_like(weight) if needs_weight and sink is None else None
         of_bias = torch.empty_like(bias) if needs_bias else None
         for start, logits in _chunks(hidden, weight, bias, norm.dtype):
             words = slice(start, start + logits.shape[1])
@@ -257,6 +249,9 @@ class _CrossEntropy(torch.autograd.Function):
             if of_bias is not None:
                 of_bias[words] = slope.sum(0)
             slope = slope.to(hidden.dtype)
+            if sink is not None:
+                for rows in sink.parts(words.start, words.stop):
+                    sink.add(rows, slope[:, rows.start - start : rows.stop - start].t() @ hidden)
             if of_weight is not None:
                 torch.matmul(slope.t(), hidden, out=of_weight[words])
             if of_hidden is not None:

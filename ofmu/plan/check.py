@@ -50,15 +50,12 @@ def check_fit(
     """
     if not config.engine.check_memory or config.data.kind != "language":
         return
-    model = _model_config(config)
+    model = model_config(config)
     if model is None:
         return
-    gpu = _has_gpu(config) if on_gpu is None else on_gpu
-    memory = device_memory(on_gpu=gpu)
-    if memory is None:
-        return
-    budget = memory * share if gpu else memory / ranks
-    if _bound(config, model, sizes_of(model), keeps_round=keeps_round) <= _SURE_SHARE * budget:
+    gpu = has_gpu(config) if on_gpu is None else on_gpu
+    budget = rank_budget(ranks=ranks, on_gpu=gpu, share=share)
+    if budget is None or surely_fits(config, model, budget, keeps_round=keeps_round):
         return
     # Transformers takes seconds to import, and most runs are far below the bound.
     from ofmu.plan.plan import make_plan
@@ -67,6 +64,19 @@ def check_fit(
     if not plan.fits:
         raise MemoryLimitError(refusal(plan))
     _check_host(plan)
+
+
+def rank_budget(*, ranks: int, on_gpu: bool, share: float = 1.0) -> float | None:
+    """Return the bytes that a rank may use on its device: see :func:`check_fit`. None: unknown."""
+    memory = device_memory(on_gpu=on_gpu)
+    if memory is None:
+        return None
+    return memory * share if on_gpu else memory / ranks
+
+
+def surely_fits(config: UnlearnConfig, model: Mapping[str, Any], budget: float, *, keeps_round: bool) -> bool:
+    """Return whether a generous bound, which takes no time, shows that a rank fits."""
+    return _bound(config, model, sizes_of(model), keeps_round=keeps_round) <= _SURE_SHARE * budget
 
 
 def refusal(plan: Plan) -> str:
@@ -109,14 +119,16 @@ def _check_host(plan: Plan) -> None:
         )
 
 
-def _model_config(config: UnlearnConfig) -> Mapping[str, Any] | None:
+def model_config(config: UnlearnConfig) -> Mapping[str, Any] | None:
+    """Return the content of ``config.json``. None: the model is not on this machine yet."""
     if config.model.path is None:
         return scratch_config(config.model.scratch, config.data.max_length + config.evaluation.max_new_tokens)
     directory = cached_directory(config.model.path, config.model.revision)
     return None if directory is None else read_config(directory)
 
 
-def _has_gpu(config: UnlearnConfig) -> bool:
+def has_gpu(config: UnlearnConfig) -> bool:
+    """Return whether ranks on this machine run on GPUs."""
     if config.engine.device == "cpu":
         return False
     # The device decides whose memory counts, and torch is the only one that knows the devices.

@@ -22,6 +22,7 @@ from ofmu.plan.robustness import attacks, divergence
 from ofmu.plan.workload import Workload
 from ofmu.run_config import UnlearnConfig
 from ofmu.vectors.held import HeldVectors
+from ofmu.vectors.optimizers import moments_of
 
 _KEPT = (("the kept round", 1), ("the kept round and the last one", 2))
 PREPARATION = "preparation"
@@ -158,13 +159,17 @@ def _preparation(
             work.longest,
             attention=attention,
             dtype=torch.float32,
-            checkpointing=on_engine and config.engine.gradient_checkpointing,
+            checkpointing=on_engine and config.engine.recomputes,
             adapter=AdapterConfig(),
         )
     if on_engine:
         return (_preparation_on_engine(config, model, sizes, ranks, peaks, on_gpu=on_gpu),)
     whole = float(FP32 * sizes.parameters)
-    held = (Component("weights", whole), Component("optimizer", 2 * whole), Component("gradients", whole))
+    held = (
+        Component("weights", whole),
+        Component("optimizer", moments_of(config.training.optimizer) * whole),
+        Component("gradients", whole),
+    )
     temporary = Component("temporary vectors of a step", 2.0 * FP32 * _largest_weight(sizes))
     passing = Component("activations and logits", max(peaks.start - whole, peaks.end - FP32 * sizes.embeddings, 0.0))
     return (Phase(PREPARATION, (*held, max(temporary, passing, key=lambda part: part.size))),)
@@ -179,7 +184,7 @@ def _preparation_on_engine(
     *,
     on_gpu: bool,
 ) -> Phase:
-    """Return the costliest moment of a step: two moments and the gradient's vector stand beside the engine."""
+    """Return the costliest moment of a step: the moments and the gradient's vector stand beside the engine."""
     engine = engine_bytes(
         config.engine.model_copy(update={"precision": "fp32"}),
         sizes.parameters,
@@ -193,7 +198,7 @@ def _preparation_on_engine(
     standing = (
         Component("weights", engine.weights),
         Component("fp32 masters", engine.masters, offloaded),
-        Component("optimizer", 2 * engine.vector, offloaded),
+        Component("optimizer", moments_of(config.training.optimizer) * engine.vector, offloaded),
         Component("gradients of a step", engine.vector, offloaded),
         *((Component("gathered weights", engine.gathered_weights),) if engine.gathered_weights else ()),
     )
@@ -234,7 +239,7 @@ def _round(
     """Return the costliest moment: activations, gradients or temporary vectors are at their peak."""
     local = -(-min(config.method.batch_size, max(work.forget_rows, work.retain_rows)) // ranks)
     micro = min(local, config.engine.micro_batch_size or local)
-    peaks = _training_pass(config, model, sizes, micro, work.longest) if buildable else PassPeaks(0.0, 0.0)
+    peaks = _training_pass(config, model, sizes, micro, work.longest, ranks) if buildable else PassPeaks(0.0, 0.0)
     several = micro < local
     full = config.model.adapter.kind == "none"
     # The pass counts the gradient of the embeddings, which the engine counts too.
@@ -332,7 +337,7 @@ def _save(
 
 
 def _training_pass(
-    config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, rows: int, length: int
+    config: UnlearnConfig, model: Mapping[str, Any], sizes: ModelSizes, rows: int, length: int, ranks: int
 ) -> PassPeaks:
     double = config.method.needs_double_backward
     derivatives = 1
@@ -345,11 +350,12 @@ def _training_pass(
         length,
         attention=_attention(config),
         dtype=torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
-        checkpointing=config.engine.gradient_checkpointing,
+        checkpointing=config.engine.recomputes,
         adapter=config.model.adapter,
         derivatives=derivatives,
         whole=method_class(config.method.name, config.method.module).whole_logits
         or getattr(config.method, "uses_forward_mode", False),
+        direct=config.engine.backend_on(ranks) == "torch",
     )
 
 

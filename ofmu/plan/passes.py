@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,9 +26,10 @@ from ofmu.evaluation.robustness.divergence import summed_divergence
 from ofmu.evaluation.scoring.kv_cache import extend, prefill, supports_prompt_cache
 from ofmu.evaluation.scoring.teacher_forcing import AnswerLogits, logits_of_one_pass, read_answers, token_values
 from ofmu.losses import answer_nll
-from ofmu.models.chunked_logits import replaced, whole_logits
+from ofmu.models.chunked_logits import whole_logits
 from ofmu.models.config import AdapterConfig
 from ofmu.models.meta import build_meta_model
+from ofmu.vectors.direct import GradientSink, direct_gradients, replaced_forward, takes_sink
 
 _DEPTHS = (2, 3)
 _META = torch.device("meta")
@@ -58,6 +59,7 @@ def training_pass(
     adapter: AdapterConfig,
     derivatives: int = 1,
     whole: bool = False,
+    direct: bool = False,
 ) -> PassPeaks:
     """Return the peaks of one backward pass of the answers' loss. Equal calls are computed once.
 
@@ -72,6 +74,7 @@ def training_pass(
         adapter: the adapters.
         derivatives: 1 for a gradient, 2 for a Hessian-vector product by double backward, 3 for its derivative.
         whole: whether the logits are formed as a whole, however large the vocabulary is.
+        direct: whether large gradients are added to a vector part by part, see :mod:`ofmu.vectors.direct`.
     """
     whole = whole or derivatives > 1
 
@@ -86,6 +89,7 @@ def training_pass(
         adapter,
         derivatives,
         whole,
+        direct and derivatives == 1,
     )
 
 
@@ -101,6 +105,7 @@ def _training_pass(
     adapter: AdapterConfig,
     derivatives: int,
     whole: bool,
+    direct: bool,
 ) -> PassPeaks:
     shape = json.loads(config)
 
@@ -112,7 +117,7 @@ def _training_pass(
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[operator]
         batch = [Example((0,) * length, 1)] * rows
         with whole_logits() if whole else nullcontext():
-            return _backward_peaks(model, lambda: answer_nll(model, batch, 0, _META).sum(), derivatives)
+            return _backward_peaks(model, lambda: answer_nll(model, batch, 0, _META).sum(), derivatives, direct)
 
     shallow, deep = (peaks_at(depth) for depth in _DEPTHS)
     return PassPeaks(_extrapolate(shallow.start, deep.start, layers), _extrapolate(shallow.end, deep.end, layers))
@@ -239,7 +244,7 @@ def _divergence_pass(
 @contextmanager
 def _without_logits(model: Any) -> Iterator[None]:
     layer = model.get_output_embeddings()
-    with replaced(layer, lambda hidden: hidden[..., :1]) if layer is not None else nullcontext():
+    with replaced_forward(layer, lambda hidden: hidden[..., :1]) if layer is not None else nullcontext():
         yield
 
 
@@ -252,10 +257,11 @@ def _extrapolate(shallow: float, deep: float, layers: int) -> float:
     return shallow + per_block * (layers - _DEPTHS[0])
 
 
-def _backward_peaks(model: nn.Module, loss: Callable[[], Tensor], derivatives: int) -> PassPeaks:
+def _backward_peaks(model: nn.Module, loss: Callable[[], Tensor], derivatives: int, direct: bool) -> PassPeaks:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     first_block = _first_block(model)
-    with _Live(model) as live:
+    sinks = {id(p): GradientSink(torch.empty_like(p), 1.0) for p in trainable if direct and takes_sink(p)}
+    with _Live(model, [sink.target for sink in sinks.values()]) as live, direct_gradients(model, sinks):
         late = False
         start = 0.0
 
@@ -288,12 +294,12 @@ def _first_block(model: nn.Module) -> set[int]:
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type its modes
-    """Counts the bytes of all tensors that are alive and that the model does not hold."""
+    """Counts the bytes of all tensors that are alive and that neither the model nor a vector of the caller holds."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, held_elsewhere: Sequence[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        held = [*model.parameters(), *model.buffers()]
+        held = [*model.parameters(), *model.buffers(), *held_elsewhere]
         self._seen = {tensor.untyped_storage()._cdata for tensor in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -70,6 +70,19 @@ class Plan:
         """What preparation costs, if nothing is in the cache."""
         return preparation_cost(self.config, self.work)
 
+    def needed_with(self, config: UnlearnConfig) -> float:
+        """Return the bytes of the device that a rank needs under a config that differs in the engine or the method."""
+        memory = memory_plan(
+            config,
+            self.model,
+            self.sizes,
+            self.work,
+            ranks=self.ranks,
+            on_gpu=self.on_gpu,
+            keeps_round=self.keeps_round,
+        )
+        return memory.needed(on_gpu=self.on_gpu)
+
     def candidates(self) -> Iterator[Candidate]:
         """Yield changes after which a rank needs less, the smallest first. Each is computed as the run is."""
         for overrides in _changes(self.config, self.ranks, on_gpu=self.on_gpu):
@@ -77,16 +90,7 @@ class Plan:
                 changed = _changed(self.config, overrides)
             except OfmuError:
                 continue  # this method or model does not have the setting
-            memory = memory_plan(
-                changed,
-                self.model,
-                self.sizes,
-                self.work,
-                ranks=self.ranks,
-                on_gpu=self.on_gpu,
-                keeps_round=self.keeps_round,
-            )
-            if (needed := memory.needed(on_gpu=self.on_gpu)) < self.needed:
+            if (needed := self.needed_with(changed)) < self.needed:
                 yield Candidate(overrides, needed)
 
     def smallest_change(self) -> Candidate | None:
@@ -168,7 +172,7 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
     if config.evaluation.batch_size > 4:
         yield ("evaluation.batch_size=4",)
         steps.append("evaluation.batch_size=4")
-    if not engine.gradient_checkpointing:
+    if not engine.recomputes:
         yield ("engine.gradient_checkpointing=true",)
         steps.append("engine.gradient_checkpointing=true")
     if len(steps) > 1:
@@ -178,15 +182,15 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         yield in_8_bits
         steps += in_8_bits
         yield tuple(steps)
-    if engine.backend_on(ranks) == "deepspeed" and engine.zero_stage < 3:
-        for stage in range(max(engine.zero_stage + 1, 2), 4) if ranks > 1 else ():
+    if engine.backend_on(ranks) == "deepspeed" and engine.stage < 3:
+        for stage in range(max(engine.stage + 1, 2), 4) if ranks > 1 else ():
             yield (f"engine.zero_stage={stage}",)
             yield (*steps, f"engine.zero_stage={stage}")
-    if on_gpu and engine.offload == "none":
+    if on_gpu and engine.offload != "cpu":
         yield ("engine.offload=cpu",)
         steps.append("engine.offload=cpu")
         yield tuple(steps)
-        if ranks > 1 and engine.zero_stage < 3:
+        if ranks > 1 and engine.stage < 3:
             yield (*steps, "engine.zero_stage=3")
     if config.model.adapter.kind == "none":
         yield ("model.adapter.kind=lora",)

@@ -82,11 +82,16 @@ class VectorSpace(ABC):
         """Add ``scale`` times the averaged gradient of the last backward pass to ``into``."""
 
     @contextmanager
-    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
+    def accumulating_in(self, target: Vector, scale: float, *, first_order: bool = True) -> Iterator[None]:
         """Let the backward passes inside the block add ``scale`` times their gradients to ``target``.
 
         A parameter's gradient is freed at once, so no whole gradient is in memory beside ``target``. Only for a space
         that :attr:`accumulates_in_place`.
+
+        Args:
+            target: the vector.
+            scale: the factor.
+            first_order: whether nothing inside the block takes a second derivative or uses forward mode.
         """
         raise NotImplementedError
         yield
@@ -209,9 +214,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return exchanged.to(values.device)
 
 
-def pieces(tensor: Tensor) -> Iterator[slice]:
-    """Return slices that cover a flat tensor, of about a million elements each, and on a GPU of 16 million."""
-    length = _PIECE_ON_GPU if tensor.is_cuda else _PIECE
+def pieces(tensor: Tensor, parts: int = 1) -> Iterator[slice]:
+    """Return slices that cover a flat tensor, of about a million elements each, and on a GPU of 16 million.
+
+    Args:
+        tensor: the tensor.
+        parts: 1, 2, 4 or 8: slices of half, a quarter or an eighth of this length, where a piece needs many temporary
+            tensors.
+    """
+    length = (_PIECE_ON_GPU if tensor.is_cuda else _PIECE) // parts
     for start in range(0, tensor.numel(), length):
         yield slice(start, min(start + length, tensor.numel()))
 

@@ -51,9 +51,9 @@ class MaskedSpace(VectorSpace):
             target.add_(part.mul_(mask))
 
     @contextmanager
-    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
+    def accumulating_in(self, target: Vector, scale: float, *, first_order: bool = True) -> Iterator[None]:
         """Let backward passes inside the block add ``scale`` times their gradients inside the mask to ``target``."""
-        with self._inner.accumulating_in(target, scale):
+        with self._inner.accumulating_in(target, scale, first_order=first_order):
             yield
         # All vectors of this space are 0 outside the mask, so only the new gradient is removed here.
         for part, mask in zip(target, self._mask, strict=True):

@@ -13,6 +13,8 @@ from ofmu.vectors.moments import BYTES_PER_VALUE, ExactMoment, Moment, Quantized
 UpdateRule = Literal["sgd", "normalized", "adamw", "adamw_8bit"]
 _MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
 """The moments of AdamW, and whether they may be negative."""
+_PARTS_IN_8_BITS = 8
+"""Into how many parts a piece is divided for moments in 8 bits, which take ten temporary tensors to read and write."""
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 """The defaults of torch's AdamW."""
 
@@ -99,8 +101,9 @@ class ShardOptimizer:
         """Take torch's AdamW step piece by piece, so that the temporary tensors of the rule are small."""
         if not self._moments:
             self._moments = {name: self._moment(name) for name in _MOMENTS}
+        parts = _PARTS_IN_8_BITS if self._rule == "adamw_8bit" else 1
         for index, master in enumerate(self._space.masters()):
-            for piece in pieces(master):
+            for piece in pieces(master, parts):
                 direction = vector[index][piece]
                 average, square = (self._moments[name].read(index, piece) for name in _MOMENTS)
                 adamw(

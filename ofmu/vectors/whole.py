@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ofmu.vectors.base import Segment, Vector, VectorSpace, flat_length
+from ofmu.vectors.direct import GradientSink, direct_gradients, takes_sink
 
 
 class ReplicatedSpace(VectorSpace):
@@ -30,6 +31,7 @@ class ReplicatedSpace(VectorSpace):
 
     def __init__(self, module: nn.Module, *, accumulates_in_place: bool = False) -> None:
         self.accumulates_in_place = accumulates_in_place
+        self._module = module
         self._named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         parameters = [parameter for _, parameter in self._named]
         if len({p.dtype for p in parameters}) != 1:
@@ -68,8 +70,11 @@ class ReplicatedSpace(VectorSpace):
             torch._foreach_add_(views, gradients, alpha=scale)
 
     @contextmanager
-    def accumulating_in(self, target: Vector, scale: float) -> Iterator[None]:
-        """Let the backward passes inside the block add ``scale`` times their gradients to ``target``."""
+    def accumulating_in(self, target: Vector, scale: float, *, first_order: bool = True) -> Iterator[None]:
+        """Let the backward passes inside the block add ``scale`` times their gradients to ``target``.
+
+        With ``first_order``, the gradients of large embeddings and linear layers are never formed as a whole.
+        """
 
         def adding_to(view: Tensor) -> Callable[[Tensor], None]:
             def add(parameter: Tensor) -> None:
@@ -79,13 +84,15 @@ class ReplicatedSpace(VectorSpace):
 
             return add
 
-        pairs = zip(self._views(target[0]), self._named, strict=True)
+        pairs = [(view, p) for view, (_, p) in zip(self._views(target[0]), self._named, strict=True)]
         handles = [
             parameter.register_post_accumulate_grad_hook(adding_to(view))  # type: ignore[no-untyped-call]
-            for view, (_, parameter) in pairs
+            for view, parameter in pairs
         ]
+        sinks = {id(p): GradientSink(view, scale) for view, p in pairs if first_order and takes_sink(p)}
         try:
-            yield
+            with direct_gradients(self._module, sinks):
+                yield
         finally:
             for handle in handles:
                 handle.remove()

@@ -46,14 +46,28 @@ class WarmStartLoaded:
     """Number of settings that run first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineDecided:
+    """The first event of a new search whose engine has settings that are ``auto``."""
+
+    sentence: str
+    """What was decided, and why."""
+
+
+SearchPreparationEvent = PreparationEvent | WarmStartLoaded | EngineDecided
+
+
 class SearchCallback:
     """Base class of a search's callbacks. Every hook is optional, and runs in the search's own process.
 
     An exception in a hook becomes a warning; see :class:`tune.callbacks.callback_list.CallbackList`.
     """
 
-    def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
-        """Called with each event of the preparation, and then with the warm start, if there is one."""
+    def on_prepare(self, event: SearchPreparationEvent) -> None:
+        """Called with what was decided about the engine, with each event of the preparation, and with the warm start.
+
+        The first and the last come only if there is something to decide, and a warm start.
+        """
 
     def on_start(self, progress: Progress) -> None:
         """Called before the first trials start."""

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
-from ofmu.tasks.events import PreparationEvent
-from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
+from tune.callbacks.base import Progress, SearchCallback, SearchPreparationEvent
 from tune.study.finished_trial import FinishedTrial
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class CallbackList(SearchCallback):
         """Append a callback."""
         self._callbacks.append(callback)
 
-    def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
+    def on_prepare(self, event: SearchPreparationEvent) -> None:
         """Call ``on_prepare`` of every callback."""
         self._call_each(lambda callback: callback.on_prepare(event))
 

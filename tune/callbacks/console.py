@@ -16,8 +16,8 @@ from ofmu.io.progress import clock
 from ofmu.io.text import counted, shell_word
 from ofmu.reports.numbers import metric_text
 from ofmu.run_files import HISTORY, REPORT
-from ofmu.tasks.events import PartReady, PreparationEvent, PreparationStarted
-from tune.callbacks.base import Progress, SearchCallback, WarmStartLoaded
+from ofmu.tasks.events import PartReady, PreparationStarted
+from tune.callbacks.base import EngineDecided, Progress, SearchCallback, SearchPreparationEvent, WarmStartLoaded
 from tune.results.confirmed import confirmed_sentence
 from tune.results.report import constraints_text, feasible_text, format_front, marked_role, sentence_beyond_knee
 from tune.results.result import SearchResult
@@ -47,13 +47,15 @@ class ConsoleCallback(SearchCallback):
     ) -> None:
         """Do nothing; the live console stops its table here."""
 
-    def on_prepare(self, event: PreparationEvent | WarmStartLoaded) -> None:
+    def on_prepare(self, event: SearchPreparationEvent) -> None:
         """Print what the preparation does."""
         if isinstance(event, PreparationStarted):
             self.print_line("Preparing the target model and its reference")
         elif isinstance(event, PartReady):
             how = "made" if event.created else "found in the cache"
             self.print_line(f"  {event.part}: {how} in {event.seconds:.1f} s")
+        elif isinstance(event, EngineDecided):
+            self.print_line(event.sentence)
         elif isinstance(event, WarmStartLoaded):
             self.print_line(
                 f"Warm start: {counted(event.prior, 'prior trial')}, {counted(event.initial, 'setting')} to run first"

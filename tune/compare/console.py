@@ -12,7 +12,7 @@ from ofmu.io.console_table import Cell, Column, print_table
 from ofmu.io.text import counted
 from ofmu.run_files import REPORT
 from ofmu.tasks.events import PreparationEvent
-from tune.callbacks.base import Progress, SearchCallback
+from tune.callbacks.base import EngineDecided, Progress, SearchCallback, SearchPreparationEvent
 from tune.callbacks.console import ConsoleCallback, console_callback
 from tune.compare.callback import CompareCallback
 from tune.compare.directory import SUMMARY, TEXT
@@ -82,6 +82,11 @@ class _WithoutPreparation(SearchCallback):
 
     def __init__(self, callback: SearchCallback) -> None:
         self._callback = callback
+
+    def on_prepare(self, event: SearchPreparationEvent) -> None:
+        # The engine of each search depends on what its method holds.
+        if isinstance(event, EngineDecided):
+            self._callback.on_prepare(event)
 
     def on_start(self, progress: Progress) -> None:
         self._callback.on_start(progress)

@@ -18,7 +18,8 @@ from ofmu.data.collate import collate
 from ofmu.errors import ModelError
 from ofmu.evaluation.robustness.facts import Fact
 from ofmu.models.blocks import decoder_blocks, editing, recording
-from ofmu.models.chunked_logits import ChunkedLogits, layer_for_chunks, replaced
+from ofmu.models.chunked_logits import ChunkedLogits, layer_for_chunks
+from ofmu.vectors.direct import replaced_forward
 
 
 class FactBatch:
@@ -115,7 +116,7 @@ def _means(model: Any, batch: FactBatch) -> list[Tensor]:
         )
         return hidden[..., :1]
 
-    with replaced(layer, at_the_facts):
+    with replaced_forward(layer, at_the_facts):
         model(**batch.inputs, use_cache=False)
     return found
 

@@ -18,7 +18,8 @@ from ofmu.evaluation.metrics.formulas import exact_memorization, extraction_stre
 from ofmu.evaluation.metrics.membership import min_k, min_k_plus
 from ofmu.evaluation.scoring.kv_cache import Prefill, extend, prefill, supports_prompt_cache
 from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
-from ofmu.models.chunked_logits import ChunkedLogits, chunk_width, layer_for_chunks, replaced
+from ofmu.models.chunked_logits import ChunkedLogits, chunk_width, layer_for_chunks
+from ofmu.vectors.direct import replaced_forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ def read_answers(model: Any, state: Prefill, ids: torch.Tensor, lengths: Sequenc
             give(row, formed_from(hidden[row]))
         return hidden[..., :1]
 
-    with replaced(layer, in_chunks):
+    with replaced_forward(layer, in_chunks):
         extend(model, state, ids)
 
 

@@ -178,7 +178,7 @@ class OfmuConfig(ForgetStopConfig):
         Raises:
             ValueError: the engine or the attention cannot take the products, or ``penalty_max`` is too small.
         """
-        if self.uses_forward_mode and engine.gradient_checkpointing:
+        if self.uses_forward_mode and engine.recomputes:
             raise ValueError(
                 "method.derivative 'reverse_over_forward' cannot work with engine.gradient_checkpointing, which "
                 "computes activations again without their derivatives: use 'exact', or switch checkpointing off"

@@ -62,7 +62,7 @@ class VisionTask:
             ModelError: the target cannot be loaded, or does not support gradient checkpointing.
         """
         model: Any = load_classifier(self._target, self._data.class_names)
-        if self._config.engine.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        if self._config.engine.recomputes and not model.supports_gradient_checkpointing:
             raise ModelError(
                 f"engine.gradient_checkpointing cannot work with a {model.config.model_type}: set it to false, and "
                 "lower engine.micro_batch_size if memory is short"

@@ -13,7 +13,7 @@ from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning import checkpoints
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import EpochEnd, finetune, rate_factor
+from ofmu.finetuning.loop import EpochEnd, epoch_orders, finetune, rate_factor
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
 
@@ -96,11 +96,35 @@ def test_a_loss_of_nan_ends_the_training(model: Any) -> None:
         finetune(model, EXAMPLES, TrainingConfig(epochs=3), seed=0, pad_id=2)
 
 
+def test_moments_in_8_bits_train_as_fp32_moments_do(model: Any) -> None:
+    """The weights move as far, and differ by a small part of their way: the moments are rounded."""
+    exact, start = copy.deepcopy(model), copy.deepcopy(model)
+    settings: dict[str, Any] = {"epochs": 20, "batch_size": 2, "learning_rate": 1e-2}
+    expected = finetune(exact, EXAMPLES, TrainingConfig(**settings), seed=0, pad_id=2)
+
+    cost = finetune(model, EXAMPLES, TrainingConfig(optimizer="adamw_8bit", **settings), seed=0, pad_id=2)
+
+    way, apart = (
+        torch.cat([(left - right).flatten() for left, right in zip(a.parameters(), b.parameters(), strict=True)]).norm()
+        for a, b in ((exact, start), (exact, model))
+    )
+    assert 0 < apart < 0.2 * way
+    assert cost["loss"] == pytest.approx(expected["loss"], rel=0.1)
+
+
+def test_the_default_optimizer_changes_no_cache_key() -> None:
+    assert "optimizer" not in TrainingConfig().model_dump(mode="json")
+    assert TrainingConfig(optimizer="adamw_8bit").model_dump(mode="json")["optimizer"] == "adamw_8bit"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_an_interrupted_training_continues_to_the_same_bits(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
-    training = TrainingConfig(epochs=5, batch_size=2, learning_rate=1e-2, weight_decay=0.1, warmup_fraction=0.3)
+    training = TrainingConfig(
+        epochs=5, batch_size=2, learning_rate=1e-2, weight_decay=0.1, warmup_fraction=0.3, optimizer=optimizer
+    )
     undisturbed, second_attempt = copy.deepcopy(model), copy.deepcopy(model)
     whole = finetune(undisturbed, EXAMPLES, training, seed=3, pad_id=2)
 
@@ -145,3 +169,31 @@ def test_a_damaged_checkpoint_is_skipped(model: Any, tmp_path: Path, monkeypatch
     seen: list[int] = []
     finetune(model, EXAMPLES, training, seed=3, pad_id=2, callback=lambda end: seen.append(end.epoch), checkpoints=kept)
     assert seen == [3, 4]
+
+
+LENGTHS = [5 + 7 * n % 60 for n in range(203)]
+
+
+def orders(done: int = 0, seed: int = 3, **settings: Any) -> list[list[list[int]]]:
+    return list(epoch_orders(LENGTHS, TrainingConfig(epochs=3, batch_size=8, **settings), seed, done))
+
+
+def test_rows_of_similar_length_share_a_minibatch() -> None:
+    def padding(batches: list[list[int]]) -> float:
+        padded = sum(len(batch) * max(LENGTHS[index] for index in batch) for batch in batches)
+        return 1 - sum(LENGTHS) / padded
+
+    grouped = orders(group_by_length=True)
+    for batches in grouped:
+        assert sorted(index for batch in batches for index in batch) == list(range(203))
+        assert padding(batches) < 0.05
+        widths = [max(LENGTHS[index] for index in batch) for batch in batches]
+        assert widths != sorted(widths)
+    assert padding(orders()[0]) > 0.3
+    assert len({frozenset(map(frozenset, batches)) for batches in grouped}) == 3
+
+
+def test_grouped_orders_follow_the_seed_and_the_epoch() -> None:
+    assert orders(group_by_length=True) == orders(group_by_length=True)
+    assert orders(group_by_length=True) != orders(group_by_length=True, seed=4)
+    assert orders(done=2, group_by_length=True) == orders(group_by_length=True)[2:]

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ofmu.data.rows import Example
+from ofmu.engine.cost import CostTracker
+from ofmu.engine.torch import TorchEngine
 from ofmu.evaluation.robustness.divergence import summed_divergence
 from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass
-from ofmu.losses import answer_nll
+from ofmu.losses import AnswerLoss, answer_nll
 from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
 from ofmu.plan.passes import divergence_pass, scoring_pass, training_pass
@@ -64,6 +66,25 @@ def test_a_backward_pass_takes_what_the_profiler_counts(attention, checkpointing
         adapter=adapter,
     )  # fmt: skip
     assert max(planned.start, planned.end) == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.slow
+def test_gradients_in_parts_take_what_the_profiler_counts(monkeypatch):
+    """Embeddings and output layer are one weight, whose two gradients would be most of this short pass."""
+    monkeypatch.setattr("ofmu.vectors.direct.PART", 96 * 64)
+    shape = {**SHAPE, "vocab_size": 9001, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    engine = TorchEngine(LlamaForCausalLM(LlamaConfig(num_hidden_layers=LAYERS, **shape)).train(), CostTracker())
+    batch = [Example((1,) * 8, 1)]
+    vector = engine.space.zeros()
+    found = allocated(engine.model, lambda: engine.gradient(AnswerLoss(0), batch, into=vector))
+    config = {"model_type": "llama", **shape, "num_hidden_layers": LAYERS}
+    options: dict[str, Any] = {"attention": "sdpa", "dtype": torch.float32, "adapter": AdapterConfig()}
+    planned, whole = (
+        training_pass(config, LAYERS, 1, 8, checkpointing=False, direct=direct, **options) for direct in (True, False)
+    )
+    assert max(planned.start, planned.end) == pytest.approx(found, rel=0.1)
+    assert max(whole.start, whole.end) > 1.2 * found
 
 
 def drop_gradient(parameter: Tensor) -> None:

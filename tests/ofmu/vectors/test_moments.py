@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from largest_tensor import LargestTensor
 from ofmu.vectors.base import Vector
 from ofmu.vectors.moments import BLOCK, BYTES_PER_VALUE, QuantizedMoment, dynamic_levels
 from ofmu.vectors.optimizers import ShardOptimizer, moments_of
@@ -134,6 +135,25 @@ def test_a_restored_optimizer_goes_on_bit_for_bit():
     for gradient in given[5:]:
         second.step([gradient])
     assert torch.equal(masters[0], expected[0])
+
+
+def test_smaller_pieces_change_no_bit_and_take_less_memory(monkeypatch):
+    length = 64 * BLOCK + 9
+    start, given = torch.randn(length, generator=torch.Generator().manual_seed(1)), gradients(length, 3)
+    found, largest = [], []
+    monkeypatch.setattr("ofmu.vectors.base._PIECE", 64 * BLOCK)
+    for parts in (1, 8):
+        monkeypatch.setattr("ofmu.vectors.optimizers._PARTS_IN_8_BITS", parts)
+        optimizer, masters = optimizer_on(start, "adamw_8bit")
+        optimizer.step([given[0]])
+        kept = [part for moment in optimizer._moments.values() for part in (*moment._bytes, *moment._scales)]
+        with LargestTensor([*masters, *given, *kept]) as seen:
+            for gradient in given[1:]:
+                optimizer.step([gradient])
+        found.append(masters[0])
+        largest.append(seen.largest)
+    assert torch.equal(*found)
+    assert largest[0] >= 4 * 64 * BLOCK > 7 * largest[1]
 
 
 @pytest.mark.parametrize("signed", [True, False])

@@ -46,7 +46,7 @@ def write_tasks(folder: Path) -> Path:
         "doc_to_text": "Question: {{question}}\nAnswer:",
         "doc_to_target": "{{answer}}",
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False},
-        "metric_list": [{"metric": name} for name in ("exact_match", "bleu")],
+        "metric_list": [{"metric": name} for name in ("exact_match", "chrf")],
     }
     text = {
         "output_type": "loglikelihood_rolling",

@@ -2,8 +2,8 @@
 
 The tasks of lm-eval itself are code of an installed package. The user's own folder of tasks may hold Python functions
 and templates, both of which run, so it is loaded only where a module of the user may be imported. Data sets load
-without code, since the package ``datasets`` runs none. Metrics of the package ``evaluate`` are scripts of the hub, so no
-task gets them.
+without code, since the package ``datasets`` runs none. Metrics of the package ``evaluate`` are scripts of the hub, so
+no task gets them.
 """
 
 from __future__ import annotations

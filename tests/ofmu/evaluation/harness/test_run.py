@@ -29,7 +29,7 @@ lm_eval = pytest.importorskip("lm_eval", reason="the package lm-eval is not inst
 RUN = Path(__file__).resolve().parents[3] / "helpers" / "sharded_run.py"
 VALUES = {
     "local_choice": ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr"),
-    "local_answer": ("exact_match", "exact_match_stderr", "bleu", "bleu_stderr"),
+    "local_answer": ("exact_match", "exact_match_stderr", "chrf", "chrf_stderr"),
     "local_text": ("word_perplexity", "word_perplexity_stderr", "byte_perplexity", "byte_perplexity_stderr"),
 }
 
@@ -85,6 +85,7 @@ def test_results_are_those_of_lm_eval(
     expected = by_lm_eval(directory, folder)
     assert dict(found.metrics) == expected
     assert 0 < (found.metrics["lm_eval/local_choice/acc"] or 0) < 1, "this model is right at times"
+    assert 0 < (found.metrics["lm_eval/local_answer/chrf"] or 0) < 100, "its texts have a few characters of the answers"
     assert found.reasons.keys() == {name for name, value in expected.items() if value is None}
     task = found.details["tasks"]["local_choice"]
     assert found.details["version"] == lm_eval.__version__

@@ -54,9 +54,8 @@ def content_of(config: UnlearnConfig, *, rows_hash: str | None = None, models: b
     # A built-in method needs no module beside it, so that module is not imported.
     is_built_in = config.method.name in BUILT_IN
     plugins = {name: key for name, key in config.plugins.items() if not (is_built_in and key == "method.module")}
-    folder = plugins.pop(config.evaluation.lm_eval_path or "", None)
-    if folder is not None:
-        files = {str(path): file_hash(path) for path in folder_files(str(config.evaluation.lm_eval_path))}
+    if plugins.pop(config.evaluation.lm_eval_path or "", None) is not None:
+        files = {name: file_hash(path) for name, path in folder_files(str(config.evaluation.lm_eval_path)).items()}
         content["the tasks at evaluation.lm_eval_path"] = content_key(files)
     return content | {f"the code of {name}": plugin_hash(name, key) for name, key in plugins.items()}
 

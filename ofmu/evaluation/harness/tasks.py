@@ -134,9 +134,11 @@ def _check_files(folder: str | None) -> None:
             raise ConfigError(f"The task file {path} cannot be read: {said_by(error)}") from error
 
 
-def folder_files(folder: str) -> Iterator[Path]:
-    """Yield the files of the user's folder that decide what its tasks are."""
-    yield from sorted(path for path in Path(folder).rglob("*") if path.suffix in {".yaml", ".py"} and path.is_file())
+def folder_files(folder: str) -> dict[str, Path]:
+    """Return the files of the user's folder that decide what its tasks are, by their path in the folder."""
+    root = Path(folder)
+    files = sorted(path for path in root.rglob("*") if path.suffix in {".yaml", ".py"} and path.is_file())
+    return {path.relative_to(root).as_posix(): path for path in files}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from harness_case import write_tasks
+from ofmu.content import content_of
 from ofmu.errors import ConfigError, DataError, OfmuError
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.harness import tasks
@@ -103,3 +104,20 @@ def test_keys_without_a_task_have_no_effect() -> None:
         "evaluation.lm_eval_path",
         "evaluation.lm_eval_fewshot",
     ]
+
+
+def test_a_run_never_continues_on_other_tasks(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path / "tasks")
+    config = UnlearnConfig.model_validate(
+        {
+            "data": {"generated": {"authors": 4, "forget_authors": 1}},
+            "evaluation": {"lm_eval": ["local_choice"], "lm_eval_path": str(folder)},
+        }
+    )
+    before = content_of(config)
+    assert content_of(config) == before
+    (folder / "data" / "notes.txt").write_text("no task")
+    assert content_of(config) == before
+    (folder / "help.py").write_text("def f(doc): return doc")
+    after = content_of(config)
+    assert [name for name in before if after[name] != before[name]] == ["the tasks at evaluation.lm_eval_path"]

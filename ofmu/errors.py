@@ -108,8 +108,12 @@ class EvidenceError(OfmuError):
     """Evidence of an erasure was altered, is not signed, or is signed with another key than the expected one."""
 
 
+_MOST_LISTED = 300
+"""Number of names above which a message lists none. lm-eval has more than ten thousand tasks."""
+
+
 def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
-    """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names.
+    """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names, if they are few.
 
     Args:
         name: the unknown name.
@@ -118,4 +122,6 @@ def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close and len(names) > _MOST_LISTED:
+        return f"none of the {len(names)} valid names is like it"
     return f"did you mean '{section}{close[0]}'?" if close else f"valid names are {', '.join(names)}"

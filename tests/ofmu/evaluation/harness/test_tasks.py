@@ -10,7 +10,7 @@ import yaml
 
 from harness_case import write_tasks
 from ofmu.content import content_of
-from ofmu.errors import ConfigError, DataError, OfmuError
+from ofmu.errors import ConfigError, DataError, OfmuError, nearest_name
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.harness import tasks
 from ofmu.run_config import UnlearnConfig
@@ -37,6 +37,13 @@ def test_a_task_in_the_folder_is_loaded(folder: Path) -> None:
 def test_an_unknown_task_is_named_with_its_nearest_name(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"Unknown task 'local_chioce' in evaluation.lm_eval: .*'local_choice'"):
         load(folder, "local_chioce")
+
+
+def test_thousands_of_names_are_not_listed() -> None:
+    names = [f"task_{number}" for number in range(5000)]
+    assert nearest_name("zzz", names) == "none of the 5000 valid names is like it"
+    assert nearest_name("task_49999", names) == "did you mean 'task_4999'?"
+    assert nearest_name("zzz", names[:2]) == "valid names are task_0, task_1"
 
 
 def test_the_path_of_a_task_file_is_no_name(folder: Path) -> None:

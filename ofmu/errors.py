@@ -113,7 +113,9 @@ _MOST_LISTED = 300
 
 
 def nearest_name(name: str, known: Iterable[str], section: str = "") -> str:
-    """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names, if they are few.
+    """Return a hint such as ``did you mean 'method.inner_steps'?``.
+
+    Without a close name, the hint lists the valid names if they are few.
 
     Args:
         name: the unknown name.

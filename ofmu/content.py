@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ofmu.data.encoding import tokenizer_hash
 from ofmu.errors import RunError
+from ofmu.evaluation.harness.tasks import folder_files
 from ofmu.io.cache import content_key, model_hashes
-from ofmu.io.files import write_json
+from ofmu.io.files import file_hash, write_json
 from ofmu.io.plugins import plugin_hash
 from ofmu.io.text import listed
 from ofmu.methods.registry import BUILT_IN
@@ -53,6 +54,9 @@ def content_of(config: UnlearnConfig, *, rows_hash: str | None = None, models: b
     # A built-in method needs no module beside it, so that module is not imported.
     is_built_in = config.method.name in BUILT_IN
     plugins = {name: key for name, key in config.plugins.items() if not (is_built_in and key == "method.module")}
+    if plugins.pop(config.evaluation.lm_eval_path or "", None) is not None:
+        files = {name: file_hash(path) for name, path in folder_files(str(config.evaluation.lm_eval_path)).items()}
+        content["the tasks at evaluation.lm_eval_path"] = content_key(files)
     return content | {f"the code of {name}": plugin_hash(name, key) for name, key in plugins.items()}
 
 

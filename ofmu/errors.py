@@ -108,8 +108,14 @@ class EvidenceError(OfmuError):
     """Evidence of an erasure was altered, is not signed, or is signed with another key than the expected one."""
 
 
+_MOST_LISTED = 300
+"""Number of names above which a message lists none. lm-eval has more than ten thousand tasks."""
+
+
 def nearest_name(name: str, known: Iterable[str], section: str = "", limit: int | None = None) -> str:
-    """Return a hint such as ``did you mean 'method.inner_steps'?``. Without a close name, list the valid names.
+    """Return a hint such as ``did you mean 'method.inner_steps'?``.
+
+    Without a close name, the hint lists the valid names if they are few, or the first ``limit`` of them.
 
     Args:
         name: the unknown name.
@@ -121,6 +127,8 @@ def nearest_name(name: str, known: Iterable[str], section: str = "", limit: int 
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{section}{close[0]}'?"
+    if limit is None and len(names) > _MOST_LISTED:
+        return f"none of the {len(names)} valid names is like it"
     if limit is None or len(names) <= limit:
         return f"valid names are {', '.join(names)}"
     return f"valid names are {', '.join(names[:limit])} and {len(names) - limit} others"

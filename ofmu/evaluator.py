@@ -55,7 +55,8 @@ def evaluate(
         beside: files whose metrics are added to ``baseline_metrics``: see :func:`ofmu.tasks.beside.read_beside`.
         output_dir: where to write ``metrics.json`` and ``scores.json``. None: nothing is written.
         export: also write the scores in the files of other software into ``output_dir``.
-        allow_code: whether custom metrics that the config of the model's run names may run, if ``config`` is None.
+        allow_code: whether custom metrics and tasks of lm-eval that the config of the model's run names may run, if
+            ``config`` is None.
 
     Raises:
         OfmuError: the model, the data or the reference cannot be read, the reference covers other rows, or
@@ -121,6 +122,7 @@ def _score(
     model: str, config: UnlearnConfig, family: TaskFamily, reference: str | Path | None, beside: Sequence[str | Path]
 ) -> _Scored:
     """Score a saved model. All files are read first, so that a wrong one is reported at once."""
+    family.check_evaluation(config)
     data = family.load_data(config)
     family.check_robustness(data, config)
     reference = _default_reference(config) if reference is None else reference

@@ -8,6 +8,7 @@ from ofmu.data.entities import read_entities, with_entities
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import HUB_NAME
+from ofmu.evaluation.harness.tasks import check_tasks
 from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import looks_like_hub_id
 from ofmu.run_config import UnlearnConfig
@@ -19,12 +20,14 @@ def check_inputs(config: UnlearnConfig) -> None:
     Data and models on the hub, the parts of WMDP, and images are checked only when a run loads them.
 
     Raises:
-        ConfigError: a package that the config needs is missing.
+        ConfigError: a package that the config needs, or a task of lm-eval, is missing.
         DataError: a file is missing or malformed, a column is missing, or the sets overlap.
         ModelError: a directory is missing, or holds no model that loads without running code and can be trained.
     """
     data, model, reference = config.data, config.model, config.reference
     model.adapter.check_packages()
+    if config.traits.model_directories:
+        check_tasks(config.evaluation)
     rows = None
     if data.source == "files" or (data.source == "tofu" and not looks_like_hub_id(data.path or HUB_NAME)):
         rows = load_data(data, config.seed)

@@ -10,6 +10,8 @@ from ofmu.io.plugins import check_plugin, results_only
 from ofmu.run_config import UnlearnConfig
 
 _CUSTOM_METRICS = "evaluation.custom_metrics"
+_LM_EVAL = "evaluation.lm_eval"
+"""The key, and what the keys about it begin with."""
 _WITHOUT_EFFECT_ON_REFERENCE = (
     "method.",
     "engine.",
@@ -21,6 +23,7 @@ _WITHOUT_EFFECT_ON_REFERENCE = (
     "evaluation.depth",
     "evaluation.entities",
     "evaluation.kl",
+    _LM_EVAL,
     "evaluation.run_attacks",
     _CUSTOM_METRICS,
 )
@@ -42,17 +45,17 @@ def read_config_of_model(source: Path, overrides: Sequence[str] = (), *, allow_c
     Args:
         source: the config file.
         overrides: the user's own entries such as ``evaluation.rouge=false``. Custom metrics that they name may run.
-        allow_code: whether modules of custom metrics that only the file names may run.
+        allow_code: whether custom metrics and tasks of lm-eval that only the file names may run.
 
     Raises:
-        ConfigError: a setting is wrong, or the file names a custom metric that may not run.
+        ConfigError: a setting is wrong, or the file names a custom metric or a folder of tasks that may not run.
     """
     with results_only(str(source)):
         config = UnlearnConfig.read(source, overrides)
-        own = UnlearnConfig.read(None, [entry for entry in overrides if entry.startswith(_CUSTOM_METRICS)])
-        for module in {name.partition(":")[0] for name in config.evaluation.custom_metrics} - own.plugins.keys():
-            if not allow_code:
-                check_plugin(module, _CUSTOM_METRICS)
+        own = UnlearnConfig.read(None, [entry for entry in overrides if entry.startswith((_CUSTOM_METRICS, _LM_EVAL))])
+        for module, key in config.plugins.items():
+            if key.startswith("evaluation.") and module not in own.plugins and not allow_code:
+                check_plugin(module, key)
     return config
 
 

@@ -88,8 +88,11 @@ class UnlearnConfig(Section):
 
     @property
     def plugins(self) -> dict[str, str]:
-        """The modules of the user that a run imports, each with the key that names it."""
-        modules = {name.partition(":")[0]: "evaluation.custom_metrics" for name in self.evaluation.custom_metrics}
+        """The modules of the user that a run imports, and the folder of tasks, each with the key that names it."""
+        evaluation = self.evaluation
+        modules = {name.partition(":")[0]: "evaluation.custom_metrics" for name in evaluation.custom_metrics}
+        if evaluation.lm_eval_path is not None:
+            modules[evaluation.lm_eval_path] = "evaluation.lm_eval_path"
         return modules if self.method.module is None else {**modules, self.method.module: "method.module"}
 
     def departures(self) -> dict[str, str]:
@@ -113,6 +116,10 @@ class UnlearnConfig(Section):
                 f"evaluation.depth has no effect on a run: reference.source is '{self.reference.source}', so there is "
                 "no retrained model"
             )
+        if not self.evaluation.lm_eval:
+            for name in ("lm_eval_path", "lm_eval_limit", "lm_eval_fewshot"):
+                if getattr(self.evaluation, name) is not None:
+                    notes.append(f"evaluation.{name} has no effect: evaluation.lm_eval names no task")
         for name in self.traits.ignored_evaluation:
             if getattr(self.evaluation, name):
                 notes.append(f"evaluation.{name} has no effect: it is for text, and these data are images")

@@ -80,8 +80,11 @@ class RobustnessTask(Protocol):
             directory: a directory on the disk that takes large files.
         """
 
-    def divergence(self, engine: Engine) -> dict[str, RobustnessResult]:
-        """Return how far the engine's model has moved from the target, by part; collective. Empty: nobody asked."""
+    def measure(self, engine: Engine) -> dict[str, RobustnessResult]:
+        """Return what is measured on the engine's model, by part; collective. Empty: nobody asked.
+
+        Parts are the divergence from the target, and the tasks of lm-eval. The first rank's result counts.
+        """
 
     def attack(
         self, model: Path, measured: Metrics, reference: Path | None, retrained: Path | None

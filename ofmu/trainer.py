@@ -107,6 +107,7 @@ def unlearn(
         warnings.warn(note, stacklevel=2)
     if prepared is None:
         check_fit(config, ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    task_family(config.data.kind).check_evaluation(config)
     # Who prepares many runs at once guards the models, which take long to read.
     hash_models = prepared is None
     if prepared is None:
@@ -298,11 +299,11 @@ class _Run:
         }, cost
 
     def _robustness(self, engine: Engine, task: Task[Any], metrics: Metrics) -> dict[str, RobustnessResult]:
-        """Return the divergence and the attacks that the config asks for, on every rank, and count them; collective."""
+        """Return what the config asks for beside the scores, on every rank, and count its cost; collective."""
         if not isinstance(task, RobustnessTask):
             return {}
         with self._cost_tracker.phase("evaluation"):
-            parts = [task.divergence(engine) | self._attacks(engine, task, metrics)]
+            parts = [task.measure(engine) | self._attacks(engine, task, metrics)]
             if engine.world_size > 1:
                 torch.distributed.broadcast_object_list(parts, src=0)
         for part in parts[0].values():
@@ -363,7 +364,7 @@ class _Run:
 
 
 def with_robustness(metrics: Metrics, parts: Mapping[str, RobustnessResult]) -> Metrics:
-    """Return the metrics with those of the attacks and of the divergence."""
+    """Return the metrics with those of the attacks, of the divergence and of lm-eval."""
     values, reasons = dict(metrics.values), dict(metrics.reasons)
     for part in parts.values():
         values |= part.metrics

@@ -41,6 +41,7 @@ _PATH_KEYS = (
     "model.base",
     "reference.path",
     "evaluation.entities",
+    "evaluation.lm_eval_path",
 )
 
 

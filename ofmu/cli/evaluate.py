@@ -57,7 +57,11 @@ _LACKING = re.compile(r"row \d+ of the set '.+' has no (.+)")
     type=click.Choice(["open-unlearning"]),
     help="Also write TOFU_EVAL.json and TOFU_SUMMARY.json, or those of MUSE, to the folder.",
 )
-@click.option("--allow-code", is_flag=True, help="Import modules that the model's config names. Their code runs.")
+@click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Import modules, and tasks of lm-eval, that the model's config names. Their code runs.",
+)
 def evaluate_command(
     model: str,
     config: ConfigChoice,

@@ -78,6 +78,21 @@ class MuseDataConfig(Section):
     """Upper bound on the texts of each of the two sets. The seed draws them. None: all texts."""
 
 
+class RwkuDataConfig(Section):
+    """The person of RWKU to forget, and the texts to train on."""
+
+    subject: str | None = None
+    """The person, by the name in the data set's ``forget_target``, such as Stephen King. Required if ``source`` is
+    rwku."""
+    corpus: Literal["train_positive_llama3", "train_positive_phi3", "train_original_passage"] = "train_positive_llama3"
+    """The texts about people: what Llama-3-8B-Instruct or Phi-3-mini-4k-instruct wrote about them, or passages of
+    Wikipedia."""
+    retain_people: PositiveInt = 20
+    """Number of other people, whose texts are the retain rows. The seed draws them."""
+    max_documents: PositiveInt | None = None
+    """Upper bound on the texts to forget, and on those to retain. The seed draws them. None: all texts."""
+
+
 class VisionDataConfig(Section):
     """Which labelled images are forgotten, and how images are read."""
 
@@ -117,15 +132,17 @@ VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
 class DataConfig(Section):
     """The forget, retain and holdout rows, and the evaluation sets."""
 
-    source: Literal["generated", "tofu", "wmdp", "muse", "lume", "files", "cifar10", "cifar100", "images"] = "generated"
+    source: Literal["generated", "tofu", "wmdp", "muse", "lume", "rwku", "files", "cifar10", "cifar100", "images"] = (
+        "generated"
+    )
     """Where the rows come from. ``generated``: fictitious authors from the seed. ``files``: the user's own rows.
     ``images``: a folder of labelled images. The other sources are published benchmarks."""
     path: str | None = None
     """TOFU: a hub name, or a local directory of TOFU's JSON files; None: ``locuslab/TOFU``. MUSE: a hub name, or a
-    clone of the data set; None: by ``data.muse.corpus``. LUME: a directory of ``forget.jsonl`` and ``retain.jsonl``;
-    required. CIFAR: a hub name, or a local directory of ``train*.parquet`` and ``test*.parquet``; None:
-    ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``. Images: a folder with one folder per class, or with two such folders,
-    ``train`` and ``test``; required."""
+    clone of the data set; None: by ``data.muse.corpus``. RWKU: the same; None: ``jinzhuoran/RWKU``. LUME: a
+    directory of ``forget.jsonl`` and ``retain.jsonl``; required. CIFAR: a hub name, or a local directory of
+    ``train*.parquet`` and ``test*.parquet``; None: ``uoft-cs/cifar10`` or ``uoft-cs/cifar100``. Images: a folder
+    with one folder per class, or with two such folders, ``train`` and ``test``; required."""
     split: Literal["forget01", "forget05", "forget10"] = "forget10"
     """TOFU: the published forget split, which holds 1, 5 or 10 percent of the authors."""
     authors: Annotated[int, Field(ge=2, le=200)] | None = None
@@ -135,6 +152,7 @@ class DataConfig(Section):
     generated: GeneratedDataConfig = GeneratedDataConfig()
     wmdp: WmdpDataConfig = WmdpDataConfig()
     muse: MuseDataConfig = MuseDataConfig()
+    rwku: RwkuDataConfig = RwkuDataConfig()
     vision: VisionDataConfig = VisionDataConfig()
     forget: str | None = None
     """File of the rows to forget: JSONL, JSON, CSV or Parquet. Required if ``source`` is files."""
@@ -163,7 +181,7 @@ class DataConfig(Section):
     @model_serializer(mode="wrap")
     def _without_unset_sections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A stored config without these keys must compare equal to a config with their defaults.
-        unset = {"muse"} if self.muse == MuseDataConfig() else set()
+        unset = {name for name in ("muse", "rwku") if getattr(self, name) == type(self).model_fields[name].default}
         unset |= set() if self.earlier else {"earlier"}
         return {key: value for key, value in handler(self).items() if key not in unset}
 

@@ -54,6 +54,7 @@ TRAITS: Mapping[TaskKind, KindTraits] = {
             "kl",
             "attacks",
             "run_attacks",
+            "lm_eval",
         ),
         objectives={"unlearning_accuracy_gap": "min", "testing_accuracy": "max"},
         objectives_without_reference={"unlearning_accuracy": "max", "testing_accuracy": "max"},

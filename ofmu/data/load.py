@@ -13,6 +13,7 @@ from ofmu.data.lume import load_lume
 from ofmu.data.muse import load_muse
 from ofmu.data.normalized import letters_and_digits, normalized
 from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.rwku import load_rwku
 from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
 from ofmu.errors import DataError
@@ -25,6 +26,7 @@ _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
     "tofu": lambda config, _: load_tofu(config),
     "wmdp": load_wmdp,
     "muse": load_muse,
+    "rwku": load_rwku,
     "lume": lambda config, _: load_lume(config),
     "files": load_files,
 }

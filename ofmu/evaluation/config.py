@@ -6,13 +6,16 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ofmu.config.base import PositiveInt, Section
+from ofmu.config.base import NonNegativeInt, PositiveInt, Section
 
 Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling"]
 """An attack that tries to recover forgotten rows."""
 
 RELEARNING_STEPS, RELEARNING_ROWS = 10, 8
 """Training steps of the attack ``relearning``, and the forget rows that each of them reads."""
+
+LM_EVAL_PREFIX = "lm_eval/"
+"""Metrics of the lm-evaluation-harness are named ``lm_eval/<task>/<metric>``."""
 
 HELD_BYTES = 2**30
 """Bytes of the target's logits that a divergence holds at once. The target is opened once for each portion of this
@@ -22,7 +25,10 @@ HELD_STATE_BYTES = 2**30
 """Bytes of hidden states of two models that a measurement of depth holds at once. Target and retrained model are
 opened once for each portion of this size."""
 
-_LEFT_OUT_UNLESS_SET = ("custom_metrics", "depth", "entities", "kl", "max_rows", "run_attacks")
+_LEFT_OUT_UNLESS_SET = (
+    *("custom_metrics", "depth", "entities", "kl", "max_rows", "run_attacks"),
+    *("lm_eval", "lm_eval_path", "lm_eval_limit", "lm_eval_fewshot"),
+)
 
 
 class ReferenceConfig(Section):
@@ -83,6 +89,16 @@ class EvaluationConfig(Section):
     run_attacks: tuple[Attack, ...] = ()
     """The attacks that a run itself makes on its saved model, at its own cost. A search adds the attacks that its
     objectives and constraints name."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks, groups and tags of the lm-evaluation-harness, which ``ofmu evaluate`` and every run measure:
+    ``lm_eval/<task>/<metric>``. Needs the extra ``lm-eval``."""
+    lm_eval_path: str | None = None
+    """Folder of your own task files, as lm-eval's ``--include_path``. Its functions and templates are code, which
+    runs."""
+    lm_eval_limit: PositiveInt | None = None
+    """Upper bound on the documents of each task of ``lm_eval``: the first ones. None: all documents."""
+    lm_eval_fewshot: NonNegativeInt | None = None
+    """Examples in the prompt of each task of ``lm_eval``. A task that fixes 0 keeps it. None: what the task says."""
     custom_metrics: tuple[str, ...] = ()
     """Your own metrics, as ``my_package.my_module:my_function``. Each function has the type
     :data:`ofmu.evaluation.metrics.custom.CustomMetric`. A search adds the custom metrics among its objectives."""
@@ -90,4 +106,9 @@ class EvaluationConfig(Section):
     @model_serializer(mode="wrap")
     def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A stored config without these keys must compare equal to a config with their defaults.
-        return {key: value for key, value in handler(self).items() if key not in _LEFT_OUT_UNLESS_SET or value}
+        defaults = {key: type(self).model_fields[key].default for key in _LEFT_OUT_UNLESS_SET}
+        return {
+            key: value
+            for key, value in handler(self).items()
+            if key not in defaults or getattr(self, key) != defaults[key]
+        }

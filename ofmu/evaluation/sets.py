@@ -24,6 +24,16 @@ FORGET_KNOWLEDGE, RETAIN_KNOWLEDGE = "forget_knowledge", "retain_knowledge"
 """MUSE: questions about the forget texts and about the retain texts."""
 LUME_PARTS = tuple(f"task{task}_{kind}" for task in (1, 2, 3) for kind in ("regurgitation", "knowledge"))
 """LUME: sentence completions and questions of each task."""
+RWKU_PROBES: Mapping[str, str] = {
+    "rwku_forget_fb": "forget_blanks",
+    "rwku_forget_qa": FORGET,
+    "rwku_forget_aa": "forget_attacks",
+    "rwku_neighbor_fb": "neighbor_blanks",
+    "rwku_neighbor_qa": RETAIN,
+}
+"""RWKU: the set behind each metric of generated answers."""
+RWKU_TEXTS: Mapping[str, str] = {"rwku_mia_forget": "mia_forget", "rwku_mia_retain": "mia_retain"}
+"""RWKU: the set behind each metric of texts that models were trained on."""
 IN_SCOPE_KINDS: Mapping[str, str] = {
     "paraphrase": "paraphrased",
     "multi_hop": "multi-hop",

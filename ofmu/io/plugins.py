@@ -86,21 +86,23 @@ def allowed_plugins(allow_code: bool | Collection[str]) -> Collection[str] | Non
 
 
 def check_plugin(module: str, key: str) -> None:
-    """Check that a module may be imported.
+    """Check that a module may be imported, or that a folder may be read whose files run code.
 
     Args:
-        module: the module's dotted name.
-        key: the config key that names the module, for errors.
+        module: the module's dotted name, or the folder.
+        key: the config key that names it, for errors. The key of a folder ends in ``_path``.
 
     Raises:
         ConfigError: a file that others may have written names the module, and the user did not.
     """
     restriction = _restriction.get()
     if restriction is not None and module not in restriction.allowed and module not in _imported:
-        raise ConfigError(
-            f"{restriction.source} names the module '{module}' in {key}, and importing it runs its code: "
-            f"{restriction.fix}"
+        what = (
+            f"the folder '{module}' in {key}, whose tasks may run code"
+            if key.endswith("_path")
+            else f"the module '{module}' in {key}, and importing it runs its code"
         )
+        raise ConfigError(f"{restriction.source} names {what}: {restriction.fix}")
 
 
 def import_plugin(module: str, key: str) -> ModuleType:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ofmu.evaluation.config import LM_EVAL_PREFIX
 from ofmu.evaluation.metrics.registry import GROUPS, REGISTRY, MetricInfo
 
 _COST = "Cost"
-_OWN = "Your metrics"
+_OWN, _LM_EVAL = "Your metrics", "lm-evaluation-harness"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,10 @@ def metric_groups(models: Sequence[Mapping[str, float | None]]) -> list[MetricGr
         for name, values in own.items()
         if any(value is not None for value in values)
     ]
-    return [group for group in (*known, MetricGroup(title=_OWN, rows=tuple(custom))) if group.rows]
+    tasks = [row for row in custom if row.name.startswith(LM_EVAL_PREFIX)]
+    others = [row for row in custom if not row.name.startswith(LM_EVAL_PREFIX)]
+    more = (MetricGroup(title=_LM_EVAL, rows=tuple(tasks)), MetricGroup(title=_OWN, rows=tuple(others)))
+    return [group for group in (*known, *more) if group.rows]
 
 
 def missing_metrics(reasons: Mapping[str, str]) -> dict[str, list[str]]:

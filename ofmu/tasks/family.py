@@ -93,6 +93,14 @@ class TaskFamily(ABC):
             ReferenceMismatchError: the reference covers other rows, or follows another definition.
         """
 
+    def check_evaluation(self, config: UnlearnConfig) -> None:  # noqa: B027  # images need no check
+        """Check before any work that what the config asks to be measured at the end can be measured.
+
+        Raises:
+            ConfigError: a package is missing, or a task of lm-eval is unknown or may not be loaded.
+            DataError: a task of lm-eval cannot be loaded.
+        """
+
     def open_unlearning_log(self, scores: Any, reference: Any) -> Log:
         """Return the scores as a log of open-unlearning. ``reference``: the reference's scores, or None.
 

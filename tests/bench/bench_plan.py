@@ -160,7 +160,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     deque(gathered, maxlen=0)
     peaks["save"] = reset_peak_memory()
     if config.evaluation.kl:
-        task.divergence(engine)
+        task.measure(engine)
         peaks["divergence"] = reset_peak_memory()
     if config.evaluation.run_attacks and engine.rank == 0:
         task.attack(folder, task.metrics(scores, None), None, None)

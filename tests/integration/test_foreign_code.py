@@ -224,6 +224,58 @@ def test_an_evaluation_runs_only_code_that_its_command_names(
         assert main(["evaluate", "theirs/model", "--allow-code"]) == 0
 
 
+def tasks_of(marker: Path) -> str:
+    """Write a folder of lm-eval's tasks, of which one names a function. Return the folder's name."""
+    folder = Path("theirs/tasks")
+    folder.mkdir()
+    (folder / "evil.py").write_text(
+        f"from pathlib import Path\nPath({str(marker)!r}).touch()\ndef f(doc): return 'a'\n"
+    )
+    data = {"data_files": {"test": str(folder / "test.json")}}
+    (folder / "test.json").write_text('{"a": "b"}\n')
+    task = yaml.safe_dump({"task": "evil", "dataset_path": "json", "dataset_kwargs": data, "test_split": "test"})
+    (folder / "evil.yaml").write_text(
+        f"{task}output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: !function evil.f\n"
+        "metric_list: [{metric: word_perplexity}]\n"
+    )
+    return str(folder)
+
+
+def test_an_evaluation_reads_only_a_folder_of_tasks_that_its_command_names(
+    marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 280)
+    save_model(build_model(SHAPE, tokenizer, seed=1), tokenizer, Path("theirs/model"))
+    folder = tasks_of(marker)
+    config = {
+        "data": {"generated": {"authors": 4, "forget_authors": 1, "world_facts": 2}},
+        "evaluation": {"rouge": False, "lm_eval": ["evil"], "lm_eval_path": folder},
+    }
+    Path("theirs/model/config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", "theirs/model"]) == 1
+    error = capsys.readouterr().err
+    assert f"theirs/model/config.yaml names the folder '{folder}' in evaluation.lm_eval_path" in error
+    assert "--allow-code" in error
+    assert not marker.exists()
+    pytest.importorskip("lm_eval", reason="the package lm-eval is not installed")
+    assert main(["evaluate", "theirs/model", f"evaluation.lm_eval_path={folder}"]) == 0
+    assert "lm_eval/evil/word_perplexity" in capsys.readouterr().out
+    assert marker.exists()
+    marker.unlink()
+    assert main(["evaluate", "theirs/model", "--allow-code"]) == 0
+
+
+def test_a_resume_reads_a_folder_of_tasks_only_when_it_is_allowed(marker: Path) -> None:
+    run = search_of(None, marker)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["evaluation"] |= {"lm_eval": ["evil"], "lm_eval_path": tasks_of(marker)}
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert main(["report", str(run)]) == 0
+    with pytest.raises(ConfigError, match=r"the folder 'theirs/tasks' in evaluation.lm_eval_path, whose tasks may run"):
+        AskTell.resume(run)
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize("names", [as_method, beside_a_built_in_method, as_metric])
 @pytest.mark.parametrize("kind", ["run", "evaluation"])
 def test_the_page_of_a_run_or_an_evaluation_runs_no_code(

@@ -34,6 +34,8 @@ from ofmu.evaluation.sets import (
     MEMBERS,
     RETAIN,
     RETAIN_KNOWLEDGE,
+    RWKU_PROBES,
+    RWKU_TEXTS,
 )
 
 _AttackValues = Callable[[Scores, Scores | None, str], Sequence[float]]
@@ -141,6 +143,18 @@ def knowledge_group(scores: Scores) -> LazyMetrics:
     names = {FORGET_KNOWLEDGE, RETAIN_KNOWLEDGE} & scores.sets.keys()
     verbatim = {"verbatim_memorization": partial(row_mean, scores, FORGET, "rouge_f1")} if names else {}
     return verbatim | {f"{name}_memorization": partial(row_mean, scores, name, "rouge_f1") for name in sorted(names)}
+
+
+def rwku_group(scores: Scores) -> LazyMetrics:
+    """Return RWKU's metrics: ROUGE-L recall of each kind of probe, and mean losses of texts. Empty for other data."""
+    if RWKU_PROBES["rwku_forget_fb"] not in scores.sets:
+        return {}
+    probes = {metric: partial(row_mean, scores, name, "rouge") for metric, name in RWKU_PROBES.items()}
+    return probes | {metric: partial(_mean_loss, scores, name) for metric, name in RWKU_TEXTS.items()}
+
+
+def _mean_loss(scores: Scores, name: str) -> float:
+    return float(answer_losses(scores, name).mean())
 
 
 def lume_group(scores: Scores) -> LazyMetrics:

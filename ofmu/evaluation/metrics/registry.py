@@ -21,6 +21,7 @@ WANG = "Wang et al., arXiv 2406.13748"
 TIRUMALA = "Tirumala et al., arXiv 2205.10770"
 MUSE = "Shi et al., arXiv 2407.06460"
 LUME = "Ramakrishna et al., arXiv 2502.15097"
+RWKU = "Jin et al., arXiv 2406.10890"
 SALUN = "Fan et al., arXiv 2310.12508"
 DEPTH_SCORE = "unlearning depth score, arXiv 2605.24614"
 OURS = "this project"
@@ -295,6 +296,19 @@ def _lume() -> Iterator[MetricInfo]:
     yield _maximise("lume_task_aggregate", aggregate, LUME, "LUME", GENERATION)
 
 
+def _rwku() -> Iterator[MetricInfo]:
+    kinds = {"fb": "sentences with a blank", "qa": "questions", "aa": "adversarial probes"}
+    for kind, probes in kinds.items():
+        meaning = f"ROUGE-L recall of the greedy answers to {probes} about the person"
+        yield _minimise(f"rwku_forget_{kind}", meaning, RWKU, "RWKU", GENERATION)
+    for kind in ("fb", "qa"):
+        meaning = f"ROUGE-L recall of the greedy answers to {kinds[kind]} about neighbours of the person"
+        yield _maximise(f"rwku_neighbor_{kind}", meaning, RWKU, "RWKU", GENERATION)
+    loss = "mean loss in nats per token of training texts about"
+    yield _maximise("rwku_mia_forget", f"{loss} the person (FM)", RWKU, "RWKU", highest=None)
+    yield _minimise("rwku_mia_retain", f"{loss} something else (RM)", RWKU, "RWKU", highest=None)
+
+
 def _vision() -> Iterator[MetricInfo]:
     metrics = {
         "unlearning_accuracy": "100 − accuracy on forget images, in percent",
@@ -335,6 +349,7 @@ GROUPS: dict[str, tuple[MetricInfo, ...]] = {
     "Multiple choice": tuple(_choices()),
     "Knowledge of texts": tuple(_knowledge()),
     "LUME": tuple(_lume()),
+    "RWKU": tuple(_rwku()),
     "Images": tuple(_vision()),
     "Cost": tuple(_cost()),
 }

@@ -16,6 +16,7 @@ from ofmu.evaluation.metrics.groups import (
     knowledge_group,
     lume_group,
     membership_group,
+    rwku_group,
 )
 from ofmu.evaluation.metrics.row_values import (
     MissingScoresError,
@@ -83,6 +84,7 @@ def metrics_of(scores: Scores, reference: Scores | None = None) -> Metrics:
         choice_group(scores),
         knowledge_group(scores),
         lume_group(scores),
+        rwku_group(scores),
         fluency_group(scores),
         membership_group(scores, reference),
         in_scope_group(scores, reference),

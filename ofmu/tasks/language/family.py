@@ -8,6 +8,7 @@ from typing import Any
 
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
+from ofmu.evaluation.harness.tasks import load_tasks
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.open_unlearning_export import Log, to_open_unlearning
 from ofmu.evaluation.robustness.depth import rows_with_facts
@@ -71,6 +72,10 @@ class LanguageFamily(TaskFamily):
     def check_reference(self, reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
         """Check that reference scores fit the rows and the truth-ratio definition."""
         check_reference(reference, data, config, model)
+
+    def check_evaluation(self, config: UnlearnConfig) -> None:
+        """Load the tasks of lm-eval."""
+        load_tasks(config.evaluation)
 
     def open_unlearning_log(self, scores: Scores, reference: Scores | None) -> Log:
         """Return the scores as a log of open-unlearning."""

@@ -24,7 +24,8 @@ from ofmu.tasks.language.reference import check_reference, resolve_reference, sc
 from ofmu.tasks.preparation import Preparation
 
 _WITHOUT_EFFECT_ON_SCORES = {
-    *("batch_size", "alignment", "depth", "entities", "kl", "attacks", "run_attacks", "custom_metrics")
+    *("batch_size", "alignment", "depth", "entities", "kl", "attacks", "run_attacks", "custom_metrics"),
+    *("lm_eval", "lm_eval_path", "lm_eval_limit", "lm_eval_fewshot"),
 }
 """Evaluation settings that do not change a model's scores."""
 

@@ -1,4 +1,4 @@
-"""Attacks on a saved language model, and comparisons with the retrained model and with the target."""
+"""Attacks on a saved language model, comparisons with the retrained model and the target, and tasks of lm-eval."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.errors import OfmuError
 from ofmu.evaluation.config import Attack
+from ofmu.evaluation.harness.run import run_tasks
 from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, REGISTRY
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS, alignment
@@ -21,6 +22,7 @@ from ofmu.evaluation.robustness.depth import depth
 from ofmu.evaluation.robustness.divergence import divergence
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.models.language import load_model
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.reference_path import reference_scores_file
@@ -45,15 +47,15 @@ def measure_robustness(
     :meth:`ofmu.tasks.family.TaskFamily.robustness` documents the arguments.
 
     Returns:
-        ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``depth``, ``kl`` and the names of the
-        attacks) with its curves, layers and ``seconds``. Empty if the config names no part.
+        ``metrics`` and ``reasons``, and one entry per part (``alignment``, ``depth``, ``kl``, ``lm_eval`` and the
+        names of the attacks) with its curves, layers and ``seconds``. Empty if the config names no part.
 
     Raises:
         OfmuError: a model cannot be read.
     """
     evaluation = config.evaluation
     attacks = dict.fromkeys([*evaluation.attacks, *evaluation.run_attacks])
-    if not (evaluation.alignment or evaluation.depth or evaluation.kl or attacks):
+    if not (evaluation.alignment or evaluation.depth or evaluation.kl or evaluation.lm_eval or attacks):
         return {}
     loaded, tokenizer = _load(model, config), load_tokenizer(model, fallback=config.model.tokenizer)
     runs: dict[str, Callable[[], RobustnessResult]] = {}
@@ -63,6 +65,8 @@ def measure_robustness(
         runs["depth"] = lambda: _depth(loaded, tokenizer, data, config, find_target(), find_retrained())
     if evaluation.kl:
         runs["kl"] = lambda: _divergence(loaded, tokenizer, data, config, find_target())
+    if evaluation.lm_eval:
+        runs["lm_eval"] = lambda: run_tasks(loaded, tokenizer, evaluation, Shard())
     for name in attacks:
         runs[name] = partial(attack, name, loaded, tokenizer, data, config, measured, reference)
     report: Report = {"metrics": {}, "reasons": {}}

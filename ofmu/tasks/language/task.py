@@ -17,6 +17,7 @@ from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example
 from ofmu.engine.base import Engine
 from ofmu.engine.kept_parameters import KeptParameters
+from ofmu.evaluation.harness.run import run_tasks
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.robustness.divergence import divergence
@@ -172,20 +173,22 @@ class LanguageTask:
         if self._config.evaluation.kl:
             self._kept_target = KeptParameters(engine.space, directory)
 
-    def divergence(self, engine: Engine) -> dict[str, RobustnessResult]:
-        """Return KL(target ‖ model), if the target was kept; collective."""
-        kept = self._kept_target
-        if kept is None:
-            return {}
+    def measure(self, engine: Engine) -> dict[str, RobustnessResult]:
+        """Return KL(target ‖ model), if the target was kept, and the results of ``evaluation.lm_eval``; collective."""
+        shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
+        parts = {} if self._kept_target is None else {"kl": self._divergence(engine, self._kept_target, shard)}
+        if self._config.evaluation.lm_eval:
+            parts["lm_eval"] = run_tasks(engine.model, self._tokenizer, self._config.evaluation, shard)
+        return parts
 
+    def _divergence(self, engine: Engine, kept: KeptParameters, shard: Shard) -> RobustnessResult:
         @contextmanager
         def open_target() -> Iterator[nn.Module]:
             with kept.in_place():
                 yield engine.model
 
         evaluation, encoding = self._config.evaluation, self._config.data
-        shard = Shard(rank=engine.rank, world_size=engine.world_size, synchronized=engine.zero_stage == 3)
-        return {"kl": divergence(engine.model, open_target, self._tokenizer, self._data, evaluation, encoding, shard)}
+        return divergence(engine.model, open_target, self._tokenizer, self._data, evaluation, encoding, shard)
 
     def attack(
         self, model: Path, measured: Metrics, reference: Path | None, retrained: Path | None

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
+from hub_clone import write_clone
 from ofmu.data.config import DataConfig
 from ofmu.data.load import load_data
 from ofmu.errors import ConfigError, DataError
@@ -73,14 +73,7 @@ def test_another_request_and_a_sample(tmp_path: Path) -> None:
 
 def test_a_clone_of_the_hubs_data_set_gives_the_same_rows(tmp_path: Path) -> None:
     files = load_data(config(write_parts(tmp_path / "files")), seed=0)
-    hub, configs = tmp_path / "hub", dict[str, list[str]]()
-    for part, records in PARTS.items():
-        subset, split = part.split("/")
-        (hub / subset).mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(records).to_parquet(hub / subset / f"{split}-00000-of-00001.parquet")
-        configs.setdefault(subset, []).append(f"  - split: {split}\n    path: {subset}/{split}-*\n")
-    listed = "".join(f"- config_name: {name}\n  data_files:\n{''.join(parts)}" for name, parts in configs.items())
-    (hub / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    hub = write_clone(tmp_path / "hub", PARTS)
     assert load_data(config(hub), seed=0).content_hash == files.content_hash
 
 

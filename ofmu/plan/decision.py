@@ -146,8 +146,9 @@ def _decide_together(config: UnlearnConfig, local: int) -> Decision:
         raise ConfigError("The engine could not be planned: the message of rank 0 says why")
     if first:
         return decision
-    places = {name: int(numbers[index]) for index, name in enumerate(_CHOICES, start=1)}
-    return Decision(_with(config, {name: _CHOICES[name][places[name]] for name in config.engine.undecided}), None)
+    chosen_places = {name: int(numbers[index]) for index, name in enumerate(_CHOICES, start=1)}
+    values = {name: _CHOICES[name][chosen_places[name]] for name in config.engine.undecided}
+    return Decision(_with(config, values), None)
 
 
 def _choices(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[UnlearnConfig]:

@@ -20,14 +20,13 @@ from ofmu.engine.kept_parameters import KeptParameters
 from ofmu.evaluation.harness.run import run_tasks
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
+from ofmu.evaluation.robustness.depth import rows_with_facts
 from ofmu.evaluation.robustness.divergence import divergence
-from ofmu.evaluation.robustness.facts import with_entities
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.partial import PartialEvaluation
 from ofmu.evaluation.scoring.sharding import Shard
-from ofmu.evaluation.sets import FORGET
 from ofmu.losses import AnswerLoss
 from ofmu.models.files import stored_type
 from ofmu.models.language import attention_for, load_config, load_model, save_model
@@ -76,9 +75,9 @@ class LanguageTask:
         self.forget_rows = [chunk for chunks in self._forget_chunks for chunk in chunks]
         self.retain_rows = encoder.encode_rows("retain", self._data.retain.rows)
         encoder.warn_of_cuts()
-        if config.evaluation.depth and config.evaluation.entities is not None:
-            # A file that does not fit the rows must not cost a run.
-            with_entities(self._data.evaluation.get(FORGET, self._data.forget).rows, config.evaluation.entities)
+        if config.evaluation.depth:
+            # A file of entities that does not fit the rows must not cost a run.
+            rows_with_facts(self._data, config.evaluation)
         self.content_hash = self._data.content_hash
         self._kept_target: KeptParameters | None = None
 

@@ -30,14 +30,14 @@ from ofmu.io.library_logging import silence_libraries
 from ofmu.kept_round import KeptRound
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
-from ofmu.methods.retain_subset import drawn_retain_rows
+from ofmu.methods.retain_subset import retain_rows_entry
 from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
 from ofmu.plan.decision import decide_run
 from ofmu.preparer import prepare
 from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RETAIN_ROWS, RunFiles, check_output, stored_values
+from ofmu.run_files import RunFiles, check_output, stored_values
 from ofmu.task import RobustnessTask, Task
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
@@ -346,7 +346,7 @@ class _Run:
                     "stationary": method.stationary,
                     "seed": self._config.seed,
                     "data_hash": task.content_hash,
-                    **self._retain_rows(task),
+                    **retain_rows_entry(task, self._config.method),
                     "prepared": dict(self._prepared.keys),
                     "config": self._config.model_dump(mode="json"),
                     "environment": environment(),
@@ -354,13 +354,6 @@ class _Run:
             )
         barrier()
         return UnlearnResult(values, metrics.reasons, self._files.directory)
-
-    def _retain_rows(self, task: Task[Any]) -> dict[str, Any]:
-        """Return which retain rows the method used; empty if it used them all."""
-        method = self._config.method
-        if method.retain_share == 1:
-            return {}
-        return {RETAIN_ROWS: asdict(drawn_retain_rows(len(task.retain_rows), task.content_hash, method))}
 
 
 def with_robustness(metrics: Metrics, parts: Mapping[str, RobustnessResult]) -> Metrics:

@@ -7,11 +7,13 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ofmu.methods.base import Context
 from ofmu.methods.config import MethodConfig
+from ofmu.run_files import RETAIN_ROWS
+from ofmu.task import Task
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ def drawn_retain_rows(total: int, content_hash: str, config: MethodConfig) -> Dr
     indices = tuple(sorted(generator.sample(range(total), drawn_count(total, config.retain_share))))
     digest = hashlib.sha256(f"{content_hash}/{','.join(map(str, indices))}".encode()).hexdigest()
     return DrawnRetainRows(config.retain_share, config.retain_draw, indices, total, digest)
+
+
+def retain_rows_entry(task: Task[Any], config: MethodConfig) -> dict[str, Any]:
+    """Return the entry of ``metrics.json`` that says which retain rows a method used; empty if it used them all."""
+    if config.retain_share == 1:
+        return {}
+    return {RETAIN_ROWS: asdict(drawn_retain_rows(len(task.retain_rows), task.content_hash, config))}
 
 
 def with_drawn_retain_rows(context: Context[Any], config: MethodConfig) -> Context[Any]:

@@ -116,6 +116,7 @@ def test_a_run_that_continues_keeps_its_engine(mapping, monkeypatch):
     assert str(decision.sentence).endswith("as at the run's start")
 
 
+@pytest.mark.slow
 def test_a_cluster_elsewhere_gets_the_defaults(mapping, monkeypatch):
     with_memory(monkeypatch, 1)
     decision = decide_trial(config_of(mapping), ClusterConfig(address="ray://10.0.0.1:10001", num_workers=2))

@@ -6,8 +6,8 @@ import os
 import shutil
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memor
 from ofmu.engine.repeatable import check_repeatable
 from ofmu.errors import PrunedError, RunError
 from ofmu.evaluation.metrics.summary import Metrics
-from ofmu.evaluation.robustness.result import RobustnessResult
+from ofmu.evaluation.robustness.result import RobustnessResult, with_robustness
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
@@ -354,15 +354,6 @@ class _Run:
             )
         barrier()
         return UnlearnResult(values, metrics.reasons, self._files.directory)
-
-
-def with_robustness(metrics: Metrics, parts: Mapping[str, RobustnessResult]) -> Metrics:
-    """Return the metrics with those of the attacks, of the divergence and of lm-eval."""
-    values, reasons = dict(metrics.values), dict(metrics.reasons)
-    for part in parts.values():
-        values |= part.metrics
-        reasons |= part.reasons
-    return replace(metrics, values=values, reasons=reasons)
 
 
 _KINDS = {"comparison": "compare", "search": "search"}

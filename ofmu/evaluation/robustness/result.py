@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from ofmu.evaluation.metrics.summary import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +23,12 @@ class RobustnessResult:
     """Gradients of minibatches that it computed."""
     tokens: int = 0
     """Tokens that these gradients read."""
+
+
+def with_robustness(metrics: Metrics, parts: Mapping[str, RobustnessResult]) -> Metrics:
+    """Return the metrics of a model with those of the parts."""
+    values, reasons = dict(metrics.values), dict(metrics.reasons)
+    for part in parts.values():
+        values |= part.metrics
+        reasons |= part.reasons
+    return replace(metrics, values=values, reasons=reasons)

@@ -43,7 +43,8 @@ def run_tasks(model: Any, tokenizer: Tokenizer, evaluation: EvaluationConfig, sh
     names, manager = list(evaluation.lm_eval), task_manager(evaluation)
     import lm_eval  # an extra, and slow to import
 
-    from ofmu.evaluation.harness.model import EngineLM  # imports lm-eval
+    # This file imports lm-eval too.
+    from ofmu.evaluation.harness.model import EngineLM
 
     try:
         with evaluation_mode(model), _random_state_kept(), quiet(), without_hub_metrics(), torch.no_grad():

@@ -158,6 +158,7 @@ def test_a_model_directory_that_is_not_there(error_of, tiny, tmp_path):
     assert f"There is no model directory {tmp_path / 'gone'}" in sentence
 
 
+@pytest.mark.slow
 def test_an_official_reference_for_other_rows(error_of, prepared, shared_data, tmp_path):
     log = shared_data / "tofu_official_logs" / "llama2-7b_retain95.json"
     data = ["data.source=tofu", f"data.path={shared_data / 'tofu'}", "data.split=forget10"]
@@ -227,6 +228,7 @@ def test_an_output_that_is_a_file(error_of, tiny, prepared, tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_nan_loss_ends_a_run(error_of, tiny, tmp_path):
     sentence = error_of("unlearn", tiny, "method.inner_lr=1e30", "--output", tmp_path / "run")
     assert "Outer step 1 of 3 failed" in sentence

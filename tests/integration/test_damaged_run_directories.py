@@ -240,6 +240,7 @@ def test_a_study_that_lost_trials_is_not_started_over(run: Path, lost: str, caps
     assert content_of(run) == before
 
 
+@pytest.mark.slow
 def test_what_a_resume_may_change_is_no_edit(run: Path) -> None:
     config(lambda stored: stored["search"].update(num_trials=7, keep_models="front", max_concurrent_trials=1))(run)
     config(lambda stored: stored.update(cluster={"num_workers": 2}, cache_dir=str(run.parent)))(run)

@@ -265,6 +265,7 @@ def test_an_evaluation_reads_only_a_folder_of_tasks_that_its_command_names(
     assert main(["evaluate", "theirs/model", "--allow-code"]) == 0
 
 
+@pytest.mark.slow
 def test_a_resume_reads_a_folder_of_tasks_only_when_it_is_allowed(marker: Path) -> None:
     run = search_of(None, marker)
     config = yaml.safe_load((run / "config.yaml").read_text())

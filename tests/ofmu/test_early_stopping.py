@@ -57,6 +57,7 @@ def test_a_round_callback_that_never_stops_the_run_changes_no_metric(config, pre
     assert {k: v for k, v in plain.items() if k not in COSTS} == {k: v for k, v in called.items() if k not in COSTS}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_leaves_a_record_and_no_result(config, prepared, tmp_path):
     def stop(state: RoundState) -> None:
         if state.round == 2:
@@ -112,6 +113,7 @@ def test_the_seconds_of_the_round_callback_count_as_evaluation(config, prepared,
     assert seconds == {"start_up": 0, "inner": 0, "outer": 0, "evaluation": 200}
 
 
+@pytest.mark.slow
 def test_a_partial_evaluation_of_all_rows_is_the_evaluation_without_generation(config, prepared):
     task = LanguageTask(config, prepared.target)
     engine = build_engine(task.load_model(double_backward=False), config.engine, CostTracker())

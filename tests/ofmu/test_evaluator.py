@@ -57,6 +57,7 @@ def test_the_report_equals_metrics_json(models: Path, report: dict[str, Any]) ->
     assert report["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_file_of_scores_and_its_model_are_the_same_reference(models: Path, report: dict[str, Any]) -> None:
     data = load_data(CONFIG.data, 0)
     evaluate(models / "two", CONFIG, output_dir=models / "reference")
@@ -161,6 +162,7 @@ def test_an_open_unlearning_log_of_other_rows_is_refused_before_scoring(models: 
             evaluate(models / "one", CONFIG, **arguments)
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_as_open_unlearning_does(models: Path, report: dict[str, Any]) -> None:
     membership = UnlearnConfig.model_validate(
         {**CONFIG.model_dump(), "evaluation": {**CONFIG.evaluation.model_dump(), "membership": True}}
@@ -180,6 +182,7 @@ def test_a_model_is_exported_as_open_unlearning_does(models: Path, report: dict[
         evaluate(models / "one", CONFIG, output_dir=models / "logs", export="open-unlearning")
 
 
+@pytest.mark.slow
 def test_columns_beside_a_file_of_scores(models: Path, report: dict[str, Any], shared_data: Path) -> None:
     logs = shared_data / "open_unlearning_logs"
     summary = logs / "tofu_Llama-2-7b-chat-hf_full" / "evals_forget01" / "TOFU_SUMMARY.json"

@@ -67,6 +67,7 @@ def test_the_four_numbers_of_muse(report: dict[str, Any]) -> None:
     assert report["metrics"]["membership_gradient_norm"] is not None
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_transformers_on_the_prompts_of_muse(folder: Path, report: dict[str, Any]) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")

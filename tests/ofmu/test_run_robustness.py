@@ -93,6 +93,7 @@ def test_a_run_measures_and_counts_what_it_is_asked_for(config: UnlearnConfig, t
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith("tmp")]
 
 
+@pytest.mark.slow
 def test_the_untouched_target_does_not_diverge(config: UnlearnConfig, tmp_path: Path) -> None:
     only = config.evaluation.model_copy(update={"run_attacks": ()})
     still = config.method.model_copy(update={"steps": 0})
@@ -100,6 +101,7 @@ def test_the_untouched_target_does_not_diverge(config: UnlearnConfig, tmp_path: 
     assert (metrics["kl_retain"], metrics["kl_general"]) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_without_a_prepared_target_the_divergence_is_missing_with_its_reason(
     config: UnlearnConfig, tmp_path: Path
 ) -> None:

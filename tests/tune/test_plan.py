@@ -18,6 +18,7 @@ def graddiff(tiny_mapping: dict[str, Any]) -> dict[str, Any]:
     return {**tiny_mapping, "method": {"name": "graddiff", "steps": 7, "batch_size": 2}}
 
 
+@pytest.mark.slow
 def test_a_fixed_number_of_steps_is_multiplied(graddiff):
     space = {"method": {"lr": {"low": 1e-5, "high": 1e-3}}}
     config = config_of(graddiff, space=space, num_trials=5, baselines=["target"])
@@ -35,6 +36,7 @@ def test_searched_steps_count_with_their_mean(graddiff):
     assert least.gradient_evaluations == pytest.approx(10 * 20 * 2, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_published_setting_counts_where_it_runs(tiny_mapping):
     mapping = {**tiny_mapping, "method": {"name": "ofmu"}}
     space = {"method": {"inner_lr": {"low": 1e-3, "high": 1e-2}}}

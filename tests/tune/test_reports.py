@@ -56,6 +56,7 @@ def write_comparison(folder: Path, summarised) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
@@ -131,6 +132,7 @@ def test_a_run_directory_in_place_of_a_model_is_answered_with_its_model(tmp_path
     assert words.format(tmp_path / "run") in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_report_of_the_user_is_kept(runs, tmp_path):
     directory = write_run(tmp_path / "run")
     (directory / "report.html").write_text("mine")
@@ -179,6 +181,7 @@ def test_the_list_and_the_headings_name_the_variant(tmp_path):
     assert "OFMU on generated" in write_report(tmp_path / "search").read_text()
 
 
+@pytest.mark.slow
 def test_people_read_sizes_in_units_and_files_keep_bytes(runs, tmp_path, capsys):
     objectives = {"peak_memory_bytes": "min", "model_utility": "max"}
     result = write_search(tmp_path / "search", objectives=objectives, reference=False)
@@ -220,6 +223,7 @@ def test_a_damaged_directory_does_not_end_the_list(tmp_path, name):
     assert entries[1].state == "complete"
 
 
+@pytest.mark.slow
 def test_the_command_lists_them(runs, tmp_path):
     output = CliRunner().invoke(runs_command, [str(runs)]).output
     assert output.count("complete") == 3

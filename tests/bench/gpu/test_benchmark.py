@@ -164,6 +164,7 @@ def test_differences_are_relative_to_the_expected_run() -> None:
     assert differences(outcome(5.0, [1.5, 3.0]), wanted) == {"losses": 0.25, "weights": 0.25}
 
 
+@pytest.mark.slow
 def test_a_case_without_deepspeed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
 
@@ -175,6 +176,7 @@ def test_a_case_without_deepspeed_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert (row.skipped, row.failed, row.goals) == ("DeepSpeed is not installed", None, {})
 
 
+@pytest.mark.slow
 def test_a_case_that_raises_is_a_row_of_its_own() -> None:
     def measure() -> dict[str, float]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")

@@ -142,6 +142,7 @@ def test_one_worker_decides_as_the_scheduler_does_alone():
     assert {trial.state for trial in found.trials} == {"pruned", "complete"}
 
 
+@pytest.mark.slow
 def test_an_optuna_study_hears_how_every_trial_ended():
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=optuna.samplers.RandomSampler(seed=0))
 

@@ -118,6 +118,7 @@ def test_a_node_whose_probe_is_not_seen_here_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_model_and_data_of_the_config_are_checked(tmp_path):
     tokenizer = train_tokenizer(["Question: Who?\nAnswer: Ann."] * 4, 280)
     shape = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2)

@@ -35,6 +35,7 @@ class Counting(Mirror):
         return super()._output_stream(name)
 
 
+@pytest.mark.slow
 def test_pushed_files_are_pulled_elsewhere(s3_uri, tmp_path):
     fill(tmp_path / "a", study="1", trials__3__metrics_json="{}", model__w="x" * 20_000_000)
     (tmp_path / "a" / "zipped.gz").write_bytes(b"no gzip")

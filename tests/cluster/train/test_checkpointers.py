@@ -17,6 +17,7 @@ from s3_server import stored_files
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.slow
 def test_the_two_newest_checkpoints_are_kept_at_the_uri_and_a_damaged_one_is_skipped(s3_uri, tmp_path):
     space = ReplicatedSpace(nn.Linear(2, 3))
 

@@ -63,6 +63,7 @@ def config_in(cache: Path, mapping: dict[str, Any], **sections: Any) -> UnlearnC
     return validate(UnlearnConfig, {**mapping, **quick, **sections})
 
 
+@pytest.mark.slow
 def test_the_driver_reads_each_model_file_once(tiny_mapping: dict[str, Any], tmp_path: Path, reads: Reads) -> None:
     config = config_in(tmp_path / "cache", tiny_mapping)
     made = preparation.prepare(config, TWO)
@@ -93,6 +94,7 @@ def test_a_base_outside_of_the_cache_is_read_once(tiny_mapping: dict[str, Any], 
     assert set(reads.found.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_file_that_workers_replaced_is_read_again(tiny_mapping: dict[str, Any], tmp_path: Path, reads: Reads) -> None:
     """A damaged target is found once, made again by the workers, and checked once more."""
     config = config_in(tmp_path / "cache", tiny_mapping)

@@ -205,6 +205,7 @@ def test_local_mode_gives_the_trainers_numbers(tiny_config: UnlearnConfig, prepa
     assert {n: v for n, v in metrics.items() if n not in COSTS} == {n: v for n, v in plain.items() if n not in COSTS}
 
 
+@pytest.mark.slow
 def test_a_users_error_passes_through_local_mode(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

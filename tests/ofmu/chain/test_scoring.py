@@ -53,6 +53,7 @@ def earlier_requests(config: UnlearnConfig) -> tuple[EarlierRows, ...]:
     )
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_once_and_measures_as_each_request_did(
     tiny_config: UnlearnConfig, prepared: Prepared, loads: list[str], tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_model_is_loaded_once_and_measures_as_each_request_did(
         assert dict(values) == pytest.approx({name: expected[name] for name in values}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_result_of_several_requests_is_loaded_once(
     tiny_config: UnlearnConfig, prepared: Prepared, loads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

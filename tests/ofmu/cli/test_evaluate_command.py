@@ -52,6 +52,7 @@ def columns_of(result: Result, name: str) -> list[str]:
     return value_of(result, name).split()
 
 
+@pytest.mark.slow
 def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> None:
     result = call(
         run / "model", run / "config.yaml", "seed=3", "--reference", run / "other", "--output", tmp_path / "o"
@@ -68,6 +69,7 @@ def test_metrics_are_printed_plainly_and_stored(run: Path, tmp_path: Path) -> No
     assert "\x1b" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_missing_metric_shows_its_reason(run: Path) -> None:
     result = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
     assert value_of(result, "forget_quality") == "–  (no reference was given)"
@@ -164,6 +166,7 @@ def test_a_deleted_target_is_no_baseline(run: Path, tmp_path: Path) -> None:
     assert "target" not in result.stdout
 
 
+@pytest.mark.slow
 def test_without_config_the_runs_own_is_used(run: Path) -> None:
     result = call(run / "model", "evaluation.rouge=false")
     assert result.exit_code == 0, result.output

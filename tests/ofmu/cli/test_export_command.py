@@ -50,6 +50,7 @@ def test_a_card_in_the_model_stays(search: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model" / "README.md").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_model_goes_to_the_hub_without_a_folder(search: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub_server() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)

@@ -23,6 +23,7 @@ def failing(words: list[str]) -> Any:
     return stop.value.code
 
 
+@pytest.mark.slow
 def test_a_plan_names_every_phase_and_the_cost(config, capsys):
     assert main(["plan", str(config), "--tokens-per-second", "1000", "--price", "2"]) == 0
     shown = capsys.readouterr().out
@@ -37,6 +38,7 @@ def test_a_price_without_a_speed_is_refused(config, capsys):
     assert "--price needs --tokens-per-second" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_lists_changes_and_fails(config, capsys):
     assert failing(["plan", str(config), "--gpus", "2", "--memory", "0.0025"]) == 1
     shown = capsys.readouterr().out
@@ -47,6 +49,7 @@ def test_what_does_not_fit_lists_changes_and_fails(config, capsys):
     assert "smallest change that fits: " in shown or "none of these changes makes it fit" in shown
 
 
+@pytest.mark.slow
 def test_without_a_gpu_and_without_its_memory_nothing_is_compared(config, capsys):
     assert main(["plan", str(config), "--gpus", "1"]) == 0
     assert "give --memory" in capsys.readouterr().out

@@ -266,6 +266,7 @@ def test_a_switch_is_no_number() -> None:
     assert SearchConfig.read(None, ["evaluation.rouge=false", "method.seed=null"]).evaluation.rouge is False
 
 
+@pytest.mark.slow
 def test_a_method_of_the_users_own_replaces_the_method_of_a_config() -> None:
     mapping = override(read_mapping("quickstart"), ["method.name=fadingascent", "method.module=examples.own_module"])
     assert mapping["method"]["name"] == "fadingascent"

@@ -59,6 +59,7 @@ def test_an_example_is_the_prompt_then_the_answer_then_eos(question: str, answer
     assert example.answer_length >= 2
 
 
+@pytest.mark.slow
 def test_a_chat_template_is_used_with_a_fixed_date() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT

@@ -39,6 +39,7 @@ def test_rows_and_their_parts(tmp_path: Path) -> None:
     assert (forget.prompting.template, forget.prompting.max_new_tokens) == ("{question}", 256)
 
 
+@pytest.mark.slow
 def test_the_published_files(shared_data: Path) -> None:
     data = load(shared_data / "lume")
     assert (len(data.forget), len(data.retain)) == (2732, 2734)

@@ -105,6 +105,7 @@ def test_a_clone_of_the_hubs_data_set_gives_the_same_rows(tmp_path: Path) -> Non
     assert load_data(config(write_clone(tmp_path / "hub", PARTS)), seed=0).content_hash == files.content_hash
 
 
+@pytest.mark.slow
 def test_the_metrics_are_those_of_the_probes_and_the_texts(tmp_path: Path) -> None:
     section = config(write_parts(tmp_path))
     data, (model, tokenizer) = load_data(section, seed=0), tiny.make_model()

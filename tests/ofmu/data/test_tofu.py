@@ -65,6 +65,7 @@ def test_general_knowledge_joins_the_retain_rows_if_configured(tofu: Path) -> No
     assert [row.answer for row in data.retain.rows[360:]] == [record["answer"] for record in general]
 
 
+@pytest.mark.slow
 def test_the_content_hash_depends_on_the_rows_only(tofu: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(tofu, copy)

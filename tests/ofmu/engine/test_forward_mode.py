@@ -49,6 +49,7 @@ def direction_of(engine: TorchEngine) -> Vector:
     return [torch.randn(part.shape, generator=generator, dtype=part.dtype) for part in engine.space.masters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "attention"),
     [*((kind, "eager") for kind in MODELS), *((kind, "sdpa") for kind in MODELS if kind != "gemma2")],

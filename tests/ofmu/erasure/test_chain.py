@@ -61,6 +61,7 @@ def test_the_links_of_a_chain_are_checked_where_they_lie(chain: Path):
     assert check_links(first, chain / "one" / "evidence").checked == ()
 
 
+@pytest.mark.slow
 def test_evidence_that_is_signed_later_is_the_same_link(tmp_path: Path):
     target = write_model(tmp_path / "target", 1.0)
     one = write_request(tmp_path / "one", "Ana", target)

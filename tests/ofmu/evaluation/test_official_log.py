@@ -83,6 +83,7 @@ def test_a_reference_with_another_number_of_rows_raises(logs: Path, log: str) ->
     assert log in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_reference_of_equal_length_with_other_rows_raises(logs: Path) -> None:
     model, reference = (read_official_log(logs / f"llama2-7b_{name}.json") for name in ("full", "retain90"))
     rows = reference.sets["forget"]

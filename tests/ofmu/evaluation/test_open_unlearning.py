@@ -154,6 +154,7 @@ def test_a_malformed_log_is_one_sentence(logs: Path, change: Any, message: str) 
         parse_scores(edited(logs, change), "log.json")
 
 
+@pytest.mark.slow
 def test_a_metric_that_the_log_lacks_has_a_reason(logs: Path) -> None:
     result = metrics_of(parse_scores(edited(logs, lambda log: log.pop("extraction_strength")), "log.json"))
     assert result.reasons["extraction_strength"] == "the open-unlearning log has no extraction_strength"

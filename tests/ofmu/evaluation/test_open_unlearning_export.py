@@ -33,6 +33,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield path, value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOGS)
 def test_a_log_that_was_read_is_written_as_it_was(shared_data: Path, name: str) -> None:
     folder = shared_data / "open_unlearning_logs"
@@ -58,6 +59,7 @@ def test_a_log_that_was_read_is_written_as_it_was(shared_data: Path, name: str) 
     assert {key: written_summary[key] for key in summary} == pytest.approx(summary, rel=2e-7, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_what_is_written_reads_as_the_same_scores(shared_data: Path) -> None:
     scores = read_scores(shared_data / "open_unlearning_logs" / next(iter(LOGS)))
     log = to_open_unlearning(scores, None)

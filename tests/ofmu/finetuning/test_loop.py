@@ -54,6 +54,7 @@ def test_one_step_is_adamw_on_the_token_mean_over_the_batch(model: Any) -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_rows_are_learned_and_the_cost_is_counted(model: Any) -> None:
     events: list[Any] = []
     training = TrainingConfig(epochs=60, batch_size=2, learning_rate=1e-2)
@@ -96,6 +97,7 @@ def test_a_loss_of_nan_ends_the_training(model: Any) -> None:
         finetune(model, EXAMPLES, TrainingConfig(epochs=3), seed=0, pad_id=2)
 
 
+@pytest.mark.slow
 def test_moments_in_8_bits_train_as_fp32_moments_do(model: Any) -> None:
     """The weights move as far, and differ by a small part of their way: the moments are rounded."""
     exact, start = copy.deepcopy(model), copy.deepcopy(model)
@@ -117,6 +119,7 @@ def test_the_default_optimizer_changes_no_cache_key() -> None:
     assert TrainingConfig(optimizer="adamw_8bit").model_dump(mode="json")["optimizer"] == "adamw_8bit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_an_interrupted_training_continues_to_the_same_bits(
     optimizer: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

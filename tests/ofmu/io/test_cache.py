@@ -98,6 +98,7 @@ def _create(root: Path, results: multiprocessing.Queue[bool], barrier: object) -
     results.put(Cache(root).get_or_create("models", PARTS, Builder("x" * 1_000_000)).created)
 
 
+@pytest.mark.slow
 def test_concurrent_processes_build_an_entry_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     results, barrier = context.Queue(), context.Barrier(4)

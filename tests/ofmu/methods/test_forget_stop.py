@@ -60,6 +60,7 @@ def plane(**settings: Any) -> Any:
     return build_method(Context(engine, task, seed=0), method_config(section).model_validate(section))
 
 
+@pytest.mark.slow
 def test_the_run_ends_at_the_constrained_minimum_with_the_multiplier_of_the_optimality_conditions() -> None:
     method = plane(steps=600, round_steps=600, stop_penalty=1.0, multiplier_step=0.5)
     (record,) = method.rounds()

@@ -29,6 +29,7 @@ def test_the_step_is_the_inverse_fisher_matrix_times_the_difference_of_gradients
     assert list(case.method.rounds()) == []
 
 
+@pytest.mark.slow
 def test_the_product_equals_woodfishers_recursion() -> None:
     """F_k⁻¹ = F_{k−1}⁻¹ − F_{k−1}⁻¹ g gᵀ F_{k−1}⁻¹ / (N + gᵀ F_{k−1}⁻¹ g), F_0⁻¹ = I/λ (arXiv 2004.14340)."""
     case = Case("influence")

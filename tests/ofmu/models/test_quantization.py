@@ -138,6 +138,7 @@ def test_logits_and_gradients_are_those_of_ordinary_layers_with_the_same_weights
     assert relative(gradient, torch.autograd.grad(loss_of(exact), list(exact_trainable.values()))) < 1e-5
 
 
+@pytest.mark.slow
 def test_exact_products_and_their_derivatives_are_those_of_ordinary_layers() -> None:
     model, trainable, exact, exact_trainable = pair()
     generator = torch.Generator().manual_seed(4)
@@ -194,6 +195,7 @@ def test_a_model_is_quantised_weight_by_weight_as_it_is_read(stored: torch.dtype
     assert not load_model(tmp_path).state_dict().keys() - dict(tiny_llama().named_parameters()).keys()
 
 
+@pytest.mark.slow
 def test_saved_sums_have_the_logits_of_the_run(tmp_path: Path) -> None:
     tiny_llama().save_pretrained(tmp_path / "target")
     model, trainable = adapted(load_model(tmp_path / "target", quantized=True))

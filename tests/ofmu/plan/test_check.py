@@ -72,6 +72,7 @@ def test_the_change_that_is_named_makes_the_run_fit(mapping, monkeypatch):
     assert smaller[0] == change
 
 
+@pytest.mark.slow
 def test_moments_in_8_bits_are_a_change_that_a_plan_proposes(mapping):
     config = config_of(mapping)
     plan = make_plan(config, on_gpu=False, budget=1.0)
@@ -185,6 +186,7 @@ def test_a_gpu_s_memory_is_the_card_s(mapping, monkeypatch):
     assert budget.device_memory(on_gpu=True) == 7 * 2**30
 
 
+@pytest.mark.slow
 def test_the_targets_logits_are_counted_where_a_loss_compares_with_them(mapping):
     """Two methods with the same vectors but θ_0: the round differs by θ_0 and by one tensor of logits."""
     found = {}
@@ -227,6 +229,7 @@ def test_a_kept_round_is_one_copy_in_a_round_and_two_at_the_end(mapping):
     assert entry.needed == again.needed
 
 
+@pytest.mark.slow
 def test_what_checkpoint_selection_keeps_can_be_too_much(mapping, monkeypatch):
     config = config_of(mapping, engine={"device": "cpu", "zero_stage": 0})
     least, most = (make_plan(config, on_gpu=False, keeps_round=keeps).needed for keeps in (False, True))
@@ -266,6 +269,7 @@ def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies)
     assert "attacks" not in phases_of(config_of(mapping, evaluation={"attacks": [attack]}))
 
 
+@pytest.mark.slow
 def test_the_depth_loads_two_models_beside_the_run_where_there_is_a_retrained_model(mapping):
     engine = {"device": "cpu", "zero_stage": 0}
     config = config_of(mapping, engine=engine, evaluation={"depth": True, "batch_size": 4})

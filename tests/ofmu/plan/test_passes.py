@@ -91,6 +91,7 @@ def drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
+@pytest.mark.slow
 def test_checkpointing_and_smaller_batches_take_less():
     config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
     options: dict[str, Any] = {"attention": "sdpa", "dtype": torch.float32, "adapter": AdapterConfig()}
@@ -103,6 +104,7 @@ def test_checkpointing_and_smaller_batches_take_less():
     assert twice.start > 2 * whole.start
 
 
+@pytest.mark.slow
 def test_scoring_grows_with_its_answers():
     config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
     options: dict[str, Any] = {"dtype": torch.float32, "attention": "sdpa"}
@@ -135,6 +137,7 @@ def test_chunks_of_logits_take_what_the_profiler_counts(chunk_bytes, monkeypatch
     assert (whole.start > 1.5 * planned.start) == (chunk_bytes == 2**16)
 
 
+@pytest.mark.slow
 def test_generation_has_the_logits_of_one_token_at_a_time():
     config = {"model_type": "llama", **SHAPE, "vocab_size": 50_000, "num_hidden_layers": LAYERS}
     options: dict[str, Any] = {"dtype": torch.float32, "attention": "sdpa"}

@@ -15,6 +15,7 @@ from ofmu.run_files import RunFiles
 from report_runs import SCRIPT, write_run
 
 
+@pytest.mark.slow
 def test_metrics_stand_beside_the_target_and_the_retrained_model(tmp_path):
     html = run_page(write_run(tmp_path / "run"))
     line = html[html.index(">forget_probability<") :].partition("</tr>")[0]
@@ -27,6 +28,7 @@ def test_metrics_stand_beside_the_target_and_the_retrained_model(tmp_path):
     assert 'aria-hidden="true"' in line, "the picture of the range"
 
 
+@pytest.mark.slow
 def test_answers_of_three_models_stand_side_by_side(tmp_path):
     html = run_page(write_run(tmp_path / "run"))
     card = html[html.index("<h4>What is forget 0?</h4>") :].partition("</article>")[0]
@@ -41,6 +43,7 @@ def test_answers_of_three_models_stand_side_by_side(tmp_path):
     assert html.index("Forget rows") < html.index("Retain rows") < html.index("World facts")
 
 
+@pytest.mark.slow
 def test_the_verdict_says_what_the_test_can_tell(tmp_path):
     html = run_page(write_run(tmp_path / "run"))
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
@@ -50,6 +53,7 @@ def test_the_verdict_says_what_the_test_can_tell(tmp_path):
     assert "n = 8)" in html
 
 
+@pytest.mark.slow
 def test_a_run_without_its_baselines_stands_alone(tmp_path):
     html = run_page(write_run(tmp_path / "run", baselines=False))
     assert "not at hand" in html
@@ -57,12 +61,14 @@ def test_a_run_without_its_baselines_stands_alone(tmp_path):
     assert "After (this model)" in html
 
 
+@pytest.mark.slow
 def test_rows_and_metrics_of_the_user_are_escaped(tmp_path):
     html = run_page(write_run(tmp_path / "run", question=SCRIPT, answers=SCRIPT, more_metrics={SCRIPT: 1.0}))
     assert "<script>document.title" not in html
     assert html.count("&lt;/script&gt;&lt;script&gt;document.title") >= 10
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_shows_how_far_it_is(tmp_path):
     directory = write_run(tmp_path / "run")
     (directory / "metrics.json").unlink()
@@ -92,6 +98,7 @@ def test_a_run_of_another_program_has_a_page_of_its_metrics(tmp_path):
     assert ">gone<" not in html
 
 
+@pytest.mark.slow
 def test_reasons_of_missing_metrics_are_told(tmp_path):
     directory = write_run(tmp_path / "run", answers="x")
     html = run_page(directory)
@@ -102,6 +109,7 @@ def test_reasons_of_missing_metrics_are_told(tmp_path):
         assert reason.replace("'", "&#39;") in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", ["method", "evaluation"])
 def test_a_page_runs_no_code_that_a_directory_names(tmp_path, monkeypatch, section):
     """A run directory may come from somebody else, and a module beside it would be imported."""
@@ -138,6 +146,7 @@ def test_a_link_in_place_of_the_report_is_refused(tmp_path):
     assert (tmp_path / "theirs.html").read_text() == "theirs"
 
 
+@pytest.mark.slow
 def test_an_evaluation_shows_the_answers_of_the_models_that_it_compared_with(tmp_path):
     directory = write_run(tmp_path / "run")
     report = json.loads((directory / "metrics.json").read_text())
@@ -166,6 +175,7 @@ def test_values_that_are_no_number_are_left_out_of_a_curve(tmp_path):
     assert 'aria-label="Losses. forget loss: from 1 to 3."' in html
 
 
+@pytest.mark.slow
 def test_every_recorded_quantity_has_a_curve(tmp_path):
     html = run_page(write_run(tmp_path / "run"))
     for name in ("losses", "similarity", "norms", "errors", "phases"):

@@ -57,6 +57,7 @@ def test_a_gradient_in_parts_has_the_bits_of_a_whole_one(monkeypatch: pytest.Mon
     assert torch.equal(gradient(llama(tied=False), 16 * WIDTH, monkeypatch)[1], whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [HUGE, 400])
 @pytest.mark.parametrize("tied", [False, True])
 def test_no_pass_makes_a_tensor_as_large_as_the_embeddings(

@@ -148,6 +148,7 @@ def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     assert (labels(data.forget), labels(data.retain), labels(data.test)) == ({0: 3}, {1: 3}, {1: 2})
 
 
+@pytest.mark.slow
 def test_the_shared_subset_is_read_whole(shared_data: Path) -> None:
     data = load(shared_data / "cifar10", forget_class="frog", image_size=32, max_train_rows=500)
     assert data.class_names[6] == "frog"

@@ -98,6 +98,7 @@ def test_a_new_head_keeps_the_other_weights_and_another_number_of_classes_is_an_
     assert torch.equal(first.state_dict()[stem], model.state_dict()[stem])
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_whole_are_an_error_and_only_a_new_head_may_be_missing(tmp_path: Path) -> None:
     write_model(tiny_classifier(), Normalisation(size=16), tmp_path)
     file = tmp_path / "model.safetensors"

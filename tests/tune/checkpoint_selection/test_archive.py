@@ -32,6 +32,7 @@ def area(points: Sequence[tuple[float, float]]) -> int:
 point = st.tuples(st.integers(0, CELLS), st.integers(0, CELLS)).map(lambda p: (p[0] / CELLS, p[1] / CELLS))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(point, min_size=1, max_size=4), min_size=1, max_size=6))
 @example([[(0.7, 0.8), (0.6, 0.6)]])  # equal gains that floating point parts

@@ -30,6 +30,7 @@ def of_pair(summary, first, second, quantity="levels"):
 SPREAD = [[(0.2, 0.5)] * 3, [(0.4, 0.68)] * 3, [(0.6, 0.77)] * 3]
 
 
+@pytest.mark.slow
 @PATIENT
 @given(METHOD)
 def test_identical_methods_are_never_marked(summarised, points):
@@ -39,6 +40,7 @@ def test_identical_methods_are_never_marked(summarised, points):
     assert {test.p for test in summary.tests} == {1.0}
 
 
+@pytest.mark.slow
 @PATIENT
 @given(METHOD, METHOD)
 def test_a_dominated_method_never_wins(summarised, points, other):
@@ -51,6 +53,7 @@ def test_a_dominated_method_never_wins(summarised, points, other):
     assert summary.method("dominated").hypervolume <= summary.method("better").hypervolume
 
 
+@pytest.mark.slow
 @PATIENT
 @given(METHOD, METHOD)
 def test_the_order_of_methods_does_not_matter(summarised, first, second):
@@ -143,6 +146,7 @@ def test_a_method_without_points_is_last_and_gets_no_numbers(summarised):
     assert of_pair(summary, "none", "failed").p == 1
 
 
+@pytest.mark.slow
 @PATIENT
 @given(METHOD)
 def test_hypervolumes_are_those_of_each_seeds_runs(summarised, points):

@@ -49,6 +49,7 @@ def test_three_seeds_can_show_nothing_and_three_times_six_pairs_can():
     assert paired_test(np.zeros((3, 6)), np.ones((3, 6)), seed=0).p < 1e-5
 
 
+@pytest.mark.slow
 def test_many_pairs_are_sampled_and_match_the_normal_limit():
     differences = np.random.default_rng(1).normal(0.25, 1, (6, 10))
     result = paired_test(np.zeros((6, 10)), differences, seed=0)

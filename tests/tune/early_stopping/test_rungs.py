@@ -78,6 +78,7 @@ def test_a_trial_dominated_by_all_is_stopped_once_the_rung_is_full(rows, factor,
     assert answer == ("stop" if len(rows) >= size else "continue")
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small), min_size=FULL, max_size=14), st.randoms(use_true_random=False))
 def test_the_order_of_earlier_trials_does_not_matter(rows, random):
     *earlier, newcomer = rows
@@ -113,6 +114,7 @@ def test_a_monotone_rescaling_changes_nothing(rows, steps, rescaled):
     assert at_one_rung(warped)[1] == at_one_rung(rows)[1]
 
 
+@pytest.mark.slow
 @given(pairs)
 def test_the_order_of_the_objectives_changes_nothing(rows):
     turned = dict(reversed(TWO.items()))
@@ -133,6 +135,7 @@ def test_one_objective_is_asynchronous_successive_halving(values, direction, fac
         seen.append(reward)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 60), max_size=60), st.sampled_from([2.0, 4.0]), st.sampled_from(["min", "max"]))
 def test_one_objective_gives_the_answers_of_rays_scheduler(values, factor, direction):
     """Ray interpolates between neighbours. On a scale this steep the result equals the better neighbour."""
@@ -154,6 +157,7 @@ def test_one_objective_gives_the_answers_of_rays_scheduler(values, factor, direc
             stopped.add(number)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small), max_size=14), st.sampled_from([None, math.nan, math.inf, -math.inf, "absent"]))
 def test_an_unusable_objective_counts_as_worst(rows, unusable):
     scheduler, _ = at_one_rung(rows)
@@ -170,6 +174,7 @@ def test_unusable_reports_do_not_change_decisions_on_other_trials(rows, places):
         assert scheduler.report(number, 1, dict(zip(TWO, row, strict=True)), 2) == expected[number]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small), min_size=8, max_size=20), st.integers(1, 12))
 def test_below_the_grace_period_nothing_is_stopped(rows, grace):
     config = EarlyStoppingConfig(first_rung=0.1, grace_rounds=grace, rung_size=1)
@@ -219,6 +224,7 @@ def promoted_by_definition(rows, factor):
     return fronts[last] == 0 or before <= Fraction(last - 1) / Fraction(factor)
 
 
+@pytest.mark.slow
 @example([(0, 1, 0), (1, 2, 0), (4, 3, 0), (0, 4, 0), (3, 0, 0), (3, 3, 0)], False, 1.5)
 @given(st.lists(st.tuples(small, small, small), min_size=2, max_size=16), st.booleans(), factors)
 def test_every_answer_follows_the_definition(rows, third, factor):
@@ -265,6 +271,7 @@ reports = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(reports)
 def test_a_repeated_report_changes_nothing(rows):
     once, twice = RungScheduler(TWO, ASHA), RungScheduler(TWO, ASHA)

@@ -48,6 +48,7 @@ def write_runs(result: SearchResult, runs: dict[int, list[tuple[float, float] | 
     return SearchResult.load(result.run_dir)
 
 
+@pytest.mark.slow
 def test_candidates_are_trials_of_the_front_with_enough_utility(tmp_path: Path):
     result = search(tmp_path / "s")
     rule = rule_of(result, 0.9)
@@ -59,6 +60,7 @@ def test_candidates_are_trials_of_the_front_with_enough_utility(tmp_path: Path):
     assert [each.trial for each in candidates(result, rule_of(result, 0.99))] == [6]
 
 
+@pytest.mark.slow
 def test_the_mean_over_further_seeds_decides(tmp_path: Path):
     result = search(tmp_path / "s")
     rule = rule_of(result, 0.9)
@@ -77,6 +79,7 @@ def test_the_mean_over_further_seeds_decides(tmp_path: Path):
     assert further_metrics(again, 5) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_chosen_if_nothing_keeps_enough(tmp_path: Path):
     result = search(tmp_path / "s", [(0.9, 0.8), (0.1, 0.3), (0.2, 0.4)])
     with pytest.raises(RunError, match=r"keeps 90% of its model_utility \(0.72; the highest .* is 0.4\)"):
@@ -96,6 +99,7 @@ def test_all_runs_on_further_seeds_may_fail(tmp_path: Path):
         confirmed(lost, candidates(result, rule, count=1), rule)
 
 
+@pytest.mark.slow
 def test_the_second_objective_is_a_utility(tmp_path: Path):
     objectives = {"ks_statistic": "min", "extraction_strength": "min"}
     result = search(tmp_path / "s", [(0.9, 0.8), (0.1, 0.3)], objectives=objectives)

@@ -54,6 +54,7 @@ def write_model(config: UnlearnConfig, cluster: Any, trial_dir: Path, prepared: 
     return METRICS
 
 
+@pytest.mark.slow
 def test_files_are_uploaded_and_read_back(uri: str, remote: Path) -> None:
     run = RunDirectory.create_new(uri)
     run.mkdir()

@@ -34,6 +34,7 @@ def test_a_search_writes_its_page(result):
     assert len(html) < 5_000_000
 
 
+@pytest.mark.slow
 def test_every_trial_is_a_row_with_its_command(result):
     html = search_page(result)
     rows = cells(html, "trials")
@@ -46,6 +47,7 @@ def test_every_trial_is_a_row_with_its_command(result):
     assert f"ofmu unlearn {result.run_dir}/trials/00002/config.yaml" in rows[2][-1] or rows[2][-1] == ""
 
 
+@pytest.mark.slow
 def test_the_chosen_point_stands_beside_the_models(result):
     html = search_page(result)
     knee = result.knee
@@ -57,12 +59,14 @@ def test_the_chosen_point_stands_beside_the_models(result):
     assert "does not tell it from the retrained model" in html or "tells it from the retrained model" in html
 
 
+@pytest.mark.slow
 def test_reasons_of_failures_are_told_with_their_trials(result):
     html = search_page(result)
     assert "the loss became NaN" in html
     assert "stopped early, after round 2 of 9" in html
 
 
+@pytest.mark.slow
 def test_the_curve_ends_at_the_hypervolume(result):
     html = search_page(result)
     end = re.search(r"From [\d.]+ after the first trial to ([\d.]+) after the last", html)

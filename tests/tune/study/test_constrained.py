@@ -93,6 +93,7 @@ def test_tables_and_files_say_which_points_are_feasible(tmp_path: Path) -> None:
     assert "violates a constraint" in page
 
 
+@pytest.mark.slow
 def test_without_a_feasible_trial_the_nearest_is_named_and_the_knee_is_not_exported(tmp_path: Path) -> None:
     with AskTell(make({"model_utility": {"min": 0.95}}, num_trials=6), run_dir=tmp_path / "run") as loop:
         result = run(loop)

@@ -77,6 +77,7 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
+@pytest.mark.slow
 def test_up_to_the_limit_suggestions_are_bit_for_bit_those_of_the_sampler():
     plain = draws(None, 40)
     finished = sum(number % 7 != 5 for number in range(40))
@@ -87,6 +88,7 @@ def test_up_to_the_limit_suggestions_are_bit_for_bit_those_of_the_sampler():
     assert cut != plain
 
 
+@pytest.mark.slow
 def test_an_updated_history_equals_one_that_is_read_again():
     def search(*, from_scratch: bool) -> list[dict[str, Any]]:
         study = optuna.create_study(directions=["minimize", "maximize"])

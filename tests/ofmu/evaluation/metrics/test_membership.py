@@ -155,6 +155,7 @@ def test_reported_attacks_equal_their_formulas_on_the_rows(scores: Scores, refer
     assert values["privacy_leakage"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_missing_inputs_of_attacks_are_reasons(scores: Scores, reference: Scores) -> None:
     reasons = metrics_of(scores).reasons
     assert reasons["privacy_leakage"] == reasons["membership_reference"] == "no reference was given"

@@ -61,6 +61,7 @@ def measured(model: Any, open_target: Any, tokenizer: Any) -> dict[str, float | 
     return dict(divergence(model, open_target, tokenizer, data, CONFIG.evaluation, CONFIG.data).metrics)
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_over_answer_tokens_of_the_sum_over_the_vocabulary(models: tuple[Any, Any, Any]) -> None:
     model, target, tokenizer = models
     found = measured(model, lambda: nullcontext(target), tokenizer)

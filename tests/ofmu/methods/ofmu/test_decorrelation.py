@@ -149,6 +149,7 @@ def test_with_a_vanishing_retain_gradient_nothing_is_projected() -> None:
     assert relative_error(derivatives.penalty_product(phi)[0], A @ A @ (THETA - CENTRE_F)) < TOLERANCE["central"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decorrelation", "round_cost", "check_cost"), [("projection", 3 * 2 + 6, 4), ("none", 3 * 1 + 4, 2)]
 )

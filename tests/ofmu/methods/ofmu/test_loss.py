@@ -51,6 +51,7 @@ def test_the_clamp_is_the_loss_below_the_margin_and_the_margin_above() -> None:
     assert float(total) == pytest.approx(0.01 + 2.0 + 10.0, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(
     losses=st.lists(st.floats(0, 30), min_size=1, max_size=6),
     margin=st.floats(0.1, 10),

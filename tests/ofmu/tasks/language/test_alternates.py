@@ -113,6 +113,7 @@ def test_an_alternate_that_equals_the_answer_is_refused(config: UnlearnConfig, t
         prepare(config.model_copy(update={"data": data}))
 
 
+@pytest.mark.slow
 def test_a_run_forgets_by_alternates(config: UnlearnConfig, prepared: Prepared, tmp_path: Path) -> None:
     settings = config.model_copy(update={"engine": EngineConfig(device="cpu", threads=1)})
     metrics = unlearn(settings, tmp_path / "run", prepared=prepared).metrics

@@ -97,6 +97,7 @@ def test_a_saved_classifier_has_the_reported_metrics(parquet: Path, tmp_path: Pa
     assert len(moved) > (len(started) - len(statistics)) / 2
 
 
+@pytest.mark.slow
 def test_ofmu_runs_on_images_with_exact_derivatives(parquet: Path, tmp_path: Path) -> None:
     method = {"outer_steps": 2, "inner_steps": 1, "derivative": "exact", "batch_size": 8}
     result = unlearn(config(mapping(parquet, method=method)), tmp_path / "run")
@@ -120,6 +121,7 @@ def test_a_saved_model_or_a_file_of_scores_is_a_reference(parquet: Path, tmp_pat
     assert report["reasons"]["average_gap"]
 
 
+@pytest.mark.slow
 def test_the_users_own_target_is_not_trained(parquet: Path) -> None:
     made = prepare(config(mapping(parquet)))
     model = {"path": str(made.target), "is_target": True, "base": str(made.base)}
@@ -130,6 +132,7 @@ def test_the_users_own_target_is_not_trained(parquet: Path) -> None:
     assert tuned.base == made.target != tuned.target
 
 
+@pytest.mark.slow
 def test_the_users_own_image_folders_and_random_forgetting(tmp_path: Path) -> None:
     write_folder(tmp_path / "images", {"ant": 12, "bee": 12})
     data = {"source": "images", "path": str(tmp_path / "images"), "vision": {"forget": "random", "image_size": 8}}
@@ -138,6 +141,7 @@ def test_the_users_own_image_folders_and_random_forgetting(tmp_path: Path) -> No
     assert all(result.metrics[name] is not None for name in FIELD_METRICS)
 
 
+@pytest.mark.slow
 def test_the_command_line_prepares_unlearns_and_evaluates(
     parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_space_of_modules_runs_no_code(marker: Path) -> None:
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", WAYS)
 def test_a_warm_start_imports_only_what_the_new_search_names(marker: Path, names: Names) -> None:
     run = search_of(names, marker)
@@ -168,6 +169,7 @@ def test_a_warm_start_imports_only_what_the_new_search_names(marker: Path, names
         assert marker.exists()
 
 
+@pytest.mark.slow
 def test_settings_of_a_study_name_no_module(marker: Path) -> None:
     """The overrides of a stored trial are applied when its settings are used again."""
     run = search_of(None, marker)
@@ -303,6 +305,7 @@ def test_the_page_of_a_run_or_an_evaluation_runs_no_code(
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_module_that_the_users_own_program_has_imported_stays_allowed(marker: Path) -> None:
     run = search_of(as_method, marker)
     AskTell.resume(run, allow_code=True).close()

@@ -48,6 +48,7 @@ def put(folder: Path, name: str) -> None:
     place.write_text("mine")
 
 
+@pytest.mark.slow
 def test_the_users_model_in_the_output_is_not_replaced(tiny, tiny_config, tmp_path, capsys):
     prepared, model = prepare(tiny_config), tmp_path / "work" / "model"
     model.parent.mkdir()

@@ -76,6 +76,7 @@ def test_without_a_reference_forget_quality_is_missing_with_a_reason(models: Pat
     assert result["reasons"]["forget_quality"] == "no reference was given"
 
 
+@pytest.mark.slow
 def test_the_reference_of_the_config_is_used(models: Path, report: dict[str, Any]) -> None:
     section = {"reference": {"source": "model", "path": str(models / "two")}}
     config = UnlearnConfig.model_validate({**CONFIG.model_dump(), **section})
@@ -103,6 +104,7 @@ def test_an_official_log_is_read_as_a_reference_and_raises_for_other_rows(models
         evaluate(models / "one", CONFIG, reference=log)
 
 
+@pytest.mark.slow
 def test_an_official_log_matches_its_tofu_rows(models: Path, shared_data: Path) -> None:
     config = UnlearnConfig.model_validate(
         {
@@ -147,6 +149,7 @@ def full_log(shared_data: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_an_open_unlearning_log_matches_its_tofu_rows(shared_data: Path) -> None:
     source = {"source": "tofu", "path": str(shared_data / "tofu"), "split": "forget01"}
     config = UnlearnConfig.model_validate({"data": source})

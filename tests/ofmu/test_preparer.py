@@ -66,6 +66,7 @@ def test_the_second_call_makes_nothing(cache: Path, prepared: Prepared) -> None:
     assert [type(event) for event in events] == [PartReady] * 5
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_saved_models(cache: Path, prepared: Prepared) -> None:
     config = _config(cache)
     data = load_data(config.data, config.seed)

@@ -204,6 +204,7 @@ def test_a_diverging_run_ends_with_one_sentence(
     assert not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_method_cannot_be_made_gives_its_process_group_back(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,7 @@ def own_content(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content", "part"),
     [

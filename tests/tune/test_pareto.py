@@ -46,6 +46,7 @@ def test_the_front_equals_pairwise_comparison(costs):
     assert front_mask(costs).tolist() == expected
 
 
+@pytest.mark.slow
 @given(any_cloud)
 def test_hypervolume_counts_the_dominated_cells(costs):
     reference = np.full(costs.shape[1], float(SIDE))
@@ -95,6 +96,7 @@ def test_the_reference_point_is_the_worst_possible_or_the_worst_given_value():
     assert reference.tolist() == [1.0, 0.0, 40.0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=25))
 def test_a_growing_front_is_the_front_of_all_points(points):
     front, members = GrowingFront(3), set()
@@ -115,6 +117,7 @@ def test_a_growing_front_is_the_front_of_all_points(points):
 VIOLATION = st.sampled_from([0.0, 0.0, 0.25, 0.5])
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), VIOLATION), min_size=1, max_size=20))
 def test_a_constrained_front_holds_what_no_point_dominates_by_debs_rule(points):
     """Deb et al. 2002: feasible before infeasible; of two infeasible ones, the one that violates less."""

@@ -29,6 +29,7 @@ def test_a_fixed_number_of_steps_is_multiplied(graddiff):
     assert least.forward_tokens == pytest.approx(5 * work.evaluation_tokens)
 
 
+@pytest.mark.slow
 def test_searched_steps_count_with_their_mean(graddiff):
     space = {"method": {"steps": {"low": 10, "high": 30}}}
     config = config_of(graddiff, space=space, num_trials=11, baselines=["target"])

@@ -244,6 +244,7 @@ class Elsewhere(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_other_servers_and_closed_ports_get_one_sentence(monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)

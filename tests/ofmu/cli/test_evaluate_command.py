@@ -182,6 +182,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_key(run: Path) -> None:
     assert "did you mean 'evaluation.truth_ratio'?" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_a_reference_of_other_rows_is_refused(run: Path, tmp_path: Path) -> None:
     call(run / "other", "evaluation.rouge=false", "--output", tmp_path)
     result = call(run / "model", "seed=1", "--reference", tmp_path / "scores.json")

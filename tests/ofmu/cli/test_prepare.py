@@ -41,6 +41,7 @@ def test_parts_are_made_once_and_then_found_in_the_cache(tmp_path: Path) -> None
     assert base != target
 
 
+@pytest.mark.slow
 def test_the_printed_target_and_base_give_the_same_reference(tmp_path: Path) -> None:
     """The printed paths can be used as model.path and model.base of another config."""
     (tmp_path / "config.yaml").write_text(TINY)

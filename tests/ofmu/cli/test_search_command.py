@@ -193,6 +193,7 @@ def fruitless(tmp_path: Path) -> RunDirectory:
     return run
 
 
+@pytest.mark.slow
 def test_a_search_without_a_front_fails_without_a_hint_to_export(fruitless):
     sentence = f"No trial is complete: the column 'reason' of {fruitless.path}/trials.csv says why"
     resumed = invoke("--resume", str(fruitless.path))

@@ -48,6 +48,7 @@ def test_prompt_and_answer_follow_the_template() -> None:
     assert list(example.input_ids[:-1]) == TOKENIZER("Question: Who?\nAnswer: Ann.")["input_ids"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1), st.text(min_size=1).filter(lambda text: text.strip()))
 def test_an_example_is_the_prompt_then_the_answer_then_eos(question: str, answer: str) -> None:

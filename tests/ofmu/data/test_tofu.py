@@ -28,6 +28,7 @@ def tofu(shared_data: Path) -> Path:
     return shared_data / "tofu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "retain", "rows"),
     [("forget01", "retain99", 40), ("forget05", "retain95", 200), ("forget10", "retain90", 400)],

@@ -76,6 +76,7 @@ def test_a_method_on_text_mixes_no_devices(name: str, settings: dict[str, Any]) 
     check_one_device("language", name, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["finetune", "boundaryexpand", "randomlabels"])
 def test_a_method_on_images_mixes_no_devices(name: str) -> None:
     check_one_device("vision", name, {})

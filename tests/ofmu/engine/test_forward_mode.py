@@ -67,6 +67,7 @@ def test_a_product_equals_double_backward(kind: str, attention: str) -> None:
     assert tracker.gradient_evaluations == 3
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_differentiated() -> None:
     loss, rows = AnswerLoss(0), tiny_rows(3, 1)
     products = []

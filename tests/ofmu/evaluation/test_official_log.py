@@ -67,6 +67,7 @@ def test_official_forget_quality_is_reproduced(logs: Path, official: dict[str, A
     assert values["forget_quality_rows"] == expected["n_retain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", LOGS)
 def test_rouge_of_the_logged_texts_equals_the_logged_rouge(logs: Path, log: str) -> None:
     rows = [row for rows in read_official_log(logs / log).sets.values() for row in rows]

@@ -61,6 +61,7 @@ def test_every_total_of_a_tofu_log_is_computed_from_its_rows(logs: Path, split: 
     assert metrics["membership_reference"] == pytest.approx(logged["mia_reference"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_six_attacks_of_a_log_need_no_reference(logs: Path, split: str) -> None:
     metrics, logged = metrics_of(read_scores(full_log(logs, split))).values, logged_totals(full_log(logs, split))

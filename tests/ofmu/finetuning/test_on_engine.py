@@ -53,6 +53,7 @@ def test_the_steps_are_those_of_the_loop_of_one_process(model: Any, tmp_path: Pa
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_continues_to_the_same_bits(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

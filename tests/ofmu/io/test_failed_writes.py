@@ -127,6 +127,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_report_shows_the_front_on_a_read_only_disk(read_only: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["report", str(read_only / "run")]) == 0
     printed = capsys.readouterr()

@@ -109,6 +109,7 @@ def test_logits_that_fit_one_chunk_are_formed_as_a_whole(monkeypatch) -> None:
     assert layer_for_chunks(lambda **inputs: None, 10**9) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forward_mode", [False, True])
 def test_exact_products_use_whole_logits(forward_mode: bool, monkeypatch) -> None:
     engine, rows = TorchEngine(tiny_llama("eager"), CostTracker()), tiny_rows(4, 1)

@@ -54,6 +54,7 @@ def adapted(seed: int = 1) -> tuple[Any, dict[str, Tensor]]:
     return model, weights
 
 
+@pytest.mark.slow
 def test_new_adapters_change_no_output_and_are_the_only_trainable_parameters() -> None:
     model, plain = tiny_llama(), tiny_llama()
     random_state = torch.random.get_rng_state()

@@ -84,6 +84,7 @@ def test_moments_in_8_bits_are_a_change_that_a_plan_proposes(mapping):
         assert not any("8bit" in entry for candidate in other.candidates() for entry in candidate.overrides)
 
 
+@pytest.mark.slow
 def test_what_no_change_can_fit_says_so(mapping, monkeypatch):
     with_memory(monkeypatch, 1 * MIB)
     with pytest.raises(MemoryLimitError, match="nor an adapter make it fit: take a smaller model"):
@@ -138,6 +139,7 @@ def test_more_ranks_share_the_machine_and_shard(mapping):
     assert vectors[0] == vectors[1]
 
 
+@pytest.mark.slow
 def test_offload_moves_vectors_to_the_host_of_a_gpu(mapping):
     device, host = {}, {}
     for offload in ("none", "cpu"):

@@ -163,6 +163,7 @@ def test_declared_passes_are_those_that_a_run_counts(case):
         assert least == most
 
 
+@pytest.mark.slow
 def test_long_runs_are_counted_too():
     config = method_config({"name": "ofmu"}).model_validate(
         {"name": "ofmu", "decorrelation": "none", "penalty_weight": 0, "outer_steps": 12, "inner_steps": 1}

@@ -22,6 +22,7 @@ def result(summarised, tmp_path) -> ComparisonResult:
     return ComparisonResult(tmp_path, summarised(methods))
 
 
+@pytest.mark.slow
 def test_the_page_has_every_number_of_the_tables(result):
     html = comparison_page(result)
     assert verdict(result.summary) in html
@@ -41,6 +42,7 @@ def test_a_link_to_a_search_needs_its_page(result, tmp_path):
     assert '<a href="searches/good/report.html">' in comparison_page(result)
 
 
+@pytest.mark.slow
 def test_text_of_the_comparison_is_escaped(summarised, tmp_path):
     html = comparison_page(ComparisonResult(tmp_path, summarised({SCRIPT: GOOD, "other": POOR})))
     assert "<script>document.title" not in html

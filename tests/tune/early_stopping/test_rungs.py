@@ -86,6 +86,7 @@ def test_the_order_of_earlier_trials_does_not_matter(rows, random):
     assert at_one_rung([*shuffled, newcomer])[1][-1] == at_one_rung(rows)[1][-1]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small), min_size=2, max_size=14), st.integers(0, 12))
 def test_equal_trials_get_equal_answers_in_either_order(rows, place):
     place %= len(rows) - 1
@@ -104,6 +105,7 @@ def test_equal_trials_get_equal_answers_in_either_order(rows, place):
     assert answers(names) == answers(swapped)
 
 
+@pytest.mark.slow
 @given(
     pairs, st.lists(st.integers(1, 1000), min_size=6, max_size=6), st.sampled_from(["ks_statistic", "model_utility"])
 )
@@ -121,6 +123,7 @@ def test_the_order_of_the_objectives_changes_nothing(rows):
     assert at_one_rung([row[::-1] for row in rows], turned)[1] == at_one_rung(rows)[1]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from(["min", "max"]), factors)
 def test_one_objective_is_asynchronous_successive_halving(values, direction, factor):
     config = EarlyStoppingConfig(first_rung=0.9, grace_rounds=1, rung_size=1, reduction_factor=factor)
@@ -165,6 +168,7 @@ def test_an_unusable_objective_counts_as_worst(rows, unusable):
     assert scheduler.report("broken", 1, values, 2) == ("stop" if len(rows) >= FULL else "continue")
 
 
+@pytest.mark.slow
 @given(pairs, st.lists(st.integers(0, 14), max_size=5))
 def test_unusable_reports_do_not_change_decisions_on_other_trials(rows, places):
     scheduler, expected = RungScheduler(TWO, ONE_RUNG), at_one_rung(rows)[1]
@@ -197,6 +201,7 @@ def brute_force_fronts(rows):
     return fronts
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small, small), max_size=20), st.booleans())
 def test_incremental_fronts_equal_those_of_sorting_all_trials(rows, third):
     directions = THREE if third else TWO

@@ -44,6 +44,7 @@ def result(tmp_path: Path) -> SearchResult:
     return SearchResult.load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_tables_and_pages_name_the_round(result):
     assert result.front.set_index("trial")["selected_round"].dropna().to_dict() == {2: 24, 3: 3}
     assert [row[0] for row in format_front(result)][1:4] == ["2, round 24", "3, round 3", "0"]

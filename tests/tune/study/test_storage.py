@@ -96,6 +96,7 @@ class TestOptunasContract(StorageTestCase):
             pickle.dumps(storage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_the_file_holds_what_optunas_own_storage_writes(tmp_path, config, sampler):
     config = config.model_copy(update={"search": config.search.model_copy(update={"sampler": sampler})})

@@ -83,6 +83,7 @@ def test_a_warm_start_improves_the_hypervolume(earlier, tmp_path):
     assert np.median(ratios) > 1.2
 
 
+@pytest.mark.slow
 def test_prior_trials_inform_the_sampler_and_do_not_count(earlier, tmp_path):
     search = AskTell(config(5), run_dir=tmp_path / "run", warm_start=[earlier])
     asked = run_all(search)
@@ -118,6 +119,7 @@ def test_nsga2_breeds_from_prior_trials(earlier, tmp_path):
     assert sum(value in values for trial in asked for value in trial.settings.values()) >= 4
 
 
+@pytest.mark.slow
 def test_a_resume_does_not_need_the_earlier_run(earlier, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(earlier, copy)
@@ -131,6 +133,7 @@ def test_a_resume_does_not_need_the_earlier_run(earlier, tmp_path):
     assert len(study_of(tmp_path / "run").trials) == 24
 
 
+@pytest.mark.slow
 def test_a_kill_while_prior_trials_are_added_loses_none(earlier, tmp_path, monkeypatch):
     original = optuna.Study.add_trial
 
@@ -148,6 +151,7 @@ def test_a_kill_while_prior_trials_are_added_loses_none(earlier, tmp_path, monke
     assert len([origin for origin in origins if origin]) == len({*origins} - {None}) == 18
 
 
+@pytest.mark.slow
 def test_a_warm_started_run_passes_its_prior_trials_on(earlier, tmp_path):
     run_all(AskTell(config(4), run_dir=tmp_path / "second", warm_start=earlier))
     with AskTell(config(4), run_dir=tmp_path / "third", warm_start=[earlier, tmp_path / "second"]):
@@ -202,6 +206,7 @@ def test_trials_under_other_fixed_settings_are_no_prior_trials(earlier, tmp_path
     assert len(study_of(tmp_path / "run").trials) == 2
 
 
+@pytest.mark.slow
 def test_a_setting_that_was_fixed_may_be_searched_now(tmp_path):
     fixed = SPACE | {"method.inner_steps": 3}
     run_all(AskTell(config(5, space=fixed), run_dir=tmp_path / "first"))
@@ -211,6 +216,7 @@ def test_a_setting_that_was_fixed_may_be_searched_now(tmp_path):
     assert [trial.params["method.inner_steps"] for trial in prior] == [3, 3, 3]
 
 
+@pytest.mark.slow
 def test_the_hash_of_the_rows_distinguishes_tasks_with_the_same_config(tmp_path):
     data = {"source": "files", "forget": str(tmp_path / "forget.jsonl"), "retain": str(tmp_path / "retain.jsonl")}
     mapping = config(4, data=data, reference={"source": "none"})
@@ -256,6 +262,7 @@ def test_earlier_runs_that_do_not_fit_are_refused(earlier, tmp_path):
     refused(RunError, "no complete trial", config(4), tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_a_search_on_ray_refuses_an_earlier_run_before_ray_starts(earlier, tmp_path, monkeypatch):
     def started(*_: Any, **__: Any) -> None:
         raise AssertionError("Ray was started")
@@ -283,6 +290,7 @@ def test_a_search_on_ray_refuses_an_earlier_run_before_ray_starts(earlier, tmp_p
             search.run()
 
 
+@pytest.mark.slow
 def test_the_config_file_and_overrides_name_earlier_runs(earlier, tmp_path):
     from ofmu.run_config import override
 

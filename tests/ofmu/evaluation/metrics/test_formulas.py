@@ -59,6 +59,7 @@ def test_p_values_of_40_rows_equal_the_official_ones(shared_data: Path) -> None:
         assert formulas.forget_quality(*shifted(int(steps), 40)).p_value == pytest.approx(p_value, rel=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(samples)
 def test_forget_quality_is_symmetric_bounded_and_invariant_to_order_and_monotone_maps(

@@ -224,6 +224,7 @@ def test_other_sets_change_no_bit_of_the_forget_scores(scores: Scores) -> None:
         assert (row.answer, row.perturbed) == (other.answer, other.perturbed)
 
 
+@pytest.mark.slow
 def test_a_prompt_cache_gives_the_scores_of_whole_passes_with_fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = make_pair(0)
     rows = DATA.forget.rows

@@ -163,6 +163,7 @@ def by_hand(models: Models, tokenizer: Any, rows: Any) -> tuple[float, float]:
     return float(np.mean(found["depth"])), float(np.mean(found["lens"]))
 
 
+@pytest.mark.slow
 def test_both_scores_equal_loops_over_the_blocks(models: Models, tokenizer: Any) -> None:
     data = make_data()
     expected = by_hand(models, tokenizer, data.evaluation["forget"].rows)
@@ -173,6 +174,7 @@ def test_both_scores_equal_loops_over_the_blocks(models: Models, tokenizer: Any)
     assert len(result.details["unlearning_depth"]["layers"]) == 3
 
 
+@pytest.mark.slow
 def test_the_target_has_0_and_the_retrained_model_1(models: Models, tokenizer: Any) -> None:
     _, target, retrained = models
     for model, expected in ((target, 0.0), (retrained, 1.0)):
@@ -240,6 +242,7 @@ def test_the_model_keeps_its_mode_and_its_hooks(models: Models, tokenizer: Any) 
     assert not any(block._forward_hooks for each in (model, *models) for block in decoder_blocks(each))
 
 
+@pytest.mark.slow
 def test_models_of_other_shapes_and_broken_models_have_a_reason(models: Models, tokenizer: Any) -> None:
     model, target, retrained = models
     shallow = build_model(SHAPE.model_copy(update={"num_layers": 2}), tokenizer, seed=0)

@@ -41,6 +41,7 @@ def with_own_prompts(data: UnlearnData) -> UnlearnData:
     return replace(data, evaluation={name: replace(rows, prompting=OWN) for name, rows in data.evaluation.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["alignment", "divergence", "relearning"])
 def test_a_set_with_prompts_of_its_own_is_read_with_them(models: tuple[Any, Any, Any], part: str) -> None:
     model, other, tokenizer = models

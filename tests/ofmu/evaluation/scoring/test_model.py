@@ -123,6 +123,7 @@ def test_generation_can_be_switched_off(pair: tuple[Any, Any]) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_max_rows_keeps_all_forget_rows_and_samples_the_other_sets_by_content(
     pair: tuple[Any, Any], scores: Scores
 ) -> None:

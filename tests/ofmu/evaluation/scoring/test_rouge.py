@@ -24,6 +24,7 @@ def test_recall_of_any_text_is_that_of_rouge_score(truth: str, generated: str) -
     assert rouge_l_recall(truth, generated) == SCORER.score(truth, generated)["rougeL"].recall
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(30)
 def test_a_long_answer_takes_seconds() -> None:
     """The table of rouge_score would have 40 million cells."""

@@ -109,6 +109,7 @@ def test_the_outer_gradient_falls_with_k_as_the_paper_states() -> None:
     assert log_log_slope(sweep, means) == pytest.approx(-1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_outer_gradient_falls_with_t_at_least_as_fast_as_the_paper_states() -> None:
     """By the paper's term K/T², twice the T divides ‖∇F‖² after K rounds by at least 4. Without it, T has no effect."""
     sweep = [2, 4, 8, 16]

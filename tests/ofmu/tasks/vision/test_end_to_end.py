@@ -105,6 +105,7 @@ def test_ofmu_runs_on_images_with_exact_derivatives(parquet: Path, tmp_path: Pat
     assert result.metrics["unlearning_accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_a_saved_model_or_a_file_of_scores_is_a_reference(parquet: Path, tmp_path: Path) -> None:
     made = prepare(config(mapping(parquet)))
     for source, path in (("model", made.retrain), ("scores", made.reference_scores)):

@@ -34,7 +34,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         ConfigError: the file is missing, or holds no Ed25519 private key that can be read.
     """
-    content = _read(path, "private key")
+    content = _read(path, "private key", f", or make one with {_MAKE_KEY}")
     password = os.environ.get(PASSWORD_VARIABLE)
     encrypted = b"ENCRYPTED" in content
     try:
@@ -104,11 +104,11 @@ def is_signature(key: Ed25519PublicKey, signature: bytes, content: bytes) -> boo
     return True
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: Path, what: str, fix: str = "") -> bytes:
     try:
         check_regular(path, _MAX_KEY_BYTES)
         return path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"There is no {what} {looked_for(path)}: check the path") from None
+        raise ConfigError(f"There is no {what} {looked_for(path)}: check the path{fix}") from None
     except OSError as error:
         raise ConfigError(f"The {what} {path} cannot be read: {error.strerror or error}") from error

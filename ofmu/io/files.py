@@ -30,7 +30,7 @@ _FIXES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EROFS: "choose a directory that can be written, since this file system is read-only",
-    errno.ENOENT: "restore the directory, which was deleted or moved, or choose another one",
+    errno.ENOENT: "choose a directory that can be made, or restore the one that was deleted or moved",
     errno.ESTALE: "mount the storage again",
 }
 """What the user can do about a failed write, by the system's error number."""

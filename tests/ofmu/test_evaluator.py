@@ -70,6 +70,7 @@ def test_a_file_of_scores_and_its_model_are_the_same_reference(models: Path, rep
     assert quality == report["metrics"]["forget_quality"]
 
 
+@pytest.mark.slow
 def test_without_a_reference_forget_quality_is_missing_with_a_reason(models: Path) -> None:
     result = evaluate(str(models / "one"), CONFIG)
     assert result["metrics"]["forget_quality"] is None

@@ -196,6 +196,7 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(
         unlearn(changed(tiny_mapping, "method.inner_steps=1"), tmp_path, prepared=prepared)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_ends_with_one_sentence(
     tiny_mapping: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_every_end_is_stored_with_its_reason(tmp_path):
     assert stored == {"ks_statistic": 0.5, "model_utility": 0.25, "seconds": 2}
 
 
+@pytest.mark.slow
 def test_a_trial_is_told_once_and_only_if_it_was_asked_for(tmp_path):
     with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
         trial = search.ask()
@@ -125,6 +126,7 @@ def test_trials_that_were_never_told_are_asked_for_again(tmp_path):
         assert [trial.number for trial in run_all(search)] == [8]
 
 
+@pytest.mark.slow
 def test_a_directory_belongs_to_one_process(tmp_path):
     search = AskTell(CONFIG, run_dir=tmp_path / "run")
     with pytest.raises(RunError, match="Another search is running"):

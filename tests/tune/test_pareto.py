@@ -40,6 +40,7 @@ def cells_dominated(costs: np.ndarray) -> int:
     return sum(any((row <= corner).all() for row in costs) for corner in corners)
 
 
+@pytest.mark.slow
 @given(any_cloud)
 def test_the_front_equals_pairwise_comparison(costs):
     expected = [not any(dominates(other, row) for other in costs) for row in costs]
@@ -53,12 +54,14 @@ def test_hypervolume_counts_the_dominated_cells(costs):
     assert hypervolume(costs, reference) == pytest.approx(cells_dominated(costs))
 
 
+@pytest.mark.slow
 @given(any_cloud)
 def test_dominated_points_add_no_hypervolume(costs):
     reference = np.full(costs.shape[1], float(SIDE))
     assert hypervolume(costs[front_mask(costs)], reference) == pytest.approx(hypervolume(costs, reference))
 
 
+@pytest.mark.slow
 @given(any_cloud, st.lists(st.floats(0.1, 10), min_size=3, max_size=3), st.integers(-5, 5))
 def test_the_knee_ignores_shift_and_scale(costs, scales, shift):
     front = costs[front_mask(costs)]

@@ -50,6 +50,7 @@ def test_the_published_setting_counts_where_it_runs(tiny_mapping):
     assert costs[1] != costs[0]
 
 
+@pytest.mark.slow
 def test_scored_rounds_and_a_second_evaluation_count_under_checkpoint_selection(graddiff):
     space = {"method": {"lr": {"low": 1e-5, "high": 1e-3}}}
     search = {"space": space, "num_trials": 5, "baselines": ["target"]}

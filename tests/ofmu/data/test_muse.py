@@ -71,12 +71,14 @@ def test_another_request_and_a_sample(tmp_path: Path) -> None:
     assert len(data.retain) == 2
 
 
+@pytest.mark.slow
 def test_a_clone_of_the_hubs_data_set_gives_the_same_rows(tmp_path: Path) -> None:
     files = load_data(config(write_parts(tmp_path / "files")), seed=0)
     hub = write_clone(tmp_path / "hub", PARTS)
     assert load_data(config(hub), seed=0).content_hash == files.content_hash
 
 
+@pytest.mark.slow
 def test_the_shortened_news(shared_data: Path) -> None:
     folder = shared_data / "muse_news"
     data = load_data(config(folder, forget="sust/forget_1", retain="privleak/retain"), seed=0)

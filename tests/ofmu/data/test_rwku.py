@@ -100,6 +100,7 @@ def test_the_probes_are_those_of_the_person_with_the_prompts_of_the_benchmark(tm
     }
 
 
+@pytest.mark.slow
 def test_a_clone_of_the_hubs_data_set_gives_the_same_rows(tmp_path: Path) -> None:
     files = load_data(config(write_parts(tmp_path / "files")), seed=0)
     assert load_data(config(write_clone(tmp_path / "hub", PARTS)), seed=0).content_hash == files.content_hash

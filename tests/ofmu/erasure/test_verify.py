@@ -253,6 +253,7 @@ def test_the_rows_to_review_are_those_of_the_evidence(tmp_path: Path, capsys: py
     assert verify_evidence(request).review is None
 
 
+@pytest.mark.slow
 def test_the_rows_beside_the_evidence_of_another_request_are_not_compared(tmp_path: Path):
     target = write_model(tmp_path / "target", 1.0)
     one, two = (write_request(tmp_path / name, name, target, key=KEY) for name in ("Ann", "Eva"))

@@ -46,6 +46,7 @@ def logged_totals(path: Path) -> dict[str, float]:
     return {name: entry["agg_value"] for name, entry in json.loads(path.read_text()).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_total_of_a_tofu_log_is_computed_from_its_rows(logs: Path, split: str) -> None:
     metrics = metrics_of(read_scores(full_log(logs, split)), read_scores(retain_log(logs, split))).values

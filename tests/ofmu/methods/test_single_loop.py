@@ -68,6 +68,7 @@ def test_each_loss_has_moments_of_its_own() -> None:
     assert {name for name in method.vectors() if name.startswith("retain_")} == {"retain_exp_avg", "retain_exp_avg_sq"}
 
 
+@pytest.mark.slow
 def test_both_options_are_off_by_default_and_cost_no_evaluation() -> None:
     costs = []
     for settings in ({}, {"conflict": "project", "separate_moments": True}):

@@ -201,6 +201,7 @@ def test_a_directory_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -
         save_model(build_model(SHAPE, tokenizer, seed=0), tokenizer, tmp_path / "file" / "model")
 
 
+@pytest.mark.slow
 def test_a_saved_model_keeps_the_dropout_and_the_tokenizers_files_of_its_source(tmp_path: Path) -> None:
     shape = {"vocab_size": 300, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
     source = save_model(

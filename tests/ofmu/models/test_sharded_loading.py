@@ -106,6 +106,7 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_the_model_that_transformers_loads(family: str, tmp_path: Path) -> None:
     kind, config = FAMILIES[family]

@@ -167,6 +167,7 @@ def test_an_empty_directory_is_refused(tmp_path):
         run_page(tmp_path)
 
 
+@pytest.mark.slow
 def test_values_that_are_no_number_are_left_out_of_a_curve(tmp_path):
     records = [
         {"outer_step": step, "forget_loss": loss} for step, loss in enumerate([1.0, float("nan"), float("inf"), 3.0])

@@ -50,6 +50,7 @@ def test_a_sound_method_passes_in_one_process(name, module):
     check_method(name, module, zero_stages=())
 
 
+@pytest.mark.slow
 def test_a_method_whose_state_is_not_in_the_checkpoint_is_found():
     sentence = "a restored run has other records than a whole run"
     with pytest.raises(AssertionError, match=re.escape(sentence)):

@@ -57,6 +57,7 @@ def test_a_value_is_read_as_the_nearest_level_of_its_block(length, seed, signed)
         assert torch.allclose((block - found).abs(), nearest, rtol=1e-5, atol=1e-7 * float(block.abs().max()))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(LENGTHS, st.integers(0, 999), st.booleans())
 def test_what_was_read_is_stored_without_a_change(length, seed, signed):

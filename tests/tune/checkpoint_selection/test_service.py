@@ -34,6 +34,7 @@ def answer(archive, arguments):
     return archive.select(*arguments)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(call, max_size=20), st.integers(0, 20))
 def test_a_restart_at_any_call_changes_no_decision(calls, cut):

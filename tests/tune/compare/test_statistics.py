@@ -26,6 +26,7 @@ def grids(rows: int, columns: int) -> st.SearchStrategy[np.ndarray]:
     return st.lists(st.lists(SMALL, min_size=columns, max_size=columns), min_size=rows, max_size=rows).map(np.array)
 
 
+@pytest.mark.slow
 @PATIENT
 @given(st.lists(SMALL.filter(bool), min_size=2, max_size=9))
 def test_p_is_that_of_scipys_exact_permutation_test(differences):
@@ -59,6 +60,7 @@ def test_many_pairs_are_sampled_and_match_the_normal_limit():
     assert result == paired_test(np.zeros((6, 10)), differences, seed=0)
 
 
+@pytest.mark.slow
 @PATIENT
 @given(grids(3, 3), grids(3, 3))
 def test_swapping_the_methods_turns_the_gain_and_keeps_p(first, second):
@@ -127,6 +129,7 @@ def test_the_bootstrap_interval_is_that_of_all_resamples(values):
     assert interval == pytest.approx((means[0], means[-1]), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_interval_of_many_values_is_the_normal_one():
     values = np.random.default_rng(0).normal(2, 1, 400)
     low, high = bootstrap_interval(values, seed=3)

@@ -111,6 +111,7 @@ def test_a_bounded_search_estimates_its_trials_from_their_costs(tmp_path):
     assert unbounded.expected_total() == 50
 
 
+@pytest.mark.slow
 def test_importances_name_the_setting_that_decides(tmp_path):
     found, source = searched(tmp_path / "npo", [scores(0.9, 0.8)] * 2, num_trials=42)
     for index in range(40):

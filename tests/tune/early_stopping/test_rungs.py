@@ -46,6 +46,7 @@ def dominates(one, other):
     return max(differences) <= 0 and min(differences) < 0
 
 
+@pytest.mark.slow
 @given(pairs, st.tuples(small, small), factors, st.integers(1, 5))
 def test_a_trial_that_dominates_its_rung_is_never_stopped(rows, newcomer, factor, size):
     best = (min([row[0] for row in rows], default=3) - 1, max([row[1] for row in rows], default=3) + 1)
@@ -58,6 +59,7 @@ def test_a_trial_that_dominates_its_rung_is_never_stopped(rows, newcomer, factor
     assert answers[-1] == "continue"
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small, small), min_size=1, max_size=14), st.booleans())
 def test_a_member_of_the_rungs_front_is_never_stopped(rows, third):
     directions = THREE if third else TWO
@@ -68,6 +70,7 @@ def test_a_member_of_the_rungs_front_is_never_stopped(rows, third):
             assert answers[number] == "continue"
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(small, small), min_size=1, max_size=14), factors, st.integers(1, 5))
 def test_a_trial_dominated_by_all_is_stopped_once_the_rung_is_full(rows, factor, size):
     worst = (max(row[0] for row in rows) + 1, min(row[1] for row in rows) - 1)

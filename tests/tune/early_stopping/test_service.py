@@ -46,6 +46,7 @@ values = st.one_of(st.integers(0, 5), st.none())
 reports = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), values, values), max_size=30)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(reports, st.integers(0, 30))
 def test_a_restart_at_any_report_changes_no_decision(rows, cut):

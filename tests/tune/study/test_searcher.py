@@ -207,6 +207,7 @@ def test_a_kill_in_the_middle_of_a_draw_loses_no_trial(run):
     assert [resumed.suggest(name)["number"] for name in "abcd"] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_resumed_search_draws_what_an_uninterrupted_search_draws(tmp_path):
     drawn: list[list[Any]] = []
     for interrupted in (False, True):

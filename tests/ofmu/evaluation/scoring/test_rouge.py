@@ -14,6 +14,7 @@ SCORER = RougeScorer(["rougeL"], use_stemmer=True)
 WORDS = st.lists(st.sampled_from(["Running", "runs", "run", "a", "the", "Geneva,", "é", "日本", "x1"]), max_size=20)
 
 
+@pytest.mark.slow
 @given(WORDS.map(" ".join), WORDS.map(" ".join))
 def test_recall_is_that_of_rouge_score(truth: str, generated: str) -> None:
     assert rouge_l_recall(truth, generated) == SCORER.score(truth, generated)["rougeL"].recall

@@ -67,6 +67,7 @@ def written(config: UnlearnConfig, prepared: Prepared) -> tuple[list[str], Langu
     return [text.strip() for text in texts], task, engine
 
 
+@pytest.mark.slow
 def test_a_given_alternate_is_kept_and_the_target_writes_the_others(config: UnlearnConfig, prepared: Prepared) -> None:
     texts, task, engine = written(config, prepared)
     assert texts[0] == "Oto was born in Lund."

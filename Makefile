@@ -29,7 +29,7 @@ $(VENV)/.s3: tests/s3-server.txt | $(VENV)/.installed
 search: install
 	$(BIN)/ofmu search
 
-# Some four minutes on two cores: no Ray, no second rank, nothing slow.
+# Two minutes on two idle cores: no Ray, no second rank, nothing slow.
 test-fast: install
 	$(PYTEST) $(PARALLEL) -m "not cluster and not ranks and not slow and not long"
 

@@ -4,11 +4,11 @@
 
 The peak of resident memory above the empty process, divided by the number of parameters: once while the model is
 loaded, quantised and handed to the engine, and once in the rounds. The empty process has loaded the libraries and has
-run the same method on a tiny model. Two rounds run, so that all moments are alive. The rows are short (4 and 4 rows of
-24 tokens), so that little of the peak is activations. Without a directory, the model is a Llama of 34M parameters.
+run the same method on a tiny model. Two rounds run, so that all moments are alive. The rows are short (4 and 4 rows
+of 24 tokens), so that little of the peak is activations. Without a directory, the model is a Llama of 34M parameters.
 
-On a processor without kernels for bf16, the settings in bf16 run only if ``--only`` names them: there they take 13 to 20
-times as long.
+On a processor without kernels for bf16, the settings in bf16 run only if ``--only`` names them: there they take 13 to
+20 times as long.
 
 A rank allocates large blocks from the system and returns freed blocks at once, so that the peak is what is alive.
 """
@@ -118,7 +118,7 @@ def measure(name: str, stage: str, directory: str, result: Path) -> None:
 
 
 def settings_for_this_cpu() -> list[str]:
-    """Return all settings, or those in fp32 where the processor has no kernels for bf16. They would take hours there."""
+    """Return all settings, or those in fp32 where the processor has no kernels for bf16."""
     import torch
 
     def seconds(dtype: torch.dtype) -> float:

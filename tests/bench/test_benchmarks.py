@@ -18,7 +18,7 @@ def rows_of(script: str, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_controller_benchmark_continues_a_search(tmp_path: Path) -> None:
     arguments = ("--finished", "12", "--in-flight", "1", "--trials", "2", "--place", str(tmp_path))
     header, *rows = rows_of("bench_controller.py", *arguments)
@@ -26,7 +26,7 @@ def test_the_controller_benchmark_continues_a_search(tmp_path: Path) -> None:
     assert len(rows[0].split()) == len(header.replace("in flight", "in-flight").replace("its CPU", "its-CPU").split())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_overhead_benchmark_times_every_counted_pass() -> None:
     # The benchmark itself compares the passes that it timed with the gradient evaluations that the engine counted.
     rows = rows_of("bench_overhead.py", "1", "torch")

@@ -51,6 +51,7 @@ def record_of(run: Path) -> RunChainRecord:
     return record
 
 
+@pytest.mark.long
 def test_two_ranks_of_a_launcher_measure_what_one_process_does(place: Path) -> None:
     output = "ranks"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ofmu"]

@@ -61,13 +61,13 @@ def select_best(costs: Points, count: int, violations: Violations | None = None)
     rest = count - len(left)
     missing = min(count, len(left))
     for place in fronts(costs[left]):
-        if missing == 0:
-            break
         front = left[place]
         if len(front) > missing:
             front = front[np.lexsort((front, costs[front, 0]))][_evenly_spaced(len(front), missing)]
         found.append(front)
         missing -= len(front)
+        if missing == 0:
+            break
     if violations is not None and rest > 0:
         found.append(infeasible[np.argsort(violations[infeasible], kind="stable")][:rest])
     return np.concatenate(found) if found else left[:0]

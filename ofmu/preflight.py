@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ofmu.data.entities import read_entities, with_entities
+from ofmu.data.entities import read_entities, rows_with_facts
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import HUB_NAME
@@ -50,4 +50,4 @@ def _check_entities(config: UnlearnConfig, rows: UnlearnData | None) -> None:
     if rows is None:
         read_entities(path)
     else:
-        with_entities(rows.evaluation.get("forget", rows.forget).rows, path)
+        rows_with_facts(rows, path)

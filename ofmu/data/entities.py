@@ -7,8 +7,18 @@ from dataclasses import replace
 
 from ofmu.data.config import ColumnsConfig
 from ofmu.data.files import read_rows
-from ofmu.data.rows import Row
+from ofmu.data.rows import Row, UnlearnData
 from ofmu.errors import DataError
+
+
+def rows_with_facts(data: UnlearnData, path: str | None) -> tuple[Row, ...]:
+    """Return the forget rows on whose facts the depths are measured, with the entities of a file if there is one.
+
+    Raises:
+        DataError: see :func:`with_entities`.
+    """
+    rows = data.evaluation.get("forget", data.forget).rows
+    return rows if path is None else with_entities(rows, path)
 
 
 def with_entities(rows: Sequence[Row], path: str) -> tuple[Row, ...]:

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, pad_id
-from ofmu.data.entities import with_entities
+from ofmu.data.entities import rows_with_facts
 from ofmu.data.row_encoder import RowEncoder
-from ofmu.data.rows import Row, UnlearnData
+from ofmu.data.rows import UnlearnData
 from ofmu.errors import ModelError
 from ofmu.evaluation.config import HELD_STATE_BYTES, EvaluationConfig
 from ofmu.evaluation.metrics.erasure_depth import GAP_THRESHOLD, erasure_depth
@@ -45,16 +45,6 @@ OpenModel = Callable[[], AbstractContextManager[Any]]
 
 _NO_FACT = "no forget row has tokens of a fact: the answers are cut before it, or hold nothing but EOS"
 _NO_GAP = f"the retrained model knows the facts as the target does: no gap exceeds {GAP_THRESHOLD} nats per token"
-
-
-def rows_with_facts(data: UnlearnData, evaluation: EvaluationConfig) -> tuple[Row, ...]:
-    """Return the forget rows on whose facts the depths are measured.
-
-    Raises:
-        DataError: the file of entities cannot be read, or does not fit the rows.
-    """
-    rows = data.evaluation.get(FORGET, data.forget).rows
-    return rows if evaluation.entities is None else with_entities(rows, evaluation.entities)
 
 
 @dataclass
@@ -100,7 +90,7 @@ def depth(
     Raises:
         DataError: a row cannot be encoded, or the file of entities does not fit the rows.
     """
-    rows = rows_with_facts(data, evaluation)
+    rows = rows_with_facts(data, evaluation.entities)
     encoder = RowEncoder(tokenizer, encoding, model.config, data.prompting_of(FORGET))
     facts = find_facts(encoder, tokenizer, f"evaluation set {FORGET}", rows)
     details = {"forget_rows": len(rows), "facts": len(facts), "tokens": sum(len(fact.tokens) for fact in facts)}

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ofmu.data.entities import rows_with_facts
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.evaluation.harness.tasks import load_tasks
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
 from ofmu.evaluation.open_unlearning_export import Log, to_open_unlearning
-from ofmu.evaluation.robustness.depth import rows_with_facts
 from ofmu.evaluation.score_files import read_scores
 from ofmu.evaluation.scores import Scores
 from ofmu.io.files import FileHashes
@@ -84,7 +84,7 @@ class LanguageFamily(TaskFamily):
     def check_robustness(self, data: UnlearnData, config: UnlearnConfig) -> None:
         """Check the file of entities."""
         if config.evaluation.depth:
-            rows_with_facts(data, config.evaluation)
+            rows_with_facts(data, config.evaluation.entities)
 
     def robustness(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ofmu.data.encoding import load_tokenizer, pad_id
+from ofmu.data.entities import rows_with_facts
 from ofmu.data.kinds import TaskKind
 from ofmu.data.load import load_data
 from ofmu.data.row_encoder import RowEncoder
@@ -20,7 +21,6 @@ from ofmu.engine.kept_parameters import KeptParameters
 from ofmu.evaluation.harness.run import run_tasks
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.metrics.summary import Metrics, metrics_of
-from ofmu.evaluation.robustness.depth import rows_with_facts
 from ofmu.evaluation.robustness.divergence import divergence
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
@@ -77,7 +77,7 @@ class LanguageTask:
         encoder.warn_of_cuts()
         if config.evaluation.depth:
             # A file of entities that does not fit the rows must not cost a run.
-            rows_with_facts(self._data, config.evaluation)
+            rows_with_facts(self._data, config.evaluation.entities)
         self.content_hash = self._data.content_hash
         self._kept_target: KeptParameters | None = None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ofmu.erasure.evidence import AttackRecord, MetricRecord, NotRunRecord
 from ofmu.erasure.intervals import mean_interval
 from ofmu.erasure.request_rows import RequestRows
+from ofmu.evaluation.config import Attack
 from ofmu.evaluation.metrics.registry import GROUPS, REGISTRY, MetricInfo
 from ofmu.evaluation.sets import IN_SCOPE_KINDS, IN_SCOPE_PREFIX
 from ofmu.evaluator import evaluate
@@ -36,15 +37,12 @@ _ATTACKS = {
     "quantization_4": "Rounds the weights to 4 bits, which can undo small changes of the weights.",
     "sampling": "Draws several answers at random to each of at most 64 forget questions, and takes the one that tells "
     "most.",
+    "few_shot": "Asks at most 64 forget questions after four other forget rows with their answers.",
     **{
         f"{IN_SCOPE_PREFIX}{kind}": f"Asks {adjective} questions about the forget rows, which no training step used."
         for kind, adjective in IN_SCOPE_KINDS.items()
     },
 }
-_UNKNOWN_ATTACKS = {
-    "few-shot": "this version has no attack that puts examples into the prompt",
-}
-
 Report = Mapping[str, Any]
 
 
@@ -74,7 +72,7 @@ def evaluation_config(config: UnlearnConfig, rows: RequestRows) -> UnlearnConfig
             "membership": rows.holdout is not None,
             "in_scope": any(getattr(row, name) for row in rows.forget.rows for name in _FIELDS.values()),
             "alignment": config.reference.source in ("retrain", "model"),
-            "attacks": ("relearning", "quantization_8", "quantization_4", "sampling"),
+            "attacks": get_args(Attack),
         }
     )
     return config.model_copy(update={"evaluation": evaluation})
@@ -149,7 +147,7 @@ def not_run(measured: Measured, rows: RequestRows) -> list[NotRunRecord]:
             ]
             reason = stated[0] if stated else "it gave no number"
         records.append(NotRunRecord(name=name, reason=reason))
-    return [*records, *(NotRunRecord(name=name, reason=reason) for name, reason in _UNKNOWN_ATTACKS.items())]
+    return records
 
 
 def _metrics_of(attack: str, measured: Measured) -> Iterator[MetricRecord]:

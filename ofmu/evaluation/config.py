@@ -8,7 +8,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 
 from ofmu.config.base import NonNegativeInt, PositiveInt, Section
 
-Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling"]
+Attack = Literal["relearning", "quantization_8", "quantization_4", "sampling", "few_shot"]
 """An attack that tries to recover forgotten rows."""
 
 RELEARNING_STEPS, RELEARNING_ROWS = 10, 8
@@ -85,7 +85,7 @@ class EvaluationConfig(Section):
     attacks: tuple[Attack, ...] = ()
     """Attacks of ``ofmu evaluate`` that try to recover forgotten rows. ``relearning``: a few training steps.
     ``quantization_8`` and ``quantization_4``: weights rounded to 8 or 4 bits. ``sampling``: several sampled answers to
-    each question."""
+    each question. ``few_shot``: questions after examples, which are other forget rows with their answers."""
     run_attacks: tuple[Attack, ...] = ()
     """The attacks that a run itself makes on its saved model, at its own cost. A search adds the attacks that its
     objectives and constraints name."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS
+from ofmu.evaluation.robustness.attacks import SAMPLES
+from ofmu.evaluation.robustness.few_shot import EXAMPLES
 from ofmu.methods.registry import method_class
 from ofmu.methods.retain_subset import drawn_count
 from ofmu.plan.workload import Workload
@@ -82,6 +84,10 @@ def _robustness_cost(config: UnlearnConfig, work: Workload) -> Cost:
         cost += Cost(forward_tokens=work.depth_tokens)
     if "sampling" in evaluation.run_attacks:
         cost += Cost(forward_tokens=work.sampled_tokens)
+    if "few_shot" in evaluation.run_attacks:
+        # One answer to each question that is sampled, after examples.
+        examples = EXAMPLES * work.sampled_rows * work.forget_tokens
+        cost += Cost(forward_tokens=work.sampled_tokens / SAMPLES + examples)
     if "relearning" in evaluation.run_attacks:
         rows = min(RELEARNING_ROWS, work.forget_rows)
         cost += Cost(

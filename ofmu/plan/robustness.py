@@ -10,6 +10,7 @@ import torch
 from ofmu.engine.footprint import FP32, EngineBytes
 from ofmu.evaluation.config import HELD_BYTES, HELD_STATE_BYTES, RELEARNING_ROWS
 from ofmu.evaluation.robustness.attacks import SAMPLES
+from ofmu.evaluation.robustness.few_shot import EXAMPLES
 from ofmu.models.config import AdapterConfig
 from ofmu.models.sizes import ModelSizes
 from ofmu.plan.passes import divergence_pass, scoring_pass, training_pass
@@ -76,7 +77,8 @@ def attacks(
     """Return the phase of ``evaluation.run_attacks`` and of ``evaluation.depth``, on the first rank.
 
     The phase loads the saved model beside the engine. Relearning trains a copy of that model, and quantisation rounds
-    one. Sampling reads the model itself. The depth loads the target and the retrained model, one after the other.
+    one. Sampled answers and answers after examples read the model itself. The depth loads the target and the retrained
+    model, one after the other.
     """
     names: list[str] = [*config.evaluation.run_attacks]
     if config.evaluation.depth and config.reference.source in ("retrain", "model"):
@@ -123,21 +125,26 @@ def _attack(
             Component("activations, or temporary vectors of a step", passing),
         )
     rows = min(config.evaluation.batch_size, work.evaluation_rows)
-    sampled = name == "sampling"
-    if sampled:
-        rows = min(config.evaluation.batch_size, SAMPLES * work.sampled_rows)
+    asked = name in ("sampling", "few_shot")
+    prompt = work.longest_prompt
+    if asked:
+        rows = min(config.evaluation.batch_size, work.sampled_rows * (SAMPLES if name == "sampling" else 1))
+    if name == "few_shot":
+        longest = prompt + EXAMPLES * work.longest
+        positions = int(model.get("max_position_embeddings") or 0)
+        prompt = min(longest, max(prompt, positions - config.evaluation.max_new_tokens)) if positions else longest
     passing = 0.0
     if buildable and rows:
         forced, generated = scoring_pass(
             model,
             sizes.layers,
             rows,
-            work.longest_prompt,
-            1 if sampled else work.longest_answer,
-            config.evaluation.max_new_tokens if sampled or (config.evaluation.rouge and name != _DEPTH) else 0,
+            prompt,
+            1 if asked else work.longest_answer,
+            config.evaluation.max_new_tokens if asked or (config.evaluation.rouge and name != _DEPTH) else 0,
             dtype=torch.float32,
             attention=attention,
-            detailed=config.evaluation.membership and not sampled and name != _DEPTH,
+            detailed=config.evaluation.membership and not asked and name != _DEPTH,
         )
         passing = max(forced, generated)
     caches = Component("caches and logits", passing)
@@ -146,4 +153,4 @@ def _attack(
         states = 2.0 * FP32 * sizes.layers * width * work.forget_rows * work.longest_answer
         held = Component("hidden states of the facts", min(states, float(HELD_STATE_BYTES)), True)
         return (Component("the target, or the retrained model", whole), held, caches)
-    return (caches,) if sampled else (Component("the copy with rounded weights", whole), caches)
+    return (caches,) if asked else (Component("the copy with rounded weights", whole), caches)

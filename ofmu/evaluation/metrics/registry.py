@@ -265,6 +265,11 @@ def _attacks() -> Iterator[MetricInfo]:
                 yield build(prefix + info.name, meaning, "Zhang et al., arXiv 2410.16454", *info.needs, needs)
     leakage = "mean over at most 64 forget rows of the largest ROUGE-L recall among 8 answers sampled at temperature 1"
     yield _minimise("sampled_leakage", leakage, "leak@k, Reisizadeh et al., arXiv 2511.04934", f"{ATTACK}sampling")
+    shown = (
+        "mean over at most 64 forget rows of the ROUGE-L recall of the answer after four other forget rows in the "
+        "prompt"
+    )
+    yield _minimise("few_shot_leakage", shown, "Lynch et al., arXiv 2402.16835", f"{ATTACK}few_shot")
 
 
 def _choices() -> Iterator[MetricInfo]:

@@ -20,6 +20,7 @@ from ofmu.evaluation.robustness.alignment import ALIGNMENT_SETS, alignment
 from ofmu.evaluation.robustness.attacks import quantization, relearning, sampling
 from ofmu.evaluation.robustness.depth import depth
 from ofmu.evaluation.robustness.divergence import divergence
+from ofmu.evaluation.robustness.few_shot import few_shot
 from ofmu.evaluation.robustness.result import RobustnessResult
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.sharding import Shard
@@ -147,6 +148,7 @@ def attack(
             model, tokenizer, data, evaluation, encoding, learning_rate=config.training.learning_rate, seed=config.seed
         ),
         "sampling": lambda: sampling(model, tokenizer, data, evaluation, encoding, seed=config.seed),
+        "few_shot": lambda: few_shot(model, tokenizer, data, evaluation, encoding, seed=config.seed),
         "quantization_8": lambda: quantization(
             model, tokenizer, data, evaluation, encoding, measured, reference, bits=8
         ),

@@ -76,7 +76,7 @@ def test_attacks_that_were_not_made_have_a_reason():
         "in_scope_paraphrase",
         "in_scope_multi_hop",
         "in_scope_translation",
-        "few-shot",
+        "few_shot",
     }
     assert skipped["in_scope_paraphrase"] == "no forget row has a paraphrased_question"
     result = report(0.1, "model_utility") | {
@@ -91,7 +91,7 @@ def test_attacks_that_were_not_made_have_a_reason():
 def test_every_attack_that_the_rows_allow_is_asked_for():
     config = UnlearnConfig()
     plain = evaluation_config(config, rows()).evaluation
-    assert plain.attacks == ("relearning", "quantization_8", "quantization_4", "sampling")
+    assert plain.attacks == ("relearning", "quantization_8", "quantization_4", "sampling", "few_shot")
     assert (plain.membership, plain.in_scope, plain.alignment) == (False, False, True)
     asked = Row(question="Q", answer="A", paraphrased_question="P")
     rich = evaluation_config(config, rows(PLAIN, asked, holdout=True)).evaluation

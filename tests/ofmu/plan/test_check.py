@@ -256,7 +256,9 @@ def test_a_divergence_needs_one_copy_and_logits_and_no_second_model(mapping):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("attack", "copies"), [("sampling", 1), ("quantization_4", 2), ("relearning", 5)])
+@pytest.mark.parametrize(
+    ("attack", "copies"), [("sampling", 1), ("few_shot", 1), ("quantization_4", 2), ("relearning", 5)]
+)
 def test_an_attack_loads_the_saved_model_beside_the_run(mapping, attack, copies):
     engine = {"device": "cpu", "zero_stage": 0}
     config = config_of(mapping, engine=engine, evaluation={"run_attacks": [attack], "batch_size": 4})

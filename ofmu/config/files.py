@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ofmu.config.base import Section
 from ofmu.config.bounded_yaml import load_yaml
 from ofmu.config.renamed import renamed_key_sentence
+from ofmu.config.value_words import refusal
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.io.files import check_regular, looked_for
 from ofmu.io.text import HALF_CHARACTER, shell_word
@@ -162,9 +163,8 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
     if kind == "value_error":
         return first["msg"].removeprefix("Value error, ")
     # A setting that takes one of several types has one error for each.
-    messages = [first["msg"], *(other["msg"] for other in further if _without_branch(other["loc"]) == location)]
-    reason = ", or ".join(message[0].lower() + message[1:] for message in messages)
-    return f"Config key '{path}' has the value {shortened(first.get('input'))}, but: {reason}"
+    of_value = [first, *(other for other in further if _without_branch(other["loc"]) == location)]
+    return f"Config key '{path}' has the value {shortened(first.get('input'))}, but {refusal(of_value)}"
 
 
 def _without_branch(location: Sequence[str | int]) -> list[str]:

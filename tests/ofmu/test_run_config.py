@@ -27,7 +27,7 @@ REFUSED = [
     (["engine.offload=cpu", "engine.zero_stage=0"], "zero_stage of at least 1"),
     (["engine.offload=cpu", "engine.backend=torch"], "use engine.backend 'deepspeed'"),
     (["method.penalty_weight=0.1", "method.penalty_max=0.01"], "penalty_max 0.01 is below method.penalty_weight 0.1"),
-    (["method.inner_steps=-1"], "method.inner_steps' has the value -1.*greater than or equal to 0"),
+    (["method.inner_steps=-1"], "method.inner_steps' has the value -1, but it must be at least 0"),
     (["method.similarity_threshold=1.5"], "method.similarity_threshold' has the value 1.5"),
     (["method.penalty_growth=.inf"], "method.penalty_growth"),
     (["method.innersteps=3"], "Unknown config key 'method.innersteps': did you mean 'method.inner_steps'"),

@@ -40,7 +40,7 @@ def test_a_config_comes_back_from_its_own_json() -> None:
         ({"model_utility": {"min": "-1 of target"}}, "'0.95 of target'"),
         (
             {"model_utility": {"min": float("nan")}},
-            r"model_utility\.min' has the value nan, but: this is neither a number",
+            r"model_utility\.min' has the value nan, but this is neither a number",
         ),
         ({"model_utility": {"minimum": 0.5}}, r"search\.constraints\.model_utility\.minimum"),
         ({"model_utility": 0.5}, r"search\.constraints\.model_utility"),

@@ -15,9 +15,11 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): one to four minutes on an idle machine, about 2.3 GB"
 	$(PYTHON) -m venv $(VENV)
+	@echo "PyTorch, 1 of 2"
 	$(BIN)/pip install --quiet -c constraints.txt torch
 # The mode compat puts this folder on Python's path. Otherwise Python would take a folder named ofmu in the current
 # directory, such as a clone seen from its parent, for the package.
+	@echo "The other packages, 2 of 2"
 	$(BIN)/pip install --quiet -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	touch $@
 

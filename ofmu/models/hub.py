@@ -40,11 +40,19 @@ def local_directory(path: str | Path, revision: str | None = None) -> Path:
     try:
         downloaded = _snapshot(str(path), revision, only_cached=False)
     except (OSError, ValueError, HFValidationError) as error:
-        # A word alone is a path more often than one of the few hub models without an owner.
-        name = f"'{path}'" if "/" in str(path) else looked_for(path)
-        raise ModelError(f"There is no model directory {name}, and {hub_reason(error)}") from error
+        raise ModelError(_nowhere(path, error)) from error
     check_model_directory(downloaded)
     return downloaded
+
+
+def _nowhere(path: str | Path, error: Exception) -> str:
+    """Return the sentence for a model that is neither here nor on the hub."""
+    if "/" not in str(path):
+        # A word alone is a path more often than one of the few hub models without an owner.
+        return f"There is no model directory {looked_for(path)}, and {hub_reason(error)}"
+    if Path(path).parent.is_dir():
+        return f"There is no model directory {looked_for(path)}: check the path. If it is a hub name, {hub_reason(error)}"
+    return f"There is no model directory '{path}', and {hub_reason(error)}"
 
 
 def cached_directory(path: str, revision: str | None = None) -> Path | None:

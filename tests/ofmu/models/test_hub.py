@@ -119,3 +119,15 @@ def test_a_refused_connection_is_told_from_a_wrong_name(monkeypatch: pytest.Monk
         assert hub_reason(each).startswith("the hub cannot be reached")
     absent = DatasetNotFoundError("Dataset 'org/some' doesn't exist on the Hub or cannot be accessed.")
     assert hub_reason(absent).startswith("the hub has nothing of that name")
+
+
+def test_a_name_in_a_folder_that_is_there_is_taken_for_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    with pytest.raises(ModelError) as caught:
+        local_directory("runs/modle")
+    assert str(caught.value).startswith(
+        f"There is no model directory runs/modle (looked for at {tmp_path}/runs/modle; did you mean 'runs/model'?): "
+        "check the path. If it is a hub name, HF_HUB_OFFLINE blocks the hub"
+    )

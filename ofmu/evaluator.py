@@ -16,6 +16,8 @@ from ofmu.evaluation.open_unlearning_export import LOG_NAMES, Log
 from ofmu.io.environment import environment
 from ofmu.io.files import file_hash, read_json, write_json
 from ofmu.io.library_logging import silence_libraries
+from ofmu.io.ranks import launched_ranks
+from ofmu.plan.decision import decide_run
 from ofmu.preparer import find_reference_scores, find_retrained_model, find_target_model, find_target_scores
 from ofmu.provenance import config_of_run, read_config_of_model
 from ofmu.run_config import UnlearnConfig
@@ -45,6 +47,10 @@ def evaluate(
     the parts of model utility, which is their harmonic mean. ``baseline_metrics`` holds the same metrics of ``target``
     and ``retrained`` where the cache has their scores, and ``baseline_scores`` names the files of these scores.
 
+    Call this function in one process, or on every rank of a launcher. Several ranks score a language model together, in
+    the engine that ``config.engine`` names. Rank 0 alone writes, and makes the attacks and comparisons, for which it
+    loads whole models. The other ranks return without them.
+
     Args:
         model: a directory, a hub name, or a JSON file of scores: ``scores.json``, an official TOFU log, or a log of
             open-unlearning. No data are loaded for a file.
@@ -73,6 +79,8 @@ def evaluate(
         config = UnlearnConfig() if source is None else read_config_of_model(source, allow_code=allow_code)
     if export is not None and not config.data.traits.open_unlearning:
         raise ConfigError(f"{export} has no files for data.source '{config.data.source}': leave --export out")
+    if config.engine.undecided and launched_ranks().world_size > 1:
+        config = decide_run(config, None).config
     family = task_family(config.data.kind)
     is_scores = Path(model).suffix == ".json" and Path(model).is_file()
     found = (_read if is_scores else _score)(str(model), config, family, reference, beside)
@@ -87,6 +95,8 @@ def evaluate(
         "environment": environment(),
         "config": config.model_dump(mode="json"),
     }
+    if launched_ranks().rank != 0:
+        return report
     extra: dict[str, Any] = {}
     if found.data is not None:
         find_retrained = partial(_retrained_model, found.reference, config)

@@ -14,6 +14,7 @@ from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.errors import ConfigError
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.console_table import Column, print_table
+from ofmu.io.ranks import launched_ranks
 from ofmu.reports.numbers import MISSING, memory
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def evaluate_command(
 
     CONFIG is a YAML file or a preset's name. Without it, the config.yaml in or above the model's directory is used,
     else the defaults.
+
+    Under torchrun or deepspeed, all ranks score a language model together.
     """
     settings = _read_config(model, config, allow_code)
 
@@ -84,6 +87,8 @@ def evaluate_command(
     from ofmu.evaluator import evaluate
 
     report = evaluate(model, settings, reference=reference, beside=beside, output_dir=output, export=export)
+    if launched_ranks().rank != 0:
+        return
     show_report(report)
     if output is not None:
         from ofmu.reports.page import write_page_or_warn
@@ -116,10 +121,15 @@ def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnC
     source = config_of_run(model)
     if config.name is not None or source is None:
         if config.name is None:
-            click.echo("config: the defaults, since no run of ofmu made this model", err=True)
+            _say("config: the defaults, since no run of ofmu made this model")
         return UnlearnConfig.read(config.name, config.overrides)
-    click.echo(f"config: {source}", err=True)
+    _say(f"config: {source}")
     return read_config_of_model(source, config.overrides, allow_code=allow_code)
+
+
+def _say(line: str) -> None:
+    if launched_ranks().rank == 0:
+        click.echo(line, err=True)
 
 
 def show_report(report: Mapping[str, Any]) -> None:

@@ -51,7 +51,9 @@ def _nowhere(path: str | Path, error: Exception) -> str:
         # A word alone is a path more often than one of the few hub models without an owner.
         return f"There is no model directory {looked_for(path)}, and {hub_reason(error)}"
     if Path(path).parent.is_dir():
-        return f"There is no model directory {looked_for(path)}: check the path. If it is a hub name, {hub_reason(error)}"
+        return (
+            f"There is no model directory {looked_for(path)}: check the path. If it is a hub name, {hub_reason(error)}"
+        )
     return f"There is no model directory '{path}', and {hub_reason(error)}"
 
 

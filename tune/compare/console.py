@@ -51,7 +51,9 @@ class CompareConsoleCallback(CompareCallback):
     def on_runs(self, method: str, done: int, total: int) -> None:
         """Print the progress of a method's runs on other seeds, about four times per method."""
         if total == 0:
-            self._plain.print_line(f"{method}: nothing runs on other seeds, since no trial forgets more than the target")
+            self._plain.print_line(
+                f"{method}: nothing runs on other seeds, since no trial forgets more than the target"
+            )
             return
         last_method, before = self._reported
         if method != last_method or done == total or done - before >= max(1, total // 4):

@@ -19,8 +19,9 @@ from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.family import TaskFamily
 from ofmu.tasks.language.forgotten import ForgottenTexts
+from ofmu.tasks.language.on_ranks import joins_ranks, score_on_ranks
 from ofmu.tasks.language.preparation import LanguagePreparation
-from ofmu.tasks.language.reference import check_reference, resolve_reference, score_saved
+from ofmu.tasks.language.reference import ScoreModel, check_reference, resolve_reference, score_saved
 from ofmu.tasks.language.robustness import measure_robustness
 from ofmu.tasks.language.task import LanguageTask
 
@@ -62,12 +63,12 @@ class LanguageFamily(TaskFamily):
         return metrics_of(scores, reference)
 
     def score_saved(self, model: str, data: UnlearnData, config: UnlearnConfig) -> Scores:
-        """Load a saved model in fp32 and return the model's scores."""
-        return score_saved(model, data, config, name=model)
+        """Load a saved model in fp32 and return the model's scores. Several ranks share the model and the rows."""
+        return _scorer(config)(model, data, config, name=model)
 
     def resolve_reference(self, path: str | Path, config: UnlearnConfig, data: UnlearnData) -> Scores:
         """Return the reference scores at ``path``."""
-        return resolve_reference(path, config, data)
+        return resolve_reference(path, config, data, _scorer(config))
 
     def check_reference(self, reference: Scores, data: UnlearnData, config: UnlearnConfig, model: str) -> None:
         """Check that reference scores fit the rows and the truth-ratio definition."""
@@ -98,3 +99,7 @@ class LanguageFamily(TaskFamily):
     ) -> dict[str, Any]:
         """Run the attacks and comparisons that the config asks for."""
         return measure_robustness(model, data, config, measured, reference, find_retrained, find_target)
+
+
+def _scorer(config: UnlearnConfig) -> ScoreModel:
+    return score_on_ranks if joins_ranks(config.engine) else score_saved

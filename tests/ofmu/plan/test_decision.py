@@ -162,7 +162,11 @@ def test_a_run_stores_what_was_decided(tiny_mapping, tmp_path: Path, monkeypatch
     [
         ("zero_stage", 7, r"'engine\.zero_stage' has the value 7, but it must be at most 3 or 'auto'"),
         ("zero_stage", "atuo", r"'engine\.zero_stage' has the value 'atuo', but it must be a whole number or 'auto'"),
-        ("gradient_checkpointing", "sometimes", r"'engine\.gradient_checkpointing' has .* must be true or false or 'auto'"),
+        (
+            "gradient_checkpointing",
+            "sometimes",
+            r"'engine\.gradient_checkpointing' has .* must be true or false or 'auto'",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_all_that_is_right(key, value, message):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ofmu.evaluation.scores import Scores
+from ofmu.evaluator import evaluate
 from ofmu.preparer import Prepared, find_prepared, prepare
 from ofmu.run_config import UnlearnConfig
 from ofmu.testing import run_script_on_ranks
@@ -123,3 +127,26 @@ def test_all_ranks_hear_of_an_error_that_rank_0_meets_alone(on_two_ranks: Path) 
     first, second = ((on_two_ranks / f"error {rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     assert "cache" in first
+
+
+def test_evaluate_on_two_ranks_gives_the_scores_of_one_process_and_one_rank_writes(
+    alone: Prepared, mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = mapping | {"engine": {"zero_stage": 3}, "cache_dir": str(tmp_path / "cache")}
+    settings |= {"evaluation": {**mapping.get("evaluation", {}), "attacks": ["quantization_8"]}}
+    config, output = tmp_path / "config.yaml", tmp_path / "scored"
+    config.write_text(json.dumps(settings))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ofmu"]
+    command = ["evaluate", str(alone.target), str(config), "--reference", str(alone.retrain), "--output", str(output)]
+    done = subprocess.run(
+        [*launcher, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in done.stdout.splitlines() if line.startswith("model utility is")]) == 1, done.stdout
+    single = evaluate(alone.target, UnlearnConfig.model_validate(settings), reference=alone.retrain)
+    report = json.loads((output / "metrics.json").read_text())
+    assert report["metrics"].keys() == single["metrics"].keys()
+    for name, value in single["metrics"].items():
+        assert report["metrics"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    scores = Scores.load(output / "scores.json")
+    assert scores.data_hash == report["data_hash"]

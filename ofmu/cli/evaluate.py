@@ -153,6 +153,12 @@ def show_report(report: Mapping[str, Any]) -> None:
     weakness = weak_reference(baselines.get("target", {}), baselines.get("retrained", {}))
     if weakness is not None:
         click.echo(f"Warning: {weakness}", err=True)
+    if baselines.get("target", {}).get("model_utility") == 0:
+        click.echo(
+            "Warning: the target's own model_utility is 0, so it cannot show what was lost: compare its components, the "
+            "metrics of the retain set and of the other sets",
+            err=True,
+        )
 
 
 def _title(report: Mapping[str, Any]) -> str:

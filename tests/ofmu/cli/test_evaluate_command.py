@@ -124,6 +124,8 @@ def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("model_utility")]
     assert line.split(maxsplit=1)[1] == "0  (a harmonic mean is 0 if a component is 0, here retain_rouge)"
+    show_report(report | {"baseline_metrics": {"target": {"model_utility": 0.0}}})
+    assert "the target's own model_utility is 0, so it cannot show what was lost" in capsys.readouterr().err
 
 
 @pytest.mark.slow

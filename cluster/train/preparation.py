@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cluster.train.worker_group import WorkerGroupPool
+from cluster.train.worker_group import short_lived_pool
 from ofmu.errors import StorageError
 from ofmu.io.cache import cache_root
-from ofmu.io.files import FileHashes, storage_errors
+from ofmu.io.files import FileHashes
 from ofmu.tasks.events import PartReady, PreparationEvent
 
 if TYPE_CHECKING:
@@ -59,7 +57,8 @@ def prepare(config: UnlearnConfig, cluster: ClusterConfig, callback: Preparation
         if callback is not None:
             callback(event)
 
-    _prepare_in_group(config, cluster, hand_on)
+    with short_lived_pool(config) as (pool, storage):
+        pool.prepare(config, cluster, storage, hand_on)
     found = preparer.find_prepared(config, hashes=hashes)
     if found is None:
         raise StorageError(
@@ -67,15 +66,3 @@ def prepare(config: UnlearnConfig, cluster: ClusterConfig, callback: Preparation
             "cache_dir to a directory that all nodes share"
         )
     return replace(found, created=created)
-
-
-def _prepare_in_group(config: UnlearnConfig, cluster: ClusterConfig, callback: PreparationCallback) -> None:
-    storage = cache_root(config.cache_dir) / f".workers-{uuid.uuid4().hex[:12]}"
-    with storage_errors(storage):
-        storage.mkdir(parents=True)
-    pool = WorkerGroupPool()
-    try:
-        pool.prepare(config, cluster, storage, callback)
-    finally:
-        pool.close()
-        shutil.rmtree(storage, ignore_errors=True)

@@ -61,6 +61,17 @@ class PreparationTask:
     """JSON values of the :class:`ofmu.run_config.UnlearnConfig`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTask:
+    """The evaluation of a saved model for a worker group. All ranks see the model, the reference and the folder."""
+
+    config: Mapping[str, Any]
+    """JSON values of the :class:`ofmu.run_config.UnlearnConfig`."""
+    model: str
+    reference: str | None
+    output_dir: Path
+
+
 def worker_loop(settings: Mapping[str, Any]) -> None:
     """Run tasks on this rank until the queue is closed. An error that only this rank meets ends the whole group."""
     # Imported here: the process that starts the group imports this module and does not need transformers.
@@ -78,6 +89,8 @@ def worker_loop(settings: Mapping[str, Any]) -> None:
         if isinstance(task, PreparationTask):
             emit = partial(queue.emit.remote, number) if rank == 0 else None
             outcome = _prepare(task, emit)
+        elif isinstance(task, EvaluationTask):
+            outcome = _evaluate(task)
         else:
             outcome = _run_task(task)
         _free_memory()
@@ -139,6 +152,23 @@ def _prepare(task: PreparationTask, emit: Callable[[dict[str, Any]], Any] | None
     _seed_global_generators(config.seed)
     try:
         prepare(config, callback=None if emit is None else lambda event: emit(event_to_json(event)))
+    except StorageError:
+        # As in a run: the other ranks would wait for this one.
+        raise
+    except OfmuError as error:
+        return RankOutcome(error=type(error).__name__, message=str(error))
+    return RankOutcome()
+
+
+def _evaluate(task: EvaluationTask) -> RankOutcome:
+    """Run this rank's part of an evaluation. Rank 0 writes the files, and makes the attacks alone."""
+    # Imported here: the process that starts the group imports this module and does not need transformers.
+    from ofmu.evaluator import evaluate
+
+    config = UnlearnConfig.model_validate(task.config)
+    _seed_global_generators(config.seed)
+    try:
+        evaluate(task.model, config, reference=task.reference, output_dir=task.output_dir)
     except StorageError:
         # As in a run: the other ranks would wait for this one.
         raise

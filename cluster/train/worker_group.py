@@ -7,9 +7,11 @@ data and random state, so a run in an old group gives the same numbers as a run 
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,10 @@ from cluster.storage.credentials import found_credentials
 from cluster.storage.uri import join_uri, storage_at
 from cluster.train.rendezvous import FileTorchConfig
 from cluster.train.task_queue import BroadcastQueue, RankOutcome
-from cluster.train.worker import PreparationTask, WorkerTask, worker_loop
+from cluster.train.worker import EvaluationTask, PreparationTask, WorkerTask, worker_loop
 from ofmu import errors
 from ofmu.errors import OfmuError, PrunedError, RunError
+from ofmu.io.cache import cache_root
 from ofmu.io.files import storage_errors
 from ofmu.io.text import counted
 from ofmu.run_files import RunFiles
@@ -45,6 +48,26 @@ RAY_TRAIN = "ray_train"
 _POLL_SECONDS = 1.0
 """How soon the end of a group is noticed. An outcome is noticed at once."""
 _CLOSE_SECONDS = 60.0
+
+Task = WorkerTask | PreparationTask | EvaluationTask
+
+
+@contextmanager
+def short_lived_pool(config: UnlearnConfig) -> Iterator[tuple[WorkerGroupPool, Path]]:
+    """Yield a pool, and a folder beside the cache for Ray Train's own files. Both are gone at the end.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+    storage = cache_root(config.cache_dir) / f".workers-{uuid.uuid4().hex[:12]}"
+    with storage_errors(storage):
+        storage.mkdir(parents=True)
+    pool = WorkerGroupPool()
+    try:
+        yield pool, storage
+    finally:
+        pool.close()
+        shutil.rmtree(storage, ignore_errors=True)
 
 
 class WorkerGroupPool:
@@ -132,6 +155,35 @@ class WorkerGroupPool:
         key = _group_key(config, cluster, None)
         _raise_own_error(self._run(task, key, cluster, str(storage), callback))
 
+    def evaluate(
+        self,
+        model: str,
+        config: UnlearnConfig,
+        cluster: ClusterConfig,
+        storage: Path,
+        *,
+        reference: str | None,
+        output_dir: Path,
+    ) -> None:
+        """Evaluate a saved model on the ranks of a group, and write the files of :func:`ofmu.evaluator.evaluate`.
+
+        Args:
+            model: the model.
+            config: the run.
+            cluster: the worker layout.
+            storage: a folder for Ray Train's own files, which all nodes see.
+            reference: a saved model or its scores, or None.
+            output_dir: the folder for the files, which all nodes see.
+
+        Raises:
+            OfmuError: as :func:`ofmu.evaluator.evaluate` raises it.
+            RunError: the group crashed more than ``cluster.max_failures`` times.
+        """
+        task = EvaluationTask(
+            config=config.model_dump(mode="json"), model=model, reference=reference, output_dir=output_dir
+        )
+        _raise_own_error(self._run(task, _group_key(config, cluster, None), cluster, str(storage)))
+
     def close(self) -> None:
         """Close the worker group, if there is one, and free its resources."""
         if self._group is not None:
@@ -140,7 +192,7 @@ class WorkerGroupPool:
 
     def _run(
         self,
-        task: WorkerTask | PreparationTask,
+        task: Task,
         key: str,
         cluster: ClusterConfig,
         storage: str,
@@ -221,7 +273,7 @@ class WorkerGroup:
         """Whether the group starts, works or waits for tasks. Ray Train may notice a crash only later."""
         return self._thread.is_alive()
 
-    def run(self, task: WorkerTask | PreparationTask, callback: PreparationCallback | None = None) -> RankOutcome:
+    def run(self, task: Task, callback: PreparationCallback | None = None) -> RankOutcome:
         """Run the task on every rank. Return rank 0's outcome.
 
         Args:

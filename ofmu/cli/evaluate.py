@@ -155,8 +155,8 @@ def show_report(report: Mapping[str, Any]) -> None:
         click.echo(f"Warning: {weakness}", err=True)
     if baselines.get("target", {}).get("model_utility") == 0:
         click.echo(
-            "Warning: the target's own model_utility is 0, so it cannot show what was lost: compare its components, the "
-            "metrics of the retain set and of the other sets",
+            "Warning: the target's own model_utility is 0, so it cannot show what was lost: compare its components, "
+            "the metrics of the retain set and of the other sets",
             err=True,
         )
 

@@ -84,6 +84,7 @@ def measure(
     reference: str | None,
     directory: Callable[[str], Path],
     callback: Callable[[str], None],
+    evaluate: Callable[..., Report] = evaluate,
 ) -> Measured:
     """Evaluate the models. An evaluation that is there already is not made again.
 
@@ -93,6 +94,7 @@ def measure(
         reference: the retrained model or its scores; None if there are none.
         directory: returns the directory of a model's evaluation.
         callback: called with the role before an evaluation starts.
+        evaluate: :func:`ofmu.evaluator.evaluate`, or the same on workers.
 
     Raises:
         OfmuError: a model, the rows or the reference cannot be read.
@@ -101,7 +103,7 @@ def measure(
     # The retrained model comes first, since its scores are the reference of the others.
     for role in sorted(models, key=("retrained", "target", "result").index):
         files = RunFiles(directory(role))
-        report = files.read_report()
+        report: Report | None = files.read_report()
         if report is None:
             callback(role)
             report = evaluate(models[role], config, reference=reference, output_dir=files.directory)

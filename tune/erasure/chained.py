@@ -14,7 +14,6 @@ from ofmu.erasure.chain import Chain
 from ofmu.erasure.evidence import CostRecord
 from ofmu.erasure.measure import Report
 from ofmu.erasure.workspace import Workspace
-from ofmu.evaluator import evaluate
 from ofmu.io.cache import content_key, model_hashes
 from ofmu.io.files import write_json
 from ofmu.io.plugins import plugins_restricted
@@ -43,13 +42,17 @@ def first_target_report(
         ModelError: the first target is gone, or was changed.
         OfmuError: it cannot be scored.
     """
+    # This import loads Ray, which takes seconds.
+    from cluster.train.evaluation import evaluations
+
     files = RunFiles(home.evaluation(FIRST_TARGET))
     report = files.read_report()
     if report is None:
         place = chain.check_first_target()
         say("Measuring the first target of the chain, with which utility is compared")
         run = run_of(result, _target_trial(result), modules)
-        report = evaluate(str(place), run, output_dir=files.directory)
+        with evaluations(run, result.config.cluster) as evaluate:
+            report = evaluate(str(place), run, reference=None, output_dir=files.directory)
     return report
 
 

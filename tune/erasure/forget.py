@@ -323,16 +323,20 @@ class _Forgetting:
         point: Point,
         first: Report | None,
     ) -> Path:
+        # This import loads Ray, which takes seconds.
+        from cluster.train.evaluation import evaluations
+
         home = self._home
         run = run_of(result, point.number, self._modules)
         models = self._models(run)
-        with home.timed("attacks"):
+        with home.timed("attacks"), evaluations(run, result.config.cluster) as evaluate:
             measured = measure(
                 {role: str(path) for role, path in models.items() if role in ("target", "result", "retrained")},
                 evaluation_config(run, rows),
                 _reference(run, models),
                 home.evaluation,
                 lambda role: self._say(f"Measuring and attacking the model: {role}"),
+                evaluate,
             )
             measured = replace(measured, first_target=first)
             cost = cost_record(result, home)

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
+
 from ofmu.data.encoding import load_tokenizer
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
@@ -140,7 +142,8 @@ def attack(
 ) -> RobustnessResult:
     """Run one attack on a model, which stays as it is.
 
-    If the attack cannot be made, such as a training that diverges, its metrics are None, with the reason.
+    If the attack cannot be made, since a training diverges or the memory is too small, its metrics are None, with
+    the reason.
     """
     evaluation, encoding = config.evaluation, config.data
     runs: dict[Attack, Callable[[], RobustnessResult]] = {
@@ -159,8 +162,12 @@ def attack(
     try:
         return runs[name]()
     except OfmuError as error:
-        missing = [info.name for info in REGISTRY.values() if info.attack == name]
-        return RobustnessResult(metrics=dict.fromkeys(missing), reasons=dict.fromkeys(missing, str(error)), details={})
+        reason = str(error)
+    except torch.OutOfMemoryError:
+        # The model itself was scored. A copy of it, or the optimizer of such a copy, did not fit beside it.
+        reason = f"the device has too little memory for the attack '{name}': set engine.device=cpu, or leave it out"
+    missing = [info.name for info in REGISTRY.values() if info.attack == name]
+    return RobustnessResult(metrics=dict.fromkeys(missing), reasons=dict.fromkeys(missing, reason), details={})
 
 
 def _divergence(

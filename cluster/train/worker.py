@@ -150,14 +150,9 @@ def _prepare(task: PreparationTask, emit: Callable[[dict[str, Any]], Any] | None
 
     config = UnlearnConfig.model_validate(task.config)
     _seed_global_generators(config.seed)
-    try:
-        prepare(config, callback=None if emit is None else lambda event: emit(event_to_json(event)))
-    except StorageError:
-        # As in a run: the other ranks would wait for this one.
-        raise
-    except OfmuError as error:
-        return RankOutcome(error=type(error).__name__, message=str(error))
-    return RankOutcome()
+    return _outcome_of(
+        lambda: prepare(config, callback=None if emit is None else lambda event: emit(event_to_json(event)))
+    )
 
 
 def _evaluate(task: EvaluationTask) -> RankOutcome:
@@ -167,8 +162,13 @@ def _evaluate(task: EvaluationTask) -> RankOutcome:
 
     config = UnlearnConfig.model_validate(task.config)
     _seed_global_generators(config.seed)
+    return _outcome_of(lambda: evaluate(task.model, config, reference=task.reference, output_dir=task.output_dir))
+
+
+def _outcome_of(work: Callable[[], object]) -> RankOutcome:
+    """Do the work. An error that all ranks meet is an outcome, so that the group survives."""
     try:
-        evaluate(task.model, config, reference=task.reference, output_dir=task.output_dir)
+        work()
     except StorageError:
         # As in a run: the other ranks would wait for this one.
         raise

@@ -148,8 +148,7 @@ class UnlearnConfig(Section):
                 "model.adapter.quantization '4bit' keeps the whole quantised model on every rank, and ZeRO-3 shards "
                 "weights: set engine.zero_stage to 2"
             )
-        self._check_sharded_setting("precision", "bf16", "keeps fp32 masters in DeepSpeed's shards")
-        self._check_sharded_setting("offload", "cpu", "moves DeepSpeed's shards")
+        self._check_sharded_settings()
         return self
 
     def _check_method_against_data(self) -> None:
@@ -160,11 +159,17 @@ class UnlearnConfig(Section):
                 f"'{self.data.source}' makes this a {self.data.kind} task: choose another method or source"
             )
 
-    def _check_sharded_setting(self, key: str, value: str, reason: str) -> None:
+    def _check_sharded_settings(self) -> None:
         engine = self.engine
-        if getattr(engine, key) == value and (engine.backend == "torch" or engine.zero_stage == 0):
+        if engine.offload == "cpu" and (engine.backend == "torch" or engine.zero_stage == 0):
             raise ValueError(
-                f"engine.{key} '{value}' {reason}: use engine.backend 'deepspeed' with a zero_stage of at least 1"
+                "engine.offload 'cpu' moves DeepSpeed's shards: use engine.backend 'deepspeed' with a zero_stage of at "
+                "least 1"
+            )
+        if engine.precision == "bf16" and engine.backend != "torch" and engine.zero_stage == 0:
+            raise ValueError(
+                "engine.precision 'bf16' keeps fp32 masters in DeepSpeed's shards: use a zero_stage of at least 1, or "
+                "engine.backend 'torch' in one process"
             )
 
 

@@ -17,7 +17,7 @@ class EngineConfig(Section):
 
     backend: Literal["auto", "deepspeed", "torch"] = "auto"
     """``deepspeed``: any number of ranks. ``torch``: one process without DeepSpeed. ``auto``: ``torch`` for one process
-    in fp32 without ``offload``, since PyTorch then needs less memory for the same numbers; else ``deepspeed``."""
+    without ``offload``, since PyTorch then needs less memory for the same numbers; else ``deepspeed``."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | Literal["auto"] = 2
     """Stage of ZeRO. 0: every rank holds everything. 1: the fp32 masters are sharded. 2: the gradients too. 3: the
     weights too. ``auto``: 2 if a rank then fits its memory by ``ofmu plan``, else 3."""
@@ -64,5 +64,4 @@ class EngineConfig(Section):
         """Return the backend that runs on this number of ranks."""
         if self.backend != "auto":
             return self.backend
-        alone = ranks == 1 and self.precision == "fp32" and self.offload != "cpu"
-        return "torch" if alone else "deepspeed"
+        return "torch" if ranks == 1 and self.offload != "cpu" else "deepspeed"

@@ -84,16 +84,17 @@ def engine_bytes(
     if stage == 0:
         # Passes of one process add to the method's vector directly.
         gradients = FP32 * float(trainable) if deepspeed else 0.0
+        rounded = value != FP32
         return EngineBytes(
             vector=share,
-            weights=FP32 * (trainable + frozen) + packed,
-            masters=0.0,
+            weights=value * (trainable + frozen) + packed,
+            masters=share if rounded else 0.0,
             gathered_weights=0.0,
             still_gathered=0.0,
             in_backward=gradients,
             in_reduction=gradients + bucket if gradients else 0.0,
             gradients=gradients,
-            loading=loaded + reading,
+            loading=loaded + max(reading, value * float(trainable) if rounded else 0.0),
             gathered=0.0,
             gathered_to_save=0.0,
             read=loaded,

@@ -156,7 +156,7 @@ def main() -> None:
             alone = None
             for count in arguments.ranks if stage != "torch" else [1]:
                 settings = SETTINGS[name][1]
-                if stage == "torch" if settings == BF16 else settings.get("backend", stage) != stage:
+                if settings.get("backend", stage) != stage:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     script = [str(part) for part in ("--measure", name, stage, arguments.model, folder)]

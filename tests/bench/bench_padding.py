@@ -1,7 +1,8 @@
 """Share of padding in the tokens that training, unlearning and scoring read.
 
-    python tests/bench/bench_padding.py SOURCE PATH [SPLIT]      # such as: tofu PATH forget10
+    python tests/bench/bench_padding.py [SOURCE PATH [SPLIT]]      # such as: tofu PATH forget10
 
+Without arguments, the rows are those of the quickstart.
 The rows are encoded by a byte-level BPE tokenizer of 16,384 words that is trained on them. No model is needed.
 """
 
@@ -81,8 +82,8 @@ def scored_share(rows: RowSet, encoder: RowEncoder, size: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("source")
-    parser.add_argument("path")
+    parser.add_argument("source", nargs="?", default="generated")
+    parser.add_argument("path", nargs="?")
     parser.add_argument("split", nargs="?")
     arguments = parser.parse_args()
     given = {"source": arguments.source, "path": arguments.path, "max_length": 2048}

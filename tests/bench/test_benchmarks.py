@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -16,6 +17,18 @@ def rows_of(script: str, *arguments: str) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("script", sorted(Path(__file__).parent.glob("bench_*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_runs_without_arguments(script: Path) -> None:
+    """`make bench` gives none."""
+    calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+            (name, *_) = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+            options = {keyword.arg: keyword.value for keyword in call.keywords}
+            required = "required" in options or (not name.startswith("-") and "nargs" not in options)
+            assert not required, f"{script.name} needs {name}"
 
 
 @pytest.mark.long

@@ -49,6 +49,7 @@ def test_without_products_nothing_depends_on_the_derivative() -> None:
     # Exact products work at every stage, and in bf16.
     config("method.derivative=exact", "engine.precision=bf16", "engine.zero_stage=3")
     config("method.derivative=reverse_over_forward", "engine.zero_stage=3")
+    config("method.derivative=exact", "engine.precision=bf16", "engine.backend=torch", "engine.zero_stage=0")
 
 
 IDLE = [

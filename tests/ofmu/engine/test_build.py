@@ -11,6 +11,14 @@ from ofmu.engine.config import EngineConfig
 FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
+def test_one_process_runs_on_pytorch_unless_masters_are_moved_to_the_host() -> None:
+    assert EngineConfig().backend_on(1) == "torch"
+    assert EngineConfig(precision="bf16").backend_on(1) == "torch"
+    assert EngineConfig(offload="cpu").backend_on(1) == "deepspeed"
+    assert EngineConfig(precision="bf16").backend_on(2) == "deepspeed"
+    assert EngineConfig(backend="deepspeed").backend_on(1) == "deepspeed"
+
+
 @pytest.fixture
 def _tf32_on() -> Iterator[None]:
     before = [flags.allow_tf32 for flags in FLAGS]

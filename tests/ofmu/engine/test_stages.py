@@ -129,6 +129,14 @@ def test_exact_derivatives_agree_on_two_ranks(exact_alone: RunOutcome, on_ranks:
     assert_same_trajectory(on_ranks["exact"].records, exact_alone.records)
 
 
+def test_bf16_in_one_process_is_near_bf16_on_two_ranks(on_ranks: dict[str, RunOutcome]) -> None:
+    alone = run(EXACT.with_engine(EngineConfig(backend="torch", device="cpu", precision="bf16")))
+    assert {record["outer_step"] for record in alone.records} == {1, 2, 3}
+    for record, wanted in zip(alone.records, on_ranks["bf16"].records, strict=True):
+        for name in ("forget_loss", "retain_loss", "phi_norm"):
+            assert record[name] == pytest.approx(wanted[name], rel=0.05)
+
+
 def test_bf16_with_fp32_masters_stays_near_fp32(exact_alone: RunOutcome, on_ranks: dict[str, RunOutcome]) -> None:
     """bf16 has 8 bits of mantissa: a few per cent of drift over three rounds is its nature, more would be a fault."""
     for record, wanted in zip(on_ranks["bf16"].records, exact_alone.records, strict=True):

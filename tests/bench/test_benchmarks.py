@@ -25,7 +25,7 @@ def test_every_benchmark_runs_without_arguments(script: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
     for call in calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
-            (name, *_) = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+            name = next((str(part.value) for part in call.args if isinstance(part, ast.Constant)), "--computed")
             options = {keyword.arg: keyword.value for keyword in call.keywords}
             required = "required" in options or (not name.startswith("-") and "nargs" not in options)
             assert not required, f"{script.name} needs {name}"

@@ -50,6 +50,12 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "npo": ({**SIMNPO, "name": "npo"}, FP32, ""),
     "rmu": ({**SIMNPO, "name": "rmu"}, FP32, ""),
     "simnpo bf16": (SIMNPO, BF16, ""),
+    "simnpo bf16, 8-bit moments": ({**SIMNPO, "update": "adamw_8bit"}, BF16, ""),
+    "simnpo lora bf16": (SIMNPO, BF16, "lora"),
+    "simnpo lora bf16, checkpointing": (SIMNPO, {**BF16, "gradient_checkpointing": True}, "lora"),
+    "ofmu none, no penalty, lora bf16": (
+        {**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, BF16, "lora",
+    ),
     "ofmu lora": (OPEN, FP32, "lora"),
     "ofmu lora 4bit": (OPEN, FP32, "lora 4bit"),
     "ofmu lora 4bit, checkpointing": (OPEN, {"gradient_checkpointing": True, "backend": "torch"}, "lora 4bit"),

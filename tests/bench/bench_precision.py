@@ -93,7 +93,8 @@ def table(found: dict[tuple[str, str], list[dict[str, float]]], methods: list[st
             cells = []
             for setting in settings:
                 other = statistics.mean(values[metric] for values in found[method, setting])
-                cells.append(f"{other:.3f} ({abs(other - mean) / spread if spread else float('inf'):.1f})")
+                away = abs(other - mean)
+                cells.append(f"{other:.3f} ({away / spread if spread else away and float('inf'):.1f})")
             lines.append(f"| {method} | {metric} | {mean:.3f} ± {spread:.3f} | {' | '.join(cells)} |")
     return lines
 

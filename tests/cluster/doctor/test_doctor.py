@@ -187,6 +187,35 @@ def test_this_machine_is_checked_and_a_missing_model_is_a_failure(tmp_path, monk
     }  # fmt: skip
 
 
+def test_what_the_job_of_the_checks_uploads_can_be_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "examine_job_server", lambda address: [Check("job server", "ok", "answers")])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("")
+    (tmp_path / "mine.yaml").write_text("model: {path: model, is_target: true}\n")
+    sent = []
+
+    class Server:
+        def __init__(self, address):
+            assert address == "http://127.0.0.1:9"
+
+        def submit(self, command, package):
+            sent.append((command, package))
+            return "job-1"
+
+    monkeypatch.setattr("cluster.jobs.server.JobServer", Server)
+    monkeypatch.setattr("ofmu.cli.logs.follow_job", lambda *arguments: None)
+    words = ["mine.yaml", "--address", "http://127.0.0.1:9"]
+    refused = CliRunner().invoke(doctor_command, words).exception
+    assert str(refused).endswith("upload it with --include '*.safetensors'")
+    assert CliRunner().invoke(doctor_command, [*words, "--include", "*.safetensors"]).exit_code == 0
+    ((command, package),) = sent
+    assert command == ["doctor", "mine.yaml", "--address", "auto"]
+    assert "model/model.safetensors" in package.sizes
+    alone = CliRunner().invoke(doctor_command, ["--include", "*.safetensors"], env={"RAY_ADDRESS": ""}).exception
+    assert str(alone).startswith("--include has no effect")
+
+
 @pytest.fixture(scope="module")
 def two_nodes(ray_folder: Path) -> Iterator[str]:
     """The address of a cluster of two raylets without a dashboard, which a cluster should have."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cluster.capacity import check_trial_device
+from cluster.config import ClusterConfig
+from ofmu.config.files import validate
 from ofmu.errors import MemoryLimitError
 from ofmu.plan.budget import device_memory
 from ofmu.plan.check import gib, refusal
 from ofmu.plan.plan import make_plan, runs_on_gpu
 from ofmu.reports.numbers import big_number
+from ofmu.run_config import UnlearnConfig
+from tune.erasure.settings import run_settings
 from tune.plan import search_cost
 
 if TYPE_CHECKING:
@@ -23,6 +29,17 @@ class FittingPlan:
     sentence: str
     change: tuple[str, ...]
     """Entries such as ``engine.gradient_checkpointing=true``; empty if a trial fits as it is."""
+
+
+def check_device_of(mapping: Mapping[str, Any]) -> None:
+    """Check that the trials of a request find the device that its settings name.
+
+    Raises:
+        ConfigError: the settings name a GPU, and no GPU is visible; or a setting is wrong.
+    """
+    check_trial_device(
+        validate(UnlearnConfig, run_settings(mapping)), validate(ClusterConfig, mapping.get("cluster") or {})
+    )
 
 
 def plan_of(config: SearchConfig) -> FittingPlan:

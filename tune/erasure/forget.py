@@ -36,7 +36,7 @@ from ofmu.run_files import CONFIG, RunFiles
 from tune.callbacks.callback_list import Callback
 from tune.config import SearchConfig
 from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_report, run_of
-from tune.erasure.fit import plan_of
+from tune.erasure.fit import check_device_of, plan_of
 from tune.erasure.pick import affordable, candidates, confirmed, rule_of
 from tune.erasure.record import asked_of, compose_record, cost_record
 from tune.erasure.settings import absolute_place, check_settings, request_settings, run_settings, search_settings
@@ -159,6 +159,8 @@ class _Forgetting:
 
     def run(self, request_id: str | None) -> Path:
         home = self._home
+        if not home.evidence.is_dir():
+            check_device_of(self._mapping)
         rows = self._rows(request_id)
         if home.evidence.is_dir():
             self._sign_if_asked()

@@ -299,7 +299,11 @@ class SearchResult:
         """
         if len(self.front):
             return
-        if (self.trials["state"] == "failed").any():
+        failed = self.trials[self.trials["state"] == "failed"]
+        if len(failed):
+            reasons = set(failed["reason"])
+            if len(reasons) == 1:
+                raise RunError(f"No trial is complete, and all failed for the same reason: {reasons.pop()}")
             raise RunError(f"No trial is complete: the column 'reason' of {self.display_path}/{TRIALS_TABLE} says why")
         raise RunError(f"No trial of {self.display_path} is complete yet: wait for it, or continue it with --resume")
 

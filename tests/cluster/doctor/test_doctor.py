@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,27 @@ def test_gpus_that_torch_does_not_see_are_a_failure(monkeypatch):
     (check,) = checks._gpus(replace(HERE, gpus=2))
     assert check.state == "fail"
     assert "install a build of torch" in check.fix
+
+
+@pytest.mark.parametrize(("device", "gpus", "fails"), [("cuda", 0, True), ("cuda", 1, False), ("auto", 0, False)])
+def test_a_gpu_that_the_config_names_must_be_here(monkeypatch, device, gpus, fails):
+    class Pool:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, function, *_):
+            found = {checks.inspect_node: [], checks.visible_gpus: gpus}[function]
+            return SimpleNamespace(result=lambda seconds: found)
+
+    monkeypatch.setattr(doctor, "_pool", lambda workers: Pool())
+    monkeypatch.setattr(doctor, "_all_reduce_here", lambda backend, ranks: Check(backend, "ok", ""))
+    found = doctor.examine_machine(UnlearnConfig.model_validate({"engine": {"device": device}}))
+    assert [check.detail for check in found if check.state == "fail"] == (
+        ["engine.device is 'cuda', but no GPU is visible"] if fails else []
+    )
 
 
 @pytest.mark.parametrize(("gib", "state"), [(0.5, "fail"), (5, "warn"), (123, "ok")])

@@ -208,6 +208,17 @@ def test_a_search_without_a_front_fails_without_a_hint_to_export(fruitless):
         assert str(result.exception) == sentence
 
 
+def test_a_reason_that_all_failed_trials_share_is_said(fruitless):
+    result = SearchResult.load(fruitless.path)
+    result.trials["reason"] = "engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'"
+    with pytest.raises(RunError) as caught:
+        result.require_front()
+    assert str(caught.value) == (
+        "No trial is complete, and all failed for the same reason: engine.device is 'cuda', but no GPU is visible: use "
+        "'auto' or 'cpu'"
+    )
+
+
 def test_a_missing_objective_carries_the_evaluations_own_reason(fruitless):
     reasons = SearchResult.load(fruitless.path).trials["reason"].tolist()
     missing = "the run reported no ks_statistic"

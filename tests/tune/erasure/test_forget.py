@@ -28,6 +28,18 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     trials_in_this_process(monkeypatch)
 
 
+def test_a_gpu_that_is_not_here_is_refused_before_anything_is_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["forget", "model", "--rows", "rows.jsonl", "--output", str(tmp_path / "request"), "engine.device=cuda"]
+    assert main(words) == 1
+    sentence = "Error: engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'\n"
+    assert capsys.readouterr().err == sentence
+    assert not (tmp_path / "request").exists()
+
+
 def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

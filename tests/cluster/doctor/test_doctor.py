@@ -14,9 +14,10 @@ import pytest
 import ray
 import torch
 from click.testing import CliRunner
+from ray._raylet import AuthenticationMode  # type: ignore[attr-defined]
 
 from cluster.config import ClusterConfig
-from cluster.doctor import checks, doctor
+from cluster.doctor import access, checks, doctor
 from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_probe, versions, write_probe
 from ofmu.cli.doctor import doctor_command
 from ofmu.models.config import ScratchModelConfig
@@ -73,6 +74,15 @@ def test_a_gpu_that_the_config_names_must_be_here(monkeypatch, device, gpus, fai
     assert [check.detail for check in found if check.state == "fail"] == (
         ["engine.device is 'cuda', but no GPU is visible"] if fails else []
     )
+
+
+@pytest.mark.parametrize(("mode", "state"), [(AuthenticationMode.TOKEN, "ok"), (AuthenticationMode.DISABLED, "warn")])
+def test_rays_ports_are_named_as_the_default_ones(monkeypatch, mode, state):
+    monkeypatch.setattr(access, "is_loopback_cluster", lambda: False)
+    monkeypatch.setattr(access, "get_authentication_mode", lambda: mode)
+    check = access.cluster_access()
+    assert check.state == state
+    assert "Ray's ports (by default 6379 (GCS)" in check.detail + check.fix
 
 
 @pytest.mark.parametrize(("gib", "state"), [(0.5, "fail"), (5, "warn"), (123, "ok")])

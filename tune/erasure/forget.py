@@ -297,7 +297,8 @@ class _Forgetting:
             return result
         count = len(found) if hours is None else affordable(result, seeds, hours)
         numbers = [candidate.trial for candidate in found[:count]]
-        self._say(f"Running trials {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
+        noun = "trial" if len(numbers) == 1 else "trials"
+        self._say(f"Running {noun} {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
         overrides = [f"search.confirm_seeds={seeds}", f"search.confirm_trials={numbers}"]
         return ParetoSearch.resume(
             result.run_dir, overrides, callbacks=self._callbacks.search, allow_code=self._modules

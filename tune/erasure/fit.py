@@ -19,6 +19,7 @@ from tune.erasure.settings import run_settings
 from tune.plan import search_cost
 
 if TYPE_CHECKING:
+    from ofmu.plan.plan import Plan
     from tune.config import SearchConfig
 
 
@@ -42,8 +43,12 @@ def check_device_of(mapping: Mapping[str, Any]) -> None:
     )
 
 
-def plan_of(config: SearchConfig) -> FittingPlan:
+def plan_of(config: SearchConfig, hours: float | None = None) -> FittingPlan:
     """Plan a search on this machine. No weights are read.
+
+    Args:
+        config: the search.
+        hours: hours for the whole request; None: no limit.
 
     Raises:
         MemoryLimitError: a trial does not fit, and no setting of the engine makes it fit.
@@ -58,10 +63,14 @@ def plan_of(config: SearchConfig) -> FittingPlan:
     change = plan.smallest_change()
     if not plan.fits and change is None:
         raise MemoryLimitError(refusal(plan))
-    least, most = search_cost(config, plan.work)
-    low, high = big_number(least.gradient_evaluations), big_number(most.gradient_evaluations)
-    return FittingPlan(
-        f"Plan: a trial needs {gib(plan.needed)} of memory; {config.search.num_trials} trials compute {low} to {high} "
-        "gradients of a minibatch",
-        () if change is None else change.overrides,
-    )
+    needed = f"Plan: a trial needs {gib(plan.needed)} of memory"
+    return FittingPlan(f"{needed}; {_amount(config, plan, hours)}", () if change is None else change.overrides)
+
+
+def _amount(config: SearchConfig, plan: Plan, hours: float | None) -> str:
+    """Return in words how much the search computes. How many trials a budget allows is not known before the search."""
+    trials = config.search.num_trials
+    if hours is not None:
+        return f"the search runs as many trials as {hours:g} hours allow, at most {trials}"
+    low, high = (big_number(cost.gradient_evaluations) for cost in search_cost(config, plan.work))
+    return f"{trials} trials are expected to compute from {low} to {high} gradients of a minibatch"

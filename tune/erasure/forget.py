@@ -275,7 +275,7 @@ class _Forgetting:
         config = validate(SearchConfig, mapping)
         if (config.cluster.address or os.environ.get("RAY_ADDRESS") or "local") not in ("local", ""):
             return mapping  # the machines of a cluster elsewhere are unknown
-        shown = plan_of(config)
+        shown = plan_of(config, self._options.budget_hours)
         self._say(shown.sentence)
         if shown.change:
             self._say(f"It does not fit as it is, so these settings are added: {' '.join(shown.change)}")

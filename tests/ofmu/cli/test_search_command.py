@@ -16,7 +16,7 @@ from ofmu.config.files import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
 from tune import AskTell
 from tune.callbacks.base import Progress
-from tune.callbacks.console import ConsoleCallback
+from tune.callbacks.console import ConsoleCallback, describe
 from tune.config import SearchConfig
 from tune.results.report import format_front, sentence_beyond_knee
 from tune.results.result import SearchResult
@@ -110,8 +110,8 @@ def test_a_finished_search_shows_its_front_again(finished):
     assert [line.split()[:4] for line in lines[::2]] == [["3", "sampled", "0.25", "0.1"], ["0", "target", "0.9", "0.6"]]
     assert lines[1].split()[:6] == ["2", "sampled,", "the", "knee", "0.3", "0.55"]
     assert (
-        "Trial 3 forgets more than the knee (ks_statistic 0.25, the knee 0.3; model_utility 0.1, the knee 0.55): --pick 3 "
-        "takes its model" in result.output
+        "Trial 3 forgets more than the knee (ks_statistic 0.25, the knee 0.3; model_utility 0.1, the knee 0.55): "
+        "--pick 3 takes its model" in result.output
     )
     assert "inner_lr_scale " in lines[0]
     assert lines[2].endswith("outer_steps 0")
@@ -235,6 +235,17 @@ def test_the_console_names_the_files_of_worker_groups_steps(finished, capsys):
         output = capsys.readouterr().out
         assert ("its outer steps are not shown live" in output) is expected
         assert (f"{finished.path}/trials/*/history.jsonl" in output) is expected
+
+
+@pytest.mark.parametrize("limit", [None, "max_hours", "max_gradient_evaluations"])
+def test_the_number_of_trials_of_a_limited_search_is_an_estimate(finished, capsys, limit):
+    result = SearchResult.load(finished.path)
+    search = result.config.search.model_copy(update={"num_trials": 200, **({limit: 1} if limit else {})})
+    result = replace(result, config=result.config.model_copy(update={"search": search}))
+    ConsoleCallback(Console(width=300)).on_start(Progress(result, 200, 0, 0, (), 0.0, None))
+    assert (": at most 200 trials, in" if limit else ": 200 trials, in") in capsys.readouterr().out
+    line = describe(Progress(result, 9, 4, 0, (), 0.0, None))
+    assert line.startswith("4 of about 9 trials, " if limit else "4/9 trials, ")
 
 
 def test_the_plot_marks_front_baselines_and_reference(finished):

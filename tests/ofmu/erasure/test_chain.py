@@ -221,5 +221,5 @@ def test_the_page_shows_each_earlier_request_and_the_cost_of_all(chain: Path):
     page = evidence_page(read_intact(chain / "three" / "evidence"))
     assert "Earlier requests" in page
     assert "Cost of each request, and of all" in page
-    assert "3\u202f702" in page  # three times 1,234 gradients
+    assert "3,702" in page  # three times 1,234 gradients
     assert "Earlier requests" not in evidence_page(read_intact(chain / "one" / "evidence"))

@@ -50,12 +50,14 @@ def plan_command(
     if price is not None and tokens_per_second is None:
         raise click.UsageError("--price needs --tokens-per-second, without which the hours are unknown")
 
+    from ofmu.io.library_logging import silence_libraries
     from ofmu.plan.budget import device_memory
     from ofmu.plan.decision import decide_engine
     from ofmu.plan.plan import make_plan, runs_on_gpu
     from tune.config import search_config
 
     settings = search_config(config.read_mapping())
+    silence_libraries()
     unlearn = settings.unlearn
     ranks = gpus or max(1, settings.cluster.num_workers)
     on_gpu = gpus is not None or memory is not None or settings.cluster.gpus_per_worker > 0 or runs_on_gpu(unlearn)

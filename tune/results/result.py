@@ -305,7 +305,9 @@ class SearchResult:
         if len(failed):
             reasons = set(failed["reason"])
             if len(reasons) == 1:
-                raise RunError(f"No trial is complete, and all failed for the same reason: {reasons.pop()}")
+                raise RunError(
+                    f"No trial of {self.display_path} is complete, and all failed for one reason: {reasons.pop()}"
+                )
             raise RunError(f"No trial is complete: the column 'reason' of {self.display_path}/{TRIALS_TABLE} says why")
         raise RunError(f"No trial of {self.display_path} is complete yet: wait for it, or continue it with --resume")
 

@@ -305,7 +305,8 @@ def test_a_search_without_a_complete_trial_names_the_reason_that_all_trials_shar
     settings = ["search.num_trials=2", "search.max_concurrent_trials=1"]
     sentence = error_of("search", tiny, *settings, "--run-dir", tmp_path / "run")
     assert (
-        f"No trial of {tmp_path / 'run'} is complete, and all failed for one reason: no model could be made" in sentence
+        f"No trial of {tmp_path / 'run'} is complete, and all failed for this reason: no model could be made"
+        in sentence
     )
     trials = pd.read_csv(tmp_path / "run" / "trials.csv")
     assert trials["state"].tolist() == ["failed", "failed"]

@@ -297,17 +297,16 @@ class SearchResult:
         """Check that at least one trial is complete.
 
         Raises:
-            RunError: no trial is complete. The message names the file with the reasons.
+            RunError: no trial is complete. The message names the reason, or the file with the reasons.
         """
         if len(self.front):
             return
-        failed = self.trials[self.trials["state"] == "failed"]
-        if len(failed):
-            reasons = set(failed["reason"])
-            if len(reasons) == 1:
-                raise RunError(
-                    f"No trial of {self.display_path} is complete, and all failed for one reason: {reasons.pop()}"
-                )
+        reasons = set(self.trials.loc[self.trials["state"] == "failed", "reason"])
+        if len(reasons) == 1:
+            raise RunError(
+                f"No trial of {self.display_path} is complete, and all failed for this reason: {reasons.pop()}"
+            )
+        if reasons:
             raise RunError(f"No trial is complete: the column 'reason' of {self.display_path}/{TRIALS_TABLE} says why")
         raise RunError(f"No trial of {self.display_path} is complete yet: wait for it, or continue it with --resume")
 

@@ -214,8 +214,8 @@ def test_a_reason_that_all_failed_trials_share_is_said(fruitless):
     with pytest.raises(RunError) as caught:
         result.require_front()
     assert str(caught.value) == (
-        f"No trial of {fruitless.path} is complete, and all failed for one reason: engine.device is 'cuda', but no GPU "
-        "is visible: use 'auto' or 'cpu'"
+        f"No trial of {fruitless.path} is complete, and all failed for this reason: engine.device is 'cuda', but no "
+        "GPU is visible: use 'auto' or 'cpu'"
     )
 
 

@@ -126,13 +126,13 @@ def _check_settings(command: Sequence[str], working_dir: Path) -> None:
         return
     # These imports load pydantic and Ray, which take seconds.
     from cluster.jobs.working_dir import overrides_of
-    from ofmu.config.files import is_preset, read_mapping
+    from ofmu.config.files import is_preset, preset_names, read_mapping
     from ofmu.run_config import override
     from tune.config import search_config
 
     source = next((word for word in command[1:2] if not word.startswith("-") and "=" not in word), DEFAULT_CONFIG)
     path = source if is_preset(source) else working_dir / source
-    if isinstance(path, Path) and not path.is_file():
+    if path not in preset_names() and not Path(path).is_file():
         return
     # The job's own command warns of settings that another method lacks.
     mapping = override(read_mapping(path), overrides_of(command), users_own=False)

@@ -73,4 +73,7 @@ def _amount(config: SearchConfig, plan: Plan, hours: float | None) -> str:
     if hours is not None:
         return f"the search runs as many trials as {hours:g} hours allow, at most {trials}"
     low, high = (big_number(cost.gradient_evaluations) for cost in search_cost(config, plan.work))
-    return f"{trials} trials are expected to compute from {low} to {high} gradients of a minibatch"
+    return (
+        f"{trials} trials are expected to compute from {low} to {high} gradients of a minibatch, without the runs on "
+        "further seeds"
+    )

@@ -21,6 +21,7 @@ def test_a_plan_says_what_a_search_needs():
     assert found.change == ()
     assert found.sentence.startswith("Plan: a trial needs ")
     assert "5 trials are expected to compute from " in found.sentence
+    assert found.sentence.endswith("without the runs on further seeds")
     assert plan_of(config(), hours=0.02).sentence.endswith("as many trials as 0.02 hours allow, at most 5")
 
 

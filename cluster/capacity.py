@@ -1,4 +1,4 @@
-"""Whether one trial fits the memory of the machine on which it will run, before a cluster is started."""
+"""Whether one trial can run on the machine on which it will run, before a cluster is started."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.config import ClusterConfig
+from ofmu.engine.device import check_device
 from ofmu.plan.check import check_fit
 from ofmu.plan.decision import Decision, decide_engine, decide_run
 from ofmu.run_config import UnlearnConfig
@@ -21,10 +22,24 @@ def check_trial_fits(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_rou
         keeps_round: whether the trial may keep the weights of an earlier round.
 
     Raises:
+        ConfigError: the config names a GPU, and no GPU is visible.
         MemoryLimitError: the trial does not fit. The message names the smallest change that makes it fit.
     """
+    check_trial_device(config, cluster)
     if not _is_elsewhere(cluster):
         check_fit(config, keeps_round=keeps_round, **_place(cluster))
+
+
+def check_trial_device(config: UnlearnConfig, cluster: ClusterConfig) -> None:
+    """Check that the device of a trial is on this machine.
+
+    A cluster elsewhere may have it. Ray itself refuses a trial whose workers reserve more GPUs than there are.
+
+    Raises:
+        ConfigError: the config names a GPU, and no GPU is visible.
+    """
+    if not _is_elsewhere(cluster) and cluster.gpus_per_worker == 0:
+        check_device(config.engine)
 
 
 def decide_trial(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_round: bool = False) -> Decision:
@@ -38,8 +53,10 @@ def decide_trial(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_round: 
         keeps_round: whether the trial may keep the weights of an earlier round.
 
     Raises:
+        ConfigError: the config names a GPU, and no GPU is visible.
         OfmuError: rows or model, which the plan reads, are wrong.
     """
+    check_trial_device(config, cluster)
     if _is_elsewhere(cluster):
         return decide_engine(config, unknown="the machines of the cluster are unknown")
     return decide_engine(config, keeps_round=keeps_round, **_place(cluster))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from ofmu.errors import ClusterError
 
@@ -29,6 +31,7 @@ _START_ATTEMPTS = 3
 """Ray gives its processes a fixed time to start, 30 s in 2.60. On a busy machine a second start finds warm files."""
 _TIMED_OUT = "timed out"
 """Words of Ray's error for processes that start too slowly."""
+_MODE_VARIABLE, _TOKEN_VARIABLE, _TOKEN_PATH_VARIABLE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -63,6 +66,30 @@ def start_local_ray(*, dashboard: bool) -> None:
             ray.shutdown()
     # Ray lets everybody write into its session folder, whatever the umask.
     os.chmod(ray._private.worker._global_node.get_session_dir_path(), 0o700)
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Give a Ray that this process starts a token of its own, which lies in no file. Leave a token of the user alone.
+
+    Ray itself would write a token to ~/.ray, and every later ``ray start`` of the user would ask for it.
+    """
+    mode, loader = os.environ.get(_MODE_VARIABLE), AuthenticationTokenLoader.instance()
+    is_off = mode is not None and mode.lower() != "token"
+    if is_off or _TOKEN_PATH_VARIABLE in os.environ or loader.has_token(ignore_auth_mode=True):
+        yield
+        return
+    os.environ[_TOKEN_VARIABLE] = secrets.token_hex(32)
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        os.environ.pop(_TOKEN_VARIABLE, None)
+        # Ray sets the mode when it starts, and this process may join a cluster without a token later.
+        if mode is None:
+            os.environ.pop(_MODE_VARIABLE, None)
+        loader.reset_cache()
+        Config.initialize("")
 
 
 def is_loopback_cluster() -> bool:

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ import ray
 from ray._private import ray_logging
 
 from cluster.head_monitor import HeadMonitor
-from cluster.local import start_local_ray
+from cluster.local import own_token, start_local_ray
 from ofmu.errors import ClusterError
 from ofmu.io.text import counted
 
@@ -64,6 +64,13 @@ def ray_session(cluster: ClusterConfig, resume_hint: Callable[[], str] = str) ->
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_reachable(address, _fix_of_address(cluster))
+    with own_token() if address == "local" else nullcontext(), _joined(address, cluster, resume_hint):
+        yield
+
+
+@contextmanager
+def _joined(address: str, cluster: ClusterConfig, resume_hint: Callable[[], str]) -> Iterator[None]:
+    """Join the cluster at ``address``, or start a local one. Leave the cluster at the end."""
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":

@@ -14,10 +14,13 @@ from ofmu.models.hub import looks_like_hub_id
 from ofmu.run_config import UnlearnConfig
 
 
-def check_inputs(config: UnlearnConfig) -> None:
+def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
     """Read the rows that lie in local files, and check that the model directories hold models.
 
     Data and models on the hub, the parts of WMDP, and images are checked only when a run loads them.
+
+    Returns:
+        The rows, if they lie in local files.
 
     Raises:
         ConfigError: a package that the config needs, or a task of lm-eval, is missing.
@@ -40,6 +43,7 @@ def check_inputs(config: UnlearnConfig) -> None:
             if path is not None:
                 check_model_directory(path)
                 check_tokenizer(path, model.tokenizer)
+    return rows
 
 
 def _check_entities(config: UnlearnConfig, rows: UnlearnData | None) -> None:

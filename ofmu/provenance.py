@@ -68,6 +68,13 @@ def differing_keys(config: UnlearnConfig, other: UnlearnConfig) -> list[str]:
     ]
 
 
+def differing_settings(stored: Mapping[str, Any], mapping: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys in which a stored config differs from another one."""
+    ours, theirs = dict(flat_settings(mapping)), dict(flat_settings(stored))
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return [key for key in keys if ours.get(key) != theirs.get(key)]
+
+
 def flat_settings(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting of nested sections with its dotted key."""
     for key, value in mapping.items():

@@ -27,6 +27,7 @@ from ofmu.evaluation.robustness.result import RobustnessResult, with_robustness
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
+from ofmu.io.text import listed
 from ofmu.kept_round import KeptRound
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
@@ -35,6 +36,7 @@ from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
 from ofmu.plan.decision import decide_run
 from ofmu.preparer import prepare
+from ofmu.provenance import differing_settings
 from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, check_output, stored_values
@@ -371,8 +373,11 @@ def _check_earlier_run(config: UnlearnConfig, directory: Path, *, with_models: b
     check_output(directory)
     files = RunFiles(directory)
     stored = files.read_config()
-    if stored is not None and stored != config.model_dump(mode="json"):
-        held = next((kind for kind, section in _KINDS.items() if section in stored), "run under another config")
+    wanted = config.model_dump(mode="json")
+    if stored is not None and stored != wanted:
+        differ = listed(differing_settings(stored, wanted) or ["its keys"], most=4)
+        other = f"run under another config, which differs in {differ}"
+        held = next((kind for kind, section in _KINDS.items() if section in stored), other)
         raise RunError(f"{directory} holds a {held}: name another directory for this run")
     report, earlier = files.read_report(), read_content(directory)
     if report is not None and not earlier:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.errors import ConfigError
-from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, GROUPS, REGISTRY
+from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, GROUPS, REGISTRY, WRONG
+from ofmu.evaluation.sets import FORGET
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.cache import Cache, cache_root
 from ofmu.io.files import write_json
@@ -20,6 +21,7 @@ from tune.space.measured import measured_by_request
 from tune.space.objectives import COST_METRICS, NEEDS_REFERENCE, default_objectives, missing_objective_sentence
 
 if TYPE_CHECKING:
+    from ofmu.data.rows import UnlearnData
     from ofmu.evaluation.metrics.summary import Metrics
     from ofmu.tasks.events import PreparationCallback
     from ofmu.tasks.preparation import Prepared
@@ -33,6 +35,7 @@ _MEASURED_BY_THE_RUN = frozenset(info.name for info in GROUPS["Cost"])
 _FORGETTING = frozenset(
     info.name for group in ("Forgetting", "Hard questions about the forget rows") for info in GROUPS[group]
 )
+_FORGETTING_BY_TRUTH_RATIO = frozenset(info.name for info in GROUPS["Forgetting"] if WRONG in info.needs)
 _UTILITY = frozenset(
     {info.name for info in GROUPS["Utility"]}
     | {"utility_letter_accuracy", "utility_choice_accuracy", "remaining_accuracy", "testing_accuracy"}
@@ -61,6 +64,28 @@ def prepare_search(run: RunDirectory, config: SearchConfig, callback: Preparatio
     if run.uri is not None:
         cluster = cluster.model_copy(update={"num_workers": 0})
     return prepare(shared, cluster, callback)
+
+
+def check_objectives_on_rows(config: SearchConfig, rows: UnlearnData | None) -> None:
+    """Check the objectives that the user named on the rows, before anything is prepared.
+
+    The preparation checks all objectives on the target's scores. This check finds earlier that the forget rows lack the
+    other answers with which the truth ratio, and so the KS statistic, is computed.
+
+    Args:
+        config: the search.
+        rows: the rows, if they are known.
+
+    Raises:
+        ConfigError: an objective cannot be computed on the rows.
+    """
+    if rows is None or FORGET not in rows.evaluation:
+        return
+    named = next((name for name in config.search.objectives or () if name in _FORGETTING_BY_TRUTH_RATIO), None)
+    for number, row in enumerate(rows.evaluation[FORGET].rows, start=1):
+        if named is not None and not (row.paraphrased_answer and row.perturbed_answers):
+            lacking = "perturbed answers" if row.paraphrased_answer else "paraphrased answer"
+            raise ConfigError(missing_objective_sentence(named, f"forget row {number} has no {lacking}"))
 
 
 def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig:

@@ -29,6 +29,7 @@ from tune.execution.trainable import Executor
 from tune.execution.tuner import run_trials
 from tune.preparation import (
     check_constraints_can_be_kept,
+    check_objectives_on_rows,
     prepare_search,
     resolve_objectives,
     write_reference_metrics,
@@ -185,7 +186,7 @@ class RaySearch:
         session = self.session
         session.check_warm_start()
         if self._executor is None:
-            check_inputs(session.config.unlearn)
+            check_objectives_on_rows(session.config, check_inputs(session.config.unlearn))
             keeps_round = session.config.search.checkpoint_selection.enabled
             check_trial_fits(session.config.unlearn, session.config.cluster, keeps_round=keeps_round)
         with ray_session(session.config.cluster, self._resume_hint):

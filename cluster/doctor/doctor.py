@@ -56,6 +56,8 @@ def examine_machine(config: UnlearnConfig | None = None, storage: str | None = N
             except (OSError, RuntimeError, TimeoutError) as error:
                 found.append(Check("this machine", "fail", f"cannot be checked ({error})", "install ofmu again"))
         found += failed or _compare_probes(probes, {"here": ""})
+    if config is not None and config.engine.device == "cuda" and not gpus:
+        found.append(Check("device", "fail", "engine.device is 'cuda', but no GPU is visible", "use 'auto' or 'cpu'"))
     for backend, ranks in (("gloo", 2), *((("nccl", gpus),) if gpus else ())):
         found.append(_all_reduce_here(backend, ranks))
     return [replace(check, host="") for check in found]

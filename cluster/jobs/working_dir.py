@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -88,18 +88,17 @@ def plan_package(
     names = {pattern.removeprefix("/") for pattern in (*EXCLUDED, *DATA, *SECRETS)}
     wanted = {name.strip("/") for name in include}
     if wanted - names:
-        unknown = sorted(wanted - names)[0]
-        raise ConfigError(
-            f"--include {unknown} has no effect: {nearest_name(unknown, names, limit=5)}; a file that a .gitignore "
-            "leaves out must be removed from that .gitignore"
-        )
+        raise ConfigError(_unknown_pattern(sorted(wanted - names)[0], root, names))
     data = [pattern for pattern in DATA if pattern not in wanted]
     rest = [pattern for pattern in EXCLUDED if pattern.removeprefix("/") not in wanted]
-    secrets = [any_case(pattern) for pattern in SECRETS if pattern not in wanted]
+    secrets = [
+        *(any_case(pattern) for pattern in SECRETS if pattern not in wanted),
+        *(f"!{any_case(pattern)}" for pattern in NO_SECRETS),
+    ]
     opened = [*_named_data(root, command), *(name for name in wanted if f"/{name}" in EXCLUDED)]
     named = [f"!{_literal(path)}{below}" for path in opened for below in ("", "/**")]
     # Of two patterns that match, the later one counts.
-    excludes = (*data, *named, *rest, *secrets, *NO_SECRETS, *_folders_and_links_to_skip(root), *exclude)
+    excludes = (*data, *named, *rest, *secrets, *_folders_and_links_to_skip(root), *exclude)
     sizes = _sizes(root, excludes)
     hidden = [name for name in sizes if _is_second_name_of_a_hidden_file(root, name, sizes)]
     if hidden:
@@ -116,6 +115,24 @@ def plan_package(
     return package
 
 
+def left_out_secrets(package: Package) -> dict[str, str]:
+    """Return what stays here because of its name alone, with the pattern of :data:`SECRETS` that matches it.
+
+    A folder stands for all of its files. What another pattern or a .gitignore leaves out is not among them.
+    """
+    patterns = {any_case(pattern) for pattern in SECRETS}
+    sizes = _sizes(package.root, [pattern for pattern in package.excludes if pattern not in patterns])
+    found = {}
+    for name in sorted(sizes.keys() - package.sizes.keys()):
+        parts = PurePosixPath(name).parts
+        for depth, part in enumerate(parts, start=1):
+            pattern = next((each for each in SECRETS if _matches(part, each)), None)
+            if pattern is not None:
+                found["/".join(parts[:depth]) + "/" * (depth < len(parts))] = pattern
+                break
+    return found
+
+
 def check_missing_files(package: Package, command: Sequence[str]) -> None:
     """Check that the command's config, and the files that the config names, are uploaded if they exist here.
 
@@ -128,6 +145,11 @@ def check_missing_files(package: Package, command: Sequence[str]) -> None:
         _check_uploaded("The config", source, package)
     for key, value in _named_paths(package.root, command):
         _check_uploaded(f"{key} names", value, package)
+
+
+def overrides_of(command: Sequence[str]) -> list[str]:
+    """Return the words of the command that set a key of its config."""
+    return [word for word in command[1:] if re.match(r"[\w.]+=", word)]
 
 
 def _config_files(command: Sequence[str]) -> list[str]:
@@ -147,9 +169,8 @@ def _named_paths(root: Path, command: Sequence[str]) -> Iterator[tuple[str, str]
     for source in _config_files(command):
         if (root / source).exists():
             mapping = read_mapping(root / source)
-    overrides = [word for word in command[1:] if re.match(r"[\w.]+=", word)]
     # The job's own command warns of settings that another method lacks.
-    mapping = override(mapping, overrides, users_own=False)
+    mapping = override(mapping, overrides_of(command), users_own=False)
     for key in _PATH_KEYS:
         section, _, name = key.partition(".")
         value = mapping[section].get(name) if isinstance(mapping.get(section), Mapping) else None
@@ -181,14 +202,31 @@ def _check_uploaded(what: str, path: str, package: Package) -> None:
     )
 
 
+def _unknown_pattern(given: str, root: Path, names: Collection[str]) -> str:
+    """Return why ``--include`` cannot take ``given``, and what it takes instead."""
+    pattern = _pattern_of(PurePosixPath(given)) if (root / given).exists() else None
+    if pattern is not None:
+        return f"--include takes a pattern, and the pattern that leaves {given} out is --include '{pattern}'"
+    if (root / given).exists():
+        return f"--include {given} has no effect: if a .gitignore leaves it out, remove it from that .gitignore"
+    return f"--include {given} has no effect: {nearest_name(given, names, limit=5)}"
+
+
 def _pattern_of(path: PurePosixPath) -> str | None:
     """Return the pattern of :mod:`cluster.jobs.left_out` that leaves the file out, as ``--include`` takes it."""
+    is_module = any(_matches(path.name, pattern) for pattern in NO_SECRETS)
     for pattern in (*EXCLUDED, *DATA, *SECRETS):
         parts = path.parts[:1] if pattern.startswith("/") else path.parts
+        if is_module and pattern in SECRETS:
+            parts = parts[:-1]
         name = pattern.removeprefix("/")
-        if any(fnmatchcase(part.lower(), name.lower()) for part in parts):
+        if any(_matches(part, name) for part in parts):
             return name
     return None
+
+
+def _matches(part: str, pattern: str) -> bool:
+    return fnmatchcase(part.lower(), pattern.lower())
 
 
 def _folders_and_links_to_skip(root: Path) -> Iterator[str]:

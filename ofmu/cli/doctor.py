@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ofmu.cli.params import ConfigChoice, config_argument
+from ofmu.errors import ConfigError
 from ofmu.io.console_table import Cell, Column, print_table
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 @config_argument
 @click.option("--address", metavar="ADDRESS", help="A cluster: host:port, ray://host:port, auto, or http://HEAD:8265.")
 @click.option("--storage", metavar="DIR", help="A folder or URI that every node must write and read.")
-def doctor_command(config: ConfigChoice, address: str | None, storage: str | None) -> None:
+@click.option(
+    "--include", multiple=True, metavar="PATTERN", help="What else the job at an http address uploads; see ofmu submit."
+)
+def doctor_command(config: ConfigChoice, address: str | None, storage: str | None, include: tuple[str, ...]) -> None:
     """Check a cluster, or this machine, for what a search needs; exit with status 1 if something has to be fixed.
 
     With CONFIG (a YAML file or a preset's name) its model, data and cluster section are checked too. At an http
@@ -33,8 +37,10 @@ def doctor_command(config: ConfigChoice, address: str | None, storage: str | Non
     named = address or (settings.cluster.address if settings else None)
     address = named or os.environ.get("RAY_ADDRESS")
     if address and address.startswith(("http://", "https://")):
-        _run_as_job(address, storage, config.words())
+        _run_as_job(address, storage, config.words(), include)
         return
+    if include:
+        raise ConfigError("--include has no effect: only the checks at an http address upload files, so leave it out")
 
     # Ray takes seconds to import, and the help does not need it.
     from cluster.config import ClusterConfig
@@ -61,7 +67,7 @@ def _read(config: ConfigChoice) -> SearchConfig | None:
     return SearchConfig.read(config.source, config.overrides)
 
 
-def _run_as_job(address: str, storage: str | None, config: Sequence[str]) -> None:
+def _run_as_job(address: str, storage: str | None, config: Sequence[str], include: Sequence[str]) -> None:
     """Check the job server from this machine, and everything else in a job on the cluster."""
     from cluster.doctor.doctor import examine_job_server
     from cluster.jobs.server import JobServer
@@ -73,7 +79,7 @@ def _run_as_job(address: str, storage: str | None, config: Sequence[str]) -> Non
     if any(check.state == "fail" for check in found):
         raise SystemExit(1)
     command = ["doctor", *config, "--address", "auto", *(["--storage", storage] if storage else [])]
-    package = plan_package(Path(), command)
+    package = plan_package(Path(), command, include=include)
     check_missing_files(package, command)
     server = JobServer(address)
     follow_job(server, server.submit(command, package), address)

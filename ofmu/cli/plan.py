@@ -50,12 +50,14 @@ def plan_command(
     if price is not None and tokens_per_second is None:
         raise click.UsageError("--price needs --tokens-per-second, without which the hours are unknown")
 
+    from ofmu.io.library_logging import silence_libraries
     from ofmu.plan.budget import device_memory
     from ofmu.plan.decision import decide_engine
     from ofmu.plan.plan import make_plan, runs_on_gpu
     from tune.config import search_config
 
     settings = search_config(config.read_mapping())
+    silence_libraries()
     unlearn = settings.unlearn
     ranks = gpus or max(1, settings.cluster.num_workers)
     on_gpu = gpus is not None or memory is not None or settings.cluster.gpus_per_worker > 0 or runs_on_gpu(unlearn)
@@ -125,19 +127,25 @@ def _show_memory(plan: Plan) -> None:
 def _show_cost(plan: Plan, settings: SearchConfig, rate: float | None, price: float | None) -> None:
     from tune.plan import search_cost
 
-    click.echo("\ncost, at least and at most (with OFMU's hinge closed and open)")
+    click.echo("\ncost")
     rows: list[tuple[Cell, ...]] = []
     preparation = plan.preparation
     rows.append(_cost_row("preparation", preparation, preparation, plan.ranks, rate, price))
     if plan.cost is not None:
         rows.append(_cost_row("one run", *plan.cost, plan.ranks, rate, price))
         trials = search_cost(settings, plan.work)
-        name = f"search of {counted(settings.search.num_trials, 'trial')}"
+        name = f"search of {counted(settings.search.num_trials, 'trial')}, expected"
         rows.append(_cost_row(name, preparation + trials[0], preparation + trials[1], plan.ranks, rate, price))
     headers = ["", "gradient evaluations", "tokens", "hours", "cost"]
     count = 3 if rate is None else 4 if price is None else 5
     print_table([Column(header) for header in headers[:count]], [row[:count] for row in rows])
-    if plan.cost is None:
+    if plan.cost is not None:
+        click.echo(
+            "The numbers of one run are bounds: OFMU's hinge is closed in every step, or open in every step.\n"
+            "Those of a search are expected values for these two cases. Trials draw their settings, so a search may "
+            "need less or more."
+        )
+    else:
         click.echo("The method does not declare its passes, so a run's cost is unknown.")
 
 

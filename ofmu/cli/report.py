@@ -8,6 +8,9 @@ import click
 
 from ofmu.errors import StorageError
 
+_NAMES_ITS_REPORT = ("search", "comparison")
+"""The kinds whose printed result ends with the place of the report."""
+
 
 @click.command("report")
 @click.argument("run", type=click.Path())
@@ -17,7 +20,7 @@ def report_command(run: str, serve: bool, port: int | None) -> None:
     """Write report.html of what RUN holds: a search, a comparison, a run or an evaluation.
 
     The page is one file that opens offline. For a search, front.png is drawn again as well and the front is printed.
-    At least one trial must be complete, but not with --serve, which follows a running search or run.
+    Without --serve, at least one trial must be complete.
     """
     if port is not None and not serve:
         raise click.UsageError("--port needs --serve")
@@ -45,7 +48,8 @@ def report_command(run: str, serve: bool, port: int | None) -> None:
         _print_result(run, kind)
         return
     _print_result(run, kind)
-    click.echo(f"The report is in {page}")
+    if kind not in _NAMES_ITS_REPORT:
+        click.echo(f"The report is in {page}")
 
 
 def _print_result(run: str, kind: str) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 import click
 
 from ofmu.cli.logs import follow_job, job_command
+from ofmu.cli.params import DEFAULT_CONFIG
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.io.text import counted
 
 SUBMITTED = ("search", "compare", "unlearn", "prepare", "evaluate", "report", "export", "doctor")
 """The commands that can run as a job."""
+_READS_SETTINGS = ("search", "unlearn", "prepare")
+"""The commands whose config is checked here."""
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUTPUT_OPTIONS = {
     "search": ("--run-dir", "--resume"),
@@ -30,9 +33,14 @@ _OUTPUT_OPTIONS = {
     "--env", "environment", multiple=True, metavar="NAME[=VALUE]", help="A variable of the job's environment."
 )
 @click.option("--working-dir", default=".", type=FOLDER, metavar="DIR", help="What to upload; default: this directory.")
-@click.option("--include", multiple=True, metavar="NAME", help="Upload a folder that the default leaves out.")
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Upload what this pattern of the default list leaves out, such as '*.safetensors'.",
+)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave more out; a pattern as in a .gitignore.")
-@click.option("--dry-run", is_flag=True, help="List what would be uploaded, and submit nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be uploaded, and the secrets that stay; submit nothing.")
 @click.option("--driver-cpus", default=0.0, help="CPUs for the command itself; default: none, on the head node.")
 @click.option("--driver-gpus", default=0.0, help="GPUs for the command itself, which prepares target and reference.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENTS]...")
@@ -61,15 +69,18 @@ def submit_command(
 
     # Ray takes seconds to import, and the help and the error above do not need it.
     from cluster.jobs.server import JobServer, chosen_environment
-    from cluster.jobs.working_dir import check_missing_files, plan_package
+    from cluster.jobs.working_dir import check_missing_files, left_out_secrets, plan_package
 
     variables = chosen_environment(environment)
+    _check_settings(command, working_dir)
     package = plan_package(working_dir, command, include=include, exclude=exclude)
     size = f"{counted(len(package.sizes), 'file')}, {package.bytes / 2**20:.1f} MiB"
     if dry_run:
         for name, count in sorted(package.sizes.items()):
             click.echo(f"{count:>12,} {name}")
         click.echo(f"{package.root} would be uploaded ({size})")
+        for name, pattern in left_out_secrets(package).items():
+            click.echo(f"{name} stays here, since its name is that of a secret: --include '{pattern}' uploads it")
     check_missing_files(package, command)
     if dry_run:
         return
@@ -100,6 +111,36 @@ def _check_no_credentials(command: Sequence[str]) -> None:
                     f"The credentials in {redacted(text)} would stand in clear in the job's table: leave them out, and "
                     "give the nodes a role, or --env AWS_ACCESS_KEY_ID --env AWS_SECRET_ACCESS_KEY"
                 )
+
+
+def _check_settings(command: Sequence[str], working_dir: Path) -> None:
+    """Check the settings of the command's config, so that a misspelt key is found before files are looked for.
+
+    A config that is not here, or that names modules of the user, is left to the job.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    """
+    options = {word.partition("=")[0] for word in command}
+    if command[0] not in _READS_SETTINGS or options & {"--resume", "--preset", "--help"}:
+        return
+    # These imports load pydantic and Ray, which take seconds.
+    from cluster.jobs.working_dir import overrides_of
+    from ofmu.config.files import is_preset, preset_names, read_mapping
+    from ofmu.run_config import override
+    from tune.config import search_config
+
+    source = next((word for word in command[1:2] if not word.startswith("-") and "=" not in word), DEFAULT_CONFIG)
+    path = source if is_preset(source) else working_dir / source
+    if path not in preset_names() and not Path(path).is_file():
+        return
+    # The job's own command warns of settings that another method lacks.
+    mapping = override(read_mapping(path), overrides_of(command), users_own=False)
+    modules = [(mapping.get("method") or {}).get("module"), (mapping.get("evaluation") or {}).get("custom_metrics")]
+    if not any(modules):
+        search_config(
+            mapping if command[0] == "search" else {key: value for key, value in mapping.items() if key != "search"}
+        )
 
 
 def _warn_if_results_are_lost(command: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def verify_command(directory: Path, public_key: Path | None, model: Path | None,
     click.echo(f"Request {record.request.id}, measured {record.finished} by {record.operator} on {record.host}")
     click.echo(f"{len(record.files) + 1} files are as they were signed, by the key with SHA-256 {found.signer}")
     if found.review is not None:
-        click.echo(f"{found.review} holds the rows that were reviewed")
+        click.echo(f"{found.review} is the file that was reviewed")
     if model is not None:
         click.echo(f"{model} is the model of the evidence")
     if links.checked:

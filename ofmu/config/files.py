@@ -26,6 +26,8 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 _MAX_CONFIG_BYTES = 4 * 2**20
+_OF_ROWS = {".jsonl": "JSONL", ".ndjson": "JSONL", ".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
+"""Files of rows, by the end of their name. As YAML they would be named by the line at which they stop being YAML."""
 
 
 def preset_names() -> list[str]:
@@ -57,6 +59,11 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
     elif path.is_dir():
         raise ConfigError(_directory_sentence(path))
     else:
+        kind = _OF_ROWS.get(path.suffix.lower())
+        if kind is not None and path.exists():
+            raise ConfigError(
+                f"{path} is a {kind} file, and a config is YAML: name a YAML file, and in it this file as data.forget"
+            )
         try:
             check_regular(path, _MAX_CONFIG_BYTES)
             # The encoding also accepts the byte order mark that some editors write.

@@ -10,8 +10,8 @@ from ofmu.engine.base import Engine
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.deepspeed import DeepSpeedEngine, WeightSharder
+from ofmu.engine.device import check_device
 from ofmu.engine.torch import TorchEngine
-from ofmu.errors import ConfigError
 from ofmu.io.ranks import launched_ranks
 from ofmu.models.randomness import disable_randomness_in_modules
 
@@ -28,10 +28,8 @@ def resolve_device(config: EngineConfig) -> torch.device:
     # target and of a run would differ if TF32 were switched off for only one of them.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise ConfigError("engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'")
-    if config.device == "cpu" or not available:
+    check_device(config)
+    if config.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     index = launched_ranks().local_rank % torch.cuda.device_count()
     torch.cuda.set_device(index)

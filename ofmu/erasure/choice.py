@@ -53,18 +53,27 @@ class ChoiceRule:
         return self.min_share * self.target_utility
 
     @property
+    def bound(self) -> str:
+        """The bound in words."""
+        return f"{self.min_utility:.4g} ({self.min_share:.0%} of {self.whose} {self.target_utility:.4g})"
+
+    @property
     def sentence(self) -> str:
         """The rule in words."""
         way = "lowest" if self.direction == "min" else "highest"
         return (
-            f"Among the trials whose {self.utility} is at least {self.min_share:.0%} of {self.whose} "
-            f"({self.min_utility:.4g}) and that forget more than the target, the trial with the {way} {self.forgetting}"
+            f"Among the trials whose {self.utility} is at least {self.bound} and that forget more than the target, "
+            f"the trial with the {way} {self.forgetting}"
         )
 
     def allows(self, candidate: Candidate) -> bool:
         """Return whether a trial has enough utility and forgets more than the target."""
+        return candidate.utility >= self.min_utility and self.forgets_more(candidate)
+
+    def forgets_more(self, candidate: Candidate) -> bool:
+        """Return whether a trial forgets more than the target."""
         gain = self.target_forgetting - candidate.forgetting
-        return candidate.utility >= self.min_utility and (gain if self.direction == "min" else -gain) > 0
+        return (gain if self.direction == "min" else -gain) > 0
 
     def ordered(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the trials from the best to the worst. Trials that the rule does not allow come last."""

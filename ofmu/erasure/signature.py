@@ -7,6 +7,7 @@ OpenSSL can check it too.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from ofmu.io.files import check_regular, looked_for
 PASSWORD_VARIABLE = "OFMU_KEY_PASSWORD"
 """The environment variable with the password of an encrypted private key."""
 _MAX_KEY_BYTES = 65_536
-_MAKE_KEY = "openssl genpkey -algorithm ed25519 -out key.pem"
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:
@@ -34,7 +34,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         ConfigError: the file is missing, or holds no Ed25519 private key that can be read.
     """
-    content = _read(path, "private key", f", or make one with {_MAKE_KEY}")
+    content = _read(path, "private key", f", or make one with {_command_for_a_key()}")
     password = os.environ.get(PASSWORD_VARIABLE)
     encrypted = b"ENCRYPTED" in content
     try:
@@ -48,10 +48,14 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
             raise ConfigError(
                 f"The key {path} cannot be decrypted: check the password in the variable {PASSWORD_VARIABLE}"
             ) from None
-        raise ConfigError(f"The file {path} holds no private key in PEM: make one with {_MAKE_KEY}") from None
+        if b"PUBLIC KEY" in content:
+            raise ConfigError(f"{path} is a public key: name the private one, with which evidence is signed") from None
+        raise ConfigError(
+            f"The file {path} holds no private key in PEM: make one with {_command_for_a_key()}"
+        ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(
-            f"The key {path} is no Ed25519 key, and evidence is signed with one: make one with {_MAKE_KEY}"
+            f"The key {path} is no Ed25519 key, and evidence is signed with one: make one with {_command_for_a_key()}"
         )
     return key
 
@@ -102,6 +106,15 @@ def is_signature(key: Ed25519PublicKey, signature: bytes, content: bytes) -> boo
     except InvalidSignature:
         return False
     return True
+
+
+def _command_for_a_key() -> str:
+    """Return the command that makes a key, in a file that is not there: the command would replace an older key."""
+    numbered = (f"new-key-{number}.pem" for number in itertools.count(2))
+    name = next(
+        name for name in ("key.pem", "new-key.pem", *itertools.islice(numbered, 100)) if not Path(name).exists()
+    )
+    return f"openssl genpkey -algorithm ed25519 -out {name}"
 
 
 def _read(path: Path, what: str, fix: str = "") -> bytes:

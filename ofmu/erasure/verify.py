@@ -110,7 +110,9 @@ def _check_signature(content: bytes, stated: str, place: Path, expected: Ed25519
     if fingerprint(key) != stated:
         raise EvidenceError(f"{place / PUBLIC_KEY} is not the key that {RECORD} states: {ASK_AUTHOR}")
     if not is_signature(key, _read(place / SIGNATURE), content):
-        raise EvidenceError(f"The signature of {place / RECORD} is wrong, so it was altered: {ASK_AUTHOR}")
+        raise EvidenceError(
+            f"The signature does not fit: {place / RECORD} or {SIGNATURE} was changed after it was signed: {ASK_AUTHOR}"
+        )
 
 
 def evidence_in(directory: Path) -> Path:

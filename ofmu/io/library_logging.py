@@ -12,9 +12,12 @@ from contextlib import contextmanager
 _HUB_REQUESTS = "huggingface_hub.utils._http"
 """The logger that says twice of every failed request that it failed and that it is tried again."""
 
+_MISSING_KERNELS = "bitsandbytes.backends.cpu.ops"
+"""The logger that names an optional package, which nothing here needs, whenever bitsandbytes is imported."""
+
 
 def silence_libraries() -> None:
-    """Switch off the progress bars of Transformers and Datasets, and DeepSpeed's note about a missing GPU.
+    """Switch off the progress bars of Transformers and Datasets, and notes about a missing GPU or missing kernels.
 
     A library that is not imported yet gets an environment variable. If the user set that variable, it stays.
     """
@@ -28,6 +31,7 @@ def silence_libraries() -> None:
         datasets_logging.disable_progress_bar()
     else:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger(_MISSING_KERNELS).setLevel(logging.ERROR)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

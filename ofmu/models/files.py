@@ -41,7 +41,9 @@ def check_model_directory(path: str | Path) -> None:
     folder = Path(path)
     if not folder.is_dir():
         if folder.exists():
-            raise ModelError(f"The model {path} is a file: name the directory that holds it")
+            if folder.suffix in (".safetensors", ".json"):
+                raise ModelError(f"The model {path} is a file: name the directory that holds it")
+            raise ModelError(f"{path} is a file and no model: name a directory with config.json and *.safetensors")
         if isinstance(path, Path) or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
             raise ModelError(f"There is no model directory {looked_for(path)}: check the path, or give a hub name")
         return

@@ -20,8 +20,10 @@ _CGROUPS = (
 
 
 def device_memory(*, on_gpu: bool) -> int | None:
-    """Return the bytes of one GPU, or the bytes that this machine has free. None: the system does not say."""
+    """Return the bytes of one GPU, or the bytes that this machine has free. None: there is no GPU, or it is unknown."""
     if on_gpu:
+        if not torch.cuda.is_available():
+            return None
         return int(torch.cuda.get_device_properties(0).total_memory)
     return host_memory()
 

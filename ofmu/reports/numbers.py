@@ -21,8 +21,8 @@ def number(value: object, digits: int = 4) -> str:
 
 
 def big_number(value: float | None) -> str:
-    """Return a count with a thin space between thousands; a dash for None."""
-    return MISSING if value is None else f"{value:,.0f}".replace(",", "\u202f")
+    """Return a count with a comma between thousands; a dash for None."""
+    return MISSING if value is None else f"{value:,.0f}"
 
 
 def duration(seconds: float | None) -> str:

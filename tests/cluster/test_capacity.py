@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from cluster import capacity
 from cluster.capacity import check_trial_fits
 from cluster.config import ClusterConfig
 from cluster.train.trainer import train
-from ofmu.errors import MemoryLimitError
+from ofmu.config.files import validate
+from ofmu.errors import ConfigError, MemoryLimitError
 from ofmu.plan import check
+from ofmu.run_config import UnlearnConfig
 from tune.search import ParetoSearch
 
 
@@ -30,6 +33,18 @@ def test_a_worker_group_is_refused_before_a_cluster_starts(tiny_config, tmp_path
     monkeypatch.setattr("cluster.train.trainer.ray_session", pytest.fail)
     with pytest.raises(MemoryLimitError):
         train(tiny_config, tmp_path / "run", ClusterConfig(num_workers=2))
+
+
+def test_a_search_on_a_gpu_that_is_not_here_prepares_nothing(tiny_mapping, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("tune.search.ray_session", pytest.fail)
+    monkeypatch.setattr("tune.search.prepare_search", pytest.fail)
+    mapping = tiny_mapping | {"engine": {"device": "cuda"}}
+    with pytest.raises(ConfigError, match="no GPU is visible: use 'auto' or 'cpu'"):
+        ParetoSearch(mapping, run_dir=tmp_path / "search").run()
+    with pytest.raises(ConfigError, match="no GPU is visible"):
+        train(validate(UnlearnConfig, mapping), tmp_path / "run", ClusterConfig(num_workers=2))
 
 
 @pytest.mark.parametrize(

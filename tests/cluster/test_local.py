@@ -10,6 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray._raylet import (  # type: ignore[attr-defined]
+    AuthenticationMode,
+    AuthenticationTokenLoader,
+    Config,
+    get_authentication_mode,
+)
 
 from cluster import local
 from cluster.doctor import access
@@ -111,6 +117,41 @@ def test_the_doctor_names_a_token_that_others_can_read(home: Path) -> None:
     assert access.token_file().state == "warn"
     subprocess.run(access.token_file().fix, shell=True, check=True)
     assert access.token_file().state == "ok"
+
+
+def test_a_ray_of_our_own_has_a_token_that_lies_in_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    AuthenticationTokenLoader.instance().reset_cache()
+    tokens = []
+    for _ in range(2):
+        with local.own_token():
+            tokens.append(os.environ["RAY_AUTH_TOKEN"])
+            os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does when it starts
+            Config.initialize("")
+            assert AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+        assert not [name for name in os.environ if name.startswith("RAY_AUTH")]
+        assert get_authentication_mode() == AuthenticationMode.DISABLED
+    assert len(set(tokens)) == 2
+    assert not (home / ".ray").exists()
+
+
+@pytest.mark.parametrize("how", ["file", "path", "variable", "disabled"])
+def test_a_token_of_the_user_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    (home / ".ray").mkdir()
+    if how == "file":
+        (home / ".ray" / "auth_token").write_text("a" * 64)
+    else:
+        variables = {"path": "RAY_AUTH_TOKEN_PATH", "variable": "RAY_AUTH_TOKEN", "disabled": "RAY_AUTH_MODE"}
+        monkeypatch.setenv(variables[how], "disabled" if how == "disabled" else "b" * 64)
+    AuthenticationTokenLoader.instance().reset_cache()
+    before = dict(os.environ)
+    with local.own_token():
+        assert dict(os.environ) == before
+    assert dict(os.environ) == before
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @pytest.fixture

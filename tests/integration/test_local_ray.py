@@ -113,6 +113,27 @@ def test_a_local_search_is_closed_to_the_network_and_to_other_users(
     assert [name for name, value in SECRETS.items() if value in output] == []
 
 
+def test_a_local_ray_leaves_no_token_behind(ray_folder: Path, tmp_path: Path) -> None:
+    """A token in ~/.ray would make the user's next ``ray start`` ask for it. Ray's own processes must share one."""
+    program = (
+        "import os, ray\n"
+        "from cluster.config import ClusterConfig\n"
+        "from cluster.session import ray_session\n"
+        "with ray_session(ClusterConfig()):\n"
+        "    seen = ray.get(ray.remote(lambda: os.environ['RAY_AUTH_TOKEN']).remote())\n"
+        "    print(seen, os.environ['RAY_AUTH_MODE'])\n"
+    )
+    environment = {**command(ray_folder, tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    token, mode = done.stdout.split()
+    assert (len(token), mode) == (64, "token")
+    assert list(tmp_path.iterdir()) == []
+    written = [path for path in ray_folder.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert [path for path in written if token.encode() in path.read_bytes()] == []
+
+
 def test_the_ports_of_a_search_do_not_answer_from_outside(ray_folder: Path) -> None:
     """The same from the other side: nothing answers at the machine's own address."""
     address = next(

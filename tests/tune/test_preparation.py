@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ofmu.errors import ConfigError
+from ofmu.preflight import check_inputs
 from ofmu.preparer import prepare
 from ofmu.tasks.preparation import Prepared
 from tune.config import SearchConfig, search_config
-from tune.preparation import check_constraints_can_be_kept, resolve_objectives
+from tune.preparation import check_constraints_can_be_kept, check_objectives_on_rows, resolve_objectives
 from tune.space.constraints import resolve_limits
 
 
@@ -43,6 +46,33 @@ def test_nothing_is_said_where_the_ks_test_is_no_objective(config: SearchConfig,
     assert prepared.reference_scores is not None
     other = search_config(config, {"extraction_strength": "min", "model_utility": "max"})
     assert "KS test" not in said(other, replace(prepared, target_scores=prepared.reference_scores))
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking"),
+    [
+        ({}, "paraphrased answer"),
+        ({"paraphrased_answer": "It was she."}, "perturbed answers"),
+        ({"paraphrased_answer": "It was she.", "perturbed_answer": ["He."]}, None),
+    ],
+)
+def test_an_objective_that_the_rows_do_not_allow_is_named_before_the_preparation(
+    columns: dict[str, Any], lacking: str | None, tmp_path: Path
+) -> None:
+    for name, row in (("forget", {"question": "Who?", "answer": "She.", **columns}), ("retain", {"text": "There."})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    data = {"source": "files", **{name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}}
+    named = {"data": data, "search": {"objectives": {"ks_statistic": "min", "model_utility": "max"}}}
+    for mapping, fails in (({"data": data}, False), (named, lacking is not None)):
+        settings = search_config(mapping)
+        rows = check_inputs(settings.unlearn)
+        assert rows is not None
+        if not fails:
+            check_objectives_on_rows(settings, rows)
+            continue
+        with pytest.raises(ConfigError, match=rf"'ks_statistic' cannot be computed .*forget row 1 has no {lacking}\)"):
+            check_objectives_on_rows(settings, rows)
+    check_objectives_on_rows(search_config(named), None)
 
 
 def bounded(config: SearchConfig, constraints: dict[str, Any], **objectives: str) -> SearchConfig:

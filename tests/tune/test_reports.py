@@ -238,7 +238,8 @@ def test_the_command_lists_them(runs, tmp_path):
 def test_the_report_command_prints_where_the_page_is(runs):
     result = CliRunner().invoke(report_command, [str(runs / "search")])
     assert result.exit_code == 0, result.exception
-    assert f"The report is in {runs}/search/report.html" in result.output
+    assert f"The report, for a browser: {runs}/search/report.html" in result.output
+    assert result.output.count("report.html") == 1
     assert "retrained" in result.output
     result = CliRunner().invoke(report_command, [str(runs / "one" / "run")])
     assert f"The report is in {runs}/one/run/report.html" in result.output

@@ -18,6 +18,7 @@ from ofmu.reports.numbers import metric_text
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationStarted
 from tune.callbacks.base import EngineDecided, Progress, SearchCallback, SearchPreparationEvent, WarmStartLoaded
+from tune.config import SearchOptions
 from tune.results.confirmed import confirmed_sentence
 from tune.results.report import constraints_text, feasible_text, format_front, marked_role, sentence_beyond_knee
 from tune.results.result import SearchResult
@@ -69,7 +70,9 @@ class ConsoleCallback(SearchCallback):
         if progress.result.config.search.constraints:
             names += f" under {constraints_text(progress.result)}"
         finished = f", {progress.done} of them done" if progress.done else ""
-        self.print_line(f"Searching {names}: {counted(progress.total, 'trial')}{finished}, in {self.run_dir}")
+        search = progress.result.config.search
+        trials = f"at most {counted(search.num_trials, 'trial')}" if _is_limited(search) else _trials(progress)
+        self.print_line(f"Searching {names}: {trials}{finished}, in {self.run_dir}")
         if workers := progress.result.config.cluster.num_workers:
             self.print_line(
                 f"Each trial is a group of {counted(workers, 'worker')}: its outer steps are not shown live, but "
@@ -171,13 +174,25 @@ def console_callback() -> ConsoleCallback:
 
 def describe(progress: Progress, age: float = 0.0) -> str:
     """Return one line on the state of a search. ``age`` is the number of seconds since ``progress`` was made."""
+    total = f"{progress.done}/{_trials(progress)}"
+    if _is_limited(progress.result.config.search):
+        total = f"{progress.done} of about {_trials(progress)}"
     left = "" if progress.remaining is None else f", about {clock(max(progress.remaining - age, 0))} left"
     return (
-        f"{progress.done}/{counted(progress.total, 'trial')}, {len(progress.running)} running, {progress.failed} failed"
+        f"{total}, {len(progress.running)} running, {progress.failed} failed"
         f"{_and_pruned(progress.result, progress.pruned)}, "
         f"front {len(progress.result.front)}, hypervolume {progress.result.hypervolume:.4f}, "
         f"{clock(progress.elapsed + age)} so far{left}"
     )
+
+
+def _trials(progress: Progress) -> str:
+    return counted(progress.total, "trial")
+
+
+def _is_limited(search: SearchOptions) -> bool:
+    """Return whether a search may end before its last trial, so that the number of its trials is only estimated."""
+    return search.max_hours is not None or search.max_gradient_evaluations is not None
 
 
 def _and_pruned(result: SearchResult, pruned: int) -> str:

@@ -36,7 +36,7 @@ from ofmu.run_files import CONFIG, RunFiles
 from tune.callbacks.callback_list import Callback
 from tune.config import SearchConfig
 from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_report, run_of
-from tune.erasure.fit import plan_of
+from tune.erasure.fit import check_device_of, plan_of
 from tune.erasure.pick import affordable, candidates, confirmed, rule_of
 from tune.erasure.record import asked_of, compose_record, cost_record
 from tune.erasure.settings import absolute_place, check_settings, request_settings, run_settings, search_settings
@@ -159,6 +159,8 @@ class _Forgetting:
 
     def run(self, request_id: str | None) -> Path:
         home = self._home
+        if not home.evidence.is_dir():
+            check_device_of(self._mapping)
         rows = self._rows(request_id)
         if home.evidence.is_dir():
             self._sign_if_asked()
@@ -273,7 +275,7 @@ class _Forgetting:
         config = validate(SearchConfig, mapping)
         if (config.cluster.address or os.environ.get("RAY_ADDRESS") or "local") not in ("local", ""):
             return mapping  # the machines of a cluster elsewhere are unknown
-        shown = plan_of(config)
+        shown = plan_of(config, self._options.budget_hours)
         self._say(shown.sentence)
         if shown.change:
             self._say(f"It does not fit as it is, so these settings are added: {' '.join(shown.change)}")
@@ -295,7 +297,8 @@ class _Forgetting:
             return result
         count = len(found) if hours is None else affordable(result, seeds, hours)
         numbers = [candidate.trial for candidate in found[:count]]
-        self._say(f"Running trials {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
+        noun = "trial" if len(numbers) == 1 else "trials"
+        self._say(f"Running {noun} {', '.join(map(str, numbers))} again on {counted(seeds, 'further seed')}")
         overrides = [f"search.confirm_seeds={seeds}", f"search.confirm_trials={numbers}"]
         return ParetoSearch.resume(
             result.run_dir, overrides, callbacks=self._callbacks.search, allow_code=self._modules

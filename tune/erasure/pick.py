@@ -121,11 +121,12 @@ def further_metrics(result: SearchResult, trial: int) -> list[Mapping[str, Any]]
 
 
 def _nothing_allowed(found: list[Candidate], rule: ChoiceRule, place: str) -> str:
-    best = max((candidate.utility for candidate in found), default=None)
-    known = f"the highest {rule.utility} among them is {best:.4g}" if best is not None else "none of them is complete"
-    whose = rule.whose if rule.in_chain else "its"
+    best = max((candidate.utility for candidate in found if rule.forgets_more(candidate)), default=None)
+    if best is not None:
+        known = f"the trials that forget more reach at most {best:.4g}"
+    else:
+        known = "none forgets more" if found else "none is complete"
     return (
-        f"trial of {place} forgets more than the target and keeps {rule.min_share:.0%} of {whose} {rule.utility} "
-        f"({rule.min_utility:.4g}; {known}): give more --trials or --budget, or a lower --min-utility, "
-        "and run the same command again"
+        f"trial of {place} forgets more than the target and has a {rule.utility} of at least {rule.bound}; {known}: "
+        "give more --trials or --budget, or a lower --min-utility, and run the same command again"
     )

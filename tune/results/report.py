@@ -12,10 +12,9 @@ from ofmu.io.plugins import results_only
 from ofmu.reports.numbers import MISSING, metric_text
 from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
-from tune.results.tables import feasible_rows, trial_name
+from tune.results.tables import feasible_rows, lost_objectives, trial_name
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
-from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET, baseline_settings
 
 
@@ -152,17 +151,18 @@ def marked_role(row: Any, result: SearchResult) -> str:
     """
     title = "the knee" if result.has_feasible else "the nearest to the constraints"
     knee = f", {title}" if row["trial"] == result.chosen.number else ""
-    lost = lost_utility(row, result.config.objectives)
+    lost = lost_objectives(row, result.trials, result.config)
     return f"{row['role']}{knee}" + (f", useless: {lost[0]} {metric_text(lost[0], row[lost[0]])}" if lost else "")
 
 
 def sentence_beyond_knee(result: SearchResult) -> str:
     """Return which trial of the front forgets most, if that is not the knee; empty otherwise."""
-    point, name = result.beyond_knee, next(iter(result.config.objectives))
+    point, names = result.beyond_knee, list(result.config.objectives)[:2]
     if point is None:
         return ""
-    values = f"{name} {_short(name, point.values[name])}, the knee {_short(name, result.knee.values[name])}"
-    return f"{point.name.capitalize()} forgets more than the knee ({values})"
+    knee = result.knee.values
+    values = [f"{name} {_short(name, point.values[name])}, the knee {_short(name, knee[name])}" for name in names]
+    return f"{point.name.capitalize()} forgets more than the knee ({'; '.join(values)})"
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:

@@ -33,6 +33,7 @@ from tune.results.tables import (
     feasible_rows,
     front_table,
     hypervolume_of,
+    lost_objectives,
     selected_round,
     split_round,
     trial_name,
@@ -42,7 +43,6 @@ from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
 from tune.rundir.seed_runs import Confirmation, ConfirmedPoint, PointRuns
 from tune.space.constraints import Limits, broken_sentence
-from tune.space.objectives import lost_utility
 from tune.study.baselines import TARGET
 from tune.study.checks import check_results_are_stored, check_study
 from tune.study.limits import read_limits
@@ -241,7 +241,9 @@ class SearchResult:
         if not len(self.front) or not self.has_feasible:
             return None
         costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
-        lost = {row["trial"] for _, row in self.front.iterrows() if lost_utility(dict(row), self.config.objectives)}
+        lost = {
+            row["trial"] for _, row in self.front.iterrows() if lost_objectives(dict(row), self.trials, self.config)
+        }
         best = min(costs.keys() - lost | {self.knee.number}, key=lambda number: (costs[number], number))
         return self._point(best) if costs[best] < costs[self.knee.number] else None
 
@@ -295,11 +297,16 @@ class SearchResult:
         """Check that at least one trial is complete.
 
         Raises:
-            RunError: no trial is complete. The message names the file with the reasons.
+            RunError: no trial is complete. The message names the reason, or the file with the reasons.
         """
         if len(self.front):
             return
-        if (self.trials["state"] == "failed").any():
+        reasons = set(self.trials.loc[self.trials["state"] == "failed", "reason"])
+        if len(reasons) == 1:
+            raise RunError(
+                f"No trial of {self.display_path} is complete, and all failed for this reason: {reasons.pop()}"
+            )
+        if reasons:
             raise RunError(f"No trial is complete: the column 'reason' of {self.display_path}/{TRIALS_TABLE} says why")
         raise RunError(f"No trial of {self.display_path} is complete yet: wait for it, or continue it with --resume")
 

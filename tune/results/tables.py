@@ -12,7 +12,8 @@ import pandas as pd
 
 from tune.pareto import Points, Violations, as_costs, constrained_front_mask, hypervolume, reference_point
 from tune.space.constraints import stored_violations, total_violation
-from tune.study.baselines import PRIOR, SAMPLED
+from tune.space.objectives import lost_utility
+from tune.study.baselines import PRIOR, SAMPLED, TARGET
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -161,6 +162,12 @@ def split_round(text: str) -> tuple[str, int | None]:
 def violations_of(rows: pd.DataFrame) -> Violations:
     """Return the rows' violations of the constraints, shape (rows,); zeros for a search without constraints."""
     return rows[VIOLATION].to_numpy(dtype=float) if VIOLATION in rows else np.zeros(len(rows))
+
+
+def lost_objectives(row: Mapping[Any, Any], trials: pd.DataFrame, config: SearchConfig) -> list[str]:
+    """Return the objectives of a trial of which nothing is left: see :func:`tune.space.objectives.lost_utility`."""
+    target = trials[(trials["role"] == TARGET) & (trials["state"] == "complete")]
+    return lost_utility(row, config.objectives, dict(target.iloc[0]) if len(target) else {})
 
 
 def feasible_rows(rows: pd.DataFrame) -> pd.DataFrame:

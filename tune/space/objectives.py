@@ -19,6 +19,9 @@ WORST: dict[str, float | None] = {
 }
 """The known objectives, each with the worst value that its definition allows. None: the objective is unbounded."""
 
+LOST_SHARE = 0.05
+"""Share of the target's utility below which a model counts as one that knows nothing."""
+
 COST_METRICS = ("gradient_evaluations", "tokens", "seconds", "peak_memory_bytes")
 """Objectives that the run itself measures. No evaluation is needed for them."""
 
@@ -75,14 +78,22 @@ def missing_objective_sentence(name: str, reason: str) -> str:
     )
 
 
-def lost_utility(values: Mapping[Any, Any], objectives: Iterable[str]) -> list[str]:
-    """Return the objectives after the first one whose value is the worst possible one. The first is what is forgotten.
+def lost_utility(values: Mapping[Any, Any], objectives: Iterable[str], target: Mapping[Any, Any]) -> list[str]:
+    """Return the objectives after the first one of which nothing is left. The first is what is forgotten.
+
+    Nothing is left at the worst possible value. If that is 0, nothing is left below :data:`LOST_SHARE` of the target's
+    value either.
 
     Args:
         values: a trial's metrics.
         objectives: the objectives in order.
+        target: the metrics of the untouched target; empty if they are unknown.
     """
-    return [name for name in list(objectives)[1:] if WORST.get(name) is not None and values[name] == WORST[name]]
+    return [name for name in list(objectives)[1:] if _is_lost(values[name], WORST.get(name), target.get(name))]
+
+
+def _is_lost(value: float, worst: float | None, of_target: float | None) -> bool:
+    return worst is not None and (value == worst or (worst == 0 and 0 <= value < LOST_SHARE * (of_target or 0.0)))
 
 
 def objective_values(

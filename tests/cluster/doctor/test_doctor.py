@@ -7,15 +7,17 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import torch
 from click.testing import CliRunner
+from ray._raylet import AuthenticationMode  # type: ignore[attr-defined]
 
 from cluster.config import ClusterConfig
-from cluster.doctor import checks, doctor
+from cluster.doctor import access, checks, doctor
 from cluster.doctor.checks import DRIVER, Check, NodeRequest, read_probe, versions, write_probe
 from ofmu.cli.doctor import doctor_command
 from ofmu.models.config import ScratchModelConfig
@@ -51,6 +53,36 @@ def test_gpus_that_torch_does_not_see_are_a_failure(monkeypatch):
     (check,) = checks._gpus(replace(HERE, gpus=2))
     assert check.state == "fail"
     assert "install a build of torch" in check.fix
+
+
+@pytest.mark.parametrize(("device", "gpus", "fails"), [("cuda", 0, True), ("cuda", 1, False), ("auto", 0, False)])
+def test_a_gpu_that_the_config_names_must_be_here(monkeypatch, device, gpus, fails):
+    class Pool:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, function, *_):
+            found = {checks.inspect_node: [], checks.visible_gpus: gpus}[function]
+            return SimpleNamespace(result=lambda seconds: found)
+
+    monkeypatch.setattr(doctor, "_pool", lambda workers: Pool())
+    monkeypatch.setattr(doctor, "_all_reduce_here", lambda backend, ranks: Check(backend, "ok", ""))
+    found = doctor.examine_machine(UnlearnConfig.model_validate({"engine": {"device": device}}))
+    assert [check.detail for check in found if check.state == "fail"] == (
+        ["engine.device is 'cuda', but no GPU is visible"] if fails else []
+    )
+
+
+@pytest.mark.parametrize(("mode", "state"), [(AuthenticationMode.TOKEN, "ok"), (AuthenticationMode.DISABLED, "warn")])
+def test_rays_ports_are_named_as_the_default_ones(monkeypatch, mode, state):
+    monkeypatch.setattr(access, "is_loopback_cluster", lambda: False)
+    monkeypatch.setattr(access, "get_authentication_mode", lambda: mode)
+    check = access.cluster_access()
+    assert check.state == state
+    assert "Ray's ports (by default 6379 (GCS)" in check.detail + check.fix
 
 
 @pytest.mark.parametrize(("gib", "state"), [(0.5, "fail"), (5, "warn"), (123, "ok")])
@@ -185,6 +217,35 @@ def test_this_machine_is_checked_and_a_missing_model_is_a_failure(tmp_path, monk
     assert set(states) == {
         "dashboard", "ray and python", "packages", "GPUs", "deepspeed", "data", "storage", "gloo", "token",
     }  # fmt: skip
+
+
+def test_what_the_job_of_the_checks_uploads_can_be_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "examine_job_server", lambda address: [Check("job server", "ok", "answers")])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_text("")
+    (tmp_path / "mine.yaml").write_text("model: {path: model, is_target: true}\n")
+    sent = []
+
+    class Server:
+        def __init__(self, address):
+            assert address == "http://127.0.0.1:9"
+
+        def submit(self, command, package):
+            sent.append((command, package))
+            return "job-1"
+
+    monkeypatch.setattr("cluster.jobs.server.JobServer", Server)
+    monkeypatch.setattr("ofmu.cli.logs.follow_job", lambda *arguments: None)
+    words = ["mine.yaml", "--address", "http://127.0.0.1:9"]
+    refused = CliRunner().invoke(doctor_command, words).exception
+    assert str(refused).endswith("upload it with --include '*.safetensors'")
+    assert CliRunner().invoke(doctor_command, [*words, "--include", "*.safetensors"]).exit_code == 0
+    ((command, package),) = sent
+    assert command == ["doctor", "mine.yaml", "--address", "auto"]
+    assert "model/model.safetensors" in package.sizes
+    alone = CliRunner().invoke(doctor_command, ["--include", "*.safetensors"], env={"RAY_ADDRESS": ""}).exception
+    assert str(alone).startswith("--include has no effect")
 
 
 @pytest.fixture(scope="module")

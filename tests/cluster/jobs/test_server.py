@@ -136,6 +136,19 @@ def call(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("token")
+def test_a_job_from_a_clone_finds_all_modules_of_the_package(head):
+    """The job imports the uploaded package, and ends at its first question: whether there is such a directory."""
+    # The tests hold the secrets that another test looks for in the head's files.
+    upload = ["--follow", "--exclude", "/tests"]
+    code, output = call(ROOT, "submit", "--address", head, *upload, "--", "search", "--resume", "/nowhere/run")
+    assert code == 1
+    assert "Error: There is no run directory /nowhere/run: check the path" in output
+    assert "ModuleNotFoundError" not in output
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("token")
 def test_ctrl_c_leaves_a_followed_job_running_and_names_the_command_that_follows_it_again(head, own_package):
     follow = ["submit", "--address", head, "--follow", "--env", "MY_SECRET", "--", "search", "wait"]
     with start(own_package, *follow, MY_SECRET=SECRET) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from cluster.jobs.working_dir import LIMIT, check_missing_files, plan_package
 from ofmu.cli.main import main
 from ofmu.errors import ClusterError, ConfigError
 
-KEPT = ["mine.yaml", "ds_config.json", "src/ours.py", "ofmu/data/rows.py", "docs/data/notes.md", "src/id_columns.py"]
+ROOT = Path(__file__).resolve().parents[3]
+KEPT = [
+    "mine.yaml", "ds_config.json", "src/ours.py", "ofmu/data/rows.py", "docs/data/notes.md", "src/id_columns.py",
+    "src/credentials.py", "Secrets.py", "secret.py", "src/passwords.py", "client_secret_reader.py",
+]  # fmt: skip
 SECRETS = [
     ".env.production", "conf/.ENV", "deploy.env", ".netrc", ".git-credentials", ".ssh/config", "keys/id_ed25519",
     "keys/id_rsa.pub", "server.key", "server.PEM", "client.p12", "client.pfx", "store.jks", ".aws/credentials",
@@ -95,6 +100,15 @@ def test_a_secret_is_not_uploaded_because_a_config_names_it(folder):
         check_missing_files(package, command)
 
 
+def test_every_module_of_this_repository_is_uploaded():
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no clone")
+    modules = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    assert "cluster/storage/credentials.py" in modules
+    assert modules - set(plan_package(ROOT).sizes) == set()
+
+
 def test_links_that_lead_out_are_not_followed(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "mine.txt").write_text("mine")
@@ -120,7 +134,12 @@ def test_a_dry_run_lists_what_would_be_uploaded_and_sends_nothing(folder, monkey
     monkeypatch.chdir(folder)
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
     assert main(["submit", "--dry-run", "--", "search", "quickstart", "--run-dir", "/shared/run"]) == 0
-    *files, total = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out
+    lines = output.splitlines()
+    stays = [line for line in lines if "stays here" in line]
+    total, files = lines[-len(stays) - 1], lines[: -len(stays) - 1]
+    for name, pattern in (("server.PEM", "*.pem"), (".ssh/", ".ssh"), ("secrets/", "secrets"), ("deploy.env", "*.env")):
+        assert f"{name} stays here, since its name is that of a secret: --include '{pattern}' uploads it\n" in output
     assert {line.split(maxsplit=1)[1] for line in files} == {*KEPT, ".gitignore"}
     assert total.startswith(f"{folder} would be uploaded ({len(files)} files, ")
 
@@ -129,8 +148,14 @@ def test_included_files_are_uploaded(folder):
     assert "data/forget.jsonl" in plan_package(folder, include=["data"]).sizes
     with pytest.raises(ConfigError, match="--include dato has no effect"):
         plan_package(folder, include=["dato"])
+    with pytest.raises(ConfigError, match=r"leaves server\.PEM out is --include '\*\.pem'$"):
+        plan_package(folder, include=["server.PEM"])
+    with pytest.raises(ConfigError, match=r"leaves runs/search-1/trials\.csv out is --include 'runs'$"):
+        plan_package(folder, include=["runs/search-1/trials.csv"])
+    with pytest.raises(ConfigError, match=r"remove it from that \.gitignore$"):
+        plan_package(folder, include=["ignored.txt"])
     with pytest.raises(
-        ConfigError, match=r"--include zzzzzz has no effect: valid names are .* and \d+ others;"
+        ConfigError, match=r"--include zzzzzz has no effect: valid names are .* and \d+ others$"
     ) as caught:
         plan_package(folder, include=["zzzzzz"])
     assert len(str(caught.value)) < 250

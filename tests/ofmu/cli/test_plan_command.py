@@ -29,7 +29,9 @@ def test_a_plan_names_every_phase_and_the_cost(config, capsys):
     shown = capsys.readouterr().out
     for word in ("preparation", "load", "round", "evaluation", "save", "weights", "gradient evaluations", "hours"):
         assert word in shown
-    assert "search of 32 trials" in shown
+    assert "search of 32 trials, expected" in shown
+    assert "The numbers of one run are bounds" in shown
+    assert "Those of a search are expected values" in shown
     assert "\nfits: a rank needs " in shown
 
 

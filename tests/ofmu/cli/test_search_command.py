@@ -16,9 +16,9 @@ from ofmu.config.files import validate
 from ofmu.errors import ConfigError, OfmuError, RunError
 from tune import AskTell
 from tune.callbacks.base import Progress
-from tune.callbacks.console import ConsoleCallback
+from tune.callbacks.console import ConsoleCallback, describe
 from tune.config import SearchConfig
-from tune.results.report import format_front
+from tune.results.report import format_front, sentence_beyond_knee
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.study.searcher import StudySearcher, open_study
@@ -110,8 +110,8 @@ def test_a_finished_search_shows_its_front_again(finished):
     assert [line.split()[:4] for line in lines[::2]] == [["3", "sampled", "0.25", "0.1"], ["0", "target", "0.9", "0.6"]]
     assert lines[1].split()[:6] == ["2", "sampled,", "the", "knee", "0.3", "0.55"]
     assert (
-        "Trial 3 forgets more than the knee (ks_statistic 0.25, the knee 0.3): --pick 3 takes its model"
-        in result.output
+        "Trial 3 forgets more than the knee (ks_statistic 0.25, the knee 0.3; model_utility 0.1, the knee 0.55): "
+        "--pick 3 takes its model" in result.output
     )
     assert "inner_lr_scale " in lines[0]
     assert lines[2].endswith("outer_steps 0")
@@ -208,6 +208,17 @@ def test_a_search_without_a_front_fails_without_a_hint_to_export(fruitless):
         assert str(result.exception) == sentence
 
 
+def test_a_reason_that_all_failed_trials_share_is_said(fruitless):
+    result = SearchResult.load(fruitless.path)
+    result.trials["reason"] = "engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'"
+    with pytest.raises(RunError) as caught:
+        result.require_front()
+    assert str(caught.value) == (
+        f"No trial of {fruitless.path} is complete, and all failed for this reason: engine.device is 'cuda', but no "
+        "GPU is visible: use 'auto' or 'cpu'"
+    )
+
+
 def test_a_missing_objective_carries_the_evaluations_own_reason(fruitless):
     reasons = SearchResult.load(fruitless.path).trials["reason"].tolist()
     missing = "the run reported no ks_statistic"
@@ -224,6 +235,17 @@ def test_the_console_names_the_files_of_worker_groups_steps(finished, capsys):
         output = capsys.readouterr().out
         assert ("its outer steps are not shown live" in output) is expected
         assert (f"{finished.path}/trials/*/history.jsonl" in output) is expected
+
+
+@pytest.mark.parametrize("limit", [None, "max_hours", "max_gradient_evaluations"])
+def test_the_number_of_trials_of_a_limited_search_is_an_estimate(finished, capsys, limit):
+    result = SearchResult.load(finished.path)
+    search = result.config.search.model_copy(update={"num_trials": 200, **({limit: 1} if limit else {})})
+    result = replace(result, config=result.config.model_copy(update={"search": search}))
+    ConsoleCallback(Console(width=300)).on_start(Progress(result, 200, 0, 0, (), 0.0, None))
+    assert (": at most 200 trials, in" if limit else ": 200 trials, in") in capsys.readouterr().out
+    line = describe(Progress(result, 9, 4, 0, (), 0.0, None))
+    assert line.startswith("4 of about 9 trials, " if limit else "4/9 trials, ")
 
 
 def test_the_plot_marks_front_baselines_and_reference(finished):
@@ -255,6 +277,22 @@ def test_a_trial_of_the_front_without_utility_is_marked(tmp_path):
     assert roles == {"0": "target", "1": "published, useless: model_utility 0", "2": "sampled, the knee"}
     # A model that knows nothing has not forgotten more than the knee.
     assert search.result().beyond_knee is None
+
+
+@pytest.mark.slow
+def test_hardly_any_utility_counts_as_none(tmp_path):
+    points = [(0.9, 0.94), (0.1, 2.9e-7), (0.5, 0.7), (0.4, 0.06)]
+    with AskTell({}, {"ks_statistic": "min", "model_utility": "max"}, 4, tmp_path / "run") as search:
+        for distance, utility in points:
+            search.tell(search.ask(), {"ks_statistic": distance, "model_utility": utility})
+        result = search.result()
+    header, *rows = format_front(result)
+    roles = {row[0]: row[header.index("role")] for row in rows}
+    assert roles["1"] == "published, useless: model_utility 2.9e-7"
+    assert "useless" not in roles["3"]
+    # Above a twentieth of the target's utility both values are named.
+    sentence = "forgets more than the knee (ks_statistic 0.4, the knee 0.5; model_utility 0.06, the knee 0.7)"
+    assert sentence_beyond_knee(result) == f"Trial 3 {sentence}"
 
 
 @pytest.mark.slow

@@ -206,6 +206,16 @@ def test_a_hostile_config_is_one_sentence_at_once(tmp_path: Path, text: str, sen
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("f.jsonl", "JSONL"), ("f.CSV", "CSV"), ("f.parquet", "Parquet")])
+def test_rows_in_place_of_a_config_are_called_rows(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ConfigError, match="Cannot read the config"):
+        read_mapping(path)
+    path.write_text('{"question": "Who?", "answer": "Ann."}\n{"question": "Where?", "answer": "There."}\n')
+    with pytest.raises(ConfigError, match=rf"{name} is a {kind} file, and a config is YAML: .* as data\.forget$"):
+        read_mapping(path)
+
+
 @pytest.mark.timeout(20)
 def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")

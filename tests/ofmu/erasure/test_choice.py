@@ -47,6 +47,6 @@ def test_a_trial_that_forgets_as_little_as_the_target_is_not_allowed():
 
 def test_the_rule_is_stated_with_its_bounds():
     assert rule().sentence == (
-        "Among the trials whose model_utility is at least 90% of the target's (0.81) and that forget more than the "
+        "Among the trials whose model_utility is at least 0.81 (90% of the target's 0.9) and that forget more than the "
         "target, the trial with the lowest ks_statistic"
     )

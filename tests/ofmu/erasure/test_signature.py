@@ -85,6 +85,14 @@ def test_an_encrypted_key_needs_its_password(tmp_path: Path, monkeypatch: pytest
     assert public_pem(read_private_key(write_key(tmp_path / "plain.pem", key))) == public_pem(key)
 
 
+def test_the_command_for_a_key_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("key.pem", "new-key.pem", "new-key-2.pem"):
+        with pytest.raises(ConfigError, match=f"or make one with openssl genpkey -algorithm ed25519 -out {name}$"):
+            read_private_key(tmp_path / "missing.pem")
+        (tmp_path / name).touch()
+
+
 def test_what_is_no_key_is_refused(tmp_path: Path):
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with pytest.raises(ConfigError, match="is no Ed25519 key"):
@@ -95,7 +103,7 @@ def test_what_is_no_key_is_refused(tmp_path: Path):
         read_private_key(tmp_path)
     key = Ed25519PrivateKey.generate()
     (tmp_path / "public.pem").write_bytes(public_pem(key))
-    with pytest.raises(ConfigError, match="holds no private key in PEM: make one with openssl"):
+    with pytest.raises(ConfigError, match=r"public\.pem is a public key: name the private one"):
         read_private_key(tmp_path / "public.pem")
     with pytest.raises(ConfigError, match="holds no public key in PEM"):
         read_public_key(write_key(tmp_path / "private.pem", key))
@@ -103,3 +111,5 @@ def test_what_is_no_key_is_refused(tmp_path: Path):
     for read in (read_private_key, read_public_key):
         with pytest.raises(ConfigError, match=r"text\.pem"):
             read(tmp_path / "text.pem")
+    with pytest.raises(ConfigError, match="holds no private key in PEM: make one with openssl"):
+        read_private_key(tmp_path / "text.pem")

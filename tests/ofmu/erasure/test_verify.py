@@ -101,8 +101,8 @@ def with_own_key(place: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (better_number, "signature of .*evidence.json is wrong, so it was altered"),
-        (lambda place: flip(place / "evidence.sig"), "is wrong, so it was altered"),
+        (better_number, r"signature does not fit: .*evidence\.json or evidence\.sig was changed"),
+        (lambda place: flip(place / "evidence.sig"), "signature does not fit"),
         (lambda place: flip(place / "report.html", 3000), "report.html was altered"),
         (lambda place: (place / "report.html").unlink(), "report.html is missing"),
         (lambda place: (place / "evidence.sig").unlink(), "evidence.sig is missing"),
@@ -231,7 +231,7 @@ def test_the_rows_to_review_are_those_of_the_evidence(tmp_path: Path, capsys: py
     assert made.request.review.hash == hmac.new(key, review.read_bytes(), "sha256").hexdigest()
     assert verify_evidence(request).review == review
     assert main(["verify", str(request)]) == 0
-    assert f"{review} holds the rows that were reviewed" in capsys.readouterr().out
+    assert f"{review} is the file that was reviewed" in capsys.readouterr().out
     # Whoever gets the evidence alone has no rows to compare, and neither has the user after deleting them.
     shutil.copytree(request / "evidence", tmp_path / "copy" / "evidence")
     assert verify_evidence(tmp_path / "copy" / "evidence").review is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ofmu.io.library_logging import asking_the_hub
+from ofmu.io.library_logging import asking_the_hub, silence_libraries
 
 RUN = """
 import sys
@@ -39,6 +39,17 @@ def test_the_python_interface_prints_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "run" / "metrics.json").is_file()
         assert done.stdout == ""
         assert done.stderr == ""
+
+
+def test_a_note_about_missing_kernels_is_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    notes = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    before = notes.level
+    try:
+        silence_libraries()
+        notes.warning("Failed to load CPU gemm_4bit_forward")
+    finally:
+        notes.setLevel(before)
+    assert caplog.records == []
 
 
 @pytest.mark.slow

@@ -107,7 +107,10 @@ def test_a_directory_that_is_not_a_model_gets_one_sentence(tmp_path: Path) -> No
     with pytest.raises(ModelError, match="cannot be loaded") as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match="is a file"):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(ModelError, match=r"rows\.jsonl is a file and no model: name a directory with config\.json and"):
+        load_model(tmp_path / "rows.jsonl")
+    with pytest.raises(ModelError, match="is a file: name the directory that holds it"):
         load_model(tmp_path / "config.json")
 
 

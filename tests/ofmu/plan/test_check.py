@@ -185,6 +185,9 @@ def test_a_gpu_s_memory_is_the_card_s(mapping, monkeypatch):
         total_memory = 7 * 2**30
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Card)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert budget.device_memory(on_gpu=True) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert budget.device_memory(on_gpu=True) == 7 * 2**30
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from ofmu.config.files import apply_overrides, validate
-from ofmu.errors import MemoryLimitError
+from ofmu.errors import ConfigError, MemoryLimitError
 from tune.config import SearchConfig
 from tune.erasure import fit
-from tune.erasure.fit import plan_of
+from tune.erasure.fit import check_device_of, plan_of
 
 
 def config(**engine: object) -> SearchConfig:
@@ -19,7 +20,9 @@ def test_a_plan_says_what_a_search_needs():
     found = plan_of(config())
     assert found.change == ()
     assert found.sentence.startswith("Plan: a trial needs ")
-    assert "5 trials compute" in found.sentence
+    assert "5 trials are expected to compute from " in found.sentence
+    assert found.sentence.endswith("without the runs on further seeds")
+    assert plan_of(config(), hours=0.02).sentence.endswith("as many trials as 0.02 hours allow, at most 5")
 
 
 @pytest.mark.slow
@@ -35,3 +38,30 @@ def test_the_smallest_change_that_fits_is_returned(monkeypatch: pytest.MonkeyPat
     with pytest.raises(MemoryLimitError, match="take a smaller model or more memory"):
         plan_of(config())
     assert plan_of(config(check_memory=False)).change == ()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "refused"),
+    [
+        ({}, True),
+        ({"num_workers": 2}, True),
+        ({"num_workers": 2, "gpus_per_worker": 1}, False),  # Ray says how many GPUs there are
+        ({"address": "10.0.0.1:6379"}, False),
+    ],
+)
+def test_a_gpu_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch, cluster: dict[str, object], refused: bool):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    mapping = {"engine": {"device": "cuda"}, "cluster": cluster}
+    if not refused:
+        check_device_of(mapping)
+        return
+    with pytest.raises(ConfigError, match=r"^engine\.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'$"):
+        check_device_of(mapping)
+
+
+@pytest.mark.slow
+def test_a_plan_for_gpus_that_are_not_here_compares_with_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    workers = {"cluster": {"num_workers": 2, "gpus_per_worker": 1}}
+    assert plan_of(validate(SearchConfig, {**config(device="cuda").model_dump(mode="json"), **workers})).change == ()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from erasure_case import SETTINGS, person_of, trials_in_this_process, write_case
 from ofmu.cli.main import main
+from ofmu.erasure.choice import Candidate
+from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.verify import read_intact, verify_evidence
+from ofmu.erasure.workspace import Workspace
 from ofmu.io.cache import model_hashes
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
+from tune.erasure.forget import ForgetCallbacks, ForgetOptions, _Forgetting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -26,6 +31,46 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     trials_in_this_process(monkeypatch)
+
+
+def test_a_gpu_that_is_not_here_is_refused_before_anything_is_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["forget", "model", "--rows", "rows.jsonl", "--output", str(tmp_path / "request"), "engine.device=cuda"]
+    assert main(words) == 1
+    sentence = "Error: engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'\n"
+    assert capsys.readouterr().err == sentence
+    assert not (tmp_path / "request").exists()
+
+
+@pytest.mark.parametrize(
+    ("trials", "seeds", "line"),
+    [
+        ([3], 1, "Running trial 3 again on 1 further seed"),
+        ([3, 0], 2, "Running trials 3, 0 again on 2 further seeds"),
+    ],
+)
+def test_the_runs_on_further_seeds_are_counted_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: list[int], seeds: int, line: str
+):
+    said: list[str] = []
+    monkeypatch.setattr("tune.erasure.forget.ParetoSearch.resume", lambda *arguments, **options: arguments[1])
+    work = _Forgetting(
+        "model",
+        ErasureRequest(rows=tmp_path / "rows.jsonl"),
+        Workspace(tmp_path),
+        after=None,
+        base=None,
+        settings={},
+        options=ForgetOptions(confirm_seeds=seeds),
+        callbacks=ForgetCallbacks(print_line=said.append),
+    )
+    found = [Candidate(trial=number, forgetting=0.1, utility=0.9) for number in trials]
+    overrides = work._confirm(SimpleNamespace(run_dir=tmp_path), found)  # type: ignore[arg-type]
+    assert said == [line]
+    assert overrides == [f"search.confirm_seeds={seeds}", f"search.confirm_trials={trials}"]
 
 
 def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(

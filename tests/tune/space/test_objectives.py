@@ -9,7 +9,7 @@ import pytest
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
 from tune.config import SearchConfig
-from tune.space.objectives import WORST
+from tune.space.objectives import WORST, lost_utility
 
 
 def images(**changes: Any) -> SearchConfig:
@@ -40,3 +40,22 @@ def test_a_gap_without_a_reference_is_refused() -> None:
 @pytest.mark.parametrize("method", ["salun", "influence", "boundaryexpand", "boundaryshrink", "l1sparse", "finetune"])
 def test_every_vision_method_brings_a_space_that_can_be_searched(method: str) -> None:
     assert images(method={"name": method}).search.space
+
+
+@pytest.mark.parametrize(
+    ("utility", "target", "lost"),
+    [
+        (0.0, 0.9, True),
+        (0.0, None, True),
+        (0.04, 0.9, True),
+        (0.046, 0.9, False),
+        (1e-9, None, False),
+        (0.0, 0.0, True),
+    ],
+)
+def test_a_twentieth_of_the_targets_utility_is_none(utility: float, target: float | None, lost: bool) -> None:
+    values = {"ks_statistic": 0.0, "model_utility": utility, "average_gap": 1.0, "custom:metric": 0.0}
+    known = {"model_utility": target, "average_gap": 90.0}
+    assert lost_utility(values, list(values), known) == (["model_utility"] if lost else [])
+    # The worst gap is 100, so a small one is no loss.
+    assert lost_utility(values | {"average_gap": 100.0}, ["ks_statistic", "average_gap"], known) == ["average_gap"]

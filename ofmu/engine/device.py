@@ -1,0 +1,21 @@
+"""Whether the device that a config names is on this machine."""
+
+from __future__ import annotations
+
+from ofmu.engine.config import EngineConfig
+from ofmu.errors import ConfigError
+
+
+def check_device(config: EngineConfig) -> None:
+    """Check that this process sees a GPU, if the config names one.
+
+    Raises:
+        ConfigError: it sees none.
+    """
+    if config.device != "cuda":
+        return
+    # Torch takes seconds to import, and most configs leave the device to it.
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'")

@@ -57,8 +57,7 @@ def prepare(config: UnlearnConfig, cluster: ClusterConfig, callback: Preparation
         if callback is not None:
             callback(event)
 
-    with short_lived_pool(config) as (pool, storage):
-        pool.prepare(config, cluster, storage, hand_on)
+    _prepare_in_group(config, cluster, hand_on)
     found = preparer.find_prepared(config, hashes=hashes)
     if found is None:
         raise StorageError(
@@ -66,3 +65,8 @@ def prepare(config: UnlearnConfig, cluster: ClusterConfig, callback: Preparation
             "cache_dir to a directory that all nodes share"
         )
     return replace(found, created=created)
+
+
+def _prepare_in_group(config: UnlearnConfig, cluster: ClusterConfig, callback: PreparationCallback) -> None:
+    with short_lived_pool(config) as (pool, storage):
+        pool.prepare(config, cluster, storage, callback)

@@ -140,7 +140,7 @@ def test_without_a_base_the_evidence_says_what_cannot_be_known(
 ):
     monkeypatch.chdir(place)
     words = ["forget", "model", "--rows", "rows.jsonl", "--corpus", "corpus.jsonl", "--output", str(tmp_path / "out")]
-    words += ["--budget", "0.02", "--confirm", "1", "--min-utility", "0", "--key", "key.pem", "--show-rows", *SETTINGS]
+    words += ["--budget", "0.006", "--confirm", "1", "--min-utility", "0", "--key", "key.pem", "--show-rows", *SETTINGS]
     assert main(words) == 0
     record = verify_evidence(tmp_path / "out").record
     assert any("cannot be known without a retrained model" in sentence for sentence in record.limits)

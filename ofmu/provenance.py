@@ -61,11 +61,8 @@ def read_config_of_model(source: Path, overrides: Sequence[str] = (), *, allow_c
 
 def differing_keys(config: UnlearnConfig, other: UnlearnConfig) -> list[str]:
     """Return the dotted keys in which two configs differ. Keys that do not change a reference are left out."""
-    ours, theirs = (dict(flat_settings(each.model_dump(mode="json"))) for each in (config, other))
-    keys = [*ours, *(key for key in theirs if key not in ours)]
-    return [
-        key for key in keys if not key.startswith(_WITHOUT_EFFECT_ON_REFERENCE) and ours.get(key) != theirs.get(key)
-    ]
+    settings = differing_settings(other.model_dump(mode="json"), config.model_dump(mode="json"))
+    return [key for key in settings if not key.startswith(_WITHOUT_EFFECT_ON_REFERENCE)]
 
 
 def differing_settings(stored: Mapping[str, Any], mapping: Mapping[str, Any]) -> list[str]:

@@ -110,10 +110,8 @@ def is_signature(key: Ed25519PublicKey, signature: bytes, content: bytes) -> boo
 
 def _command_for_a_key() -> str:
     """Return the command that makes a key, in a file that is not there: the command would replace an older key."""
-    numbered = (f"new-key-{number}.pem" for number in itertools.count(2))
-    name = next(
-        name for name in ("key.pem", "new-key.pem", *itertools.islice(numbered, 100)) if not Path(name).exists()
-    )
+    names = itertools.chain(("key.pem", "new-key.pem"), (f"new-key-{number}.pem" for number in itertools.count(2)))
+    name = next(name for name in names if not Path(name).exists())
     return f"openssl genpkey -algorithm ed25519 -out {name}"
 
 

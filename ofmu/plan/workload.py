@@ -13,9 +13,8 @@ from ofmu.data.load import load_data
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row, RowSet, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
-from ofmu.evaluation.robustness.attacks import SAMPLED_ROWS, SAMPLES
+from ofmu.evaluation.robustness.attacks import SAMPLED_ROWS, SAMPLES, asked_rows
 from ofmu.evaluation.robustness.divergence import COMPARED_SETS
-from ofmu.evaluation.scores import hash_sample
 from ofmu.evaluation.sets import FORGET, IN_SCOPE_PREFIX
 from ofmu.models.scratch import train_tokenizer
 from ofmu.models.sizes import sizes_of
@@ -128,7 +127,7 @@ def workload(
         for row in data.evaluation.get(FORGET, data.forget).rows
         for example in encoder.encode("evaluation", row.question, row.answer)
     ]
-    asked = [len(encode_prompt(tokenizer, row.question, config.data)) for row in _asked(data)]
+    asked = [len(encode_prompt(tokenizer, row.question, config.data)) for row in asked_rows(data, SAMPLED_ROWS)]
     return Workload(
         forget_rows=len(forget),
         retain_rows=len(retain),
@@ -166,7 +165,7 @@ def _depth_tokens(tokens: int, of_facts: int, blocks: int) -> int:
 def _longest_possible(config: UnlearnConfig, data: UnlearnData, blocks: int) -> Workload:
     length = min(config.data.max_length, _LONGEST)
     scored = sum(len(_answers(row)) for rows in data.evaluation.values() for row in rows.rows)
-    asked = len(_asked(data))
+    asked = len(asked_rows(data, SAMPLED_ROWS))
     compared = sum(
         len(_scored(data.evaluation[name], data, config.evaluation))
         for name in COMPARED_SETS
@@ -199,13 +198,6 @@ def _longest_possible(config: UnlearnConfig, data: UnlearnData, blocks: int) -> 
 
 def _scored(rows: RowSet, data: UnlearnData, evaluation: EvaluationConfig) -> tuple[Row, ...]:
     return rows.rows[: evaluation.max_rows if rows.name != data.forget.name else None]
-
-
-def _asked(data: UnlearnData) -> list[Row]:
-    """Return the forget rows whose questions the attack ``sampling`` asks."""
-    forget = data.evaluation[FORGET].rows if FORGET in data.evaluation else data.forget.rows
-    chosen = (forget[index] for index in hash_sample(forget, SAMPLED_ROWS))
-    return [row for row in chosen if row.question]
 
 
 def _generated(data: UnlearnData, evaluation: EvaluationConfig) -> int:

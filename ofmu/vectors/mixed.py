@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ofmu.vectors.base import Vector, pieces
+from ofmu.vectors.base import pieces
 from ofmu.vectors.whole import ReplicatedSpace
 
 
@@ -31,10 +31,6 @@ class MixedPrecisionSpace(ReplicatedSpace):
         for parameter in module.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
-
-    def masters(self) -> Vector:
-        """Return the flat fp32 tensor from which the weights are rounded."""
-        return [self._flat]
 
     @torch.no_grad()
     def sync_model(self) -> None:

@@ -47,7 +47,7 @@ class ReplicatedSpace(VectorSpace):
         return [piece.view(p.shape) for piece, (_, p) in zip(pieces, self._named, strict=True)]
 
     def masters(self) -> Vector:
-        """Return the flat tensor of which the parameters are views."""
+        """Return the flat tensor. The parameters are views of it, unless a subclass rounds them."""
         return [self._flat]
 
     def sync_model(self) -> None:

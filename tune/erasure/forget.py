@@ -332,15 +332,17 @@ class _Forgetting:
         home = self._home
         run = run_of(result, point.number, self._modules)
         models = self._models(run)
-        with home.timed("attacks"), evaluations(run, result.config.cluster) as evaluate:
-            measured = measure(
-                {role: str(path) for role, path in models.items() if role in ("target", "result", "retrained")},
-                evaluation_config(run, rows),
-                _reference(run, models),
-                home.evaluation,
-                lambda role: self._say(f"Measuring and attacking the model: {role}"),
-                evaluate,
-            )
+        with home.timed("attacks"):
+            # The workers are gone before this process loads models for the earlier requests.
+            with evaluations(run, result.config.cluster) as evaluate:
+                measured = measure(
+                    {role: str(path) for role, path in models.items() if role in ("target", "result", "retrained")},
+                    evaluation_config(run, rows),
+                    _reference(run, models),
+                    home.evaluation,
+                    lambda role: self._say(f"Measuring and attacking the model: {role}"),
+                    evaluate,
+                )
             measured = replace(measured, first_target=first)
             cost = cost_record(result, home)
             chain = None if self._chain is None else earlier_requests(home, self._chain, run, cost, self._say)

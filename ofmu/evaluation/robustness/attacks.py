@@ -145,8 +145,7 @@ def sampling(
     Raises:
         DataError: a prompt fills all positions of the model.
     """
-    forget = data.evaluation[FORGET].rows if FORGET in data.evaluation else data.forget.rows
-    asked = [forget[index] for index in hash_sample(forget, rows) if forget[index].question]
+    asked = asked_rows(data, rows)
     if not asked:
         reason = "no forget row has a question"
         return RobustnessResult(metrics={"sampled_leakage": None}, reasons={"sampled_leakage": reason}, details={})
@@ -158,6 +157,12 @@ def sampling(
     curve = np.maximum.accumulate(np.array(scores), axis=1).mean(axis=0).tolist()
     details = {"curve": curve, "rows": len(asked), "samples": samples}
     return RobustnessResult(metrics={"sampled_leakage": curve[-1]}, reasons={}, details=details)
+
+
+def asked_rows(data: UnlearnData, count: int) -> list[Row]:
+    """Return the forget rows whose questions an attack asks: the lowest content hashes, without plain text."""
+    forget = data.evaluation.get(FORGET, data.forget).rows
+    return [forget[index] for index in hash_sample(forget, count) if forget[index].question]
 
 
 def curve_area(levels: Sequence[float]) -> float:

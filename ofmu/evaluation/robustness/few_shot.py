@@ -17,9 +17,8 @@ from ofmu.data.encoding import Tokenizer, encode_prompt
 from ofmu.data.row_encoder import with_prompting
 from ofmu.data.rows import Row, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
-from ofmu.evaluation.robustness.attacks import SAMPLED_ROWS
+from ofmu.evaluation.robustness.attacks import SAMPLED_ROWS, asked_rows
 from ofmu.evaluation.robustness.result import RobustnessResult
-from ofmu.evaluation.scores import hash_sample
 from ofmu.evaluation.scoring.generation import generate_answers
 from ofmu.evaluation.scoring.model import evaluation_mode, with_token_limit
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
@@ -66,8 +65,7 @@ def few_shot(
     Raises:
         DataError: a prompt without examples fills all positions of the model.
     """
-    forget = [row for row in (data.evaluation.get(FORGET) or data.forget).rows if row.question]
-    asked = hash_sample(forget, rows)
+    forget = [row for row in data.evaluation.get(FORGET, data.forget).rows if row.question]
     if len(forget) < 2:
         return _missing("fewer than two forget rows have a question, so there is no example")
     own = data.prompting_of(FORGET)
@@ -78,9 +76,10 @@ def few_shot(
         return positions is None or len(encode_prompt(tokenizer, text, prompts)) + limits.max_new_tokens <= positions
 
     used, questions = [], []
-    for index in asked:
-        drawn = _draw_examples(forget, index, examples, seed)
-        text, count = _longest_that_fits(drawn, forget[index].question, tokenizer, prompts, fits)
+    asked = asked_rows(data, rows)
+    for row in asked:
+        drawn = _draw_examples(forget, row, examples, seed)
+        text, count = _longest_that_fits(drawn, row.question, tokenizer, prompts, fits)
         questions.append(text)
         used.append(count)
     if not any(used):
@@ -90,7 +89,7 @@ def few_shot(
         )
     with evaluation_mode(model):
         answers = generate_answers(model, tokenizer, questions, limits, prompts, Shard())
-    recalls = [rouge_l_recall(forget[index].answer, given.text) for index, given in zip(asked, answers, strict=True)]
+    recalls = [rouge_l_recall(row.answer, given.text) for row, given in zip(asked, answers, strict=True)]
     details = {"rows": len(asked), "examples": float(np.mean(used))}
     return RobustnessResult(metrics={_METRIC: float(np.mean(recalls))}, reasons={}, details=details)
 
@@ -120,11 +119,10 @@ def _longest_that_fits(
     return question, 0
 
 
-def _draw_examples(rows: Sequence[Row], asked: int, count: int, seed: int) -> list[Row]:
+def _draw_examples(rows: Sequence[Row], asked: Row, count: int, seed: int) -> list[Row]:
     """Return rows with another question and another answer, drawn by the seed and by the content of the asked row."""
-    question, answer = rows[asked].question, rows[asked].answer
-    others = [row for row in rows if row.question != question and row.answer != answer]
-    return random.Random(f"{seed}/few-shot/{question}").sample(others, min(count, len(others)))
+    others = [row for row in rows if row.question != asked.question and row.answer != asked.answer]
+    return random.Random(f"{seed}/few-shot/{asked.question}").sample(others, min(count, len(others)))
 
 
 def _missing(reason: str) -> RobustnessResult:

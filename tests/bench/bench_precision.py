@@ -21,7 +21,7 @@ METRICS = ("ks_statistic", "forget_probability", "extraction_strength", "model_u
 SETTINGS: dict[str, tuple[dict[str, object], bool]] = {
     # name: (engine, 8-bit moments)
     "fp32": ({"backend": "torch"}, False),
-    "bf16": ({"precision": "bf16", "backend": "deepspeed", "zero_stage": 2}, False),
+    "bf16": ({"precision": "bf16", "backend": "torch"}, False),
     "8-bit": ({"backend": "torch"}, True),
 }
 METHODS: dict[str, dict[str, object]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.trial_files import TrialFiles, plain_numbers
 from tune.session import SearchSession
+from tune.study.baselines import with_decided_baselines
 from tune.study.checks import check_content
 from tune.study.finished_trial import FinishedTrial
 
@@ -73,7 +75,9 @@ class AskTell:
         *,
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
-        whole = search_config(config, objectives, num_trials, warm_start)
+        whole, left_out = with_decided_baselines(search_config(config, objectives, num_trials, warm_start))
+        if left_out:
+            warnings.warn(left_out, stacklevel=2)
         self._begin(RunDirectory.create_new(run_dir), whole, None)
 
     @classmethod

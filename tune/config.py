@@ -57,9 +57,10 @@ class SearchOptions(Section):
     """Optuna's sampler."""
     num_trials: PositiveInt = 32
     """Number of trials to finish, whether complete, failed or pruned. The baselines count."""
-    baselines: list[Literal["target", "published"]] = Field(default=["target", "published"])
+    baselines: list[Literal["target", "published"]] | None = None
     """The trials with which the search starts. ``target``: the untouched target, which every search needs.
-    ``published``: the setting that the method's authors published, which can cost as much as many other trials."""
+    ``published``: the setting that the method's authors published. None: both, but without the published setting where
+    it costs more than four times as much as a trial of the space in the mean."""
     max_gradient_evaluations: PositiveInt | None = None
     """No trial starts once the finished trials have used this many gradient evaluations together. None: no limit."""
     max_hours: PositiveFloat | None = None
@@ -84,6 +85,11 @@ class SearchOptions(Section):
     """Stop trials early that other trials dominate. Such trials end as pruned."""
     checkpoint_selection: CheckpointSelectionConfig = CheckpointSelectionConfig()
     """Let a trial stand for the round that adds most to the front, in place of its last round."""
+
+    @property
+    def first_trials(self) -> list[Literal["target", "published"]]:
+        """The trials with which the search starts, as far as their cost does not decide."""
+        return ["target", "published"] if self.baselines is None else self.baselines
 
     @field_validator("warm_start", mode="before")
     @classmethod
@@ -137,7 +143,7 @@ class SearchConfig(UnlearnConfig):
         for name in self.search.constraints:
             if (reason := missing_input(name, self)) is not None:
                 raise ConfigError(f"search.constraints names {name}, which a trial does not compute: {reason}")
-        if "target" not in self.search.baselines:
+        if "target" not in self.search.first_trials:
             raise ConfigError("search.baselines lacks 'target', with which the front is compared: add 'target'")
         self._check_scores_during_a_run()
         if not reads_results_only():

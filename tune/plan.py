@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ofmu.plan.cost import Cost, run_cost
-from tune.space.space import draw_settings, is_whole, run_config
-from tune.study.baselines import PUBLISHED, TARGET, baseline_settings
+from tune.space.draw import drawn_evenly
+from tune.space.space import run_config
+from tune.study.baselines import DRAWS, PUBLISHED, TARGET, baseline_settings, with_decided_baselines
 
 if TYPE_CHECKING:
     from ofmu.plan.workload import Workload
     from ofmu.run_config import UnlearnConfig
     from tune.config import SearchConfig
-    from tune.space.parameter import Parameter, Space
-
-DRAWS = 64
-"""Settings that are drawn from the space, whose mean cost stands for a sampled trial."""
 
 
 def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
@@ -32,15 +29,17 @@ def search_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
     Raises:
         ConfigError: the settings of a trial contradict each other.
     """
+    config, _ = with_decided_baselines(config)
     base, space, generator = config.unlearn, config.search.space, random.Random(0)
+    first_trials = config.search.first_trials
     published = baseline_settings(base)
     settings = {TARGET: published[TARGET], PUBLISHED: published[PUBLISHED]}
-    baselines = [_bounds(base, settings[name], work) for name in config.search.baselines]
+    baselines = [_bounds(base, settings[name], work) for name in first_trials]
     baselines = baselines[: config.search.num_trials]
-    sampled = [_bounds(base, _drawn(space, base, generator), work) for _ in range(DRAWS)]
+    sampled = [_bounds(base, drawn_evenly(space, base, generator), work) for _ in range(DRAWS)]
     count = config.search.num_trials - len(baselines)
     # The target takes no round.
-    scored = count + sum(name != TARGET for name in config.search.baselines[: len(baselines)])
+    scored = count + sum(name != TARGET for name in first_trials[: len(baselines)])
     selection = [part * scored for part in _selection_cost(config, work)]
     points = len(config.search.confirm_trials) or min(config.search.confirm_points, max(count, 0))
     again = config.search.confirm_seeds * points
@@ -65,15 +64,3 @@ def _selection_cost(config: SearchConfig, work: Workload) -> tuple[Cost, Cost]:
 
 def _bounds(base: UnlearnConfig, settings: Mapping[str, Any], work: Workload) -> tuple[Cost, Cost]:
     return run_cost(run_config(base, settings), work) or (Cost(), Cost())
-
-
-def _drawn(space: Space, base: UnlearnConfig, generator: random.Random) -> dict[str, Any]:
-    return draw_settings(space, lambda key, parameter: _value(parameter, base, key, generator))
-
-
-def _value(parameter: Parameter, base: UnlearnConfig, key: str, generator: random.Random) -> Any:
-    if parameter.choices is not None:
-        return generator.choice(parameter.choices)
-    low, high = parameter.low or 0.0, parameter.high or 0.0
-    drawn = low * (high / low) ** generator.random() if parameter.log else generator.uniform(low, high)
-    return round(drawn) if is_whole(base, key, parameter) else drawn

@@ -43,6 +43,7 @@ from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation
 from tune.session import SearchSession
+from tune.study.baselines import with_decided_baselines
 from tune.study.checks import check_content, check_results_are_stored
 from tune.tracking.trackers.open_trackers import open_trackers
 
@@ -82,8 +83,8 @@ class ParetoSearch:
         callbacks: Sequence[Callback] = (),
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
-        self.config = search_config(config, objectives, num_trials, warm_start)
-        for note in self.config.departures().values():
+        self.config, left_out = with_decided_baselines(search_config(config, objectives, num_trials, warm_start))
+        for note in [*self.config.departures().values(), *([left_out] if left_out else ())]:
             warnings.warn(note, stacklevel=2)
         self._run = RunDirectory.create_new(run_dir)
         self._executor = executor

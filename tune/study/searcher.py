@@ -67,7 +67,7 @@ def open_study(path: Path, config: SearchConfig, target: Mapping[str, Any] | Non
     present = {trial.user_attrs.get("role") for trial in study.get_trials(deepcopy=False)}
     parameters = in_space_params(config.search.space, config.unlearn)
     for role in (TARGET, PUBLISHED):
-        if role in config.search.baselines and role not in present:
+        if role in config.search.first_trials and role not in present:
             study.enqueue_trial(parameters[role], user_attrs={"role": role})
     flush(study)
     return study
@@ -128,7 +128,7 @@ class StudySearcher(TrialSource[optuna.Trial]):
         search = self._config.search
         started = self.finished_count() + len(self._running)
         hours = search.max_hours
-        return hours is not None and started >= len(search.baselines) and self._seconds() >= 3600 * hours
+        return hours is not None and started >= len(search.first_trials) and self._seconds() >= 3600 * hours
 
     def expected_total(self) -> int:
         """Return how many trials the search will probably have, judged by the cost of the finished trials."""

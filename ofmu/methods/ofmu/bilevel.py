@@ -106,6 +106,7 @@ class OFMU(Method[RowT]):
         "penalty_weight": {"low": 1e-5, "high": 1e-2, "log": True, "when": _SEPARATES, "otherwise": 0.0},
         "similarity_weight": {"low": 1e-2, "high": 3.0, "log": True, "when": {"method.decorrelation": "cosine"}},
         "similarity_threshold": {"low": -0.5, "high": 0.5, "when": _SEPARATES},
+        "regularization_interval": {"low": 4, "high": 16, "log": True, "when": _SEPARATES},
         "forget_margin": {"low": 1.0, "high": 5.0},
         "inner_steps": {"low": 1, "high": 4},
         "outer_steps": {"low": 12, "high": 60, "log": True},
@@ -211,7 +212,8 @@ class OFMU(Method[RowT]):
         weight = 1.0 if self._stop is None else self._stop.next_weight()
         if weight == 0:
             return
-        ascent = self._derivatives.ascent(forget_rows, retain_rows)
+        regularizes = self._config.regularizes(self._outer_steps)
+        ascent = self._derivatives.ascent(forget_rows, retain_rows, decorrelates=regularizes)
         self._hinge_was_open |= ascent.hinge_open
         self._inner_optimizer.lr = weight * self._inner_lr(ascent.forget_loss)
         self._inner_optimizer.step(ascent.gradient, ascent.norm)
@@ -249,14 +251,21 @@ class OFMU(Method[RowT]):
         """Whether this outer step computes ∇Φ: for the penalty, for the test of stationarity, or for the record."""
         config, done = self._config, self._outer_steps
         is_recorded = done % config.diagnostics_every == 0 or done + 1 == config.outer_steps
-        return self._penalty_weight > 0 or config.stationarity_tolerance > 0 or is_recorded
+        return self._has_penalty() or config.stationarity_tolerance > 0 or is_recorded
+
+    def _has_penalty(self) -> bool:
+        """Whether this outer step descends on the penalty."""
+        return self._penalty_weight > 0 and self._config.regularizes(self._outer_steps)
 
     def _outer_direction(self, phi: PhiGradient[RowT]) -> tuple[Vector, float]:
-        """Return g_r + 2ρ_k ∇²Φ·∇Φ and its norm. The direction overwrites g_r in ``phi``, to save a vector."""
-        direction, rho = phi.point.retain_gradient, self._penalty_weight
-        if rho == 0:
+        """Return g_r + 2ρ_k ∇²Φ·∇Φ, or g_r in a round without penalty, and its norm.
+
+        The direction overwrites g_r in ``phi``, to save a vector.
+        """
+        direction = phi.point.retain_gradient
+        if not self._has_penalty():
             return direction, phi.point.similarity.retain_norm
-        self._derivatives.outer_direction(phi, direction, 2 * rho)
+        self._derivatives.outer_direction(phi, direction, 2 * self._penalty_weight)
         return direction, self._finite_norm(direction)
 
     def _finite_norm(self, direction: Vector) -> float:

@@ -69,14 +69,19 @@ class CheckedDerivatives(Generic[RowT]):
             self._judge(self.inner_error, "∇Φ", "derivative", "set method.decorrelation to 'projection'")
         return phi
 
-    def ascent(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> Ascent:
+    def ascent(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], *, decorrelates: bool) -> Ascent:
         """Return what an ascent step uses. Without decorrelation, g_r is not computed.
+
+        Args:
+            forget_rows: global minibatch of D_f.
+            retain_rows: global minibatch of D_r.
+            decorrelates: False: this step ascends g_f, whatever the config says.
 
         Raises:
             NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
             DerivativeError: the estimated error of ∇Φ is above :data:`LARGEST_ERROR`.
         """
-        if not self._config.decorrelates:
+        if not (decorrelates and self._config.decorrelates):
             return self._derivatives.forget_ascent(forget_rows)
         phi = self.phi_gradient(forget_rows, retain_rows)
         return Ascent(phi.point.forget_loss, phi.gradient, phi.norm, phi.hinge_open)

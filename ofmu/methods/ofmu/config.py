@@ -14,6 +14,8 @@ from ofmu.methods.forget_stop import ForgetStopConfig
 PUBLISHED: Mapping[str, Any] = {
     "forget_margin": None,
     "similarity_scale": "absolute",
+    "decorrelation": "cosine",
+    "regularization_interval": 1,
     "inner_update": "sgd",
     "outer_update": "sgd",
     "similarity_threshold": -1.0,
@@ -29,7 +31,7 @@ PUBLISHED: Mapping[str, Any] = {
 """The paper's setting. The paper states no rates, no β and no schedule of ρ: those are this project's choice."""
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "paper": {key: PUBLISHED[key] for key in ("forget_margin", "similarity_scale", "inner_update", "outer_update")}
-    | {"similarity_threshold": -1.0, "decorrelation": "cosine"},
+    | {"similarity_threshold": -1.0, "decorrelation": "cosine", "regularization_interval": 1},
     "projection": {"decorrelation": "projection"},
     "first_order": {"decorrelation": "none", "penalty_weight": 0.0},
 }
@@ -37,7 +39,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 decorrelation and no penalty, so no second-order term at all."""
 _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     "projection": ("similarity_weight", "similarity_scale"),
-    "first_order": ("similarity_weight", "similarity_scale", "similarity_threshold"),
+    "first_order": ("similarity_weight", "similarity_scale", "similarity_threshold", "regularization_interval"),
 }
 """Settings that a variant leaves without effect."""
 
@@ -103,6 +105,10 @@ class OfmuConfig(ForgetStopConfig):
     """Factor from ρ_k to ρ_{k+1}. 1: ρ is constant."""
     penalty_max: PositiveFloat | None = None
     """Upper bound of ρ_k. None: no bound."""
+    regularization_interval: PositiveInt = 1
+    """m: decorrelation and penalty act in every m-th outer step and in the inner steps before it, beginning with the
+    first. The other rounds cost as little as those of ``first_order``. ρ_k stays as it is. 1: in all of them (the
+    paper). The idea is the lazy regularisation of StyleGAN2 (arXiv 1912.04958, section 3.1)."""
     derivative: Literal["central", "forward", "reverse_over_forward", "exact"] = "central"
     """How the Hessian-vector products in ∇Φ are computed. ``central`` and ``forward``: finite differences of gradients.
     ``reverse_over_forward``: exact, by a backward pass through a derivative in forward mode. ``exact``: exact, by
@@ -167,6 +173,10 @@ class OfmuConfig(ForgetStopConfig):
             return {self.derivative}
         return {self.outer_hvp_mode}
 
+    def regularizes(self, outer_steps_taken: int) -> bool:
+        """Return whether decorrelation and penalty act in the round after so many outer steps."""
+        return outer_steps_taken % self.regularization_interval == 0
+
     @property
     def needs_double_backward(self) -> bool:
         """Whether second derivatives are computed by double backward."""
@@ -215,6 +225,8 @@ class OfmuConfig(ForgetStopConfig):
             notes.append("method.penalty_growth and penalty_max have no effect: method.penalty_weight is 0")
         if self.penalty_weight == 0 and self.outer_derivative is not None:
             notes.append("method.outer_derivative has no effect: method.penalty_weight is 0")
+        if self.regularization_interval > 1 and self.penalty_weight == 0 and not self.decorrelates:
+            notes.append("method.regularization_interval has no effect: there is no decorrelation and no penalty")
         if self.outer_update == "sgd" and self.weight_decay > 0:
             notes.append("method.weight_decay has no effect: the outer update 'sgd' has no weight decay")
         has_differences = self.uses_hvp and not self.hvp_modes <= {"exact", "reverse_over_forward"}

@@ -111,7 +111,7 @@ class Derivatives(Generic[RowT]):
         return self._phi_gradient_at(point, exceeds=exceeds, weight=self._beta(point.similarity))
 
     def forget_ascent(self, forget_rows: Sequence[RowT]) -> Ascent:
-        """Return ∇Φ = ∇L_f for a config that does not decorrelate. g_r is not computed.
+        """Return ∇Φ = ∇L_f for a step that does not decorrelate. g_r is not computed.
 
         Raises:
             NonFiniteLossError: L_f or ‖∇L_f‖ is NaN or infinite.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ofmu.engine.base import FORWARD_MODE_HVP_COST, HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES
@@ -84,28 +86,34 @@ def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int, stopped: bool 
     steps = config.outer_steps
     if steps == 0:
         return Passes()
-    inner = _similarity(config, hinge_open) if config.decorrelates else Passes(forget=1)
-    inner = (Passes() if stopped else inner) + Passes(forget_forward=int(config.has_forget_stop))
-    outer, phi_steps = Passes(), _phi_steps(config)
-    outer += (Passes(forget=1, retain=1) + _products(config, hinge_open)) * phi_steps
-    outer += Passes(retain=1) * (steps - phi_steps)
+    regularized = [step for step in range(steps) if config.regularizes(step)]
+    with_phi = [step for step in range(steps) if _computes_phi(config, step)]
+    ascents = Passes(forget=1) * (steps - len(regularized))
+    ascents += (_similarity(config, hinge_open) if config.decorrelates else Passes(forget=1)) * len(regularized)
+    total = Passes() if stopped else ascents * config.inner_steps
+    total += Passes(forget_forward=int(config.has_forget_stop)) * (config.inner_steps * steps)
+    total += _similarity(config, hinge_open) * len(with_phi) + Passes(retain=1) * (steps - len(with_phi))
     product = _penalty_product(config, hinge_open) if config.penalty_weight else Passes()
-    total = inner * (config.inner_steps * steps) + outer + product * steps
-    checks = 1 + ((steps - 1) // config.derivative_check_every if config.derivative_check_every else 0)
+    total += product * len(regularized)
     if _has_differences(config) and hinge_open:
-        total += _products(config, hinge_open) * (checks * fitted)
+        uses = sorted({*with_phi, *(regularized if config.inner_steps and not stopped else ())})
+        total += _products(config, hinge_open) * (_checks(config, uses) * fitted)
     if config.penalty_weight and config.outer_hvp_mode != "exact":
-        total += product * (checks * fitted)
+        total += product * (_checks(config, regularized) * fitted)
     return total
 
 
-def _phi_steps(config: OfmuConfig) -> int:
-    """Return the number of outer steps that compute ∇Φ. The others compute g_r alone."""
-    if config.penalty_weight > 0 or config.stationarity_tolerance > 0:
-        return config.outer_steps
-    last = config.outer_steps - 1
-    recorded = range(0, config.outer_steps, config.diagnostics_every)
-    return len(recorded) + (last not in recorded)
+def _computes_phi(config: OfmuConfig, step: int) -> bool:
+    """Return whether the outer step after ``step`` others computes ∇Φ. The others compute g_r alone."""
+    penalised = config.penalty_weight > 0 and config.regularizes(step)
+    is_recorded = step % config.diagnostics_every == 0 or step + 1 == config.outer_steps
+    return penalised or config.stationarity_tolerance > 0 or is_recorded
+
+
+def _checks(config: OfmuConfig, uses: Sequence[int]) -> int:
+    """Return how many of the outer steps that use a difference check it: the first one in each span between checks."""
+    every = config.derivative_check_every
+    return len({step // every for step in uses}) if every else min(1, len(uses))
 
 
 def _products(config: OfmuConfig, hinge_open: bool) -> Passes:

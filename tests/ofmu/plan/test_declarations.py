@@ -47,6 +47,9 @@ CASES: dict[str, dict[str, Any]] = {
     "ofmu, rates by a range test": {
         "name": "ofmu", "similarity_threshold": -1.0, "outer_steps": 2, "inner_steps": 1, "batch_size": 4,
     },
+    "ofmu, some rounds regularized": {
+        "name": "ofmu", "similarity_threshold": -1.0, "regularization_interval": 2, **OFMU, "outer_steps": 3,
+    },
     "ofmu none": {"name": "ofmu", "decorrelation": "none", **OFMU},
     "ofmu none, no penalty": {"name": "ofmu", "decorrelation": "none", "penalty_weight": 0, **OFMU},
 }  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ofmu.engine.base import HVP_COST
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.errors import NonFiniteLossError
@@ -255,6 +256,36 @@ def test_with_a_closed_hinge_a_run_costs_less() -> None:
     with warnings.catch_warnings(action="ignore"):
         list(run.rounds())
     assert run._engine.cost_tracker.gradient_evaluations == 3 * 2 + 4 + 2
+
+
+def test_between_two_regularized_rounds_a_run_is_a_first_order_run() -> None:
+    """A recursion in NumPy, with the closed forms of the projection and of its penalty for quadratic losses."""
+    rho, inner, outer = 0.3, 0.05, 0.02
+    run = make_run(
+        outer_steps=5, inner_steps=2, inner_lr=inner, outer_lr=outer, decorrelation="projection", derivative="exact",
+        penalty_weight=rho, regularization_interval=3, diagnostics_every=100,
+    )  # fmt: skip
+    list(run.rounds())
+    x, h_f, h_r = START.numpy().copy(), -CURVATURE_F.numpy(), CURVATURE_R.numpy()
+    for step in range(5):
+        regularized = step in (0, 3)
+        for _ in range(2):
+            g_f, g_r = h_f * x, h_r * x
+            x = x + inner * (g_f - (g_f @ g_r / (g_r @ g_r) * g_r if regularized else 0))
+        g_f, g_r = h_f * x, h_r * x
+        share = g_f @ g_r / (g_r @ g_r)
+        direction = g_f - share * g_r
+        x = x - outer * (g_r + (2 * rho * (h_f - share * h_r) * direction if regularized else 0))
+    np.testing.assert_allclose(run.vectors()["theta"][0].numpy(), x, rtol=1e-9, atol=1e-12)
+    # Two gradients in each inner step of the rounds 1 and 4, one in the others; 2 + 6 evaluations in their outer steps,
+    # one in the others, and two in the last, which is recorded.
+    products = run._engine.cost_tracker.gradient_evaluations - (2 * 2 * 2 + 3 * 2 + 2 * 2 + 2 + 2)
+    assert products == 2 * 2 * HVP_COST
+
+
+def test_every_round_is_regularized_unless_an_interval_says_otherwise() -> None:
+    assert [OfmuConfig().regularizes(step) for step in range(3)] == [True] * 3
+    assert [OfmuConfig(regularization_interval=2).regularizes(step) for step in range(4)] == [True, False] * 2
 
 
 @pytest.mark.parametrize("rule", ["adamw", "adamw_8bit"])

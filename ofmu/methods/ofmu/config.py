@@ -67,7 +67,7 @@ class OfmuConfig(ForgetStopConfig):
     paper's L_f, which has no bound."""
     forget_sharpness: PositiveFloat = 4.0
     """b, per nat: how sharply the ascent ends at δ. See :mod:`ofmu.methods.ofmu.loss`."""
-    inner_update: Literal["sgd", "normalized", "adamw", "adamw_8bit"] = "normalized"
+    inner_update: Literal["sgd", "normalized", "adamw", "adamw_8bit"] = "adamw"
     """``sgd``: θ + η∇Φ (the paper). ``normalized``: a step of length η along ∇Φ. ``adamw``: AdamW on ∇Φ.
     ``adamw_8bit``: see ``outer_update``."""
     inner_lr: PositiveFloat | None = None

@@ -77,10 +77,11 @@ def test_moments_in_8_bits_are_a_change_that_a_plan_proposes(mapping):
     config = config_of(mapping)
     plan = make_plan(config, on_gpu=False, budget=1.0)
     proposed = {candidate.overrides: candidate.needed for candidate in plan.candidates()}
-    name = "outer_update" if config.method.name == "ofmu" else "update"
-    assert proposed[(f"method.{name}=adamw_8bit",)] < plan.needed
+    names = ("inner_update", "outer_update") if config.method.name == "ofmu" else ("update",)
+    assert proposed[tuple(f"method.{name}=adamw_8bit" for name in names)] < plan.needed
     for rule in ("adamw_8bit", "sgd"):
-        other = make_plan(config_of(mapping, method={**mapping["method"], name: rule}), on_gpu=False)
+        rules = dict.fromkeys(names, rule)
+        other = make_plan(config_of(mapping, method={**mapping["method"], **rules}), on_gpu=False)
         assert not any("8bit" in entry for candidate in other.candidates() for entry in candidate.overrides)
 
 

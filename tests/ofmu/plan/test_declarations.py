@@ -25,7 +25,9 @@ from ofmu.testing import tiny_classifier, tiny_image_task, tiny_language_task, t
 from ofmu.testing.runs import SINGLE_PROCESS
 from ofmu.testing.task import MemoryTask
 
-OFMU = {"outer_steps": 2, "inner_steps": 1, "inner_lr": 1e-3, "outer_lr": 1e-5, "batch_size": 4}
+OFMU = {
+    "outer_steps": 2, "inner_steps": 1, "inner_update": "normalized", "inner_lr": 1e-3, "outer_lr": 1e-5, "batch_size": 4,
+}  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in BUILT_IN if name not in ("ofmu", "influence")},
     "influence": {"name": "influence", "fisher_rows": 4},
@@ -39,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ofmu central": {"name": "ofmu", "similarity_threshold": -1.0, **OFMU},
     "ofmu forward": {"name": "ofmu", "similarity_threshold": -1.0, "derivative": "forward", **OFMU},
     "ofmu exact": {"name": "ofmu", "similarity_threshold": -1.0, "derivative": "exact", **OFMU},
-    "ofmu adamw inside": {"name": "ofmu", "similarity_threshold": -1.0, "inner_update": "adamw", **OFMU},
+    "ofmu adamw inside": {"name": "ofmu", "similarity_threshold": -1.0, **OFMU, "inner_update": "adamw"},
     "ofmu projection": {"name": "ofmu", "decorrelation": "projection", "similarity_threshold": -1.0, **OFMU},
     "ofmu projection, no penalty": {
         "name": "ofmu", "decorrelation": "projection", "similarity_threshold": -1.0, "penalty_weight": 0, **OFMU,

@@ -56,11 +56,18 @@ def test_given_rates_cost_nothing_and_are_scaled():
 
 def test_the_inner_steps_together_lead_twice_as_far_as_the_margin():
     # Along the unit vector of the gradient, a forget row's loss rises by 2 per unit of length: δ = 3 is 1.5 away.
-    rates, tracker = rates_of(forget_margin=3.0, outer_lr=0.1)
+    rates, tracker = rates_of(inner_update="normalized", forget_margin=3.0, outer_lr=0.1)
     assert rates.inner == pytest.approx(2 * 1.5 / 30, rel=1e-4)
     assert tracker.gradient_evaluations == 1
-    wider, _ = rates_of(forget_margin=6.0, outer_lr=0.1, inner_steps=1)
+    wider, _ = rates_of(inner_update="normalized", forget_margin=6.0, outer_lr=0.1, inner_steps=1)
     assert wider.inner == pytest.approx(2 * 3.0 / 10, rel=1e-4)
+
+
+def test_a_step_of_adamw_moves_every_coordinate_by_the_rate():
+    # A forget row's loss rises by 1 per unit of each of the four coordinates: at the rate .75 by δ = 3.
+    rates, tracker = rates_of(forget_margin=3.0, outer_lr=0.1)
+    assert rates.inner == pytest.approx(2 * 0.75 / 30, rel=1e-4)
+    assert tracker.gradient_evaluations == 1
 
 
 def test_a_run_without_inner_steps_needs_no_inner_rate():
@@ -70,7 +77,7 @@ def test_a_run_without_inner_steps_needs_no_inner_rate():
 
 
 def test_without_a_margin_the_way_ends_after_three_nats():
-    rates, _ = rates_of(forget_margin=None, outer_lr=0.1)
+    rates, _ = rates_of(inner_update="normalized", forget_margin=None, outer_lr=0.1)
     assert rates.inner == pytest.approx(2 * 1.5 / 30, rel=1e-4)
 
 

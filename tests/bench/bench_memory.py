@@ -25,7 +25,8 @@ from pathlib import Path
 from measuring import build_run, held_memory, random_rows, reset_peak_memory
 
 OFMU_ROUND = {
-    "name": "ofmu", "outer_steps": 2, "inner_steps": 1, "inner_update": "normalized", "inner_lr": 1e-4, "outer_lr": 1e-6,
+    "name": "ofmu", "outer_steps": 2, "inner_steps": 1, "inner_update": "normalized",
+    "inner_lr": 1e-4, "outer_lr": 1e-6,
     "batch_size": 4,
 }  # fmt: skip
 OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}

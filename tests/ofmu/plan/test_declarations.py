@@ -26,7 +26,8 @@ from ofmu.testing.runs import SINGLE_PROCESS
 from ofmu.testing.task import MemoryTask
 
 OFMU = {
-    "outer_steps": 2, "inner_steps": 1, "inner_update": "normalized", "inner_lr": 1e-3, "outer_lr": 1e-5, "batch_size": 4,
+    "outer_steps": 2, "inner_steps": 1, "inner_update": "normalized",
+    "inner_lr": 1e-3, "outer_lr": 1e-5, "batch_size": 4,
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in BUILT_IN if name not in ("ofmu", "influence")},

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-METRICS = ("ks_statistic", "forget_probability", "extraction_strength", "model_utility")
+METRICS = ("ks_statistic", "forget_probability", "extraction_strength", "retain_probability", "model_utility")
 SETTINGS: dict[str, tuple[dict[str, object], bool]] = {
     # name: (engine, 8-bit moments)
     "fp32": ({"backend": "torch"}, False),

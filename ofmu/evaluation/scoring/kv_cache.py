@@ -18,7 +18,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 GROWTH = 64
-"""Number of positions by which a full cache grows."""
+"""Number of positions by which a full cache grows. Room for the longest answer from the start is no faster: on a
+model of 5M parameters, 200 tokens of 32 answers take as long, and answers of 40 tokens on average take 4 % longer,
+since the rows that stay in a batch are copied with more room. Transformers with its static cache takes 9 % longer for
+200 tokens."""
 
 
 class PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # Transformers does not type its caches.

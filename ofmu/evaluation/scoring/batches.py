@@ -17,8 +17,9 @@ PASS_TOKENS = 32
 """What one more forward pass costs, in tokens that the same time would read. One thread of a CPU measures 7 for a model
 of 135M parameters, 14 to 28 for models of 25M to .1M, and 190 for a test model of two tiny blocks."""
 MORE_ROWS = 2
-"""A batch of short rows holds up to this many times ``evaluation.batch_size`` rows. Tokens bound the memory of most
-things, but masks, labels and the queue of results grow with the rows. More rows gain nothing on TOFU."""
+"""A batch of short rows holds up to this many times ``evaluation.batch_size`` rows. A bound on tokens
+alone would let what grows with the rows grow without bound, such as the copies of a prompt's cache. Four times as many
+rows gain nothing on TOFU."""
 
 
 def partition(

@@ -70,6 +70,7 @@ def plain_losses(model: Any, rows: list[Example]) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_model", [tiny_llama, windowed_model])
 def test_rows_that_share_passes_have_the_scores_of_single_rows(make_model: Any) -> None:
     model, tokenizer = make_model().eval(), SimpleNamespace(eos_token_id=2, pad_token_id=0)

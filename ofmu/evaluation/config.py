@@ -52,7 +52,8 @@ class EvaluationConfig(Section):
     """The scores and metrics that an evaluation computes."""
 
     batch_size: PositiveInt = 32
-    """Rows per forward pass."""
+    """Rows of a forward pass over the longest rows of a set. Scoring gives short rows larger passes, of up to twice as
+    many rows, in the same memory."""
     max_rows: PositiveInt | None = None
     """Upper bound on the rows of each evaluation set. The forget set is always scored whole. The rows with the lowest
     content hashes are kept, so every model is scored on the same rows. None: all rows."""

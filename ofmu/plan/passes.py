@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ofmu.data.rows import Example
 from ofmu.evaluation.robustness.divergence import summed_divergence
-from ofmu.evaluation.scoring.kv_cache import extend, prefill, supports_prompt_cache
+from ofmu.evaluation.scoring.kv_cache import GROWTH, extend, prefill, supports_prompt_cache
 from ofmu.evaluation.scoring.teacher_forcing import AnswerLogits, logits_of_one_pass, read_answers, token_values
 from ofmu.losses import answer_nll
 from ofmu.models.chunked_logits import whole_logits
@@ -168,7 +168,7 @@ def _scoring_pass(
 ) -> tuple[float, float]:
     shape = json.loads(config)
 
-    def at(depth: int, steps: tuple[int, ...]) -> float:
+    def at(depth: int, steps: tuple[int, ...], growth: int) -> float:
         labels = torch.zeros(steps[-1] + 1, dtype=torch.long)
 
         def score(logits: AnswerLogits) -> None:
@@ -181,21 +181,23 @@ def _scoring_pass(
                 ids = torch.zeros((rows, prompt + sum(steps)), dtype=torch.long, device=_META)
                 model(input_ids=ids, use_cache=False)
                 return float(live.peak)
-            state = prefill(model, [[0] * prompt] * rows, 0)
+            state = prefill(model, [[0] * prompt] * rows, 0, growth)
             *before, last = (torch.zeros((rows, step), dtype=torch.long, device=_META) for step in steps)
             for ids in before:
                 # Generation reads token by token, and never has the logits of several tokens.
                 with _without_logits(model):
                     extend(model, state, ids)
-            read_answers(model, state, last, [len(labels)] * rows, score)
+            read_answers(model, state, last, [len(labels)] * rows, state.logits.unsqueeze(1).unbind(), score)
         return float(live.peak)
 
-    def extrapolated(steps: tuple[int, ...]) -> float:
-        shallow, deep = (at(depth, steps) for depth in _DEPTHS)
+    def extrapolated(steps: tuple[int, ...], growth: int) -> float:
+        shallow, deep = (at(depth, steps, growth) for depth in _DEPTHS)
         return _extrapolate(shallow, deep, layers)
 
+    # Scoring bounds its passes by what these rows take, see prompt_blocks. Short rows only share it in other ways.
+    forced = extrapolated((max(1, answer - 1),), 0)
     # A longer cache is one allocation, so two steps reach the peak of a whole generation.
-    return extrapolated((max(1, answer - 1),)), extrapolated((max(1, new_tokens - 1), 1)) if new_tokens else 0.0
+    return forced, extrapolated((max(1, new_tokens - 1), 1), GROWTH) if new_tokens else 0.0
 
 
 def divergence_pass(

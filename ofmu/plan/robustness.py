@@ -11,6 +11,7 @@ from ofmu.engine.footprint import FP32, EngineBytes
 from ofmu.evaluation.config import HELD_BYTES, HELD_STATE_BYTES, RELEARNING_ROWS
 from ofmu.evaluation.robustness.attacks import SAMPLES
 from ofmu.evaluation.robustness.few_shot import EXAMPLES
+from ofmu.evaluation.scoring.batches import MORE_ROWS
 from ofmu.models.config import AdapterConfig
 from ofmu.models.sizes import ModelSizes
 from ofmu.plan.passes import divergence_pass, scoring_pass, training_pass
@@ -43,7 +44,9 @@ def divergence(
     rows = min(config.evaluation.batch_size, work.divergence_rows)
     vocabulary = int(model.get("vocab_size") or 0)
     all_logits = float(FP32 * vocabulary * work.divergence_answer_tokens)
-    of_batch = float(FP32 * vocabulary * rows * work.longest_answer)
+    # Rows with short prompts share a batch of the same tokens, and up to MORE_ROWS times as many rows.
+    answers = min(MORE_ROWS * work.longest_answer, work.longest_prompt + work.longest_answer)
+    of_batch = float(FP32 * vocabulary * rows * answers)
     passing = 0.0
     if buildable:
         passing = divergence_pass(

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ofmu.errors import DataError, ReferenceMismatchError
-from ofmu.evaluation.scoring.sharding import Shard, global_batches, run_sharded
+from ofmu.evaluation.scoring.batches import row_batches
+from ofmu.evaluation.scoring.sharding import Shard, run_sharded
 from ofmu.io.files import read_json, write_json
 from ofmu.vision.loss import ImageLoss
 from ofmu.vision.rows import ImageData, ImageRow
@@ -127,7 +128,7 @@ def score_images(
         confidence = logits.double().softmax(1).gather(1, loss.labels(rows, device)[:, None])[:, 0].tolist()
         return list(zip(predicted, confidence, strict=True))
 
-    batches = global_batches([1] * len(all_rows), batch_size)
+    batches = row_batches([1] * len(all_rows), batch_size)
     results = iter(run_sharded(batches, run, shard or Shard(), name="scoring"))
     sets = {}
     for set_name, rows in data.sets().items():

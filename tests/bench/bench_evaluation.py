@@ -21,9 +21,10 @@ import torch
 from ofmu.data.encoding import encode_example
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
+from ofmu.evaluation.scoring.batches import row_batches
 from ofmu.evaluation.scoring.generation import decode_with_transformers, generate_answers
 from ofmu.evaluation.scoring.model import score_model
-from ofmu.evaluation.scoring.sharding import Shard, global_batches
+from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
@@ -91,7 +92,7 @@ def times(folder: str, repeats: int = 3) -> None:
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))
 
     def generate_with_transformers() -> None:
-        for batch in global_batches(list(map(len, prompts)), 32):
+        for batch in row_batches(list(map(len, prompts)), 32):
             decode_with_transformers(model, tokenizer, [prompts[index] for index in batch], 96, False)
 
     runs = {

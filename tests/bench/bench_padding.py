@@ -16,7 +16,7 @@ from ofmu.data.load import load_data
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, RowSet
 from ofmu.data.sampler import MinibatchSampler
-from ofmu.evaluation.scoring.teacher_forcing import batch_tokens, prompt_batches
+from ofmu.evaluation.scoring.prompt_blocks import prompt_blocks
 from ofmu.finetuning.config import TrainingConfig
 from ofmu.finetuning.loop import epoch_orders
 from ofmu.losses import padded_tokens
@@ -62,8 +62,8 @@ def show(name: str, rows: Sequence[Example], size: int) -> None:
     print(f"| {name} | {size} | " + " | ".join(f"{value:.1%}" for value in shares) + " |", flush=True)
 
 
-def scored_share(rows: RowSet, encoder: RowEncoder, size: int) -> float:
-    """Return the share of padding when the answers of an evaluation set are scored."""
+def scored(rows: RowSet, encoder: RowEncoder, size: int) -> str:
+    """Say what is read when the answers of an evaluation set are scored. A prompt that is read again is padding."""
     examples = [
         example
         for row in rows.rows
@@ -71,13 +71,12 @@ def scored_share(rows: RowSet, encoder: RowEncoder, size: int) -> float:
         if answer
         for example in encoder.encode("evaluation", row.question, answer)
     ]
-    padded = real = 0
-    for indices in prompt_batches(examples, size):
-        batch = [examples[index] for index in indices]
-        padded += batch_tokens(batch, prompt_cache=True)
-        prompts = {example.input_ids[: example.answer_start] for example in batch}
-        real += sum(map(len, prompts)) + sum(max(1, example.answer_length - 1) for example in batch)
-    return 1 - real / padded
+    blocks = prompt_blocks(examples, size)
+    padded = sum(block.tokens for block in blocks)
+    prompts = {example.input_ids[: example.answer_start] for example in examples}
+    real = sum(map(len, prompts)) + sum(example.answer_length - 1 for example in examples)
+    passes = sum(block.forward_passes for block in blocks)
+    return f"{1 - real / padded:.1%} of {padded} tokens, in {passes} passes for {len(examples)} answers"
 
 
 def main() -> None:
@@ -98,8 +97,8 @@ def main() -> None:
     for name, rows in encoded.items():
         for size in BATCHES:
             show(name, rows, size)
-    for name, scored in data.evaluation.items():
-        print(f"scoring {name}: {scored_share(scored, encoder, 32):.1%} in batches of 32")
+    for name, row_set in data.evaluation.items():
+        print(f"scoring {name}, evaluation.batch_size 32: {scored(row_set, encoder, 32)}")
 
 
 if __name__ == "__main__":

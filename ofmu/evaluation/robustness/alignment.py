@@ -21,7 +21,7 @@ from ofmu.data.rows import Example, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.metrics.formulas import FloatArray
 from ofmu.evaluation.robustness.result import RobustnessResult
-from ofmu.evaluation.scoring.sharding import global_batches
+from ofmu.evaluation.scoring.batches import global_batches
 from ofmu.evaluation.sets import FORGET, RETAIN
 
 ALIGNMENT_SETS = (FORGET, RETAIN)

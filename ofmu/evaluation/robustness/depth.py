@@ -35,8 +35,8 @@ from ofmu.evaluation.robustness.facts import Fact, find_facts
 from ofmu.evaluation.robustness.patching import FactBatch, fact_states, lens_log_probabilities, log_probabilities
 from ofmu.evaluation.robustness.portions import portions
 from ofmu.evaluation.robustness.result import RobustnessResult
+from ofmu.evaluation.scoring.batches import global_batches
 from ofmu.evaluation.scoring.model import evaluation_mode
-from ofmu.evaluation.scoring.sharding import global_batches
 from ofmu.evaluation.sets import FORGET
 from ofmu.models.blocks import decoder_blocks
 

@@ -17,8 +17,9 @@ from ofmu.evaluation.config import HELD_BYTES, EvaluationConfig
 from ofmu.evaluation.metrics.registry import DIVERGENCES
 from ofmu.evaluation.robustness.portions import portions
 from ofmu.evaluation.robustness.result import RobustnessResult
+from ofmu.evaluation.scoring.batches import batches_by_label, global_batches
 from ofmu.evaluation.scoring.model import evaluation_mode, scored_sets
-from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, gather, global_batches
+from ofmu.evaluation.scoring.sharding import Shard, gather
 from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass
 from ofmu.evaluation.sets import GENERAL_SETS, RETAIN
 

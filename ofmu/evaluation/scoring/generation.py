@@ -14,8 +14,9 @@ from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, encode_prompt, pad_id
 from ofmu.errors import DataError
 from ofmu.evaluation.config import EvaluationConfig
+from ofmu.evaluation.scoring.batches import batches_by_label, row_batches
 from ofmu.evaluation.scoring.kv_cache import extend, left_padded, prefill, supports_prompt_cache
-from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
+from ofmu.evaluation.scoring.sharding import Shard, run_sharded
 
 ChooseTokens = Callable[[torch.Tensor], torch.Tensor]
 """From logits, shape (rows, vocabulary), to the next token of each row, shape (rows,)."""
@@ -62,7 +63,7 @@ def generate_answers(
     prompts = [encode_prompt(tokenizer, question, encoding) for question in questions]
 
     def make_batches(indices: list[int]) -> list[list[int]]:
-        batches = global_batches([len(prompts[index]) for index in indices], evaluation.batch_size)
+        batches = row_batches([len(prompts[index]) for index in indices], evaluation.batch_size)
         return [[indices[position] for position in batch] for batch in batches]
 
     batches = batches_by_label(labels or [""] * len(questions), make_batches)
@@ -119,7 +120,7 @@ def sample_answers(
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             return decode_with_transformers(model, tokenizer, batch, new_tokens, False, sample=True)
 
-    batches = global_batches([len(prompt) for prompt in prompts], evaluation.batch_size)
+    batches = row_batches([len(prompt) for prompt in prompts], evaluation.batch_size)
     answers = run_sharded(batches, run, Shard(), name="sampling", work=[len(batch) for batch in batches])
     return [[answer.text for answer in answers[start : start + count]] for start in range(0, len(answers), count)]
 

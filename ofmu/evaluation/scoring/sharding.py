@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ofmu.io.progress import track
 
+BatchT = TypeVar("BatchT", bound=Iterable[int])
 ResultT = TypeVar("ResultT")
 
 
@@ -21,35 +22,23 @@ class Shard:
     """True: each forward pass is a collective, so all ranks must run equally many batches."""
 
 
-def global_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Return batches of indices in order of length, which needs little padding. Equal lengths keep their order."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+@dataclass(frozen=True, slots=True)
+class PassCounts:
+    """How many forward passes each batch takes, for ranks that must run equally many."""
 
-
-def batches_by_label(labels: Sequence[str], make_batches: Callable[[list[int]], list[list[int]]]) -> list[list[int]]:
-    """Return batches of indices. All indices of a batch have the same label.
-
-    With the evaluation set as label, a row shares its batch only with rows of its own set. So the row's scores are the
-    same to the last bit, whatever other sets are scored.
-
-    Args:
-        labels: the label of each index.
-        make_batches: forms batches of the indices with one label.
-    """
-    members: dict[str, list[int]] = {}
-    for index, label in enumerate(labels):
-        members.setdefault(label, []).append(index)
-    return [batch for indices in members.values() for batch in make_batches(indices)]
+    of_batch: Sequence[int]
+    dummy: Callable[[], object]
+    """Runs one forward pass whose result is not used."""
 
 
 def run_sharded(
-    batches: Sequence[list[int]],
-    run: Callable[[list[int]], Sequence[ResultT]],
+    batches: Sequence[BatchT],
+    run: Callable[[BatchT], Sequence[ResultT]],
     shard: Shard,
     *,
     name: str,
     work: Sequence[float] | None = None,
+    passes: PassCounts | None = None,
 ) -> list[ResultT]:
     """Run every batch on one rank. Return all results on all ranks, in order of the indices.
 
@@ -59,6 +48,8 @@ def run_sharded(
         shard: this process's rank.
         name: what is done, for the progress.
         work: the work of each batch in any unit. None: all batches are alike.
+        passes: the forward passes of each batch. None: ``run`` itself sees to it that synchronized ranks run equally
+            many.
     """
     own: dict[int, ResultT] = {}
     size = shard.world_size
@@ -68,8 +59,13 @@ def run_sharded(
         position = number * shard.world_size + shard.rank
         if position < len(batches):
             own.update(zip(batches[position], run(batches[position]), strict=True))
-        elif shard.synchronized:
+        elif shard.synchronized and passes is None:
             run(batches[-1])  # Takes part in the other ranks' collectives. The result is not used.
+        if shard.synchronized and passes is not None:
+            of_round = passes.of_batch[number * size : (number + 1) * size]
+            own_passes = of_round[shard.rank] if shard.rank < len(of_round) else 0
+            for _ in range(max(of_round) - own_passes):
+                passes.dummy()
     merged: dict[int, ResultT] = {}
     for part in gather(own, shard):
         merged.update(part)

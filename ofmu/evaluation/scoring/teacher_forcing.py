@@ -1,13 +1,12 @@
 """Teacher forcing: losses, token matches and token statistics of given answers, from the same forward passes.
 
-A prompt that several answers share is read once.
+A prompt that several answers share is read once: see :mod:`ofmu.evaluation.scoring.prompt_blocks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -16,8 +15,10 @@ from ofmu.data.encoding import Tokenizer, pad_id
 from ofmu.data.rows import Example
 from ofmu.evaluation.metrics.formulas import exact_memorization, extraction_strength
 from ofmu.evaluation.metrics.membership import min_k, min_k_plus
+from ofmu.evaluation.scoring.batches import batches_by_label, global_batches
 from ofmu.evaluation.scoring.kv_cache import Prefill, extend, prefill, supports_prompt_cache
-from ofmu.evaluation.scoring.sharding import Shard, batches_by_label, global_batches, run_sharded
+from ofmu.evaluation.scoring.prompt_blocks import AnswerRow, PromptBlock, prompt_blocks
+from ofmu.evaluation.scoring.sharding import PassCounts, Shard, run_sharded
 from ofmu.models.chunked_logits import ChunkedLogits, chunk_width, layer_for_chunks
 from ofmu.vectors.direct import replaced_forward
 
@@ -57,7 +58,7 @@ def score_examples(
         model: a causal LM in evaluation mode.
         tokenizer: the model's tokenizer.
         examples: the prompts and answers.
-        batch_size: rows per forward pass.
+        batch_size: rows of a forward pass over the longest rows. Short rows share larger passes.
         shard: this process's rank.
         labels: the evaluation set of each example. Only examples of one set share a batch. None: one set.
         detailed: indices of the examples that also get token statistics (min-k).
@@ -66,70 +67,85 @@ def score_examples(
         The scores in the order of the examples, and the number of tokens that the forward passes of all ranks read,
         padding included.
     """
-    with_statistics, prompt_cache = frozenset(detailed), supports_prompt_cache(model)
-    read = _read_after_prefill if prompt_cache else _read_in_one_pass
+    scorer = _Scorer(model, tokenizer, examples, frozenset(detailed))
+    labels = labels or [""] * len(examples)
+    if supports_prompt_cache(model):
+        blocks = batches_by_label(labels, lambda indices: prompt_blocks(examples, batch_size, indices))
+        work = [block.tokens for block in blocks]
+        passes = PassCounts([block.forward_passes for block in blocks], scorer.read_one_token)
+        return run_sharded(blocks, scorer.score_block, shard, name="scoring", work=work, passes=passes), sum(work)
 
     def make_batches(indices: list[int]) -> list[list[int]]:
-        members = [examples[index] for index in indices]
-        lengths = [len(example.input_ids) for example in members]
-        batches = prompt_batches(members, batch_size) if prompt_cache else global_batches(lengths, batch_size)
+        batches = global_batches([len(examples[index].input_ids) for index in indices], batch_size)
         return [[indices[position] for position in batch] for batch in batches]
 
-    batches = batches_by_label(labels or [""] * len(examples), make_batches)
+    batches = batches_by_label(labels, make_batches)
+    work = [len(batch) * max(len(examples[index].input_ids) for index in batch) for batch in batches]
+    return run_sharded(batches, scorer.score_batch, shard, name="scoring", work=work), sum(work)
 
-    def run(indices: list[int]) -> list[AnswerScore]:
-        batch = [examples[index] for index in indices]
+
+@dataclass(frozen=True)
+class _Scorer:
+    model: Any
+    tokenizer: Tokenizer
+    examples: Sequence[Example]
+    detailed: frozenset[int]
+    """Indices of the examples that get token statistics."""
+
+    def score_block(self, block: PromptBlock) -> list[AnswerScore]:
+        """Score a block's answers, in its order."""
+        scores, score = self._consumer(list(block))
+        pad = pad_id(self.tokenizer)
+        # The cache belongs to the block, so it grows once, by the answers, and needs no other free positions.
+        state = prefill(self.model, block.prompts, pad, growth=0)
+        first = state.logits.unsqueeze(1).unbind()
+        for row in block.at_once:
+            score(AnswerLogits(state.logits.shape[-1], first[row.prompt].__getitem__))
+        for number, rows in enumerate(block.passes):
+            self._read_pass(state, rows, first, score, keep=number < len(block.passes) - 1)
+        return scores
+
+    def score_batch(self, indices: list[int]) -> list[AnswerScore]:
+        """Score examples that are read as a whole."""
+        scores, score = self._consumer(indices)
+        batch = [self.examples[index] for index in indices]
+        for logits in logits_of_one_pass(self.model, batch, pad_id(self.tokenizer)):
+            score(AnswerLogits(logits.shape[-1], logits.__getitem__))
+        return scores
+
+    def read_one_token(self) -> None:
+        """Run a forward pass whose result is not used."""
+        device = next(self.model.parameters()).device
+        self.model(input_ids=torch.full((1, 1), pad_id(self.tokenizer), device=device), use_cache=False)
+
+    def _consumer(self, indices: Sequence[int]) -> tuple[list[AnswerScore], Consumer]:
+        """Return a list, and a function that appends to it the score of the next index."""
         scores: list[AnswerScore] = []
 
         def score(logits: AnswerLogits) -> None:
-            row = len(scores)
-            scores.append(_score_answer(logits, batch[row], tokenizer.eos_token_id, indices[row] in with_statistics))
+            index = indices[len(scores)]
+            eos = self.tokenizer.eos_token_id
+            scores.append(_score_answer(logits, self.examples[index], eos, index in self.detailed))
 
-        read(model, batch, pad_id(tokenizer), score)
-        return scores
+        return scores, score
 
-    work = [batch_tokens([examples[index] for index in batch], prompt_cache) for batch in batches]
-    return run_sharded(batches, run, shard, name="scoring", work=work), sum(work)
-
-
-def prompt_batches(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
-    """Return batches of at most ``batch_size`` indices. Examples with the same prompt are neighbours.
-
-    Prompts are ordered by the length of their longest answer, because that length decides most of the padding. Equal
-    prompts keep their order.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(_prompt(example), []).append(index)
-    ordered = sorted(groups.items(), key=lambda item: (_answer_width([examples[i] for i in item[1]]), len(item[0])))
-    batches: list[list[int]] = [[]]
-    for _, members in ordered:
-        for start in range(0, len(members), batch_size):
-            part = members[start : start + batch_size]
-            if len(batches[-1]) + len(part) > batch_size:
-                batches.append([])
-            batches[-1].extend(part)
-    return [batch for batch in batches if batch]
-
-
-def batch_tokens(batch: Sequence[Example], prompt_cache: bool) -> int:
-    """Return the number of tokens that the forward passes of one batch read, padding included."""
-    if not prompt_cache:
-        return len(batch) * max(len(example.input_ids) for example in batch)
-    prompts = [prompt for prompt, _ in groupby(map(_prompt, batch))]
-    return len(prompts) * max(map(len, prompts)) + len(batch) * _answer_width(batch)
-
-
-def _prompt(example: Example) -> tuple[int, ...]:
-    return example.input_ids[: example.answer_start]
-
-
-def _answer_width(examples: Sequence[Example]) -> int:
-    """Return the number of answer tokens that each row of a batch reads.
-
-    The last token of an answer is predicted but not read. Each row reads at least one token.
-    """
-    return max(1, max(example.answer_length for example in examples) - 1)
+    def _read_pass(
+        self,
+        state: Prefill,
+        rows: Sequence[AnswerRow],
+        first: Sequence[torch.Tensor],
+        score: Consumer,
+        *,
+        keep: bool,
+    ) -> None:
+        batch = [self.examples[row.index] for row in rows]
+        device = state.logits.device
+        ids = torch.full((len(batch), batch[-1].answer_length - 1), pad_id(self.tokenizer), dtype=torch.long)
+        for place, example in enumerate(batch):
+            ids[place, : example.answer_length - 1] = torch.tensor(example.input_ids[example.answer_start : -1])
+        own = state.rows(torch.tensor([row.prompt for row in rows], device=device), keep=keep)
+        lengths = [example.answer_length for example in batch]
+        read_answers(self.model, own, ids.to(device), lengths, [first[row.prompt] for row in rows], score)
 
 
 @dataclass(frozen=True)
@@ -146,21 +162,14 @@ Consumer = Callable[[AnswerLogits], None]
 """Takes the logits of one answer of a batch, in the order of the batch."""
 
 
-def _read_after_prefill(model: Any, batch: Sequence[Example], pad: int, consume: Consumer) -> None:
-    """Give each row's logits at its answer tokens to ``consume``. Read each prompt once."""
-    runs = [(prompt, len(list(members))) for prompt, members in groupby(map(_prompt, batch))]
-    state = prefill(model, [prompt for prompt, _ in runs], pad)
-    device = state.logits.device
-    sizes = torch.tensor([size for _, size in runs])
-    state.select(torch.repeat_interleave(torch.arange(len(runs)), sizes).to(device))
-    ids = torch.full((len(batch), _answer_width(batch)), pad, dtype=torch.long)
-    for row, example in enumerate(batch):
-        ids[row, : example.answer_length - 1] = torch.tensor(example.input_ids[example.answer_start : -1])
-    lengths = [example.answer_length for example in batch]
-    read_answers(model, state, ids.to(device), lengths, consume)
-
-
-def read_answers(model: Any, state: Prefill, ids: torch.Tensor, lengths: Sequence[int], consume: Consumer) -> None:
+def read_answers(
+    model: Any,
+    state: Prefill,
+    ids: torch.Tensor,
+    lengths: Sequence[int],
+    first: Sequence[torch.Tensor],
+    consume: Consumer,
+) -> None:
     """Read answers after their prompts, and give each answer's logits to ``consume``.
 
     Logits of a large vocabulary are formed when they are asked for, see :mod:`ofmu.models.chunked_logits`.
@@ -170,17 +179,17 @@ def read_answers(model: Any, state: Prefill, ids: torch.Tensor, lengths: Sequenc
         state: the prompts, one per row.
         ids: the tokens of each answer without the last one, padded on the right, shape (rows, tokens).
         lengths: number of tokens of each answer.
+        first: the logits of each answer's first token, shape (1, vocabulary) each.
         consume: takes the logits. It must not keep them.
     """
-    first = state.logits
 
     def give(row: int, rest: Callable[[slice], torch.Tensor]) -> None:
         def logits(tokens: slice) -> torch.Tensor:
             start, stop, _ = tokens.indices(lengths[row])
             behind = rest(slice(max(0, start - 1), stop - 1))
-            return behind if start else torch.cat([first[row : row + 1], behind])
+            return behind if start else torch.cat([first[row], behind])
 
-        consume(AnswerLogits(first.shape[-1], logits))
+        consume(AnswerLogits(first[row].shape[-1], logits))
 
     layer = layer_for_chunks(model, ids.numel())
     if layer is None:
@@ -200,12 +209,6 @@ def read_answers(model: Any, state: Prefill, ids: torch.Tensor, lengths: Sequenc
 
     with replaced_forward(layer, in_chunks):
         extend(model, state, ids)
-
-
-def _read_in_one_pass(model: Any, batch: Sequence[Example], pad: int, consume: Consumer) -> None:
-    """Give each row's logits at its answer tokens to ``consume``. Read each row as a whole."""
-    for logits in logits_of_one_pass(model, batch, pad):
-        consume(AnswerLogits(logits.shape[-1], logits.__getitem__))
 
 
 def logits_of_one_pass(model: Any, batch: Sequence[Example], pad: int) -> Iterator[torch.Tensor]:

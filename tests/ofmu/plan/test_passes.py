@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from ofmu.data.rows import Example
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.evaluation.robustness.divergence import summed_divergence
-from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass
+from ofmu.evaluation.scoring.kv_cache import GROWTH
+from ofmu.evaluation.scoring.sharding import Shard
+from ofmu.evaluation.scoring.teacher_forcing import logits_of_one_pass, score_examples
 from ofmu.losses import AnswerLoss, answer_nll
 from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
@@ -112,7 +116,9 @@ def test_scoring_grows_with_its_answers():
     long, _ = scoring_pass(config, LAYERS, 4, 20, 100, 8, **options)
     logits = 4 * 700 * 4  # rows, vocabulary, bytes
     assert long - short > 80 * logits
-    assert 0 < generated <= short
+    # Generation reads fewer tokens at a time, but its cache has free positions: fp32 keys and values of four rows.
+    free = GROWTH * LAYERS * 4 * 2 * SHAPE["hidden_size"] * 4
+    assert 0 < generated <= short + free
     assert scoring_pass(config, LAYERS, 4, 20, 10, 0, **options)[1] == 0
 
 
@@ -144,6 +150,29 @@ def test_generation_has_the_logits_of_one_token_at_a_time():
     _, few = scoring_pass(config, LAYERS, 4, 20, 3, 8, **options)
     _, many = scoring_pass(config, LAYERS, 4, 20, 3, 40, **options)
     assert many - few < 0.2 * 4 * 32 * 50_000 * 4  # a fifth of the logits of 32 more tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_shared_passes_take_no_more_than_the_longest_rows(seed):
+    """Short rows share larger passes, and answers share prompts whose cache stays for the next pass."""
+    chance = random.Random(seed)
+    model, tokenizer = llama("sdpa").eval(), SimpleNamespace(eos_token_id=2, pad_token_id=0)
+    batch, prompt, answer = 8, 40, chance.choice((30, 90))
+    rows = [Example((1,) * (prompt + answer), prompt)]
+    for number in range(40):
+        length, answers = chance.randint(2, prompt), chance.choice((1, 4))
+        for _ in range(answers):
+            rows.append(Example((number + 3,) * length + (2,) * chance.randint(1, answer), length))
+    config = {"model_type": "llama", **SHAPE, "num_hidden_layers": LAYERS}
+    planned, _ = scoring_pass(
+        config, LAYERS, batch, prompt, answer, 0, dtype=torch.float32, attention="sdpa", detailed=True
+    )
+    found = allocated(model, lambda: score_examples(model, tokenizer, rows, batch, Shard(), detailed=range(len(rows))))
+    assert 0.5 * planned < found < 1.1 * planned
+    longest = [Example((number,) * (prompt + answer), prompt) for number in range(batch)]
+    found = allocated(model, lambda: score_examples(model, tokenizer, longest, batch, Shard()))
+    assert found < 1.1 * planned
 
 
 @torch.no_grad()

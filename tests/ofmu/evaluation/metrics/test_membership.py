@@ -23,7 +23,7 @@ from ofmu.evaluation.scores import AnswerLoss, Scores
 from ofmu.evaluation.scoring.gradients import gradient_norms
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.sharding import Shard
-from ofmu.evaluation.scoring.teacher_forcing import batch_tokens, prompt_batches, score_examples
+from ofmu.evaluation.scoring.teacher_forcing import score_examples
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.run_config import UnlearnConfig
@@ -244,18 +244,6 @@ def test_a_prompt_cache_gives_the_scores_of_whole_passes_with_fewer_tokens(monke
         assert part.nll == pytest.approx(one.nll, rel=1e-5)
         assert (part.tokens, part.extraction_strength) == (one.tokens, one.extraction_strength)
         assert part.min_k_plus == (None if one.min_k_plus is None else pytest.approx(one.min_k_plus, rel=1e-4))
-
-
-def test_prompt_batches_hold_every_index_once_and_keep_prompts_together() -> None:
-    _, tokenizer = make_pair(0)
-    pairs = [("Who?", "A."), ("Where?", "B."), ("Who?", "C."), ("Who?", "A long answer."), ("When?", "D.")]
-    examples = [encode_example(tokenizer, *pair, CONFIG.data) for pair in pairs]
-    batches = prompt_batches(examples, 3)
-    assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
-    assert [0, 2, 3] in batches
-    assert all(len(batch) <= 3 for batch in batches)
-    assert [len(batch) for batch in prompt_batches([examples[0]] * 5, 3)] == [3, 2]
-    assert batch_tokens([examples[0]], True) == len(examples[0].input_ids) - 1
 
 
 def test_fluency_by_hand() -> None:

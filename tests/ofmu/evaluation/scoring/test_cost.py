@@ -10,7 +10,7 @@ from ofmu.data.encoding import encode_example
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.evaluation.in_scope import in_scope_sets
-from ofmu.evaluation.scoring.teacher_forcing import batch_tokens, prompt_batches
+from ofmu.evaluation.scoring.prompt_blocks import prompt_blocks
 from ofmu.models.scratch import train_tokenizer
 from ofmu.run_config import UnlearnConfig
 
@@ -33,6 +33,5 @@ def test_an_evaluation_of_tofu_reads_at_most_1_3_times_its_tokens(shared_data: P
             if answer is not None
         ]
         own += sum(len(example.input_ids) for example in examples) if name in sets else 0
-        batches = prompt_batches(examples, 32)
-        read += sum(batch_tokens([examples[index] for index in batch], True) for batch in batches)
+        read += sum(block.tokens for block in prompt_blocks(examples, 32))
     assert read <= 1.3 * own

@@ -22,7 +22,7 @@ from ofmu.evaluation.scores import AnswerLoss, Scores
 from ofmu.evaluation.scoring.generation import generate_answers
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluation.scoring.rouge import rouge_l_recall
-from ofmu.evaluation.scoring.sharding import Shard, global_batches
+from ofmu.evaluation.scoring.sharding import Shard
 
 SCRIPT = Path(__file__).resolve().parents[3] / "helpers" / "tiny_scoring.py"
 _spec = spec_from_file_location("tiny_scoring", SCRIPT)
@@ -158,13 +158,6 @@ def test_a_prompt_that_fills_all_positions_raises(pair: tuple[Any, Any]) -> None
         generate_answers(model, tokenizer, ["Who wrote book 7?"], *tiny.sections(), Shard())
     with pytest.raises(DataError, match="takes 28 tokens, and the model has 10 positions"):
         score_model(model, tokenizer, tiny.make_data(), *tiny.sections())
-
-
-def test_batches_hold_every_index_once_in_order_of_length() -> None:
-    lengths = [5, 1, 5, 3, 9]
-    batches = global_batches(lengths, 2)
-    assert [len(batch) for batch in batches] == [2, 2, 1]
-    assert [index for batch in batches for index in batch] == [1, 3, 0, 2, 4]
 
 
 @pytest.mark.ranks

@@ -49,8 +49,7 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     if config.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if config.backend_on(_number_of_ranks()) == "torch":
-        weights = torch.bfloat16 if config.precision == "bf16" else None
-        return TorchEngine(model, tracker, config.micro_batch_size, weights=weights)
+        return TorchEngine(model, tracker, config.micro_batch_size, rounded=config.precision == "bf16")
     return DeepSpeedEngine(model, config, tracker, device)
 
 

@@ -106,7 +106,7 @@ class Influence(Method[RowT]):
         with engine.cost_tracker.phase("outer"):
             record, direction = self._direction()
             space = engine.space
-            space.add(space.masters(), direction, self._config.strength)
+            space.add_to_parameters(direction, self._config.strength)
             space.sync_model()
         self._steps = 1
         yield record

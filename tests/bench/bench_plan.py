@@ -154,7 +154,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     peaks["evaluation"] = reset_peak_memory()
     del kept[1:]
     reset_peak_memory()
-    gathered = engine.space.gather_each(engine.space.masters())
+    gathered = engine.space.gather_parameters()
     if engine.rank == 0:
         task.save(engine.model, folder, WeightStream(engine.space.shapes(), task.saved_dtype, gathered))
     deque(gathered, maxlen=0)

@@ -282,7 +282,7 @@ class Derivatives(Generic[RowT]):
         self, into: Vector, scale: float, terms: Sequence[_SimilarityTerm[RowT]], place: _Place
     ) -> None:
         """Add ``scale``·H·u of both terms. The parameters are left displaced."""
-        displacement = self.inner_step * self.space.norm(self.space.masters())
+        displacement = self.inner_step * self.space.parameter_norm()
         for term in terms:
             if term.norm > 0:
                 self._add_difference(into, scale, term, place, displacement / term.norm)

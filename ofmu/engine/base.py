@@ -213,10 +213,10 @@ class Engine(ABC):
         space.clear_gradient()
         if not space.accumulates_in_place:
             value = passes()
-            target = space.zeros() if into is None else into
+            target = space.gradient_zeros() if into is None else into
             space.add_gradient(target, scale)
             return value, target
-        target = space.zeros() if into is None else into
+        target = space.gradient_zeros() if into is None else into
         with space.accumulating_in(target, scale, first_order=first_order):
             value = passes()
         return value, target

@@ -75,7 +75,8 @@ class Influence(Method[RowT]):
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return g_f, g_r and v; the gradients of the Fisher rows; and F⁻¹v."""
-        return HeldVectors(in_pass=3 + config.fisher_rows, between=4 + config.fisher_rows)
+        rows = config.fisher_rows
+        return HeldVectors(in_pass=3 + rows, between=4 + rows, exact_in_pass=3, exact_between=4)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:

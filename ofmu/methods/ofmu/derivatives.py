@@ -140,7 +140,7 @@ class Derivatives(Generic[RowT]):
         given, the product is added to ``into``, and ``into`` is returned.
         """
         config, point = self._config, phi.point
-        total = self.space.zeros() if into is None else into
+        total = self.space.gradient_zeros() if into is None else into
         if phi.norm == 0:
             return total
         if self.is_plain_product(phi):

@@ -196,3 +196,59 @@ def test_a_step_never_forms_a_whole_fp32_copy(monkeypatch: pytest.MonkeyPatch) -
         space.displace(direction, Displacement(0.1, ((1.0, direction),)))
         space.parameter_norm()
     assert seen.largest <= 4 * 256
+
+
+def short_vectors(length: int) -> tuple[MixedPrecisionSpace, list[list[torch.Tensor]]]:
+    """Return a space of so many weights whose gradients are in bf16, and three random vectors of gradients."""
+    space = MixedPrecisionSpace(nn.Linear(1, length, bias=False), gradients=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    vectors = [space.gradient_zeros() for _ in range(3)]
+    for (part,) in vectors:
+        part.copy_(torch.randn(length, generator=generator) + 0.1)
+    return space, vectors
+
+
+def test_sums_over_gradients_in_bf16_have_the_digits_of_fp32() -> None:
+    space, (one, two, three) = short_vectors(300_000)
+    (x,), (y,), (z,) = ([part.double() for part in vector] for vector in (one, two, three))
+    assert space.dots((one, two), (one, one)) == pytest.approx([float(x @ y), float(x @ x)], rel=1e-6)
+    assert space.norm(one) == pytest.approx(float(x.norm()), rel=1e-6)
+    terms = (0.3, one), (-0.7, two), (1 / 3, three)
+    total = 0.3 * x - 0.7 * y + z / 3
+    assert space.norm_of_sum(*terms) == pytest.approx(float(total.norm()), rel=1e-6)
+    # A vector of gradients is rounded once, however many terms it has.
+    (combined,) = space.combine(*terms)
+    assert combined.dtype == torch.bfloat16
+    assert float((combined.double() - total.float().bfloat16().double()).norm() / total.norm()) < 1e-4
+    space.add(one, two, 1 / 3)
+    assert torch.equal(one[0], torch.add(x.float(), y.float(), alpha=1 / 3).bfloat16())
+    exact = space.zeros()
+    space.add(exact, two, 1 / 3)
+    assert exact[0].dtype == torch.float32
+    torch.testing.assert_close(exact[0].double(), y / 3, rtol=1e-6, atol=0)
+
+
+def test_steps_along_gradients_in_bf16_keep_masters_and_moments_in_fp32() -> None:
+    for rule in ("adamw", "adamw_8bit", "sgd", "normalized"):
+        short, plain = MixedPrecisionSpace(network(), gradients=torch.bfloat16), ReplicatedSpace(network())
+        (direction,) = short.gradient_zeros()
+        direction.copy_(torch.randn(len(direction), generator=torch.Generator().manual_seed(1)))
+        for space, vector in ((short, [direction]), (plain, [direction.float()])):
+            optimizer = ShardOptimizer(space, rule, 1e-3, weight_decay=0.1)
+            optimizer.step(vector)
+            optimizer.step(vector, factor=0.5)
+            assert {part.dtype for moment in optimizer.vectors().values() for part in moment} <= {torch.float32}
+        torch.testing.assert_close(short.masters()[0], plain.masters()[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [8, 1200])
+def test_a_gradient_in_bf16_is_that_of_fp32_rounded_once_a_pass(width: int) -> None:
+    """The wide embedding has more than a million weights, whose gradient goes to the vector in parts."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(900, width), nn.Linear(width, 50))
+    short, plain = (MixedPrecisionSpace(copy.deepcopy(module), gradients=t) for t in (torch.bfloat16, torch.float32))
+    found, wanted = short.gradient_zeros(), plain.gradient_zeros()
+    for space, vector in ((short, found), (plain, wanted)):
+        with space.accumulating_in(vector, 1 / 3):
+            space._module(torch.tensor([3, 5, 3])).float().square().sum().backward()
+    assert torch.equal(found[0], wanted[0].bfloat16())

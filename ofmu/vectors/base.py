@@ -265,6 +265,20 @@ class VectorSpace(ABC):
         return result
 
     @torch.no_grad()
+    def transform(self, vectors: Sequence[Vector], rows: Sequence[Sequence[float]]) -> None:
+        """Replace each vector by a sum of the present ones, in place.
+
+        Args:
+            vectors: the vectors, which share no memory.
+            rows: for each vector, at least two coefficients, of the first vectors in their order.
+        """
+        for index, tensor in enumerate(vectors[0]):
+            for piece in pieces(tensor, 4):
+                sums = [_sum(list(zip(row, vectors, strict=False)), index, piece) for row in rows]
+                for vector, values in zip(vectors, sums, strict=True):
+                    vector[index][piece] = values
+
+    @torch.no_grad()
     def add(self, into: Vector, vector: Vector, scale: float) -> None:
         """Add ``scale · vector`` to ``into`` in place."""
         if any(is_short(tensor) for tensor in into):

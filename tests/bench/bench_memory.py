@@ -36,6 +36,9 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "ofmu exact": ({**OPEN, "derivative": "exact"}, FP32, ""),
     "ofmu exact bf16": ({**OPEN, "derivative": "exact"}, BF16, ""),
     "ofmu exact bf16, bf16 gradients": ({**OPEN, "derivative": "exact"}, SHORT, ""),
+    "ofmu exact bf16, 8-bit moments, bf16 gradients": (
+        {**OPEN, "derivative": "exact", "outer_update": "adamw_8bit"}, SHORT, "",
+    ),
     "ofmu projection": ({**OPEN, "decorrelation": "projection"}, FP32, ""),
     "ofmu projection, no penalty, bf16": (
         {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, "",

@@ -252,11 +252,11 @@ class OFMU(Method[RowT]):
         return self._penalty_weight > 0 or config.stationarity_tolerance > 0 or is_recorded
 
     def _outer_direction(self, phi: PhiGradient[RowT]) -> tuple[Vector, float]:
-        """Return g_r + 2ρ_k ∇²Φ·∇Φ and its norm. The direction overwrites g_r in ``phi``, to save a vector."""
+        """Return g_r + 2ρ_k ∇²Φ·∇Φ and its norm. The direction uses up the gradients in ``phi``, to save vectors."""
         direction, rho = phi.point.retain_gradient, self._penalty_weight
         if rho == 0:
             return direction, phi.point.similarity.retain_norm
-        self._derivatives.outer_direction(phi, direction, 2 * rho)
+        direction = self._derivatives.outer_direction(phi, direction, 2 * rho)
         return direction, self._finite_norm(direction)
 
     def _finite_norm(self, direction: Vector) -> float:

@@ -377,11 +377,14 @@ class Derivatives(Generic[RowT]):
         space.add(into, g_f_rate, scale)
         # a, b, ȧ and ḃ take the memory of the vectors of which they are sums.
         space.transform((g_f, g_r, g_f_rate, g_r_rate), (similarity.a, similarity.b, a_rate, b_rate))
-        for loss, rows, direction, direction_rate in (
-            (self._forget_loss, point.forget_rows, g_f, g_f_rate),
-            (self._retain_loss, point.retain_rows, g_r, g_r_rate),
-        ):
-            engine.hvp_derivative(loss, rows, direction, direction_rate, v, into=into, scale=-phi.weight * scale)
+        # The products come first, so that ȧ and ḃ are not in memory beside the graphs of triple backward passes.
+        losses = (self._forget_loss, point.forget_rows), (self._retain_loss, point.retain_rows)
+        directions, rates = [g_r, g_f], [g_r_rate, g_f_rate]
+        del g_f, g_r, g_f_rate, g_r_rate
+        for loss, rows in losses:
+            engine.hvp(loss, rows, rates.pop(), into=into, scale=-phi.weight * scale)
+        for loss, rows in losses:
+            engine.hvp_derivative(loss, rows, directions.pop(), v, into=into, scale=-phi.weight * scale)
         return into
 
 

@@ -281,7 +281,7 @@ class VectorSpace(ABC):
     @torch.no_grad()
     def add(self, into: Vector, vector: Vector, scale: float) -> None:
         """Add ``scale · vector`` to ``into`` in place."""
-        if any(is_short(tensor) for tensor in into):
+        if any(is_short(tensor) for tensor in (*into, *vector)):
             for target, values in zip(into, vector, strict=True):
                 add_scaled_(target, values, scale)
         else:
@@ -328,10 +328,10 @@ def widened(tensor: Tensor) -> Tensor:
 
 def add_scaled_(target: Tensor, values: Tensor, scale: float) -> None:
     """Add ``scale`` · ``values`` to a contiguous tensor. The sum is formed in fp32 or better, and rounded once."""
-    if not is_short(target):
+    if not (is_short(target) or is_short(values)):
         target.add_(values, alpha=scale)
         return
-    # In bf16, PyTorch also rounds the scale.
+    # In bf16, PyTorch also rounds the scale. Where the types differ, it converts a whole tensor first.
     flat, added = target.view(-1), values.reshape(-1)
     for piece in pieces(flat):
         flat[piece].copy_(torch.add(widened(flat[piece]), widened(added[piece]), alpha=scale))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
+
 from ofmu.vectors.base import Vector, VectorSpace
 
 _VECTOR = "kept_round"
@@ -31,12 +33,13 @@ class KeptRound:
             space: the parameters.
             reuse: a kept round that is given up. The copy takes its memory, so that one copy exists at any time.
         """
-        masters = [master.detach() for master in space.masters()]
         if reuse is None:
-            return cls(round, [master.to("cpu", copy=True) for master in masters])
-        for kept, master in zip(reuse.theta, masters, strict=True):
-            kept.copy_(master)
-        return cls(round, reuse.theta)
+            theta = [torch.empty(flat.length, dtype=flat.dtype) for flat in space.layout()]
+        else:
+            theta = reuse.theta
+        for index, piece in space.parameter_pieces():
+            theta[index][piece] = space.read_parameters(index, piece)
+        return cls(round, theta)
 
     @classmethod
     def pop_from(cls, state: dict[str, Any], vectors: dict[str, Vector]) -> Self | None:

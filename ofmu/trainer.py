@@ -322,7 +322,7 @@ class _Run:
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
         """Save the masters in the form that ``from_pretrained`` loads. Each is gathered when rank 0 writes it."""
         space = engine.space
-        gathered = space.gather_each(space.masters())
+        gathered = space.gather_parameters()
         try:
             if engine.rank == 0:
                 weights = WeightStream(space.shapes(), task.saved_dtype, gathered)

@@ -40,7 +40,12 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     """Move ``model`` to the device and return the engine that the config names.
 
     The function changes the model and torch's settings: randomness is switched off, and so is TF32.
+
+    Raises:
+        ConfigError: the config names a GPU, and no GPU is visible, or a setting is for one process only.
     """
+    ranks = _number_of_ranks()
+    config.check_ranks(ranks)
     device = resolve_device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -48,9 +53,10 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     model.to(device).train()
     if config.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    if config.backend_on(_number_of_ranks()) == "torch":
-        weights = torch.bfloat16 if config.precision == "bf16" else None
-        return TorchEngine(model, tracker, config.micro_batch_size, weights=weights)
+    if config.backend_on(ranks) == "torch":
+        gradients = torch.bfloat16 if config.gradient_precision == "bf16" else torch.float32
+        rounded = config.precision == "bf16"
+        return TorchEngine(model, tracker, config.micro_batch_size, rounded=rounded, gradients=gradients)
     return DeepSpeedEngine(model, config, tracker, device)
 
 
@@ -60,10 +66,11 @@ def weight_sharder(config: EngineConfig) -> WeightSharder | None:
     None: the engine keeps whole weights on every rank, or there is one rank.
 
     Raises:
-        ConfigError: the config names a GPU, and no GPU is visible.
+        ConfigError: the config names a GPU, and no GPU is visible, or a setting is for one process only.
         ClusterError: a rank has not come.
     """
     ranks = _number_of_ranks()
+    config.check_ranks(ranks)
     if config.stage < 3 or ranks == 1 or config.backend_on(ranks) == "torch":
         return None
     return WeightSharder(config, resolve_device(config))

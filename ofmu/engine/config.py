@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ofmu.config.base import PositiveInt, Section
+from ofmu.errors import ConfigError
 
 DECIDED_BY_PLAN = ("zero_stage", "gradient_checkpointing", "offload")
 """The settings that :mod:`ofmu.plan.decision` decides where they are ``auto``."""
+_ADDED_LATER = ("check_memory", "gradient_precision")
+"""Settings that older configs do not store."""
 
 
 class EngineConfig(Section):
@@ -23,6 +26,10 @@ class EngineConfig(Section):
     weights too. ``auto``: 2 if a rank then fits its memory by ``ofmu plan``, else 3."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the weights in a pass. ``bf16``: the masters stay in fp32."""
+    gradient_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the vectors in which gradients are added up. ``bf16`` saves 2 bytes a parameter for each such
+    vector. It needs ``precision: bf16`` in one process on PyTorch. Moments stay in fp32, and sums over
+    these vectors are formed in fp32."""
     offload: Literal["none", "cpu", "auto"] = "none"
     """``cpu``: the fp32 masters and the gradient shards are stored in host memory (stages 1 to 3). ``auto``: ``cpu`` on
     GPUs if nothing else makes the run fit."""
@@ -42,8 +49,9 @@ class EngineConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without this key must compare equal to a config with its default.
-        return {key: value for key, value in handler(self).items() if key != "check_memory" or not value}
+        # A stored config without these keys must compare equal to a config with their defaults.
+        defaults = {name: type(self).model_fields[name].default for name in _ADDED_LATER}
+        return {key: value for key, value in handler(self).items() if key not in defaults or value != defaults[key]}
 
     @property
     def stage(self) -> int:
@@ -65,3 +73,15 @@ class EngineConfig(Section):
         if self.backend != "auto":
             return self.backend
         return "torch" if ranks == 1 and self.offload != "cpu" else "deepspeed"
+
+    def check_ranks(self, ranks: int) -> None:
+        """Check the settings that work in one process only.
+
+        Raises:
+            ConfigError: a setting does not work on this number of ranks.
+        """
+        if self.gradient_precision == "bf16" and self.backend_on(ranks) != "torch":
+            raise ConfigError(
+                f"engine.gradient_precision 'bf16' is for one process on PyTorch, and this run has {ranks} ranks on "
+                "DeepSpeed: set engine.gradient_precision to 'fp32', or start one process"
+            )

@@ -115,7 +115,7 @@ class DeepSpeedEngine(Engine):
     ) -> tuple[float, Vector]:
         if not self._in_product:
             return super()._collect(passes, into, scale, first_order=first_order)
-        target = self.space.zeros() if into is None else into
+        target = self.space.gradient_zeros() if into is None else into
         self._product = target, scale
         try:
             return passes(), target

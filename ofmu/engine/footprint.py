@@ -22,11 +22,13 @@ class EngineBytes:
     """Bytes of one rank. With ``offload``, ``masters``, ``vector`` and a part of the gradients are in host memory."""
 
     vector: float
-    """One vector of the parameter space."""
+    """One vector of the parameter space, in fp32."""
+    gradient_vector: float
+    """One vector of gradients that a method holds."""
     weights: float
     """The weights that a forward pass reads, frozen ones included."""
     masters: float
-    """The fp32 masters, where they are not the weights themselves."""
+    """What the fp32 masters take beside the weights. One process stores a master as a bf16 weight and a remainder."""
     gathered_weights: float
     """Weights that ZeRO-3 gathers for a pass, and on several ranks the buffer that they arrive in."""
     still_gathered: float
@@ -87,16 +89,17 @@ def engine_bytes(
         rounded = value != FP32
         return EngineBytes(
             vector=share,
+            gradient_vector=BF16 * float(trainable) if config.gradient_precision == "bf16" and rounded else share,
             weights=value * (trainable + frozen) + packed,
-            masters=share if rounded else 0.0,
+            masters=BF16 * float(trainable) if rounded else 0.0,
             gathered_weights=0.0,
             still_gathered=0.0,
             in_backward=gradients,
             in_reduction=gradients + bucket if gradients else 0.0,
             gradients=gradients,
-            loading=loaded + max(reading, value * float(trainable) if rounded else 0.0),
+            loading=loaded + reading,
             gathered=0.0,
-            gathered_to_save=0.0,
+            gathered_to_save=FP32 * float(largest) if rounded else 0.0,
             read=loaded,
         )
     # Stages 1 and 2 store fp32 masters in the weights themselves, and free a gradient once it was added to a vector.
@@ -119,6 +122,7 @@ def engine_bytes(
         loading += bucket
     return EngineBytes(
         vector=share,
+        gradient_vector=share,
         weights=weights,
         masters=0.0 if shared else share,
         gathered_weights=copies * fetched,

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ofmu.io.files import storage_errors
-from ofmu.vectors.base import VectorSpace, pieces
+from ofmu.vectors.base import VectorSpace
 
 
 class KeptParameters:
@@ -32,7 +31,8 @@ class KeptParameters:
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  # it lives as long as this object
-            for part in self._parts():
+            for place in space.parameter_pieces():
+                part = space.read_parameters(*place)
                 self._file.write(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
             self._file.flush()
 
@@ -42,16 +42,12 @@ class KeptParameters:
 
         This takes the memory of one copy of this rank's parameters.
         """
-        with self._space.preserving_parameters():
+        space = self._space
+        types = [flat.dtype for flat in space.layout()]
+        with space.preserving_parameters():
             self._file.seek(0)
-            for part in self._parts():
-                content = bytearray(self._file.read(part.numel() * part.element_size()))
-                part.copy_(torch.frombuffer(content, dtype=part.dtype))
-            self._space.sync_model()
+            for index, piece in space.parameter_pieces():
+                content = bytearray(self._file.read((piece.stop - piece.start) * types[index].itemsize))
+                space.write_parameters(index, piece, torch.frombuffer(content, dtype=types[index]))
+            space.sync_model()
             yield
-
-    def _parts(self) -> Iterator[Tensor]:
-        """Yield views of the live parameters, about a million elements each."""
-        for master in self._space.masters():
-            for piece in pieces(master):
-                yield master.detach()[piece]

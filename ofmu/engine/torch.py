@@ -21,8 +21,9 @@ class TorchEngine(Engine):
         model: the model.
         tracker: counts passes.
         micro_batch_size: rows of a forward pass. None: all rows at once.
-        weights: the type to which the weights are rounded, beside masters in the model's own type. None: the weights
-            are the masters.
+        rounded: True: the weights are rounded to bf16, and the masters stay in fp32. False: the weights are the
+            masters.
+        gradients: the type of vectors of gradients beside rounded weights: fp32 or bf16.
     """
 
     def __init__(
@@ -31,14 +32,15 @@ class TorchEngine(Engine):
         tracker: CostTracker,
         micro_batch_size: int | None = None,
         *,
-        weights: torch.dtype | None = None,
+        rounded: bool = False,
+        gradients: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(micro_batch_size, tracker)
         self.model = model
-        if weights is None:
-            self.space = ReplicatedSpace(model, accumulates_in_place=True)
+        if rounded:
+            self.space = MixedPrecisionSpace(model, gradients=gradients)
         else:
-            self.space = MixedPrecisionSpace(model, weights)
+            self.space = ReplicatedSpace(model, accumulates_in_place=True)
         self.device = next(model.parameters()).device
 
     def _forward(self) -> Callable[..., Any]:

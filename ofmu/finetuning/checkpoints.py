@@ -107,6 +107,10 @@ class ParameterSpace(VectorSpace):
         """Return the parameters, flattened. These are the live tensors, no copies."""
         return [value.detach().view(-1) for _, value in self._named]
 
+    def _master(self, index: int) -> Tensor:
+        # A list of all parameters for each of them would take the time of their number squared.
+        return self._named[index][1].detach().view(-1)
+
     def sync_model(self) -> None:
         """Do nothing, since the masters are the parameters."""
 

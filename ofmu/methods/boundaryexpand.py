@@ -102,7 +102,7 @@ class BoundaryExpand(SingleLoopMethod[ImageRow]):
         heads = [module for module in self.engine.model.modules() if isinstance(module, nn.Linear)]
         if not heads:
             raise ModelError("boundaryexpand needs a classifier that ends in a linear layer: choose another method")
-        shadow = Shadow(heads[-1].in_features, context.seed, self.engine.space.masters()[0])
+        shadow = Shadow(heads[-1].in_features, context.seed, self.engine.space.read_parameters(0, slice(0, 1)))
         self._shadow_space = ReplicatedSpace(shadow)
         self._shadow_optimizer = ShardOptimizer(
             self._shadow_space, config.update, config.lr, weight_decay=config.weight_decay

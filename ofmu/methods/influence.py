@@ -75,7 +75,8 @@ class Influence(Method[RowT]):
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return g_f, g_r and v; the gradients of the Fisher rows; and F⁻¹v."""
-        return HeldVectors(in_pass=3 + config.fisher_rows, between=4 + config.fisher_rows)
+        rows = config.fisher_rows
+        return HeldVectors(in_pass=3 + rows, between=4 + rows, exact_in_pass=3, exact_between=4)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
@@ -106,7 +107,7 @@ class Influence(Method[RowT]):
         with engine.cost_tracker.phase("outer"):
             record, direction = self._direction()
             space = engine.space
-            space.add(space.masters(), direction, self._config.strength)
+            space.add_to_parameters(direction, self._config.strength)
             space.sync_model()
         self._steps = 1
         yield record

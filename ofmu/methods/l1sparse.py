@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -11,7 +10,7 @@ from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
 from ofmu.methods.finetune import Finetune, RetainOnlyConfig
 from ofmu.methods.single_loop import Direction
-from ofmu.vectors.held import HeldVectors
+from ofmu.vectors.base import add_scaled_
 
 RowT = TypeVar("RowT")
 
@@ -35,17 +34,13 @@ class L1Sparse(Finetune[RowT]):
     space: ClassVar[dict[str, Any]] = Finetune.space | {"sparsity_weight": {"low": 1e-5, "high": 1e-2, "log": True}}
     config: L1SparseConfig
 
-    @classmethod
-    def held_vectors(cls, config: Any) -> HeldVectors:
-        """Return the vectors of one loop; sign θ stands beside the direction."""
-        held = super().held_vectors(config)
-        return replace(held, between=max(held.between, 2))
-
     def direction(self) -> Direction:
         """Return α∇L_r + w(1 − t/T) sign θ."""
         direction = super().direction()
         weight = self.config.sparsity_weight * (1 - self.steps_taken / self.config.steps)
+        space = self.engine.space
         with torch.no_grad():
-            for target, master in zip(direction.vector, self.engine.space.masters(), strict=True):
-                target.add_(master.sign(), alpha=weight)
+            for index, piece in space.parameter_pieces():
+                sign = space.read_parameters(index, piece).sign()
+                add_scaled_(direction.vector[index][piece], sign, weight)
         return direction

@@ -113,7 +113,7 @@ class PDU(SingleLoopMethod[Example]):
 
     def direction(self) -> Direction:
         """Return γ∇L_f + α∇L_r. Both losses are computed, even at weight 0."""
-        total = self.engine.space.zeros()
+        total = self.engine.space.gradient_zeros()
         gamma, alpha = self.weights()
         rows = self._forget_sampler.draw()
         forget_loss = self.add_gradient(self.forget_loss(rows), rows, total, gamma)

@@ -113,7 +113,8 @@ class RMU(SingleLoopMethod[Example]):
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return the vectors of one loop, and θ_0."""
         held = super().held_vectors(config)
-        return replace(held.with_kept(KEPT_VECTORS), between=max(held.between, 1 + VECTORS_IN_OUTPUTS))
+        between = max(held.between, 1 + VECTORS_IN_OUTPUTS)
+        return replace(held.with_kept(KEPT_VECTORS), between=between, exact_between=VECTORS_IN_OUTPUTS)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:

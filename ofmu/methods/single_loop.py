@@ -226,7 +226,7 @@ class SingleLoopMethod(Method[RowT]):
         """
         if self.config.keeps_parts:
             return self._direction_of_parts()
-        total = self.engine.space.zeros()
+        total = self.engine.space.gradient_zeros()
         gamma, alpha = self._weights_now()
         rows = self._forget_sampler.draw()
         forget_loss = self.add_gradient(self.forget_loss(rows) if gamma else None, rows, total, gamma)
@@ -236,7 +236,7 @@ class SingleLoopMethod(Method[RowT]):
 
     def _direction_of_parts(self) -> Direction:
         space, (gamma, alpha) = self.engine.space, self._weights_now()
-        forget, retain = space.zeros(), space.zeros()
+        forget, retain = space.gradient_zeros(), space.gradient_zeros()
         rows = self._forget_sampler.draw()
         forget_loss = self.add_gradient(self.forget_loss(rows) if gamma else None, rows, forget, gamma)
         rows = self._retain_sampler.draw()

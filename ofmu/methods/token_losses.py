@@ -186,7 +186,8 @@ class TokenLossMethod(SingleLoopMethod[Example]):
         if not cls.keeps_target_logits(config):
             return held
         # The target runs while the direction of the step is alive.
-        return replace(held.with_kept(KEPT_VECTORS), between=max(held.between, 1 + VECTORS_IN_OUTPUTS))
+        between = max(held.between, 1 + VECTORS_IN_OUTPUTS)
+        return replace(held.with_kept(KEPT_VECTORS), between=between, exact_between=VECTORS_IN_OUTPUTS)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:

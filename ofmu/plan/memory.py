@@ -253,27 +253,30 @@ def _round(
         *_dequantized(config, sizes),
     )
 
+    in_pass = vectors.bytes_in_pass(engine.vector, engine.gradient_vector)
+    between = vectors.bytes_between(engine.vector, engine.gradient_vector)
+
     def moment(held: float, *parts: Component) -> tuple[Component, ...]:
         # Offloaded vectors are in host memory at any moment, so their largest number counts.
-        number = max(vectors.in_pass, vectors.between) if offloaded else held
-        return (*common, Component("the method's vectors", number * engine.vector, offloaded), *parts)
+        size = max(in_pass, between) if offloaded else held
+        return (*common, Component("the method's vectors", size, offloaded), *parts)
 
     whole = Component("what exact products hold whole", gathered)
     moments = (
         moment(
-            vectors.in_pass,
+            in_pass,
             Component("gradients", engine.in_backward if several else 0.0),
             Component("activations and logits", peaks.start),
             whole,
         ),
         moment(
-            vectors.in_pass,
+            in_pass,
             Component("gradients", engine.in_backward),
             Component("activations and logits", peaks.end - counted),
             whole,
         ),
-        moment(vectors.in_pass, Component("gradients", engine.in_reduction), whole),
-        moment(vectors.between, Component("gradients", engine.gradients, offloaded)),
+        moment(in_pass, Component("gradients", engine.in_reduction), whole),
+        moment(between, Component("gradients", engine.gradients, offloaded)),
     )
     on_device = [sum(part.size for part in parts if not part.on_host) for parts in moments]
     return Phase("round", moments[on_device.index(max(on_device))])

@@ -118,12 +118,13 @@ def make_plan(
         keeps_round: whether the run may keep the weights of an earlier round, as ``search.checkpoint_selection`` asks.
 
     Raises:
-        ConfigError: the data are images.
+        ConfigError: the data are images, or a setting of the engine is for one process only.
         DataError: the rows cannot be loaded.
         ModelError: the model's config cannot be read.
     """
     if config.data.kind != "language":
         raise ConfigError("A plan is for language models, and these data are images: leave the plan out")
+    config.engine.check_ranks(ranks)
     model, directory = _model_config(config)
     sizes = exact_sizes(model)
     # No row need be encoded for a model that is larger than any machine.
@@ -186,6 +187,10 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         for stage in range(max(engine.stage + 1, 2), 4) if ranks > 1 else ():
             yield (f"engine.zero_stage={stage}",)
             yield (*steps, f"engine.zero_stage={stage}")
+    if engine.precision == "bf16" and engine.gradient_precision == "fp32" and engine.backend_on(ranks) == "torch":
+        yield ("engine.gradient_precision=bf16",)
+        steps.append("engine.gradient_precision=bf16")
+        yield tuple(steps)
     if on_gpu and engine.offload != "cpu":
         yield ("engine.offload=cpu",)
         steps.append("engine.offload=cpu")

@@ -152,7 +152,7 @@ def _execute(spec: RunSpec, engine: Engine) -> RunOutcome:
         parameters=_parameters(engine),
         start_buffers=start_buffers,
         buffers=_copied(dict(engine.model.named_buffers())),
-        parameter_norm=engine.space.norm(engine.space.masters()),
+        parameter_norm=engine.space.parameter_norm(),
     )
 
 
@@ -166,7 +166,7 @@ def _take_rounds(method: Method[Any], stop_after: int | None) -> list[dict[str, 
 
 
 def _parameters(engine: Engine) -> dict[str, Tensor]:
-    return _copied(engine.space.gather(engine.space.masters()))
+    return _copied(dict(engine.space.gather_parameters()))
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Vectors in parameter space, stored where the parameters are: in full, or one shard per rank.
 
-A vector is a list of flat tensors that matches :meth:`VectorSpace.masters` in number, length, dtype and device.
-The padding of a layout is zero in every vector, so padding changes no inner product.
+A vector is a list of flat tensors that matches :meth:`VectorSpace.layout` in number, length, dtype and device. A vector
+of gradients may have a shorter dtype: see :meth:`VectorSpace.gradient_zeros`. The padding of a layout is zero in every
+vector, so padding changes no inner product.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -53,6 +54,20 @@ class Segment:
     """Index of the first element in the flat tensor."""
 
 
+@dataclass(frozen=True, slots=True)
+class FlatTensor:
+    """A flat tensor of a vector, without its values."""
+
+    length: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def like(cls, tensor: Tensor) -> Self:
+        """Return the description of a flat tensor."""
+        return cls(tensor.numel(), tensor.dtype, tensor.device)
+
+
 class VectorSpace(ABC):
     """Linear algebra on gradients and parameters, without gathering them.
 
@@ -67,11 +82,16 @@ class VectorSpace(ABC):
 
     @abstractmethod
     def masters(self) -> Vector:
-        """Return the flat tensors of the parameters (the fp32 masters). These are the live tensors, no copies."""
+        """Return the flat tensors of the parameters (the fp32 masters), to read them.
+
+        These are the live tensors where the space stores the masters as such. A space that stores them in another form
+        returns a copy, which takes the memory of a vector. So code that works on any space reads and writes pieces, by
+        :meth:`read_parameters` and :meth:`write_parameters`.
+        """
 
     @abstractmethod
     def sync_model(self) -> None:
-        """Copy :meth:`masters` to the weights that the model's forward pass uses."""
+        """Let the weights that the model's forward pass uses be those of the parameters."""
 
     @abstractmethod
     def clear_gradient(self) -> None:
@@ -115,9 +135,54 @@ class VectorSpace(ABC):
         """Return the whole vector on every rank, by parameter name. The memory of every rank must fit it."""
         return dict(self.gather_each(vector))
 
+    def gather_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the whole parameters on every rank, one after the other, as :meth:`gather_each` does; collective."""
+        return self.gather_each(self.masters())
+
+    def layout(self) -> list[FlatTensor]:
+        """Return what the flat tensors of a vector are like."""
+        return [FlatTensor.like(master) for master in self.masters()]
+
+    def parameter_pieces(self, parts: int = 1) -> Iterator[tuple[int, slice]]:
+        """Yield each index of a flat tensor with the slices that :func:`pieces` returns for it."""
+        for index, flat in enumerate(self.layout()):
+            for piece in pieces(flat, parts):
+                yield index, piece
+
+    def read_parameters(self, index: int, piece: slice) -> Tensor:
+        """Return a piece of the flat tensor ``index`` of the parameters, in fp32.
+
+        The piece may be changed in place. :meth:`write_parameters` then stores it; without it, the piece must not be
+        changed, since it may be the live tensor.
+        """
+        return self._master(index)[piece]
+
+    def write_parameters(self, index: int, piece: slice, values: Tensor) -> None:
+        """Store a piece of the flat tensor ``index`` of the parameters. :meth:`sync_model` must follow."""
+        target = self._master(index)[piece]
+        # What was read and changed in place is stored already.
+        if target.data_ptr() != values.data_ptr():
+            target.copy_(values)
+
+    def _master(self, index: int) -> Tensor:
+        """Return a live flat tensor, of a space that stores the masters as such."""
+        return self.masters()[index].detach()
+
+    def add_to_parameters(self, vector: Vector, scale: float) -> None:
+        """Add ``scale · vector`` to the parameters. :meth:`sync_model` must follow."""
+        self.add(self.masters(), vector, scale)
+
+    def parameter_norm(self) -> float:
+        """Return the global Euclidean norm of the parameters."""
+        return self.norm(self.masters())
+
     def zeros(self) -> Vector:
-        """Return a new zero vector."""
-        return [torch.zeros_like(master) for master in self.masters()]
+        """Return a new zero vector in the type of the parameters."""
+        return [torch.zeros(flat.length, dtype=flat.dtype, device=flat.device) for flat in self.layout()]
+
+    def gradient_zeros(self) -> Vector:
+        """Return a new zero vector for a gradient. A space may store gradients in a shorter type than parameters."""
+        return self.zeros()
 
     def snapshot(self) -> Vector:
         """Return a copy of the parameters, for :meth:`restore`."""
@@ -126,8 +191,8 @@ class VectorSpace(ABC):
     @torch.no_grad()
     def restore(self, snapshot: Vector) -> None:
         """Set the parameters to ``snapshot``, bit for bit."""
-        for master, saved in zip(self.masters(), snapshot, strict=True):
-            master.copy_(saved)
+        for index, piece in self.parameter_pieces():
+            self.write_parameters(index, piece, snapshot[index][piece])
         self.sync_model()
 
     @torch.no_grad()
@@ -135,20 +200,18 @@ class VectorSpace(ABC):
         """Round the parameters to the values of a type. The type of the masters stays."""
         if dtype == torch.float32:
             return
-        for master in self.masters():
-            for piece in pieces(master):
-                master[piece].copy_(master[piece].to(dtype))
+        for index, piece in self.parameter_pieces():
+            self.write_parameters(index, piece, self.read_parameters(index, piece).to(dtype))
         self.sync_model()
 
     @torch.no_grad()
     def displace(self, origin: Vector, *displacements: Displacement) -> None:
         """Set the parameters to ``origin`` plus the displacements, which are added one after the other."""
-        for index, (master, base) in enumerate(zip(self.masters(), origin, strict=True)):
-            for piece in pieces(master):
-                value = base[piece]
-                for displacement in displacements:
-                    value = torch.add(value, _sum(displacement.terms, index, piece), alpha=displacement.scale)
-                master.detach()[piece].copy_(value)
+        for index, piece in self.parameter_pieces():
+            value = origin[index][piece]
+            for displacement in displacements:
+                value = torch.add(value, _sum(displacement.terms, index, piece), alpha=displacement.scale)
+            self.write_parameters(index, piece, value)
         self.sync_model()
 
     @contextmanager
@@ -187,17 +250,42 @@ class VectorSpace(ABC):
 
     @torch.no_grad()
     def combine(self, *terms: Term) -> Vector:
-        """Return Σ coefficient · vector as a new vector."""
+        """Return Σ coefficient · vector as a new vector, in the type of the first vector."""
         (first, vector), *rest = terms
+        if any(is_short(tensor) for tensor in vector):
+            # A sum that is formed in bf16 would be rounded after each term.
+            result = [torch.empty_like(tensor) for tensor in vector]
+            for index, tensor in enumerate(result):
+                for piece in pieces(tensor):
+                    tensor[piece].copy_(_sum(terms, index, piece))
+            return result
         result = [torch.mul(tensor, first) for tensor in vector]
         for coefficient, other in rest:
             self.add(result, other, coefficient)
         return result
 
     @torch.no_grad()
+    def transform(self, vectors: Sequence[Vector], rows: Sequence[Sequence[float]]) -> None:
+        """Replace each vector by a sum of the present ones, in place.
+
+        Args:
+            vectors: the vectors, which share no memory.
+            rows: for each vector, at least two coefficients, of the first vectors in their order.
+        """
+        for index, tensor in enumerate(vectors[0]):
+            for piece in pieces(tensor, 4):
+                sums = [_sum(list(zip(row, vectors, strict=False)), index, piece) for row in rows]
+                for vector, values in zip(vectors, sums, strict=True):
+                    vector[index][piece] = values
+
+    @torch.no_grad()
     def add(self, into: Vector, vector: Vector, scale: float) -> None:
         """Add ``scale · vector`` to ``into`` in place."""
-        torch._foreach_add_(into, vector, alpha=scale)
+        if any(is_short(tensor) for tensor in (*into, *vector)):
+            for target, values in zip(into, vector, strict=True):
+                add_scaled_(target, values, scale)
+        else:
+            torch._foreach_add_(into, vector, alpha=scale)
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Return the sum over ranks of a small float64 CPU tensor. One process returns the tensor unchanged."""
@@ -214,25 +302,48 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return exchanged.to(values.device)
 
 
-def pieces(tensor: Tensor, parts: int = 1) -> Iterator[slice]:
+def pieces(tensor: Tensor | FlatTensor, parts: int = 1) -> Iterator[slice]:
     """Return slices that cover a flat tensor, of about a million elements each, and on a GPU of 16 million.
 
     Args:
-        tensor: the tensor.
+        tensor: the tensor, or what it is like.
         parts: 1, 2, 4 or 8: slices of half, a quarter or an eighth of this length, where a piece needs many temporary
             tensors.
     """
-    length = (_PIECE_ON_GPU if tensor.is_cuda else _PIECE) // parts
-    for start in range(0, tensor.numel(), length):
-        yield slice(start, min(start + length, tensor.numel()))
+    total = tensor.numel() if isinstance(tensor, Tensor) else tensor.length
+    length = (_PIECE_ON_GPU if tensor.device.type == "cuda" else _PIECE) // parts
+    for start in range(0, total, length):
+        yield slice(start, min(start + length, total))
+
+
+def is_short(tensor: Tensor) -> bool:
+    """Return whether sums of a vector must not be formed in the type that stores it."""
+    return tensor.dtype == torch.bfloat16
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return the tensor in a type in which sums may be formed: bf16 as fp32, any other type as it is."""
+    return tensor.float() if is_short(tensor) else tensor
+
+
+def add_scaled_(target: Tensor, values: Tensor, scale: float) -> None:
+    """Add ``scale`` · ``values`` to a contiguous tensor. The sum is formed in fp32 or better, and rounded once."""
+    if not (is_short(target) or is_short(values)):
+        target.add_(values, alpha=scale)
+        return
+    # In bf16, PyTorch also rounds the scale. Where the types differ, it converts a whole tensor first.
+    flat, added = target.view(-1), values.reshape(-1)
+    for piece in pieces(flat):
+        flat[piece].copy_(torch.add(widened(flat[piece]), widened(added[piece]), alpha=scale))
 
 
 def _sum(terms: Sequence[Term], index: int, piece: slice) -> Tensor:
-    """Return a piece of the flat tensor ``index`` of Σ coefficient · vector. A single vector is not copied."""
+    """Return a piece of the flat tensor ``index`` of Σ coefficient · vector. A single fp32 vector is not copied."""
     (first, vector), *rest = terms
+    part = widened(vector[index][piece])
     if first == 1 and not rest:
-        return vector[index][piece]
-    result = torch.mul(vector[index][piece], first)
+        return part
+    result = torch.mul(part, first)
     for coefficient, other in rest:
         result.add_(other[index][piece], alpha=coefficient)
     return result
@@ -244,10 +355,10 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
     The pieces keep ``vecdot`` from forming all products at once.
     """
     whole = left.numel() // _CHUNK * _CHUNK
-    total: Tensor = torch.linalg.vecdot(left[whole:], right[whole:]).to(torch.float64)
+    total: Tensor = torch.linalg.vecdot(widened(left[whole:]), widened(right[whole:])).to(torch.float64)
     if whole:
         partial = [
-            torch.linalg.vecdot(left[piece].view(-1, _CHUNK), right[piece].view(-1, _CHUNK))
+            torch.linalg.vecdot(widened(left[piece]).view(-1, _CHUNK), widened(right[piece]).view(-1, _CHUNK))
             for piece in pieces(left[:whole])
         ]
         total = total + torch.cat(partial).sum(dtype=torch.float64)

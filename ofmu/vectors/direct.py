@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from ofmu.vectors.base import add_scaled_
+
 PART = 2**20
 """Elements of a gradient that are formed at a time. A weight with fewer elements takes the ordinary way."""
 
@@ -32,7 +34,7 @@ class GradientSink:
 
     def add(self, rows: slice, gradient: Tensor) -> None:
         """Add the gradient of some rows of the weight."""
-        self.target[rows].add_(gradient, alpha=self.scale)
+        add_scaled_(self.target[rows], gradient, self.scale)
 
     def parts(self, start: int = 0, stop: int | None = None) -> Iterator[slice]:
         """Yield slices that cover the rows from ``start`` to ``stop``: of at most :data:`PART` elements, or one row."""

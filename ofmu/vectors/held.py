@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, kw_only=True)
 class HeldVectors:
-    """Numbers of vectors at once, besides the parameters. One vector has as many fp32 values as a rank has masters.
+    """Numbers of vectors at once, besides the parameters. One vector has as many values as a rank has masters.
 
     Each method declares these numbers beside the code that allocates the vectors. A test counts the real ones.
     """
@@ -18,10 +18,22 @@ class HeldVectors:
     """Besides ``kept``, at most while a backward pass runs, the vector to which its gradient is added included."""
     between: float = 0
     """Besides ``kept``, at most while no backward pass runs."""
+    exact_in_pass: float = 0
+    """Of ``in_pass``, those that are in fp32 whatever ``engine.gradient_precision`` is, as ``kept`` always are."""
+    exact_between: float = 0
+    """Of ``between``, those that are in fp32, such as copies of the parameters."""
 
     def with_kept(self, more: float) -> HeldVectors:
         """Return the numbers of a run that keeps ``more`` vectors."""
         return replace(self, kept=self.kept + more)
+
+    def bytes_in_pass(self, vector: float, gradient: float) -> float:
+        """Return the bytes of ``in_pass``, where these are the bytes of a vector in fp32 and of one of gradients."""
+        return self.exact_in_pass * vector + (self.in_pass - self.exact_in_pass) * gradient
+
+    def bytes_between(self, vector: float, gradient: float) -> float:
+        """Return the bytes of ``between``."""
+        return self.exact_between * vector + (self.between - self.exact_between) * gradient
 
 
 @dataclass(frozen=True, kw_only=True)

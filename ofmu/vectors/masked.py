@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ofmu.vectors.base import Segment, Vector, VectorSpace
+from ofmu.vectors.base import FlatTensor, Segment, Vector, VectorSpace
 
 
 class MaskedSpace(VectorSpace):
@@ -28,14 +28,47 @@ class MaskedSpace(VectorSpace):
         self._inner, self._mask, self._frozen = inner, mask, inner.snapshot()
 
     def masters(self) -> Vector:
-        """Return the flat tensors of all weights, inside and outside the mask."""
+        """Return the flat tensors of all weights, inside and outside the mask, as the inner space does."""
         return self._inner.masters()
+
+    def layout(self) -> list[FlatTensor]:
+        """Return what the flat tensors of a vector are like."""
+        return self._inner.layout()
+
+    def read_parameters(self, index: int, piece: slice) -> Tensor:
+        """Return a piece of all weights."""
+        return self._inner.read_parameters(index, piece)
+
+    def write_parameters(self, index: int, piece: slice, values: Tensor) -> None:
+        """Store a piece of all weights. :meth:`sync_model` restores those outside the mask."""
+        self._inner.write_parameters(index, piece, values)
+
+    def add_to_parameters(self, vector: Vector, scale: float) -> None:
+        """Add ``scale · vector`` to all weights. :meth:`sync_model` restores those outside the mask."""
+        self._inner.add_to_parameters(vector, scale)
+
+    def parameter_norm(self) -> float:
+        """Return the global norm of all weights."""
+        return self._inner.parameter_norm()
+
+    def gather_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights on every rank, one parameter after the other."""
+        return self._inner.gather_parameters()
+
+    def gradient_zeros(self) -> Vector:
+        """Return a new zero vector for a gradient."""
+        return self._inner.gradient_zeros()
+
+    def snapshot(self) -> Vector:
+        """Return a copy of all weights."""
+        return self._inner.snapshot()
 
     @torch.no_grad()
     def sync_model(self) -> None:
-        """Restore the weights outside the mask, then copy :meth:`masters` to the model."""
-        for master, mask, frozen in zip(self.masters(), self._mask, self._frozen, strict=True):
-            master.copy_(torch.where(mask, master, frozen))
+        """Restore the weights outside the mask, then let the model use the weights."""
+        for index, piece in self.parameter_pieces():
+            present, frozen = self.read_parameters(index, piece), self._frozen[index][piece]
+            self.write_parameters(index, piece, torch.where(self._mask[index][piece], present, frozen))
         self._inner.sync_model()
 
     def clear_gradient(self) -> None:
@@ -45,7 +78,7 @@ class MaskedSpace(VectorSpace):
     @torch.no_grad()
     def add_gradient(self, into: Vector, scale: float) -> None:
         """Add ``scale`` times the part of the gradient inside the mask to ``into``."""
-        gradient = self._inner.zeros()
+        gradient = self._inner.gradient_zeros()
         self._inner.add_gradient(gradient, scale)
         for target, part, mask in zip(into, gradient, self._mask, strict=True):
             target.add_(part.mul_(mask))

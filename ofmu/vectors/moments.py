@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ofmu.vectors.base import Vector, pieces
+from ofmu.vectors.base import FlatTensor, Vector, pieces
 
 BLOCK = 256
 """Values that share a scale in 8 bits. Pieces of a vector begin at multiples of this number."""
@@ -62,16 +63,16 @@ class QuantizedMoment:
     The first values are zeros.
 
     Args:
-        like: a vector with the lengths, devices and type of the moment.
+        like: the lengths, devices and type of the moment's flat tensors.
         signed: whether values may be negative.
     """
 
-    def __init__(self, like: Vector, *, signed: bool) -> None:
+    def __init__(self, like: Sequence[FlatTensor], *, signed: bool) -> None:
         self._dtype = like[0].dtype
         levels = {part.device: _Levels(dynamic_levels(signed=signed), part.device) for part in like}
         self._levels = [levels[part.device] for part in like]
-        self._bytes = [torch.zeros(part.numel(), dtype=torch.uint8, device=part.device) for part in like]
-        self._scales = [torch.zeros(math.ceil(part.numel() / BLOCK), device=part.device) for part in like]
+        self._bytes = [torch.zeros(part.length, dtype=torch.uint8, device=part.device) for part in like]
+        self._scales = [torch.zeros(math.ceil(part.length / BLOCK), device=part.device) for part in like]
 
     def read(self, index: int, piece: slice) -> Tensor:
         """Return a copy of the piece."""

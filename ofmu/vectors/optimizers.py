@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch.optim.adamw import adamw
 
-from ofmu.vectors.base import Vector, VectorSpace, pieces
+from ofmu.vectors.base import Vector, VectorSpace, pieces, widened
 from ofmu.vectors.moments import BYTES_PER_VALUE, ExactMoment, Moment, QuantizedMoment
 
 UpdateRule = Literal["sgd", "normalized", "adamw", "adamw_8bit"]
@@ -94,7 +94,7 @@ class ShardOptimizer:
             if self._rule == "normalized":
                 norm = self._space.norm(vector) if norm is None else norm
                 scale = self.lr / norm if norm > 0 else 0.0
-            self._space.add(self._space.masters(), vector, scale if self._ascend else -scale)
+            self._space.add_to_parameters(vector, scale if self._ascend else -scale)
         self._space.sync_model()
 
     def _adamw_step(self, vector: Vector, factor: float) -> None:
@@ -102,28 +102,28 @@ class ShardOptimizer:
         if not self._moments:
             self._moments = {name: self._moment(name) for name in _MOMENTS}
         parts = _PARTS_IN_8_BITS if self._rule == "adamw_8bit" else 1
-        for index, master in enumerate(self._space.masters()):
-            for piece in pieces(master, parts):
-                direction = vector[index][piece]
-                average, square = (self._moments[name].read(index, piece) for name in _MOMENTS)
-                adamw(
-                    [master[piece]],
-                    [direction if factor == 1 else direction * factor],
-                    [average],
-                    [square],
-                    [],
-                    [torch.tensor(float(self.steps))],
-                    foreach=False,
-                    amsgrad=False,
-                    beta1=_BETAS[0],
-                    beta2=_BETAS[1],
-                    lr=self.lr,
-                    weight_decay=self._weight_decay,
-                    eps=_EPSILON,
-                    maximize=self._ascend,
-                )
-                for name, values in zip(_MOMENTS, (average, square), strict=True):
-                    self._moments[name].write(index, piece, values)
+        for index, piece in self._space.parameter_pieces(parts):
+            values, direction = self._space.read_parameters(index, piece), widened(vector[index][piece])
+            average, square = (self._moments[name].read(index, piece) for name in _MOMENTS)
+            adamw(
+                [values],
+                [direction if factor == 1 else direction * factor],
+                [average],
+                [square],
+                [],
+                [torch.tensor(float(self.steps))],
+                foreach=False,
+                amsgrad=False,
+                beta1=_BETAS[0],
+                beta2=_BETAS[1],
+                lr=self.lr,
+                weight_decay=self._weight_decay,
+                eps=_EPSILON,
+                maximize=self._ascend,
+            )
+            self._space.write_parameters(index, piece, values)
+            for name, changed in zip(_MOMENTS, (average, square), strict=True):
+                self._moments[name].write(index, piece, changed)
         self.steps += 1
 
     def vectors(self) -> dict[str, Vector]:
@@ -140,7 +140,7 @@ class ShardOptimizer:
         """Return the moment of a checkpoint, or zeros."""
         if self._rule == "adamw":
             return ExactMoment(self._space.zeros() if stored is None else stored)
-        moment = QuantizedMoment(self._space.masters(), signed=_MOMENTS[name])
+        moment = QuantizedMoment(self._space.layout(), signed=_MOMENTS[name])
         if stored is not None:
             moment.fill(stored)
         return moment

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ofmu.vectors.base import Segment, Vector, VectorSpace, flat_length
+from ofmu.vectors.base import Segment, Vector, VectorSpace, add_scaled_, flat_length
 from ofmu.vectors.direct import GradientSink, direct_gradients, takes_sink
 
 
@@ -36,6 +36,10 @@ class ReplicatedSpace(VectorSpace):
         parameters = [parameter for _, parameter in self._named]
         if len({p.dtype for p in parameters}) != 1:
             raise ValueError("the module needs trainable parameters of one dtype")
+        self._store(parameters)
+
+    def _store(self, parameters: list[nn.Parameter]) -> None:
+        """Move the parameters to where the space stores them."""
         self._flat = torch.empty(flat_length(parameters), dtype=parameters[0].dtype, device=parameters[0].device)
         for parameter, view in zip(parameters, self._views(self._flat), strict=True):
             view.copy_(parameter.data)
@@ -47,7 +51,7 @@ class ReplicatedSpace(VectorSpace):
         return [piece.view(p.shape) for piece, (_, p) in zip(pieces, self._named, strict=True)]
 
     def masters(self) -> Vector:
-        """Return the flat tensor. The parameters are views of it, unless a subclass rounds them."""
+        """Return the flat tensor, of which the parameters are views."""
         return [self._flat]
 
     def sync_model(self) -> None:
@@ -67,7 +71,7 @@ class ReplicatedSpace(VectorSpace):
                 views.append(view)
                 gradients.append(parameter.grad)
         if views:
-            torch._foreach_add_(views, gradients, alpha=scale)
+            self.add(views, gradients, scale)
 
     @contextmanager
     def accumulating_in(self, target: Vector, scale: float, *, first_order: bool = True) -> Iterator[None]:
@@ -79,7 +83,7 @@ class ReplicatedSpace(VectorSpace):
         def adding_to(view: Tensor) -> Callable[[Tensor], None]:
             def add(parameter: Tensor) -> None:
                 if parameter.grad is not None:
-                    view.add_(parameter.grad, alpha=scale)
+                    add_scaled_(view, parameter.grad, scale)
                     parameter.grad = None
 
             return add

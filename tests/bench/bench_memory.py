@@ -33,16 +33,28 @@ OPEN = {**OFMU_ROUND, "similarity_threshold": -1.0, "forget_margin": 20.0}
 SIMNPO = {"name": "simnpo", "steps": 2, "round_steps": 1, "lr": 1e-6, "batch_size": 4}
 FP32: dict[str, object] = {}
 BF16: dict[str, object] = {"precision": "bf16"}
+SHORT: dict[str, object] = {**BF16, "gradient_precision": "bf16"}
 SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     # name: (method, engine, adapters)
     "ofmu": (OPEN, FP32, ""),
     "ofmu exact": ({**OPEN, "derivative": "exact"}, FP32, ""),
     "ofmu exact bf16": ({**OPEN, "derivative": "exact"}, BF16, ""),
+    "ofmu exact bf16, bf16 gradients": ({**OPEN, "derivative": "exact"}, SHORT, ""),
+    "ofmu exact bf16, 8-bit moments, bf16 gradients": (
+        {**OPEN, "derivative": "exact", "outer_update": "adamw_8bit"}, SHORT, "",
+    ),
     "ofmu projection": ({**OPEN, "decorrelation": "projection"}, FP32, ""),
     "ofmu projection, no penalty, bf16": (
         {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, BF16, "",
     ),
+    "ofmu projection, no penalty, bf16, bf16 gradients": (
+        {**OPEN, "decorrelation": "projection", "penalty_weight": 0.0}, SHORT, "",
+    ),
     "ofmu none, no penalty": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, FP32, ""),
+    "ofmu none, no penalty, bf16": ({**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, BF16, ""),
+    "ofmu none, no penalty, bf16, bf16 gradients": (
+        {**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, SHORT, "",
+    ),
     "ofmu none, no penalty, 8-bit moments": (
         {**OPEN, "decorrelation": "none", "penalty_weight": 0.0, "outer_update": "adamw_8bit"}, FP32, "",
     ),
@@ -55,6 +67,8 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "rmu": ({**SIMNPO, "name": "rmu"}, FP32, ""),
     "simnpo bf16": (SIMNPO, BF16, ""),
     "simnpo bf16, 8-bit moments": ({**SIMNPO, "update": "adamw_8bit"}, BF16, ""),
+    "simnpo bf16, bf16 gradients": (SIMNPO, SHORT, ""),
+    "simnpo bf16, 8-bit moments, bf16 gradients": ({**SIMNPO, "update": "adamw_8bit"}, SHORT, ""),
     "simnpo lora bf16": (SIMNPO, BF16, "lora"),
     "simnpo lora bf16, checkpointing": (SIMNPO, {**BF16, "gradient_checkpointing": True}, "lora"),
     "ofmu none, no penalty, lora bf16": (

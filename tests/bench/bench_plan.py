@@ -35,6 +35,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "central": {"method": {"similarity_threshold": -1.0}},
     "projection": {"method": {"decorrelation": "projection", "similarity_threshold": -1.0}},
     "simnpo": {"method": {"name": "simnpo", "steps": 4, "round_steps": 2}},
+    "simnpo bf16": {
+        "method": {"name": "simnpo", "steps": 4, "round_steps": 2},
+        "engine": {"precision": "bf16", "gradient_precision": "bf16"},
+    },
     "lora": {"method": {"similarity_threshold": -1.0}, "model": {"adapter": {"kind": "lora"}}},
     "robustness": {
         "method": {"name": "simnpo", "steps": 4, "round_steps": 2},
@@ -62,7 +66,7 @@ def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, A
         "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-6},
         "evaluation": {"batch_size": 4, "max_new_tokens": 16, **SETTINGS[setting].get("evaluation", {})},
         "method": method,
-        "engine": {"zero_stage": stage, "device": "cpu", "threads": 1},
+        "engine": {"zero_stage": stage, "device": "cpu", "threads": 1, **SETTINGS[setting].get("engine", {})},
     }
 
 
@@ -154,7 +158,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     peaks["evaluation"] = reset_peak_memory()
     del kept[1:]
     reset_peak_memory()
-    gathered = engine.space.gather_each(engine.space.masters())
+    gathered = engine.space.gather_parameters()
     if engine.rank == 0:
         task.save(engine.model, folder, WeightStream(engine.space.shapes(), task.saved_dtype, gathered))
     deque(gathered, maxlen=0)

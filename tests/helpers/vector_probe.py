@@ -81,7 +81,7 @@ def products(engine: Engine, single: Engine, along: Vector, expected_along: Vect
 
     def third(of: Engine, direction: Vector) -> Vector:
         into = of.space.zeros()
-        of.hvp_derivative(loss, rows, direction, direction, direction, into=into, scale=0.5)
+        of.hvp_derivative(loss, rows, direction, direction, into=into, scale=0.5)
         return into
 
     def twice(of: Engine, direction: Vector) -> Vector:

@@ -15,6 +15,7 @@ def config(*overrides: str) -> UnlearnConfig:
     return validate(UnlearnConfig, override({}, overrides))
 
 
+EXACT = ["method.derivative=exact"]
 REFUSED = [
     (["method.derivative=reverse_over_forward", "engine.gradient_checkpointing=true"], "use 'exact', or switch"),
     (["engine.precision=bf16"], "needs fp32 weights and compute.*or both derivatives to 'exact'"),
@@ -26,6 +27,12 @@ REFUSED = [
     ),
     (["engine.offload=cpu", "engine.zero_stage=0"], "zero_stage of at least 1"),
     (["engine.offload=cpu", "engine.backend=torch"], "use engine.backend 'deepspeed'"),
+    (["engine.gradient_precision=bf16"], "set engine.precision to 'bf16'"),
+    (
+        ["engine.gradient_precision=bf16", "engine.precision=bf16", "engine.backend=deepspeed", *EXACT],
+        "backend to 'torch'",
+    ),
+    (["engine.gradient_precision=bf16", "engine.precision=bf16", "engine.offload=cpu", *EXACT], "offload to 'none'"),
     (["method.penalty_weight=0.1", "method.penalty_max=0.01"], "penalty_max 0.01 is below method.penalty_weight 0.1"),
     (["method.inner_steps=-1"], "method.inner_steps' has the value -1, but it must be at least 0"),
     (["method.similarity_threshold=1.5"], "method.similarity_threshold' has the value 1.5"),
@@ -50,6 +57,14 @@ def test_without_products_nothing_depends_on_the_derivative() -> None:
     config("method.derivative=exact", "engine.precision=bf16", "engine.zero_stage=3")
     config("method.derivative=reverse_over_forward", "engine.zero_stage=3")
     config("method.derivative=exact", "engine.precision=bf16", "engine.backend=torch", "engine.zero_stage=0")
+
+
+def test_stored_configs_without_the_precision_of_gradients_stay_equal() -> None:
+    assert "gradient_precision" not in config().model_dump(mode="json")["engine"]
+    changed = config("method.derivative=exact", "engine.precision=bf16", "engine.gradient_precision=bf16")
+    stored = changed.model_dump(mode="json")
+    assert stored["engine"]["gradient_precision"] == "bf16"
+    assert validate(UnlearnConfig, stored) == changed
 
 
 IDLE = [

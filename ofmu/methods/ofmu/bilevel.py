@@ -260,12 +260,12 @@ class OFMU(Method[RowT]):
     def _outer_direction(self, phi: PhiGradient[RowT]) -> tuple[Vector, float]:
         """Return g_r + 2ρ_k ∇²Φ·∇Φ, or g_r in a round without penalty, and its norm.
 
-        The direction overwrites g_r in ``phi``, to save a vector.
+        The direction uses up the gradients in ``phi``, to save vectors.
         """
         direction = phi.point.retain_gradient
         if not self._has_penalty():
             return direction, phi.point.similarity.retain_norm
-        self._derivatives.outer_direction(phi, direction, 2 * self._penalty_weight)
+        direction = self._derivatives.outer_direction(phi, direction, 2 * self._penalty_weight)
         return direction, self._finite_norm(direction)
 
     def _finite_norm(self, direction: Vector) -> float:

@@ -91,14 +91,18 @@ class CheckedDerivatives(Generic[RowT]):
         return self._derivatives.retain_gradient(retain_rows)
 
     def outer_direction(self, phi: PhiGradient[RowT], direction: Vector, weight: float) -> Vector:
-        """Add ``weight``·∇²Φ·∇Φ to ``direction``, in place. Return ``direction``.
+        """Return ``direction`` + ``weight``·∇²Φ·∇Φ. The sum may take the place of ``direction``.
+
+        Afterwards nothing may read the gradients of ``phi``'s point. ``direction`` may be one of them, g_r.
 
         Raises:
             DerivativeError: the estimated error of the direction is above :data:`LARGEST_ERROR`.
         """
         space = self._derivatives.space
         if self._config.outer_hvp_mode == "exact":
-            # The product reads g_r to its end, and ``direction`` may be g_r.
+            if not self._derivatives.is_plain_product(phi):
+                return self._derivatives.penalty_product(phi, into=direction, scale=weight, last=True)
+            # A small product would get lost if it were added to a gradient in bf16 micro-batch by micro-batch.
             space.add(direction, self._derivatives.penalty_product(phi), weight)
             return direction
         # A difference of ∇Φ needs ∇Φ alone at the undisplaced point.

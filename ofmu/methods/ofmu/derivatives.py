@@ -133,14 +133,22 @@ class Derivatives(Generic[RowT]):
         """Return whether ∇²Φ·∇Φ is a sum of products H·∇Φ: with a closed hinge, and with ``projection``."""
         return not phi.hinge_open or self._config.decorrelation == "projection"
 
-    def penalty_product(self, phi: PhiGradient[RowT], *, into: Vector | None = None, scale: float = 1.0) -> Vector:
+    def penalty_product(
+        self, phi: PhiGradient[RowT], *, into: Vector | None = None, scale: float = 1.0, last: bool = False
+    ) -> Vector:
         """Return ``scale``·∇(‖∇Φ‖²)/2 = ``scale``·∇²Φ·∇Φ on the minibatches, the hinge state and the β of ``phi``.
 
-        With a closed hinge, ∇²Φ is H_f. With ``projection``, the result is ∇(‖p‖²)/2 = (H_f − c·H_r)·p. If ``into`` is
-        given, the product is added to ``into``, and ``into`` is returned.
+        With a closed hinge, ∇²Φ is H_f. With ``projection``, the result is ∇(‖p‖²)/2 = (H_f − c·H_r)·p.
+
+        Args:
+            phi: ∇Φ at the point.
+            into: the vector to which the product is added, and which is returned. None: a new vector.
+            scale: the factor.
+            last: True: nothing reads the gradients of ``phi``'s point afterwards. An exact product with an open hinge
+                then takes their memory. ``into`` may be g_r, and the sum is then returned as a new vector.
         """
         config, point = self._config, phi.point
-        total = self.space.zeros() if into is None else into
+        total = self.space.gradient_zeros() if into is None else into
         if phi.norm == 0:
             return total
         if self.is_plain_product(phi):
@@ -149,7 +157,7 @@ class Derivatives(Generic[RowT]):
                 terms.append((self._retain_loss, point.retain_rows, -point.similarity.projection_coefficient))
             self._add_hessian_products(total, scale, phi, terms)
         elif config.outer_hvp_mode == "exact":
-            self._add_exact_penalty_product(total, scale, phi)
+            total = self._add_exact_penalty_product(total, scale, phi, last=last)
         else:
 
             def add_phi_gradient(scale: float, place: _Place) -> None:
@@ -282,7 +290,7 @@ class Derivatives(Generic[RowT]):
         self, into: Vector, scale: float, terms: Sequence[_SimilarityTerm[RowT]], place: _Place
     ) -> None:
         """Add ``scale``·H·u of both terms. The parameters are left displaced."""
-        displacement = self.inner_step * self.space.norm(self.space.masters())
+        displacement = self.inner_step * self.space.parameter_norm()
         for term in terms:
             if term.norm > 0:
                 self._add_difference(into, scale, term, place, displacement / term.norm)
@@ -343,8 +351,8 @@ class Derivatives(Generic[RowT]):
                 space.displace(origin, displacement)
                 add(scale * sign / (2 * step), _Place(origin, (displacement,)))
 
-    def _add_exact_penalty_product(self, into: Vector, scale: float, phi: PhiGradient[RowT]) -> None:
-        """Add ``scale`` times the derivative of ∇Φ along v = ∇Φ to ``into``.
+    def _add_exact_penalty_product(self, into: Vector, scale: float, phi: PhiGradient[RowT], *, last: bool) -> Vector:
+        """Add ``scale`` times the derivative of ∇Φ along v = ∇Φ to ``into``. Return the sum.
 
         The derivative is H_f v − β·(∇³L_f[a, v] + H_f ȧ + ∇³L_r[b, v] + H_r ḃ).
 
@@ -354,24 +362,30 @@ class Derivatives(Generic[RowT]):
         engine, space, point, v = self._engine, self.space, phi.point, phi.gradient
         g_f, g_r, similarity = point.forget_gradient, point.retain_gradient, point.similarity
         g_f_rate = engine.hvp(self._forget_loss, point.forget_rows, v)
-        space.add(into, g_f_rate, scale)
         g_r_rate = engine.hvp(self._retain_loss, point.retain_rows, v)
         a_rate, b_rate = similarity.rates(
             *space.dots((g_f, g_f_rate), (g_f, g_r_rate), (g_r, g_f_rate), (g_r, g_r_rate))
         )
-        for loss, rows, direction, direction_rate in (
-            (self._forget_loss, point.forget_rows, similarity.a, a_rate),
-            (self._retain_loss, point.retain_rows, similarity.b, b_rate),
-        ):
-            engine.hvp_derivative(
-                loss,
-                rows,
-                space.combine(*zip(direction, (g_f, g_r), strict=True)),
-                space.combine(*zip(direction_rate, (g_f, g_r, g_f_rate, g_r_rate), strict=True)),
-                v,
-                into=into,
-                scale=-phi.weight * scale,
-            )
+        if into is g_r:
+            # The sum of parts of any size is formed in fp32.
+            into = space.zeros()
+            space.add(into, g_r, 1.0)
+        if last:
+            point.release_gradients()
+        else:
+            g_f, g_r = space.combine((1.0, g_f)), space.combine((1.0, g_r))
+        space.add(into, g_f_rate, scale)
+        # a, b, ȧ and ḃ take the memory of the vectors of which they are sums.
+        space.transform((g_f, g_r, g_f_rate, g_r_rate), (similarity.a, similarity.b, a_rate, b_rate))
+        # The products come first, so that ȧ and ḃ are not in memory beside the graphs of triple backward passes.
+        losses = (self._forget_loss, point.forget_rows), (self._retain_loss, point.retain_rows)
+        directions, rates = [g_r, g_f], [g_r_rate, g_f_rate]
+        del g_f, g_r, g_f_rate, g_r_rate
+        for loss, rows in losses:
+            engine.hvp(loss, rows, rates.pop(), into=into, scale=-phi.weight * scale)
+        for loss, rows in losses:
+            engine.hvp_derivative(loss, rows, directions.pop(), v, into=into, scale=-phi.weight * scale)
+        return into
 
 
 def _check_finite(norm: float) -> None:

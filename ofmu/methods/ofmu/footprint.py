@@ -22,7 +22,9 @@ def held_vectors(config: OfmuConfig) -> HeldVectors:
     """Return the vectors of both loops, with the hinge open if the config decorrelates."""
     kept = moments_of(config.inner_update) + moments_of(config.outer_update)
     most = max(_inner_pass(config), _outer_pass(config))
-    return HeldVectors(kept=kept, in_pass=most, between=most)
+    # With the cosine, an exact product is added to the outer direction, which then is in fp32.
+    exact = int(_is_cosine(config) and config.penalty_weight > 0 and config.outer_hvp_mode == "exact")
+    return HeldVectors(kept=kept, in_pass=most, between=most, exact_in_pass=exact, exact_between=exact)
 
 
 def passes(config: OfmuConfig) -> tuple[Passes, Passes]:
@@ -69,8 +71,8 @@ def _outer_pass(config: OfmuConfig) -> float:
         return _inner_pass(config) if config.decorrelates else _POINT
     cosine = _is_cosine(config)
     if config.outer_hvp_mode == "exact":
-        # the product; and with the cosine ġ_f, ġ_r, a direction and its rate
-        return _phi(config) + (5 if cosine else 1)
+        # the product; and with the cosine ġ_f and ġ_r, which a direction and its rate replace
+        return _phi(config) + (3 if cosine else 1)
     # ∇Φ, the direction, the origin; g_f and g_r of the displaced point
     displaced = 3 + (_POINT if cosine else 0)
     # The first fit may compare three differences, but comes before the moments exist. Later ones compare two.

@@ -23,12 +23,16 @@ class Point(Generic[RowT]):
     forget_gradient: Vector
     """g_f. Empty once g_f was released."""
     retain_gradient: Vector
-    """g_r"""
+    """g_r. Empty once both gradients were released."""
     similarity: Similarity
 
     def release_forget_gradient(self) -> None:
         """Free the memory of g_f, which is as large as the model."""
         self.forget_gradient = []
+
+    def release_gradients(self) -> None:
+        """Let go of both gradients. Another name may still hold them."""
+        self.forget_gradient, self.retain_gradient = [], []
 
 
 @dataclass

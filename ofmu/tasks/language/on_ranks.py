@@ -88,7 +88,7 @@ def train_on_ranks(
             checkpoints=work_directory(directory),
             callback=callback,
         )
-        gathered = engine.space.gather_each(engine.space.masters())
+        gathered = engine.space.gather_parameters()
         try:
             if engine.rank == 0:
                 weights = WeightStream(engine.space.shapes(), torch.float32, gathered)

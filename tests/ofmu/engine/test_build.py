@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ofmu.engine.build import resolve_device
+from ofmu.engine.build import build_engine, resolve_device
 from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
+from ofmu.errors import ConfigError
+from ofmu.testing import tiny_classifier
 
 FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn)
 
@@ -17,6 +20,17 @@ def test_one_process_runs_on_pytorch_unless_masters_are_moved_to_the_host() -> N
     assert EngineConfig(offload="cpu").backend_on(1) == "deepspeed"
     assert EngineConfig(precision="bf16").backend_on(2) == "deepspeed"
     assert EngineConfig(backend="deepspeed").backend_on(1) == "deepspeed"
+
+
+def test_gradients_in_bf16_are_for_one_process() -> None:
+    config = EngineConfig(precision="bf16", gradient_precision="bf16", device="cpu", threads=1)
+    config.check_ranks(1)
+    with pytest.raises(ConfigError, match=r"this run has 2 ranks.*set engine.gradient_precision to 'fp32'") as caught:
+        config.check_ranks(2)
+    assert "\n" not in str(caught.value)
+    engine = build_engine(tiny_classifier(), config, CostTracker())
+    assert engine.space.gradient_zeros()[0].dtype == torch.bfloat16
+    assert engine.space.zeros()[0].dtype == torch.float32
 
 
 @pytest.fixture

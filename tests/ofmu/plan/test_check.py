@@ -14,7 +14,7 @@ from ofmu.data.load import load_data
 from ofmu.errors import ConfigError, MemoryLimitError, ModelError
 from ofmu.plan import budget, check
 from ofmu.plan.check import check_fit, gib
-from ofmu.plan.plan import make_plan
+from ofmu.plan.plan import _changes, make_plan
 from ofmu.plan.workload import _texts
 from ofmu.run_config import UnlearnConfig
 from ofmu.trainer import unlearn
@@ -83,6 +83,24 @@ def test_moments_in_8_bits_are_a_change_that_a_plan_proposes(mapping):
         rules = dict.fromkeys(names, rule)
         other = make_plan(config_of(mapping, method={**mapping["method"], **rules}), on_gpu=False)
         assert not any("8bit" in entry for candidate in other.candidates() for entry in candidate.overrides)
+
+
+@pytest.mark.slow
+def test_gradients_in_bf16_are_a_change_of_runs_in_bf16_alone(mapping):
+    method, bf16 = {"name": "simnpo"}, {"device": "cpu", "precision": "bf16"}
+    plain = make_plan(config_of(mapping, method=method, engine=bf16), on_gpu=False)
+    short_config = config_of(mapping, method=method, engine={**bf16, "gradient_precision": "bf16"})
+    short = make_plan(short_config, on_gpu=False)
+    rounds = [phase.total for plan in (plain, short) for phase in plan.memory.phases if phase.name == "round"]
+    # SimNPO holds one vector of gradients.
+    assert rounds[0] - rounds[1] == 2 * plain.memory.trainable
+    change = ("engine.gradient_precision=bf16",)
+    assert change in _changes(plain.config, 1, on_gpu=False)
+    fp32 = config_of(mapping, method=method)
+    for config, ranks in ((short_config, 1), (fp32, 1), (plain.config, 2)):
+        assert not any(change[0] in overrides for overrides in _changes(config, ranks, on_gpu=False))
+    with pytest.raises(ConfigError, match="one process"):
+        make_plan(short_config, ranks=2, on_gpu=False)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from ofmu.methods.retain_subset import drawn_count
 from ofmu.testing import tiny_classifier, tiny_image_task, tiny_language_task, tiny_llama
 from ofmu.testing.runs import SINGLE_PROCESS
 from ofmu.testing.task import MemoryTask
+from ofmu.vectors.mixed import MixedPrecisionSpace
 
 OFMU = {
     "outer_steps": 2, "inner_steps": 1, "inner_update": "normalized",
@@ -59,18 +60,18 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class LiveVectors(TorchDispatchMode):
-    """Counts the tensors that are alive and as large as all parameters together."""
+    """Counts the tensors that are alive and as large as all parameters together; those in bf16 as halves."""
 
     def __init__(self, length: int, parameters: list[Tensor]) -> None:
         super().__init__()
-        self._bytes, self._seen = 4 * length, {tensor.untyped_storage()._cdata for tensor in parameters}
-        self.alive = self.in_pass = self.between = 0
+        self._sizes, self._seen = {4 * length: 1.0, 2 * length: 0.5}, {t.untyped_storage()._cdata for t in parameters}
+        self.alive = self.in_pass = self.between = 0.0
         self.passing = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() == self._bytes:
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() in self._sizes:
                 self._add(leaf.untyped_storage())
         return result
 
@@ -78,13 +79,14 @@ class LiveVectors(TorchDispatchMode):
         if storage._cdata in self._seen:
             return
         self._seen.add(storage._cdata)
-        self.alive += 1
-        weakref.finalize(storage, self._remove, storage._cdata)
+        size = self._sizes[storage.nbytes()]
+        self.alive += size
+        weakref.finalize(storage, self._remove, storage._cdata, size)
         self.sample()
 
-    def _remove(self, key: int) -> None:
+    def _remove(self, key: int, size: float) -> None:
         self._seen.discard(key)
-        self.alive -= 1
+        self.alive -= size
 
     def sample(self) -> None:
         if self.passing:
@@ -146,6 +148,36 @@ def test_declared_vectors_are_those_that_a_run_holds(case, monkeypatch):
     assert declared.kept <= kept <= declared.kept + masked
     for found, most in ((live.in_pass, declared.in_pass), (live.between, declared.between)):
         assert declared.kept + most - slack <= found <= declared.kept + most + masked
+
+
+SHORT_GRADIENTS = (
+    "simnpo", "npo", "kl", "rmu", "l1sparse", "hamu", "influence", "ofmu exact", "ofmu projection, no penalty",
+    "ofmu none, no penalty",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SHORT_GRADIENTS)
+def test_declared_bytes_are_those_that_a_run_with_gradients_in_bf16_holds(case, monkeypatch):
+    monkeypatch.setattr("ofmu.vectors.base._PIECE", 256)
+    monkeypatch.setattr("ofmu.vectors.base._CHUNK", 256)
+    model, task, config = problem(short(CASES[case]))
+    changes = {"precision": "bf16", "gradient_precision": "bf16"}
+    engine = build_engine(model, SINGLE_PROCESS.model_copy(update=changes), CostTracker())
+    assert isinstance(engine.space, MixedPrecisionSpace)
+    (flat,) = engine.space.layout()
+    live = LiveVectors(flat.length, [engine.space._weights, engine.space._remainders])
+    declared = method_class(config.name).held_vectors(config)
+    assert declared is not None
+    with live, marked_passes(live, monkeypatch):
+        method = build_method(Context(engine, task, 0), config)
+        for _ in method.rounds():
+            pass
+        kept = live.alive
+    slack = 1 if config.name == "ofmu" else 0
+    assert kept == declared.kept
+    for found, most in ((live.in_pass, declared.bytes_in_pass), (live.between, declared.bytes_between)):
+        assert declared.kept + most(1.0, 0.5) - slack <= found <= declared.kept + most(1.0, 0.5)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from largest_tensor import LargestTensor
-from ofmu.vectors.base import Vector
+from ofmu.vectors.base import FlatTensor, Vector
 from ofmu.vectors.moments import BLOCK, BYTES_PER_VALUE, QuantizedMoment, dynamic_levels
 from ofmu.vectors.optimizers import ShardOptimizer, moments_of
 from ofmu.vectors.whole import ReplicatedSpace
@@ -18,7 +18,7 @@ LENGTHS = st.sampled_from([1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17])
 
 
 def stored(values: Tensor, *, signed: bool) -> QuantizedMoment:
-    moment = QuantizedMoment([values], signed=signed)
+    moment = QuantizedMoment([FlatTensor.like(values)], signed=signed)
     moment.fill([values])
     return moment
 
@@ -67,7 +67,7 @@ def test_what_was_read_is_stored_without_a_change(length, seed, signed):
 
 def test_pieces_are_stored_as_the_whole():
     values = sample(5 * BLOCK + 3, 1, signed=True)
-    moment = QuantizedMoment([values], signed=True)
+    moment = QuantizedMoment([FlatTensor.like(values)], signed=True)
     for piece in (slice(2 * BLOCK, len(values)), slice(0, 2 * BLOCK)):
         moment.write(0, piece, values[piece])
     whole = stored(values, signed=True)
@@ -76,7 +76,7 @@ def test_pieces_are_stored_as_the_whole():
 
 
 def test_a_new_moment_is_zero_and_takes_a_byte_a_value():
-    moment = QuantizedMoment([torch.ones(4 * BLOCK), torch.ones(3)], signed=False)
+    moment = QuantizedMoment([FlatTensor.like(torch.ones(count)) for count in (4 * BLOCK, 3)], signed=False)
     assert [part.tolist() for part in moment.vector()] == [[0.0] * (4 * BLOCK), [0.0] * 3]
     held = sum(part.nbytes for part in (*moment._bytes, *moment._scales))
     assert held == 4 * BLOCK * BYTES_PER_VALUE + 3 + 4

@@ -51,6 +51,19 @@ def test_dots_of_long_vectors_keep_their_digits() -> None:
     assert space.dots((left, right))[0] == pytest.approx(exact, rel=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vectors_become_sums_of_each_other_in_place(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofmu.vectors.base._PIECE", 256)
+    vectors = [[torch.randn(1000, generator=torch.Generator().manual_seed(seed)).to(dtype)] for seed in range(3)]
+    before = torch.stack([vector[0].double() for vector in vectors])
+    rows = ((0.5, -2.0), (1.0, 0.25, 3.0), (1e-3, 1.0, -1.0))
+    ReplicatedSpace(nn.Linear(1000, 1, bias=False)).transform(vectors, rows)
+    matrix = torch.tensor([[*row, 0.0][:3] for row in rows], dtype=torch.float64)
+    for (found,), wanted in zip(vectors, matrix @ before, strict=True):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
 def test_a_frozen_parameter_is_not_part_of_the_space() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     module[0].requires_grad_(False)

@@ -88,6 +88,23 @@ def test_the_step_of_the_penalty_is_shortened_too():
     assert derivatives.state()["outer_step"] < OUTER_STEP
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_an_exact_product_that_uses_up_the_gradients_is_the_same(weight):
+    """``weight`` is β. At 0.5 the hinge is open, and the product takes the memory of g_f and g_r."""
+    settings = {"derivative": "exact", "outer_derivative": "exact", "similarity_weight": weight}
+    plain, _ = make_derivatives(paper_config(**settings), CURVED_F, CURVED_R)
+    phi = plain.phi_gradient([0], [0])
+    before = [part.clone() for part in (phi.point.forget_gradient[0], phi.point.retain_gradient[0])]
+    product = plain.penalty_product(phi)[0]
+    assert torch.equal(phi.point.forget_gradient[0], before[0])
+    assert torch.equal(phi.point.retain_gradient[0], before[1])
+    derivatives, _ = checked(CURVED_F, CURVED_R, **settings)
+    phi = derivatives.phi_gradient([0], [0])
+    direction = derivatives.outer_direction(phi, phi.point.retain_gradient, 0.3)[0]
+    assert relative_error(direction, before[1] + 0.3 * product) < 1e-12
+    assert (phi.point.retain_gradient == []) == (weight > 0)
+
+
 def test_a_gradient_that_jumps_stops_the_run_with_the_fix():
     with pytest.raises(DerivativeError, match=r"estimated error of ∇Φ is \d+%.*set method.derivative to 'exact'"):
         checked(JUMPING_F, RETAIN)[0].phi_gradient([0], [0])

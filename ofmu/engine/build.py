@@ -14,6 +14,7 @@ from ofmu.engine.device import check_device
 from ofmu.engine.torch import TorchEngine
 from ofmu.io.ranks import launched_ranks
 from ofmu.models.randomness import disable_randomness_in_modules
+from ofmu.vectors.mixed import round_frozen
 
 
 def resolve_device(config: EngineConfig) -> torch.device:
@@ -50,6 +51,9 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     disable_randomness_in_modules(model)
+    if config.precision == "bf16":
+        # In fp32, a frozen base would take twice its memory on the device for a moment.
+        round_frozen(model)
     model.to(device).train()
     if config.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]

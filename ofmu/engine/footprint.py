@@ -80,7 +80,8 @@ def engine_bytes(
     share = FP32 * trainable / (ranks if stage else 1)
     packed = FOUR_BIT * quantized
     # A weight is quantised as soon as it is read, if weights can be read one by one.
-    loaded = FP32 * (trainable + frozen) + (packed if one_by_one else FP32 * quantized)
+    # A frozen weight is rounded before it is moved to a GPU.
+    loaded = FP32 * trainable + (value if on_gpu else FP32) * frozen + (packed if one_by_one else FP32 * quantized)
     reading = max(FP32 * trainable, quantizing)
     bucket = value * float(BUCKET_ELEMENTS if on_gpu and deepspeed else min(trainable, BUCKET_ELEMENTS))
     if stage == 0:

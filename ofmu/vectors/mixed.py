@@ -47,6 +47,13 @@ def join(weights: Tensor, remainders: Tensor) -> Tensor:
     return bits.bitwise_left_shift_(16).add_(remainders).view(torch.float32)
 
 
+def round_frozen(module: nn.Module) -> None:
+    """Round the frozen weights of a module to bf16."""
+    for parameter in module.parameters():
+        if not parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
 class MixedPrecisionSpace(ReplicatedSpace):
     """The space of the fp32 masters of a module, whose weights the constructor rounds to bf16.
 
@@ -64,9 +71,7 @@ class MixedPrecisionSpace(ReplicatedSpace):
     def __init__(self, module: nn.Module, *, gradients: torch.dtype = torch.float32) -> None:
         self._gradients = gradients
         super().__init__(module, accumulates_in_place=True)
-        for parameter in module.parameters():
-            if not parameter.requires_grad and parameter.is_floating_point():
-                parameter.data = parameter.data.to(torch.bfloat16)
+        round_frozen(module)
 
     def _store(self, parameters: list[nn.Parameter]) -> None:
         """Split the parameters. Each one's memory in fp32 is freed before the next one is split."""

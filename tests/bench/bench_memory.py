@@ -71,6 +71,7 @@ SETTINGS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "simnpo bf16, 8-bit moments, bf16 gradients": ({**SIMNPO, "update": "adamw_8bit"}, SHORT, ""),
     "simnpo lora bf16": (SIMNPO, BF16, "lora"),
     "simnpo lora bf16, checkpointing": (SIMNPO, {**BF16, "gradient_checkpointing": True}, "lora"),
+    "simnpo lora bf16, micro-batches of 1": (SIMNPO, {**BF16, "micro_batch_size": 1}, "lora"),
     "ofmu none, no penalty, lora bf16": (
         {**OPEN, "decorrelation": "none", "penalty_weight": 0.0}, BF16, "lora",
     ),

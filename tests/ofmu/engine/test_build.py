@@ -33,6 +33,22 @@ def test_gradients_in_bf16_are_for_one_process() -> None:
     assert engine.space.zeros()[0].dtype == torch.float32
 
 
+def test_frozen_weights_are_rounded_before_they_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_classifier()
+    frozen, trained = list(model.parameters())[:2]
+    frozen.requires_grad_(False)
+    expected, moved, move = frozen.detach().to(torch.bfloat16), [], model.to
+
+    def to(device: torch.device) -> torch.nn.Module:
+        moved.append((frozen.dtype, trained.dtype))
+        return move(device)
+
+    monkeypatch.setattr(model, "to", to)
+    build_engine(model, EngineConfig(precision="bf16", device="cpu", threads=1), CostTracker())
+    assert moved == [(torch.bfloat16, torch.float32)]
+    assert torch.equal(frozen, expected)
+
+
 @pytest.fixture
 def _tf32_on() -> Iterator[None]:
     before = [flags.allow_tf32 for flags in FLAGS]

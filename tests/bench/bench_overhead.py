@@ -1,26 +1,27 @@
 """What OFMU's inner and outer steps cost beyond their own forward and backward passes.
 
-    python tests/bench/bench_overhead.py [ROUNDS]
+    python tests/bench/bench_overhead.py [MODEL_DIRECTORY] [--rounds 20] [--stages torch 0 2 3]
 
-A Llama of 2.6M parameters on minibatches of 8 rows, one process: plain PyTorch and DeepSpeed at ZeRO stages 0, 2, 3.
-Prints the seconds of the steps over those inside ``loss.total`` and the engine's backward pass, per stage and loop: 1.0
-would be steps whose vector algebra, sampling and updates cost nothing.
+A Llama of 2.6M parameters, or a saved model, on minibatches of 8 rows, one process: plain PyTorch and DeepSpeed at ZeRO
+stages 0, 2, 3. Prints the seconds of the steps over those inside ``loss.total`` and the backward pass, per stage
+and loop: 1.0 would be steps whose vector algebra, sampling and updates cost nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 from time import perf_counter
 from typing import Any
 
-STAGES = ("torch", 0, 2, 3)
+STAGES = ("torch", "0", "2", "3")
 
 
-def measure(stage: str, rounds: int) -> None:
+def measure(stage: str, rounds: int, directory: str | None) -> None:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     from ofmu.data.rows import Example
     from ofmu.engine.build import build_engine
@@ -35,7 +36,10 @@ def measure(stage: str, rounds: int) -> None:
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes))
+    if directory:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    else:
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes))
     backend = {"backend": "torch"} if stage == "torch" else {"backend": "deepspeed", "zero_stage": int(stage)}
     engine = build_engine(model, EngineConfig(device="cpu", threads=1, **backend), CostTracker())
     inside = {"seconds": 0.0, "calls": 0}
@@ -78,13 +82,24 @@ def measure(stage: str, rounds: int) -> None:
     engine.close()
 
 
+def main() -> None:
+    """Measure each stage in a process of its own, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", nargs="?", help="a saved model")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--measure", choices=STAGES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure, arguments.rounds, arguments.directory)
+        return
+    print("| engine | step | gradient evaluations | s in passes | s in all | ratio |")
+    print("|---|---|---|---|---|---|", flush=True)
+    group = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for stage in arguments.stages:
+        command = [sys.executable, __file__, *sys.argv[1:], "--measure", stage]
+        subprocess.run(command, check=True, env=group | os.environ, stderr=subprocess.DEVNULL)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        measure(sys.argv[2], int(sys.argv[1]))
-    else:
-        print("| engine | step | gradient evaluations | s in passes | s in all | ratio |")
-        print("|---|---|---|---|---|---|", flush=True)
-        group = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-        for stage in STAGES:
-            command = [sys.executable, __file__, sys.argv[1] if sys.argv[1:] else "20", str(stage)]
-            subprocess.run(command, check=True, env=group | os.environ, stderr=subprocess.DEVNULL)
+    main()

@@ -180,7 +180,7 @@ def test_the_default_space_costs_nothing_for_terms_that_a_trial_leaves_out() -> 
     run = run_config(UnlearnConfig(), plain).method
     assert not run.decorrelates
     assert run.penalty_weight == 0
-    for variant, left_out in (("first_order", 4), ("projection", 2)):
+    for variant, left_out in (("first_order", 5), ("projection", 2)):
         varied = default_space(variant=variant)
         assert len(varied) == len(space) - left_out
         assert not any(parameter.when for parameter in varied.values())
@@ -189,8 +189,8 @@ def test_the_default_space_costs_nothing_for_terms_that_a_trial_leaves_out() -> 
 def test_a_range_is_whole_if_the_setting_is():
     space = default_space()
     whole = {key for key, parameter in space.items() if is_whole(UnlearnConfig(), key, parameter)}
-    assert whole == {"method.inner_steps", "method.outer_steps"}
-    assert len(space) == 9
+    assert whole == {"method.inner_steps", "method.outer_steps", "method.regularization_interval"}
+    assert len(space) == 10
 
 
 def test_dotted_overrides_reach_into_the_space():

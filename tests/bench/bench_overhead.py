@@ -1,6 +1,6 @@
 """What OFMU's inner and outer steps cost beyond their own forward and backward passes.
 
-    python tests/bench/bench_overhead.py [MODEL_DIRECTORY] [--rounds 20] [--stages torch 0 2 3]
+    python tests/bench/bench_overhead.py [MODEL_DIRECTORY] [--rounds 20] [--stages torch 0 2 3] [--variant first_order]
 
 A Llama of 2.6M parameters, or a saved model, on minibatches of 8 rows, one process: plain PyTorch and DeepSpeed at ZeRO
 stages 0, 2, 3. Prints the seconds of the steps over those inside ``loss.total`` and the backward pass, per stage
@@ -19,7 +19,7 @@ from typing import Any
 STAGES = ("torch", "0", "2", "3")
 
 
-def measure(stage: str, rounds: int, directory: str | None) -> None:
+def measure(stage: str, rounds: int, directory: str | None, variant: str | None) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -59,7 +59,9 @@ def measure(stage: str, rounds: int, directory: str | None) -> None:
         loss.total = timed(loss.total)  # type: ignore[method-assign]
     engine._backward = timed(engine._backward)  # type: ignore[method-assign]
     rows = [Example(tuple(torch.randint(1, 2048, (64,)).tolist()), 16) for _ in range(32)]
-    settings = OfmuConfig(batch_size=8, similarity_threshold=-1.0, forget_margin=20.0, inner_lr=1e-4, outer_lr=1e-6)
+    terms = {"variant": variant} if variant else {"similarity_threshold": -1.0}
+    rates = {"inner_lr": 1e-6, "outer_lr": 1e-6} if directory else {"inner_lr": 1e-4, "outer_lr": 1e-6}
+    settings = OfmuConfig.model_validate({"batch_size": 8, "forget_margin": 20.0, **terms, **rates})
     loops = OFMU(Context(engine, MemoryLanguageTask(rows[:16], rows[16:]), seed=0), settings)
     loops._inner_step()
     loops._outer_step()
@@ -88,10 +90,11 @@ def main() -> None:
     parser.add_argument("directory", nargs="?", help="a saved model")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--variant", choices=["projection", "first_order"], help="of OFMU; default: all terms")
     parser.add_argument("--measure", choices=STAGES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure, arguments.rounds, arguments.directory)
+        measure(arguments.measure, arguments.rounds, arguments.directory, arguments.variant)
         return
     print("| engine | step | gradient evaluations | s in passes | s in all | ratio |")
     print("|---|---|---|---|---|---|", flush=True)

@@ -235,9 +235,10 @@ class _Session:
             order.sort(key=lambda name: name != reference_method)
         for index, name in enumerate(order, start=1):
             config = self._configs[name]
-            if self._settings.budget != "trials":
-                limit = _spent(found[reference_method]) if reference_method in found else self._settings.budget
-                config = config if isinstance(limit, str) else with_budget(config, limit)
+            limit = self._settings.budget
+            if limit == "evaluations" and reference_method in found:
+                limit = _spent(found[reference_method])
+            config = config if isinstance(limit, str) else with_budget(config, limit)
             with self._callback.search(name, index, len(names)) as callbacks:
                 found[name] = self._search(name, config, callbacks)
         return {name: found[name] for name in names}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 
 from ofmu.cli.main import main
@@ -7,6 +10,8 @@ from ofmu.config.files import preset_names, read_mapping
 from ofmu.errors import ConfigError
 from ofmu.methods.registry import method_class
 from ofmu.run_config import override
+from tune.compare import comparison
+from tune.compare.callback import CompareCallback
 from tune.compare.comparison import Comparison
 from tune.compare.plan import budget_reference, method_configs, unused_settings, with_budget
 
@@ -142,6 +147,23 @@ def test_a_budget_of_evaluations_bounds_the_search_and_only_caps_its_trials():
     assert bounded.search.num_trials == 40
     assert bounded.search.space == config.search.space
     assert (budget_reference(("npo", "ofmu")), budget_reference(("npo", "graddiff"))) == ("ofmu", "npo")
+
+
+@pytest.mark.parametrize("methods", [["ofmu", "npo", "graddiff"], ["npo", "graddiff", "ofmu"]])
+@pytest.mark.parametrize(("budget", "others"), [(500, 500), ("evaluations", 730)])
+def test_only_a_budget_of_evaluations_is_what_the_reference_spent(methods, budget, others, tmp_path, monkeypatch):
+    """The search of the reference method spends 730 here, more than a stated budget, since its last trials end."""
+    limits = {}
+
+    def search(session, name, config, callbacks):
+        limits[name] = config.search.max_gradient_evaluations
+        return SimpleNamespace(run_dir=name, trials=pd.DataFrame({"gradient_evaluations": [400.0, 330.0]}))
+
+    monkeypatch.setattr(comparison._Session, "_search", search)
+    made = Comparison(read_mapping("quickstart"), methods, budget=budget, run_dir=tmp_path / "run")
+    comparison._Session(made._home, made.mapping, None, CompareCallback())._search_all()
+    own = None if budget == "evaluations" else 500
+    assert limits == {"ofmu": own, "npo": others, "graddiff": others}
 
 
 def test_python_arguments_replace_the_sections(tmp_path):

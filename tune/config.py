@@ -272,22 +272,33 @@ def search_config(
     return validate(SearchConfig, {**mapping, "search": search})
 
 
-def searched_and_named(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def searched_and_named(
+    mapping: Mapping[str, Any], overrides: Sequence[str], *, through_variant: bool = False
+) -> dict[str, Any]:
     """Return the settings that a command line names although the search draws them, with their values.
 
     Args:
         mapping: the config, with the overrides applied.
         overrides: the entries of the command line, such as ``method.outer_steps=5``.
+        through_variant: whether ``method.variant=NAME`` names the settings that the variant sets, but for those whose
+            range the command line names.
 
     Raises:
         ConfigError: the config is invalid, or the command line names both a setting and its range.
     """
     config = search_config(mapping)
     values, found = config.model_dump(mode="json"), {}
+    by_variant: set[str] = set()
+    if through_variant and _names(overrides, "method.variant"):
+        variants = method_class(config.method.name, config.method.module).variants
+        by_variant = {f"method.{name}" for name in variants.get(getattr(config.method, "variant", None) or "", {})}
     for key, parameter in config.search.space.items():
-        if parameter.kind == "fixed" or not _names(overrides, key):
+        named = _names(overrides, key)
+        if parameter.kind == "fixed" or not (named or key in by_variant):
             continue
         if _names(overrides, f"search.space.{key}"):
+            if not named:
+                continue
             raise ConfigError(f"The command line names both {key} and search.space.{key}: leave one of them out")
         section, _, name = key.partition(".")
         found[key] = values[section][name]

@@ -51,7 +51,7 @@ def search_command(
                 result = ParetoSearch.resume(resume, config.overrides, callbacks=[console], allow_code=allow_code)
             else:
                 mapping = ConfigChoice(config.name or preset, config.overrides).read_mapping()
-                fixed = searched_and_named(mapping, config.overrides)
+                fixed = searched_and_named(mapping, config.overrides, through_variant=True)
                 if fixed:
                     mapping = fix_settings(mapping, fixed)
                 for key, value in fixed.items():

@@ -161,6 +161,22 @@ def test_a_value_on_the_command_line_takes_its_setting_out_of_the_search(entries
         assert {key for key, spec in space.items() if spec.kind != "fixed"} == left
 
 
+def test_a_variant_on_the_command_line_takes_what_it_sets_out_of_the_search():
+    entries = ["method.variant=first_order"]
+    mapping = override(read_mapping("quickstart"), entries)
+    named = searched_and_named(mapping, entries, through_variant=True)
+    assert named == {"method.decorrelation": "none", "method.penalty_weight": 0.0}
+    left = {
+        key for key, spec in search_config(fix_settings(mapping, named)).search.space.items() if spec.kind != "fixed"
+    }
+    rates, counts = {"method.inner_lr", "method.outer_lr"}, {"method.inner_steps", "method.outer_steps"}
+    assert left == {"method.forget_margin", *rates, *counts}
+    assert searched_and_named(mapping, entries) == {}
+    wanted = [*entries, "search.space.method.decorrelation.choices=[none,projection,cosine]"]
+    drawn = searched_and_named(override(read_mapping("quickstart"), wanted), wanted, through_variant=True)
+    assert drawn == {"method.penalty_weight": 0.0}
+
+
 def test_a_value_and_a_range_of_one_setting_contradict_each_other():
     entries = ["method.outer_steps=5", "search.space.method.outer_steps.low=3"]
     with pytest.raises(ConfigError, match=r"names both method\.outer_steps and search\.space\.method\.outer_steps"):

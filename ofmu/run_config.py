@@ -95,11 +95,16 @@ class UnlearnConfig(Section):
             modules[evaluation.lm_eval_path] = "evaluation.lm_eval_path"
         return modules if self.method.module is None else {**modules, self.method.module: "method.module"}
 
+    @property
+    def variant_settings(self) -> Mapping[str, Any]:
+        """What ``method.variant`` sets, by the name of the setting; empty without a variant."""
+        variants = method_class(self.method.name, self.method.module).variants
+        return variants.get(getattr(self.method, "variant", None) or "", {})
+
     def departures(self) -> dict[str, str]:
         """Return one sentence for every setting that differs from what ``method.variant`` sets, by dotted key."""
         variant = getattr(self.method, "variant", None)
-        declared = method_class(self.method.name, self.method.module).variants.get(variant, {}) if variant else {}
-        values = {name: (getattr(self.method, name), value) for name, value in declared.items()}
+        values = {name: (getattr(self.method, name), value) for name, value in self.variant_settings.items()}
         return {
             f"method.{name}": f"method.{name} is {own}, which replaces the {value} of method.variant '{variant}'"
             for name, (own, value) in values.items()

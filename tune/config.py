@@ -27,7 +27,6 @@ from ofmu.errors import ConfigError
 from ofmu.evaluation.metrics.custom import is_custom_metric
 from ofmu.io.plugins import reads_results_only
 from ofmu.methods.config import MethodConfig
-from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.checkpoint_selection.config import CheckpointSelectionConfig
 from tune.early_stopping.config import EarlyStoppingConfig
@@ -216,8 +215,7 @@ class SearchConfig(UnlearnConfig):
         """Return one sentence for every setting in which trials differ from ``method.variant``, by dotted key."""
         space, variant = self.search.space, getattr(self.method, "variant", None)
         notes = {key: note for key, note in super().departures().items() if key not in space}
-        declared = method_class(self.method.name, self.method.module).variants.get(variant, {}) if variant else {}
-        for name, value in declared.items():
+        for name, value in self.variant_settings.items():
             parameter = space.get(f"method.{name}")
             if parameter is None or parameter == Parameter(value=value):
                 continue
@@ -288,20 +286,17 @@ def searched_and_named(
     """
     config = search_config(mapping)
     values, found = config.model_dump(mode="json"), {}
-    by_variant: set[str] = set()
-    if through_variant and _names(overrides, "method.variant"):
-        variants = method_class(config.method.name, config.method.module).variants
-        by_variant = {f"method.{name}" for name in variants.get(getattr(config.method, "variant", None) or "", {})}
+    uses_variant = through_variant and _names(overrides, "method.variant")
+    by_variant = {f"method.{name}" for name in config.variant_settings} if uses_variant else set[str]()
     for key, parameter in config.search.space.items():
-        named = _names(overrides, key)
-        if parameter.kind == "fixed" or not (named or key in by_variant):
+        if parameter.kind == "fixed":
             continue
-        if _names(overrides, f"search.space.{key}"):
-            if not named:
-                continue
+        is_named, has_range = _names(overrides, key), _names(overrides, f"search.space.{key}")
+        if is_named and has_range:
             raise ConfigError(f"The command line names both {key} and search.space.{key}: leave one of them out")
-        section, _, name = key.partition(".")
-        found[key] = values[section][name]
+        if is_named or (key in by_variant and not has_range):
+            section, _, name = key.partition(".")
+            found[key] = values[section][name]
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ofmu.vectors.base import FlatTensor, Vector, add_scaled_, flat_length, pieces, widened
+from ofmu.vectors.base import FlatTensor, Vector, add_scaled_, flat_length, pieces
 from ofmu.vectors.whole import ReplicatedSpace
 
 
@@ -108,7 +108,7 @@ class MixedPrecisionSpace(ReplicatedSpace):
         """Add ``scale · vector`` to the masters."""
         for index, piece in self.parameter_pieces():
             values = self.read_parameters(index, piece)
-            add_scaled_(values, widened(vector[index][piece]), scale)
+            add_scaled_(values, vector[index][piece], scale)
             self.write_parameters(index, piece, values)
 
     def parameter_norm(self) -> float:

@@ -45,8 +45,7 @@ def baseline_settings(base: UnlearnConfig) -> dict[str, dict[str, Any]]:
     What a variant of the method fixes holds in its published setting too.
     """
     method = method_class(base.method.name, base.method.module)
-    fixed = method.variants.get(getattr(base.method, "variant", None) or "", {})
-    settings = {TARGET: method.no_op_config, PUBLISHED: {**method.published, **fixed}}
+    settings = {TARGET: method.no_op_config, PUBLISHED: {**method.published, **base.variant_settings}}
     return {role: {f"method.{key}": value for key, value in given.items()} for role, given in settings.items()}
 
 

@@ -37,6 +37,7 @@ BUILT_IN = (
     "randomlabels",
     "salun",
     "influence",
+    "repselect",
     "boundaryexpand",
     "boundaryshrink",
     "l1sparse",

@@ -1,0 +1,254 @@
+"""RepSelect: ascent along the forget gradient of the MLP matrices, whose top principal components are collapsed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ofmu.config.base import NonNegativeInt, PositiveFloat, PositiveInt
+from ofmu.data.rows import Example
+from ofmu.errors import ConfigError, NonFiniteLossError
+from ofmu.methods import register
+from ofmu.methods.base import Context, Method
+from ofmu.methods.config import MethodConfig
+from ofmu.methods.saliency import mean_gradient
+from ofmu.vectors.base import Segment, Vector
+from ofmu.vectors.held import HeldVectors, Passes
+
+_EXACT_UP_TO = 1024
+"""Smaller side of a matrix up to which its singular vectors are computed exactly."""
+_OVERSAMPLING = 16
+"""Further random projections of a larger matrix, as Halko et al. (arXiv 0909.4061, section 4.2) advise."""
+_ROUNDING = 1e-5
+"""Share of the gradient's norm below which nothing but rounding errors of fp32 is left."""
+_RECORDED = ("forget_loss", "gradient_norm", "kept_share")
+"""What a record tells of the direction, which a checkpoint keeps."""
+
+
+class RepselectConfig(MethodConfig):
+    """The settings of RepSelect."""
+
+    name: Literal["repselect"] = "repselect"
+    """Selects RepSelect."""
+    steps: NonNegativeInt = 10
+    """Steps along the direction. Each of them is a round. 0: the target stays as it is."""
+    step_size: PositiveFloat = 3e-3
+    """Length of a step, as a share of ‖θ_0‖. The authors state a factor of the raw gradient, which suits one model."""
+    components: Annotated[float, Field(gt=0, le=1)] = 0.125
+    """Share of the principal components of a matrix that are collapsed, of the smaller side of the matrix."""
+    collapse: Literal["soft", "hard"] = "soft"
+    """``soft``: on each side of a matrix, each of these components is divided by its singular value, in units of the
+    smallest of them. ``hard``: they are removed."""
+    components_of: Literal["forget", "retain"] = "forget"
+    """The rows whose gradient has these components. ``retain`` costs a pass over the retain rows too."""
+    matrices: str = "mlp"
+    """Text in the names of the weight matrices that change. The authors change those of the MLP blocks."""
+    batch_size: PositiveInt = 128
+    """Rows per gradient evaluation. The gradients run over all rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepselectRecord:
+    """The record of one step."""
+
+    outer_step: int
+    """Number of steps taken."""
+    forget_loss: float
+    """L_f over all forget rows, at the target."""
+    gradient_norm: float
+    """Norm of ∇L_f over the chosen matrices, at the target."""
+    kept_share: float
+    """Norm of the collapsed gradient, as a share of ``gradient_norm``."""
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """The collapsed gradient, at the length ‖θ_0‖, and what a record tells of it."""
+
+    vector: Vector
+    forget_loss: float
+    gradient_norm: float
+    kept_share: float
+
+
+@register("repselect")
+class RepSelect(Method[Example]):
+    """θ ← θ + η‖θ_0‖ d/‖d‖, where d is ∇L_f(θ_0) of each matrix with its top principal components collapsed.
+
+    The gradient is computed once, over all rows. With the default ``components_of``, a collapsed component of singular
+    value s has the value s_min²/s in d, where s_min is the smallest collapsed one. The authors first train an adapter
+    on the forget rows, which elicits the knowledge, and compute the gradient with it; here it is computed without.
+    """
+
+    Config = RepselectConfig
+    title = "RepSelect"
+    source = "Sondej et al., arXiv 2606.17168; its single-gradient form, without the eliciting adapter"
+    space: ClassVar = {
+        "step_size": {"low": 3e-4, "high": 3e-2, "log": True},
+        "components": {"low": 0.01, "high": 0.5, "log": True},
+        "components_of": {"choices": ["forget", "retain"]},
+    }
+    published: ClassVar = {"components": 0.125, "collapse": "soft", "components_of": "forget"}
+
+    @classmethod
+    def held_vectors(cls, config: Any) -> HeldVectors:
+        """Return d, and the retain gradient beside it."""
+        more = 1 if config.components_of == "retain" else 0
+        return HeldVectors(kept=1, in_pass=more, between=more, exact_in_pass=more, exact_between=more)
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return one pass over all forget rows, and one over all retain rows if their components are used."""
+        if config.steps == 0:
+            return Passes(), Passes()
+        total = Passes(forget=math.ceil(forget_rows / config.batch_size))
+        if config.components_of == "retain":
+            total = replace(total, retain=math.ceil(retain_rows / config.batch_size))
+        return total, total
+
+    def __init__(self, context: Context[Example], config: RepselectConfig) -> None:
+        self._context, self._config, self._steps = context, config, 0
+        self._direction: _Direction | None = None
+        shapes = context.engine.space.shapes()
+        self._names = {name for name, shape in shapes.items() if config.matrices in name and len(shape) in (2, 3)}
+        if not self._names:
+            raise ConfigError(
+                f"method.matrices '{config.matrices}' is in no name of a trained weight matrix: set a part of a name "
+                f"such as '{next(name for name, shape in shapes.items() if len(shape) > 1)}'"
+            )
+
+    @property
+    def steps_taken(self) -> int:
+        """Number of steps taken."""
+        return self._steps
+
+    @property
+    def total_rounds(self) -> int:
+        """The number of steps."""
+        return self._config.steps
+
+    def rounds(self) -> Iterator[RepselectRecord]:
+        """Take the remaining steps. Yield after each of them.
+
+        Raises:
+            ConfigError: nothing of the gradient is left.
+            NonFiniteLossError: the loss or the norm of the gradient is NaN or infinite.
+        """
+        space, costs = self._context.engine.space, self._context.engine.cost_tracker
+        while self._steps < self._config.steps:
+            with costs.phase("outer"):
+                if self._direction is None:
+                    self._direction = self._find_direction()
+                space.add_to_parameters(self._direction.vector, self._config.step_size)
+                space.sync_model()
+            self._steps += 1
+            found = self._direction
+            yield RepselectRecord(
+                outer_step=self._steps,
+                forget_loss=found.forget_loss,
+                gradient_norm=found.gradient_norm,
+                kept_share=found.kept_share,
+            )
+
+    def _find_direction(self) -> _Direction:
+        engine, task, config = self._context.engine, self._context.task, self._config
+        space = engine.space
+        vector, forget_loss = mean_gradient(engine, task.loss, task.forget_rows, config.batch_size)
+        retain: Vector | None = None
+        if config.components_of == "retain":
+            retain, _ = mean_gradient(engine, task.loss, task.retain_rows, config.batch_size)
+        before = self._collapse(vector, retain)
+        after = space.norm(vector)
+        if not math.isfinite(before):
+            raise NonFiniteLossError(f"The norm of the forget gradient became {before}: check the target and the rows")
+        # What rounding leaves of a collapsed gradient is no direction.
+        if after <= _ROUNDING * before:
+            raise ConfigError(
+                f"method.components {config.components} leaves nothing of the forget gradient: lower it, or set "
+                "method.collapse to 'soft'"
+            )
+        length = space.parameter_norm() / after
+        for part in vector:
+            part.mul_(length)
+        return _Direction(vector, forget_loss, before, after / before)
+
+    @torch.no_grad()
+    def _collapse(self, vector: Vector, retain: Vector | None) -> float:
+        """Collapse the matrices of a gradient in place, and clear the rest of it. Return the norm of the matrices."""
+        space, config = self._context.engine.space, self._config
+        segments = defaultdict[str, list[Segment]](list)
+        for segment in space.segments():
+            segments[segment.parameter].append(segment)
+        square = 0.0
+        gathered = space.gather_each(vector)
+        others = gathered if retain is None else space.gather_each(retain)
+        for name, gradient in gathered:
+            basis = gradient if retain is None else next(others)[1]
+            chosen, collapsed = name in self._names, gradient
+            if chosen:
+                square += float(gradient.double().square().sum())
+                collapsed = collapse_components(gradient, basis, config.components, soft=config.collapse == "soft")
+            for segment in segments[name]:
+                own = vector[segment.tensor].narrow(0, segment.offset, segment.length)
+                values = collapsed.reshape(-1).narrow(0, segment.start, segment.length)
+                own.copy_(values) if chosen else own.zero_()
+        return math.sqrt(square)
+
+    def state(self) -> dict[str, Any]:
+        """Return the number of steps, and what a record tells of the direction."""
+        found = self._direction
+        values = None if found is None else {name: getattr(found, name) for name in _RECORDED}
+        return {"steps": self._steps, "direction": values}
+
+    def vectors(self) -> dict[str, Vector]:
+        """Return the parameters and the direction. These are the live tensors, no copies."""
+        direction = {} if self._direction is None else {"direction": self._direction.vector}
+        return {"theta": self._context.engine.space.masters(), **direction}
+
+    def restore(self, state: dict[str, Any], vectors: dict[str, Vector]) -> None:
+        """Continue from a checkpoint, bit for bit as the interrupted run would have continued."""
+        self._context.engine.space.restore(vectors["theta"])
+        self._steps = int(state["steps"])
+        self._direction = None
+        if state["direction"] is not None:
+            self._direction = _Direction(vectors["direction"], **state["direction"])
+
+
+def collapse_components(gradient: Tensor, basis_of: Tensor, share: float, *, soft: bool) -> Tensor:
+    """Collapse the components of a gradient along the top singular vectors of a matrix, on both sides.
+
+    Args:
+        gradient: a matrix, or a batch of matrices.
+        basis_of: the matrix, of the same shape, whose singular vectors are collapsed.
+        share: the number of singular vectors, as a share of the smaller side.
+        soft: whether a component is divided by its singular value in units of the smallest of them. False: it is
+            removed.
+    """
+    count = max(1, round(share * min(gradient.shape[-2:])))
+    left, values, right = _singular_vectors(basis_of, count)
+    # Directions that the rows do not span have a singular value of rounding errors alone: they stay as they are.
+    spanned = values > torch.finfo(values.dtype).eps * max(gradient.shape[-2:]) * values.amax(-1, keepdim=True)
+    smallest = values.masked_fill(~spanned, torch.inf).amin(-1, keepdim=True)
+    removed = torch.where(spanned, 1 - smallest / values if soft else torch.ones_like(values), 0)
+    result = gradient - ((gradient @ right) * removed.unsqueeze(-2)) @ right.mT
+    return result - left @ (removed.unsqueeze(-1) * (left.mT @ result))
+
+
+def _singular_vectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the top ``count`` left singular vectors, singular values and right singular vectors."""
+    if min(matrix.shape[-2:]) <= _EXACT_UP_TO:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left[..., :count], values[..., :count], right.mT[..., :count]
+    # The random projections of a large matrix are the same on every rank and in every run.
+    devices = [matrix.device] if matrix.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        left, values, right = torch.svd_lowrank(matrix, q=min(count + _OVERSAMPLING, min(matrix.shape[-2:])))
+    return left[..., :count], values[..., :count], right[..., :count]

@@ -137,6 +137,22 @@ class UnlearnConfig(Section):
             return {key: value for key, value in values.items() if value is not None}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _method_fits_the_precision(cls, values: Any) -> Any:
+        """Set what the user leaves out to the method's default at ``engine.precision``."""
+        engine = values.get("engine") if isinstance(values, dict) else None
+        precision = engine.get("precision") if isinstance(engine, dict) else getattr(engine, "precision", None)
+        if precision in (None, EngineConfig().precision):
+            return values
+        method = values.get("method") or {}
+        if isinstance(method, MethodConfig):
+            own = {name: getattr(method, name) for name in method.model_fields_set}
+            return {**values, "method": type(method)(**{**method.defaults_at(precision), **own})}
+        if not isinstance(method, Mapping):
+            return values
+        return {**values, "method": {**method_config(method).defaults_at(precision), **method}}
+
     @field_validator("method", mode="before")
     @classmethod
     def _validate_as_the_named_method(cls, value: Any) -> Any:

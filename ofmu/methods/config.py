@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -34,6 +35,11 @@ class MethodConfig(Section):
     whatever the share is."""
     retain_draw: Seed = 0
     """Seed of the draw of ``retain_share``. One draw gives the same rows to every method and to every seed."""
+
+    @classmethod
+    def defaults_at(cls, precision: str) -> Mapping[str, Any]:
+        """Return the settings whose default depends on ``engine.precision``, with their defaults there."""
+        return {}
 
     @property
     def needs_double_backward(self) -> bool:

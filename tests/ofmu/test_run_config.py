@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from ofmu.config.files import validate
+from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError
+from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.run_config import UnlearnConfig, override
 
 
@@ -18,7 +20,11 @@ def config(*overrides: str) -> UnlearnConfig:
 EXACT = ["method.derivative=exact"]
 REFUSED = [
     (["method.derivative=reverse_over_forward", "engine.gradient_checkpointing=true"], "use 'exact', or switch"),
-    (["engine.precision=bf16"], "needs fp32 weights and compute.*or both derivatives to 'exact'"),
+    (
+        ["engine.precision=bf16", "method.derivative=central"],
+        "needs fp32 weights and compute.*or both derivatives to 'exact'",
+    ),
+    (["engine.precision=bf16", "model.attention=sdpa"], "set model.attention to 'eager' or 'auto'"),
     (["engine.precision=bf16", "method.derivative=exact", "method.outer_derivative=central"], "needs fp32"),
     (["method.derivative=exact", "model.attention=sdpa"], "set model.attention to 'eager' or 'auto'"),
     (
@@ -57,6 +63,17 @@ def test_without_products_nothing_depends_on_the_derivative() -> None:
     config("method.derivative=exact", "engine.precision=bf16", "engine.zero_stage=3")
     config("method.derivative=reverse_over_forward", "engine.zero_stage=3")
     config("method.derivative=exact", "engine.precision=bf16", "engine.backend=torch", "engine.zero_stage=0")
+
+
+def test_derivatives_that_are_left_out_are_exact_in_bf16() -> None:
+    left_out = config("engine.precision=bf16")
+    assert left_out.method == config("engine.precision=bf16", "method.derivative=exact").method
+    assert config().method.model_dump()["derivative"] == "central"
+    objects = UnlearnConfig(engine=EngineConfig(precision="bf16"), method=OfmuConfig(inner_steps=2))
+    assert objects.method == OfmuConfig(inner_steps=2, derivative="exact")
+    assert config("engine.precision=bf16", "method.name=npo").method.name == "npo"
+    with pytest.raises(ValueError, match="needs fp32"):
+        UnlearnConfig(engine=EngineConfig(precision="bf16"), method=OfmuConfig(derivative="central"))
 
 
 def test_stored_configs_without_the_precision_of_gradients_stay_equal() -> None:

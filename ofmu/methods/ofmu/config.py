@@ -113,7 +113,8 @@ class OfmuConfig(ForgetStopConfig):
     """How the Hessian-vector products in ∇Φ are computed. ``central`` and ``forward``: finite differences of gradients.
     ``reverse_over_forward``: exact, by a backward pass through a derivative in forward mode. ``exact``: exact, by
     double backward, which needs more memory and the attention ``eager``. At ``zero_stage`` 3 the last two hold whole
-    weights and a whole vector on every rank for the length of a product."""
+    weights and a whole vector on every rank for the length of a product. Where it is left out and
+    ``engine.precision`` is ``bf16``, it is ``exact``: bf16 rounds the step of a difference away."""
     outer_derivative: Literal["central", "exact"] | None = None
     """How ∇²Φ·∇Φ is computed. ``exact``: by triple backward. None: ``exact`` if ``derivative`` is ``exact``, else a
     central difference of ∇Φ. A plain product H·∇Φ is computed by ``reverse_over_forward`` if ``derivative`` is."""
@@ -131,6 +132,11 @@ class OfmuConfig(ForgetStopConfig):
     def _start_from_variant(cls, values: Any) -> Any:
         variant = values.get("variant") if isinstance(values, Mapping) else None
         return {**VARIANTS[variant], **values} if isinstance(variant, str) and variant in VARIANTS else values
+
+    @classmethod
+    def defaults_at(cls, precision: str) -> Mapping[str, Any]:
+        """Return exact derivatives for bf16, which rounds the step of a finite difference away."""
+        return {"derivative": "exact"} if precision == "bf16" else {}
 
     @property
     def decorrelates(self) -> bool:

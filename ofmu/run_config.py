@@ -192,12 +192,15 @@ class UnlearnConfig(Section):
                 "engine.precision 'bf16' keeps fp32 masters in DeepSpeed's shards: use a zero_stage of at least 1, or "
                 "engine.backend 'torch' in one process"
             )
-        on_deepspeed = engine.backend == "deepspeed" or engine.offload == "cpu"
-        if engine.gradient_precision == "bf16" and (engine.precision != "bf16" or on_deepspeed):
-            raise ValueError(
-                "engine.gradient_precision 'bf16' is for weights in bf16 in one process on PyTorch: set "
-                "engine.precision to 'bf16', backend to 'torch' and offload to 'none', or gradient_precision to 'fp32'"
-            )
+        if engine.gradient_precision == "bf16":
+            wanted = {"precision": "bf16", "backend": "torch", "offload": "none"}
+            wrong = {name for name in wanted if getattr(engine, name) not in (wanted[name], "auto")}
+            if wrong:
+                changes = [f"engine.{name} to '{value}'" for name, value in wanted.items() if name in wrong]
+                raise ValueError(
+                    "engine.gradient_precision 'bf16' is for weights in bf16 in one process on PyTorch: set "
+                    f"{listed(changes)}, or gradient_precision to 'fp32'"
+                )
 
 
 def read_overridden(

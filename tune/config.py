@@ -300,6 +300,21 @@ def searched_and_named(
     return found
 
 
+def with_named_settings(mapping: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """Take what a command line names out of the search. Return the config, and one sentence for each such setting.
+
+    Args:
+        mapping: the config, with the overrides applied.
+        overrides: the entries of the command line. ``method.variant=NAME`` names what the variant sets.
+
+    Raises:
+        ConfigError: the config is invalid, or the command line names both a setting and its range.
+    """
+    fixed = searched_and_named(mapping, overrides, through_variant=True)
+    notes = [f"{key} is {value} in every trial but the baselines, and is not searched" for key, value in fixed.items()]
+    return (fix_settings(mapping, fixed) if fixed else mapping), notes
+
+
 def fix_settings(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Take settings out of the search, as a plain value in Ray Tune's ``param_space`` does.
 

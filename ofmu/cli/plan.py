@@ -54,11 +54,14 @@ def plan_command(
     from ofmu.plan.budget import device_memory
     from ofmu.plan.decision import decide_engine
     from ofmu.plan.plan import make_plan, runs_on_gpu
-    from tune.config import search_config
+    from tune.config import search_config, with_named_settings
 
-    settings = search_config(config.read_mapping())
+    mapping, notes = with_named_settings(config.read_mapping(), config.overrides)
+    settings = search_config(mapping)
     silence_libraries()
     unlearn = settings.unlearn
+    for note in (*notes, *unlearn.ineffective()):
+        click.echo(note)
     ranks = gpus or max(1, settings.cluster.num_workers)
     on_gpu = gpus is not None or memory is not None or settings.cluster.gpus_per_worker > 0 or runs_on_gpu(unlearn)
     if memory is not None:
@@ -140,10 +143,17 @@ def _show_cost(plan: Plan, settings: SearchConfig, rate: float | None, price: fl
     count = 3 if rate is None else 4 if price is None else 5
     print_table([Column(header) for header in headers[:count]], [row[:count] for row in rows])
     if plan.cost is not None:
+        least, most = plan.cost
+        bounded = least != most
+        if bounded:
+            click.echo(
+                "Two numbers of a run are bounds: what a step costs depends on the similarity of its gradients, or on "
+                "the stop of forgetting."
+            )
+        of_both = " for these two cases" if bounded else ""
         click.echo(
-            "The numbers of one run are bounds: OFMU's hinge is closed in every step, or open in every step.\n"
-            "Those of a search are expected values for these two cases. Trials draw their settings, so a search may "
-            "need less or more."
+            f"Those of a search are expected values{of_both}. Trials draw their settings, so a search may need less or "
+            "more."
         )
     else:
         click.echo("The method does not declare its passes, so a run's cost is unknown.")

@@ -41,7 +41,7 @@ def search_command(
 
     # Ray and Optuna take seconds to import, and the help and the errors above do not need them.
     from tune.callbacks.console import console_callback
-    from tune.config import fix_settings, searched_and_named
+    from tune.config import with_named_settings
     from tune.search import ParetoSearch
 
     console = console_callback()
@@ -50,12 +50,10 @@ def search_command(
             if resume is not None:
                 result = ParetoSearch.resume(resume, config.overrides, callbacks=[console], allow_code=allow_code)
             else:
-                mapping = ConfigChoice(config.name or preset, config.overrides).read_mapping()
-                fixed = searched_and_named(mapping, config.overrides, through_variant=True)
-                if fixed:
-                    mapping = fix_settings(mapping, fixed)
-                for key, value in fixed.items():
-                    console.print_line(f"{key} is {value} in every trial but the baselines, and is not searched")
+                chosen = ConfigChoice(config.name or preset, config.overrides)
+                mapping, notes = with_named_settings(chosen.read_mapping(), config.overrides)
+                for note in notes:
+                    console.print_line(note)
                 result = ParetoSearch(mapping, run_dir=run_dir, callbacks=[console]).run()
     except KeyboardInterrupt:
         hint = f": ofmu search --resume {console.resume_words} continues it" if console.resume_words else ""

@@ -44,13 +44,25 @@ def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> N
         settings = _run(settings, cluster, output)
     except KeyboardInterrupt:
         if _is_first_process():
-            kept = cluster.checkpoint_every
-            how = "continues from the last checkpoint" if kept else "starts over: cluster.checkpoint_every is 0"
-            click.echo(f"Interrupted: the same command, with --output {output}, {how}", err=True)
+            click.echo(
+                f"Interrupted: the same command, with --output {output}, {_continuation(output, cluster)}", err=True
+            )
         raise SystemExit(130) from None
     if not _is_first_process():
         return
     _show(settings, output, chain)
+
+
+def _continuation(output: Path, cluster: ClusterConfig) -> str:
+    """Return what the same command does after an interruption."""
+    from ofmu.run_files import RunFiles
+
+    checkpoints = RunFiles(output).checkpoints
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        return "continues from the last checkpoint"
+    return "starts over: " + (
+        "no checkpoint is written yet" if cluster.checkpoint_every else "cluster.checkpoint_every is 0"
+    )
 
 
 def _after(settings: UnlearnConfig, after: Path, output: Path) -> tuple[UnlearnConfig, RunChain]:

@@ -156,8 +156,8 @@ def _model_config(config: UnlearnConfig) -> tuple[dict[str, Any], Path | None]:
     directory = cached_directory(config.model.path, config.model.revision)
     if directory is None:
         raise ConfigError(
-            f"The model '{config.model.path}' is not on this machine, and a plan downloads nothing: download it with "
-            f"'hf download {config.model.path}', or name a local directory"
+            f"There is no model directory '{config.model.path}', and a plan downloads nothing: check the path, or, if "
+            f"it is a hub name, download it with 'hf download {config.model.path}'"
         )
     return read_config(directory), directory
 
@@ -187,9 +187,10 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         for stage in range(max(engine.stage + 1, 2), 4) if ranks > 1 else ():
             yield (f"engine.zero_stage={stage}",)
             yield (*steps, f"engine.zero_stage={stage}")
-    if engine.precision == "bf16" and engine.gradient_precision == "fp32" and engine.backend_on(ranks) == "torch":
-        yield ("engine.gradient_precision=bf16",)
-        steps.append("engine.gradient_precision=bf16")
+    in_bf16 = _shorter_types(config, ranks, on_gpu=on_gpu)
+    if in_bf16:
+        yield in_bf16
+        steps += in_bf16
         yield tuple(steps)
     if on_gpu and engine.offload != "cpu":
         yield ("engine.offload=cpu",)
@@ -204,6 +205,22 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
     elif not config.model.adapter.is_quantized:
         yield ("model.adapter.quantization=4bit",)
         yield (*steps, "model.adapter.quantization=4bit")
+
+
+def _shorter_types(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> tuple[str, ...]:
+    """Return the changes that put weights and gradients into bf16. Few CPUs compute in bf16 as fast as in fp32."""
+    engine, changes = config.engine, list[str]()
+    if engine.precision == "fp32":
+        if not on_gpu:
+            return ()
+        changes += ["engine.precision=bf16"]
+        try:
+            _changed(config, tuple(changes))
+        except OfmuError:
+            changes += [f"method.{name}={value}" for name, value in config.method.defaults_at("bf16").items()]
+    if engine.gradient_precision == "fp32" and engine.backend_on(ranks) == "torch":
+        changes += ["engine.gradient_precision=bf16"]
+    return tuple(changes)
 
 
 def _moments_in_8_bits(config: UnlearnConfig) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ REFUSED = [
     ),
     (["engine.offload=cpu", "engine.zero_stage=0"], "zero_stage of at least 1"),
     (["engine.offload=cpu", "engine.backend=torch"], "use engine.backend 'deepspeed'"),
-    (["engine.gradient_precision=bf16"], "set engine.precision to 'bf16'"),
+    (["engine.gradient_precision=bf16"], "set engine.precision to 'bf16', or gradient_precision to 'fp32'"),
     (
         ["engine.gradient_precision=bf16", "engine.precision=bf16", "engine.backend=deepspeed", *EXACT],
         "backend to 'torch'",

@@ -30,9 +30,23 @@ def test_a_plan_names_every_phase_and_the_cost(config, capsys):
     for word in ("preparation", "load", "round", "evaluation", "save", "weights", "gradient evaluations", "hours"):
         assert word in shown
     assert "search of 32 trials, expected" in shown
-    assert "The numbers of one run are bounds" in shown
-    assert "Those of a search are expected values" in shown
+    assert "Two numbers of a run are bounds" in shown
+    assert "Those of a search are expected values for these two cases" in shown
     assert "\nfits: a rank needs " in shown
+
+
+@pytest.mark.slow
+def test_a_plan_of_a_variant_has_one_cost_and_names_what_has_no_effect(config, capsys):
+    words = ["method.variant=first_order", "method.similarity_threshold=0.5", "search.baselines=[target]"]
+    assert main(["plan", str(config), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "bounds" not in shown
+    assert "method.similarity_threshold has no effect: method.decorrelation is 'none'" in shown
+    (row,) = [line for line in shown.splitlines() if line.startswith("one run")]
+    assert "–" not in row
+    # What the variant sets leaves the space, so that no trial of the search costs a second-order term.
+    (row,) = [line for line in shown.splitlines() if line.startswith("search of")]
+    assert "–" not in row
 
 
 def test_a_price_without_a_speed_is_refused(config, capsys):
@@ -60,7 +74,7 @@ def test_without_a_gpu_and_without_its_memory_nothing_is_compared(config, capsys
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model.path=nobody/nothing"], "Error: The model 'nobody/nothing' is not on this machine"),
+        (["model.path=nobody/nothing"], "Error: There is no model directory 'nobody/nothing'"),
         (["data.source=cifar10", "method.name=finetune"], "Error: A plan is for language models"),
         (["model.scratch.hiden_size=3"], "did you mean"),
         (["--memory", "-1"], "-1"),

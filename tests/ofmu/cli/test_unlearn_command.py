@@ -60,6 +60,28 @@ def test_an_interrupted_run_prints_how_to_continue_and_continues(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.parametrize(
+    ("entries", "end"),
+    [([], "no checkpoint is written yet"), (["cluster.checkpoint_every=0"], "cluster.checkpoint_every is 0")],
+)
+def test_a_run_that_is_interrupted_before_its_first_checkpoint_says_so(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    entries: list[str],
+    end: str,
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_run_locked", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        main(["unlearn", str(tiny), *entries, "--output", str(tmp_path / "run")])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.endswith(f"starts over: {end}\n")
+
+
 def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     printer = command.StepPrinter("ofmu", every=10)
     whole = {"forget_loss": 1.0, "retain_loss": 0.5, "similarity": 0.1, "phi_norm": 2.0, "gradient_evaluations": 4}

@@ -104,6 +104,20 @@ def test_gradients_in_bf16_are_a_change_of_runs_in_bf16_alone(mapping):
 
 
 @pytest.mark.slow
+def test_a_gpu_may_take_bf16_with_the_derivatives_that_it_needs(mapping):
+    short = ("engine.precision=bf16", "method.derivative=exact", "engine.gradient_precision=bf16")
+    assert short in _changes(config_of(mapping), 1, on_gpu=True)
+    assert short[::2] in _changes(config_of(mapping, method={"variant": "first_order"}), 1, on_gpu=True)
+    other = config_of(mapping, method={"name": "simnpo"})
+    plan = make_plan(other, on_gpu=True, budget=1)
+    (candidate,) = [each for each in plan.candidates() if each.overrides == short[::2]]
+    assert candidate.needed < plan.needed
+    # DeepSpeed's ranks have fp32 gradients.
+    assert short[:1] in _changes(other, 2, on_gpu=True)
+    assert not any(short[0] in overrides for overrides in _changes(other, 1, on_gpu=False))
+
+
+@pytest.mark.slow
 def test_what_no_change_can_fit_says_so(mapping, monkeypatch):
     with_memory(monkeypatch, 1 * MIB)
     with pytest.raises(MemoryLimitError, match="nor an adapter make it fit: take a smaller model"):

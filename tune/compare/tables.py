@@ -33,7 +33,7 @@ def compact_table(summary: Summary) -> list[list[str]]:
         "seconds / run",
         "peak memory",
         "points",
-        "failed trials",
+        "failed: trials / runs",
         "decides most",
     ]
     return [header, *(_compact_row(method, summary) for method in summary.methods)]
@@ -168,7 +168,7 @@ def _wide_row(method: MethodSummary, summary: Summary) -> dict[str, Any]:
         "p_holm_against_leader": None if test is None else test.p_holm,
         "points": len(method.points),
         "runs": sum(len(point.runs) for point in method.points),
-        "failed_runs": sum(run.metrics is None for point in method.points for run in point.runs),
+        "failed_runs": _failed_runs(method),
         "trials": method.trials,
         "failed_trials": method.failed,
         "pruned_trials": method.pruned,
@@ -193,9 +193,20 @@ def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
         _number(cost.run_seconds, ".1f"),
         memory(cost.run_peak_memory_bytes),
         str(len(method.points)),
-        f"{method.failed} of {method.trials}" + (f", {method.pruned} pruned" if method.pruned else ""),
+        _failures(method),
         MISSING if first is None else f"{first[0].partition('.')[2]} {first[1]:.2f}",
     ]
+
+
+def _failed_runs(method: MethodSummary) -> int:
+    return sum(run.metrics is None for point in method.points for run in point.runs)
+
+
+def _failures(method: MethodSummary) -> str:
+    """Return how many trials of the search failed, and how many runs on other seeds."""
+    pruned = f", {method.pruned} pruned" if method.pruned else ""
+    runs = sum(len(point.runs) for point in method.points)
+    return f"{method.failed} of {method.trials}{pruned} / {_failed_runs(method)} of {runs}"
 
 
 def _p_header(summary: Summary) -> str:

@@ -68,7 +68,7 @@ def test_a_level_that_not_all_seeds_reach_shows_their_number(written):
 
 def test_terminal_and_pipe_show_the_same_cells(written):
     plain, colored = shown(written), shown(written, force_terminal=True, color_system=None)
-    for cell in ("good*", "poor", "0.680", "400 / 40", "1 of 8, 2 pruned", "lr 0.75"):
+    for cell in ("good*", "poor", "0.680", "400 / 40", "1 of 8, 2 pruned / 1 of 12", "lr 0.75"):
         assert cell in plain
         assert cell in colored
     assert "\x1b" not in plain

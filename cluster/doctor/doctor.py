@@ -24,6 +24,7 @@ from cluster.doctor.checks import Check, NodeRequest
 from cluster.jobs.server import JobServer
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import is_uri, join_uri, redacted, short_reason, storage_at
+from ofmu.engine.device import NO_GPU, NO_GPU_FIX
 from ofmu.errors import ClusterError
 from ofmu.io.cache import cache_root
 from ofmu.io.text import counted
@@ -57,7 +58,7 @@ def examine_machine(config: UnlearnConfig | None = None, storage: str | None = N
                 found.append(Check("this machine", "fail", f"cannot be checked ({error})", "install ofmu again"))
         found += failed or _compare_probes(probes, {"here": ""})
     if config is not None and config.engine.device == "cuda" and not gpus:
-        found.append(Check("device", "fail", "engine.device is 'cuda', but no GPU is visible", "use 'auto' or 'cpu'"))
+        found.append(Check("device", "fail", NO_GPU, NO_GPU_FIX))
     for backend, ranks in (("gloo", 2), *((("nccl", gpus),) if gpus else ())):
         found.append(_all_reduce_here(backend, ranks))
     return [replace(check, host="") for check in found]

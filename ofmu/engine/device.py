@@ -5,6 +5,11 @@ from __future__ import annotations
 from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError
 
+NO_GPU = "engine.device is 'cuda', but no GPU is visible"
+"""What is wrong on a machine without a GPU."""
+NO_GPU_FIX = "use 'auto' or 'cpu'"
+"""The settings of ``engine.device`` that work there."""
+
 
 def check_device(config: EngineConfig) -> None:
     """Check that this process sees a GPU, if the config names one.
@@ -18,4 +23,4 @@ def check_device(config: EngineConfig) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise ConfigError("engine.device is 'cuda', but no GPU is visible: use 'auto' or 'cpu'")
+        raise ConfigError(f"{NO_GPU}: {NO_GPU_FIX}")

@@ -173,7 +173,7 @@ _STEP_FIELDS = {
     "phi_norm": ("‖∇Φ‖", "‖∇Φ‖ {value:.3g}"),
     "direction_norm": ("‖direction‖", "‖direction‖ {value:.3g}"),
     "stop_weight": ("weight of the stop", "weight of the stop {value:.3g}"),
-    "gradient_evaluations": ("gradient evaluations", "{value} gradient evaluations"),
+    "gradient_evaluations": ("gradient evaluations", "{value:.10g} gradient evaluations"),
 }
 """The fields of a step's record that are printed, if the method records them: the name, and the form of a value."""
 

@@ -24,17 +24,28 @@ class CostTracker:
     further derivative doubles the work.
     """
 
-    gradient_evaluations: int = 0
+    gradient_evaluations: float = 0
+    """A whole number, unless passes read a share of a minibatch: see :meth:`counting`."""
     forward_evaluations: int = 0
     """Forward passes without a backward pass, such as the passes of a frozen target."""
     tokens: int = 0
     """Tokens that the gradient and forward evaluations read. On images: the number of images."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Wall-clock seconds by phase."""
+    _share: float = 1
+
+    @contextmanager
+    def counting(self, share: float) -> Iterator[None]:
+        """Count a gradient evaluation inside the block as ``share`` of one: its rows are that share of a minibatch."""
+        before, self._share = self._share, share
+        try:
+            yield
+        finally:
+            self._share = before
 
     def count(self, evaluations: int, tokens: int) -> None:
-        """Add gradient evaluations. ``tokens`` is what one forward pass of the global minibatch reads."""
-        self.gradient_evaluations += evaluations
+        """Add gradient evaluations. ``tokens`` is what one forward pass of the rows reads."""
+        self.gradient_evaluations += evaluations * self._share
         self.tokens += evaluations * tokens
 
     def count_forward(self, tokens: int) -> None:
@@ -65,7 +76,7 @@ class CostTracker:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from the counts of a checkpoint. The seconds of this attempt's start-up are added to them."""
-        self.gradient_evaluations = int(state["gradient_evaluations"])
+        self.gradient_evaluations = state["gradient_evaluations"]
         self.forward_evaluations = int(state["forward_evaluations"])
         self.tokens = int(state["tokens"])
         for name, seconds in state["seconds"].items():

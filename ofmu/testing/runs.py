@@ -85,7 +85,7 @@ class RunOutcome:
 
     records: list[dict[str, Any]]
     """The fields of each round's record."""
-    gradient_evaluations: int
+    gradient_evaluations: float
     forward_evaluations: int
     tokens: int
     start: dict[str, Tensor]

@@ -40,9 +40,9 @@ class HeldVectors:
 class Passes:
     """Passes over global minibatches. A double backward pass counts as the cost tracker counts it."""
 
-    forget: int = 0
+    forget: float = 0
     """Gradient evaluations of forget minibatches."""
-    retain: int = 0
+    retain: float = 0
     """Gradient evaluations of retain minibatches."""
     forget_forward: int = 0
     """Forward passes of forget minibatches without a backward pass."""
@@ -50,7 +50,7 @@ class Passes:
     """Forward passes of retain minibatches without a backward pass."""
 
     @property
-    def gradient_evaluations(self) -> int:
+    def gradient_evaluations(self) -> float:
         """Gradient evaluations of both sets."""
         return self.forget + self.retain
 
@@ -69,3 +69,7 @@ class Passes:
             forget_forward=self.forget_forward * count,
             retain_forward=self.retain_forward * count,
         )
+
+    def on_share(self, share: float) -> Passes:
+        """Return the gradient evaluations, each on a share of its minibatch, without the forward passes."""
+        return Passes(forget=self.forget * share, retain=self.retain * share)

@@ -86,6 +86,8 @@ def contract_specs() -> dict[str, RunSpec]:
     plain = {"outer_update": "sgd", "outer_lr": 0.02, "similarity_weight": 0.05}
     return {
         "ofmu-projection": short_spec("ofmu", decorrelation="projection"),
+        # A product reads one row, so that a rank of two has none.
+        "ofmu-product-share": short_spec("ofmu", product_share=0.25),
         "ofmu-forward-mode": short_spec("ofmu", derivative="reverse_over_forward", similarity_weight=0.05),
         # AdamW's first step turns the rounding of a gradient near 0 into a step of full length.
         "ofmu-range-test": short_spec(

@@ -62,14 +62,14 @@ def with_decided_baselines(config: SearchConfig) -> tuple[SearchConfig, str | No
     if published is not None and mean is not None and published > MOST_TRIALS * mean:
         chosen = ["target"]
         sentence = (
-            f"The published setting is left out, since it takes {published:,} gradient evaluations and a trial of the "
+            f"The published setting is left out, since it takes {published:,.0f} gradient evaluations and a trial of the "
             f"space {mean:,.0f}: search.baselines=[target,published] runs it"
         )
     search = config.search.model_copy(update={"baselines": chosen})
     return config.model_copy(update={"search": search}), sentence
 
 
-def _gradient_evaluations(base: UnlearnConfig, settings: Mapping[str, Any]) -> int | None:
+def _gradient_evaluations(base: UnlearnConfig, settings: Mapping[str, Any]) -> float | None:
     """Return the least number of gradient evaluations of a run, or None if the method or an impossible run has none."""
     try:
         config = run_config(base, settings)

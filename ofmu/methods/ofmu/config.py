@@ -118,6 +118,9 @@ class OfmuConfig(ForgetStopConfig):
     outer_derivative: Literal["central", "exact"] | None = None
     """How ∇²Φ·∇Φ is computed. ``exact``: by triple backward. None: ``exact`` if ``derivative`` is ``exact``, else a
     central difference of ∇Φ. A plain product H·∇Φ is computed by ``reverse_over_forward`` if ``derivative`` is."""
+    product_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a minibatch's rows, the first ones, on which Hessian-vector products are computed. Such a product counts
+    as that share of its gradient evaluations. g_f, g_r and S are of all rows. 1: all rows (the paper)."""
     stationarity_tolerance: NonNegativeFloat = 0.0
     """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run stops early only if ∇Φ vanishes."""
     diagnostics_every: PositiveInt = 10
@@ -210,6 +213,11 @@ class OfmuConfig(ForgetStopConfig):
                 "method.derivative 'exact' needs a second derivative that fused attention lacks: "
                 "set model.attention to 'eager' or 'auto'"
             )
+        if self.product_share < 1 and self.uses_hvp and self.derivative == "forward":
+            raise ValueError(
+                "method.derivative 'forward' compares with the gradient of all rows, and method.product_share "
+                f"{self.product_share} leaves rows out: set derivative to 'central', or product_share to 1"
+            )
         if self.penalty_max is not None and self.penalty_max < self.penalty_weight:
             raise ValueError(
                 f"method.penalty_max {self.penalty_max} is below method.penalty_weight {self.penalty_weight}: "
@@ -233,6 +241,8 @@ class OfmuConfig(ForgetStopConfig):
             notes.append("method.outer_derivative has no effect: method.penalty_weight is 0")
         if self.regularization_interval > 1 and self.penalty_weight == 0 and not self.decorrelates:
             notes.append("method.regularization_interval has no effect: there is no decorrelation and no penalty")
+        if self.product_share < 1 and not self.uses_hvp:
+            notes.append("method.product_share has no effect: no Hessian-vector product is computed")
         if self.outer_update == "sgd" and self.weight_decay > 0:
             notes.append("method.weight_decay has no effect: the outer update 'sgd' has no weight decay")
         has_differences = self.uses_hvp and not self.hvp_modes <= {"exact", "reverse_over_forward"}

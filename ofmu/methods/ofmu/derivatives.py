@@ -20,6 +20,9 @@ With Φ = L_f − β·max(0, S − τ), S = cos(g_f, g_r), and H the Hessian of 
 constant.
 
 A finite difference along u displaces the parameters by ε·u with ε = c·‖θ‖/‖u‖. The displacement has the length c·‖θ‖.
+With a ``product_share`` below 1, H and the displaced gradients are those of the minibatch's first rows. g_f, g_r and S
+are those of all of its rows.
+
 The first c were measured on small Llama models in fp32. :meth:`Derivatives.fit_inner_step` and
 :meth:`Derivatives.fit_outer_step` estimate the error and shorten c where a model needs it.
 """
@@ -28,17 +31,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.methods.ofmu.points import Ascent, PhiGradient, Point
+from ofmu.methods.ofmu.points import Ascent, PhiGradient, Place, Point, SimilarityTerm
+from ofmu.methods.ofmu.product_rows import ProductEngine
 from ofmu.methods.ofmu.similarity import Similarity
 from ofmu.methods.ofmu.step_size import fit_step
-from ofmu.vectors.base import Displacement, Term, Vector
+from ofmu.vectors.base import Displacement, Vector
 
 RowT = TypeVar("RowT")
 
@@ -51,28 +55,6 @@ INNER_TOLERANCE = {"central": 1e-3, "forward": 1e-2}
 OUTER_TOLERANCE = 1e-2
 """Estimated error, from ∇²Φ·∇Φ, of the outer direction at which a fit ends."""
 _ORDER = {"central": 2, "forward": 1}
-
-
-@dataclass
-class _SimilarityTerm(Generic[RowT]):
-    """One of the two products in ∇S: H_f a, or H_r b."""
-
-    loss: Loss[RowT]
-    rows: Sequence[RowT]
-    gradient: Vector
-    """The gradient of ``loss``."""
-    direction: Sequence[Term]
-    """The direction (a, or b) as terms in g_f and g_r. The direction is never formed as a vector of its own."""
-    norm: float
-    """The norm of the direction."""
-
-
-@dataclass
-class _Place:
-    """The current parameters as a sum: an origin, which can be restored, and a displacement from the origin."""
-
-    origin: Vector
-    displacements: tuple[Displacement, ...] = ()
 
 
 class Derivatives(Generic[RowT]):
@@ -90,6 +72,7 @@ class Derivatives(Generic[RowT]):
 
     def __init__(self, engine: Engine, forget_loss: Loss[RowT], retain_loss: Loss[RowT], config: OfmuConfig) -> None:
         self._engine, self.space, self._config = engine, engine.space, config
+        self._products = ProductEngine(engine, config.product_share)
         self._forget_loss, self._retain_loss = forget_loss, retain_loss
         self.inner_step = INNER_STEP[config.derivative]
         """c of the differences inside ∇Φ."""
@@ -106,7 +89,7 @@ class Derivatives(Generic[RowT]):
         Raises:
             NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
         """
-        point = self._point(forget_rows, retain_rows)
+        point = self._point(forget_rows, retain_rows, self._engine)
         exceeds = self._config.decorrelates and point.similarity.value > self._config.similarity_threshold
         return self._phi_gradient_at(point, exceeds=exceeds, weight=self._beta(point.similarity))
 
@@ -160,8 +143,8 @@ class Derivatives(Generic[RowT]):
             total = self._add_exact_penalty_product(total, scale, phi, last=last)
         else:
 
-            def add_phi_gradient(scale: float, place: _Place) -> None:
-                displaced = self._point(point.forget_rows, point.retain_rows)
+            def add_phi_gradient(scale: float, place: Place) -> None:
+                displaced = self._point(point.forget_rows, point.retain_rows, self._products)
                 self.space.add(total, displaced.forget_gradient, scale)
                 if displaced.similarity.is_defined:
                     self._add_similarity_gradient(total, -phi.weight * scale, displaced, place)
@@ -219,10 +202,12 @@ class Derivatives(Generic[RowT]):
         self.outer_step = fitted.step
         return fitted.value, fitted.error
 
-    def _point(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> Point[RowT]:
+    def _point(
+        self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], engine: Engine | ProductEngine
+    ) -> Point[RowT]:
         """Return L_f, L_r, g_f, g_r and S at the current parameters."""
-        forget_loss, g_f = self._engine.gradient(self._forget_loss, forget_rows)
-        retain_loss, g_r = self._engine.gradient(self._retain_loss, retain_rows)
+        forget_loss, g_f = engine.gradient(self._forget_loss, forget_rows)
+        retain_loss, g_r = engine.gradient(self._retain_loss, retain_rows)
         ff, rr, fr = self.space.dots((g_f, g_f), (g_r, g_r), (g_f, g_r))
         similarity = Similarity.from_dot(math.sqrt(ff), math.sqrt(rr), fr)
         return Point(forget_rows, retain_rows, forget_loss, retain_loss, g_f, g_r, similarity)
@@ -255,7 +240,7 @@ class Derivatives(Generic[RowT]):
         return gradient
 
     def _add_similarity_gradient(
-        self, into: Vector, scale: float, point: Point[RowT], place: _Place | None = None
+        self, into: Vector, scale: float, point: Point[RowT], place: Place | None = None
     ) -> None:
         """Add ``scale``·∇S = ``scale``·(H_f a + H_r b) to ``into``.
 
@@ -269,10 +254,10 @@ class Derivatives(Generic[RowT]):
         s = point.similarity
         gradients = (point.forget_gradient, point.retain_gradient)
         terms = (
-            _SimilarityTerm(
+            SimilarityTerm(
                 self._forget_loss, point.forget_rows, gradients[0], list(zip(s.a, gradients, strict=True)), s.a_norm
             ),
-            _SimilarityTerm(
+            SimilarityTerm(
                 self._retain_loss, point.retain_rows, gradients[1], list(zip(s.b, gradients, strict=True)), s.b_norm
             ),
         )
@@ -282,13 +267,11 @@ class Derivatives(Generic[RowT]):
             return
         if place is None:
             with self.space.preserving_parameters() as origin:
-                self._add_differences(into, scale, terms, _Place(origin))
+                self._add_differences(into, scale, terms, Place(origin))
         else:
             self._add_differences(into, scale, terms, place)
 
-    def _add_differences(
-        self, into: Vector, scale: float, terms: Sequence[_SimilarityTerm[RowT]], place: _Place
-    ) -> None:
+    def _add_differences(self, into: Vector, scale: float, terms: Sequence[SimilarityTerm[RowT]], place: Place) -> None:
         """Add ``scale``·H·u of both terms. The parameters are left displaced."""
         displacement = self.inner_step * self.space.parameter_norm()
         for term in terms:
@@ -296,10 +279,10 @@ class Derivatives(Generic[RowT]):
                 self._add_difference(into, scale, term, place, displacement / term.norm)
 
     def _add_difference(
-        self, into: Vector, scale: float, term: _SimilarityTerm[RowT], place: _Place, step: float
+        self, into: Vector, scale: float, term: SimilarityTerm[RowT], place: Place, step: float
     ) -> None:
         """Add ``scale``·H·u, by [g(θ + εu) − g(θ − εu)]/2ε (central) or [g(θ + εu) − g(θ)]/ε (forward)."""
-        space, engine = self.space, self._engine
+        space, engine = self.space, self._products
         space.displace(place.origin, *place.displacements, Displacement(step, term.direction))
         if self._config.derivative == "central":
             engine.gradient(term.loss, term.rows, into=into, scale=scale / (2 * step))
@@ -317,15 +300,15 @@ class Derivatives(Generic[RowT]):
         terms: Sequence[tuple[Loss[RowT], Sequence[RowT], float]],
     ) -> None:
         """Add ``scale``·Σ weight·H·∇Φ over terms of (loss, rows, weight) to ``into``."""
-        config, engine = self._config, self._engine
+        config = self._config
         if config.outer_hvp_mode == "exact" or config.plain_products_in_forward_mode:
             for loss, rows, weight in terms:
                 self._add_product(into, scale * weight, loss, rows, phi.gradient)
             return
 
-        def add_gradients(scale: float, place: _Place) -> None:
+        def add_gradients(scale: float, place: Place) -> None:
             for loss, rows, weight in terms:
-                engine.gradient(loss, rows, into=into, scale=weight * scale)
+                self._products.gradient(loss, rows, into=into, scale=weight * scale)
 
         self._add_central_difference(scale, phi, add_gradients)
 
@@ -334,10 +317,10 @@ class Derivatives(Generic[RowT]):
     ) -> None:
         """Add ``scale``·H·direction, an exact product, to ``into``."""
         forward_mode = self._config.derivative == "reverse_over_forward"
-        self._engine.hvp(loss, rows, direction, into=into, scale=scale, forward_mode=forward_mode)
+        self._products.hvp(loss, rows, direction, into=into, scale=scale, forward_mode=forward_mode)
 
     def _add_central_difference(
-        self, scale: float, phi: PhiGradient[RowT], add: Callable[[float, _Place], None]
+        self, scale: float, phi: PhiGradient[RowT], add: Callable[[float, Place], None]
     ) -> None:
         """Add ``scale``·[f(θ + ε∇Φ) − f(θ − ε∇Φ)]/2ε.
 
@@ -349,7 +332,7 @@ class Derivatives(Generic[RowT]):
             for sign in (1.0, -1.0):
                 displacement = Displacement(sign * step, [(1.0, phi.gradient)])
                 space.displace(origin, displacement)
-                add(scale * sign / (2 * step), _Place(origin, (displacement,)))
+                add(scale * sign / (2 * step), Place(origin, (displacement,)))
 
     def _add_exact_penalty_product(self, into: Vector, scale: float, phi: PhiGradient[RowT], *, last: bool) -> Vector:
         """Add ``scale`` times the derivative of ∇Φ along v = ∇Φ to ``into``. Return the sum.
@@ -359,7 +342,7 @@ class Derivatives(Generic[RowT]):
         ȧ and ḃ are the derivatives of a and b along v. They follow from ġ_f = H_f v and ġ_r = H_r v. Every term is an
         average over ranks of local terms. S is no such average, so S itself cannot be differentiated on each rank.
         """
-        engine, space, point, v = self._engine, self.space, phi.point, phi.gradient
+        engine, space, point, v = self._products, self.space, phi.point, phi.gradient
         g_f, g_r, similarity = point.forget_gradient, point.retain_gradient, point.similarity
         g_f_rate = engine.hvp(self._forget_loss, point.forget_rows, v)
         g_r_rate = engine.hvp(self._retain_loss, point.retain_rows, v)

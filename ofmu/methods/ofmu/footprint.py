@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ofmu.engine.base import FORWARD_MODE_HVP_COST, HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.product_rows import counted_rows
 from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES
 from ofmu.vectors.held import HeldVectors, Passes
 from ofmu.vectors.optimizers import moments_of
@@ -124,7 +125,13 @@ def _products(config: OfmuConfig, hinge_open: bool) -> Passes:
         return Passes()
     costs = {"central": 2, "forward": 1, "reverse_over_forward": FORWARD_MODE_HVP_COST, "exact": HVP_COST}
     each = costs[config.derivative]
-    return Passes(forget=each, retain=each)
+    return Passes(forget=each, retain=each).on_share(_share(config))
+
+
+def _share(config: OfmuConfig) -> float:
+    """Return the share of a minibatch that a product reads."""
+    count = counted_rows(config.batch_size, config.product_share)
+    return count / config.batch_size if count < config.batch_size else 1
 
 
 def _similarity(config: OfmuConfig, hinge_open: bool) -> Passes:
@@ -133,13 +140,14 @@ def _similarity(config: OfmuConfig, hinge_open: bool) -> Passes:
 
 def _penalty_product(config: OfmuConfig, hinge_open: bool) -> Passes:
     """Return the passes of ∇²Φ·∇Φ."""
+    share = _share(config)
     exact = config.outer_hvp_mode == "exact"
     each = HVP_COST if exact else FORWARD_MODE_HVP_COST if config.plain_products_in_forward_mode else 2
     if not hinge_open:
-        return Passes(forget=each)
+        return Passes(forget=each).on_share(share)
     if config.decorrelation == "projection":
-        return Passes(forget=each, retain=each)
+        return Passes(forget=each, retain=each).on_share(share)
     if exact:
         both = HVP_COST + HVP_DERIVATIVE_COST
-        return Passes(forget=both, retain=both)
-    return _similarity(config, hinge_open) * 2
+        return Passes(forget=both, retain=both).on_share(share)
+    return (Passes(forget=1, retain=1).on_share(share) + _products(config, hinge_open)) * 2

@@ -1,4 +1,4 @@
-"""What OFMU knows at one point: both losses, their gradients, and ∇Φ."""
+"""What OFMU knows at one point: both losses, their gradients, ∇Φ, and the terms and places of its differences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ofmu.losses import Loss
 from ofmu.methods.ofmu.similarity import Similarity
-from ofmu.vectors.base import Vector
+from ofmu.vectors.base import Displacement, Term, Vector
 
 RowT = TypeVar("RowT")
 
@@ -58,3 +59,25 @@ class Ascent:
     gradient: Vector
     norm: float
     hinge_open: bool
+
+
+@dataclass
+class SimilarityTerm(Generic[RowT]):
+    """One of the two products in ∇S: H_f a, or H_r b."""
+
+    loss: Loss[RowT]
+    rows: Sequence[RowT]
+    gradient: Vector
+    """The gradient of ``loss``."""
+    direction: Sequence[Term]
+    """The direction (a, or b) as terms in g_f and g_r. The direction is never formed as a vector of its own."""
+    norm: float
+    """The norm of the direction."""
+
+
+@dataclass
+class Place:
+    """The current parameters as a sum: an origin, which can be restored, and a displacement from the origin."""
+
+    origin: Vector
+    displacements: tuple[Displacement, ...] = ()

@@ -54,6 +54,10 @@ CASES: dict[str, dict[str, Any]] = {
     "ofmu, some rounds regularized": {
         "name": "ofmu", "similarity_threshold": -1.0, "regularization_interval": 2, **OFMU, "outer_steps": 3,
     },
+    "ofmu, products on a share": {"name": "ofmu", "similarity_threshold": -1.0, "product_share": 0.4, **OFMU},
+    "ofmu exact, products on a share": {
+        "name": "ofmu", "similarity_threshold": -1.0, "derivative": "exact", "product_share": 0.25, **OFMU,
+    },
     "ofmu none": {"name": "ofmu", "decorrelation": "none", **OFMU},
     "ofmu none, no penalty": {"name": "ofmu", "decorrelation": "none", "penalty_weight": 0, **OFMU},
 }  # fmt: skip

@@ -139,6 +139,26 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def two_cpus(ray_folder: Path) -> Iterator[None]:
+    """A local Ray cluster of two CPUs."""
+    import ray  # takes seconds, and most tests need no cluster
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two_cpus_with_dashboard(ray_folder: Path) -> Iterator[None]:
+    """The same with a dashboard, which Ray Train's worker groups report to."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
+    yield
+    ray.shutdown()
+
+
 def _lives_in(process: psutil.Process, folder: Path) -> bool:
     environment = process.info["environ"] or {}
     return process.pid != os.getpid() and environment.get("RAY_TMPDIR") == str(folder)

@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import ray
 import yaml
 
 from ofmu.cli.main import main
@@ -247,13 +246,6 @@ def test_an_address_without_a_cluster(error_of, tiny, tmp_path, monkeypatch):
             assert NOBODY in error_of(*arguments, tmp_path / "run", *place)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "cache").exists(), "models were trained before the address was tried"
-
-
-@pytest.fixture(scope="module")
-def two_cpus(ray_folder: Path) -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.cluster

@@ -170,13 +170,11 @@ def test_wrong_arguments_get_one_sentence_before_anything_runs(arguments, words,
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder: Path) -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+def cluster(two_cpus: None) -> Iterator[None]:
     # The workers cannot import this module by name.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    ray.shutdown()
 
 
 def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, float]:

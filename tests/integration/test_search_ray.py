@@ -35,14 +35,12 @@ UNREACHABLE = "127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder: Path) -> Iterator[None]:
+def cluster(two_cpus: None) -> Iterator[None]:
     """One local cluster for the tests that do not need their own."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     # The workers cannot import this module by its name.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    ray.shutdown()
 
 
 def execute(config: Any, cluster: Any, trial_dir: Path, prepared: Any) -> dict[str, Any]:

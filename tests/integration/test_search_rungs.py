@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -48,15 +46,12 @@ class Recorder(SearchCallback):
 
 @pytest.fixture(scope="module")
 def found(
-    ray_folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny_mapping: dict[str, Any]
-) -> Iterator[tuple[SearchResult, Recorder]]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    two_cpus: None, tmp_path_factory: pytest.TempPathFactory, tiny_mapping: dict[str, Any]
+) -> tuple[SearchResult, Recorder]:
     recorder = Recorder()
     settings = {**tiny_mapping, "method": {**tiny_mapping["method"], "inner_steps": 1}, "search": SEARCH}
     search = ParetoSearch(settings, run_dir=tmp_path_factory.mktemp("rungs") / "run", callbacks=[recorder])
-    result = search.run()
-    yield result, recorder
-    ray.shutdown()
+    return search.run(), recorder
 
 
 def stored_trials(result: SearchResult) -> list[optuna.trial.FrozenTrial]:

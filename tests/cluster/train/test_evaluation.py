@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from cluster.config import ClusterConfig
 from cluster.train.evaluation import evaluations
@@ -24,13 +23,9 @@ TWO = ClusterConfig(num_workers=2, max_failures=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(ray_folder: Path) -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
+def cluster(two_cpus_with_dashboard: None) -> Iterator[None]:
     yield
-    try:
-        wait_for_free_cpus(2)
-    finally:
-        ray.shutdown()
+    wait_for_free_cpus(2)
 
 
 def test_workers_measure_what_one_process_measures(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from cluster.config import ClusterConfig
 from cluster.train.preparation import prepare
@@ -27,13 +26,9 @@ PARTS = ["base", "target", "target_scores", "retrain", "reference_scores"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(ray_folder: Path) -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
+def cluster(two_cpus_with_dashboard: None) -> Iterator[None]:
     yield
-    try:
-        wait_for_free_cpus(2)
-    finally:
-        ray.shutdown()
+    wait_for_free_cpus(2)
 
 
 def with_cache(mapping: dict[str, Any], cache: Path, *overrides: str) -> UnlearnConfig:

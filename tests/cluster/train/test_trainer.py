@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,8 @@ def prepared(tiny_config: UnlearnConfig) -> Prepared:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(ray_folder: Path) -> Iterator[Path]:
-    ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
-    yield ray_folder
-    ray.shutdown()
+def ray_cluster(ray_folder: Path, two_cpus_with_dashboard: None) -> Path:
+    return ray_folder
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from cluster.config import ClusterConfig
 from cluster.train.worker_group import WorkerGroupPool
@@ -41,15 +40,11 @@ def prepared(tiny_config: UnlearnConfig) -> Prepared:
 
 
 @pytest.fixture(scope="module")
-def pool(ray_folder: Path) -> Iterator[WorkerGroupPool]:
-    ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False, dashboard_port=0)
+def pool(two_cpus_with_dashboard: None) -> Iterator[WorkerGroupPool]:
     pool = WorkerGroupPool()
     yield pool
     pool.close()
-    try:
-        wait_for_free_cpus(2)
-    finally:
-        ray.shutdown()
+    wait_for_free_cpus(2)
 
 
 @pytest.fixture(scope="module")

@@ -164,10 +164,13 @@ class RepSelect(Method[Example]):
         retain: Vector | None = None
         if config.components_of == "retain":
             retain, _ = mean_gradient(engine, task.loss, task.retain_rows, config.batch_size)
+        for name, gradient in (("forget", vector), ("retain", retain)):
+            if gradient is not None and not math.isfinite(norm := space.norm(gradient)):
+                raise NonFiniteLossError(
+                    f"The norm of the {name} gradient became {norm}: check the target and the rows"
+                )
         before = self._collapse(vector, retain)
         after = space.norm(vector)
-        if not math.isfinite(before):
-            raise NonFiniteLossError(f"The norm of the forget gradient became {before}: check the target and the rows")
         # What rounding leaves of a collapsed gradient is no direction.
         if after <= _ROUNDING * before:
             raise ConfigError(

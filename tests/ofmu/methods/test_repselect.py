@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from independent import flat, gradient_of, make_method, mean_nll
-from ofmu.errors import ConfigError
+from ofmu.errors import ConfigError, NonFiniteLossError
 from ofmu.methods.repselect import collapse_components
 from ofmu.testing import tiny_language_task, tiny_llama
 
@@ -94,4 +94,12 @@ def test_matrices_that_no_weight_has_are_named_with_one_that_it_has() -> None:
 def test_a_hard_collapse_of_everything_is_refused() -> None:
     method, _, _ = make_method("repselect", collapse="hard", components=1.0)
     with pytest.raises(ConfigError, match="leaves nothing of the forget gradient"):
+        list(method.rounds())
+
+
+def test_a_gradient_that_is_not_finite_is_named() -> None:
+    method, _, _ = make_method("repselect")
+    # The loss is finite, and its gradient is not: √ has an infinite slope at 0.
+    method._context.task.loss.total = lambda module, rows, device: (0 * module.model.norm.weight.sum()).sqrt()
+    with pytest.raises(NonFiniteLossError, match="The norm of the forget gradient became nan"):
         list(method.rounds())

@@ -171,7 +171,7 @@ def test_in_bf16_the_fp32_masters_of_the_adapters_are_added_to_the_fp32_target(
 def test_settings_that_contradict_adapters_are_errors() -> None:
     lora = {"model": {"adapter": {"kind": "lora"}}}
     with pytest.raises(ConfigError, match="fp32 weights and compute"):
-        validate(UnlearnConfig, lora | {"engine": {"precision": "bf16"}})
+        validate(UnlearnConfig, lora | {"engine": {"precision": "bf16"}, "method": {"derivative": "central"}})
     images = {"data": {"source": "cifar10"}, "method": {"name": "graddiff"}}
     with pytest.raises(ConfigError, match=r"model\.adapter adapts language models"):
         validate(UnlearnConfig, lora | images)

@@ -139,21 +139,21 @@ def _show_cost(plan: Plan, settings: SearchConfig, rate: float | None, price: fl
         trials = search_cost(settings, plan.work)
         name = f"search of {counted(settings.search.num_trials, 'trial')}, expected"
         rows.append(_cost_row(name, preparation + trials[0], preparation + trials[1], plan.ranks, rate, price))
-    headers = ["", "gradient evaluations", "tokens", "hours", "cost"]
+    headers = ["", "gradient evaluations", "tokens read", "hours", "cost"]
     count = 3 if rate is None else 4 if price is None else 5
     print_table([Column(header) for header in headers[:count]], [row[:count] for row in rows])
     if plan.cost is not None:
         least, most = plan.cost
-        bounded = least != most
-        if bounded:
-            click.echo(
-                "Two numbers of a run are bounds: what a step costs depends on the similarity of its gradients, or on "
-                "the stop of forgetting."
-            )
-        of_both = " for these two cases" if bounded else ""
+        reasons = []
+        if least.gradient_evaluations != most.gradient_evaluations:
+            reasons.append("the similarity of the gradients in each step, or the stop of forgetting")
+        elif least != most:
+            reasons.append("the range test of the rates")
+        for reason in reasons:
+            click.echo(f"A run needs between the first and the second number, which depends on {reason}.")
         click.echo(
-            f"Those of a search are expected values{of_both}. Trials draw their settings, so a search may need less or "
-            "more."
+            "Tokens include those of the scores. The numbers of a search are expected values, and include the "
+            "preparation. Trials draw their settings, so a search may need less or more."
         )
     else:
         click.echo("The method does not declare its passes, so a run's cost is unknown.")
@@ -181,6 +181,7 @@ def _show_verdict(plan: Plan) -> bool:
         return True
     if plan.fits:
         click.echo(f"\nfits: a rank needs {gib(plan.needed)} of {gib(plan.budget)}")
+        _show_unprepared(plan)
         return True
     click.echo(f"\ndoes not fit: a rank needs {gib(plan.needed)} of {gib(plan.budget)}")
     rows = [(" ".join(entry.overrides), gib(entry.needed), entry.needed <= plan.budget) for entry in plan.candidates()]
@@ -188,9 +189,28 @@ def _show_verdict(plan: Plan) -> bool:
         [Column("change"), Column("needs", justify="right"), Column("")],
         [(change, needs, "fits" if fits else "") for change, needs, fits in rows],
     )
-    smallest = next((change for change, _, fits in rows if fits), None)
-    click.echo(f"smallest change that fits: {smallest}" if smallest else "none of these changes makes it fit")
+    smallest = plan.smallest_change()
+    if smallest is None:
+        click.echo("none of these changes makes it fit")
+    else:
+        click.echo(f"of those that fit, this alters the results least: {' '.join(smallest.overrides)}")
+    _show_unprepared(plan)
     return False
+
+
+def _show_unprepared(plan: Plan) -> None:
+    """Say so if the target and the retrained model cannot be made here."""
+    from ofmu.plan.check import gib
+
+    phase = plan.unprepared
+    if phase is None or plan.budget is None:
+        return
+    needed = phase.device if plan.on_gpu else phase.total
+    shorter = "" if plan.config.training.optimizer == "adamw_8bit" else ", or set training.optimizer=adamw_8bit"
+    click.echo(
+        f"The preparation does not fit: it needs {gib(needed)} of {gib(plan.budget)}. Run 'ofmu prepare' where it "
+        f"fits, and share its cache (cache_dir){shorter}"
+    )
 
 
 def _range(least: float, most: float) -> str:

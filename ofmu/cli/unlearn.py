@@ -60,9 +60,8 @@ def _continuation(output: Path, cluster: ClusterConfig) -> str:
     checkpoints = RunFiles(output).checkpoints
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
         return "continues from the last checkpoint"
-    return "starts over: " + (
-        "no checkpoint is written yet" if cluster.checkpoint_every else "cluster.checkpoint_every is 0"
-    )
+    reason = "no checkpoint is written yet" if cluster.checkpoint_every else "cluster.checkpoint_every is 0"
+    return f"begins with the first round, since {reason}; what is prepared stays in the cache"
 
 
 def _after(settings: UnlearnConfig, after: Path, output: Path) -> tuple[UnlearnConfig, RunChain]:
@@ -121,12 +120,15 @@ def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> Unlearn
 
     Return the config with what was decided about the engine.
     """
+    from ofmu.engine.device import check_device
     from ofmu.io.library_logging import silence_libraries
     from ofmu.io.lock import locked
     from ofmu.preflight import check_inputs
     from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
+    if cluster.num_workers == 0:
+        check_device(config.engine)
     check_inputs(config)
     silence_libraries()
     if config.engine.undecided:

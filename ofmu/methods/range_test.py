@@ -17,7 +17,7 @@ from typing import TypeVar
 from ofmu.engine.base import Engine
 from ofmu.errors import ConfigError
 from ofmu.losses import RowwiseLoss
-from ofmu.vectors.base import Displacement
+from ofmu.vectors.base import Displacement, Vector
 from ofmu.vectors.optimizers import UpdateRule, first_step_
 
 RowT = TypeVar("RowT")
@@ -49,27 +49,53 @@ def ascent_reach(engine: Engine, loss: RowwiseLoss[RowT], rows: Sequence[RowT], 
     space = engine.space
     _, direction = engine.gradient(loss, rows)
     first_step_(rule, direction, space.norm(direction))
+    return reach_along(engine, loss, rows, direction, rise, "set method.inner_lr and method.outer_lr")
+
+
+def reach_along(
+    engine: Engine, loss: RowwiseLoss[RowT], rows: Sequence[RowT], direction: Vector, rise: float, fix: str
+) -> float:
+    """Return the multiple of ``direction`` that raises the mean loss of ``rows`` by ``rise``; collective.
+
+    The test costs at most ``MOST_PASSES`` forward passes, and holds one vector. The parameters keep their bits.
+
+    Args:
+        engine: the engine at the point of departure.
+        loss: the loss to raise. The mean is taken over rows.
+        rows: a global minibatch.
+        direction: the way.
+        rise: nats, positive.
+        fix: the end of the error's sentence.
+
+    Raises:
+        ConfigError: no multiple raises the loss by ``rise``, for instance since the direction is 0.
+        NonFiniteLossError: the loss at the point of departure is NaN or infinite.
+    """
+    space = engine.space
     length = space.norm(direction)
     if not (length > 0 and math.isfinite(length)):
-        raise _no_rate(rise)
-    start = _mean_loss(engine, loss, rows)
+        raise _no_rate(rise, fix)
+    start = mean_loss(engine, loss, rows)
     with space.preserving_parameters() as origin:
 
         def rise_at(rate: float) -> float:
             space.displace(origin, Displacement(rate, [(1.0, direction)]))
-            value = _mean_loss(engine, loss, rows) - start
+            value = mean_loss(engine, loss, rows) - start
             return value if math.isfinite(value) else math.inf
 
-        return _first_reaching(rise_at, rise, _FIRST * space.norm(origin) / length)
+        reached = _first_reaching(rise_at, rise, _FIRST * space.norm(origin) / length)
+    if reached is None:
+        raise _no_rate(rise, fix)
+    return reached
 
 
-def _first_reaching(rise_at: Callable[[float], float], rise: float, rate: float) -> float:
-    """Return the rate at which ``rise_at`` reaches ``rise``, between two tried rates by a power law."""
+def _first_reaching(rise_at: Callable[[float], float], rise: float, rate: float) -> float | None:
+    """Return the rate at which ``rise_at`` reaches ``rise``, between two tried rates by a power law, or None."""
     tried = {rate: rise_at(rate)}
     factor = _FACTOR if tried[rate] < rise else 1 / _FACTOR
     while (tried[rate] < rise) == (factor > 1):
         if len(tried) > MOST_PASSES - 3:
-            raise _no_rate(rise)
+            return None
         rate *= factor
         tried[rate] = rise_at(rate)
     low = min(rate, rate / factor)
@@ -89,7 +115,8 @@ def _between(below: float, low: float, above: float, high: float, rise: float) -
     return below * math.exp(share * math.log(above / below))
 
 
-def _mean_loss(engine: Engine, loss: RowwiseLoss[RowT], rows: Sequence[RowT]) -> float:
+def mean_loss(engine: Engine, loss: RowwiseLoss[RowT], rows: Sequence[RowT]) -> float:
+    """Return the mean over rows of a loss, by a forward pass; collective."""
     tokens = sum(loss.tokens(row) for row in rows)
     values = engine.row_values(lambda module, batch, device: [*loss.row_means(module, batch, device)], rows, tokens)
     return sum(values) / len(values)
@@ -100,8 +127,7 @@ def spread(rows: Sequence[RowT], count: int) -> list[RowT]:
     return [rows[index * len(rows) // count] for index in range(count)] if len(rows) > count else list(rows)
 
 
-def _no_rate(rise: float) -> ConfigError:
+def _no_rate(rise: float, fix: str) -> ConfigError:
     return ConfigError(
-        f"no learning rate raises the loss of the model by {rise:g} nats, so the rates cannot be found by a test: "
-        "set method.inner_lr and method.outer_lr"
+        f"no learning rate raises the loss of the model by {rise:g} nats, so the rates cannot be found by a test: {fix}"
     )

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ofmu.config.base import NonNegativeInt, PositiveFloat, PositiveInt
 from ofmu.data.rows import Example
+from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError, NonFiniteLossError
 from ofmu.methods import register
 from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
+from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES, mean_loss, reach_along, spread
 from ofmu.methods.saliency import mean_gradient
 from ofmu.vectors.base import Segment, Vector
 from ofmu.vectors.held import HeldVectors, Passes
@@ -28,7 +30,7 @@ _OVERSAMPLING = 16
 """Further random projections of a larger matrix, as Halko et al. (arXiv 0909.4061, section 4.2) advise."""
 _ROUNDING = 1e-5
 """Share of the gradient's norm below which nothing but rounding errors of fp32 is left."""
-_RECORDED = ("forget_loss", "gradient_norm", "kept_share")
+_RECORDED = ("gradient_norm", "kept_share", "length_share")
 """What a record tells of the direction, which a checkpoint keeps."""
 
 
@@ -39,10 +41,12 @@ class RepselectConfig(MethodConfig):
     """Selects RepSelect."""
     steps: NonNegativeInt = 10
     """Steps along the direction. Each of them is a round. 0: the target stays as it is."""
-    step_size: PositiveFloat = 3e-3
-    """Length of a step, as a share of ‖θ_0‖. The authors state a factor of the raw gradient, which suits one model."""
+    rise: PositiveFloat = 3.0
+    """Nats by which all steps together raise the loss of forget rows. A range test on the target finds the length of a
+    step. The authors state a factor of the raw gradient, which suits one model."""
     components: Annotated[float, Field(gt=0, le=1)] = 0.125
-    """Share of the principal components of a matrix that are collapsed, of the smaller side of the matrix."""
+    """Share of the principal components of a matrix that are collapsed, of the smaller side of the matrix. ``soft``
+    takes at least two, since one would be its own unit."""
     collapse: Literal["soft", "hard"] = "soft"
     """``soft``: on each side of a matrix, each of these components is divided by its singular value, in units of the
     smallest of them. ``hard``: they are removed."""
@@ -51,7 +55,19 @@ class RepselectConfig(MethodConfig):
     matrices: str = "mlp"
     """Text in the names of the weight matrices that change. The authors change those of the MLP blocks."""
     batch_size: PositiveInt = 128
-    """Rows per gradient evaluation. The gradients run over all rows."""
+    """Rows per gradient evaluation. The gradients run over all rows, and the range test reads so many."""
+
+    def check(self, engine: EngineConfig, attention: str) -> None:
+        """Check that something of the gradient is left.
+
+        Raises:
+            ValueError: all components are removed.
+        """
+        if self.collapse == "hard" and self.components == 1:
+            raise ValueError(
+                "method.collapse 'hard' with method.components 1 removes the whole gradient: lower components, or set "
+                "collapse to 'soft'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,38 +77,42 @@ class RepselectRecord:
     outer_step: int
     """Number of steps taken."""
     forget_loss: float
-    """L_f over all forget rows, at the target."""
+    """Mean loss of the range test's forget rows after the step."""
     gradient_norm: float
     """Norm of ∇L_f over the chosen matrices, at the target."""
     kept_share: float
     """Norm of the collapsed gradient, as a share of ``gradient_norm``."""
+    moved_share: float
+    """‖θ − θ_0‖ as a share of ‖θ_0‖."""
 
 
 @dataclass(frozen=True)
 class _Direction:
-    """The collapsed gradient, at the length ‖θ_0‖, and what a record tells of it."""
+    """The way of all steps together, and what a record tells of it."""
 
     vector: Vector
-    forget_loss: float
     gradient_norm: float
     kept_share: float
+    length_share: float
+    """Its length as a share of ‖θ_0‖."""
 
 
 @register("repselect")
 class RepSelect(Method[Example]):
-    """θ ← θ + η‖θ_0‖ d/‖d‖, where d is ∇L_f(θ_0) of each matrix with its top principal components collapsed.
+    """θ ← θ + η d, where d is ∇L_f(θ_0) of each MLP matrix with its top principal components collapsed.
 
-    The gradient is computed once, over all rows. With the default ``components_of``, a collapsed component of singular
-    value s has the value s_min²/s in d, where s_min is the smallest collapsed one. The authors first train an adapter
-    on the forget rows, which elicits the knowledge, and compute the gradient with it; here it is computed without.
+    The gradient is computed once, over all rows, and a range test finds η. With the default ``components_of``, a
+    collapsed component of singular value s has the value s_min²/s in d, where s_min is the smallest collapsed one. The
+    authors first train an adapter on the forget rows, which elicits the knowledge, and compute the gradient with it;
+    here it is computed without.
     """
 
     Config = RepselectConfig
     title = "RepSelect"
     source = "Sondej et al., arXiv 2606.17168; its single-gradient form, without the eliciting adapter"
     space: ClassVar = {
-        "step_size": {"low": 3e-4, "high": 3e-2, "log": True},
-        "components": {"low": 0.01, "high": 0.5, "log": True},
+        "rise": {"low": 0.5, "high": 10.0, "log": True},
+        "components": {"low": 0.02, "high": 0.5, "log": True},
         "components_of": {"choices": ["forget", "retain"]},
     }
     published: ClassVar = {"components": 0.125, "collapse": "soft", "components_of": "forget"}
@@ -100,28 +120,42 @@ class RepSelect(Method[Example]):
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
         """Return d, and the retain gradient beside it."""
+        # Beside d, the retain gradient during passes, and the parameters during the range test.
         more = 1 if config.components_of == "retain" else 0
-        return HeldVectors(kept=1, in_pass=more, between=more, exact_in_pass=more, exact_between=more)
+        return HeldVectors(kept=1, in_pass=more, between=1, exact_in_pass=more, exact_between=1)
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
-        """Return one pass over all forget rows, and one over all retain rows if their components are used."""
+        """Return a pass over the forget rows, and one over the retain rows if their components are used.
+
+        The range test and the loss after each step take forward passes.
+        """
         if config.steps == 0:
             return Passes(), Passes()
         total = Passes(forget=math.ceil(forget_rows / config.batch_size))
         if config.components_of == "retain":
             total = replace(total, retain=math.ceil(retain_rows / config.batch_size))
-        return total, total
+        bounds = (FEWEST_PASSES, MOST_PASSES)
+        least, most = (replace(total, forget_forward=count + config.steps) for count in bounds)
+        return least, most
 
     def __init__(self, context: Context[Example], config: RepselectConfig) -> None:
         self._context, self._config, self._steps = context, config, 0
         self._direction: _Direction | None = None
+        self._tested = spread(context.task.forget_rows, config.batch_size)
         shapes = context.engine.space.shapes()
-        self._names = {name for name, shape in shapes.items() if config.matrices in name and len(shape) in (2, 3)}
+        matrices = [name for name, shape in shapes.items() if len(shape) in (2, 3)]
+        self._names = {name for name in matrices if config.matrices in name}
         if not self._names:
+            example = "mlp" if any("mlp" in name for name in matrices) else matrices[-1]
             raise ConfigError(
                 f"method.matrices '{config.matrices}' is in no name of a trained weight matrix: set a part of a name "
-                f"such as '{next(name for name, shape in shapes.items() if len(shape) > 1)}'"
+                f"such as '{example}'"
+            )
+        if any("lora_" in name for name in matrices):
+            raise ConfigError(
+                "RepSelect collapses gradients of weight matrices, and model.adapter trains factors of them: set "
+                "model.adapter.kind to 'none'"
             )
 
     @property
@@ -138,29 +172,36 @@ class RepSelect(Method[Example]):
         """Take the remaining steps. Yield after each of them.
 
         Raises:
-            ConfigError: nothing of the gradient is left.
-            NonFiniteLossError: the loss or the norm of the gradient is NaN or infinite.
+            ConfigError: nothing of the gradient is left, or the range test finds no length.
+            NonFiniteLossError: a loss or the norm of a gradient is NaN or infinite.
         """
-        space, costs = self._context.engine.space, self._context.engine.cost_tracker
-        while self._steps < self._config.steps:
-            with costs.phase("outer"):
+        engine, steps = self._context.engine, self._config.steps
+        while self._steps < steps:
+            with engine.cost_tracker.phase("outer"):
                 if self._direction is None:
                     self._direction = self._find_direction()
-                space.add_to_parameters(self._direction.vector, self._config.step_size)
-                space.sync_model()
-            self._steps += 1
-            found = self._direction
+                found = self._direction
+                engine.space.add_to_parameters(found.vector, 1 / steps)
+                engine.space.sync_model()
+                self._steps += 1
+                loss = mean_loss(engine, self._context.task.loss, self._tested)
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"Step {self._steps} of {steps} failed because the loss of the forget rows became {loss}: lower "
+                    "method.rise"
+                )
             yield RepselectRecord(
                 outer_step=self._steps,
-                forget_loss=found.forget_loss,
+                forget_loss=loss,
                 gradient_norm=found.gradient_norm,
                 kept_share=found.kept_share,
+                moved_share=found.length_share * self._steps / steps,
             )
 
     def _find_direction(self) -> _Direction:
         engine, task, config = self._context.engine, self._context.task, self._config
         space = engine.space
-        vector, forget_loss = mean_gradient(engine, task.loss, task.forget_rows, config.batch_size)
+        vector, _ = mean_gradient(engine, task.loss, task.forget_rows, config.batch_size)
         retain: Vector | None = None
         if config.components_of == "retain":
             retain, _ = mean_gradient(engine, task.loss, task.retain_rows, config.batch_size)
@@ -170,6 +211,7 @@ class RepSelect(Method[Example]):
                     f"The norm of the {name} gradient became {norm}: check the target and the rows"
                 )
         before = self._collapse(vector, retain)
+        del gradient, retain
         after = space.norm(vector)
         # What rounding leaves of a collapsed gradient is no direction.
         if after <= _ROUNDING * before:
@@ -177,10 +219,10 @@ class RepSelect(Method[Example]):
                 f"method.components {config.components} leaves nothing of the forget gradient: lower it, or set "
                 "method.collapse to 'soft'"
             )
-        length = space.parameter_norm() / after
+        reach = reach_along(engine, task.loss, self._tested, vector, config.rise, "lower method.rise")
         for part in vector:
-            part.mul_(length)
-        return _Direction(vector, forget_loss, before, after / before)
+            part.mul_(reach)
+        return _Direction(vector, before, after / before, reach * after / space.parameter_norm())
 
     @torch.no_grad()
     def _collapse(self, vector: Vector, retain: Vector | None) -> float:
@@ -234,7 +276,7 @@ def collapse_components(gradient: Tensor, basis_of: Tensor, share: float, *, sof
         soft: whether a component is divided by its singular value in units of the smallest of them. False: it is
             removed.
     """
-    count = max(1, round(share * min(gradient.shape[-2:])))
+    count = max(2 if soft else 1, round(share * min(gradient.shape[-2:])))
     left, values, right = _singular_vectors(basis_of, count)
     # Directions that the rows do not span have a singular value of rounding errors alone: they stay as they are.
     spanned = values > torch.finfo(values.dtype).eps * max(gradient.shape[-2:]) * values.amax(-1, keepdim=True)

@@ -42,7 +42,7 @@ class MemoryPlan:
     """False: the method does not declare its vectors, so the plan counts none of them."""
 
     def peak(self, *, on_gpu: bool) -> Phase:
-        """Return the phase of a run that needs most of the device's memory. The cache may spare the preparation."""
+        """Return the phase that needs most of the device's memory. The preparation, which is cached, does not count."""
         phases = [phase for phase in self.phases if phase.name != PREPARATION]
         return max(phases, key=lambda phase: phase.device if on_gpu else phase.total)
 

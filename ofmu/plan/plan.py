@@ -16,7 +16,8 @@ from ofmu.models.hub import cached_directory
 from ofmu.models.meta import MAX_PARAMETERS, exact_sizes
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config
 from ofmu.plan.cost import Cost, preparation_cost, run_cost
-from ofmu.plan.memory import MemoryPlan, memory_plan
+from ofmu.plan.memory import PREPARATION, MemoryPlan, memory_plan
+from ofmu.plan.phases import Phase
 from ofmu.plan.workload import Workload, workload
 from ofmu.run_config import UnlearnConfig
 
@@ -84,7 +85,7 @@ class Plan:
         return memory.needed(on_gpu=self.on_gpu)
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield changes after which a rank needs less, the smallest first. Each is computed as the run is."""
+        """Yield changes after which a rank needs less. Those that alter the run's results least come first."""
         for overrides in _changes(self.config, self.ranks, on_gpu=self.on_gpu):
             try:
                 changed = _changed(self.config, overrides)
@@ -98,6 +99,15 @@ class Plan:
         if self.fits or self.budget is None:
             return None
         return next((candidate for candidate in self.candidates() if candidate.needed <= self.budget), None)
+
+    @property
+    def unprepared(self) -> Phase | None:
+        """The preparation, if a rank cannot hold it and so needs the target from the cache."""
+        preparation = next((phase for phase in self.memory.phases if phase.name == PREPARATION), None)
+        if preparation is None or self.budget is None:
+            return None
+        needed = preparation.device if self.on_gpu else preparation.total
+        return preparation if needed > self.budget else None
 
 
 def make_plan(
@@ -163,7 +173,10 @@ def _model_config(config: UnlearnConfig) -> tuple[dict[str, Any], Path | None]:
 
 
 def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tuple[str, ...]]:
-    """Yield changes from the smallest to the largest. A change that the config has already is left out."""
+    """Yield changes: without an effect on results, with shorter types, slower, and of fewer weights, in this order.
+
+    A change that the config has already is left out.
+    """
     engine, steps = config.engine, list[str]()
     rows = min(-(-config.method.batch_size // ranks), engine.micro_batch_size or config.method.batch_size)
     micro = [f"engine.micro_batch_size={size}" for size in (4, 2, 1) if size < rows]
@@ -187,24 +200,23 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         for stage in range(max(engine.stage + 1, 2), 4) if ranks > 1 else ():
             yield (f"engine.zero_stage={stage}",)
             yield (*steps, f"engine.zero_stage={stage}")
+    light = tuple(steps)
     in_bf16 = _shorter_types(config, ranks, on_gpu=on_gpu)
     if in_bf16:
         yield in_bf16
-        steps += in_bf16
-        yield tuple(steps)
+        yield (*light, *in_bf16)
     if on_gpu and engine.offload != "cpu":
         yield ("engine.offload=cpu",)
-        steps.append("engine.offload=cpu")
-        yield tuple(steps)
+        yield (*light, "engine.offload=cpu")
         if ranks > 1 and engine.stage < 3:
-            yield (*steps, "engine.zero_stage=3")
-    if config.model.adapter.kind == "none":
-        yield ("model.adapter.kind=lora",)
-        yield (*steps, "model.adapter.kind=lora")
-        yield (*steps, "model.adapter.kind=lora", "model.adapter.quantization=4bit")
-    elif not config.model.adapter.is_quantized:
-        yield ("model.adapter.quantization=4bit",)
-        yield (*steps, "model.adapter.quantization=4bit")
+            yield (*light, "engine.offload=cpu", "engine.zero_stage=3")
+    adapter = ("model.adapter.kind=lora",) if config.model.adapter.kind == "none" else ()
+    if not config.model.adapter.is_quantized:
+        for change in dict.fromkeys((adapter, (*adapter, "model.adapter.quantization=4bit"))):
+            if change:
+                yield change
+                yield (*micro[-1:], *change)
+                yield (*light, *change)
 
 
 def _shorter_types(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> tuple[str, ...]:

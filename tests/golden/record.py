@@ -45,7 +45,7 @@ LOOP = {"steps": 6, "lr": 1e-3, "batch_size": 4}
 METHODS: dict[str, dict[str, Any]] = {
     "ofmu": OFMU,
     "influence": {"strength": 0.3, "damping": 0.1, "fisher_rows": 4, "batch_size": 4},
-    "repselect": {"steps": 3, "step_size": 0.02, "batch_size": 4},
+    "repselect": {"steps": 3, "rise": 1.0, "batch_size": 4},
 }
 SEARCH = {
     "num_trials": 4,

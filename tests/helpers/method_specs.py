@@ -14,6 +14,7 @@ LANGUAGE: Mapping[str, Mapping[str, Any]] = {
     # With similarity_weight 0.5, rounding in ∇S reaches embeddings whose gradient is close to 0, and AdamW enlarges it.
     "ofmu": {"outer_steps": 2, "inner_steps": 2, "inner_lr": 0.02, "outer_lr": 1e-3, "similarity_weight": 0.2},
     "influence": INFLUENCE,
+    "repselect": {"rise": 0.5},
     # At the target, the gradient of KL(target ‖ model) is 0. AdamW would make whole steps of its rounding noise in the
     # embeddings of tokens that no forget row has.
     "klmin": {"update": "sgd", "lr": 0.01},

@@ -209,8 +209,9 @@ class OfmuConfig(ForgetStopConfig):
                 "or both derivatives to 'exact', or outer_derivative to 'exact' beside 'reverse_over_forward'"
             )
         if self.needs_double_backward and attention == "sdpa":
+            in_bf16 = ", the default in bf16," if engine.precision == "bf16" else ""
             raise ValueError(
-                "method.derivative 'exact' needs a second derivative that fused attention lacks: "
+                f"method.derivative 'exact'{in_bf16} needs a second derivative that fused attention lacks: "
                 "set model.attention to 'eager' or 'auto'"
             )
         if self.product_share < 1 and self.uses_hvp and self.derivative == "forward":

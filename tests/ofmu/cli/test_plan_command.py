@@ -30,8 +30,8 @@ def test_a_plan_names_every_phase_and_the_cost(config, capsys):
     for word in ("preparation", "load", "round", "evaluation", "save", "weights", "gradient evaluations", "hours"):
         assert word in shown
     assert "search of 32 trials, expected" in shown
-    assert "Two numbers of a run are bounds" in shown
-    assert "Those of a search are expected values for these two cases" in shown
+    assert "which depends on the similarity of the gradients in each step" in shown
+    assert "The numbers of a search are expected values" in shown
     assert "\nfits: a rank needs " in shown
 
 
@@ -40,7 +40,7 @@ def test_a_plan_of_a_variant_has_one_cost_and_names_what_has_no_effect(config, c
     words = ["method.variant=first_order", "method.similarity_threshold=0.5", "search.baselines=[target]"]
     assert main(["plan", str(config), *words]) == 0
     shown = capsys.readouterr().out
-    assert "bounds" not in shown
+    assert "similarity of the gradients" not in shown
     assert "method.similarity_threshold has no effect: method.decorrelation is 'none'" in shown
     (row,) = [line for line in shown.splitlines() if line.startswith("one run")]
     assert "–" not in row
@@ -62,7 +62,19 @@ def test_what_does_not_fit_lists_changes_and_fails(config, capsys):
     assert "engine.zero_stage=3" in shown
     assert "engine.offload=cpu" in shown
     assert "model.adapter.kind=lora" in shown
-    assert "smallest change that fits: " in shown or "none of these changes makes it fit" in shown
+    assert (
+        "of those that fit, this alters the results least: " in shown or "none of these changes makes it fit" in shown
+    )
+
+
+@pytest.mark.slow
+def test_a_preparation_that_does_not_fit_is_said_beside_a_run_that_does(config, capsys):
+    # Adapters make the run small, and the target is trained in full.
+    assert main(["plan", str(config), "model.adapter.kind=lora", "--gpus", "1", "--memory", "0.0084"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nfits: a rank needs" in shown
+    assert "The preparation does not fit: it needs" in shown
+    assert "or set training.optimizer=adamw_8bit" in shown
 
 
 @pytest.mark.slow

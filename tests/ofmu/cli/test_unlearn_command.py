@@ -79,7 +79,9 @@ def test_a_run_that_is_interrupted_before_its_first_checkpoint_says_so(
     with pytest.raises(SystemExit) as stopped:
         main(["unlearn", str(tiny), *entries, "--output", str(tmp_path / "run")])
     assert stopped.value.code == 130
-    assert capsys.readouterr().err.endswith(f"starts over: {end}\n")
+    assert capsys.readouterr().err.endswith(
+        f"begins with the first round, since {end}; what is prepared stays in the cache\n"
+    )
 
 
 def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,9 @@ OFMU = {
     "inner_lr": 1e-3, "outer_lr": 1e-5, "batch_size": 4,
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {"name": name} for name in BUILT_IN if name not in ("ofmu", "influence")},
+    **{name: {"name": name} for name in BUILT_IN if name not in ("ofmu", "influence", "repselect")},
+    "repselect": {"name": "repselect", "rise": 0.5, "steps": 3},
+    "repselect of retain rows": {"name": "repselect", "rise": 0.5, "components_of": "retain"},
     "influence": {"name": "influence", "fisher_rows": 4},
     "influence on drawn rows": {"name": "influence", "fisher_rows": 4, "retain_share": 0.3},
     "clipped": {"name": "graddiff", "max_grad_norm": 1e-6},
@@ -201,7 +203,8 @@ def test_declared_passes_are_those_that_a_run_counts(case):
     assert least.gradient_evaluations <= evaluations <= most.gradient_evaluations
     forward = tracker.forward_evaluations - before[1]
     assert least.forget_forward + least.retain_forward <= forward <= most.forget_forward + most.retain_forward
-    if config.name != "ofmu" and getattr(config, "min_forget_loss", None) is None:
+    # OFMU's and RepSelect's range tests take as many passes as they need.
+    if config.name not in ("ofmu", "repselect") and getattr(config, "min_forget_loss", None) is None:
         assert least == most
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ofmu.io.files import write_bytes, write_text
 from ofmu.io.plugins import results_only
+from ofmu.io.text import counted
 from ofmu.reports.numbers import MISSING, metric_text
 from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
 from tune.results.tables import feasible_rows, lost_objectives, trial_name
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
+from tune.rundir.seed_runs import Confirmation
 from tune.study.baselines import TARGET, baseline_settings
 
 
@@ -76,7 +78,7 @@ def format_front(result: SearchResult) -> list[list[str]]:
     bounded = [name for name in result.config.search.constraints if name not in names]
     heads = [bounds_text(result, name) for name in bounded]
     feasible = ["feasible"] if result.config.search.constraints else []
-    on_seeds = [f"on seeds {', '.join(map(str, confirmation.seeds))}"] if confirmation else []
+    on_seeds = [_head_on_seeds(confirmation, names)] if confirmation else []
     rows = [["trial", "role", *names, *heads, *feasible, *on_seeds, "settings"]]
     for row, settings in _front_rows(result):
         spreads = [spreads_text(confirmation, int(row["trial"]), names)] if confirmation else []
@@ -89,6 +91,12 @@ def format_front(result: SearchResult) -> list[list[str]]:
         kept = [feasible_text(metrics, result) for _ in feasible]
         rows.append([trial, role, *values, *kept, *[MISSING for _ in on_seeds], note])
     return rows
+
+
+def _head_on_seeds(confirmation: Confirmation, names: Sequence[str]) -> str:
+    """Return the head of the column of confirmed values, such as ``ks_statistic, model_utility on seed 1``."""
+    seeds = confirmation.seeds
+    return f"{', '.join(names)} on {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def bounds_text(result: SearchResult, name: str) -> str:
@@ -156,13 +164,32 @@ def marked_role(row: Any, result: SearchResult) -> str:
 
 
 def sentence_beyond_knee(result: SearchResult) -> str:
-    """Return which trial of the front forgets most, if that is not the knee; empty otherwise."""
+    """Return which trial of the front forgets most, if that is not the knee; empty otherwise.
+
+    If both ran again on further seeds, the sentence says whether the trial forgets more there too.
+    """
     point, names = result.beyond_knee, list(result.config.objectives)[:2]
     if point is None:
         return ""
     knee = result.knee.values
     values = [f"{name} {_short(name, point.values[name])}, the knee {_short(name, knee[name])}" for name in names]
-    return f"{point.name.capitalize()} forgets more than the knee ({'; '.join(values)})"
+    there = _beyond_knee_on_seeds(result, point.number, names[0])
+    return f"{point.name.capitalize()} forgets more than the knee ({'; '.join(values)}){there}"
+
+
+def _beyond_knee_on_seeds(result: SearchResult, trial: int, name: str) -> str:
+    """Return the end of a sentence on the first objective on further seeds; empty if the two trials lack such runs."""
+    confirmation = result.confirmation
+    if confirmation is None:
+        return ""
+    own, knee = (confirmation.spread(number, name) for number in (trial, result.knee.number))
+    if own is None or knee is None:
+        return ""
+    lower, higher = own.mean < knee.mean, own.mean > knee.mean
+    forgets_more = lower if result.config.objectives[name] == "min" else higher
+    what = "but not on" if not forgets_more else "and on"
+    seeds = counted(len(confirmation.seeds), "further seed")
+    return f", {what} {seeds} ({_short(name, own.mean)}, the knee {_short(name, knee.mean)})"
 
 
 def _objective(name: str, values: Mapping[Any, Any]) -> str:

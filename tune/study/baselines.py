@@ -62,8 +62,8 @@ def with_decided_baselines(config: SearchConfig) -> tuple[SearchConfig, str | No
     if published is not None and mean is not None and published > MOST_TRIALS * mean:
         chosen = ["target"]
         sentence = (
-            f"The published setting is left out, since it takes {published:,.0f} gradient evaluations and a trial of the "
-            f"space {mean:,.0f}: search.baselines=[target,published] runs it"
+            f"The published setting is left out, since it takes {published:,.0f} gradient evaluations and a trial of "
+            f"the space {mean:,.0f}: search.baselines=[target,published] runs it"
         )
     search = config.search.model_copy(update={"baselines": chosen})
     return config.model_copy(update={"search": search}), sentence

@@ -21,6 +21,7 @@ from tune.config import SearchConfig
 from tune.results.report import format_front, sentence_beyond_knee
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
+from tune.rundir.seed_runs import Confirmation, PointRuns, SeedRun
 from tune.study.searcher import StudySearcher, open_study
 
 
@@ -295,6 +296,11 @@ def test_hardly_any_utility_counts_as_none(tmp_path):
     assert sentence_beyond_knee(result) == f"Trial 3 {sentence}"
 
 
+def point_on_seeds(trial: int, name: str, value: float) -> PointRuns:
+    runs = tuple(SeedRun(seed=seed, directory=f"{trial}-{seed}", metrics={name: value}) for seed in (4, 5))
+    return PointRuns(trial=trial, settings={}, runs=runs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "beyond"), [("min", 3), ("max", 1)])
 def test_the_trial_that_forgets_more_than_the_knee_is_named_in_either_direction(tmp_path, way, beyond):
@@ -308,6 +314,14 @@ def test_the_trial_that_forgets_more_than_the_knee_is_named_in_either_direction(
         result = search.result()
     assert result.knee.number == 2
     assert result.beyond_knee.number == beyond
+    name, better = next(iter(objectives)), 1 if way == "max" else -1
+    for gain, words in ((0.1, "and on"), (0.0, "but not on"), (-0.1, "but not on")):
+        # AskTell's trials do not run, so nothing confirms them by itself.
+        points = {beyond: 0.5 + better * gain, 2: 0.5}
+        result.__dict__["confirmation"] = Confirmation(
+            seeds=(4, 5), points=tuple(point_on_seeds(trial, name, value) for trial, value in points.items())
+        )
+        assert f"), {words} 2 further seeds ({points[beyond]:g}, the knee 0.5)" in sentence_beyond_knee(result)
     report = CliRunner().invoke(report_command, [str(tmp_path / "run")])
     assert f"Trial {beyond} forgets more than the knee" in report.output
     assert f"Trial {beyond} forgets more than the knee" in (tmp_path / "run" / "report.html").read_text()

@@ -220,6 +220,8 @@ def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
 def _why_no_quality(report: Mapping[str, Any]) -> str:
     """Return why forget quality is missing, and the fix."""
     reasons = report["reasons"]
+    if "non-finite" in reasons.get("forget_truth_ratio", ""):
+        return "is missing, since the model's losses are NaN or infinite: use a model whose training did not diverge"
     if report["metrics"]["forget_truth_ratio"] is None:
         fix = "add the columns paraphrased_answer and perturbed_answer"
         return f"cannot be computed on these rows, with or without a reference ({reasons['forget_truth_ratio']}): {fix}"

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from ofmu.cli.evaluate import HEADLINES, evaluate_command, show_report
@@ -88,6 +89,20 @@ def test_a_config_other_than_the_runs_is_named_by_its_keys(run: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     line = result.stdout.splitlines()[-1]
     assert f"({run / 'config.yaml'}) in training.epochs, evaluation.rouge: evaluate under that one" in line
+
+
+def test_a_model_that_diverged_is_called_that(run: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(run / "model", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        for weight in (model.lm_head.weight, model.model.norm.weight):
+            weight.mul_(1e30)  # finite weights, and logits that overflow
+    model.save_pretrained(tmp_path / "model")
+    result = call(tmp_path / "model", run / "config.yaml", "evaluation.rouge=false")
+    assert "forget quality is missing, since the model's losses are NaN or infinite" in result.output
+    assert "add the columns" not in result.output
 
 
 def test_rows_of_the_user_get_one_line_on_missing_columns(run: Path, tmp_path: Path) -> None:

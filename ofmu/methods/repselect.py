@@ -41,7 +41,7 @@ class RepselectConfig(MethodConfig):
     """Selects RepSelect."""
     steps: NonNegativeInt = 10
     """Steps along the direction. Each of them is a round. 0: the target stays as it is."""
-    rise: PositiveFloat = 3.0
+    rise: PositiveFloat = 1.0
     """Nats by which all steps together raise the loss of forget rows. A range test on the target finds the length of a
     step. The authors state a factor of the raw gradient, which suits one model."""
     components: Annotated[float, Field(gt=0, le=1)] = 0.125
@@ -111,7 +111,7 @@ class RepSelect(Method[Example]):
     title = "RepSelect"
     source = "Sondej et al., arXiv 2606.17168; its single-gradient form, without the eliciting adapter"
     space: ClassVar = {
-        "rise": {"low": 0.5, "high": 10.0, "log": True},
+        "rise": {"low": 0.2, "high": 5.0, "log": True},
         "components": {"low": 0.02, "high": 0.5, "log": True},
         "components_of": {"choices": ["forget", "retain"]},
     }

@@ -144,13 +144,11 @@ def _show_cost(plan: Plan, settings: SearchConfig, rate: float | None, price: fl
     print_table([Column(header) for header in headers[:count]], [row[:count] for row in rows])
     if plan.cost is not None:
         least, most = plan.cost
-        reasons = []
-        if least.gradient_evaluations != most.gradient_evaluations:
-            reasons.append("the similarity of the gradients in each step, or the stop of forgetting")
-        elif least != most:
-            reasons.append("the range test of the rates")
-        for reason in reasons:
-            click.echo(f"A run needs between the first and the second number, which depends on {reason}.")
+        if least != most:
+            cause = "the range test of the rates"
+            if least.gradient_evaluations != most.gradient_evaluations:
+                cause = "the similarity of the gradients in each step, or the stop of forgetting"
+            click.echo(f"A run needs between the first and the second number, which depends on {cause}.")
         click.echo(
             "Tokens include those of the scores. The numbers of a search are expected values, and include the "
             "preparation. Trials draw their settings, so a search may need less or more."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class PhaseCosts(CostTracker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens_of, self.evaluations_of = Counter[str](), Counter[str]()
+        self.tokens_of, self.evaluations_of = Counter[str](), defaultdict[str, float](float)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -109,9 +109,8 @@ def _show_memory(plan: Plan) -> None:
     click.echo(f"\nmemory of one of {counted(plan.ranks, 'rank')}, at the peak of each phase")
     rows: list[tuple[Cell, ...]] = []
     for phase in plan.memory.phases:
-        total = phase.device if plan.on_gpu else phase.total
         host = gib(phase.host) if plan.on_gpu and phase.host else ""
-        rows.append((((phase.name, "bold"),), ((gib(total), "bold"),), host))
+        rows.append((((phase.name, "bold"),), ((gib(phase.needed(on_gpu=plan.on_gpu)), "bold"),), host))
         rows += [
             (
                 f"  {part.name}",
@@ -187,11 +186,10 @@ def _show_verdict(plan: Plan) -> bool:
         [Column("change"), Column("needs", justify="right"), Column("")],
         [(change, needs, "fits" if fits else "") for change, needs, fits in rows],
     )
-    smallest = plan.smallest_change()
-    if smallest is None:
-        click.echo("none of these changes makes it fit")
-    else:
-        click.echo(f"of those that fit, this alters the results least: {' '.join(smallest.overrides)}")
+    # The changes that alter the results least come first.
+    mildest = next((change for change, _, fits in rows if fits), None)
+    fitting = f"of those that fit, this alters the results least: {mildest}"
+    click.echo(fitting if mildest else "none of these changes makes it fit")
     _show_unprepared(plan)
     return False
 
@@ -203,7 +201,7 @@ def _show_unprepared(plan: Plan) -> None:
     phase = plan.unprepared
     if phase is None or plan.budget is None:
         return
-    needed = phase.device if plan.on_gpu else phase.total
+    needed = phase.needed(on_gpu=plan.on_gpu)
     shorter = "" if plan.config.training.optimizer == "adamw_8bit" else ", or set training.optimizer=adamw_8bit"
     click.echo(
         f"The preparation does not fit: it needs {gib(needed)} of {gib(plan.budget)}. Run 'ofmu prepare' where it "

@@ -57,8 +57,8 @@ def _continuation(output: Path, cluster: ClusterConfig) -> str:
     """Return what the same command does after an interruption."""
     from ofmu.run_files import RunFiles
 
-    checkpoints = RunFiles(output).checkpoints
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+    # A checkpoint that is being written has a hidden name.
+    if any(RunFiles(output).checkpoints.glob("[!.]*")):
         return "continues from the last checkpoint"
     reason = "no checkpoint is written yet" if cluster.checkpoint_every else "cluster.checkpoint_every is 0"
     return f"begins with the first round, since {reason}; what is prepared stays in the cache"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 
 from ofmu.errors import RunError
 from ofmu.io.files import file_hash, storage_errors, sync, write_json
-from ofmu.vectors.base import Segment, Vector
+from ofmu.vectors.base import Segment, Vector, by_parameter
 
 _CHECKSUM = "description_sha256"
 
@@ -89,9 +88,7 @@ def load_checkpoint(directory: Path, space: Layout) -> tuple[dict[str, Any], dic
     parts = _verified_parts(directory)
     names: list[str] = parts[0][1]["names"]
     vectors = {name: space.zeros() for name in names}
-    local_segments: dict[str, list[Segment]] = defaultdict(list)
-    for segment in space.segments():
-        local_segments[segment.parameter].append(segment)
+    local_segments = by_parameter(space.segments())
     copied = 0
     for file, description in parts:
         with safe_open(file, framework="pt") as stored:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ofmu.vectors.base import Segment, Vector, VectorSpace
+from ofmu.vectors.base import Segment, Vector, VectorSpace, by_parameter
 
 
 class WholeWeights:
@@ -54,8 +54,7 @@ class WholeWeights:
         import deepspeed
 
         if not self._segments:
-            for segment in space.segments():
-                self._segments.setdefault(segment.parameter, []).append(segment)
+            self._segments = by_parameter(space.segments())
         # ZeRO-3 replaces this function by one without a forward mode.
         linear = nn.functional.linear
         nn.functional.linear = torch._C._nn.linear

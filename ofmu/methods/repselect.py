@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,7 +20,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES, mean_loss, reach_along, spread
 from ofmu.methods.saliency import mean_gradient
-from ofmu.vectors.base import Segment, Vector
+from ofmu.vectors.base import Vector, by_parameter
 from ofmu.vectors.held import HeldVectors, Passes
 
 _EXACT_UP_TO = 1024
@@ -228,9 +227,7 @@ class RepSelect(Method[Example]):
     def _collapse(self, vector: Vector, retain: Vector | None) -> float:
         """Collapse the matrices of a gradient in place, and clear the rest of it. Return the norm of the matrices."""
         space, config = self._context.engine.space, self._config
-        segments = defaultdict[str, list[Segment]](list)
-        for segment in space.segments():
-            segments[segment.parameter].append(segment)
+        segments = by_parameter(space.segments())
         square = 0.0
         gathered = space.gather_each(vector)
         others = gathered if retain is None else space.gather_each(retain)

@@ -44,12 +44,11 @@ class MemoryPlan:
     def peak(self, *, on_gpu: bool) -> Phase:
         """Return the phase that needs most of the device's memory. The preparation, which is cached, does not count."""
         phases = [phase for phase in self.phases if phase.name != PREPARATION]
-        return max(phases, key=lambda phase: phase.device if on_gpu else phase.total)
+        return max(phases, key=lambda phase: phase.needed(on_gpu=on_gpu))
 
     def needed(self, *, on_gpu: bool) -> float:
         """Return the bytes of the device that the whole run needs."""
-        peak = self.peak(on_gpu=on_gpu)
-        return peak.device if on_gpu else peak.total
+        return self.peak(on_gpu=on_gpu).needed(on_gpu=on_gpu)
 
 
 def memory_plan(

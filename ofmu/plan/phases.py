@@ -37,3 +37,7 @@ class Phase:
     def total(self) -> float:
         """Bytes on the device and in host memory: what a process without a GPU needs."""
         return self.device + self.host
+
+    def needed(self, *, on_gpu: bool) -> float:
+        """Bytes that must fit the device: a GPU, or the memory of the machine."""
+        return self.device if on_gpu else self.total

@@ -106,8 +106,7 @@ class Plan:
         preparation = next((phase for phase in self.memory.phases if phase.name == PREPARATION), None)
         if preparation is None or self.budget is None:
             return None
-        needed = preparation.device if self.on_gpu else preparation.total
-        return preparation if needed > self.budget else None
+        return preparation if preparation.needed(on_gpu=self.on_gpu) > self.budget else None
 
 
 def make_plan(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self, TypeAlias
@@ -52,6 +53,14 @@ class Segment:
     """Index of the flat tensor in the vector."""
     offset: int
     """Index of the first element in the flat tensor."""
+
+
+def by_parameter(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
+    """Return the segments by the name of their parameter. A parameter without segments has an empty list."""
+    found = defaultdict[str, list[Segment]](list)
+    for segment in segments:
+        found[segment.parameter].append(segment)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Only this file and ``ofmu/engine/deepspeed.py`` use DeepSpeed's internals (0.19.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ofmu.vectors.base import Segment, Vector, VectorSpace
+from ofmu.vectors.base import Segment, Vector, VectorSpace, by_parameter
 
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 """The integer type of the same size as a vector's type."""
@@ -71,9 +70,7 @@ class PartitionedSpace(VectorSpace):
 
     def gather_each(self, vector: Vector) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole parameters one after the other. A rank holds one of them besides its partition."""
-        segments: dict[str, list[Segment]] = defaultdict(list)
-        for segment in self.segments():
-            segments[segment.parameter].append(segment)
+        segments = by_parameter(self.segments())
         for name, shape in self._shapes.items():
             # No variable here keeps a parameter alive while the next one is gathered.
             yield name, _gathered(vector, segments[name], shape)

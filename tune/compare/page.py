@@ -70,7 +70,7 @@ def _rank_chart(summary: Summary) -> Chart:
 
 
 def _tiles(summary: Summary) -> list[dict[str, str]]:
-    runs = [run for method in summary.methods for point in method.points for run in point.runs]
+    runs = [run for method in summary.methods for run in method.runs]
     failed = sum(run.metrics is None for run in runs)
     seconds = sum(method.cost.search_seconds for method in summary.methods)
     seconds += sum((run.metrics or {}).get("seconds") or 0.0 for run in runs)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tune.rundir.seed_runs import PointRuns, Record
+from tune.rundir.seed_runs import PointRuns, Record, SeedRun
 from tune.space.objectives import Direction
 
 MIN_SEEDS = 3
@@ -53,6 +53,11 @@ class RetainSpread(Record):
 
 class MethodSummary(Record):
     """One method's results."""
+
+    @property
+    def runs(self) -> list[SeedRun]:
+        """The runs of all points on other seeds."""
+        return [run for point in self.points for run in point.runs]
 
     name: str
     title: str

@@ -167,7 +167,7 @@ def _wide_row(method: MethodSummary, summary: Summary) -> dict[str, Any]:
         "mean_rank": method.mean_rank,
         "p_holm_against_leader": None if test is None else test.p_holm,
         "points": len(method.points),
-        "runs": sum(len(point.runs) for point in method.points),
+        "runs": len(method.runs),
         "failed_runs": _failed_runs(method),
         "trials": method.trials,
         "failed_trials": method.failed,
@@ -199,14 +199,13 @@ def _compact_row(method: MethodSummary, summary: Summary) -> list[str]:
 
 
 def _failed_runs(method: MethodSummary) -> int:
-    return sum(run.metrics is None for point in method.points for run in point.runs)
+    return sum(run.metrics is None for run in method.runs)
 
 
 def _failures(method: MethodSummary) -> str:
     """Return how many trials of the search failed, and how many runs on other seeds."""
     pruned = f", {method.pruned} pruned" if method.pruned else ""
-    runs = sum(len(point.runs) for point in method.points)
-    return f"{method.failed} of {method.trials}{pruned} / {_failed_runs(method)} of {runs}"
+    return f"{method.failed} of {method.trials}{pruned} / {_failed_runs(method)} of {len(method.runs)}"
 
 
 def _p_header(summary: Summary) -> str:

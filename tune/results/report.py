@@ -187,7 +187,7 @@ def _beyond_knee_on_seeds(result: SearchResult, trial: int, name: str) -> str:
         return ""
     lower, higher = own.mean < knee.mean, own.mean > knee.mean
     forgets_more = lower if result.config.objectives[name] == "min" else higher
-    what = "but not on" if not forgets_more else "and on"
+    what = "and on" if forgets_more else "but not on"
     seeds = counted(len(confirmation.seeds), "further seed")
     return f", {what} {seeds} ({_short(name, own.mean)}, the knee {_short(name, knee.mean)})"
 

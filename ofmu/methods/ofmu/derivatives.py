@@ -20,11 +20,11 @@ With Φ = L_f − β·max(0, S − τ), S = cos(g_f, g_r), and H the Hessian of 
 constant.
 
 A finite difference along u displaces the parameters by ε·u with ε = c·‖θ‖/‖u‖. The displacement has the length c·‖θ‖.
-With a ``product_share`` below 1, H and the displaced gradients are those of the minibatch's first rows. g_f, g_r and S
-are those of all of its rows.
-
 The first c were measured on small Llama models in fp32. :meth:`Derivatives.fit_inner_step` and
 :meth:`Derivatives.fit_outer_step` estimate the error and shorten c where a model needs it.
+
+With a ``product_share`` below 1, H and the displaced gradients are those of the minibatch's first rows. g_f, g_r and S
+are those of all of its rows.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ofmu.engine.base import FORWARD_MODE_HVP_COST, HVP_COST, HVP_DERIVATIVE_COST
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.methods.ofmu.product_rows import counted_rows
+from ofmu.methods.ofmu.product_rows import counted_share
 from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES
 from ofmu.vectors.held import HeldVectors, Passes
 from ofmu.vectors.optimizers import moments_of
@@ -130,8 +130,7 @@ def _products(config: OfmuConfig, hinge_open: bool) -> Passes:
 
 def _share(config: OfmuConfig) -> float:
     """Return the share of a minibatch that a product reads."""
-    count = counted_rows(config.batch_size, config.product_share)
-    return count / config.batch_size if count < config.batch_size else 1
+    return counted_share(config.batch_size, config.product_share)
 
 
 def _similarity(config: OfmuConfig, hinge_open: bool) -> Passes:

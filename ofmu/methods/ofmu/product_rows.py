@@ -19,6 +19,13 @@ def counted_rows(rows: int, share: float) -> int:
     return max(1, math.ceil(share * rows))
 
 
+def counted_share(rows: int, share: float) -> float:
+    """Return what a pass over :func:`counted_rows` of ``rows`` rows counts, of a whole gradient evaluation."""
+    count = counted_rows(rows, share)
+    # A whole number keeps counts of whole passes whole numbers.
+    return count / rows if count < rows else 1
+
+
 class ProductEngine:
     """An engine whose passes read the first rows of each minibatch only.
 
@@ -52,6 +59,5 @@ class ProductEngine:
 
     @contextmanager
     def _first(self, rows: Sequence[RowT]) -> Iterator[Sequence[RowT]]:
-        count = counted_rows(len(rows), self._share)
-        with self._engine.cost_tracker.counting(count / len(rows) if count < len(rows) else 1):
-            yield rows[:count]
+        with self._engine.cost_tracker.counting(counted_share(len(rows), self._share)):
+            yield rows[: counted_rows(len(rows), self._share)]

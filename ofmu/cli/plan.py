@@ -183,8 +183,9 @@ def _show_verdict(plan: Plan) -> bool:
     click.echo(f"\ndoes not fit: a rank needs {gib(plan.needed)} of {gib(plan.budget)}")
     rows = [(" ".join(entry.overrides), gib(entry.needed), entry.needed <= plan.budget) for entry in plan.candidates()]
     print_table(
-        [Column("change"), Column("needs", justify="right"), Column("")],
-        [(change, needs, "fits" if fits else "") for change, needs, fits in rows],
+        # A change may be long, so it comes last.
+        [Column("needs", justify="right"), Column(""), Column("change")],
+        [(needs, "fits" if fits else "", change) for change, needs, fits in rows],
     )
     # The changes that alter the results least come first.
     mildest = next((change for change, _, fits in rows if fits), None)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ofmu.data.collate import IGNORE_INDEX, collate
 from ofmu.data.rows import Example
+from ofmu.data.sampler import grouped_by_length
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.checkpoints import ParameterSpace, Position, TrainingCheckpoints
 from ofmu.finetuning.config import TrainingConfig
@@ -187,10 +188,6 @@ def _answer_loss(model: nn.Module, batch: Sequence[Example], pad_id: int, device
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
-_GROUPED_BATCHES = 50
-"""Minibatches whose rows are sorted by length together, where rows of similar length share a minibatch."""
-
-
 def epoch_orders(lengths: Sequence[int], training: TrainingConfig, seed: int, done: int) -> Iterator[list[list[int]]]:
     """Yield the indices of the rows of each minibatch, epoch by epoch, for all epochs but the first ``done`` ones.
 
@@ -209,19 +206,7 @@ def epoch_orders(lengths: Sequence[int], training: TrainingConfig, seed: int, do
         order = torch.randperm(len(lengths), generator=generator).tolist()
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         if training.group_by_length:
-            batches = _grouped(order, lengths, size)
+            batches = grouped_by_length(order, lengths, size)
             batches = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
         if epoch >= done:
             yield batches
-
-
-def _grouped(order: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Return minibatches of rows of similar length. An order decides which rows of a length share a minibatch.
-
-    Parts of the order are sorted one by one, so that a row meets other rows in every epoch.
-    """
-    batches: list[list[int]] = []
-    for start in range(0, len(order), _GROUPED_BATCHES * size):
-        part = sorted(order[start : start + _GROUPED_BATCHES * size], key=lengths.__getitem__)
-        batches += [part[first : first + size] for first in range(0, len(part), size)]
-    return batches

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ofmu.data.kinds import TaskKind
+from ofmu.data.sampler import MinibatchSampler
 from ofmu.engine.base import Engine
 from ofmu.methods.config import MethodConfig
 from ofmu.task import Task
@@ -27,6 +28,11 @@ class Context(Generic[RowT]):
     """The rows to forget and to retain, and the loss on them."""
     seed: int
     """Seed of the minibatches and of every other draw."""
+
+    def minibatches(self, rows: Sequence[RowT], config: MethodConfig, name: str) -> MinibatchSampler[RowT]:
+        """Return the draws of minibatches of ``rows`` under ``config``. ``name`` names the set of the rows."""
+        length = self.task.loss.tokens if config.group_by_length else None
+        return MinibatchSampler(rows, config.batch_size, self.seed, name, length)
 
 
 class Record(Protocol):

@@ -25,6 +25,9 @@ class MethodConfig(Section):
     """Importable module of the user that registers ``name``."""
     batch_size: PositiveInt = 8
     """Rows of D_f, and of D_r, in one global minibatch. The number does not depend on the number of ranks."""
+    group_by_length: bool = False
+    """True: rows of similar length share a minibatch, so that little of it is padding. Some minibatches are then
+    smaller than ``batch_size``. False: the rows of a minibatch are drawn at random. Images have no length."""
     seed: Seed | None = None
     """Seed of the run's minibatches. Runs with different seeds start from the same target. None: the config's seed."""
     saliency_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0

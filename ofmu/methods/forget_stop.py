@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from ofmu.config.base import NonNegativeFloat, PositiveFloat
-from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.methods.base import Context
 from ofmu.methods.config import MethodConfig
@@ -96,7 +95,7 @@ class ForgetStop(Generic[RowT]):
         self._engine, self._loss = context.engine, context.task.loss
         self._config, self._level = config, config.min_forget_loss
         # The name of the method's own forget minibatches: both draw the same rows, if the method forgets them all.
-        self._sampler = MinibatchSampler(context.task.forget_rows, config.batch_size, context.seed, "forget")
+        self._sampler = context.minibatches(context.task.forget_rows, config, "forget")
         self.multiplier = 0.0
         """λ"""
         self._measured: list[tuple[float, float]] = []

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field
 
 from ofmu.config.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.loop import rate_factor
 from ofmu.losses import Loss
@@ -186,9 +185,8 @@ class SingleLoopMethod(Method[RowT]):
         if config.keeps_parts and config.has_separate_moments:
             # The other optimizer decays the weights.
             self._retain_optimizer = ShardOptimizer(self.engine.space, config.update, config.lr)
-        size, seed = config.batch_size, context.seed
-        self._forget_sampler = MinibatchSampler(self.forget_rows(), size, seed, "forget")
-        self._retain_sampler = MinibatchSampler(context.task.retain_rows, size, seed, "retain")
+        self._forget_sampler = context.minibatches(self.forget_rows(), config, "forget")
+        self._retain_sampler = context.minibatches(context.task.retain_rows, config, "retain")
         self._stop: ForgetStop[RowT] | None = None
         if self.uses_forget_loss and config.has_forget_stop:
             self._stop = ForgetStop(context, config)

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
-from ofmu.data.sampler import MinibatchSampler
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.base import Context, Method, without_settings
@@ -144,8 +143,8 @@ class OFMU(Method[RowT]):
             forget_loss = ClampedLoss(task.loss, config.forget_margin, config.forget_sharpness)
         derivatives = Derivatives(engine, forget_loss, task.loss, config)
         self._derivatives = CheckedDerivatives(derivatives, config, getattr(engine.model, "config", None))
-        self._forget_sampler = MinibatchSampler(task.forget_rows, config.batch_size, context.seed, "forget")
-        self._retain_sampler = MinibatchSampler(task.retain_rows, config.batch_size, context.seed, "retain")
+        self._forget_sampler = context.minibatches(task.forget_rows, config, "forget")
+        self._retain_sampler = context.minibatches(task.retain_rows, config, "retain")
         self._found_rates: Rates | None = None
         # The run sets the rates when it begins: a range test may have to find them.
         self._inner_optimizer = ShardOptimizer(self._space, config.inner_update, 0.0, ascend=True)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 MAX_SIZE = 10**12
@@ -23,6 +31,20 @@ class Section(BaseModel):
     """A frozen config section. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that older configs do not store. At their defaults they are not stored now either. So a stored config
+    compares equal to a new one, and keys of caches stay as they are."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {
+            name
+            for name in self.added_later
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return {key: value for key, value in handler(self).items() if key not in unset}
 
     @field_validator("*", mode="before")
     @classmethod

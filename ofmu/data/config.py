@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from ofmu.config.base import PositiveInt, Section
 from ofmu.data.kinds import TRAITS, KindTraits, TaskKind
@@ -132,6 +132,8 @@ VISION_SOURCES = frozenset({"cifar10", "cifar100", "images"})
 class DataConfig(Section):
     """The forget, retain and holdout rows, and the evaluation sets."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset(("muse", "rwku", "earlier"))
+
     source: Literal["generated", "tofu", "wmdp", "muse", "lume", "rwku", "files", "cifar10", "cifar100", "images"] = (
         "generated"
     )
@@ -177,13 +179,6 @@ class DataConfig(Section):
     truncation: bool = False
     """False: plain text longer than ``max_length`` is split into chunks, and all chunks are trained and scored. True:
     only the first ``max_length`` tokens are kept, as ``truncation`` of Transformers does."""
-
-    @model_serializer(mode="wrap")
-    def _without_unset_sections(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without these keys must compare equal to a config with their defaults.
-        unset = {name for name in ("muse", "rwku") if getattr(self, name) == type(self).model_fields[name].default}
-        unset |= set() if self.earlier else {"earlier"}
-        return {key: value for key, value in handler(self).items() if key not in unset}
 
     @property
     def kind(self) -> TaskKind:

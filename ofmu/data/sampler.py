@@ -84,7 +84,8 @@ class MinibatchSampler(Generic[RowT]):
         if self._lengths is not None:
             batches = grouped_by_length(self._order, self._lengths, self._size)
             batches = [batches[index] for index in generator.permutation(len(batches))]
-            self._order = [index for batch in batches for index in batch]
+            # A method may read the first rows of a minibatch alone, which must be a random part of it.
+            self._order = [int(index) for batch in batches for index in generator.permutation(batch)]
             self._ends = list(itertools.accumulate(map(len, batches)))
 
 

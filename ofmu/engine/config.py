@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from ofmu.config.base import PositiveInt, Section
 from ofmu.errors import ConfigError
 
 DECIDED_BY_PLAN = ("zero_stage", "gradient_checkpointing", "offload")
 """The settings that :mod:`ofmu.plan.decision` decides where they are ``auto``."""
-_ADDED_LATER = ("check_memory", "gradient_precision")
-"""Settings that older configs do not store."""
 
 
 class EngineConfig(Section):
     """Where the parameters and the gradients of the model are stored, and how a pass runs."""
+
+    added_later: ClassVar[frozenset[str]] = frozenset(("check_memory", "gradient_precision"))
 
     backend: Literal["auto", "deepspeed", "torch"] = "auto"
     """``deepspeed``: any number of ranks. ``torch``: one process without DeepSpeed. ``auto``: ``torch`` for one process
@@ -46,12 +46,6 @@ class EngineConfig(Section):
     check_memory: bool = True
     """True: a run or a search that needs more memory than the device has is refused before anything is loaded.
     ``ofmu plan`` shows the same numbers."""
-
-    @model_serializer(mode="wrap")
-    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without these keys must compare equal to a config with their defaults.
-        defaults = {name: type(self).model_fields[name].default for name in _ADDED_LATER}
-        return {key: value for key, value in handler(self).items() if key not in defaults or value != defaults[key]}
 
     @property
     def stage(self) -> int:

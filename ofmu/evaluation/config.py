@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import model_validator
 
 from ofmu.config.base import NonNegativeInt, PositiveInt, Section
 
@@ -24,11 +24,6 @@ size."""
 HELD_STATE_BYTES = 2**30
 """Bytes of hidden states of two models that a measurement of depth holds at once. Target and retrained model are
 opened once for each portion of this size."""
-
-_LEFT_OUT_UNLESS_SET = (
-    *("custom_metrics", "depth", "entities", "kl", "max_rows", "run_attacks"),
-    *("lm_eval", "lm_eval_path", "lm_eval_limit", "lm_eval_fewshot"),
-)
 
 
 class ReferenceConfig(Section):
@@ -50,6 +45,10 @@ class ReferenceConfig(Section):
 
 class EvaluationConfig(Section):
     """The scores and metrics that an evaluation computes."""
+
+    added_later: ClassVar[frozenset[str]] = frozenset(
+        ("custom_metrics", "depth", "entities", "kl", "max_rows", "run_attacks")
+    ) | frozenset(("lm_eval", "lm_eval_path", "lm_eval_limit", "lm_eval_fewshot"))
 
     batch_size: PositiveInt = 32
     """Rows of a forward pass over the longest rows of a set. Scoring gives short rows larger passes, of up to twice as
@@ -103,13 +102,3 @@ class EvaluationConfig(Section):
     custom_metrics: tuple[str, ...] = ()
     """Your own metrics, as ``my_package.my_module:my_function``. Each function has the type
     :data:`ofmu.evaluation.metrics.custom.CustomMetric`. A search adds the custom metrics among its objectives."""
-
-    @model_serializer(mode="wrap")
-    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without these keys must compare equal to a config with their defaults.
-        defaults = {key: type(self).model_fields[key].default for key in _LEFT_OUT_UNLESS_SET}
-        return {
-            key: value
-            for key, value in handler(self).items()
-            if key not in defaults or getattr(self, key) != defaults[key]
-        }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from ofmu.config.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
 class TrainingConfig(Section):
     """How preparation trains the target and the retrained reference."""
+
+    added_later: ClassVar[frozenset[str]] = frozenset(("optimizer", "group_by_length"))
 
     epochs: PositiveInt = 30
     """Passes over the training rows."""
@@ -27,9 +29,3 @@ class TrainingConfig(Section):
     group_by_length: bool = False
     """True: rows of similar length share a minibatch, so that little of it is padding. The order of the minibatches is
     random, and each row is read once an epoch. False: the rows of a minibatch are drawn at random."""
-
-    @model_serializer(mode="wrap")
-    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without these keys must compare equal to one with their defaults, and so must a cache key.
-        unset = {"optimizer": "adamw", "group_by_length": False}
-        return {key: value for key, value in handler(self).items() if key not in unset or value != unset[key]}

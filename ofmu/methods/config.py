@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +18,11 @@ def with_variant(name: str, variant: str | None) -> str:
 
 class MethodConfig(Section):
     """The settings that every method shares. Each method adds its own settings in its file under ``ofmu/methods``."""
+
+    added_later: ClassVar[frozenset[str]] = frozenset(("group_by_length",))
+
+    draws_minibatches: ClassVar[bool] = True
+    """Whether a step reads minibatches, and not all rows."""
 
     name: str = "ofmu"
     """A built-in method, or a method that ``module`` registers."""
@@ -63,6 +68,9 @@ class MethodConfig(Section):
 
     def ineffective(self) -> list[str]:
         """Return one sentence for every setting that has no effect."""
+        notes = []
         if self.retain_share == 1 and self.retain_draw != 0:
-            return ["method.retain_draw has no effect: method.retain_share is 1"]
-        return []
+            notes.append("method.retain_draw has no effect: method.retain_share is 1")
+        if self.group_by_length and not self.draws_minibatches:
+            notes.append(f"method.group_by_length has no effect: {self.name} draws no minibatches")
+        return notes

@@ -25,6 +25,8 @@ RowT = TypeVar("RowT")
 class InfluenceConfig(MethodConfig):
     """The settings of influence unlearning."""
 
+    draws_minibatches: ClassVar[bool] = False
+
     name: Literal["influence"] = "influence"
     """Selects influence unlearning."""
     strength: NonNegativeFloat = 1.0

@@ -36,6 +36,8 @@ _RECORDED = ("gradient_norm", "kept_share", "length_share")
 class RepselectConfig(MethodConfig):
     """The settings of RepSelect."""
 
+    draws_minibatches: ClassVar[bool] = False
+
     name: Literal["repselect"] = "repselect"
     """Selects RepSelect."""
     steps: NonNegativeInt = 10

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from ofmu.config.base import PositiveFloat, PositiveInt, Section
 from ofmu.errors import ConfigError
@@ -69,6 +69,8 @@ class ResNetConfig(Section):
 class AdapterConfig(Section):
     """Whether a run updates all weights, or low-rank adapters of a language model's linear layers."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset(("quantization",))
+
     kind: Literal["none", "lora"] = "none"
     """``none``: all weights are updated. ``lora``: each weight W is frozen, and the layer computes with
     W + (alpha/rank)·BA (Hu et al., arXiv 2106.09685). Only A and B are updated, and B starts at 0. The saved model
@@ -86,11 +88,6 @@ class AdapterConfig(Section):
     quantisation, Dettmers et al., arXiv 2305.14314). They are quantised while the target is loaded, and A and B stay in
     fp32. The run's target is then the quantised model. The saved model holds the dequantised weights plus the adapters
     in fp32, so it answers as the run did. Needs the extra ``quantization``. At ZeRO stage 3: not supported."""
-
-    @model_serializer(mode="wrap")
-    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without this key must compare equal to a config with its default.
-        return {key: value for key, value in handler(self).items() if key != "quantization" or value != "none"}
 
     @model_validator(mode="after")
     def _check_quantised_weights_are_frozen(self) -> AdapterConfig:
@@ -119,6 +116,8 @@ class AdapterConfig(Section):
 class ModelConfig(Section):
     """The model that the run starts from."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset(("tokenizer",))
+
     path: str | None = None
     """Hub name or local directory of a causal language model with its tokenizer, or of an image classifier. None: train
     ``scratch`` (text) or ``resnet`` (images) from random weights."""
@@ -141,11 +140,6 @@ class ModelConfig(Section):
     saved_dtype: Literal["source", "fp32"] = "source"
     """Type of a saved language model's weights. ``source``: the type of the target's files. The weights are rounded to
     this type before they are scored. With adapters, and on images: fp32."""
-
-    @model_serializer(mode="wrap")
-    def _without_unset_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A stored config without this key must compare equal to a config with its default.
-        return {key: value for key, value in handler(self).items() if key != "tokenizer" or value is not None}
 
     @model_validator(mode="after")
     def _check_target_has_path(self) -> ModelConfig:

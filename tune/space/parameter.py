@@ -40,7 +40,7 @@ class Parameter(Section):
     """The value where the condition does not hold. Left out: the value of the config itself."""
 
     @model_serializer(mode="wrap")
-    def _only_set_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out unset fields. A stored space stays readable, and ``value: null`` differs from no value."""
         return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
 

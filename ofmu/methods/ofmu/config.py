@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,8 @@ def without_effect(variant: str | None) -> frozenset[str]:
 
 class OfmuConfig(ForgetStopConfig):
     """The settings of OFMU."""
+
+    added_later: ClassVar[frozenset[str]] = ForgetStopConfig.added_later | {"product_share"}
 
     name: Literal["ofmu"] = "ofmu"
     """Selects OFMU."""

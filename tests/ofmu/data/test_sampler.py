@@ -77,6 +77,7 @@ def test_rows_of_similar_length_share_a_minibatch() -> None:
     assert padding(grouped) < 0.05
     widest = [max(batch) for batch in grouped]
     assert widest != sorted(widest)
+    assert any(batch != sorted(batch) for batch in grouped), "the first rows of a minibatch are a random part of it"
     assert grouped != epoch(lambda length: length, seed=1)
 
 

@@ -38,7 +38,7 @@ def check_trial_device(config: UnlearnConfig, cluster: ClusterConfig) -> None:
     Raises:
         ConfigError: the config names a GPU, and no GPU is visible.
     """
-    if not _is_elsewhere(cluster) and cluster.gpus_per_worker == 0:
+    if not _is_elsewhere(cluster) and cluster.reserved_gpus == 0:
         check_device(config.engine)
 
 
@@ -82,8 +82,10 @@ def _is_elsewhere(cluster: ClusterConfig) -> bool:
 
 def _place(cluster: ClusterConfig) -> dict[str, Any]:
     """Return where a trial's ranks run, as arguments of :func:`ofmu.plan.check.check_fit`."""
-    if cluster.gpus_per_worker > 0:
-        share = min(1.0, cluster.gpus_per_worker)
+    if cluster.reserved_gpus > 0:
+        share = min(1.0, cluster.reserved_gpus)
         return {"ranks": max(cluster.num_workers, 1), "on_gpu": None, "share": share}
+    if cluster.num_workers == 0:
+        return {}
     # Workers that reserve no GPU see none.
-    return {"ranks": cluster.num_workers, "on_gpu": False} if cluster.num_workers > 0 else {}
+    return {"ranks": cluster.num_workers, "on_gpu": None if cluster.gpus_per_worker == "auto" else False}

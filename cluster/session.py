@@ -43,14 +43,20 @@ _RAYLET_MESSAGES = r"^A worker died|^Raylet is terminated|marked dead because|Wo
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, resume_hint: Callable[[], str] = str) -> Iterator[None]:
+def ray_session(
+    cluster: ClusterConfig, device: str = "auto", resume_hint: Callable[[], str] = str
+) -> Iterator[ClusterConfig]:
     """Join the cluster at ``cluster.address`` (or $RAY_ADDRESS), or start a local one. Leave the cluster at the end.
 
     If the caller has already initialised Ray, use that Ray and leave it running.
 
     Args:
-        cluster: the address, and the number of workers.
+        cluster: the address, and the worker layout.
+        device: ``engine.device`` of the runs.
         resume_hint: see :class:`cluster.head_monitor.HeadMonitor`.
+
+    Yields:
+        The worker layout, with the number of GPUs decided.
 
     Raises:
         ClusterError: nothing answers at the address.
@@ -60,12 +66,25 @@ def ray_session(cluster: ClusterConfig, resume_hint: Callable[[], str] = str) ->
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
-        yield
+        yield _with_decided_gpus(cluster, device)
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_reachable(address, _fix_of_address(cluster))
     with own_token() if address == "local" else nullcontext(), _joined(address, cluster, resume_hint):
-        yield
+        yield _with_decided_gpus(cluster, device)
+
+
+def _with_decided_gpus(cluster: ClusterConfig, device: str) -> ClusterConfig:
+    """Return the layout whose workers reserve a GPU each if the joined cluster has GPUs for them."""
+    if cluster.gpus_per_worker != "auto":
+        return cluster
+    has_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0.0) >= 1
+    if has_gpu and {node["NodeID"] for node in ray.nodes()} == {ray.get_runtime_context().get_node_id()}:
+        # Ray counts the cards of this machine, also where PyTorch is built without CUDA.
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+    return cluster.model_copy(update={"gpus_per_worker": float(has_gpu)})
 
 
 @contextmanager
@@ -138,7 +157,7 @@ def free_slots(cluster: ClusterConfig, wanted: int | None) -> int:
 def _resources(cluster: ClusterConfig) -> list[tuple[str, float, float]]:
     """Return each resource that workers use: its name, the amount per worker, and the joined cluster's total."""
     total = ray.cluster_resources()
-    wants = (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker))
+    wants = (("CPU", cluster.cpus_per_worker), ("GPU", cluster.reserved_gpus))
     return [(kind, each, total.get(kind, 0.0)) for kind, each in wants if each > 0]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ofmu.engine.device import release_gpu_memory
 from ofmu.errors import ConfigError
 from ofmu.io.files import FileHashes
 from ofmu.io.library_logging import silence_libraries
@@ -54,8 +55,12 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
     silence_libraries()
     _check_retrain_has_base(config)
     config.model.adapter.check_packages()
-    with _torch_threads(config.engine.threads):
-        return task_family(config.data.kind).preparation(config, callback).run()
+    try:
+        with _torch_threads(config.engine.threads):
+            return task_family(config.data.kind).preparation(config, callback).run()
+    finally:
+        # The trials of a search may share the GPU with this process.
+        release_gpu_memory()
 
 
 def find_prepared(

@@ -190,7 +190,8 @@ class RaySearch:
             check_objectives_on_rows(session.config, check_inputs(session.config.unlearn))
             keeps_round = session.config.search.checkpoint_selection.enabled
             check_trial_fits(session.config.unlearn, session.config.cluster, keeps_round=keeps_round)
-        with ray_session(session.config.cluster, self._resume_hint):
+        with ray_session(session.config.cluster, session.config.engine.device, self._resume_hint) as cluster:
+            session.config = session.config.model_copy(update={"cluster": cluster})
             # Fail before the expensive preparation if the cluster is too small.
             max_parallel_trials(session.config.cluster, 1)
             executor, prepared = self._prepare()

@@ -80,7 +80,7 @@ def examine_cluster(
         max_concurrent_trials: how many trials the search would like to run at the same time.
     """
     try:
-        with ray_session(cluster):
+        with ray_session(cluster, "auto" if config is None else config.engine.device) as cluster:
             nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
             found = [_size(nodes), _dashboard_answers(), access.cluster_access(), access.token_file()]
             if config is not None:

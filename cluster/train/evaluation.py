@@ -45,11 +45,11 @@ def evaluations(config: UnlearnConfig, cluster: ClusterConfig) -> Iterator[Evalu
     if cluster.num_workers == 0:
         yield evaluate
         return
-    with ray_session(cluster), short_lived_pool(config) as (pool, storage):
+    with ray_session(cluster, config.engine.device) as layout, short_lived_pool(config) as (pool, storage):
 
         def on_workers(model: str, config: UnlearnConfig, *, reference: str | None, output_dir: Path) -> dict[str, Any]:
             output = output_dir.absolute()
-            pool.evaluate(model, config, cluster, storage, reference=reference, output_dir=output)
+            pool.evaluate(model, config, layout, storage, reference=reference, output_dir=output)
             report = RunFiles(output).read_report()
             if report is None:
                 raise StorageError(

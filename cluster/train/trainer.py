@@ -60,7 +60,7 @@ def train(
     config = decide_single_run(config, cluster, files.read_config() if config.engine.undecided else None).config
     if prepared is None:
         check_trial_fits(config, cluster)
-    with ray_session(cluster) if cluster.num_workers else nullcontext():
+    with ray_session(cluster, config.engine.device) if cluster.num_workers else nullcontext(cluster) as cluster:
         if cluster.num_workers:
             # Fail before the expensive preparation if the cluster is too small.
             max_parallel_trials(cluster, 1)

@@ -22,6 +22,7 @@ from cluster.storage.credentials import Credentials, set_credentials
 from cluster.storage.mirror import Mirror
 from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.task_queue import RankOutcome
+from ofmu.engine.device import release_gpu_memory
 from ofmu.errors import OfmuError, PrunedError, StorageError
 from ofmu.io.ranks import LAUNCHER
 from ofmu.run_config import UnlearnConfig
@@ -200,8 +201,8 @@ def _free_memory() -> None:
     import torch
 
     gc.collect()
+    release_gpu_memory()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -235,7 +235,7 @@ def _group_key(config: UnlearnConfig, cluster: ClusterConfig, target: Path | Non
             config.model.model_dump(mode="json"),
             config.engine.model_dump(mode="json"),
             str(target),
-            [cluster.num_workers, cluster.cpus_per_worker, cluster.gpus_per_worker],
+            [cluster.num_workers, cluster.cpus_per_worker, cluster.reserved_gpus],
         ]
     )
 
@@ -261,7 +261,7 @@ class WorkerGroup:
         trainer = TorchTrainer(
             worker_loop,
             train_loop_config={"queue": self._queue},
-            torch_config=settings(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+            torch_config=settings(backend="nccl" if cluster.reserved_gpus else "gloo"),
             scaling_config=_scaling_config(cluster),
             run_config=_run_config(storage),
         )
@@ -351,10 +351,10 @@ def _raise_own_error(outcome: RankOutcome) -> None:
 
 def _scaling_config(cluster: ClusterConfig) -> ScalingConfig:
     resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
+    if cluster.reserved_gpus:
+        resources["GPU"] = cluster.reserved_gpus
     return ScalingConfig(
-        num_workers=cluster.num_workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+        num_workers=cluster.num_workers, use_gpu=cluster.reserved_gpus > 0, resources_per_worker=resources
     )
 
 

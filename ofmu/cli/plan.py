@@ -63,7 +63,7 @@ def plan_command(
     for note in (*notes, *unlearn.ineffective()):
         click.echo(note)
     ranks = gpus or max(1, settings.cluster.num_workers)
-    on_gpu = gpus is not None or memory is not None or settings.cluster.gpus_per_worker > 0 or runs_on_gpu(unlearn)
+    on_gpu = gpus is not None or memory is not None or settings.cluster.reserved_gpus > 0 or runs_on_gpu(unlearn)
     if memory is not None:
         budget: float | None = memory * 1e9
     elif on_gpu:

@@ -39,8 +39,8 @@ def prepare_command(config: ConfigChoice) -> None:
         from cluster.session import ray_session
         from cluster.train.preparation import prepare as prepare_on_workers
 
-        with ray_session(cluster):
-            prepared = prepare_on_workers(settings, cluster, callback)
+        with ray_session(cluster, settings.engine.device) as layout:
+            prepared = prepare_on_workers(settings, layout, callback)
     else:
         from ofmu.preparer import prepare
 

@@ -1,6 +1,9 @@
-"""Whether the device that a config names is on this machine."""
+"""Whether the device that a config names is on this machine, and its memory."""
 
 from __future__ import annotations
+
+import gc
+import sys
 
 from ofmu.engine.config import EngineConfig
 from ofmu.errors import ConfigError
@@ -24,3 +27,13 @@ def check_device(config: EngineConfig) -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError(f"{NO_GPU}: {NO_GPU_FIX}")
+
+
+def release_gpu_memory() -> None:
+    """Give unused GPU memory of this process back, so that another process on the same card can have it."""
+    # A process that has not imported torch holds none.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        # A closed engine may be part of a cycle.
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -51,7 +51,8 @@ def test_a_search_on_a_gpu_that_is_not_here_prepares_nothing(tiny_mapping, tmp_p
     ("cluster", "expected"),
     [
         ({}, {}),
-        ({"num_workers": 3}, {"ranks": 3, "on_gpu": False}),
+        ({"num_workers": 3}, {"ranks": 3, "on_gpu": None}),
+        ({"num_workers": 3, "gpus_per_worker": 0}, {"ranks": 3, "on_gpu": False}),
         ({"num_workers": 2, "gpus_per_worker": 0.5}, {"ranks": 2, "on_gpu": None, "share": 0.5}),
         ({"address": "10.0.0.1:6379"}, None),
         ({"address": "auto"}, None),

@@ -81,7 +81,7 @@ def trials_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tune.search", "tune.confirmation.runs"):
         monkeypatch.setattr(f"{name}.max_parallel_trials", lambda cluster, limit: 1)
         monkeypatch.setattr(f"{name}.run_trials", _run_here)
-    monkeypatch.setattr("tune.search.ray_session", lambda *arguments: nullcontext())
+    monkeypatch.setattr("tune.search.ray_session", lambda cluster, *arguments: nullcontext(cluster))
     monkeypatch.setattr(evidence_files, "print_to_pdf", lambda page, target: False)
 
 

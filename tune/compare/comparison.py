@@ -188,7 +188,8 @@ class _Session:
             is_new = not self._home.config_file.is_file()
             if not is_new:
                 stack.enter_context(self._home.lock())
-            stack.enter_context(ray_session(self._shared.cluster, self._resume_hint))
+            session = ray_session(self._shared.cluster, self._shared.engine.device, self._resume_hint)
+            self._shared = self._shared.model_copy(update={"cluster": stack.enter_context(session)})
             prepared = self._prepare()
             if is_new:
                 self._home.mkdir()

@@ -14,6 +14,7 @@ from ray import tune as ray_tune
 
 from cluster.local import restore_umask
 from cluster.storage.credentials import set_credentials
+from ofmu.engine.device import release_gpu_memory
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.lock import locked
 from ofmu.round_decision import StopAfterRound
@@ -103,7 +104,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         except RuntimeError as error:
             if not _is_device_out_of_memory(error):
                 raise
-            sys.modules["torch"].cuda.empty_cache()
+            release_gpu_memory()
             return TrialOutcome(failure=f"out of GPU memory: {str(error).splitlines()[0]}")
 
     def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _bundle(cluster: ClusterConfig) -> dict[str, float]:
     if cluster.num_workers > 0:
         # A bundle must not be empty, and a fraction of a CPU would keep the last worker from being placed.
         return {"memory": 1}
-    return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    return {"CPU": cluster.cpus_per_worker, "GPU": cluster.reserved_gpus}
 
 
 def _directory_name(trial: Any) -> str:

@@ -63,5 +63,8 @@ def test_a_gpu_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch, clus
 @pytest.mark.slow
 def test_a_plan_for_gpus_that_are_not_here_compares_with_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    workers = {"cluster": {"num_workers": 2, "gpus_per_worker": 1}}
-    assert plan_of(validate(SearchConfig, {**config(device="cuda").model_dump(mode="json"), **workers})).change == ()
+    for gpus in (1, "auto"):
+        workers = {"cluster": {"num_workers": 2, "gpus_per_worker": gpus}}
+        assert (
+            plan_of(validate(SearchConfig, {**config(device="cuda").model_dump(mode="json"), **workers})).change == ()
+        )

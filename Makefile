@@ -13,7 +13,7 @@ S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "Installing into $(VENV): one to four minutes on an idle machine, about 2.3 GB"
+	@echo "Installing into $(VENV): one to four minutes on an idle machine; about 2.3 GB with the CPU build of PyTorch, more with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	@echo "PyTorch, 1 of 2"
 	$(BIN)/pip install --quiet -c constraints.txt torch

@@ -87,6 +87,11 @@ class StoppedOuterRecord(OuterRecord):
     """λ after the inner loop. None: the stop is a switch."""
 
 
+_RANGES_OF_PAPER: Mapping[str, Mapping[str, Any]] = {
+    # Few rounds with all terms fit a budget. Without a margin ‖∇Φ‖ grows, and the penalty grows with its square.
+    "penalty_weight": {"low": 1e-8, "high": 1e-4, "log": True},
+    "outer_steps": {"low": 8, "high": 40, "log": True},
+}
 _SEPARATES = {"method.decorrelation": ["projection", "cosine"]}
 
 
@@ -123,7 +128,8 @@ class OFMU(Method[RowT]):
         Raises:
             KeyError: there is no such variant.
         """
-        return without_settings(cls.space, without_effect(variant))
+        ranges = {**cls.space, **_RANGES_OF_PAPER} if variant == "paper" else cls.space
+        return without_settings(ranges, without_effect(variant))
 
     @classmethod
     def held_vectors(cls, config: OfmuConfig) -> HeldVectors:

@@ -70,6 +70,13 @@ def test_a_step_of_adamw_moves_every_coordinate_by_the_rate():
     assert tracker.gradient_evaluations == 1
 
 
+def test_plain_gradient_steps_are_shorter_since_gradients_grow():
+    # ‖∇‖² is 4 for forget rows and 64 for retain rows: at the rates 3/4 and 3/64 the losses rise by 3 nats.
+    rates, _ = rates_of(inner_update="sgd", outer_update="sgd", forget_margin=None)
+    assert rates.inner == pytest.approx(0.01 * 0.75 / 30, rel=1e-4)
+    assert rates.outer == pytest.approx(0.01 * 3 / 64, rel=1e-4)
+
+
 def test_a_run_without_inner_steps_needs_no_inner_rate():
     rates, tracker = rates_of(inner_steps=0, outer_lr=0.1)
     assert rates.inner == 0

@@ -130,22 +130,37 @@ class Mirror:
             folder: upload only what is in this sub-folder.
             without: names of files and folders to leave out, at every depth. Hidden ones are always left out.
         """
-        names = [
-            path.relative_to(self.local).as_posix()
-            for path in sorted((self.local / folder).rglob("*"))
-            if path.is_file() and not any(_is_left_out(part, without) for part in path.relative_to(self.local).parts)
-        ]
-        for name in sorted(names, key=_upload_order):
+        for name in self.local_files(folder, without=without):
             self.push_file(name)
 
+    def local_files(self, folder: str = "", *, without: Collection[str] = ()) -> list[str]:
+        """Return the names of the files that :meth:`push` uploads, in its order. Files that vanish are left out."""
+        names = []
+        with self._storage_errors("write"):
+            for parent, folders, files in os.walk(self.local / folder, onerror=_raise_unless_gone):
+                folders[:] = [name for name in folders if not _is_left_out(name, without)]
+                paths = [Path(parent, name) for name in files if not _is_left_out(name, without)]
+                names += [path.relative_to(self.local).as_posix() for path in paths if path.is_file()]
+        return sorted(names, key=_upload_order)
+
     def push_file(self, name: str, source: Path | None = None) -> None:
-        """Upload one file if it has changed. With ``source``, upload that file under ``name`` in any case."""
+        """Upload one file if it has changed; do nothing if the file is gone.
+
+        With ``source``, upload that file under ``name`` in any case.
+        """
         path = source or self.local / name
-        signature = file_signature(path)
-        if source is None and self._signatures.get(name) == signature:
-            return
-        with self._storage_errors("write"), path.open("rb") as content, self._output_stream(name) as stream:
-            shutil.copyfileobj(content, stream, _CHUNK_BYTES)
+        with self._storage_errors("write"):
+            try:
+                signature = file_signature(path)
+                if source is None and self._signatures.get(name) == signature:
+                    return
+                content = path.open("rb")
+            except FileNotFoundError:
+                if source is None:
+                    return
+                raise
+            with content, self._output_stream(name) as stream:
+                shutil.copyfileobj(content, stream, _CHUNK_BYTES)
         self._signatures[name] = signature
 
     def delete(self, folder: str) -> None:
@@ -212,6 +227,12 @@ def file_signature(path: Path) -> tuple[int, int]:
     """Return a file's size in bytes and its modification time in nanoseconds. A changed signature means a change."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """Raise an error of listing a folder, unless the folder was deleted meanwhile."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _first_line(text: str, uri: str) -> str:

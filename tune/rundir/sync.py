@@ -6,10 +6,12 @@ import hashlib
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.storage.lease import LOCK, Lease
-from cluster.storage.mirror import Mirror
+from cluster.storage.mirror import Mirror, storage_message
 from ofmu.errors import StorageError
 from ofmu.io.cache import cache_root
 from tune.rundir.search_files import STUDY, TRIALS, TUNE_STORAGE
@@ -132,17 +134,29 @@ class RunDirectorySync:
             self._closing.wait(max(_MIN_PAUSE, 4 * (time.monotonic() - started)))
 
     def _push(self) -> None:
-        """Push the study, then the tables that were made from the study, then crash texts; then delete folders."""
+        """Push the study, then the tables that were made from the study, then crash texts; then delete folders.
+
+        Raises:
+            StorageError: the storage refuses, or a file on the disk cannot be read.
+        """
+        try:
+            if not self._mirror.local.is_dir():
+                return
+            for name in self._names():
+                self._mirror.push_file(name)
+            while self._to_delete:
+                self._mirror.delete(self._to_delete.pop())
+        except OSError as error:
+            raise StorageError(storage_message(self._mirror.uri, "write", error)) from error
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names of the files to push, in their order. What follows the study is listed after its push."""
         local = self._mirror.local
-        if not local.is_dir():
-            return
-        if (local / STUDY).is_file():
-            self._mirror.push_file(STUDY)
-        self._mirror.push(without=_NOT_PUSHED)
-        for path in local.glob(f"{TRIALS}/*/{ERROR}"):
-            self._mirror.push_file(path.relative_to(local).as_posix())
-        while self._to_delete:
-            self._mirror.delete(self._to_delete.pop())
+        yield STUDY
+        yield from self._mirror.local_files(without=_NOT_PUSHED)
+        with suppress(FileNotFoundError):
+            for path in local.glob(f"{TRIALS}/*/{ERROR}"):
+                yield path.relative_to(local).as_posix()
 
 
 def delete_visible_files(folder: Path) -> None:

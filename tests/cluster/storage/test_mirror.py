@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,54 @@ def test_a_file_system_is_mirrored_like_an_object_store(tmp_path):
     assert [path.name for path in (tmp_path / "there").rglob("*") if path.is_file()] == ["x"]
     mirror.delete("deep")
     assert mirror.files() == []
+
+
+class Interrupted(Mirror):
+    """Calls a function at the start of the first upload."""
+
+    def __init__(self, uri: str, local: Path, during: Callable[[], None]) -> None:
+        super().__init__(uri, local)
+        self._during = during
+
+    def _output_stream(self, name: str) -> Any:
+        self._during()
+        self._during = lambda: None
+        return super()._output_stream(name)
+
+
+def test_a_file_that_vanishes_before_its_upload_is_left_out(tmp_path):
+    fill(tmp_path / "a", first="1", second="2", third="3")
+    mirror = Interrupted((tmp_path / "there").as_uri(), tmp_path / "a", (tmp_path / "a" / "second").unlink)
+    mirror.push()
+    assert mirror.files() == ["first", "third"]
+    with pytest.raises(StorageError, match="No such file"):
+        mirror.push_file("second", tmp_path / "a" / "second")
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_left_out(tmp_path, monkeypatch):
+    fill(tmp_path / "a", gone__x="1", stays__x="2")
+    listed = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if str(path).endswith("gone"):
+            Path(path).rename(tmp_path / "elsewhere")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    mirror = Mirror((tmp_path / "there").as_uri(), tmp_path / "a")
+    mirror.push()
+    assert mirror.files() == ["stays/x"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    fill(tmp_path / "a", x="1")
+
+    def scandir(path: Any = ".") -> Any:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(StorageError, match="Input/output error"):
+        Mirror((tmp_path / "there").as_uri(), tmp_path / "a").push()
 
 
 @pytest.mark.slow

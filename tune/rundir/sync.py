@@ -95,8 +95,7 @@ class RunDirectorySync:
         """
         if self._error is not None:
             raise self._error
-        if self._lease.lost is not None:
-            raise StorageError(self._lease.lost)
+        self._check_lease()
 
     def delete(self, folder: str) -> None:
         """Record that the folder at the URI must be deleted."""
@@ -137,17 +136,24 @@ class RunDirectorySync:
         """Push the study, then the tables that were made from the study, then crash texts; then delete folders.
 
         Raises:
-            StorageError: the storage refuses, or a file on the disk cannot be read.
+            StorageError: the storage refuses, a file on the disk cannot be read, or another search has taken the lease.
         """
         try:
             if not self._mirror.local.is_dir():
                 return
             for name in self._names():
+                self._check_lease()
                 self._mirror.push_file(name)
             while self._to_delete:
+                self._check_lease()
                 self._mirror.delete(self._to_delete.pop())
         except OSError as error:
             raise StorageError(storage_message(self._mirror.uri, "write", error)) from error
+
+    def _check_lease(self) -> None:
+        # The files at the URI may be another search's by now, also while a push is under way.
+        if self._lease.lost is not None:
+            raise StorageError(self._lease.lost)
 
     def _names(self) -> Iterator[str]:
         """Yield the names of the files to push, in their order. What follows the study is listed after its push."""

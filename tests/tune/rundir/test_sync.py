@@ -94,3 +94,74 @@ def test_trials_that_vanish_while_they_are_listed_do_not_end_the_thread(mirror, 
     sync.mark_dirty(check=True)
     wait_until(lambda: mirror.has("trials.csv"))
     sync.close(raise_errors=True)
+
+
+class OvertakenMirror(Mirror):
+    """A mirror at whose URI another search takes the lease during the upload of one file."""
+
+    sync: RunDirectorySync
+    overtaken_at: str | None = None
+
+    def _output_stream(self, name: str) -> Any:
+        if name == self.overtaken_at:
+            overtake(self, self.sync)
+        return super()._output_stream(name)
+
+
+def overtake(mirror: Mirror, sync: RunDirectorySync) -> None:
+    """Let another search take the lease, and wait until the first holder knows."""
+
+    def is_lost() -> bool:
+        # A heartbeat that has read its own record already overwrites the other record, so it is written again.
+        (there(mirror) / "driver.lock").write_text('{"owner": "other"}')
+        return sync._lease.lost is not None
+
+    wait_until(is_lost)
+
+
+def there(mirror: Mirror) -> Path:
+    return mirror.local.parent / "there"
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.mark.parametrize("by_thread", [True, False])
+def test_nothing_is_pushed_or_deleted_once_the_lease_is_lost(mirror, by_thread):
+    sync = opened(mirror)
+    overtake(mirror, sync)
+    write(there(mirror), trials__00000__model__w="kept")
+    (there(mirror) / "study.log").write_text("new")
+    (mirror.local / "study.log").write_text("old")
+    sync.delete("trials/00000/model")
+    if by_thread:
+        wait_until(lambda: not sync._thread.is_alive())
+    with pytest.raises(StorageError, match="Another search has taken over"):
+        sync.check()
+    sync.close(raise_errors=False)
+    assert (there(mirror) / "study.log").read_text() == "new"
+    assert mirror.files() == ["driver.lock", "study.log", "trials/00000/model/w"]
+
+
+@pytest.mark.parametrize(
+    ("file", "pushed"),
+    [
+        ("study.log", ["study.log"]),
+        ("front.csv", ["study.log", "front.csv"]),
+        ("trials.csv", ["study.log", "front.csv", "trials.csv"]),
+    ],
+)
+def test_a_push_ends_as_soon_as_the_lease_is_lost(tmp_path, file, pushed):
+    mirror = OvertakenMirror((tmp_path / "there").as_uri(), tmp_path / "local")
+    write(there(mirror), trials__00000__model__w="kept")
+    mirror.sync = sync = opened(mirror)
+    mirror.overtaken_at = file
+    for name in ("study.log", "front.csv", "trials.csv"):
+        (mirror.local / name).write_text("1")
+    sync.delete("trials/00000/model")
+    sync.close(raise_errors=False)
+    assert mirror.files() == sorted(["driver.lock", "trials/00000/model/w", *pushed])

@@ -73,10 +73,13 @@ class RunDirectorySync:
         self._wake.set()
         self._thread.join()
         try:
-            if raise_errors:
-                self.check()
-            self._push()
-            self._lease.release()
+            try:
+                if raise_errors:
+                    self.check()
+                self._push()
+            finally:
+                # A lease that is held until the process ends would refuse every resume in this process.
+                self._lease.release()
         except StorageError:
             if raise_errors:
                 raise

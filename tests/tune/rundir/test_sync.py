@@ -165,3 +165,46 @@ def test_a_push_ends_as_soon_as_the_lease_is_lost(tmp_path, file, pushed):
     sync.delete("trials/00000/model")
     sync.close(raise_errors=False)
     assert mirror.files() == sorted(["driver.lock", "trials/00000/model/w", *pushed])
+
+
+class FailingMirror(Mirror):
+    """A mirror whose storage takes no file while it is full."""
+
+    full = False
+
+    def push_file(self, name: str, source: Path | None = None) -> None:
+        if self.full:
+            raise StorageError("the storage is full")
+        super().push_file(name, source)
+
+
+@pytest.mark.parametrize("raise_errors", [True, False])
+@pytest.mark.parametrize("by_thread", [True, False])
+def test_after_an_error_of_the_storage_the_search_can_be_resumed_in_this_process(tmp_path, raise_errors, by_thread):
+    mirror = FailingMirror((tmp_path / "there").as_uri(), tmp_path / "local")
+    sync = opened(mirror)
+    (mirror.local / "study.log").write_text("1")
+    mirror.full = True
+    if by_thread:
+        sync.mark_dirty(check=False)
+        wait_until(lambda: fails(sync.check))
+    assert fails(lambda: sync.close(raise_errors=raise_errors)) == raise_errors
+    assert not mirror.has("driver.lock")
+    mirror.full = False
+    opened(mirror).close(raise_errors=True)
+
+
+@pytest.mark.parametrize("raise_errors", [True, False])
+def test_a_lease_that_was_lost_to_silent_storage_is_free_in_this_process(mirror, raise_errors):
+    sync = opened(mirror)
+    sync._lease.lost = "the storage does not answer"
+    assert fails(lambda: sync.close(raise_errors=raise_errors)) == raise_errors
+    opened(mirror).close(raise_errors=True)
+
+
+def test_the_lease_of_another_search_is_not_released(mirror):
+    sync = opened(mirror)
+    overtake(mirror, sync)
+    with pytest.raises(StorageError, match="taken over"):
+        sync.close(raise_errors=True)
+    assert mirror.read("driver.lock") == b'{"owner": "other"}'

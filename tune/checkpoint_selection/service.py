@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
+
+from ofmu.config.base import PositiveInt
 from tune.checkpoint_selection.archive import RoundArchive, Scored, Verdict
 from tune.early_stopping.actor import answer_of, or_sentence, start_actor
-from tune.early_stopping.report_log import ReportLog
+from tune.early_stopping.report_log import LogLine, ReportLog, RoundLine
 from tune.space.objectives import Direction
+
+
+class ScoredRoundLine(RoundLine):
+    """The scores of one of a trial's rounds."""
+
+    violation: float
+
+
+class SelectionLine(LogLine):
+    """The rounds from which a trial selects at its end."""
+
+    candidates: Annotated[dict[PositiveInt, Scored], Field(min_length=1)]
+
+
+_LINE: TypeAdapter[ScoredRoundLine | SelectionLine] = TypeAdapter(ScoredRoundLine | SelectionLine)
 
 
 class PersistentRoundArchive:
@@ -18,22 +36,33 @@ class PersistentRoundArchive:
 
     A repeated call, such as after a restart from a checkpoint, gets the same answer again and changes nothing.
 
+    Args:
+        path: the file.
+        objectives: the objectives with their directions.
+        stop_margin: see :class:`tune.checkpoint_selection.config.CheckpointSelectionConfig`.
+        shown: the file's name in a message; None: ``path``.
+
     Raises:
         DataError: the file holds something else.
         StorageError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, objectives: Mapping[str, Direction], stop_margin: float | None) -> None:
-        self._log = ReportLog(path, "checkpoint selection")
-        lines = self._log.read()
+    def __init__(
+        self,
+        path: Path,
+        objectives: Mapping[str, Direction],
+        stop_margin: float | None,
+        shown: str | None = None,
+    ) -> None:
+        self._log = ReportLog(path, _LINE, "checkpoint selection", shown)
         self._archive = RoundArchive(objectives, stop_margin)
         self._verdicts: dict[tuple[int, int], Verdict] = {}
         self._selected: dict[int, int] = {}
-        try:
-            for line in lines:
-                self._take(line)
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._log.malformed(error) from error
+        for line in self._log.read():
+            if isinstance(line, SelectionLine):
+                self._select(line.trial, line.candidates)
+            else:
+                self._report(line.trial, line.round, line.total, Scored(line.values, line.violation))
 
     def report(self, trial: int, round: int, total: int, scored: Scored) -> Verdict:
         """Return what a trial does after a round.
@@ -42,7 +71,8 @@ class PersistentRoundArchive:
             StorageError: this call or an earlier call could not be stored.
         """
         if (trial, round) not in self._verdicts:
-            self._store({"trial": trial, "round": round, "total": total} | _to_json(scored))
+            self._log.append({"trial": trial, "round": round, "total": total} | _to_json(scored))
+            self._report(trial, round, total, scored)
         return self._verdicts[trial, round]
 
     def select(self, trial: int, candidates: Mapping[int, Scored]) -> int:
@@ -53,22 +83,15 @@ class PersistentRoundArchive:
         """
         if trial not in self._selected:
             named = {str(round): _to_json(each) for round, each in candidates.items()}
-            self._store({"trial": trial, "candidates": named})
+            self._log.append({"trial": trial, "candidates": named})
+            self._select(trial, candidates)
         return self._selected[trial]
 
-    def _store(self, line: dict[str, Any]) -> None:
-        self._log.append(line)
-        self._take(line)
+    def _report(self, trial: int, round: int, total: int, scored: Scored) -> None:
+        self._verdicts[trial, round] = self._archive.report(trial, round, total, scored)
 
-    def _take(self, line: Mapping[str, Any]) -> None:
-        trial = int(line["trial"])
-        if "candidates" in line:
-            candidates = {int(round): Scored(**each) for round, each in line["candidates"].items()}
-            self._selected[trial] = self._archive.select(trial, candidates)
-        else:
-            round, total = int(line["round"]), int(line["total"])
-            scored = Scored(line["values"], line["violation"])
-            self._verdicts[trial, round] = self._archive.report(trial, round, total, scored)
+    def _select(self, trial: int, candidates: Mapping[int, Scored]) -> None:
+        self._selected[trial] = self._archive.select(trial, candidates)
 
 
 def _to_json(scored: Scored) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
@@ -36,17 +35,6 @@ from tune.space.objectives import Direction
 Verdict = Literal["continue", "stop"]
 TrialId = str | int
 Costs = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A trial's objectives after one of its rounds."""
-
-    trial: TrialId
-    round: int
-    total: int
-    """Rounds of the whole trial."""
-    values: Mapping[str, float | None]
 
 
 class RungScheduler:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tune.early_stopping.actor import answer_of, or_sentence, start_actor
 from tune.early_stopping.callback import Values
 from tune.early_stopping.config import EarlyStoppingConfig
-from tune.early_stopping.report_log import ReportLog
-from tune.early_stopping.rungs import Report, RungScheduler
+from tune.early_stopping.report_log import ReportLog, RoundLine
+from tune.early_stopping.rungs import RungScheduler
 from tune.space.objectives import Direction
+
+_LINE = TypeAdapter(RoundLine)
 
 
 class PersistentRungScheduler:
@@ -21,18 +25,25 @@ class PersistentRungScheduler:
     A report is on disk before it is answered. Decisions depend only on the reports and their order, so the file holds
     only the reports: see :class:`tune.early_stopping.report_log.ReportLog`.
 
+    Args:
+        path: the file.
+        directions: the objectives with their directions.
+        config: the rule of early stopping.
+        shown: the file's name in a message; None: ``path``.
+
     Raises:
         DataError: the file holds something else.
         StorageError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, directions: Mapping[str, Direction], config: EarlyStoppingConfig) -> None:
-        self._log = ReportLog(path, "early stopping")
-        reports = self._read()
+    def __init__(
+        self, path: Path, directions: Mapping[str, Direction], config: EarlyStoppingConfig, shown: str | None = None
+    ) -> None:
+        self._log = ReportLog(path, _LINE, "early stopping", shown)
         self._scheduler = RungScheduler(directions, config)
-        self._decisions: dict[tuple[int | str, int], bool] = {}
-        for report in reports:
-            self._decide(report)
+        self._decisions: dict[tuple[int, int], bool] = {}
+        for line in self._log.read():
+            self._decide(line.trial, line.round, line.total, line.values)
 
     def should_stop(self, trial: int, round: int, total: int, values: Values) -> bool:
         """Return whether the trial ends after this round. A repeated round gets the same answer again.
@@ -43,21 +54,13 @@ class PersistentRungScheduler:
         decided = self._decisions.get((trial, round))
         if decided is not None:
             return decided
-        report = Report(trial, round, total, dict(values))
         self._log.append({"trial": trial, "round": round, "total": total, "values": dict(values)})
-        return self._decide(report)
+        return self._decide(trial, round, total, values)
 
-    def _decide(self, report: Report) -> bool:
-        verdict = self._scheduler.report(report.trial, report.round, report.values, report.total)
-        self._decisions[report.trial, report.round] = verdict == "stop"
-        return verdict == "stop"
-
-    def _read(self) -> list[Report]:
-        lines = self._log.read()
-        try:
-            return [Report(line["trial"], line["round"], line["total"], line["values"]) for line in lines]
-        except (KeyError, TypeError) as error:
-            raise self._log.malformed(error) from error
+    def _decide(self, trial: int, round: int, total: int, values: Values) -> bool:
+        stops = self._scheduler.report(trial, round, values, total) == "stop"
+        self._decisions[trial, round] = stops
+        return stops
 
 
 class SchedulerActor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -52,10 +53,47 @@ def test_a_restart_at_any_call_changes_no_decision(calls, cut):
     assert found == expected
 
 
-@pytest.mark.parametrize("text", ["[1]\n", '{"trial": 1}\n', '{"trial": 1, "candidates": {"x": {}}}\n', "nonsense\n"])
+POINT = {"ks_statistic": 0.5, "model_utility": 0.5}
+
+
+def report(**changed: object) -> str:
+    return json.dumps({"trial": 1, "round": 2, "total": 8, "values": POINT, "violation": 0.0} | changed)
+
+
+def selection(candidates: object) -> str:
+    return json.dumps({"trial": 1, "candidates": candidates})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "[1]",
+        '{"trial": 1}',
+        report(trial=float("inf")),
+        report(round="2"),
+        report(round=9),
+        report(values=[1]),
+        report(values={"ks_statistic": 10**400}),
+        report(values={}, violation="x"),
+        report(violation=float("nan")),
+        selection(None),
+        selection([1]),
+        selection({}),
+        selection({"x": {}}),
+        selection({"2": {"values": [1]}}),
+        selection({"2": {"values": POINT, "violation": "0"}}),
+        selection({"2": {"values": POINT, "a": 1}}),
+    ],
+    ids=lambda text: text[:60],
+)
 def test_a_file_that_holds_something_else_is_refused(tmp_path, text):
     path = tmp_path / "rounds.jsonl"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"rounds\.jsonl is malformed"):
+    whole = f"{report()}\n{selection({'2': {'values': POINT}})}\n{text}\n"
+    path.write_text(whole)
+    with pytest.raises(DataError) as refused:
         PersistentRoundArchive(path, OBJECTIVES, 0.1)
-    assert path.read_text() == text
+    assert str(refused.value) == f"{path} is malformed in line 3: delete the file to start checkpoint selection anew"
+    with pytest.raises(DataError, match=r"^s3://bucket/rounds\.jsonl is malformed in line 3"):
+        PersistentRoundArchive(path, OBJECTIVES, 0.1, "s3://bucket/rounds.jsonl")
+    assert path.read_text() == whole

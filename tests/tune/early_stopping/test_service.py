@@ -89,11 +89,43 @@ def test_an_incomplete_last_line_is_dropped(tmp_path):
     assert [line["trial"] for line in lines] == [0, 2]
 
 
-def test_a_file_with_other_content_is_refused(tmp_path):
+def line(**changed: object) -> str:
+    return json.dumps({"trial": 1, "round": 2, "total": 8, "values": point(0.5)} | changed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "[" * 100_000,
+        "[1]",
+        "null",
+        '{"a": 1}',
+        line(a=1),
+        line(round="2"),
+        line(round=0),
+        line(round=9),
+        line(round=float("nan")),
+        line(total=10**400),
+        line(trial=[1]),
+        line(values=None),
+        line(values=[1]),
+        line(values={"ks_statistic": "x"}),
+        line(values={"ks_statistic": 10**400}),
+        b"\xff\xfe",
+    ],
+    ids=lambda text: str(text)[:60],
+)
+def test_a_file_with_other_content_is_refused_and_stays_as_it_is(tmp_path, text):
     path = tmp_path / "rungs.jsonl"
-    path.write_text('{"a": 1}\n')
-    with pytest.raises(DataError, match=r"rungs\.jsonl is malformed"):
+    data = line().encode() + b"\n" + (text if isinstance(text, bytes) else text.encode()) + b"\nincomplete"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as refused:
         open_scheduler(path)
+    assert str(refused.value) == f"{path} is malformed in line 2: delete the file to start early stopping anew"
+    with pytest.raises(DataError, match=r"^s3://bucket/rungs\.jsonl is malformed in line 2"):
+        PersistentRungScheduler(path, OBJECTIVES, CONFIG, "s3://bucket/rungs.jsonl")
+    assert path.read_bytes() == data
 
 
 def test_a_failed_write_is_reported_and_nothing_is_written_after_it(tmp_path):

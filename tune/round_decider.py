@@ -10,9 +10,10 @@ import ray
 
 from ofmu.errors import ConfigError
 from tune.checkpoint_selection.callback import CheckpointSelection
-from tune.checkpoint_selection.service import RoundArchiveClient, start_archive_actor
+from tune.checkpoint_selection.service import PersistentRoundArchive, RoundArchiveClient, start_archive_actor
 from tune.early_stopping.callback import EarlyStopping
-from tune.early_stopping.service import SchedulerClient, start_scheduler_actor
+from tune.early_stopping.service import PersistentRungScheduler, SchedulerClient, start_scheduler_actor
+from tune.rundir.search_files import ROUNDS, RUNGS
 from tune.study.limits import read_limits
 
 if TYPE_CHECKING:
@@ -31,14 +32,20 @@ def round_decider(
 
     Raises:
         ConfigError: checkpoint selection needs a bound that waits for the trial of the target.
+        DataError: the log of an earlier start is malformed.
+        StorageError: the log's incomplete last line cannot be removed.
     """
     search, objectives, names = config.search, config.objectives, tuple(config.objectives)
     stopping, selection = search.early_stopping, search.checkpoint_selection
+    # An actor reads its log in another process, where an error would fail every trial that calls the actor. So each log
+    # is read here first.
     if stopping.enabled:
+        PersistentRungScheduler(run.rungs_file, objectives, stopping, f"{run.display_path}/{RUNGS}")
         actor = start_scheduler_actor(run.rungs_file, objectives, stopping)
         decider: EarlyStopping | CheckpointSelection = EarlyStopping(stopping, names, SchedulerClient(actor))
     elif selection.enabled:
         limits = _known_limits(study, config)
+        PersistentRoundArchive(run.rounds_file, objectives, selection.stop_margin, f"{run.display_path}/{ROUNDS}")
         actor = start_archive_actor(run.rounds_file, objectives, selection.stop_margin)
         decider = CheckpointSelection(selection, names, limits, RoundArchiveClient(actor))
     else:

@@ -228,7 +228,7 @@ class _Session:
 
     def _search_all(self) -> dict[str, SearchResult]:
         names = tuple(self._configs)
-        reference_method = budget_reference(names)
+        reference_method = budget_reference(names, [name for name in names if self._began_unlimited(name)])
         found: dict[str, SearchResult] = {}
         order = list(names)
         if self._settings.budget == "evaluations":
@@ -243,6 +243,14 @@ class _Session:
             with self._callback.search(name, index, len(names)) as callbacks:
                 found[name] = self._search(name, config, callbacks)
         return {name: found[name] for name in names}
+
+    def _began_unlimited(self, name: str) -> bool:
+        """Return whether a method's search has begun with no limit but that of the comparison's config."""
+        run = RunDirectory(self._home.search(name))
+        if not run.config_file.is_file():
+            return False
+        stored = run.read_mapping().get("search") or {}
+        return bool(stored.get("max_gradient_evaluations") == self._configs[name].search.max_gradient_evaluations)
 
     def _search(self, name: str, config: SearchConfig, callbacks: Sequence[SearchCallback]) -> SearchResult:
         run_dir = self._home.search(name)

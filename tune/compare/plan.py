@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ofmu.config.files import validate
@@ -74,8 +74,16 @@ def unused_settings(mapping: Mapping[str, Any]) -> list[str]:
     return [*unused, *(["search.space"] if (mapping.get("search") or {}).get("space") else [])]
 
 
-def budget_reference(names: tuple[str, ...]) -> str:
-    """Return the method whose search sets the budget ``evaluations``: OFMU, else the first method."""
+def budget_reference(names: tuple[str, ...], unlimited: Sequence[str] = ()) -> str:
+    """Return the method whose search sets the budget ``evaluations``: OFMU, else the first method.
+
+    Args:
+        names: the compared methods.
+        unlimited: the methods whose searches an earlier start began without this budget. The first of them sets it,
+            since no other method that is added now may have a search without a limit.
+    """
+    if unlimited:
+        return unlimited[0]
     return _BUDGET_REFERENCE if _BUDGET_REFERENCE in names else names[0]
 
 

@@ -1,0 +1,66 @@
+"""How a comparison runs its searches. No search trains anything here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from ofmu.config.files import read_mapping
+from tune.compare import comparison
+from tune.compare.callback import CompareCallback
+from tune.compare.comparison import Comparison
+from tune.compare.directory import CompareDirectory
+from tune.rundir.search_dir import RunDirectory
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, int | None]]:
+    """Return a function that starts a comparison or adds methods to it, and returns the limits of all searches.
+
+    Each search stores its config and spends 730 gradient evaluations.
+    """
+
+    def search(session, name, config, callbacks):
+        run = RunDirectory(session._home.search(name))
+        if not run.config_file.is_file():
+            run.mkdir()
+            run.write_config(config)
+        trials = pd.DataFrame({"gradient_evaluations": [400.0, 330.0], "state": ["complete", "complete"]})
+        return SimpleNamespace(run_dir=run.path, trials=trials)
+
+    def start(*methods: str, budget: str | int = "evaluations") -> dict[str, int | None]:
+        home = CompareDirectory(tmp_path / "run")
+        if home.config_file.is_file():
+            mapping = home.read_mapping([f"compare.methods={','.join(methods)}"])
+        else:
+            mapping = Comparison(read_mapping("quickstart"), methods, budget=budget, run_dir=home.path).mapping
+            home.mkdir()
+        home.write_mapping(mapping, replace_environment=False)
+        comparison._Session(home, mapping, None, CompareCallback())._search_all()
+        stored = {name: RunDirectory(home.search(name)).read_mapping()["search"] for name in methods}
+        return {name: section["max_gradient_evaluations"] for name, section in stored.items()}
+
+    monkeypatch.setattr(comparison._Session, "_search", search)
+    return start
+
+
+@pytest.mark.parametrize("wider", [("npo", "graddiff", "ofmu"), ("ofmu", "graddiff", "npo")])
+def test_methods_that_a_resume_adds_get_the_budget_of_the_others(started, wider):
+    """OFMU sets the budget of a new comparison. Here the first method has set it before OFMU was added."""
+    assert started("npo", "graddiff") == {"npo": None, "graddiff": 730}
+    assert started(*wider) == {"npo": None, "graddiff": 730, "ofmu": 730}
+    assert started(*wider, "simnpo") == {"npo": None, "graddiff": 730, "ofmu": 730, "simnpo": 730}
+
+
+def test_a_resume_before_the_first_search_chooses_the_method_anew(started, tmp_path):
+    home = CompareDirectory(tmp_path / "run")
+    home.mkdir()
+    home.write_mapping(
+        Comparison(read_mapping("quickstart"), ["npo", "graddiff"], budget="evaluations").mapping,
+        replace_environment=False,
+    )
+    assert started("npo", "graddiff", "ofmu") == {"npo": 730, "graddiff": 730, "ofmu": None}

@@ -168,9 +168,8 @@ def best_of(tests: Sequence[PairTest], quantity: Quantity, significance: float) 
     relevant = [test for test in tests if test.quantity == quantity]
     names = list(dict.fromkeys(name for test in relevant for name in (test.first, test.second)))
     for name in names:
-        own = [test for test in relevant if name in (test.first, test.second)]
-        won = [test.consistent and (test.gain > 0) == (test.first == name) and test.gain != 0 for test in own]
-        if own and all(won) and all(test.p_holm < significance for test in own):
+        own = [test for test in relevant if test.is_between(name)]
+        if own and all(test.is_won(name, significance) for test in own):
             return name
     return None
 

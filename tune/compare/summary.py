@@ -115,6 +115,18 @@ class PairTest(Record):
     consistent: bool = Field(validation_alias="agrees", serialization_alias="agrees")
     """Whether the mean of every single seed has the sign of the gain."""
 
+    def is_between(self, name: str) -> bool:
+        """Return whether a method is one of the two."""
+        return name in (self.first, self.second)
+
+    def is_better(self, name: str) -> bool:
+        """Return whether one of the two methods has the better mean, whatever p is."""
+        return self.gain > 0 if name == self.first else self.gain < 0
+
+    def is_won(self, name: str, significance: float) -> bool:
+        """Return whether one of the two methods is significantly better, and better on every single seed."""
+        return self.is_better(name) and self.consistent and self.p_holm < significance
+
 
 class Levels(Record):
     """The levels at which methods are compared, in the objectives' own units and directions."""

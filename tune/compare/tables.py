@@ -83,13 +83,26 @@ def _best_sentence(summary: Summary) -> str:
         )
     if len(summary.seeds) < MIN_SEEDS:
         return f"No method is marked as best on fewer than {MIN_SEEDS} seeds; {_leaders(summary)}."
-    others = [test for test in summary.tests if test.quantity == "levels" and leader in (test.first, test.second)]
-    worst = max(others, key=lambda test: test.p_holm)
-    other = worst.second if worst.first == leader else worst.first
-    return (
-        f"No method is significantly best: {_leaders(summary)}, but {leader} is not significantly different from "
-        f"{other} (corrected p {worst.p_holm:.2g}{'' if worst.consistent else ', and not better on every seed'})."
-    )
+    return f"No method is significantly best: {_leaders(summary)}, but {_doubt(leader, summary)}."
+
+
+def _doubt(leader: str, summary: Summary) -> str:
+    """Return why the method of the best mean rank is not significantly better than every other method.
+
+    The sentence names the pair that speaks most against it: a method that is significantly better, else the largest p,
+    else a seed on which the order is another.
+    """
+    own = [test for test in summary.tests if test.quantity == "levels" and test.is_between(leader)]
+    failing = [test for test in own if not test.is_won(leader, summary.significance)]
+    lost = [test for test in failing if test.p_holm < summary.significance and not test.is_better(leader)]
+    worst = min(lost, key=lambda test: test.p_holm) if lost else max(failing, key=lambda test: test.p_holm)
+    other, p = worst.second if worst.first == leader else worst.first, f"{worst.p_holm:.2g}"
+    if worst.p_holm >= summary.significance:
+        return f"{leader} is not significantly different from {other} (corrected p {p})"
+    if worst.is_better(leader):
+        return f"{leader} is not better than {other} on every seed (corrected p {p})"
+    seeds = "" if worst.consistent else ", though not on every seed"
+    return f"{other} is better than {leader} in the mean over all pairs of seed and level (corrected p {p}){seeds}"
 
 
 def _leaders(summary: Summary) -> str:

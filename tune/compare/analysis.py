@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from tune.compare.statistics import (
 from tune.compare.summary import MIN_SEEDS, Cost, Levels, MethodSummary, PairTest, Quantity, RetainSpread, Summary
 from tune.pareto import Points, as_costs, hypervolume, reference_point
 from tune.rundir.seed_runs import PointRuns
-from tune.space.constraints import Limit, Limits
+from tune.space.constraints import Limits, broken_sentence
 from tune.space.objectives import Direction
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def summarise(
     found: Sequence[MethodRuns], shared: SharedContext, settings: CompareOptions, command: Sequence[str]
 ) -> Summary:
     """Return the summary of all methods' runs, sorted by mean rank."""
+    found = [_with_violations(method, shared.limits) for method in found]
     runs = {method.name: run_costs(method.points, shared) for method in found}
     norm = _normalisation(list(runs.values()), shared, settings)
     values = {name: _method_values(costs, norm) for name, costs in runs.items()}
@@ -145,19 +146,39 @@ def run_costs(points: Sequence[PointRuns], shared: SharedContext, draws: int = 0
     costs = np.full((len(points), draws or len(shared.seeds), len(names)), np.nan)
     for row, point in enumerate(points):
         for run in point.runs:
-            if run.metrics is None or any(run.metrics.get(name) is None for name in names):
+            metrics = run.valid_metrics
+            if metrics is None or any(metrics.get(name) is None for name in names):
                 continue
-            if not all(_keeps(run.metrics, limit) for limit in shared.limits):
-                continue
-            values = [[run.metrics[name] or 0.0 for name in names]]
+            values = [[metrics[name] or 0.0 for name in names]]
             column = shared.seeds.index(run.seed) if run.retain_draw is None else run.retain_draw - 1
             costs[row, column] = as_costs(values, directions)[0]
     return costs
 
 
-def _keeps(metrics: Mapping[str, float | None], limit: Limit) -> bool:
-    value = metrics.get(limit.metric)
-    return value is not None and limit.is_kept(value)
+def _with_violations(method: MethodRuns, limits: Limits) -> MethodRuns:
+    """Return the method's runs, with the constraints that each violates. All later numbers leave these runs out."""
+
+    def marked(points: Sequence[PointRuns]) -> tuple[PointRuns, ...]:
+        return tuple(
+            point.model_copy(
+                update={
+                    "runs": tuple(
+                        run.model_copy(update={"violation": _violation(run.metrics, limits)}) for run in point.runs
+                    )
+                }
+            )
+            for point in points
+        )
+
+    return replace(method, points=marked(method.points), retain_points=marked(method.retain_points))
+
+
+def _violation(metrics: Mapping[str, float | None] | None, limits: Limits) -> str | None:
+    """Return which constraints a run violates; None for a run that violates none, or that failed."""
+    if metrics is None:
+        return None
+    unknown = [f"{limit.metric} is not known" for limit in limits if metrics.get(limit.metric) is None]
+    return " and ".join(filter(None, [*unknown, broken_sentence(metrics, limits)])) or None
 
 
 def best_of(tests: Sequence[PairTest], quantity: Quantity, significance: float) -> str | None:
@@ -239,8 +260,6 @@ def _tests(quantity: Quantity, costs: Mapping[str, Values], seed: int, groups: S
 def _method_summary(
     runs: MethodRuns, values: _MethodValues, rank: float, norm: _Normalisation, shared: SharedContext, draws: int
 ) -> MethodSummary:
-    ended = [run.metrics for point in runs.points for run in point.runs if run.metrics is not None]
-    infeasible = sum(not all(_keeps(metrics, limit) for limit in shared.limits) for metrics in ended)
     volumes: list[float] = values.volumes.tolist()
     drawn: tuple[float, ...] = ()
     spreads: tuple[RetainSpread, ...] = ()
@@ -256,7 +275,7 @@ def _method_summary(
         failed=runs.failed,
         pruned=runs.pruned,
         points=runs.points,
-        infeasible_runs=infeasible,
+        infeasible_runs=sum(run.violation is not None for point in runs.points for run in point.runs),
         cost=_cost(runs),
         hypervolumes=tuple(volumes),
         hypervolume=float(values.volumes.mean()),

@@ -20,7 +20,7 @@ def fronts_chart(summary: Summary) -> Chart:
     """Return the chart of the first two objectives.
 
     A dot is a point's mean over the seeds, and its bars reach from the smallest to the largest value. A line joins the
-    means of each method that no other mean of the method dominates.
+    means of each method that no other mean of the method dominates. Runs that violate a constraint are left out.
     """
     x, y = list(summary.objectives)[:2]
     count = sum(len(method.points) for method in summary.methods)
@@ -46,7 +46,8 @@ def fronts_chart(summary: Summary) -> Chart:
         name="fronts",
         title="The fronts on other seeds",
         note="A dot is a point's mean over the seeds; its bars reach from the worst to the best seed. Dashed: the "
-        "levels at which methods are compared. Click a method to hide it.",
+        "levels at which methods are compared. Click a method to hide it."
+        + (" Runs that violate a constraint are left out." if summary.limits else ""),
         alt=f"Fronts of {', '.join(method.name for method in summary.methods)} by {x} and {y}. "
         "The table of points has the same numbers.",
         legend=tuple(legend),
@@ -54,13 +55,13 @@ def fronts_chart(summary: Summary) -> Chart:
 
 
 def values_of(point: PointRuns, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the objectives of a point's complete runs, shape (runs, objectives)."""
-    runs = [[run.metrics[name] for name in names] for run in point.runs if run.metrics is not None]
+    """Return the objectives of a point's runs that count, shape (runs, objectives)."""
+    runs = [[values[name] for name in names] for run in point.runs if (values := run.valid_metrics) is not None]
     return np.array(runs, dtype=float).reshape(-1, len(names))
 
 
 def _draw_method(plot: Any, method: MethodSummary, objectives: Mapping[str, str], entry: Series) -> bool:
-    """Draw one method. Return whether the method has a complete run."""
+    """Draw one method. Return whether the method has a run that counts."""
     # Bokeh takes a second to import.
     from bokeh.models import ColumnDataSource, HoverTool
 

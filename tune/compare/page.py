@@ -17,7 +17,7 @@ from tune.compare.result import ComparisonResult
 from tune.compare.retain import retain_sentences, retain_table
 from tune.compare.summary import MethodSummary, Summary
 from tune.compare.tables import compact_table, explanation, test_table, verdict
-from tune.rundir.seed_runs import PointRuns
+from tune.rundir.seed_runs import PointRuns, SeedRun
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -105,7 +105,7 @@ def _point_columns(summary: Summary) -> list[dict[str, Any]]:
         *names,
         _column("seeds", numeric=True),
         _column("settings"),
-        _column("failed"),
+        _column("left out"),
         _column("command", command=True),
     ]
 
@@ -121,10 +121,15 @@ def _point_row(method: MethodSummary, point: PointRuns, summary: Summary, home: 
     else:
         cells += [(MISSING, "")] * len(names)
     settings = ", ".join(f"{key.partition('.')[2]} {number(value)}" for key, value in point.settings.items())
-    reasons = "; ".join(dict.fromkeys(run.reason for run in point.runs if run.reason))
+    reasons = "; ".join(dict.fromkeys(reason for run in point.runs if (reason := _why_left_out(run))))
     cells += [(str(len(runs)), len(runs)), (settings, settings), (reasons, reasons)]
     cells.append((_command(point, home.path), ""))
     return {"cells": cells}
+
+
+def _why_left_out(run: SeedRun) -> str | None:
+    """Return why a run counts nowhere; None for a run that counts."""
+    return run.reason if run.violation is None else f"seed {run.seed} violates the constraints: {run.violation}"
 
 
 def _command(point: PointRuns, home: Path) -> str:

@@ -20,7 +20,7 @@ def fronts_figure(summary: Summary) -> Figure:
     """Return a plot of the first two objectives.
 
     A dot is a point's mean over the seeds. Its bars reach from the smallest to the largest value. A line joins the
-    means of each method that no other mean of the method dominates.
+    means of each method that no other mean of the method dominates. Runs that violate a constraint are left out.
     """
     # Matplotlib is slow to import, and most users of a result plot nothing.
     from matplotlib import colormaps
@@ -56,7 +56,7 @@ def _draw_method(axes: Axes, method: MethodSummary, summary: Summary, color: tup
     names = list(summary.objectives)[:2]
     points = []
     for point in method.points:
-        runs = [[run.metrics[name] for name in names] for run in point.runs if run.metrics is not None]
+        runs = [[values[name] for name in names] for run in point.runs if (values := run.valid_metrics) is not None]
         if runs:
             points.append(np.array(runs, dtype=float))
     if not points:

@@ -114,9 +114,8 @@ def retain_sentences(summary: Summary) -> str:
     draws, share = summary.retain_draws, f"{100 * summary.retain_share:g} %"
     by_draw = leaders({method.name: method.retain_hypervolumes for method in summary.methods})
     by_seed = leaders({method.name: method.hypervolumes for method in summary.methods})
-    failed = sum(
-        run.metrics is None for method in summary.methods for point in method.retain_points for run in point.runs
-    )
+    runs = [run for method in summary.methods for point in method.retain_points for run in point.runs]
+    failed, broken = sum(run.metrics is None for run in runs), sum(run.violation is not None for run in runs)
     return (
         f"Largest hypervolume: {_counts(by_draw)} over {counted(draws, 'draw')} of the retain rows, and "
         f"{_counts(by_seed)} over {counted(len(by_seed), 'seed')} with all of them. Every chosen point ran again on "
@@ -125,12 +124,15 @@ def retain_sentences(summary: Summary) -> str:
         "or less says that the choice of the rows matters no more than the seed. Other rows also mean other "
         "minibatches, so the spread over retain rows contains some of the seed's. The change is that of the mean "
         "against the same points and seed with all retain rows: what fewer rows cost."
-        + (
-            f" {counted(failed, 'run')} on a draw failed and {'is' if failed == 1 else 'are'} left out."
-            if failed
-            else ""
-        )
+        + _left_out(failed, "failed", "failed")
+        + _left_out(broken, "violates a constraint", "violate a constraint")
     )
+
+
+def _left_out(count: int, of_one: str, of_several: str) -> str:
+    """Return a sentence on runs that are left out, with a space before it; empty if there are none."""
+    verbs = f"{of_one} and is" if count == 1 else f"{of_several} and are"
+    return f" {counted(count, 'run')} on a draw {verbs} left out." if count else ""
 
 
 def _counts(names: Sequence[str]) -> str:
@@ -138,12 +140,12 @@ def _counts(names: Sequence[str]) -> str:
 
 
 def _values(point: PointRuns, name: str) -> list[float]:
-    values = [run.metrics.get(name) for run in point.runs if run.metrics is not None]
+    values = [metrics.get(name) for run in point.runs if (metrics := run.valid_metrics) is not None]
     return [value for value in values if value is not None]
 
 
 def _first_value(point: PointRuns, name: str) -> float | None:
-    metrics = point.runs[0].metrics
+    metrics = point.runs[0].valid_metrics
     return None if metrics is None else metrics.get(name)
 
 

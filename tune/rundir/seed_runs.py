@@ -56,10 +56,17 @@ class SeedRun(Record):
     """Objectives and costs; None if the run failed."""
     reason: str | None = None
     """Why the run failed."""
+    violation: str | None = None
+    """Which constraints of a comparison the run violates, such as ``model_utility 0.61, not ≥ 0.714``; None: none."""
     retain_draw: int | None = None
     """The draw of the retain rows that the run used; None for a run on all of them."""
     retain_rows_hash: str | None = None
     """SHA-256 (hex) of the drawn rows, which ``metrics.json`` of the run lists."""
+
+    @property
+    def valid_metrics(self) -> dict[str, float | None] | None:
+        """The metrics of a run that counts; None if the run failed or violates a constraint of a comparison."""
+        return self.metrics if self.violation is None else None
 
 
 class PointRuns(Record):

@@ -11,6 +11,7 @@ from report_runs import SCRIPT
 from tune.compare.page import comparison_page
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import compact_table, verdict
+from tune.space.constraints import Limit
 
 GOOD = [[(0.2, 0.5), (0.22, 0.52), (0.21, 0.51)], [(0.4, 0.68)] * 3, [(0.6, 0.77)] * 3]
 POOR = [[(d + 0.1, u - 0.1) for d, u in seeds] for seeds in GOOD]
@@ -31,6 +32,18 @@ def test_the_page_has_every_number_of_the_tables(result):
     assert "the loss became NaN" in html
     assert re.search(r"0\.21 \(0\.2 … 0\.22\)", html), "a point's mean and range over the seeds"
     assert html.count("ofmu compare --resume") >= 1
+
+
+@pytest.mark.slow
+def test_a_point_names_its_runs_that_violate_a_constraint_and_leaves_them_out(summarised, tmp_path):
+    points = {"mixed": [[(0.2, 0.5), (0.05, 0.1), (0.4, 0.7)]], "broken": [[(0.05, 0.1)] * 3]}
+    result = ComparisonResult(tmp_path, summarised(points, limits=(Limit("model_utility", "min", 0.4),)))
+    html = comparison_page(result)
+    # The row of the table, and the tooltip of the chart, which is JSON.
+    assert html.count("0.3 (0.2 … 0.4)") == html.count("0.3 (0.2 \\u2026 0.4)") == 1
+    assert "seed 2 violates the constraints: model_utility 0.1, not ≥ 0.4" in html
+    assert "0.05 (0.05" not in html
+    assert "Runs that violate a constraint are left out." in html
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from tune.compare.console import CompareConsoleCallback
 from tune.compare.report import markdown, write_reports
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import verdict
+from tune.space.constraints import Limit
 
 GOOD = [[(0.2, 0.5)] * 3, [(0.4, 0.68)] * 3, [(0.6, 0.77)] * 3]
 POOR = [[(d + 0.1, u - 0.1) for d, u in seeds] for seeds in GOOD]
@@ -87,3 +88,16 @@ def test_the_plot_names_every_method_the_target_and_the_reference(written):
     labels = axes.get_legend_handles_labels()[1]
     assert [label.split()[0] for label in labels if "hypervolume" in label] == ["good", "poor"]
     assert {"untouched target", "retrained"} <= set(labels)
+
+
+def test_the_plot_leaves_out_runs_that_violate_a_constraint(summarised, tmp_path):
+    """It draws what it draws of a comparison in which these runs failed."""
+
+    def drawn(run, **more):
+        summary = summarised({"some": [*GOOD[:2], [(0.6, 0.77), run, (0.6, 0.75)]], "all": [[run] * 3]}, **more)
+        axes = ComparisonResult(tmp_path, summary).plot().axes[0]
+        lines = [line.get_xydata().tolist() for line in axes.lines]
+        bars = [segment.tolist() for bars in axes.collections for segment in getattr(bars, "get_segments", list)()]
+        return lines, bars, axes.get_legend_handles_labels()[1]
+
+    assert drawn((0.01, 0.1), limits=(Limit("model_utility", "min", 0.4),)) == drawn(None)

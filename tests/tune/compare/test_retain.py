@@ -12,6 +12,7 @@ from tune.compare.report import markdown
 from tune.compare.result import ComparisonResult
 from tune.compare.retain import leaders, pooled_deviation, retain_sentences, retain_table
 from tune.compare.summary import Summary
+from tune.space.constraints import Limit
 
 SEEDS = {
     "npo": [[(0.30, 0.70), (0.34, 0.70), (0.32, 0.73)], [(0.50, 0.76), (0.54, 0.75), (0.49, 0.77)]],
@@ -80,6 +81,22 @@ def test_a_failed_draw_is_left_out_and_counted(summary):
     assert summary.method("rmu").retain_hypervolumes[1] == 0
     assert volume.between_draws is not None
     assert "1 run on a draw failed and is left out." in retain_sentences(summary)
+
+
+def test_a_run_that_violates_a_constraint_changes_no_spread(summarised):
+    """Its numbers are those of a comparison in which the run failed: on the seeds, on the draws, and in the change."""
+    broken, seeds, draws = (0.01, 0.1), SEEDS["npo"], DRAWN["npo"]
+
+    def comparison(run, **more):
+        npo = [[run, *seeds[0][1:]], [seeds[1][0], run, seeds[1][2]]]
+        return summarised({**SEEDS, "npo": npo}, drawn={**DRAWN, "npo": [draws[0], [draws[1][0], run]]}, **more)
+
+    summary, failed = comparison(broken, limits=(Limit("model_utility", "min", 0.4),)), comparison(None)
+    assert summary.method("npo").retain_spreads == failed.method("npo").retain_spreads
+    assert summary.method("npo").retain_hypervolumes == failed.method("npo").retain_hypervolumes
+    said = retain_sentences(summary)
+    assert "1 run on a draw failed and is left out. 1 run on a draw violates a constraint and is left out." in said
+    assert "2 runs on a draw failed and are left out." in retain_sentences(failed)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tune.compare.directory import CompareDirectory
 from tune.compare.result import ComparisonResult
 from tune.compare.retain import retain_sentences, retain_table
 from tune.compare.summary import MethodSummary, Summary
-from tune.compare.tables import compact_table, explanation, test_table, verdict
+from tune.compare.tables import EXACTNESS, compact_table, explanation, test_table, verdict
 from tune.rundir.seed_runs import PointRuns, SeedRun
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -46,6 +46,7 @@ def comparison_page(result: ComparisonResult, *, live: bool = False) -> str:
         columns=[_column(name) for name in header],
         rows=[{"cells": [(text, _sort_value(text)) for text in row]} for row in rows],
         test_columns=[_column(name) for name in tests_header],
+        exactness=EXACTNESS,
         tests=[{"cells": [(text, _sort_value(text)) for text in row]} for row in tests],
         retain=retain_sentences(summary) if summary.retain_draws else "",
         retain_columns=[_column(name) for name in retain_header],

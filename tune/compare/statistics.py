@@ -1,8 +1,8 @@
 """A comparison's statistics as plain functions on arrays. No Ray, no Optuna, no files. All objectives are costs.
 
-The test is an exact sign-flip permutation test. Methods are paired by (seed, level). If two methods were alike, the
+The test is a sign-flip permutation test. Methods are paired by (seed, level). If two methods were alike, the
 difference of each pair could equally have the other sign. p is the share of all 2^n sign patterns whose mean
-difference is at least as far from 0.
+difference is at least as far from 0. For many pairs, the share is estimated from random patterns.
 
 Wilcoxon's signed-rank test on the seeds is not exact where differences are zero or tied. Such differences are common,
 for example where neither method reaches a level. The permutation test is exact there, and n pairs can reach
@@ -27,7 +27,8 @@ from tune.pareto import Points
 
 Values = npt.NDArray[np.float64]
 
-_EXACT_PAIRS = 20
+EXACT_PAIRS = 20
+"""Up to so many pairs with a difference, all sign patterns are counted. For more pairs, patterns are sampled."""
 _RESAMPLES = 100_000
 
 
@@ -41,7 +42,7 @@ class PairedTest:
     """Two-sided."""
     pairs: int
     min_attainable_p: float
-    """The smallest p that these pairs could have given with any signs. At 1, no difference can be shown."""
+    """The smallest p that the test could have given these pairs with any signs. At 1, no difference can be shown."""
     exact: bool
     """True if all sign patterns were counted; False if patterns were sampled."""
     consistent: bool
@@ -93,8 +94,8 @@ def bootstrap_interval(values: Values, seed: int, confidence: float = 0.95) -> t
 def paired_test(first: Values, second: Values, seed: int, groups: Sequence[int] | None = None) -> PairedTest:
     """Compare two methods' costs, pair by pair.
 
-    The test is exact for up to 20 pairs with a difference. A pair without a difference keeps its value under either
-    sign, so that it does not change p.
+    The test is exact for up to :data:`EXACT_PAIRS` pairs with a difference. A pair without a difference keeps its value
+    under either sign, so that it does not change p.
 
     Args:
         first, second: shape (blocks, pairs per block).
@@ -111,9 +112,17 @@ def paired_test(first: Values, second: Values, seed: int, groups: Sequence[int] 
     consistent = bool(np.all(means > 0) if gain > 0 else np.all(means < 0))
     if not len(unequal):
         return PairedTest(0.0, 1.0, differences.size, 1.0, True, False)
-    exact = len(unequal) <= _EXACT_PAIRS
+    exact = len(unequal) <= EXACT_PAIRS
     p = sign_flip_p(unequal) if exact else _sampled_p(unequal, seed)
-    return PairedTest(gain, p, differences.size, float(2.0 ** (1 - len(unequal))), exact, consistent)
+    return PairedTest(gain, p, differences.size, min_attainable_p(len(unequal)), exact, consistent)
+
+
+def min_attainable_p(pairs: int) -> float:
+    """Return the smallest p that the test can give for a number of pairs with a difference.
+
+    A sampled p counts the observed pattern among the samples, and has two sides.
+    """
+    return 2.0 ** (1 - pairs) if pairs <= EXACT_PAIRS else 2 / (_RESAMPLES + 1)
 
 
 def _differences(first: Values, second: Values, widths: Sequence[int]) -> Values:

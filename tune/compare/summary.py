@@ -109,7 +109,7 @@ class PairTest(Record):
     pairs: int
     """Number of pairs. Levels that the same two runs of a seed meet count once."""
     min_attainable_p: float = Field(validation_alias="least_p", serialization_alias="least_p")
-    """The smallest p that this number of pairs could give."""
+    """The smallest p that the test could give for this number of pairs."""
     exact: bool
     """True if all sign patterns were counted; False if patterns were sampled."""
     consistent: bool = Field(validation_alias="agrees", serialization_alias="agrees")

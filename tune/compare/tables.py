@@ -9,7 +9,11 @@ import pandas as pd
 
 from ofmu.io.text import counted
 from ofmu.reports.numbers import MISSING, memory
+from tune.compare.statistics import EXACT_PAIRS, min_attainable_p
 from tune.compare.summary import MIN_SEEDS, MethodSummary, PairTest, Summary
+
+EXACTNESS = f"exact, or sampled above {EXACT_PAIRS} pairs"
+"""How p is computed, for sentences on the test."""
 
 
 def wide_table(summary: Summary) -> pd.DataFrame:
@@ -128,11 +132,11 @@ def explanation(summary: Summary) -> str:
         "the best value of a run that satisfies the level, averaged over the seeds, without interpolation. A dash says "
         "that no run satisfies the level; (1/3) says that only runs of one seed of three do. Ranks and p are over all "
         "pairs of seed and level. A level that a method does not reach counts as the worst possible value. p comes "
-        "from an exact sign-flip permutation test, and is corrected by Holm's method for all pairs of methods. Levels "
-        "that the same two runs meet count once. Runs of one seed are not independent, so p is somewhat too small. "
-        "Bold and * therefore also require that a method is better on every single seed. The seeds show how much runs "
-        "differ, not what another search would have found. Hypervolume is tested over the seeds only: with "
-        f"{counted(count, 'seed')}, no p can be below {2.0 ** (1 - count):.2g}, and bootstrap intervals "
+        f"from a sign-flip permutation test ({EXACTNESS}), and is corrected by Holm's method for all pairs of methods. "
+        "Levels that the same two runs meet count once. Runs of one seed are not independent, so p is somewhat too "
+        "small. Bold and * therefore also require that a method is better on every single seed. The seeds show how "
+        "much runs differ, not what another search would have found. Hypervolume is tested over the seeds only: with "
+        f"{counted(count, 'seed')}, no p can be below {min_attainable_p(count):.2g}, and bootstrap intervals "
         "of so few values are too narrow. Peak memory is that of the process that made a method's runs, one after the "
         "other."
     )

@@ -44,6 +44,15 @@ def test_one_sided_differences_give_the_minimum_attainable_p(count):
     assert result.gain > 0
 
 
+@pytest.mark.parametrize("count", [40, 60])
+def test_one_sided_differences_give_the_minimum_attainable_p_of_a_sampled_test(count):
+    """No sampled pattern of so many signs is as far from 0, so p is twice that of the observed pattern alone."""
+    result = paired_test(np.zeros((1, count)), np.linspace(0.1, 1, count)[None], seed=0)
+    assert not result.exact
+    assert result.p == pytest.approx(2 / 100_001)
+    assert result.p == result.min_attainable_p
+
+
 def test_three_seeds_can_show_nothing_and_three_times_six_pairs_can():
     seeds = paired_test(np.zeros((3, 1)), np.ones((3, 1)), seed=0)
     assert seeds.p == 0.25 == stats.wilcoxon(np.ones(3), mode="exact").pvalue

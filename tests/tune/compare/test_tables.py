@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tune.compare.summary import PairTest
-from tune.compare.tables import verdict
+from tune.compare.tables import explanation, verdict
+from tune.compare.tables import test_table as table_of_tests
 
 ALIKE = [[(0.4, 0.6)] * 3]
 
@@ -52,3 +53,19 @@ UNSURE = pair("a", "b", 0.1, 0.3, consistent=False)
 def test_the_verdict_names_a_pair_that_fails_and_its_own_reason(summarised, tests, words):
     summary = summarised({"a": ALIKE, "b": ALIKE, "c": ALIKE}).model_copy(update={"tests": tuple(tests)})
     assert verdict(summary).endswith(f"share the best mean rank, but {words}")
+
+
+@pytest.mark.slow
+def test_a_sampled_test_is_called_so_and_has_the_least_p_of_its_samples(summarised):
+    """24 seeds give more pairs than are counted exactly: of the levels, and of the hypervolumes."""
+    good = [[(0.3 + 0.001 * seed, 0.6) for seed in range(24)]]
+    poor = [[(forgetting + 0.1, utility - 0.1) for forgetting, utility in good[0]]]
+    summary = summarised({"a": good, "b": poor}, seeds=24)
+    header, *rows = table_of_tests(summary)
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        assert cells["p"].endswith(" (sampled)")
+        assert float(cells["p"].split()[0]) >= float(cells["least p"]) == 2e-5
+    said = explanation(summary)
+    assert "a sign-flip permutation test (exact, or sampled above 20 pairs)" in said
+    assert "with 24 seeds, no p can be below 2e-05" in said

@@ -31,5 +31,8 @@ class CompareCallback:
     def on_runs(self, method: str, done: int, total: int) -> None:
         """Called when ``done`` of a method's ``total`` runs on other seeds have ended."""
 
+    def on_no_points(self, method: str, reason: str) -> None:
+        """Called in place of :meth:`on_runs` if no point of a method's front runs on other seeds, with the reason."""
+
     def on_end(self, result: ComparisonResult) -> None:
         """Called after the comparison ended and its files were written."""

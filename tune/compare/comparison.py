@@ -31,7 +31,7 @@ from tune.compare.plan import budget_reference, method_configs, split_variant, w
 from tune.compare.report import write_reports
 from tune.compare.result import ComparisonResult
 from tune.config import SearchConfig
-from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs
+from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs, why_no_point
 from tune.execution.trainable import Executor
 from tune.results.importances import importances, load_trials
 from tune.rundir.search_dir import RunDirectory
@@ -270,7 +270,10 @@ class _Session:
         of_seeds = plan_runs(search, trials, self._seeds, self._settings.points, partial(self._home.run, name))
         drawn = self._draw_retain_rows(name, of_seeds)
         runs = [*of_seeds, *drawn]
-        self._callback.on_runs(name, sum(run.is_done for run in runs), len(runs))
+        if runs:
+            self._callback.on_runs(name, sum(run.is_done for run in runs), len(runs))
+        else:
+            self._callback.on_no_points(name, why_no_point(search))
         make_runs(
             runs,
             search.config.model_copy(update={"cluster": self._shared.cluster}),

@@ -50,15 +50,14 @@ class CompareConsoleCallback(CompareCallback):
 
     def on_runs(self, method: str, done: int, total: int) -> None:
         """Print the progress of a method's runs on other seeds, about four times per method."""
-        if total == 0:
-            self._plain.print_line(
-                f"{method}: nothing runs on other seeds, since no trial forgets more than the target"
-            )
-            return
         last_method, before = self._reported
         if method != last_method or done == total or done - before >= max(1, total // 4):
             self._reported = (method, done)
             self._plain.print_line(f"{method}: {done} of {counted(total, 'run')} on other seeds done")
+
+    def on_no_points(self, method: str, reason: str) -> None:
+        """Print why nothing runs on other seeds."""
+        self._plain.print_line(f"{method}: nothing runs on other seeds, since {reason}")
 
     def on_end(self, result: ComparisonResult) -> None:
         """Print the table, the verdict, and the names of the files."""

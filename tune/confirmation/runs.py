@@ -14,7 +14,7 @@ from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
 from tune.execution.tuner import run_trials
 from tune.pareto import choose_points, reference_point
-from tune.results.tables import costs_of, selected_round
+from tune.results.tables import costs_of, feasible_rows, selected_round
 from tune.rundir.seed_runs import PointRuns, SeedRun
 from tune.rundir.trial_files import TEMPORARY_FOLDERS, FailureRecord, TrialFiles
 from tune.space.objectives import objective_values
@@ -121,6 +121,17 @@ def _best_points(search: SearchResult, count: int) -> list[int]:
     objectives = search.config.objectives
     reference = reference_point(list(objectives), costs_of(complete, search.config), list(objectives.values()))
     return [int(front["trial"].iloc[row]) for row in sorted(choose_points(costs, reference, count))]
+
+
+def why_no_point(search: SearchResult) -> str:
+    """Return why :func:`plan_runs` chooses no point of a search's front: a clause for a sentence."""
+    others = search.trials[search.trials["role"] != TARGET]
+    if not (others["state"] == "complete").any():
+        return "no trial but the untouched target is complete"
+    limits = ", ".join(map(str, search.limits))
+    if not len(feasible_rows(others)):
+        return f"no trial{' but the untouched target' if search.has_feasible else ''} keeps the constraints ({limits})"
+    return f"no trial{f' that keeps the constraints ({limits})' if limits else ''} forgets more than the target"
 
 
 def make_runs(

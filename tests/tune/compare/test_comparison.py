@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from ofmu.config.files import read_mapping
+from tune import AskTell
 from tune.compare import comparison
 from tune.compare.callback import CompareCallback
 from tune.compare.comparison import Comparison
+from tune.compare.console import CompareConsoleCallback
 from tune.compare.directory import CompareDirectory
+from tune.results.importances import load_trials
 from tune.rundir.search_dir import RunDirectory
 
 
@@ -64,3 +69,24 @@ def test_a_resume_before_the_first_search_chooses_the_method_anew(started, tmp_p
         replace_environment=False,
     )
     assert started("npo", "graddiff", "ofmu") == {"npo": 730, "graddiff": 730, "ofmu": None}
+
+
+@pytest.mark.slow
+def test_the_console_says_why_no_point_of_a_method_runs_again(tmp_path):
+    """Both trials forget more than the target. They break the constraint."""
+    search = {"num_trials": 3, "constraints": {"model_utility": {"min": 0.75}}, "sampler": "random"}
+    mapping = Comparison({"search": search}, ["npo", "graddiff"], run_dir=tmp_path / "run").mapping
+    home, stream = CompareDirectory(tmp_path / "run"), io.StringIO()
+    session = comparison._Session(home, mapping, fail, CompareConsoleCallback(Console(file=stream, width=200)))
+    with AskTell(session._configs["npo"], run_dir=home.search("npo")) as loop:
+        for utility in (0.8, 0.1, 0.2):
+            loop.tell(loop.ask(), {"ks_statistic": utility, "model_utility": utility})
+        result = loop.result()
+    runs = session._run_points("npo", result, load_trials(RunDirectory(result.run_dir).study_file), None)
+    assert runs.points == ()
+    cause = "no trial but the untouched target keeps the constraints (model_utility ≥ 0.75)"
+    assert stream.getvalue() == f"npo: nothing runs on other seeds, since {cause}\n"
+
+
+def fail(*arguments: object) -> dict[str, float]:
+    raise AssertionError("nothing should run")

@@ -10,7 +10,7 @@ from ofmu.config.files import validate
 from ofmu.errors import ConfigError, RunError
 from tune.compare.directory import CompareDirectory
 from tune.config import SearchConfig
-from tune.confirmation.runs import plan_runs, read_runs
+from tune.confirmation.runs import plan_runs, read_runs, why_no_point
 from tune.execution.trial_records import TrialOutcome
 from tune.results.importances import importances, load_trials
 from tune.results.result import SearchResult
@@ -71,6 +71,38 @@ def test_a_search_without_any_point_gives_no_runs(tmp_path):
         plan_runs(found, load_trials(tmp_path / "npo" / "study.log"), (1,), 3, RunDirectory(tmp_path).confirmation_run)
         == []
     )
+
+
+TARGET_UTILITY = {"model_utility": {"min": 0.75}}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "constraints", "reason"),
+    [
+        ([scores(0.9, 0.8), scores(0.95, 0.1)], {}, "no trial forgets more than the target"),
+        ([scores(0.9, 0.8)], {}, "no trial but the untouched target is complete"),
+        (
+            [scores(0.9, 0.8), scores(0.2, 0.1)],
+            TARGET_UTILITY,
+            "no trial but the untouched target keeps the constraints (model_utility ≥ 0.75)",
+        ),
+        (
+            [scores(0.9, 0.8), scores(0.2, 0.1)],
+            {"ks_statistic": {"max": 0.1}},
+            "no trial keeps the constraints (ks_statistic ≤ 0.1)",
+        ),
+        (
+            [scores(0.9, 0.8), scores(0.2, 0.1), scores(0.91, 0.78)],
+            TARGET_UTILITY,
+            "no trial that keeps the constraints (model_utility ≥ 0.75) forgets more than the target",
+        ),
+    ],
+)
+def test_a_search_without_any_point_has_a_reason(tmp_path, outcomes, constraints, reason):
+    found, _ = searched(tmp_path / "npo", outcomes, constraints=constraints)
+    trials = load_trials(tmp_path / "npo" / "study.log")
+    assert plan_runs(found, trials, (1,), 3, RunDirectory(tmp_path).confirmation_run) == []
+    assert why_no_point(found) == reason
 
 
 def test_failed_runs_are_read_with_their_reason(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -70,9 +71,10 @@ def compare_command(
     # Ray and Optuna take seconds to import, and the help and the errors above do not need them.
     from tune.compare.comparison import Comparison
     from tune.compare.console import CompareConsoleCallback
+    from tune.compare.directory import CompareDirectory
     from tune.config import searched_and_named
 
-    console, has_plugins = CompareConsoleCallback(), allow_code
+    console = CompareConsoleCallback()
     try:
         if resume is not None:
             Comparison.resume(resume, overrides, callback=console, allow_code=allow_code)
@@ -87,11 +89,12 @@ def compare_command(
                 )
             comparison = Comparison(mapping, run_dir=run_dir, callback=console)
             _warn_of_unused_settings(choice, mapping)
-            has_plugins = any(config.plugins for config in comparison.configs.values())
             comparison.run()
     except KeyboardInterrupt:
-        words = f"{console.run_dir}{' --allow-code' if has_plugins else ''}"
-        hint = f": ofmu compare --resume {words} continues it" if console.run_dir else ""
+        hint = ""
+        if console.run_dir is not None:
+            home = CompareDirectory(console.run_dir)
+            hint = f": {shlex.join(home.resume_words(home.read_mapping()))} continues it"
         click.echo(f"Interrupted{hint}", err=True)
         raise SystemExit(130) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,6 @@ from cluster.storage.uri import check_storage
 from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
 from ofmu.io.plugins import check_plugin, plugins_restricted
-from ofmu.io.text import shell_word
 from ofmu.methods.registry import method_class
 from ofmu.preflight import check_inputs
 from ofmu.reports.page import write_page_or_warn
@@ -211,8 +211,7 @@ class _Session:
             return ComparisonResult(self._home.path, summary)
 
     def _resume_hint(self) -> str:
-        code = " --allow-code" if any(config.plugins for config in self._configs.values()) else ""
-        return f"continue with ofmu compare --resume {shell_word(self._home.path)}{code}"
+        return f"continue with {shlex.join(self._home.resume_words(self._mapping))}"
 
     def _prepare(self) -> Prepared | None:
         """Prepare the target and the reference once. The searches then find both in the cache."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from ofmu.config.files import validate
 from ofmu.errors import ConfigError
+from ofmu.io.plugins import results_only
 from ofmu.run_files import read_stored, stored_values
-from tune.compare.config import CompareOptions
+from tune.compare.config import CompareConfig, CompareOptions
 from tune.rundir.kind import SEARCHES
 from tune.rundir.locked import LockedDirectory
 
@@ -83,6 +84,16 @@ class CompareDirectory(LockedDirectory):
                     f"leave compare.spaces.{name} out, or start a new comparison"
                 )
         return after
+
+    def resume_words(self, mapping: Mapping[str, Any]) -> list[str]:
+        """Return the words of the command that continues the comparison. No module that its config names is imported.
+
+        Args:
+            mapping: the comparison's config.
+        """
+        with results_only(str(self.config_file)):
+            code = ["--allow-code"] if validate(CompareConfig, mapping).plugins else []
+        return ["ofmu", "compare", "--resume", str(self.path), *code]
 
     def command(self) -> list[str]:
         """Return the command line that started the comparison."""

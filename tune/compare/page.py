@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ofmu.errors import OfmuError
 from ofmu.reports.charts import Chart, bar_chart
 from ofmu.reports.numbers import MISSING, duration, number
 from ofmu.reports.page import render
@@ -56,8 +58,16 @@ def comparison_page(result: ComparisonResult, *, live: bool = False) -> str:
         importances=[(method.name, _importances(method)) for method in summary.methods],
         searches=[_search_link(method, result.run_dir) for method in summary.methods],
         command=shlex.join(summary.command),
-        resume=shlex.join(["ofmu", "compare", "--resume", str(result.run_dir)]),
+        resume=shlex.join(_resume(home)),
     )
+
+
+def _resume(home: CompareDirectory) -> list[str]:
+    """Return the words of the command that continues the comparison."""
+    # A finished comparison has its page even if its config is missing or damaged.
+    with suppress(OfmuError):
+        return home.resume_words(home.read_mapping())
+    return home.resume_words({})
 
 
 def _rank_chart(summary: Summary) -> Chart:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from ofmu.cli.main import main
 from ofmu.config.files import read_mapping
 from tune import AskTell
 from tune.compare import comparison
@@ -90,3 +91,17 @@ def test_the_console_says_why_no_point_of_a_method_runs_again(tmp_path):
 
 def fail(*arguments: object) -> dict[str, float]:
     raise AssertionError("nothing should run")
+
+
+def test_an_interrupted_command_says_how_to_continue_it(tmp_path, monkeypatch, capsys):
+    def run(self):
+        self._home.mkdir()
+        self._home.write_mapping(self.mapping, replace_environment=False)
+        self._callback.on_start(self.run_dir, tuple(self.configs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Comparison, "run", run)
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "--methods", "npo,graddiff", "--run-dir", str(tmp_path / "a b")])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == f"Interrupted: ofmu compare --resume '{tmp_path}/a b' continues it\n"

@@ -8,6 +8,7 @@ import pytest
 from browser import Browser
 from ofmu.reports.page import write_page
 from report_runs import SCRIPT
+from tune.compare.directory import CompareDirectory
 from tune.compare.page import comparison_page
 from tune.compare.result import ComparisonResult
 from tune.compare.tables import compact_table, verdict
@@ -53,6 +54,20 @@ def test_a_link_to_a_search_needs_its_page(result, tmp_path):
     place.mkdir(parents=True)
     (place / "report.html").write_text("x")
     assert '<a href="searches/good/report.html">' in comparison_page(result)
+
+
+@pytest.mark.slow
+def test_the_command_for_more_seeds_allows_the_code_that_the_stored_config_names(result, tmp_path):
+    def commands():
+        return re.findall(r"ofmu compare --resume [^<]*? compare\.seeds=S", comparison_page(result))
+
+    plain = f"ofmu compare --resume {tmp_path} compare.seeds=S"
+    assert set(commands()) == {plain}
+    method = {"name": "mine", "module": "no_such_module", "strength": 2}
+    CompareDirectory(tmp_path).write_mapping({"method": method}, replace_environment=False)
+    assert set(commands()) == {plain.replace(" compare.", " --allow-code compare.")}
+    (tmp_path / "config.yaml").write_text("{broken")
+    assert set(commands()) == {plain}
 
 
 @pytest.mark.slow

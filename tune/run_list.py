@@ -150,8 +150,12 @@ def _common(directory: Path) -> dict[str, Any]:
 
 
 def _sum_of_column(table: Path, name: str) -> float | None:
+    """Return the sum of a column over a search's own trials; None if no trial has reported the value."""
     # pandas is slow to import.
     import pandas as pd
 
+    # This imports pandas too.
+    from tune.results.tables import own_trials
+
     columns = pd.read_csv(table, nrows=0).columns
-    return float(pd.read_csv(table, usecols=[name])[name].sum()) if name in columns else None
+    return float(own_trials(pd.read_csv(table, usecols=["state", name]))[name].sum()) if name in columns else None

@@ -42,6 +42,16 @@ def write_search(
         return loop.result()
 
 
+def write_warm_search(directory: Path) -> SearchResult:
+    """Write a search of four trials that began with the trials of an earlier search, which lies beside it."""
+    earlier = directory.with_name(f"{directory.name}-earlier")
+    write_search(earlier)
+    with AskTell({"search": {"num_trials": 4}, "seed": 3}, run_dir=directory, warm_start=earlier) as loop:
+        while (trial := loop.ask()) is not None:
+            loop.tell(trial, _metrics(trial.number, 40) | {"gradient_evaluations": 7.0, "seconds": 1.5})
+        return loop.result()
+
+
 def _metrics(number: int, trials: int) -> dict[str, float]:
     """Return metrics in which trial 0, the target, forgets least, and the others lie around a front."""
     share = 1.0 if number == 0 else number / trials

@@ -18,7 +18,7 @@ from ofmu.errors import ConfigError, RunError
 from ofmu.io.files import write_json
 from ofmu.reports.stored import StoredRun
 from report_runs import write_run
-from search_runs import write_search
+from search_runs import write_search, write_warm_search
 from tune import AskTell
 from tune.compare.result import ComparisonResult
 from tune.reports import make_page, page_version, write_report
@@ -165,6 +165,12 @@ def test_the_list_tells_kind_state_result_and_cost(runs, summarised, tmp_path_fa
     (entry,) = list_runs(folder)
     assert (entry.kind, entry.state, entry.method) == ("comparison", "complete", "a, b")
     assert entry.gradient_evaluations == 800
+
+
+def test_the_list_counts_the_cost_of_a_warm_started_searchs_own_trials(tmp_path):
+    write_warm_search(tmp_path / "run")
+    costs = {entry.directory.name: entry.gradient_evaluations for entry in list_runs(tmp_path)}
+    assert costs == {"run": 4 * 7, "run-earlier": sum(10 * number for number in range(10))}
 
 
 @pytest.mark.slow

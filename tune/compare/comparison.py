@@ -34,6 +34,7 @@ from tune.config import SearchConfig
 from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs, why_no_point
 from tune.execution.trainable import Executor
 from tune.results.importances import importances, load_trials
+from tune.results.tables import own_trials
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS_TABLE
 from tune.search import ParetoSearch
@@ -281,7 +282,7 @@ class _Session:
             storage=self._home.tune_storage,
             on_run_end=lambda done: self._callback.on_runs(name, done, len(runs)),
         )
-        states = search.trials["state"]
+        states = own_trials(search.trials)["state"]
         return MethodRuns(
             name=name,
             title=_title(name, search.config.method.module),
@@ -352,7 +353,8 @@ def _mapping(
 
 
 def _total(search: SearchResult, column: str) -> float:
-    return float(search.trials[column].sum()) if column in search.trials else 0.0
+    trials = own_trials(search.trials)
+    return float(trials[column].sum()) if column in trials else 0.0
 
 
 def _spent(search: SearchResult) -> int:

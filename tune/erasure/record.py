@@ -40,7 +40,7 @@ from ofmu.run_files import METRICS
 from tune.erasure.pick import further_metrics
 from tune.erasure.settings import package_folders
 from tune.results.result import SearchResult
-from tune.study.baselines import PRIOR
+from tune.results.tables import own_trials
 
 _HASHED = ("rows", "questions", "corpus", "retain", "holdout", "model", "base", "after")
 """What a request is told from others by, beside its settings."""
@@ -173,7 +173,7 @@ def cost_record(result: SearchResult, home: Workspace) -> CostRecord:
 
 def _own_trials(result: SearchResult) -> pd.DataFrame:
     """Return the trials without those of earlier searches, which cost this request nothing."""
-    return result.trials[result.trials["state"] != PRIOR]
+    return own_trials(result.trials)
 
 
 def _model_files(directory: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from tune.results.tables import (
     SELECTED_ROUND,
     VIOLATION,
     feasible_rows,
+    own_trials,
     selected_round,
     trial_name,
     violations_of,
@@ -197,7 +198,8 @@ def _tiles(result: SearchResult, seconds: float) -> list[dict[str, str]]:
     states = result.trials["state"].value_counts()
     counts = [f"{states.get(state, 0)} {state}" for state in ("failed", "pruned", "running") if states.get(state, 0)]
     corner = ", ".join(f"{name} {metric_text(name, value, 3)}" for name, value in result.hypervolume_reference.items())
-    spent = result.trials["gradient_evaluations"].sum() if "gradient_evaluations" in result.trials else None
+    own = own_trials(result.trials)
+    spent = own["gradient_evaluations"].sum() if "gradient_evaluations" in own else None
     asked = result.config.search.num_trials
     return [
         {"label": "Trials complete", "value": f"{states.get('complete', 0)} of {asked}", "note": ", ".join(counts)},

@@ -114,6 +114,14 @@ def table_of(rows: Sequence[TrialRow], config: SearchConfig) -> pd.DataFrame:
     return table.astype(dict.fromkeys([*config.objectives, *constrained], float))
 
 
+def own_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a search's own trials. After a warm start, the table also has trials of earlier searches.
+
+    Trials of earlier searches cost this search nothing, so counts and costs leave them out.
+    """
+    return trials[trials["state"] != PRIOR]
+
+
 def front_table(trials: pd.DataFrame, config: SearchConfig) -> pd.DataFrame:
     """Return the rows of the complete trials that no other trial dominates, sorted by the first objective.
 

@@ -15,11 +15,13 @@ from ofmu.cli.main import main
 from ofmu.config.files import read_mapping
 from tune import AskTell
 from tune.compare import comparison
+from tune.compare.analysis import MethodRuns
 from tune.compare.callback import CompareCallback
 from tune.compare.comparison import Comparison
 from tune.compare.console import CompareConsoleCallback
 from tune.compare.directory import CompareDirectory
 from tune.results.importances import load_trials
+from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
 
 
@@ -75,18 +77,41 @@ def test_a_resume_before_the_first_search_chooses_the_method_anew(started, tmp_p
 @pytest.mark.slow
 def test_the_console_says_why_no_point_of_a_method_runs_again(tmp_path):
     """Both trials forget more than the target. They break the constraint."""
-    search = {"num_trials": 3, "constraints": {"model_utility": {"min": 0.75}}, "sampler": "random"}
-    mapping = Comparison({"search": search}, ["npo", "graddiff"], run_dir=tmp_path / "run").mapping
-    home, stream = CompareDirectory(tmp_path / "run"), io.StringIO()
-    session = comparison._Session(home, mapping, fail, CompareConsoleCallback(Console(file=stream, width=200)))
-    with AskTell(session._configs["npo"], run_dir=home.search("npo")) as loop:
-        for utility in (0.8, 0.1, 0.2):
-            loop.tell(loop.ask(), {"ks_statistic": utility, "model_utility": utility})
-        result = loop.result()
-    runs = session._run_points("npo", result, load_trials(RunDirectory(result.run_dir).study_file), None)
-    assert runs.points == ()
+    stream = io.StringIO()
+    session = without_points(tmp_path / "run", CompareConsoleCallback(Console(file=stream, width=200)))
+    assert runs_of(session, searched(session, "npo")).points == ()
     cause = "no trial but the untouched target keeps the constraints (model_utility ≥ 0.75)"
     assert stream.getvalue() == f"npo: nothing runs on other seeds, since {cause}\n"
+
+
+@pytest.mark.slow
+def test_trials_of_an_earlier_search_count_neither_as_trials_nor_as_cost(tmp_path):
+    session = without_points(tmp_path / "run")
+    earlier = searched(session, "earlier")
+    found = searched(session, "npo", warm_start=earlier.run_dir)
+    assert (found.trials["state"] == "prior").sum() == 1, "the earlier search has two baselines"
+    runs = runs_of(session, found)
+    assert (runs.trials, runs.search_gradient_evaluations, runs.search_seconds) == (3, 30, 6)
+    assert comparison._spent(found) == 30
+
+
+def without_points(run_dir: Path, callback: CompareCallback | None = None) -> comparison._Session:
+    """Return a comparison in which only the untouched target of :func:`searched` keeps the constraint."""
+    search = {"num_trials": 3, "constraints": {"model_utility": {"min": 0.75}}, "sampler": "random"}
+    mapping = Comparison({"search": search}, ["npo", "graddiff"], run_dir=run_dir).mapping
+    return comparison._Session(CompareDirectory(run_dir), mapping, fail, callback or CompareCallback())
+
+
+def searched(session: comparison._Session, name: str, **more: object) -> SearchResult:
+    with AskTell(session._configs["npo"], run_dir=session._home.search(name), **more) as loop:
+        for value in (0.8, 0.1, 0.2):
+            metrics = {"ks_statistic": value, "model_utility": value, "gradient_evaluations": 10.0, "seconds": 2.0}
+            loop.tell(loop.ask(), metrics)
+        return loop.result()
+
+
+def runs_of(session: comparison._Session, found: SearchResult) -> MethodRuns:
+    return session._run_points("npo", found, load_trials(RunDirectory(found.run_dir).study_file), None)
 
 
 def fail(*arguments: object) -> dict[str, float]:

@@ -157,7 +157,8 @@ def test_only_a_budget_of_evaluations_is_what_the_reference_spent(methods, budge
 
     def search(session, name, config, callbacks):
         limits[name] = config.search.max_gradient_evaluations
-        return SimpleNamespace(run_dir=name, trials=pd.DataFrame({"gradient_evaluations": [400.0, 330.0]}))
+        trials = pd.DataFrame({"gradient_evaluations": [400.0, 330.0], "state": ["complete", "complete"]})
+        return SimpleNamespace(run_dir=name, trials=trials)
 
     monkeypatch.setattr(comparison._Session, "_search", search)
     made = Comparison(read_mapping("quickstart"), methods, budget=budget, run_dir=tmp_path / "run")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from report_runs import SCRIPT
-from search_runs import write_search
+from search_runs import write_search, write_warm_search
 from tune.pareto import as_costs, hypervolume
 from tune.results.page import search_page
 from tune.results.result import SearchResult
@@ -106,6 +106,14 @@ def test_three_objectives_are_shown(tmp_path):
     html = search_page(write_search(tmp_path / "run", objectives=objectives, reference=False))
     assert "Colour: seconds" in html
     assert "</span>retrained model" not in html
+
+
+@pytest.mark.slow
+def test_the_costs_of_an_earlier_search_are_not_those_of_a_warm_started_one(tmp_path):
+    html = search_page(write_warm_search(tmp_path / "run"))
+    tile = re.search(r">Gradient evaluations<.*?>([\d.,]+)<", html, re.S)
+    assert tile is not None
+    assert tile[1] == "28"
 
 
 @pytest.mark.slow

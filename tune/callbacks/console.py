@@ -20,7 +20,14 @@ from ofmu.tasks.events import PartReady, PreparationStarted
 from tune.callbacks.base import EngineDecided, Progress, SearchCallback, SearchPreparationEvent, WarmStartLoaded
 from tune.config import SearchOptions
 from tune.results.confirmed import confirmed_sentence
-from tune.results.report import constraints_text, feasible_text, format_front, marked_role, sentence_beyond_knee
+from tune.results.report import (
+    constraints_text,
+    feasible_text,
+    format_front,
+    marked_role,
+    sentence_beyond_knee,
+    sentence_nothing_forgotten,
+)
 from tune.results.result import SearchResult
 from tune.results.tables import trial_name
 
@@ -121,10 +128,12 @@ class ConsoleCallback(SearchCallback):
             if beyond is not None:
                 self.print_line(f"{sentence_beyond_knee(result)}: --pick {beyond.number} takes its model")
         else:
-            self.print_line(
-                f"No trial has a better {next(iter(result.config.objectives))} than the untouched target: raise the "
-                "learning rates or the steps in search.space"
+            fix = (
+                "loosen search.constraints"
+                if result.limits
+                else "raise the learning rates or the steps in search.space"
             )
+            self.print_line(f"{sentence_nothing_forgotten(result)}: {fix}")
 
 
 class LiveConsoleCallback(ConsoleCallback):

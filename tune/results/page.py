@@ -17,7 +17,7 @@ from ofmu.run_files import RunFiles, read_stored
 from tune.results.charts import Points, front_chart, hypervolume_chart, parallel_chart
 from tune.results.confirmed import confirmed_sentence, spreads_text
 from tune.results.importances import importances, load_trials
-from tune.results.report import bounds_text, feasible_text, sentence_beyond_knee
+from tune.results.report import bounds_text, feasible_text, sentence_beyond_knee, sentence_nothing_forgotten
 from tune.results.result import SearchResult
 from tune.results.tables import (
     SELECTED_ROUND,
@@ -174,8 +174,7 @@ def _verdict(result: SearchResult) -> str:
     if sentence := result.nearest_sentence:
         text = f"{sentence}. It has {values}."
     if not result.forgets_more_than_target:
-        first = next(iter(result.config.objectives))
-        text += f" No trial has a better {first} than the untouched target, so nothing was forgotten yet."
+        text += f" {sentence_nothing_forgotten(result)}."
     if beyond := sentence_beyond_knee(result):
         text += f" {beyond}."
     if result.confirmation and any(point.trial == knee.number for point in result.confirmation.points):

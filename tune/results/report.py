@@ -163,6 +163,12 @@ def marked_role(row: Any, result: SearchResult) -> str:
     return f"{row['role']}{knee}" + (f", useless: {lost[0]} {metric_text(lost[0], row[lost[0]])}" if lost else "")
 
 
+def sentence_nothing_forgotten(result: SearchResult) -> str:
+    """Return that no trial, or none that keeps the constraints, forgets more than the target."""
+    kept = " that keeps the constraints" if result.limits else ""
+    return f"No trial{kept} has a better {next(iter(result.config.objectives))} than the untouched target"
+
+
 def sentence_beyond_knee(result: SearchResult) -> str:
     """Return which trial of the front forgets most, if that is not the knee; empty otherwise.
 

@@ -19,6 +19,7 @@ from tune.config import SearchConfig
 from tune.execution.trial_records import TrialOutcome
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
+from tune.space.constraints import Limit
 from tune.study.baselines import PUBLISHED, baseline_settings
 from tune.study.searcher import StudySearcher, open_study
 from tune.study.storage import read_study
@@ -119,6 +120,20 @@ def test_a_front_that_forgets_no_more_than_the_target_says_so(run, distances, fo
     ConsoleCallback(Console(file=output, width=200)).show_result(result)
     assert ("No trial has a better ks_statistic than the untouched target" in output.getvalue()) is not forgets_more
     assert ("ofmu export" in output.getvalue()) is forgets_more
+
+
+def test_constraints_may_be_why_no_trial_forgets_more_than_the_target(run):
+    config = make(baselines=["target"], constraints={"model_utility": {"min": 0.5}})
+    found = searcher(run, config)
+    for name, distance, utility in (("a", 0.9, 0.7), ("b", 0.1, 0.2)):
+        found.suggest(name)
+        finish(found, name, ks_statistic=distance, model_utility=utility)
+    output = io.StringIO()
+    limits = (Limit("model_utility", "min", 0.5),)
+    result = SearchResult.from_trials(run, config, trials(run), limits)
+    ConsoleCallback(Console(file=output, width=200)).show_result(result)
+    sentence = "No trial that keeps the constraints has a better ks_statistic than the untouched target: loosen search"
+    assert sentence in output.getvalue()
 
 
 def test_every_end_is_stored_with_its_reason(run):

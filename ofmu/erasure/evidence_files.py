@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,16 +55,6 @@ def write_evidence(record: Evidence, directory: Path, key: Ed25519PrivateKey | N
         if key is not None:
             write_bytes(folder / SIGNATURE, key.sign(content))
             write_bytes(folder / PUBLIC_KEY, public_pem(key))
-
-
-def delete_evidence(directory: Path) -> None:
-    """Delete an evidence directory that :func:`ofmu.erasure.verify.read_intact` has accepted.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
-    with storage_errors(directory):
-        shutil.rmtree(directory)
 
 
 def _as_json(record: Evidence) -> bytes:

@@ -15,11 +15,12 @@ from ofmu.data.files import check_data_file
 from ofmu.erasure.chain import open_chain
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.erasure.evidence import ModelRole
-from ofmu.erasure.evidence_files import delete_evidence, write_evidence
+from ofmu.erasure.evidence_files import write_evidence
 from ofmu.erasure.measure import Report, evaluation_config, measure
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.request_rows import RequestRows, build_rows
 from ofmu.erasure.signature import read_private_key
+from ofmu.erasure.signing import restore_evidence, sign_evidence
 from ofmu.erasure.verify import read_intact
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import RunError
@@ -159,6 +160,7 @@ class _Forgetting:
 
     def run(self, request_id: str | None) -> Path:
         home = self._home
+        restore_evidence(home.evidence)
         if not home.evidence.is_dir():
             check_device_of(self._mapping)
         rows = self._rows(request_id)
@@ -253,8 +255,7 @@ class _Forgetting:
         home, record = self._home, read_intact(self._home.evidence)
         self._say(f"The request in {home.path} was already complete: nothing was run")
         if record.signature is None and self._key is not None:
-            delete_evidence(home.evidence)
-            write_evidence(record, home.evidence, self._key)
+            sign_evidence(record, home.evidence, self._key)
 
     def _search_mapping(self, rows: RequestRows) -> dict[str, Any]:
         hours, trials = self._options.budget_hours, self._options.trials

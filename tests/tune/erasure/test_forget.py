@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from erasure_case import SETTINGS, person_of, trials_in_this_process, write_case
 from ofmu.cli.main import main
+from ofmu.erasure import evidence_files
 from ofmu.erasure.choice import Candidate
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.verify import read_intact, verify_evidence
@@ -122,6 +123,7 @@ def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
     assert main(words) == 0
     assert "was already complete: nothing was run" in capsys.readouterr().out
     assert main(["verify", str(output)]) == 1
+    check_an_interrupted_signing(output, [*words, "--key", "key.pem"], monkeypatch)
     assert main([*words, "--key", "key.pem"]) == 0
     signed = verify_evidence(output, public_key=place / "public.pem", model=output / "model").record
     assert signed.finished == record.finished
@@ -133,6 +135,17 @@ def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
     capsys.readouterr()
     assert main(["forget", "model", "--rows", "rows.jsonl", "--corpus", "corpus.jsonl", "--output", str(output)]) == 1
     assert "holds another request" in capsys.readouterr().err
+
+
+def check_an_interrupted_signing(output: Path, signing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evidence outlives Ctrl-C, and also a power cut while the unsigned evidence has its other name."""
+    before = {path.name: path.read_bytes() for path in (output / "evidence").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence_files, "print_to_pdf", _interrupt)
+        with pytest.raises(SystemExit):
+            main(signing)
+    assert {path.name: path.read_bytes() for path in (output / "evidence").iterdir()} == before
+    (output / "evidence").rename(output / ".evidence.unsigned")
 
 
 def test_without_a_base_the_evidence_says_what_cannot_be_known(

@@ -19,8 +19,10 @@ from ofmu.reports.numbers import number
 from ofmu.run_files import RunFiles, read_stored
 from tune.compare.directory import CompareDirectory
 from tune.compare.summary import Summary
+from tune.config import SearchOptions
 from tune.rundir.kind import Kind, find_kind, is_locked
 from tune.rundir.search_dir import RunDirectory
+from tune.rundir.search_files import SearchSummary
 
 _DEPTH = 4
 """Folders below the given one are searched to this depth. Run directories are not searched further."""
@@ -89,7 +91,7 @@ def _search(directory: Path) -> dict[str, Any]:
     run = RunDirectory(directory)
     config, summary = run.read_config_of_results(), run.read_summary()
     done = 0 if summary is None else summary.complete + summary.failed + summary.pruned
-    is_over = done >= config.search.num_trials
+    is_over = summary is not None and _is_over(summary, config.search, run.trials_table)
     state = "running" if is_locked(directory) else "complete" if is_over else "interrupted"
     values = _common(directory) | {"state": state, "method": config.method.label}
     if summary is None:
@@ -101,6 +103,19 @@ def _search(directory: Path) -> dict[str, Any]:
         "seconds": summary.seconds,
         "gradient_evaluations": _sum_of_column(run.trials_table, "gradient_evaluations"),
     }
+
+
+def _is_over(summary: SearchSummary, options: SearchOptions, table: Path) -> bool:
+    """Return whether a search used up what its config allows, which a resume may have raised since the last report."""
+    done = summary.complete + summary.failed + summary.pruned
+    if done >= options.num_trials:
+        return True
+    if summary.is_over is not None:
+        return summary.is_over and summary.asked >= options.num_trials
+    limit = options.max_gradient_evaluations
+    if limit is not None and (_sum_of_column(table, "gradient_evaluations") or 0) >= limit:
+        return True
+    return options.max_hours is not None and summary.seconds >= 3600 * options.max_hours
 
 
 def _comparison(directory: Path) -> dict[str, Any]:

@@ -178,9 +178,7 @@ class RaySearch:
             check_results_are_stored(None, self.session.run.study_file)
             return False
         self.session.open()
-        if not self.session.searcher.budget_reached() or self.session.running_trials():
-            return False
-        return all(run.is_done for run in self._confirmation_runs())
+        return self.session.is_over() and all(run.is_done for run in self._confirmation_runs())
 
     def run(self) -> SearchResult:
         """Join a cluster or start one, prepare, and run the missing trials."""

@@ -159,8 +159,12 @@ class SearchSession:
             StorageError: a file cannot be written.
         """
         result = self.result()
-        write_tables(result, self.seconds())
+        write_tables(result, self.seconds(), is_over=self.is_over())
         return result
+
+    def is_over(self) -> bool:
+        """Return whether the search needs no further trial, and none runs."""
+        return self.searcher.budget_reached() and not self.running_trials()
 
     def seconds(self) -> float:
         """Return how long the search has run, in seconds, with the time of earlier processes."""

@@ -20,12 +20,13 @@ from tune.rundir.seed_runs import Confirmation
 from tune.study.baselines import TARGET, baseline_settings
 
 
-def write_tables(result: SearchResult, seconds: float) -> None:
+def write_tables(result: SearchResult, seconds: float, *, is_over: bool | None = None) -> None:
     """Write trials.csv, front.csv and search.json. Each file is replaced in one step.
 
     Args:
         result: the result to write.
         seconds: seconds of search, over all sessions.
+        is_over: whether the search needs no further trial; None if the caller does not know.
 
     Raises:
         StorageError: the disk is full or refuses the write.
@@ -49,6 +50,7 @@ def write_tables(result: SearchResult, seconds: float) -> None:
             feasible=len(feasible_rows(result.trials)) if result.config.search.constraints else None,
             nearest=result.chosen.number if result.nearest_sentence else None,
             limits=[str(limit) for limit in result.limits],
+            is_over=is_over,
         )
     )
 

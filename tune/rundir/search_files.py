@@ -56,6 +56,8 @@ class SearchSummary:
     """Number of the trial nearest to the constraints if no trial keeps all of them."""
     limits: list[str] = field(default_factory=list)
     """The bounds of the constraints as numbers, such as ``model_utility ≥ 0.714``."""
+    is_over: bool | None = None
+    """Whether the search needed no further trial; None in the file of an older version."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values. What only a search with constraints has is left out of any other."""

@@ -1,0 +1,69 @@
+"""When the list of runs calls a search complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune import AskTell
+from tune.run_list import list_runs
+
+METRICS = {"ks_statistic": 0.5, "model_utility": 0.8, "gradient_evaluations": 10.0}
+BASELINES = {"num_trials": 200, "baselines": ["target"]}
+NO_TIME = {**BASELINES, "max_hours": 1e-9}
+TWENTY = {**BASELINES, "max_gradient_evaluations": 20}
+
+
+def search(folder: Path, trials: int, options: dict[str, Any], *, unfinished: int = 0) -> None:
+    """Write a search with so many finished trials of ten gradient evaluations each, and some that were asked for."""
+    with AskTell({"method": {"name": "npo"}, "search": options}, run_dir=folder / "run") as loop:
+        asked = [loop.ask() for _ in range(trials + unfinished)]
+        for trial in asked[:trials]:
+            assert trial is not None
+            loop.tell(trial, METRICS)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    """Change values of ``search.json``. None takes a value away, as in the file of an older version."""
+    file = folder / "run" / "search.json"
+    stored = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in stored.items() if value is not None}))
+
+
+def state(folder: Path) -> str:
+    (entry,) = list_runs(folder)
+    return entry.state
+
+
+@pytest.mark.parametrize("version", ["this", "older"])
+@pytest.mark.parametrize(
+    ("trials", "options", "expected"),
+    [
+        (1, NO_TIME, "complete"),
+        (1, {**BASELINES, "max_hours": 100.0}, "interrupted"),
+        (1, TWENTY, "interrupted"),
+        (2, TWENTY, "complete"),
+        (2, {**BASELINES, "num_trials": 2}, "complete"),
+    ],
+)
+def test_a_search_that_used_up_its_budget_is_complete(
+    tmp_path: Path, version: str, trials: int, options: dict[str, Any], expected: str
+):
+    search(tmp_path, trials, options)
+    if version == "older":
+        edit(tmp_path, is_over=None)
+    assert state(tmp_path) == expected
+
+
+def test_a_search_whose_last_trials_were_killed_is_interrupted(tmp_path: Path):
+    search(tmp_path, 1, {**NO_TIME, "baselines": ["target", "published"]}, unfinished=1)
+    assert state(tmp_path) == "interrupted"
+
+
+def test_a_search_that_was_given_more_trials_is_not_complete_before_they_ran(tmp_path: Path):
+    search(tmp_path, 2, {**BASELINES, "num_trials": 2})
+    AskTell.resume(tmp_path / "run", ["search.num_trials=3"]).close()
+    assert state(tmp_path) == "interrupted"

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from ofmu.chain.records import ChainRecord
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.erasure.code import code_record
@@ -36,11 +34,12 @@ from ofmu.erasure.workspace import Workspace
 from ofmu.io.cache import model_hashes
 from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import METRICS
+from ofmu.run_files import METRICS, RunFiles, stored_values
 from tune.erasure.pick import further_metrics
 from tune.erasure.settings import package_folders
 from tune.results.result import SearchResult
 from tune.results.tables import own_trials
+from tune.rundir.search_dir import RunDirectory
 
 _HASHED = ("rows", "questions", "corpus", "retain", "holdout", "model", "base", "after")
 """What a request is told from others by, beside its settings."""
@@ -131,7 +130,7 @@ def _method_record(run: UnlearnConfig) -> MethodRecord:
 
 
 def _search_record(result: SearchResult, rule: ChoiceRule, ordered: Sequence[Candidate]) -> SearchRecord:
-    own = _own_trials(result)
+    own = own_trials(result.trials)
     states = own["state"]
     return SearchRecord(
         complete=int((states == "complete").sum()),
@@ -156,24 +155,23 @@ def _search_record(result: SearchResult, rule: ChoiceRule, ordered: Sequence[Can
 
 
 def cost_record(result: SearchResult, home: Workspace) -> CostRecord:
-    """Return what a request cost: the trials of its search, and their runs on further seeds."""
+    """Return what a request cost: the trials of its search, and all runs of trials on further seeds.
+
+    Earlier candidates, all of which the rule refused, are not in ``confirmation.json``, and their runs cost as much.
+    """
     names = ("gradient_evaluations", "seconds")
-    own = _own_trials(result)
+    own = own_trials(result.trials)
     totals = {name: float(own[name].sum()) if name in own else 0.0 for name in names}
-    points = result.confirmation.points if result.confirmation is not None else ()
-    for run in (run for point in points for run in point.runs):
-        for name in names:
-            totals[name] += float((run.metrics or {}).get(name) or 0.0)
+    for files in map(RunFiles, RunDirectory(result.run_dir).confirmation_runs()):
+        metrics = files.read_metrics() or {}
+        with stored_values(files.metrics):
+            for name in names:
+                totals[name] += float(metrics.get(name) or 0.0)
     return CostRecord(
         gradient_evaluations=totals["gradient_evaluations"],
         run_seconds=totals["seconds"],
         seconds=dict((home.state() or {})["seconds"]),
     )
-
-
-def _own_trials(result: SearchResult) -> pd.DataFrame:
-    """Return the trials without those of earlier searches, which cost this request nothing."""
-    return own_trials(result.trials)
 
 
 def _model_files(directory: Path) -> dict[str, str]:

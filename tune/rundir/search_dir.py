@@ -204,6 +204,11 @@ class RunDirectory(LockedDirectory):
         """Return the directory of one point's run on a further seed."""
         return self.path / CONFIRMATION_RUNS / f"{trial:05d}-seed{seed}"
 
+    def confirmation_runs(self) -> list[Path]:
+        """Return the directories of all runs on further seeds, also those of points that were chosen earlier."""
+        folder = self.path / CONFIRMATION_RUNS
+        return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
     @property
     def trials(self) -> Path:
         """The folder of the trials' directories."""

@@ -33,7 +33,7 @@ from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import local_directory
 from ofmu.preparer import find_retrained_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import CONFIG, RunFiles
+from ofmu.run_files import RunFiles
 from tune.callbacks.callback_list import Callback
 from tune.config import SearchConfig
 from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_report, run_of
@@ -42,7 +42,7 @@ from tune.erasure.pick import affordable, candidates, confirmed, rule_of
 from tune.erasure.record import asked_of, compose_record, cost_record
 from tune.erasure.settings import absolute_place, check_settings, request_settings, run_settings, search_settings
 from tune.results.result import Point, SearchResult
-from tune.rundir.search_files import TRIALS as TRIALS_FOLDER
+from tune.rundir.search_dir import RunDirectory
 from tune.search import ParetoSearch
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class _Forgetting:
         found = candidates(result, rule)
         with home.timed("further seeds"):
             result = self._confirm(result, found)
-        ordered = confirmed(result, found, rule)
+        ordered = confirmed(result, found, rule) if self._options.confirm_seeds else found
         point = self._export(result, ordered[0], rule)
         return self._write_evidence(rows, result, rule, ordered, point, first)
 
@@ -285,10 +285,13 @@ class _Forgetting:
     def _search(self, mapping: dict[str, Any]) -> SearchResult:
         """Start the search, or continue it with the trials and hours of this attempt."""
         home, followers = self._home, self._callbacks.search
-        if not _is_started(home.search):
+        run = RunDirectory(home.search)
+        if not (run.config_file.is_file() and run.trials.is_dir()):
             return ParetoSearch(mapping, run_dir=home.search, callbacks=followers).run()
         search = mapping["search"]
         overrides = [f"search.num_trials={search['num_trials']}", f"search.max_hours={search.get('max_hours', 'null')}"]
+        # An earlier attempt may have stored further seeds, which may be more than those of this one.
+        overrides.append("search.confirm_seeds=0")
         return ParetoSearch.resume(home.search, overrides, callbacks=followers, allow_code=self._modules)
 
     def _confirm(self, result: SearchResult, found: list[Candidate]) -> SearchResult:
@@ -379,10 +382,6 @@ class _Forgetting:
         elif run.reference.source == "model" and run.reference.path is not None:
             models["retrained"] = local_directory(run.reference.path)
         return models
-
-
-def _is_started(search: Path) -> bool:
-    return (search / CONFIG).is_file() and (search / TRIALS_FOLDER).is_dir()
 
 
 def _is_copy(directory: Path, point: Point) -> bool:

@@ -111,11 +111,13 @@ def confirmed(result: SearchResult, found: list[Candidate], rule: ChoiceRule) ->
     return ordered
 
 
-def further_metrics(result: SearchResult, trial: int) -> list[Mapping[str, Any]]:
-    """Return the metrics of each complete run of a trial on a further seed."""
+def further_metrics(result: SearchResult, chosen: Candidate) -> list[Mapping[str, Any]]:
+    """Return the metrics of each complete run on a further seed, if the candidate's values are means over such runs."""
+    if not chosen.runs:
+        return []
     # confirmation.json holds the objectives only, and the files of a run hold all metrics.
     points = result.confirmation.points if result.confirmation is not None else ()
-    runs = [run for point in points if point.trial == trial for run in point.runs if run.metrics is not None]
+    runs = [run for point in points if point.trial == chosen.trial for run in point.runs if run.metrics is not None]
     found = (RunFiles(result.run_dir / run.directory).read_metrics() for run in runs)
     return [metrics for metrics in found if metrics is not None]
 

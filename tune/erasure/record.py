@@ -77,7 +77,7 @@ def compose_record(
     """
     state, key = home.state() or {}, home.hash_key()
     sets = _rows_records(rows, key, show=show_rows)
-    metrics = metric_records(measured, further_metrics(result, ordered[0].trial))
+    metrics = metric_records(measured, further_metrics(result, ordered[0]))
     skipped, source = not_run(measured, rows), run.reference.source
     person = request.person
     return Evidence(

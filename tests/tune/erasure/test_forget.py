@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +21,7 @@ from ofmu.erasure.workspace import Workspace
 from ofmu.io.cache import model_hashes
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
+from ofmu.run_files import RunFiles
 from tune.erasure.forget import ForgetCallbacks, ForgetOptions, _Forgetting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -162,6 +165,31 @@ def test_without_a_base_the_evidence_says_what_cannot_be_known(
     assert forget.texts
     assert next(rows for rows in record.request.rows if rows.role == "retain").texts is None
     assert record.search.complete < 200
+
+
+def test_without_further_seeds_the_search_decides_though_an_earlier_attempt_had_some(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    output = tmp_path / "request"
+    words = ["forget", "model", "--rows", "rows.jsonl", "--corpus", "corpus.jsonl", "--output", str(output)]
+    words += ["--trials", "4", "--min-utility", "0", *SETTINGS, "--confirm"]
+    with monkeypatch.context() as patch:
+        patch.setattr("tune.erasure.forget.confirmed", _interrupt)
+        with pytest.raises(SystemExit):
+            main([*words, "2"])
+    further = sorted((output / "search" / "confirmation").iterdir())
+    paid = [RunFiles(run).read_metrics() or {} for run in further[1:]]
+    shutil.rmtree(further[0])  # as if it had not finished
+    assert main([*words, "0"]) == 0
+    assert not further[0].exists()
+    record = read_intact(output / "evidence")
+    assert {candidate.runs for candidate in record.search.candidates} == {0}
+    assert {metric.runs for metric in record.metrics} == {0}
+    trials = pd.read_csv(output / "search" / "trials.csv")["gradient_evaluations"].sum()
+    assert paid
+    expected = trials + sum(metrics["gradient_evaluations"] for metrics in paid)
+    assert record.cost.gradient_evaluations == expected
 
 
 def test_a_request_of_which_nothing_ran_begins_anew(

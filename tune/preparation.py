@@ -12,7 +12,6 @@ from ofmu.evaluation.metrics.registry import DEPTHS, DIVERGENCES, GROUPS, REGIST
 from ofmu.evaluation.sets import FORGET
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.cache import Cache, cache_root
-from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.io.text import counted
 from tune.rundir.prepared import download_into_cache
@@ -190,7 +189,7 @@ def write_reference_metrics(run: RunDirectory, config: SearchConfig, prepared: P
     """
     if prepared.reference_scores is not None:
         given = _stored_metrics(config, prepared.reference_scores, prepared.reference_scores)
-        write_json(run.path / "reference.json", dict(given.values))
+        run.write_reference(given.values)
 
 
 def _stored_metrics(config: SearchConfig, scores: Path, reference: Path | None) -> Metrics:

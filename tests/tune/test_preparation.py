@@ -15,7 +15,14 @@ from ofmu.preflight import check_inputs
 from ofmu.preparer import prepare
 from ofmu.tasks.preparation import Prepared
 from tune.config import SearchConfig, search_config
-from tune.preparation import check_constraints_can_be_kept, check_objectives_on_rows, resolve_objectives
+from tune.preparation import (
+    check_constraints_can_be_kept,
+    check_objectives_on_rows,
+    resolve_objectives,
+    write_reference_metrics,
+)
+from tune.rundir import search_dir
+from tune.rundir.search_dir import RunDirectory
 from tune.space.constraints import resolve_limits
 
 
@@ -46,6 +53,17 @@ def test_nothing_is_said_where_the_ks_test_is_no_objective(config: SearchConfig,
     assert prepared.reference_scores is not None
     other = search_config(config, {"extraction_strength": "min", "model_utility": "max"})
     assert "KS test" not in said(other, replace(prepared, target_scores=prepared.reference_scores))
+
+
+def test_the_reference_is_written_where_it_is_read(
+    config: SearchConfig, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_dir, "REFERENCE", "renamed.json")
+    run = RunDirectory(tmp_path)
+    write_reference_metrics(run, config, prepared)
+    assert run.read_reference()["ks_statistic"] == 0.0
+    write_reference_metrics(RunDirectory(tmp_path / "without"), config, replace(prepared, reference_scores=None))
+    assert not (tmp_path / "without").exists()
 
 
 @pytest.mark.parametrize(

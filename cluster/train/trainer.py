@@ -18,8 +18,9 @@ from cluster.config import ClusterConfig
 from cluster.session import max_parallel_trials, ray_session
 from cluster.storage.uri import check_storage
 from cluster.train.checkpointers import UriCheckpointer
+from cluster.train.files import RAY_TRAIN
 from cluster.train.preparation import prepare
-from cluster.train.worker_group import RAY_TRAIN, WorkerGroupPool, read_metrics
+from cluster.train.worker_group import WorkerGroupPool, read_metrics
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.run_files import RUN_NAMES, RunFiles, check_output

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.local import is_loopback_cluster
 from cluster.storage.credentials import found_credentials
 from cluster.storage.uri import join_uri, storage_at
+from cluster.train.files import RAY_TRAIN
 from cluster.train.rendezvous import FileTorchConfig
 from cluster.train.task_queue import BroadcastQueue, RankOutcome
 from cluster.train.worker import EvaluationTask, PreparationTask, WorkerTask, worker_loop
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from ofmu.tasks.events import PreparationCallback
     from ofmu.tasks.preparation import Prepared
 
-RAY_TRAIN = "ray_train"
-"""Folder of Ray Train's own files, in the directory of the first run of a group."""
 _POLL_SECONDS = 1.0
 """How soon the end of a group is noticed. An outcome is noticed at once."""
 _CLOSE_SECONDS = 60.0

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.train.files import RAY_TRAIN
 from ofmu.io.files import write_json, write_text
 from ofmu.run_files import (
     CHECKPOINTS,
@@ -24,7 +25,6 @@ from ofmu.run_files import (
 
 ERROR = "error.txt"
 FAILED = "failed.json"
-RAY_TRAIN = "ray_train"
 END_MARKERS = (METRICS, PRUNED, ERROR)
 """Files that a search's trial has only after it ended."""
 TEMPORARY_FOLDERS = (CHECKPOINTS, RAY_TRAIN)

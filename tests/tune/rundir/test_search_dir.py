@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cluster.train.files import RAY_TRAIN
 from tune.results.report import write_plot, write_tables
 from tune.results.result import SearchResult
 from tune.rundir.search_dir import RunDirectory
@@ -81,5 +82,6 @@ def test_folders_are_deleted_and_files_kept(tmp_path: Path):
     files.write_error("Failure # 1")
     for name in LARGE_FOLDERS:
         (tmp_path / name).mkdir()
+    assert RAY_TRAIN in LARGE_FOLDERS
     files.delete_folders(LARGE_FOLDERS)
     assert [path.name for path in tmp_path.iterdir()] == [ERROR]

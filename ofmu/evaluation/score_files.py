@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from ofmu.evaluation.open_unlearning import (
     parse_open_unlearning_log,
 )
 from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scoring.rouge import rouge_l_recall
+from ofmu.evaluation.scoring.rouge_words import loses_words
 from ofmu.evaluation.sets import TruthRatio
 from ofmu.io.files import read_json
+from ofmu.io.text import counted
 
 
 def read_scores(path: str | Path, truth_ratio: TruthRatio = "geometric") -> Scores:
@@ -50,4 +55,22 @@ def parse_scores(content: Any, source: str, truth_ratio: TruthRatio = "geometric
             f"The summary {source} holds totals only, and a comparison needs the values of every row: give the "
             "_EVAL.json that open-unlearning writes beside it"
         )
-    return Scores.from_json(content, source)
+    scores = Scores.from_json(content, source)
+    _warn_of_earlier_rouge(scores, source)
+    return scores
+
+
+def _warn_of_earlier_rouge(scores: Scores, source: str) -> None:
+    """Warn if ROUGE of answers that are not in Latin script was computed before ROUGE had words for them."""
+    differing = sum(
+        not math.isclose(row.rouge, rouge_l_recall(row.ground_truth, row.generated))
+        for rows in scores.sets.values()
+        for row in rows
+        if row.rouge is not None and row.generated is not None and loses_words(row.ground_truth)
+    )
+    if differing:
+        warnings.warn(
+            f"The ROUGE of {counted(differing, 'answer')} in {source} is of an earlier version, which read Latin "
+            "script only, and cannot be compared with ROUGE of today: score the model again",
+            stacklevel=3,
+        )

@@ -95,7 +95,11 @@ def markdown() -> str:
     )
     return (
         "# Metrics\n\nMade by `python -m ofmu.evaluation.metrics.registry`. A metric that cannot be computed is "
-        f"reported as missing with its reason, never as 0 or 1.\n\n{head}{rows}\n{reliability_section()}"
+        "reported as missing with its reason, never as 0 or 1.\n\n"
+        "ROUGE compares the words that `rouge_score` finds: a to z and digits, stemmed. If it drops a whole word of "
+        "the right answer in another script, ROUGE compares the words of all scripts instead; in scripts without "
+        "spaces, such as Chinese, Japanese and Thai, each character is a word.\n\n"
+        f"{head}{rows}\n{reliability_section()}"
     )
 
 

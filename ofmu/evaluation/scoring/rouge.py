@@ -4,48 +4,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
-
-@lru_cache(maxsize=1)
-def _stemmer() -> Any:
-    """Return the stemmer of rouge_score, which stems each word of a text once."""
-    from nltk.stem import porter
-
-    class Stemmer:
-        def __init__(self) -> None:
-            self.stem = lru_cache(maxsize=100_000)(porter.PorterStemmer().stem)
-
-    return Stemmer()
-
-
-def _words(text: str) -> list[str]:
-    from rouge_score.tokenize import tokenize
-
-    return list(tokenize(text, _stemmer()))
+from ofmu.evaluation.scoring.rouge_words import words_like
 
 
 def rouge_l_recall(ground_truth: str, generated: str) -> float:
     """Return the share of the ground truth's stemmed words in its longest common subsequence with the generated text.
 
-    The share lies between 0 and 1. The words are those of rouge_score. Its table for the subsequence would take as many
-    cells as the texts have words multiplied, so the subsequence is found here.
+    The share lies between 0 and 1. :mod:`ofmu.evaluation.scoring.rouge_words` says what the words are. The table of
+    rouge_score for the subsequence would take as many cells as the texts have words multiplied, so the subsequence is
+    found here.
     """
-    truth = _words(ground_truth)
-    return longest_common_subsequence(truth, _words(generated)) / len(truth) if truth else 0.0
+    truth, words = _words(ground_truth, generated)
+    return longest_common_subsequence(truth, words) / len(truth) if truth else 0.0
 
 
 def rouge_l_f1(ground_truth: str, generated: str) -> float:
     """Return the harmonic mean of ROUGE-L recall and ROUGE-L precision, between 0 and 1."""
-    truth, words = _words(ground_truth), _words(generated)
+    truth, words = _words(ground_truth, generated)
     return 2 * longest_common_subsequence(truth, words) / (len(truth) + len(words)) if truth and words else 0.0
 
 
 def rouge_1_recall(ground_truth: str, generated: str) -> float:
     """Return the share of the ground truth's stemmed words that the generated text holds, between 0 and 1."""
-    truth, words = Counter(_words(ground_truth)), Counter(_words(generated))
+    truth, words = map(Counter, _words(ground_truth, generated))
     return (truth & words).total() / truth.total() if truth else 0.0
+
+
+def _words(ground_truth: str, generated: str) -> tuple[list[str], list[str]]:
+    """Return the words of both texts, which are split in the same way."""
+    split = words_like(ground_truth)
+    return split(ground_truth), split(generated)
 
 
 def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:

@@ -12,6 +12,8 @@ from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import UnlearnData
 from ofmu.engine.build import resolve_device
 from ofmu.evaluation.scores import Scores
+from ofmu.evaluation.scoring.model import scored_sets
+from ofmu.evaluation.scoring.rouge_words import loses_words
 from ofmu.finetuning.loop import finetune
 from ofmu.io.cache import content_key, model_hashes, work_directory
 from ofmu.io.files import FileHashes
@@ -137,7 +139,15 @@ class LanguagePreparation(Preparation):
         if self._config.engine.zero_stage == 3 and self._config.evaluation.membership:
             # Scores that several ranks make lack the gradient norms, which no rank can compute.
             parts["gradient_norms"] = False
+        if self._config.evaluation.rouge and self._has_other_scripts():
+            # Earlier versions gave such answers a ROUGE of 0. Scores of other data keep their keys.
+            parts["rouge_words"] = "all scripts"
         return parts
+
+    def _has_other_scripts(self) -> bool:
+        """Return whether ROUGE splits a right answer in another way than rouge_score."""
+        sets = scored_sets(self._data, self._config.evaluation)
+        return any(loses_words(row.answer) for rows in sets.values() for row in rows if row.question)
 
 
 def _tokenizer_corpus(data: UnlearnData, template: str) -> list[str]:

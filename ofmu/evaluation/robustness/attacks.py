@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ofmu.data.config import DataConfig
 from ofmu.data.encoding import Tokenizer, pad_id
@@ -39,6 +40,8 @@ SAMPLED_ROWS = 64
 RELEARNED_METRICS = ("probability", "extraction_strength")
 COMPARED_METRICS = ("forget_probability", "extraction_strength", "ks_statistic", "model_utility")
 """Metrics of a quantized model that are reported beside the model's own metrics."""
+LEAST_ROUNDED_SHARE = 0.5
+"""Share of the weights of a model's blocks below which their rounding says little of a quantized model."""
 
 
 def relearning(
@@ -179,16 +182,33 @@ def curve_area(levels: Sequence[float]) -> float:
 def quantized(model: Any, bits: int) -> Any:
     """Return a copy of the model whose linear layers have weights rounded to ``bits`` bits.
 
-    Weights keep their dtype. Each output channel (row) becomes s·round(w/s) with s = max|w| / (2^(bits−1) − 1).
-    Embeddings, norms and biases are not rounded. If the output layer shares its weights with the embeddings, both are
-    rounded.
+    Weights keep their dtype. Each output channel becomes s·round(w/s) with s = max|w| / (2^(bits−1) − 1). Embeddings,
+    norms and biases are not rounded. If the output layer shares its weights with the embeddings, both are rounded.
     """
     copied = copy.deepcopy(model)
     with torch.no_grad():
-        for module in copied.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.copy_(round_to_nearest(module.weight, bits))
+        for module in _linear_layers(copied):
+            # The output channels of the layers of GPT-2 are the columns.
+            channels = module.weight.T if isinstance(module, Conv1D) else module.weight
+            channels.copy_(round_to_nearest(channels, bits))
     return copied
+
+
+def rounded_share(model: Any) -> float:
+    """Return the share of the weights of a model's blocks that :func:`quantized` rounds.
+
+    Vectors such as norms and biases do not count. Experts that are stored as one tensor are not rounded.
+    """
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    outside = {id(module.weight) for module in (*embeddings, model.get_output_embeddings()) if module is not None}
+    sizes: dict[int, int] = {id(weight): weight.numel() for weight in model.parameters() if weight.dim() > 1}
+    inside = {key: size for key, size in sizes.items() if key not in outside}
+    rounded = {id(module.weight) for module in _linear_layers(model)}
+    return sum(size for key, size in inside.items() if key in rounded) / max(1, sum(inside.values()))
+
+
+def _linear_layers(model: Any) -> list[nn.Linear | Conv1D]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
 
 
 def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -230,9 +250,13 @@ def quantization(
 
     Returns:
         The metrics are named ``quantization_4_extraction_strength`` and so on. The details hold all metrics ``before``
-        and ``after`` rounding.
+        and ``after`` rounding. The metrics are None if most weights of the model's blocks cannot be rounded.
     """
-    name = f"quantization_{bits}"
+    name, share = f"quantization_{bits}", rounded_share(model)
+    if share < LEAST_ROUNDED_SHARE:
+        missing = [f"{name}_{metric}" for metric in COMPARED_METRICS]
+        reason = f"{share:.0%} of the weights of the model's blocks are in linear layers, and no others can be rounded"
+        return RobustnessResult(metrics=dict.fromkeys(missing), reasons=dict.fromkeys(missing, reason), details={})
     scores = score_model(
         quantized(model, bits), tokenizer, data, evaluation, encoding, name=f"the model at {bits} bits"
     )

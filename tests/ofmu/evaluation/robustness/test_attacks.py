@@ -10,14 +10,25 @@ import pytest
 import torch
 from scipy.integrate import trapezoid
 from scipy.stats import ortho_group
+from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from ofmu.data.encoding import encode_example, encode_prompt
 from ofmu.data.load import load_data
 from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.robustness import attacks
 from ofmu.evaluation.robustness.alignment import alignment, answer_states, linear_cka, mean_cosine
-from ofmu.evaluation.robustness.attacks import curve_area, quantized, relearning, round_to_nearest, sampling
+from ofmu.evaluation.robustness.attacks import (
+    curve_area,
+    quantization,
+    quantized,
+    relearning,
+    round_to_nearest,
+    rounded_share,
+    sampling,
+)
 from ofmu.evaluation.scoring.generation import sample_answers
+from ofmu.evaluation.scoring.model import score_model
 from ofmu.evaluator import evaluate
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.language import save_model
@@ -113,6 +124,44 @@ def test_only_linear_weights_of_a_copy_are_rounded(pair: tuple[Any, Any]) -> Non
     }
     assert changed == {name for name in before if name.endswith("proj.weight") or name == "lm_head.weight"}
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_the_blocks_of_gpt_2_are_rounded_by_column() -> None:
+    shape = GPT2Config(vocab_size=40, n_positions=16, n_embd=8, n_layer=2, n_head=2)
+    model = GPT2LMHeadModel(shape)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    after = quantized(model, 4).state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    layers = {f"{part}.weight" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    tied = {"lm_head.weight", "transformer.wte.weight"}
+    assert changed == tied | {f"transformer.h.{block}.{layer}" for block in (0, 1) for layer in layers}
+    name = "transformer.h.1.mlp.c_fc.weight"
+    columns = [round_to_nearest(column[None], 4)[0] for column in before[name].T]
+    torch.testing.assert_close(after[name], torch.stack(columns, dim=1), atol=0, rtol=0)
+    assert rounded_share(model) == 1
+
+
+def test_a_model_whose_blocks_cannot_be_rounded_has_no_quantized_metrics(pair: tuple[Any, Any]) -> None:
+    model, tokenizer = pair
+    experts = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    data = load_data(CONFIG.data, 0)
+    before = metrics_of(score_model(model, tokenizer, data, CONFIG.evaluation, CONFIG.data), None)
+    arguments = (tokenizer, data, CONFIG.evaluation, CONFIG.data, before, None)
+    whole = quantization(model, *arguments, bits=4)
+    assert whole.metrics["quantization_4_forget_probability"] != before.values["forget_probability"]
+    partial = quantization(MixtralForCausalLM(experts), *arguments, bits=4)
+    # The attention has 1,024 of 7,232 weights. The router and the experts are no linear layers in transformers 5.
+    reason = "14% of the weights of the model's blocks are in linear layers, and no others can be rounded"
+    assert partial.metrics == dict.fromkeys(whole.metrics)
+    assert partial.reasons == dict.fromkeys(whole.metrics, reason)
 
 
 def test_the_area_equals_scipy_s_trapezoids() -> None:

@@ -31,7 +31,7 @@ from ofmu.run_config import UnlearnConfig, check_sections
 from tune.checkpoint_selection.config import CheckpointSelectionConfig
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.constraints import ConstraintConfig, check_constraints
-from tune.space.measured import measured_by_request, missing_input, with_requested
+from tune.space.measured import measured_at_the_end, measured_by_request, missing_input, with_requested
 from tune.space.objectives import Direction, check_objectives, default_objectives, missing_objective_sentence
 from tune.space.parameter import Parameter, default_space, flatten_space
 from tune.space.space import check_space, reachable_part
@@ -172,8 +172,9 @@ class SearchConfig(UnlearnConfig):
                 raise ConfigError(
                     f"search.{name} scores language models during a run, and these data are images: {fix}"
                 )
-            at_the_end = next(filter(measured_by_request, self.objectives), None)
-            if at_the_end is not None:
+            at_the_end = next(filter(measured_at_the_end, self.objectives), None)
+            # Searches of earlier versions did without the scores, and their results are still read.
+            if at_the_end is not None and not reads_results_only():
                 raise ConfigError(
                     f"search.{name} compares objectives during a run, and {at_the_end} is measured at its end: {fix}"
                 )

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from ofmu.errors import PrunedError, PruningRecord, StorageError
 from tune.early_stopping.config import EarlyStoppingConfig
+from tune.space.measured import INTERMEDIATE_SUBSTITUTES
 
 if TYPE_CHECKING:
     from ofmu.early_stopping import RoundState
     from ofmu.engine.base import Engine
     from ofmu.evaluation.scoring.partial import PartialEvaluation
-
-INTERMEDIATE_SUBSTITUTES = {"forget_rouge": "forget_probability", "retain_rouge": "retain_probability"}
-"""Metrics that replace, during a run, an objective that needs generated text."""
 
 Values = Mapping[str, float | None]
 AnswerT = TypeVar("AnswerT")
@@ -131,7 +129,7 @@ def intermediate_values(
     """Return the objectives after a round. An objective that is missing or not finite is None.
 
     Args:
-        objectives: the objectives' names. :data:`INTERMEDIATE_SUBSTITUTES` replaces those that need generated text.
+        objectives: the objectives' names. :data:`INTERMEDIATE_SUBSTITUTES` replaces some that need generated text.
         metrics: the metrics of a partial evaluation.
         record: the round's line of ``history.jsonl``, with the costs up to this round.
     """

@@ -21,14 +21,35 @@ from ofmu.evaluation.sets import IN_SCOPE_KINDS
 if TYPE_CHECKING:
     from ofmu.run_config import UnlearnConfig
 
+INTERMEDIATE_SUBSTITUTES = {"forget_rouge": "forget_probability", "retain_rouge": "retain_probability"}
+"""Metrics that replace, during a run, an objective that needs generated text."""
+
 _OF_IMAGES = frozenset(info.name for info in GROUPS["Images"])
 _OF_A_RUN = frozenset(info.name for info in GROUPS["Cost"])
 _HARD_QUESTIONS = frozenset(f"{adjective} questions" for adjective in IN_SCOPE_KINDS.values())
+_OVER_HARD_SETS = ("in_scope_forget_quality_variance", "in_scope_ks_variance")
 
 
 def measured_by_request(name: str) -> bool:
     """Return whether a trial measures this metric only if the search names it: an attack, a depth or a divergence."""
     return name in (*DEPTHS, *DIVERGENCES) or (name in REGISTRY and REGISTRY[name].attack is not None)
+
+
+def measured_at_the_end(name: str) -> bool:
+    """Return whether a trial has no value of this metric during its run.
+
+    The partial evaluation of early stopping and of checkpoint selection makes no attack, generates no text, and scores
+    neither hard questions nor holdout rows. :data:`INTERMEDIATE_SUBSTITUTES` names metrics that it replaces.
+    """
+    if measured_by_request(name):
+        return True
+    if name not in REGISTRY or name in INTERMEDIATE_SUBSTITUTES:
+        return False
+    return _asks_hard_questions(name) or not {GENERATION, HOLDOUT}.isdisjoint(REGISTRY[name].needs)
+
+
+def _asks_hard_questions(name: str) -> bool:
+    return name in _OVER_HARD_SETS or not _HARD_QUESTIONS.isdisjoint(REGISTRY[name].needs)
 
 
 def with_requested(evaluation: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -74,7 +95,7 @@ def missing_input(name: str, config: UnlearnConfig) -> str | None:
         return missing if source in ("scores", "none") else None
     if RETRAINED in needs:
         return "only ofmu evaluate compares hidden states; name another metric"
-    if name == "in_scope_forget_quality_variance" or name == "in_scope_ks_variance" or _HARD_QUESTIONS & set(needs):
+    if _asks_hard_questions(name):
         return None if evaluation.in_scope else "evaluation.in_scope is false; set it to true"
     if HOLDOUT in needs and not evaluation.membership:
         return "evaluation.membership is false; set it to true"

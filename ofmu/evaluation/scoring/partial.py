@@ -24,8 +24,9 @@ class PartialEvaluation:
     """An evaluation on at most ``rows`` rows per set. Every run on the same data scores the same rows.
 
     Metrics keep their names and definitions. There is no generation and therefore no ROUGE, so model utility is the
-    harmonic mean of its other components. Membership attacks and in-scope sets are left out, because no objective uses
-    them. Forget quality compares with the reference's scores on the same rows.
+    harmonic mean of its other components. Membership attacks and in-scope sets are left out too. A search whose trials
+    are scored during their runs refuses objectives that need what is left out. Forget quality compares with the
+    reference's scores on the same rows.
     """
 
     def __init__(

@@ -107,6 +107,10 @@ def test_wrong_search_settings_are_refused(search, words):
             {"search": {"objectives": {"relearning_probability": "min", "model_utility": "max"}}},
             "search.checkpoint_selection compares objectives during a run, and relearning_probability is measured at",
         ),
+        (
+            {"search": {"objectives": {"forget_distinct_1": "max", "model_utility": "max"}}},
+            "search.checkpoint_selection compares objectives during a run, and forget_distinct_1 is measured at",
+        ),
         ({"search": {"constraints": {"kl_retain": {"max": 0.1}}}}, "kl_retain, which search.constraints bounds"),
         ({"search": {"checkpoint_selection": {"enabled": True, "rounds": []}}}, "search.checkpoint_selection.rounds"),
         ({"search": {"checkpoint_selection": {"enabled": True, "rounds": [1]}}}, "search.checkpoint_selection.rounds"),

@@ -10,11 +10,14 @@ from typing import Any
 
 from ofmu.data.encoding import encode_prompt, load_tokenizer
 from ofmu.data.load import load_data
+from ofmu.data.questions import Question
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Example, Row, RowSet, UnlearnData
 from ofmu.evaluation.config import EvaluationConfig
 from ofmu.evaluation.robustness.attacks import SAMPLED_ROWS, SAMPLES, asked_rows
 from ofmu.evaluation.robustness.divergence import COMPARED_SETS
+from ofmu.evaluation.scoring.multiple_choice import encoded_choices
+from ofmu.evaluation.scoring.prompt_blocks import tokens_without_padding
 from ofmu.evaluation.sets import FORGET, IN_SCOPE_PREFIX
 from ofmu.models.scratch import train_tokenizer
 from ofmu.models.sizes import sizes_of
@@ -24,6 +27,8 @@ _LARGEST_VOCABULARY = 2**18
 """Bound on the vocabulary of a tokenizer that is trained here. The rows hold far fewer different words."""
 _LONGEST = 2**17
 """Bound on the tokens of a row that was not encoded."""
+_MOST_QUESTIONS = 500
+"""Multiple-choice questions of each set that are encoded. All questions of MMLU would take a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +50,10 @@ class Workload:
     evaluation_rows: int
     """Answers that an evaluation scores."""
     evaluation_tokens: float
-    """Tokens that an evaluation reads to score answers and to generate at most."""
+    """Tokens that an evaluation reads to score answers and multiple-choice questions, and to generate at most."""
     scored_sets: tuple[tuple[int, float], ...] = ()
-    """Rows of each evaluation set, and the tokens that are read to score their answers. Hard questions about the forget
-    rows are left out."""
+    """Rows of each evaluation set, and the tokens that are read to score their answers; the same of each set of
+    multiple-choice questions. Hard questions about the forget rows are left out."""
     divergence_rows: int = 0
     """Rows on which ``evaluation.kl`` compares a run with the target."""
     divergence_tokens: float = 0.0
@@ -62,7 +67,8 @@ class Workload:
     depth_tokens: float = 0.0
     """Tokens that ``evaluation.depth`` reads at most, with all models and layers, without padding."""
     measured: bool
-    """False: the rows were not encoded, and each counts as ``data.max_length`` tokens."""
+    """False: the rows were not encoded. Each counts as ``data.max_length`` tokens, and so does each prompt of a
+    multiple-choice question."""
 
     def partial_tokens(self, rows: int) -> float:
         """Return the tokens that an evaluation on at most ``rows`` rows of each set reads. It generates nothing."""
@@ -127,6 +133,10 @@ def workload(
         for row in data.evaluation.get(FORGET, data.forget).rows
         for example in encoder.encode("evaluation", row.question, row.answer)
     ]
+    choices = tuple(
+        (len(group), _question_tokens(tokenizer, group.questions, config.data.max_length))
+        for group in data.questions.values()
+    )
     asked = [len(encode_prompt(tokenizer, row.question, config.data)) for row in asked_rows(data, SAMPLED_ROWS)]
     return Workload(
         forget_rows=len(forget),
@@ -137,12 +147,15 @@ def workload(
         longest_prompt=max(example.answer_start for example in scored),
         longest_answer=max(example.answer_length for example in scored),
         evaluation_rows=len(scored),
-        evaluation_tokens=sum(len(e.input_ids) for e in scored) + _generated(data, config.evaluation),
+        evaluation_tokens=sum(len(e.input_ids) for e in scored)
+        + sum(tokens for _, tokens in choices)
+        + _generated(data, config.evaluation),
         scored_sets=tuple(
             (len(scored_sets[name]), float(sum(len(example.input_ids) for example in examples)))
             for name, examples in encoded.items()
             if not name.startswith(IN_SCOPE_PREFIX)
-        ),
+        )
+        + choices,
         divergence_rows=len(compared),
         divergence_tokens=sum(len(example.input_ids) for example in compared),
         divergence_answer_tokens=sum(example.answer_length for example in compared),
@@ -155,6 +168,13 @@ def workload(
         ),
         measured=True,
     )
+
+
+def _question_tokens(tokenizer: Any, questions: Sequence[Question], max_length: int) -> float:
+    """Return the tokens that are read to score multiple-choice questions; of many, from evenly spaced ones."""
+    encoded = questions[:: -(-len(questions) // _MOST_QUESTIONS)]
+    examples = [example for question in encoded for example, _ in encoded_choices(tokenizer, question, max_length)]
+    return tokens_without_padding(examples) * len(questions) / len(encoded)
 
 
 def _depth_tokens(tokens: int, of_facts: int, blocks: int) -> int:
@@ -171,6 +191,8 @@ def _longest_possible(config: UnlearnConfig, data: UnlearnData, blocks: int) -> 
         for name in COMPARED_SETS
         if name in data.evaluation
     )
+    # A question has a prompt for its letters and a prompt for its texts.
+    choices = tuple((len(group), 2.0 * length * len(group)) for group in data.questions.values())
     return Workload(
         forget_rows=len(data.forget),
         retain_rows=len(data.retain),
@@ -180,12 +202,13 @@ def _longest_possible(config: UnlearnConfig, data: UnlearnData, blocks: int) -> 
         longest_prompt=length // 2,
         longest_answer=length - length // 2,
         evaluation_rows=max(1, scored),
-        evaluation_tokens=scored * length + _generated(data, config.evaluation),
+        evaluation_tokens=scored * length + sum(tokens for _, tokens in choices) + _generated(data, config.evaluation),
         scored_sets=tuple(
             (len(rows), float(length * sum(len(_answers(row)) for row in rows.rows)))
             for name, rows in data.evaluation.items()
             if not name.startswith(IN_SCOPE_PREFIX)
-        ),
+        )
+        + choices,
         divergence_rows=compared,
         divergence_tokens=compared * length,
         divergence_answer_tokens=compared * (length - length // 2),

@@ -50,7 +50,7 @@ def score_questions(
     """
     questions = [question for group in sets.values() for question in group.questions]
     encoded = {
-        name: [list(_encoded(tokenizer, question, max_length)) for question in group.questions]
+        name: [list(encoded_choices(tokenizer, question, max_length)) for question in group.questions]
         for name, group in sets.items()
     }
     _warn_of_cuts(encoded, max_length)
@@ -64,7 +64,7 @@ def score_questions(
     return {name: tuple(next(scores) for _ in group.questions) for name, group in sets.items()}, tokens
 
 
-def _encoded(tokenizer: Tokenizer, question: Question, max_length: int) -> Iterator[tuple[Example, int]]:
+def encoded_choices(tokenizer: Tokenizer, question: Question, max_length: int) -> Iterator[tuple[Example, int]]:
     """Yield a question's examples, of letters and then of texts, each with the number of cut tokens."""
     prompt = letter_prompt(question)
     for letter in LETTERS[: len(question.choices)]:
@@ -94,7 +94,7 @@ def _warn_of_cuts(encoded: Mapping[str, Sequence[Sequence[tuple[Example, int]]]]
 
 
 def _next_scores(question: Question, log_likelihoods: Iterator[float]) -> ChoiceScores:
-    """Take one question's log-likelihoods from the iterator, in the order of :func:`_encoded`."""
+    """Take one question's log-likelihoods from the iterator, in the order of :func:`encoded_choices`."""
     letters = tuple(next(log_likelihoods) for _ in question.choices)
     texts = tuple(next(log_likelihoods) for _ in question.choices)
     lengths = tuple(max(1, len(choice)) for choice in question.choices)

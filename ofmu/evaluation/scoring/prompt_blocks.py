@@ -96,6 +96,12 @@ def prompt_blocks(
     return [_block(examples, parts[start:end], limits) for start, end in cuts]
 
 
+def tokens_without_padding(examples: Sequence[Example]) -> int:
+    """Return the tokens that blocks read, padding aside: each prompt once, and each answer without its last token."""
+    prompts = {example.input_ids[: example.answer_start] for example in examples}
+    return sum(map(len, prompts)) + sum(map(_width, examples))
+
+
 @dataclass(frozen=True, slots=True)
 class _Limits:
     batch_size: int

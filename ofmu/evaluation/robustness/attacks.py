@@ -163,9 +163,9 @@ def sampling(
 
 
 def asked_rows(data: UnlearnData, count: int) -> list[Row]:
-    """Return the forget rows whose questions an attack asks: the lowest content hashes, without plain text."""
-    forget = data.evaluation.get(FORGET, data.forget).rows
-    return [forget[index] for index in hash_sample(forget, count) if forget[index].question]
+    """Return the forget rows whose questions an attack asks: of the rows with a question, the lowest content hashes."""
+    questions = [row for row in data.evaluation.get(FORGET, data.forget).rows if row.question]
+    return [questions[index] for index in hash_sample(questions, count)]
 
 
 def curve_area(levels: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ from ofmu.evaluation.metrics.summary import metrics_of
 from ofmu.evaluation.robustness import attacks
 from ofmu.evaluation.robustness.alignment import alignment, answer_states, linear_cka, mean_cosine
 from ofmu.evaluation.robustness.attacks import (
+    asked_rows,
     curve_area,
     quantization,
     quantized,
@@ -275,6 +276,17 @@ def test_samples_follow_the_models_distribution_and_the_seed(pair: tuple[Any, An
     for text, probability in sorted(expected.items(), key=lambda item: -item[1])[:5]:
         deviation = (probability * (1 - probability) / 2000) ** 0.5
         assert abs(found.count(text) / 2000 - probability) < 5 * deviation, text
+
+
+def test_plain_text_takes_no_question_out_of_the_sample() -> None:
+    texts = [Row(question="", answer=f"Text {number}.") for number in range(398)]
+    questions = [Row(question=f"Question {number}?", answer="An answer.") for number in range(2)]
+    mixed = RowSet("forget", (*texts[:200], questions[0], *texts[200:], questions[1]))
+    data = UnlearnData(forget=mixed, retain=mixed, holdout=None, evaluation={"forget": mixed})
+    assert asked_rows(data, 64) == questions
+    assert len(asked_rows(data, 1)) == 1
+    alone = UnlearnData(forget=RowSet("forget", tuple(questions)), retain=mixed, holdout=None, evaluation={})
+    assert asked_rows(alone, 1) == asked_rows(data, 1)
 
 
 def test_data_without_forget_questions_have_no_sampled_leakage(pair: tuple[Any, Any]) -> None:

@@ -11,8 +11,8 @@ from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
 
-_FORGET_SETS = ("forget", "members")
-"""Beginnings of the names of the evaluation sets that hold what is forgotten."""
+_FORGET_SETS = ("forget", "members", "mia_forget")
+"""Beginnings of the names of the evaluation sets that hold what is forgotten. RWKU has ``mia_forget``."""
 
 
 def read_earlier(files: Sequence[str]) -> tuple[Row, ...]:

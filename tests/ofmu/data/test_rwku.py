@@ -73,6 +73,17 @@ def test_one_person_is_forgotten_and_others_are_retained(tmp_path: Path) -> None
     assert (len(few.forget), len(few.retain)) == (2, 2)
 
 
+def test_texts_of_a_person_who_is_forgotten_again_are_scored(tmp_path: Path) -> None:
+    texts = [f"{person} wrote of the sea." for person in PEOPLE] + ["A friend of Bo Marsh sings."]
+    earlier = tmp_path / "earlier.jsonl"
+    earlier.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    section = config(write_parts(tmp_path))
+    again = load_data(section.model_copy(update={"earlier": (str(earlier),)}), seed=0).evaluation
+    plain = load_data(section, seed=0).evaluation
+    assert again["mia_forget"].rows == plain["mia_forget"].rows
+    assert set(plain) - set(again) == {"mia_retain"}
+
+
 def test_the_probes_are_those_of_the_person_with_the_prompts_of_the_benchmark(tmp_path: Path) -> None:
     data = load_data(config(write_parts(tmp_path)), seed=0).evaluation
     assert list(map(len, data.values())) == [1, 1, 3, 1, 1, 2, 1]

@@ -118,9 +118,12 @@ class DeepSpeedEngine(Engine):
         target = self.space.gradient_zeros() if into is None else into
         self._product = target, scale
         try:
-            return passes(), target
+            value = passes()
         finally:
             self._product = None
+        # The twin adds whole gradients, past the space.
+        self.space.clear_frozen(target)
+        return value, target
 
     def close(self) -> None:
         """Free DeepSpeed's buffers and hooks. Destroy the process group if this engine made the group."""

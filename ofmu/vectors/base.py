@@ -125,6 +125,14 @@ class VectorSpace(ABC):
         raise NotImplementedError
         yield
 
+    def clear_frozen(self, vector: Vector) -> None:
+        """Set the elements of ``vector`` to 0 whose weights may not change. In most spaces, every weight may change.
+
+        What adds to a vector by another way than :meth:`add_gradient` and :meth:`accumulating_in` must call this
+        afterwards.
+        """
+        return None
+
     @abstractmethod
     def segments(self) -> list[Segment]:
         """Return the segments of the parameters that the local flat tensors hold, without padding."""

@@ -14,8 +14,8 @@ from ofmu.vectors.base import FlatTensor, Segment, Vector, VectorSpace
 class MaskedSpace(VectorSpace):
     """The subspace of ``inner`` in which only the weights inside the mask may change.
 
-    Gradients are zero outside the mask. So norms, clipping, moments and Hessian-vector products are those of a problem
-    in the weights inside the mask. Weight decay and rounding could still change a weight outside the mask.
+    Every vector is zero outside the mask. So norms, clipping, moments and Hessian-vector products are those of a
+    problem in the weights inside the mask. Weight decay and rounding could still change a weight outside the mask.
     :meth:`sync_model` therefore restores these weights, bit for bit, before the model uses them.
 
     Args:
@@ -89,7 +89,12 @@ class MaskedSpace(VectorSpace):
         with self._inner.accumulating_in(target, scale, first_order=first_order):
             yield
         # All vectors of this space are 0 outside the mask, so only the new gradient is removed here.
-        for part, mask in zip(target, self._mask, strict=True):
+        self.clear_frozen(target)
+
+    @torch.no_grad()
+    def clear_frozen(self, vector: Vector) -> None:
+        """Set the elements of ``vector`` outside the mask to 0."""
+        for part, mask in zip(vector, self._mask, strict=True):
             part.masked_fill_(~mask, 0.0)
 
     def segments(self) -> list[Segment]:

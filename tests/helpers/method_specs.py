@@ -107,6 +107,8 @@ def contract_specs() -> dict[str, RunSpec]:
         "hamu-retain": short_spec("hamu", priority="retain", improvement=0.05),
         "npo-drawn": short_spec("npo", retain_share=0.5, retain_draw=2),
         "npo-salient": short_spec("npo", saliency_fraction=0.5),
+        # At stage 3, exact products reach a vector by another way than gradients.
+        "ofmu-exact-salient": short_spec("ofmu", derivative="exact", similarity_weight=0.05, saliency_fraction=0.5),
         "vision-ofmu-exact": short_spec("ofmu", "vision", **EXACT),
         "vision-ofmu-salient": short_spec("ofmu", "vision", saliency_fraction=0.5),
         "vision-graddiff-salient": short_spec("graddiff", "vision", saliency_fraction=0.5),

@@ -43,4 +43,5 @@ class L1Sparse(Finetune[RowT]):
             for index, piece in space.parameter_pieces():
                 sign = space.read_parameters(index, piece).sign()
                 add_scaled_(direction.vector[index][piece], sign, weight)
+        space.clear_frozen(direction.vector)
         return direction

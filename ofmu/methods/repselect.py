@@ -243,6 +243,8 @@ class RepSelect(Method[Example]):
                 own = vector[segment.tensor].narrow(0, segment.offset, segment.length)
                 values = collapsed.reshape(-1).narrow(0, segment.start, segment.length)
                 own.copy_(values) if chosen else own.zero_()
+        # The components of a matrix inside a mask have values outside the mask too.
+        space.clear_frozen(vector)
         return math.sqrt(square)
 
     def state(self) -> dict[str, Any]:

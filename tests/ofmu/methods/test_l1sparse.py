@@ -33,3 +33,10 @@ def test_the_penalty_falls_linearly_over_the_steps(taken: int) -> None:
     # A weight that starts at 0 has a sign of its own after the first step.
     nonzero = case.start() != 0
     assert torch.allclose(penalty[nonzero], 0.3 * (1 - taken / 4) * case.start()[nonzero].sign(), atol=1e-12)
+
+
+def test_the_penalty_acts_on_the_weights_inside_the_mask_alone() -> None:
+    masked, plain = (Case("l1sparse", sparsity_weight=0.3, saliency_fraction=share) for share in (0.4, 1.0))
+    found, whole = (case.flat(case.method.direction().vector) for case in (masked, plain))
+    mask = masked.engine.space._mask[0]  # type: ignore[attr-defined]
+    assert torch.equal(found, whole * mask)

@@ -104,6 +104,15 @@ def test_the_steps_go_along_the_collapsed_gradient_until_the_loss_has_risen() ->
     assert records[1].moved_share == pytest.approx((moved.norm() / flat(target).norm()).item() * 2 / 3, rel=1e-9)
 
 
+def test_the_way_lies_inside_the_mask_and_the_record_tells_its_length() -> None:
+    method, model, target = make_method("repselect", steps=1, rise=0.5, saliency_fraction=0.3)
+    (record,) = method.rounds()
+    mask = method._context.engine.space._mask[0]
+    assert not method._direction.vector[0][~mask].any()
+    moved = flat(model) - flat(target)
+    assert record.moved_share == pytest.approx((moved.norm() / flat(target).norm()).item(), rel=1e-9)
+
+
 def test_matrices_that_no_weight_has_are_named_with_some_that_it_has() -> None:
     with pytest.raises(ConfigError, match=r"'experts' is in no name.*such as 'mlp'"):
         make_method("repselect", matrices="experts")

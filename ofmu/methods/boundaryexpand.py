@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from ofmu.config.base import NonNegativeFloat
 from ofmu.errors import ModelError
+from ofmu.losses import Loss
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction, SingleLoopConfig, SingleLoopMethod
-from ofmu.vectors.base import sum_over_ranks
+from ofmu.vectors.base import Vector, sum_over_ranks
 from ofmu.vectors.optimizers import ShardOptimizer
 from ofmu.vectors.whole import ReplicatedSpace
 from ofmu.vision.loss import ImageLoss, image_loss
@@ -84,7 +85,7 @@ class ShadowLoss:
 
 @register("boundaryexpand")
 class BoundaryExpand(SingleLoopMethod[ImageRow]):
-    """L = γ CE(forget, K + 1) + αL_r over K + 1 classes; the class K + 1 is left out of the result.
+    """L = γ CE(forget, K + 1) over K + 1 classes + αL_r over K; the class K + 1 is left out of the result.
 
     Every rank holds the whole added neuron, outside the engine. The neuron has the same update rule as the model.
     ``max_grad_norm`` does not include the neuron.
@@ -108,18 +109,29 @@ class BoundaryExpand(SingleLoopMethod[ImageRow]):
             self._shadow_space, config.update, config.lr, weight_decay=config.weight_decay
         )
         self._loss = ShadowLoss(image_loss(self.task), heads[-1], shadow)
+        self._loss_weight = 0.0
+        """γ of the last step, times the weight of the stop."""
 
     def forget_loss(self, rows: Sequence[ImageRow]) -> ShadowLoss:
         """Return the cross-entropy with the shadow class as the label of every row."""
         self._shadow_space.clear_gradient()
         return self._loss
 
+    def add_gradient(
+        self, loss: Loss[ImageRow] | None, rows: Sequence[ImageRow], into: Vector, weight: float
+    ) -> float | None:
+        """Add ``weight`` times the gradient of ``loss`` to ``into``. Keep the weight of the shadow loss."""
+        if loss is self._loss:
+            self._loss_weight = weight
+        return super().add_gradient(loss, rows, into, weight)
+
     def on_step_end(self, direction: Direction) -> None:
         """Update the shadow neuron by the global gradient, of which every rank has a part."""
         if direction.forget_loss is None:
             return  # The neuron has a gradient in L_forget alone, and that of an earlier step is out of date.
         gradient = self._shadow_space.zeros()
-        self._shadow_space.add_gradient(gradient, 1.0)
+        # The engine multiplies only the gradients of its own parameters by the weight.
+        self._shadow_space.add_gradient(gradient, self._loss_weight)
         if self.engine.world_size > 1:
             # Engines average gradients over ranks, so the engine multiplied each rank's loss by the number of ranks.
             total = sum_over_ranks(gradient[0].double().cpu()) / self.engine.world_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -25,9 +26,12 @@ def widened(case: Case) -> nn.Module:
     return model
 
 
-def run_widened(model: nn.Module, case: Case, steps: int, lr: float, gamma: float, alpha: float) -> None:
+def run_widened(
+    model: nn.Module, case: Case, steps: int, lr: float, gamma: float, alpha: float, update: str = "adamw"
+) -> None:
     forget, retain = case.task.forget_rows, case.task.retain_rows
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    rules = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    optimizer = rules[update](model.parameters(), lr=lr, weight_decay=0.0)
     added = torch.full((len(forget),), 3)
     for _ in range(steps):
         loss = gamma * cross_entropy(plain_logits(model, forget), added)
@@ -39,14 +43,29 @@ def run_widened(model: nn.Module, case: Case, steps: int, lr: float, gamma: floa
         optimizer.step()
 
 
-def test_a_run_equals_one_of_the_widened_classifier_without_the_last_output() -> None:
-    for alpha in (0.0, 0.5):
-        case = Case("boundaryexpand", steps=3, lr=0.01, forget_weight=2.0, retain_weight=alpha)
-        model = widened(case)
-        run_widened(model, case, 3, 0.01, 2.0, alpha)
-        list(case.method.rounds())
-        *body, weight, bias = model.parameters()
-        expected = torch.cat([*(p.detach().flatten() for p in body), weight[:3].flatten(), bias[:3]]).detach()
-        assert torch.allclose(case.flat(), expected, rtol=1e-7, atol=1e-10)
-        shadow = torch.cat([weight[3], bias[3:]]).detach()
-        assert torch.allclose(case.method._shadow_space.masters()[0], shadow, rtol=1e-7, atol=1e-10)
+def assert_equals_widened(case: Case, model: nn.Module) -> None:
+    *body, weight, bias = model.parameters()
+    expected = torch.cat([*(p.detach().flatten() for p in body), weight[:3].flatten(), bias[:3]]).detach()
+    assert torch.allclose(case.flat(), expected, rtol=1e-7, atol=1e-10)
+    shadow = torch.cat([weight[3], bias[3:]]).detach()
+    assert torch.allclose(case.method._shadow_space.masters()[0], shadow, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("update", ["adamw", "sgd"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_run_equals_one_of_the_widened_classifier_without_the_last_output(update: str, alpha: float) -> None:
+    case = Case("boundaryexpand", steps=3, lr=0.01, forget_weight=2.0, retain_weight=alpha, update=update)
+    model = widened(case)
+    run_widened(model, case, 3, 0.01, 2.0, alpha, update)
+    list(case.method.rounds())
+    assert_equals_widened(case, model)
+
+
+def test_the_weight_of_the_stop_acts_on_the_added_neuron_too() -> None:
+    stop = {"min_forget_loss": 3.0, "stop_penalty": 0.7}
+    case = Case("boundaryexpand", steps=1, lr=0.1, forget_weight=2.0, update="sgd", **stop)
+    model = widened(case)
+    (record,) = case.method.rounds()
+    assert 0.1 < record.stop_weight < 0.6
+    run_widened(model, case, 1, 0.1, 2.0 * record.stop_weight, 0.0, "sgd")
+    assert_equals_widened(case, model)

@@ -114,10 +114,10 @@ def measure(case: Case, *, penalty: bool) -> None:
         costs = found._engine.cost_tracker
         at, _ = found.fit_inner_step(found.phi_gradient(*case.batches))
         first = found.penalty_product(at)
-        print_row(mode, found.inner_step, found.outer_step, error(first, product, product), "", "")
+        print_row(mode, found.inner_step, found.outer_steps[at.hinge], error(first, product, product), "", "")
         before = costs.gradient_evaluations
         fitted, estimate = found.fit_outer_step(at, first, found.space.norm)
-        steps = found.inner_step, found.outer_step
+        steps = found.inner_step, found.outer_steps[at.hinge]
         wrong, cost = error(fitted, product, product), costs.gradient_evaluations - before
         print_row(f"{mode}, fitted", *steps, wrong, estimate, cost)
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from ofmu.errors import DerivativeError
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.derivatives import Derivatives
-from ofmu.methods.ofmu.points import Ascent, PhiGradient
+from ofmu.methods.ofmu.points import HINGES, Ascent, Hinge, PhiGradient
 from ofmu.vectors.base import Vector
 
 RowT = TypeVar("RowT")
@@ -23,6 +23,9 @@ _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_n
 
 class CheckedDerivatives(Generic[RowT]):
     """Fit the difference steps at the first use, and again every ``derivative_check_every`` outer steps.
+
+    The first use is that of each kind of difference: inside ∇Φ, of ∇Φ with a closed hinge, and of ∇Φ with an open one.
+    A step that suits one of them may not suit another.
 
     A fit adds gradient evaluations, which the cost tracker counts. Without a fit, the derivatives and their cost are
     those of :class:`ofmu.methods.ofmu.derivatives.Derivatives`.
@@ -50,10 +53,10 @@ class CheckedDerivatives(Generic[RowT]):
             self._set_due()
 
     def _set_due(self) -> None:
-        """Check the next difference inside ∇Φ, and the next difference of ∇Φ, if the config has such differences."""
+        """Check the next difference of each kind that the config has."""
         config = self._config
         self._inner_due = config.has_inner_differences
-        self._outer_due = config.outer_hvp_mode != "exact"
+        self._outer_due: set[Hinge] = set() if config.outer_hvp_mode == "exact" else set(HINGES)
 
     def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
         """Return ∇Φ, or p. See :meth:`ofmu.methods.ofmu.derivatives.Derivatives.phi_gradient`.
@@ -108,9 +111,9 @@ class CheckedDerivatives(Generic[RowT]):
         # A difference of ∇Φ needs ∇Φ alone at the undisplaced point.
         phi.point.release_forget_gradient()
         is_exact = self._config.plain_products_in_forward_mode and self._derivatives.is_plain_product(phi)
-        if is_exact or not (self._outer_due and phi.norm > 0):
+        if is_exact or phi.hinge not in self._outer_due or phi.norm == 0:
             return self._derivatives.penalty_product(phi, into=direction, scale=weight)
-        self._outer_due = False
+        self._outer_due.remove(phi.hinge)
 
         def size(product: Vector) -> float:
             # A small penalty weight makes an error of the product harmless.
@@ -146,13 +149,18 @@ class CheckedDerivatives(Generic[RowT]):
         """Return the fitted steps and what is still to be checked as JSON values."""
         return {
             "inner_step": self._derivatives.inner_step,
-            "outer_step": self._derivatives.outer_step,
+            "outer_steps": dict(self._derivatives.outer_steps),
             "inner_due": self._inner_due,
-            "outer_due": self._outer_due,
+            "outer_due": sorted(self._outer_due),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue with the steps of a checkpoint."""
-        self._derivatives.inner_step = float(state["inner_step"])
-        self._derivatives.outer_step = float(state["outer_step"])
-        self._inner_due, self._outer_due = bool(state["inner_due"]), bool(state["outer_due"])
+        self._set_due()
+        self._derivatives.inner_step, self._inner_due = float(state["inner_step"]), bool(state["inner_due"])
+        if "outer_steps" in state:
+            self._derivatives.outer_steps = {hinge: float(state["outer_steps"][hinge]) for hinge in HINGES}
+            self._outer_due = {hinge for hinge in HINGES if hinge in state["outer_due"]}
+        else:
+            # An older checkpoint has one step and one flag, which do not tell at which hinge a difference was checked.
+            self._derivatives.outer_steps = dict.fromkeys(HINGES, float(state["outer_step"]))

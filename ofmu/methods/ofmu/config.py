@@ -130,7 +130,8 @@ class OfmuConfig(ForgetStopConfig):
     ``penalty_weight`` and a ``stationarity_tolerance`` of 0. The first and the last outer step always have them."""
     derivative_check_every: NonNegativeInt = 20
     """Outer steps between two checks of the finite differences. A check estimates their error, and shortens their step
-    if the error is large. The first difference is always checked. 0: no further check."""
+    if the error is large. The first difference inside ∇Φ is always checked, and so are the first one of ∇Φ with an open
+    hinge and the first one with a closed hinge. 0: no further check."""
 
     @model_validator(mode="before")
     @classmethod

@@ -38,7 +38,7 @@ from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.losses import Loss
 from ofmu.methods.ofmu.config import OfmuConfig
-from ofmu.methods.ofmu.points import Ascent, PhiGradient, Place, Point, SimilarityTerm
+from ofmu.methods.ofmu.points import HINGES, Ascent, Hinge, PhiGradient, Place, Point, SimilarityTerm
 from ofmu.methods.ofmu.product_rows import ProductEngine
 from ofmu.methods.ofmu.similarity import Similarity
 from ofmu.methods.ofmu.step_size import fit_step
@@ -76,8 +76,8 @@ class Derivatives(Generic[RowT]):
         self._forget_loss, self._retain_loss = forget_loss, retain_loss
         self.inner_step = INNER_STEP[config.derivative]
         """c of the differences inside ∇Φ."""
-        self.outer_step = OUTER_STEP
-        """c of the difference of ∇Φ."""
+        self.outer_steps: dict[Hinge, float] = dict.fromkeys(HINGES, OUTER_STEP)
+        """c of the difference of ∇Φ, by the state of the hinge."""
 
     def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
         """Return ∇Φ = g_f − β·1[S > τ]·(H_f a + H_r b), or p = g_f − 1[S > τ]·c·g_r.
@@ -183,7 +183,7 @@ class Derivatives(Generic[RowT]):
     def fit_outer_step(
         self, phi: PhiGradient[RowT], product: Vector, size: Callable[[Vector], float]
     ) -> tuple[Vector, float]:
-        """Fit the step of the difference in ∇²Φ·∇Φ.
+        """Fit the step of the difference in ∇²Φ·∇Φ, for the hinge as it is in ``phi``.
 
         Args:
             phi: ∇Φ at the point.
@@ -195,11 +195,12 @@ class Derivatives(Generic[RowT]):
         """
 
         def product_at(step: float) -> Vector:
-            self.outer_step = step
+            self.outer_steps[phi.hinge] = step
             return self.penalty_product(phi)
 
-        fitted = fit_step(self.space, product_at, size, self.outer_step, product, order=2, tolerance=OUTER_TOLERANCE)
-        self.outer_step = fitted.step
+        start = self.outer_steps[phi.hinge]
+        fitted = fit_step(self.space, product_at, size, start, product, order=2, tolerance=OUTER_TOLERANCE)
+        self.outer_steps[phi.hinge] = fitted.step
         return fitted.value, fitted.error
 
     def _point(
@@ -328,7 +329,7 @@ class Derivatives(Generic[RowT]):
         """
         space = self.space
         with space.preserving_parameters() as origin:
-            step = self.outer_step * space.norm(origin) / phi.norm
+            step = self.outer_steps[phi.hinge] * space.norm(origin) / phi.norm
             for sign in (1.0, -1.0):
                 displacement = Displacement(sign * step, [(1.0, phi.gradient)])
                 space.displace(origin, displacement)

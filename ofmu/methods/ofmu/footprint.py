@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ofmu.engine.base import FORWARD_MODE_HVP_COST, HVP_COST, HVP_DERIVATIVE_COST
@@ -103,6 +104,9 @@ def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int, stopped: bool 
         total += _products(config, hinge_open) * (_checks(config, uses) * fitted)
     if config.penalty_weight and config.outer_hvp_mode != "exact":
         total += product * (_checks(config, regularized) * fitted)
+        if hinge_open and not _always_open(config):
+            # Where the hinge is closed for once, that difference is checked too.
+            total += _penalty_product(config, False) * (_checks(config, regularized, uses_per_span=2) * fitted)
     return total
 
 
@@ -113,10 +117,11 @@ def _computes_phi(config: OfmuConfig, step: int) -> bool:
     return penalised or config.stationarity_tolerance > 0 or is_recorded
 
 
-def _checks(config: OfmuConfig, uses: Sequence[int]) -> int:
-    """Return how many of the outer steps that use a difference check it: the first one in each span between checks."""
+def _checks(config: OfmuConfig, uses: Sequence[int], *, uses_per_span: int = 1) -> int:
+    """Return in how many spans between two checks so many outer steps use a difference. One of them checks it."""
     every = config.derivative_check_every
-    return len({step // every for step in uses}) if every else min(1, len(uses))
+    spans = Counter(step // every if every else 0 for step in uses)
+    return sum(count >= uses_per_span for count in spans.values())
 
 
 def _products(config: OfmuConfig, hinge_open: bool) -> Passes:

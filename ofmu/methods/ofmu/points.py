@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar, get_args
 
 from ofmu.losses import Loss
 from ofmu.methods.ofmu.similarity import Similarity
 from ofmu.vectors.base import Displacement, Term, Vector
 
 RowT = TypeVar("RowT")
+Hinge: TypeAlias = Literal["closed", "open"]
+"""The state of the hinge. ∇²Φ·∇Φ is another product in each of them."""
+HINGES: tuple[Hinge, ...] = get_args(Hinge)
 
 
 @dataclass
@@ -49,6 +52,11 @@ class PhiGradient(Generic[RowT]):
     """∇Φ, the ascent direction."""
     norm: float
     """‖∇Φ‖"""
+
+    @property
+    def hinge(self) -> Hinge:
+        """The state of the hinge by name."""
+        return "open" if self.hinge_open else "closed"
 
 
 @dataclass

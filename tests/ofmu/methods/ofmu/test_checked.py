@@ -85,7 +85,7 @@ def test_the_step_of_the_penalty_is_shortened_too():
     added = derivatives.outer_direction(phi, engine.space.zeros(), 1.0)[0]
     assert relative_error(added, expected) < 2e-2
     assert derivatives.outer_error is not None
-    assert derivatives.state()["outer_step"] < OUTER_STEP
+    assert derivatives.state()["outer_steps"]["open"] < OUTER_STEP
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
@@ -142,6 +142,53 @@ def test_a_restored_check_continues_with_its_steps():
     restored.restore(json.loads(json.dumps(derivatives.state())))
     assert relative_error(restored.phi_gradient([0], [0]).gradient[0], phi.gradient[0]) < 1e-12
     assert engine.cost_tracker.gradient_evaluations == 6
+
+
+def outer_error(derivatives: CheckedDerivatives[int], engine: TorchEngine, *, hinge_open: bool) -> float | None:
+    """Take an outer direction with the hinge in a given state. Return the estimated error, None without a check."""
+    derivatives.begin_outer_step(0)
+    inner = derivatives._derivatives
+    point = inner._point([0], [0], engine)
+    phi = inner._phi_gradient_at(point, exceeds=hinge_open, weight=0.5)
+    derivatives.outer_direction(phi, engine.space.zeros(), 1.0)
+    return derivatives.outer_error
+
+
+@pytest.mark.parametrize("first_open", [False, True])
+def test_the_first_difference_at_either_state_of_the_hinge_is_checked_and_has_its_own_step(first_open):
+    settings = {"derivative": "exact", "outer_derivative": "central", "derivative_check_every": 0}
+    derivatives, engine = checked(STIFF_F, CURVED_R, **settings)
+    alone, other_engine = checked(STIFF_F, CURVED_R, **settings)
+    assert outer_error(derivatives, engine, hinge_open=first_open) is not None
+    assert outer_error(derivatives, engine, hinge_open=first_open) is None
+    second = outer_error(derivatives, engine, hinge_open=not first_open)
+    assert second is not None
+    assert second == outer_error(alone, other_engine, hinge_open=not first_open)
+    steps, one = derivatives.state()["outer_steps"], alone.state()["outer_steps"]
+    state, other = ("closed", "open") if first_open else ("open", "closed")
+    assert (steps[state], one[other]) == (one[state], OUTER_STEP)
+    assert steps[other] < OUTER_STEP
+    assert {outer_error(derivatives, engine, hinge_open=state) for state in (False, True)} == {None}
+
+
+def test_a_restored_check_remembers_which_outer_differences_it_has_checked():
+    settings = {"derivative": "exact", "outer_derivative": "central", "derivative_check_every": 0}
+    first, engine = checked(STIFF_F, CURVED_R, **settings)
+    outer_error(first, engine, hinge_open=False)
+    restored, engine = checked(STIFF_F, CURVED_R, **settings)
+    restored.restore(json.loads(json.dumps(first.state())))
+    assert restored.state() == first.state()
+    assert outer_error(restored, engine, hinge_open=False) is None
+    assert outer_error(restored, engine, hinge_open=True) is not None
+
+
+def test_a_checkpoint_that_does_not_tell_the_outer_differences_apart_has_them_checked_again():
+    """Checkpoints had one step and one flag for both states of the hinge."""
+    derivatives, engine = checked(CURVED_F, CURVED_R, derivative="exact", outer_derivative="central")
+    derivatives.restore({"inner_step": 0.0, "outer_step": 2e-5, "inner_due": False, "outer_due": False})
+    assert derivatives.state()["outer_steps"] == {"closed": 2e-5, "open": 2e-5}
+    assert outer_error(derivatives, engine, hinge_open=True) is not None
+    assert outer_error(derivatives, engine, hinge_open=False) is not None
 
 
 def test_exact_products_are_not_checked():

@@ -102,11 +102,10 @@ def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int, stopped: bool 
     if _has_differences(config) and hinge_open:
         uses = sorted({*with_phi, *(regularized if config.inner_steps and not stopped else ())})
         total += _products(config, hinge_open) * (_checks(config, uses) * fitted)
-    if config.penalty_weight and config.outer_hvp_mode != "exact":
-        total += product * (_checks(config, regularized) * fitted)
-        if hinge_open and not _always_open(config):
-            # Where the hinge is closed for once, that difference is checked too.
-            total += _penalty_product(config, False) * (_checks(config, regularized, uses_per_span=2) * fitted)
+    total += _outer_difference(config, hinge_open) * (_checks(config, regularized) * fitted)
+    if hinge_open and not _always_open(config):
+        # Where the hinge is closed for once, that difference is checked too.
+        total += _outer_difference(config, False) * (_checks(config, regularized, uses_per_span=2) * fitted)
     return total
 
 
@@ -122,6 +121,13 @@ def _checks(config: OfmuConfig, uses: Sequence[int], *, uses_per_span: int = 1) 
     every = config.derivative_check_every
     spans = Counter(step // every if every else 0 for step in uses)
     return sum(count >= uses_per_span for count in spans.values())
+
+
+def _outer_difference(config: OfmuConfig, hinge_open: bool) -> Passes:
+    """Return the passes of ∇²Φ·∇Φ where it is a difference, which a check repeats. An exact product is not checked."""
+    is_plain = not hinge_open or config.decorrelation == "projection"
+    is_exact = config.outer_hvp_mode == "exact" or (is_plain and config.plain_products_in_forward_mode)
+    return Passes() if is_exact or config.penalty_weight == 0 else _penalty_product(config, hinge_open)
 
 
 def _products(config: OfmuConfig, hinge_open: bool) -> Passes:

@@ -60,7 +60,17 @@ CASES: dict[str, dict[str, Any]] = {
     "ofmu exact, products on a share": {
         "name": "ofmu", "similarity_threshold": -1.0, "derivative": "exact", "product_share": 0.25, **OFMU,
     },
+    "ofmu forward mode": {
+        "name": "ofmu", "similarity_threshold": -1.0, "derivative": "reverse_over_forward", **OFMU,
+    },
+    "ofmu projection, forward mode": {
+        "name": "ofmu", "decorrelation": "projection", "similarity_threshold": -1.0,
+        "derivative": "reverse_over_forward", **OFMU,
+    },
     "ofmu none": {"name": "ofmu", "decorrelation": "none", **OFMU},
+    "ofmu none, forward mode": {
+        "name": "ofmu", "decorrelation": "none", "derivative": "reverse_over_forward", **OFMU,
+    },
     "ofmu none, no penalty": {"name": "ofmu", "decorrelation": "none", "penalty_weight": 0, **OFMU},
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ term.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -82,8 +83,8 @@ class StopState:
 class ForgetStop(Generic[RowT]):
     """Measures L_f on the minibatches of the forget rows, and gives the weight of the forget term.
 
-    The rows are those of the task, also where a method forgets by other answers. Each measurement costs one forward
-    pass.
+    The rows have the task's own answers, also where a method forgets by other answers. Each measurement costs one
+    forward pass.
 
     Args:
         context: the inputs of the run.
@@ -94,19 +95,23 @@ class ForgetStop(Generic[RowT]):
         assert config.min_forget_loss is not None
         self._engine, self._loss = context.engine, context.task.loss
         self._config, self._level = config, config.min_forget_loss
-        # The name of the method's own forget minibatches: both draw the same rows, if the method forgets them all.
+        # The name of a method's own forget minibatches: both draw the same rows, if the method draws the task's own and
+        # draws them once a step.
         self._sampler = context.minibatches(context.task.forget_rows, config, "forget")
         self.multiplier = 0.0
         """λ"""
         self._measured: list[tuple[float, float]] = []
 
-    def next_weight(self) -> float:
+    def next_weight(self, rows: Sequence[RowT] | None = None) -> float:
         """Return w for the next minibatch, and update λ; collective.
+
+        Args:
+            rows: the minibatch, if it is of the task's own rows. None: the stop draws a minibatch itself.
 
         Raises:
             NonFiniteLossError: L_f is NaN or infinite.
         """
-        loss = self._measure()
+        loss = self._measure(self._sampler.draw() if rows is None else rows)
         weight = self._weight(loss)
         self._measured.append((loss, weight))
         return weight
@@ -120,9 +125,9 @@ class ForgetStop(Generic[RowT]):
         self.multiplier = max(0.0, self.multiplier + config.multiplier_step * missing)
         return weight
 
-    def _measure(self) -> float:
-        """Return the mean loss of the next minibatch: over answer tokens, or over images."""
-        rows, loss = self._sampler.draw(), self._loss
+    def _measure(self, rows: Sequence[RowT]) -> float:
+        """Return the mean loss of a minibatch: over answer tokens, or over images."""
+        loss = self._loss
         tokens = sum(loss.tokens(row) for row in rows)
         means = self._engine.row_values(
             lambda module, part, device: [*loss.row_means(module, part, device)], rows, tokens

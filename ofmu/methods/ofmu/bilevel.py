@@ -214,7 +214,7 @@ class OFMU(Method[RowT]):
         :mod:`ofmu.methods.forget_stop`.
         """
         forget_rows, retain_rows = self._forget_sampler.draw(), self._retain_sampler.draw()
-        weight = 1.0 if self._stop is None else self._stop.next_weight()
+        weight = 1.0 if self._stop is None else self._stop.next_weight(forget_rows)
         if weight == 0:
             return
         regularizes = self._config.regularizes(self._outer_steps)

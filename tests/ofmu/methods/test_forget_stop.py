@@ -15,6 +15,7 @@ from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
 from ofmu.methods.base import Context
 from ofmu.methods.build import build_method
+from ofmu.methods.ofmu.checked import CheckedDerivatives
 from ofmu.methods.registry import method_class, method_config
 from ofmu.testing import RunOutcome, run
 from ofmu.testing.task import MemoryTask
@@ -150,6 +151,28 @@ def test_the_ascent_of_ofmu_is_switched_off_and_its_rate_has_the_weight() -> Non
     weight = halved.records[0]["stop_weight"]
     assert 0.5 < weight < 1.5
     assert same_weights(halved, run(short_spec("ofmu", **{**once, "inner_lr_scale": weight})))
+
+
+def test_ofmu_measures_the_rows_that_the_step_ascends(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Sequence[Any]] = []
+    ascended: list[Sequence[Any]] = []
+    row_values, ascent = TorchEngine.row_values, CheckedDerivatives.ascent
+
+    def measuring(self: Any, compute: Any, rows: Sequence[Any], tokens: int) -> list[float]:
+        measured.append(rows)
+        return row_values(self, compute, rows, tokens)
+
+    def ascending(self: Any, forget_rows: Sequence[Any], retain_rows: Sequence[Any], *, decorrelates: bool) -> Any:
+        ascended.append(forget_rows)
+        return ascent(self, forget_rows, retain_rows, decorrelates=decorrelates)
+
+    monkeypatch.setattr(TorchEngine, "row_values", measuring)
+    monkeypatch.setattr(CheckedDerivatives, "ascent", ascending)
+    # The outer step draws forget rows too, so the second round begins elsewhere in the order of the rows.
+    settings = {"decorrelation": "none", "penalty_weight": 0.0, "outer_steps": 3}
+    run(short_spec("ofmu", min_forget_loss=1e3, forget_stop="switch", **settings))
+    assert len(ascended) == 6
+    assert measured == ascended
 
 
 @pytest.mark.parametrize(

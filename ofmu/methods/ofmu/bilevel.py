@@ -59,7 +59,8 @@ class OuterRecord:
     hinge_open: bool | None
     """Whether g_f was decorrelated from g_r."""
     phi_norm: float | None
-    """‖∇Φ‖, the stationarity residual. With the decorrelation ``projection``: ‖p‖."""
+    """‖∇Φ‖, the stationarity residual. With the decorrelation ``projection``: ‖p‖. Between the rounds of
+    ``regularization_interval``: ‖g_f‖."""
     forget_gradient_norm: float | None
     """‖g_f‖"""
     retain_gradient_norm: float
@@ -195,7 +196,7 @@ class OFMU(Method[RowT]):
                     f"Outer step {self._outer_steps + 1} of {config.outer_steps} failed because {error}: "
                     "lower method.inner_lr, outer_lr, inner_steps or penalty_weight"
                 ) from error
-            self.stationary = record.phi_norm is not None and record.phi_norm <= config.stationarity_tolerance
+            self.stationary = record.phi_norm is not None and self._is_stationary(record.phi_norm)
             yield record
         self._warn_if_never_decorrelated()
 
@@ -206,6 +207,11 @@ class OFMU(Method[RowT]):
             task = self._task
             self._found_rates = find_rates(self._engine, self._config, task.loss, task.forget_rows, task.retain_rows)
         return self._found_rates
+
+    def _is_stationary(self, phi_norm: float) -> bool:
+        """Return whether the residual of the outer step just taken is within the tolerance."""
+        config = self._config
+        return config.ascends_phi(self._outer_steps - 1) and phi_norm <= config.stationarity_tolerance
 
     def _inner_step(self) -> None:
         """θ ← θ + w η_in ∇Φ(θ), on fresh minibatches. w is 1, or the weight of the stop. At w = 0, ∇Φ is not computed.
@@ -238,8 +244,9 @@ class OFMU(Method[RowT]):
         """θ ← θ − η_out (g_r + 2ρ_k ∇²Φ(θ)·∇Φ(θ)), on fresh minibatches, from where the inner loop ended."""
         forget_rows, retain_rows = self._forget_sampler.draw(), self._retain_sampler.draw()
         phi: PhiGradient[RowT] | None = None
-        if self._needs_phi():
-            phi = self._derivatives.phi_gradient(forget_rows, retain_rows)
+        if self._config.computes_phi(self._outer_steps):
+            regularizes = self._config.regularizes(self._outer_steps)
+            phi = self._derivatives.phi_gradient(forget_rows, retain_rows, decorrelates=regularizes)
             self._hinge_was_open |= phi.hinge_open
             retain_loss, (direction, norm) = phi.point.retain_loss, self._outer_direction(phi)
             retain_norm = phi.point.similarity.retain_norm
@@ -251,12 +258,6 @@ class OFMU(Method[RowT]):
         record = self._record(phi, retain_loss, retain_norm, norm)
         self._increase_penalty()
         return record
-
-    def _needs_phi(self) -> bool:
-        """Whether this outer step computes ∇Φ: for the penalty, for the test of stationarity, or for the record."""
-        config, done = self._config, self._outer_steps
-        is_recorded = done % config.diagnostics_every == 0 or done + 1 == config.outer_steps
-        return self._has_penalty() or config.stationarity_tolerance > 0 or is_recorded
 
     def _has_penalty(self) -> bool:
         """Whether this outer step descends on the penalty."""

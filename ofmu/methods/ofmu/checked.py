@@ -58,14 +58,16 @@ class CheckedDerivatives(Generic[RowT]):
         self._inner_due = config.has_inner_differences
         self._outer_due: set[Hinge] = set() if config.outer_hvp_mode == "exact" else set(HINGES)
 
-    def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
-        """Return ∇Φ, or p. See :meth:`ofmu.methods.ofmu.derivatives.Derivatives.phi_gradient`.
+    def phi_gradient(
+        self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], *, decorrelates: bool = True
+    ) -> PhiGradient[RowT]:
+        """Return ∇Φ, or p, or g_f. See :meth:`ofmu.methods.ofmu.derivatives.Derivatives.phi_gradient`.
 
         Raises:
             NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
             DerivativeError: the estimated error of ∇Φ is above :data:`LARGEST_ERROR`.
         """
-        phi = self._derivatives.phi_gradient(forget_rows, retain_rows)
+        phi = self._derivatives.phi_gradient(forget_rows, retain_rows, decorrelates=decorrelates)
         if self._inner_due and phi.hinge_open:
             self._inner_due = False
             phi, self.inner_error = self._derivatives.fit_inner_step(phi)

@@ -109,8 +109,9 @@ class OfmuConfig(ForgetStopConfig):
     """Upper bound of ρ_k. None: no bound."""
     regularization_interval: PositiveInt = 1
     """m: decorrelation and penalty act in every m-th outer step and in the inner steps before it, beginning with the
-    first. The other rounds cost as little as those of ``first_order``. ρ_k stays as it is. 1: in all of them (the
-    paper). The idea is the lazy regularisation of StyleGAN2 (arXiv 1912.04958, section 3.1)."""
+    first. The other rounds cost as little as those of ``first_order``, and their records say what those of
+    ``first_order`` say: Φ is L_f there. ρ_k stays as it is. 1: in all of them (the paper). The idea is the lazy
+    regularisation of StyleGAN2 (arXiv 1912.04958, section 3.1)."""
     derivative: Literal["central", "forward", "reverse_over_forward", "exact"] = "central"
     """How the Hessian-vector products in ∇Φ are computed. ``central`` and ``forward``: finite differences of gradients.
     ``reverse_over_forward``: exact, by a backward pass through a derivative in forward mode. ``exact``: exact, by
@@ -124,10 +125,12 @@ class OfmuConfig(ForgetStopConfig):
     """Share of a minibatch's rows, the first ones, on which Hessian-vector products are computed. Such a product counts
     as that share of its gradient evaluations. g_f, g_r and S are of all rows. 1: all rows (the paper)."""
     stationarity_tolerance: NonNegativeFloat = 0.0
-    """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run stops early only if ∇Φ vanishes."""
+    """The run stops when ‖∇Φ‖ at an outer step is at most this value. 0: the run stops early only if ∇Φ vanishes. The
+    residual must be that of the whole Φ: with decorrelation, only the rounds of ``regularization_interval`` test it."""
     diagnostics_every: PositiveInt = 10
     """Outer steps between two records of L_f, S and ‖∇Φ‖ where the outer step needs g_r alone: with a
-    ``penalty_weight`` and a ``stationarity_tolerance`` of 0. The first and the last outer step always have them."""
+    ``penalty_weight`` and a ``stationarity_tolerance`` of 0, and between the rounds of ``regularization_interval``,
+    where ‖g_f‖ takes the place of ‖∇Φ‖. The first and the last outer step always have them."""
     derivative_check_every: NonNegativeInt = 20
     """Outer steps between two checks of the finite differences. A check estimates their error, and shortens their step
     if the error is large. The first difference inside ∇Φ is always checked, and so are the first one of ∇Φ with an open
@@ -188,6 +191,20 @@ class OfmuConfig(ForgetStopConfig):
     def regularizes(self, outer_steps_taken: int) -> bool:
         """Return whether decorrelation and penalty act in the round after so many outer steps."""
         return outer_steps_taken % self.regularization_interval == 0
+
+    def ascends_phi(self, outer_steps_taken: int) -> bool:
+        """Return whether the round after so many outer steps ascends the whole Φ. Without decorrelation, Φ is L_f."""
+        return self.regularizes(outer_steps_taken) or not self.decorrelates
+
+    def computes_phi(self, outer_steps_taken: int) -> bool:
+        """Return whether the outer step after so many others computes ∇Φ. The others compute g_r alone.
+
+        ∇Φ is computed for the penalty, for the test of stationarity, and for the record.
+        """
+        is_penalised = self.penalty_weight > 0 and self.regularizes(outer_steps_taken)
+        is_tested = self.stationarity_tolerance > 0 and self.ascends_phi(outer_steps_taken)
+        is_last = outer_steps_taken + 1 == self.outer_steps
+        return is_penalised or is_tested or is_last or outer_steps_taken % self.diagnostics_every == 0
 
     @property
     def needs_double_backward(self) -> bool:

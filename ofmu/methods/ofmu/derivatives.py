@@ -79,18 +79,22 @@ class Derivatives(Generic[RowT]):
         self.outer_steps: dict[Hinge, float] = dict.fromkeys(HINGES, OUTER_STEP)
         """c of the difference of ∇Φ, by the state of the hinge."""
 
-    def phi_gradient(self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT]) -> PhiGradient[RowT]:
+    def phi_gradient(
+        self, forget_rows: Sequence[RowT], retain_rows: Sequence[RowT], *, decorrelates: bool = True
+    ) -> PhiGradient[RowT]:
         """Return ∇Φ = g_f − β·1[S > τ]·(H_f a + H_r b), or p = g_f − 1[S > τ]·c·g_r.
 
         Args:
             forget_rows: global minibatch of D_f.
             retain_rows: global minibatch of D_r.
+            decorrelates: False: the hinge stays closed, whatever the config says.
 
         Raises:
             NonFiniteLossError: a loss or ‖∇Φ‖ is NaN or infinite.
         """
         point = self._point(forget_rows, retain_rows, self._engine)
-        exceeds = self._config.decorrelates and point.similarity.value > self._config.similarity_threshold
+        exceeds = point.similarity.value > self._config.similarity_threshold
+        exceeds &= decorrelates and self._config.decorrelates
         return self._phi_gradient_at(point, exceeds=exceeds, weight=self._beta(point.similarity))
 
     def forget_ascent(self, forget_rows: Sequence[RowT]) -> Ascent:

@@ -91,29 +91,24 @@ def _passes(config: OfmuConfig, *, hinge_open: bool, fitted: int, stopped: bool 
     if steps == 0:
         return Passes()
     regularized = [step for step in range(steps) if config.regularizes(step)]
-    with_phi = [step for step in range(steps) if _computes_phi(config, step)]
+    with_phi = [step for step in range(steps) if config.computes_phi(step)]
+    with_products = [step for step in with_phi if config.regularizes(step)]
     ascents = Passes(forget=1) * (steps - len(regularized))
     ascents += (_similarity(config, hinge_open) if config.decorrelates else Passes(forget=1)) * len(regularized)
     total = Passes() if stopped else ascents * config.inner_steps
     total += Passes(forget_forward=int(config.has_forget_stop)) * (config.inner_steps * steps)
-    total += _similarity(config, hinge_open) * len(with_phi) + Passes(retain=1) * (steps - len(with_phi))
+    total += Passes(forget=1) * len(with_phi) + Passes(retain=1) * steps
+    total += _products(config, hinge_open) * len(with_products)
     product = _penalty_product(config, hinge_open) if config.penalty_weight else Passes()
     total += product * len(regularized)
     if _has_differences(config) and hinge_open:
-        uses = sorted({*with_phi, *(regularized if config.inner_steps and not stopped else ())})
+        uses = sorted({*with_products, *(regularized if config.inner_steps and not stopped else ())})
         total += _products(config, hinge_open) * (_checks(config, uses) * fitted)
     total += _outer_difference(config, hinge_open) * (_checks(config, regularized) * fitted)
     if hinge_open and not _always_open(config):
         # Where the hinge is closed for once, that difference is checked too.
         total += _outer_difference(config, False) * (_checks(config, regularized, uses_per_span=2) * fitted)
     return total
-
-
-def _computes_phi(config: OfmuConfig, step: int) -> bool:
-    """Return whether the outer step after ``step`` others computes ∇Φ. The others compute g_r alone."""
-    penalised = config.penalty_weight > 0 and config.regularizes(step)
-    is_recorded = step % config.diagnostics_every == 0 or step + 1 == config.outer_steps
-    return penalised or config.stationarity_tolerance > 0 or is_recorded
 
 
 def _checks(config: OfmuConfig, uses: Sequence[int], *, uses_per_span: int = 1) -> int:

@@ -283,6 +283,51 @@ def test_between_two_regularized_rounds_a_run_is_a_first_order_run() -> None:
     assert products == 2 * 2 * HVP_COST
 
 
+def test_the_record_of_a_round_between_is_that_of_a_first_order_round() -> None:
+    """Six evaluations for the direction of a regularized round, and two for the point of a recorded round between."""
+    recorded = {"outer_steps": 4, "inner_steps": 0, "penalty_weight": 0.0, "diagnostics_every": 1}
+    run = make_run(similarity_weight=0.1, regularization_interval=2, derivative="exact", **recorded)
+    records = list(run.rounds())
+    assert [record.hinge_open for record in records] == [True, False, True, False]
+    assert run._engine.cost_tracker.gradient_evaluations == 2 * (2 + 2 * HVP_COST) + 2 * 2
+    # Without an inner step and without a penalty, both runs go the same way.
+    assert records[1::2] == list(make_run(**recorded).rounds())[1::2]
+
+
+def test_what_a_round_between_records_does_not_tell_that_decorrelation_acted() -> None:
+    settings = {"decorrelation": "projection", "regularization_interval": 2, "diagnostics_every": 1}
+
+    def tilted(x: Tensor) -> Tensor:
+        return bowl(x) + 3 * x[1]
+
+    # Each inner step doubles x, so S rises to 0.77 in the first round and to 0.95 in the second.
+    run = make_run(
+        bowl, tilted, outer_steps=2, inner_steps=1, inner_lr=1.0, outer_lr=1e-9, penalty_weight=0.0,
+        similarity_threshold=0.9, **settings,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="method.decorrelation projection had no effect"):
+        records = list(run.rounds())
+    assert records[0].similarity < 0.9 < records[1].similarity
+
+
+def test_stationarity_is_tested_where_phi_acts_and_costs_nothing_between() -> None:
+    settings = {"decorrelation": "projection", "penalty_weight": 0.0, "inner_lr": 0.1, "outer_lr": 1e-3}
+    run = make_run(
+        outer_steps=500, inner_steps=1, regularization_interval=5, stationarity_tolerance=1e-2, diagnostics_every=3,
+        **settings,
+    )  # fmt: skip
+    records = list(run.rounds())
+    assert run.stationary
+    assert records[-1].outer_step % 5 == 1
+    assert records[-1].phi_norm <= 1e-2
+    tested = [record for record in records[:-1] if record.outer_step % 5 == 1]
+    assert all(record.phi_norm > 1e-2 for record in tested)
+    between = [record for record in records if record.outer_step % 5 != 1]
+    # A recorded round between has ‖g_f‖, and the others have none.
+    assert {record.phi_norm is None for record in between} == {record.outer_step % 3 != 1 for record in between}
+    assert all(record.phi_norm in (None, record.forget_gradient_norm) for record in between)
+
+
 def test_every_round_is_regularized_unless_an_interval_says_otherwise() -> None:
     assert [OfmuConfig().regularizes(step) for step in range(3)] == [True] * 3
     assert [OfmuConfig(regularization_interval=2).regularizes(step) for step in range(4)] == [True, False] * 2

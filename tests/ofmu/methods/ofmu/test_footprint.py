@@ -24,6 +24,26 @@ def long_fit(
     return FittedStep(start, 0.0, at_start)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"diagnostics_every": 1},
+        {"stationarity_tolerance": 1e-12},
+        {"penalty_weight": 0.0, "stationarity_tolerance": 1e-12},
+        {"decorrelation": "projection", "diagnostics_every": 2},
+        {"decorrelation": "none", "stationarity_tolerance": 1e-12},
+        {"decorrelation": "none", "penalty_weight": 0.0, "stationarity_tolerance": 1e-12, "diagnostics_every": 4},
+    ],
+    ids=str,
+)
+def test_a_run_that_regularizes_every_third_round_takes_the_declared_passes(settings: dict[str, Any]) -> None:
+    always_open = {"similarity_threshold": -1.0, "similarity_weight": 0.05}
+    spec = short_spec("ofmu", outer_steps=5, inner_steps=1, regularization_interval=3, **always_open, **settings)
+    least, _ = passes(spec.method)
+    assert run(spec).gradient_evaluations == least.gradient_evaluations
+
+
 @pytest.mark.parametrize("decorrelation", ["cosine", "projection"])
 def test_a_run_whose_hinge_opens_late_and_whose_fits_are_long_takes_the_most_passes_or_fewer(
     decorrelation: str, monkeypatch: pytest.MonkeyPatch

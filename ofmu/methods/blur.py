@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+from ofmu.config.base import NonNegativeFloat
 from ofmu.methods import register
 from ofmu.methods.npo import NPO, NpoConfig
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, Direction
-from ofmu.vectors.held import HeldVectors
+from ofmu.vectors.held import HeldVectors, Passes
 
 
 class BlurConfig(NpoConfig):
@@ -17,6 +18,9 @@ class BlurConfig(NpoConfig):
     own_direction: ClassVar[bool] = True
     name: Literal["blur"] = "blur"  # type: ignore[assignment]
     """Selects BLUR."""
+    forget_weight: NonNegativeFloat = 1.0
+    """γ, the weight of L_forget. At 0, L_forget is computed all the same, since the retain part is orthogonal to its
+    gradient."""
 
 
 @register("blur")
@@ -38,9 +42,17 @@ class BLUR(NPO):
 
     @classmethod
     def held_vectors(cls, config: Any) -> HeldVectors:
-        """Return the vectors of one loop; the direction is made from g_f and g_r."""
+        """Return the vectors of one loop; the direction is made from g_f and g_r, if g_r has a weight."""
         held = super().held_vectors(config)
-        return replace(held, in_pass=2, between=3)
+        return replace(held, in_pass=2, between=3) if config.retain_weight > 0 else held
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return the passes of one loop. The retain part needs g_f, whatever the weight of g_f."""
+        least, most = super().passes(config, forget_rows, retain_rows)
+        if config.retain_weight == 0:
+            return least, most
+        return replace(least, forget=config.steps), replace(most, forget=config.steps)
 
     def direction(self) -> Direction:
         """Return γ g_f + α (g_r − c g_f) with c = <g_f, g_r>/‖g_f‖²."""

@@ -38,6 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
     "influence on drawn rows": {"name": "influence", "fisher_rows": 4, "retain_share": 0.3},
     "clipped": {"name": "graddiff", "max_grad_norm": 1e-6},
     "sgd": {"name": "graddiff", "update": "sgd"},
+    "blur at forget_weight 0": {"name": "blur", "forget_weight": 0.0},
+    "blur at retain_weight 0": {"name": "blur", "retain_weight": 0.0},
     "kl": {"name": "npo", "retain_loss": "kl"},
     "stop": {"name": "klmin", "min_forget_loss": 4.15, "stop_penalty": 20.0},
     "stop, met": {"name": "graddiff", "min_forget_loss": 1e-3},

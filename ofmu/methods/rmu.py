@@ -86,7 +86,8 @@ class RMU(SingleLoopMethod[Example]):
     """L = γ MSE(h(forget), c) + α MSE(h(retain), h_0(retain)), h the output of one block, c = coefficient·u/‖u‖.
 
     The seed draws u ~ U(0, 1)^d once. h_0 are the target's hidden states. Only answer tokens count. All parameters up
-    to the block are trained, where the authors train a few matrices. The parameters behind the block never change.
+    to the block are trained, where the authors train a few matrices. The parameters behind the block never change but
+    for weight decay.
     """
 
     Config = RmuConfig

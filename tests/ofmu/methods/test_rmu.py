@@ -71,7 +71,16 @@ def test_retain_loss_is_the_mean_squared_distance_from_the_targets_states() -> N
     assert torch.equal(flat(model), moved)
 
 
-def test_parameters_behind_the_block_never_change() -> None:
+def test_parameters_behind_the_block_change_by_weight_decay_alone() -> None:
+    rate, decay = 1e-3, 0.1
+    method, model, target = make_method("rmu", layer=0, lr=rate, weight_decay=decay, steps=1)
+    list(method.rounds())
+    for (name, now), before in zip(model.named_parameters(), target.parameters(), strict=True):
+        if name.startswith(("model.layers.1", "lm_head", "model.norm")):
+            torch.testing.assert_close(now, before * (1 - rate * decay), rtol=1e-12, atol=0)
+
+
+def test_parameters_behind_the_block_never_change_without_weight_decay() -> None:
     method, model, target = make_method("rmu", layer=0)
     list(method.rounds())
     moved = {

@@ -106,6 +106,8 @@ class Method(ABC, Generic[RowT]):
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes] | None:
         """Return the fewest and the most passes of a run under ``config``. None: the method does not say.
 
+        The passes of the constructor count, and those of a saliency mask do not.
+
         Args:
             config: the config of the method.
             forget_rows: number of rows to forget.

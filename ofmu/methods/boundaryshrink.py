@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ from ofmu.engine.base import RowFunction
 from ofmu.methods import register
 from ofmu.methods.base import Context
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
+from ofmu.vectors.held import Passes
 from ofmu.vision.loss import ImageLoss, image_loss
 from ofmu.vision.rows import ImageRow
 
@@ -46,6 +48,13 @@ class BoundaryShrink(SingleLoopMethod[ImageRow]):
         "retain_weight": {"low": 0.0, "high": 5.0},
     }
     published: ClassVar = {"radius": 0.1, "retain_weight": 0.0, "update": "sgd", "lr": 1e-5}
+
+    @classmethod
+    def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
+        """Return the passes of one loop, and those of the attack."""
+        least, most = super().passes(config, forget_rows, retain_rows)
+        attack = Passes(forget_forward=math.ceil(forget_rows / config.batch_size))
+        return least + attack, most + attack
 
     def __init__(self, context: Context[ImageRow], config: BoundaryShrinkConfig) -> None:
         super().__init__(context, config)

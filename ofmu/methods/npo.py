@@ -54,6 +54,7 @@ class NPO(TokenLossMethod):
     source = "Zhang et al., arXiv 2404.05868, equation 3"
     space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
     published: ClassVar = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
+    answers_measured_first = 1
     config: NpoConfig
 
     def __init__(self, context: Context[Example], config: NpoConfig) -> None:

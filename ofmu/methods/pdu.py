@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
@@ -85,8 +86,10 @@ class PDU(SingleLoopMethod[Example]):
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
-        """Return one gradient evaluation of each loss per step, whatever its weight."""
+        """Return one gradient evaluation of each loss per step, whatever its weight, and the passes that give ε."""
+        measured = min(MEASURED_ROWS, retain_rows) if config.epsilon is None else 0
         total = Passes(forget=1, retain=1) * config.steps
+        total += Passes(retain_forward=math.ceil(measured / config.batch_size))
         return total, total
 
     def __init__(self, context: Context[Example], config: PduConfig) -> None:
@@ -100,7 +103,7 @@ class PDU(SingleLoopMethod[Example]):
         rows = list(self.task.retain_rows)
         if len(rows) > MEASURED_ROWS:
             rows = random.Random(f"{self.context.seed}/pdu").sample(rows, MEASURED_ROWS)
-        nll = answer_nll_per_row(self.engine, rows, self.task.loss.pad_id)
+        nll = answer_nll_per_row(self.engine, rows, self.task.loss.pad_id, self.config.batch_size)
         return sum(nll) / sum(row.answer_length for row in rows)
 
     def forget_loss(self, rows: Sequence[Example]) -> FlatteningLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -155,10 +156,19 @@ def row_tensor(values: Mapping[int, float], rows: Sequence[Example], like: Tenso
     return torch.tensor([values[id(row)] for row in rows], dtype=like.dtype, device=like.device)
 
 
-def answer_nll_per_row(engine: Engine, rows: Sequence[Example], pad_id: int) -> list[float]:
-    """Return the summed NLL of each answer in nats at the current parameters, on every rank; collective."""
-    tokens = sum(len(row.input_ids) for row in rows)
-    return engine.row_values(lambda module, batch, device: [*answer_nll(module, batch, pad_id, device)], rows, tokens)
+def answer_nll_per_row(engine: Engine, rows: Sequence[Example], pad_id: int, batch_size: int) -> list[float]:
+    """Return the summed NLL of each answer in nats at the current parameters, on every rank; collective.
+
+    The rows are read in minibatches of ``batch_size``, as in a step. One pass over all rows may exceed the memory.
+    """
+    found: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        tokens = sum(len(row.input_ids) for row in batch)
+        found += engine.row_values(
+            lambda module, own, device: [*answer_nll(module, own, pad_id, device)], batch, tokens
+        )
+    return found
 
 
 class TokenLossMethod(SingleLoopMethod[Example]):
@@ -167,6 +177,8 @@ class TokenLossMethod(SingleLoopMethod[Example]):
     tasks = frozenset({"language"})
     needs_target_logits: ClassVar[bool] = False
     """Whether :meth:`forget_loss` uses the target's logits. θ_0 is then kept in memory whatever the retain loss."""
+    answers_measured_first: ClassVar[int] = 0
+    """Answers to each forget row whose NLL under the target the constructor computes."""
     config: TokenLossConfig
     task: TextTask
 
@@ -191,8 +203,13 @@ class TokenLossMethod(SingleLoopMethod[Example]):
 
     @classmethod
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
-        """Return the passes of one loop, and the target's. Passes before the first step do not count."""
+        """Return the passes of one loop, and the target's. What the target writes before the first step does not count.
+
+        Whether the target writes anything depends on the rows.
+        """
         least, most = super().passes(config, forget_rows, retain_rows)
+        first = Passes(forget_forward=math.ceil(cls.answers_measured_first * forget_rows / config.batch_size))
+        least, most = least + first, most + first
         forget = config.steps if cls.needs_target_logits and config.forget_weight > 0 else 0
         retain = Passes(retain_forward=config.steps if cls._uses_divergence(config) else 0)
         # The target does not run on the forget rows of a step that the stop has ended.
@@ -233,4 +250,5 @@ class TokenLossMethod(SingleLoopMethod[Example]):
 
         In a constructor, the current parameters are those of the target.
         """
-        return dict(zip(map(id, rows), answer_nll_per_row(self.engine, rows, self.pad_id), strict=True))
+        found = answer_nll_per_row(self.engine, rows, self.pad_id, self.config.batch_size)
+        return dict(zip(map(id, rows), found, strict=True))

@@ -53,7 +53,8 @@ class BoundaryShrink(SingleLoopMethod[ImageRow]):
     def passes(cls, config: Any, forget_rows: int, retain_rows: int) -> tuple[Passes, Passes]:
         """Return the passes of one loop, and those of the attack."""
         least, most = super().passes(config, forget_rows, retain_rows)
-        attack = Passes(forget_forward=math.ceil(forget_rows / config.batch_size))
+        batches = math.ceil(forget_rows / config.batch_size)
+        attack = Passes(forget=batches, forget_forward=batches)
         return least + attack, most + attack
 
     def __init__(self, context: Context[ImageRow], config: BoundaryShrinkConfig) -> None:
@@ -62,6 +63,8 @@ class BoundaryShrink(SingleLoopMethod[ImageRow]):
         labels: dict[int, int] = {}
         for start in range(0, len(self.forget_rows()), config.batch_size):
             rows = self.forget_rows()[start : start + config.batch_size]
+            # The engine counts the pass of the attacked images. The gradient by the pixels costs a pass like any other.
+            self.engine.cost_tracker.count(1, len(rows))
             classes = self.engine.row_values(nearest_classes(loss, config.radius), rows, len(rows))
             labels.update((id(row), int(label)) for row, label in zip(rows, classes, strict=True))
         self._relabelled = loss.relabelled(labels)

@@ -42,6 +42,13 @@ def test_the_direction_is_the_gradient_with_those_labels() -> None:
 
 def test_the_published_method_uses_no_retain_row() -> None:
     case = Case("boundaryshrink")
+    before = case.engine.cost_tracker.gradient_evaluations
     direction = case.method.direction()
     assert direction.retain_loss is None
-    assert case.engine.cost_tracker.gradient_evaluations == 1
+    assert case.engine.cost_tracker.gradient_evaluations == before + 1
+
+
+def test_each_batch_of_the_attack_counts_as_a_gradient_and_a_forward_evaluation() -> None:
+    # 8 images in batches of 3.
+    costs = Case("boundaryshrink", batch_size=3).engine.cost_tracker
+    assert (costs.gradient_evaluations, costs.forward_evaluations, costs.tokens) == (3, 3, 2 * 8)

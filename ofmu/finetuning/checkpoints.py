@@ -91,12 +91,12 @@ class TrainingCheckpoints:
 
 
 class ParameterSpace(VectorSpace):
-    """The space of a module's parameters where they are: one flat tensor each, which shares the parameter's storage."""
+    """The space of a module's trainable parameters where they are: one flat tensor each, in the parameter's storage."""
 
     replicated = True
 
     def __init__(self, model: nn.Module) -> None:
-        self._named = list(model.named_parameters())
+        self._named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
 
     @property
     def parameters(self) -> list[nn.Parameter]:

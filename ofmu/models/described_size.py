@@ -23,8 +23,10 @@ _TRAINING_COPIES = 4
 
 def check_described_size(
     build: Callable[[], nn.Module], directory: Path, dtype: torch.dtype, share: float = 1.0
-) -> None:
+) -> nn.Module:
     """Check that a model is as large as its weights, and that one copy fits into memory. Nothing is allocated.
+
+    Return the model that the config describes, on the meta device.
 
     Args:
         build: makes the model from its config.
@@ -55,6 +57,7 @@ def check_described_size(
         f"The model {directory}" if share == 1 else f"This machine's part of the model {directory}",
         described * dtype.itemsize * share,
     )
+    return model
 
 
 def check_training_size(build: Callable[[], nn.Module], section: str) -> None:

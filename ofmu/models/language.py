@@ -96,9 +96,9 @@ def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeigh
             streamed = load_in_shards(directory, config, attention, dtype, shard, quantized=quantized)
         if streamed is not None:
             return streamed, {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": ()}
-    check_described_size(build, directory, dtype)
+    described = check_described_size(build, directory, dtype)
     with quiet_loading():
-        return AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             directory,
             config=config,
             dtype=dtype,
@@ -108,6 +108,11 @@ def _load(directory: Path, attention: str, dtype: torch.dtype, shard: ShardWeigh
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    # Transformers makes every weight that it reads trainable.
+    for name, parameter in described.named_parameters():
+        if not parameter.requires_grad:
+            model.get_parameter(name).requires_grad_(False)
+    return model, info
 
 
 def _lacks_sdpa(error: Exception) -> bool:

@@ -114,6 +114,21 @@ def test_moments_in_8_bits_train_as_fp32_moments_do(model: Any) -> None:
     assert cost["loss"] == pytest.approx(expected["loss"], rel=0.1)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_a_frozen_parameter_is_neither_trained_nor_decayed(
+    model: Any, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
+    frozen = model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    before, trained = frozen.clone(), model.lm_head.weight.clone()
+    training = TrainingConfig.model_validate(
+        {"epochs": 2, "batch_size": 3, "learning_rate": 1e-2, "weight_decay": 0.5, "optimizer": optimizer}
+    )
+    finetune(model, EXAMPLES, training, seed=0, pad_id=2, checkpoints=tmp_path / "work")
+    assert torch.equal(frozen, before)
+    assert not torch.equal(model.lm_head.weight, trained)
+
+
 def test_the_default_optimizer_changes_no_cache_key() -> None:
     assert "optimizer" not in TrainingConfig().model_dump(mode="json")
     assert TrainingConfig(optimizer="adamw_8bit").model_dump(mode="json")["optimizer"] == "adamw_8bit"

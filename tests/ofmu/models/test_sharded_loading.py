@@ -35,6 +35,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from fixed_weight_models import write_source
 from ofmu.errors import ModelError
 from ofmu.models.language import load_model
 from ofmu.models.weights import saves_under_other_names, stored_under_other_names
@@ -119,6 +120,22 @@ def test_every_family_is_the_model_that_transformers_loads(family: str, tmp_path
     expect_same(found, load_model(tmp_path))
     assert found.config.to_dict() == load_model(tmp_path).config.to_dict()
     assert not found.training
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "one_by_one"),
+    [
+        ("pegasus", "model.decoder.embed_positions.weight", True),
+        ("ernie4_5_moe", "model.layers.1.mlp.gate.moe_statics.e_score_correction_bias", False),
+    ],
+)
+def test_what_an_architecture_freezes_is_frozen_however_the_model_is_loaded(
+    kind: str, name: str, one_by_one: bool, tmp_path: Path
+) -> None:
+    source, shard = write_source(kind, tmp_path), Keep()
+    for model in (load_model(source), load_model(source, shard=shard)):
+        assert [name for name, one in model.named_parameters() if not one.requires_grad] == [name]
+    assert (shard.kept > 0) is one_by_one
 
 
 def test_old_files_with_buffers_that_are_now_computed_load_weight_by_weight(tmp_path: Path) -> None:

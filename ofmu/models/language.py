@@ -21,6 +21,7 @@ from ofmu.errors import ModelError
 from ofmu.io.files import storage_errors, sync
 from ofmu.models.config import Attention, check_quantization_package
 from ofmu.models.described_size import check_described_size
+from ofmu.models.fixed_weights import with_fixed_weights
 from ofmu.models.hub import load_failure, local_directory
 from ofmu.models.quantization import is_quantized, quantize_model
 from ofmu.models.randomness import disable_randomness_in_config
@@ -140,7 +141,7 @@ def attention_for(attention: Attention, *, double_backward: bool) -> Attention:
 
 
 Weights = WeightStream | Mapping[str, torch.Tensor] | None
-"""The weights to save: a stream, tensors by name, or None for those of the model."""
+"""The weights to save: a stream of the trained ones, all of them by name, or None for those of the model."""
 
 
 def save_model(
@@ -194,18 +195,20 @@ def write_model(
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, weights: Weights) -> None:
-    if isinstance(weights, WeightStream) and saves_under_other_names(model):
-        weights = weights.collect()
     if isinstance(weights, WeightStream):
-        # Without weights, Transformers writes the model's configs only.
-        model.save_pretrained(directory, state_dict={})
-        fingerprints = write_weights(directory, weights)
-        _write_rest(model, tokenizer, directory, {weights.dtype})
-        check_written(model, directory, fingerprints)
-        return
-    tensors = model.state_dict() if weights is None else weights
+        stream, dtypes = with_fixed_weights(model, weights), {weights.dtype}
+        if not saves_under_other_names(model):
+            # Without weights, Transformers writes the model's configs only.
+            model.save_pretrained(directory, state_dict={})
+            fingerprints = write_weights(directory, stream)
+            _write_rest(model, tokenizer, directory, dtypes)
+            check_written(model, directory, fingerprints)
+            return
+        tensors: Mapping[str, torch.Tensor] = stream.collect()
+    else:
+        tensors = model.state_dict() if weights is None else weights
+        dtypes = {weight.dtype for weight in tensors.values() if weight.is_floating_point()}
     model.save_pretrained(directory, state_dict=dict(tensors))
-    dtypes = {weight.dtype for weight in tensors.values() if weight.is_floating_point()}
     _write_rest(model, tokenizer, directory, dtypes)
     check_saved(model, directory, tensors)
 

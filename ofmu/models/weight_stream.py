@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,22 @@ from torch import Tensor
 MAX_FILE_BYTES = 5 * 10**9
 """Weights of more bytes are saved in several files with an index, which Transformers reads."""
 _NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
+    torch.uint64: "U64",
     torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.float32: "F32",
+    torch.uint32: "U32",
     torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint16: "U16",
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+"""The names of types in safetensors files, in the order in which the library writes the tensors of these types."""
 _INDEX = "model.safetensors.index.json"
 
 
@@ -48,10 +53,16 @@ class WeightStream:
     """The type in which the weights are saved."""
     tensors: Iterator[tuple[str, Tensor]]
     """The weights in any type, on any device and in any order."""
+    other_dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    """The types of the weights that are saved in another type, by name."""
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the type in which a weight is saved."""
+        return self.other_dtypes.get(name, self.dtype)
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.tensors:
-            yield name, tensor.detach().cpu().to(self.dtype).contiguous()
+            yield name, tensor.detach().cpu().to(self.dtype_of(name)).contiguous()
             del tensor  # else it would live while the next one is gathered
 
     def collect(self) -> dict[str, Tensor]:
@@ -76,16 +87,19 @@ def write_weights(directory: Path, stream: WeightStream, max_file_bytes: int = M
         OSError: the disk is full, or the directory cannot be written.
         ValueError: the stream lacks a weight, or holds an unknown one or one of another shape.
     """
+    empty = {
+        name: torch.empty(shape, dtype=stream.dtype_of(name), device="meta") for name, shape in stream.shapes.items()
+    }
     split = split_state_dict_into_shards_factory(
-        dict(stream.shapes),
-        get_storage_size=lambda shape: shape.numel() * stream.dtype.itemsize,
+        empty,
+        get_storage_size=lambda tensor: tensor.nbytes,
         get_storage_id=lambda _: None,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_file_bytes,
     )
     places: dict[str, tuple[Path, int]] = {}
     for file, names in split.filename_to_tensors.items():
-        offsets = _write_header(directory / file, {name: stream.shapes[name] for name in names}, stream.dtype)
+        offsets = _write_header(directory / file, {name: empty[name] for name in names})
         places |= {name: (directory / file, offset) for name, offset in offsets.items()}
     fingerprints: dict[str, str] = {}
     for name, tensor in stream:
@@ -104,19 +118,24 @@ def write_weights(directory: Path, stream: WeightStream, max_file_bytes: int = M
     return fingerprints
 
 
-def _write_header(path: Path, shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> dict[str, int]:
+def _write_header(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Write the header of a safetensors file: its length in 8 bytes, then JSON. Return where each tensor begins."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for name in sorted(shapes):
-        end = begin + shapes[name].numel() * dtype.itemsize
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [begin, end]}
+    types, begin = list(_NAMES), 0
+    for name in sorted(tensors, key=lambda name: (types.index(tensors[name].dtype), name)):
+        tensor = tensors[name]
+        end = begin + tensor.nbytes
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
         begin = end
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     with path.open("wb") as out:
         out.write(len(header).to_bytes(8, "little") + header)
-    return {name: 8 + len(header) + entries[name]["data_offsets"][0] for name in shapes}
+    return {name: 8 + len(header) + entries[name]["data_offsets"][0] for name in tensors}
 
 
 def _write_index(

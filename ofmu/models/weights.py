@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from ofmu.errors import ModelError
 from ofmu.models.randomness import may_be_random
+from ofmu.models.state_entries import missing_entry
 from ofmu.models.weight_stream import differing_weight, read_weights
 
 _VOLATILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
@@ -95,23 +97,31 @@ def check_saved(model: Any, directory: Path, weights: Mapping[str, Tensor]) -> N
     values and the config are checked.
 
     Raises:
-        ModelError: a weight or a setting on disk differs.
+        ModelError: a weight or a setting on disk differs, or an entry of the model's state dict is missing.
     """
-    _raise_if(_differing_weight(model, directory, weights) or _differing_setting(model, directory), directory)
+    missing = _missing(missing_entry(model, weights))
+    _raise_if(
+        _differing_weight(model, directory, weights) or missing or _differing_setting(model, directory), directory
+    )
 
 
 def check_written(model: Any, directory: Path, fingerprints: Mapping[str, str]) -> None:
     """Check that a model whose weights were written from a stream computes what the weights compute, bit for bit.
 
     Args:
-        model: the model, whose config is compared.
+        model: the model, whose config and whose names of weights are compared.
         directory: the saved model.
         fingerprints: what :func:`ofmu.models.weight_stream.write_weights` returned.
 
     Raises:
-        ModelError: a weight or a setting on disk differs.
+        ModelError: a weight or a setting on disk differs, or an entry of the model's state dict is missing.
     """
-    _raise_if(differing_weight(directory, fingerprints) or _differing_setting(model, directory), directory)
+    missing = _missing(missing_entry(model, fingerprints))
+    _raise_if(differing_weight(directory, fingerprints) or missing or _differing_setting(model, directory), directory)
+
+
+def _missing(name: str | None) -> str | None:
+    return None if name is None else f"its weight '{name}' is missing"
 
 
 def _raise_if(differing: str | None, directory: Path) -> None:
@@ -138,7 +148,7 @@ def _differing_weight(model: Any, directory: Path, weights: Mapping[str, Tensor]
         return _differing_renamed_weight(model, directory, weights, values)
     places = {weights[name].data_ptr() for name in saved}
     missing = [name for name in weights if name not in saved and weights[name].data_ptr() not in places]
-    return f"its weight '{missing[0]}' is missing" if missing else None
+    return _missing(missing[0] if missing else None)
 
 
 def _differing_renamed_weight(
@@ -150,11 +160,19 @@ def _differing_renamed_weight(
         return f"it holds {saved_values} values in place of {values}"
     if sum(tensor.nbytes for tensor in distinct) > _MAX_RELOADED_BYTES:
         return None
+    # In the longest of the types, no weight is rounded.
+    dtype = functools.reduce(torch.promote_types, (one.dtype for one in distinct if one.is_floating_point()))
     with quiet_loading():
-        loaded = type(model).from_pretrained(directory, dtype=next(iter(distinct)).dtype, trust_remote_code=False)
+        loaded = type(model).from_pretrained(directory, dtype=dtype, trust_remote_code=False)
     state = loaded.state_dict()
-    changed = [name for name, tensor in weights.items() if name not in state or not _same_bytes(state[name], tensor)]
+    changed = [name for name, tensor in weights.items() if name not in state or not _same_values(state[name], tensor)]
     return f"its weight '{changed[0]}' differs" if changed else None
+
+
+def _same_values(loaded: Tensor, saved: Tensor) -> bool:
+    """Return whether a weight has the values that were saved. Loading may have put them into a longer type."""
+    longer = torch.promote_types(loaded.dtype, saved.dtype)
+    return _same_bytes(loaded, saved.detach().to(longer))
 
 
 def _same_bytes(left: Tensor, right: Tensor) -> bool:

@@ -34,6 +34,20 @@ def test_the_file_has_the_bytes_that_the_library_writes(dtype: torch.dtype, tmp_
     assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
+def test_the_file_has_those_bytes_with_weights_of_several_types_too(tmp_path: Path) -> None:
+    mixed = {
+        "b.mask": torch.tensor([True, False, True]), "a.mask": torch.tensor([False]), "counts": torch.tensor([2**40]),
+        "ids": torch.tensor([1, 2, 3], dtype=torch.int32), "half": torch.ones(3, dtype=torch.float16),
+        "short": torch.ones(3, dtype=torch.bfloat16), "double": torch.rand(2, dtype=torch.float64),
+        "codes": torch.tensor([1, 2, 3], dtype=torch.uint8), "z": torch.ones(5), "phase": torch.ones(1) * 1j,
+    }  # fmt: skip
+    shapes = {name: value.shape for name, value in mixed.items()}
+    dtypes = {name: value.dtype for name, value in mixed.items()}
+    write_weights(tmp_path, WeightStream(shapes, torch.float32, iter(mixed.items()), dtypes))
+    save_file(mixed, tmp_path / "expected", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
 def test_several_files_and_their_index_are_those_of_transformers(tmp_path: Path) -> None:
     model = LlamaForCausalLM(
         LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=61)

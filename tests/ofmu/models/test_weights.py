@@ -22,12 +22,15 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from fixed_weight_models import model_of
 from ofmu.cli.main import main
 from ofmu.errors import ModelError
 from ofmu.models.files import check_model_directory
 from ofmu.models.hub import cached_directory, local_directory
 from ofmu.models.language import load_model, save_model
 from ofmu.models.scratch import train_tokenizer
+from ofmu.models.weight_stream import WeightStream, write_weights
+from ofmu.models.weights import check_written
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
 
@@ -227,3 +230,50 @@ def test_a_save_that_loses_something_is_an_error(tmp_path: Path, name: str, monk
         after = load_file(folder / "model.safetensors")
         assert all(torch.equal(after[key], value) for key, value in before.items())
         assert list(tmp_path.iterdir()) == [folder]
+
+
+SCALAR = "model.layers.1.layer_scalar"
+
+
+def trained(model: Any) -> WeightStream:
+    named = dict(model.named_parameters())
+    return WeightStream({name: one.shape for name, one in named.items()}, torch.float32, iter(named.items()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gemma4_text", "model.layers.0.layer_scalar"),
+        ("deepseek_v3", "model.layers.1.mlp.gate.e_score_correction_bias"),
+    ],
+)
+def test_a_save_without_the_buffers_is_an_error(
+    tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(kind, 300)
+    with pytest.raises(ModelError, match=f"its weight '{name}' is missing"):
+        save_model(model, TOKENIZER, tmp_path / "model", weights=trained(model).collect())
+    monkeypatch.setattr("ofmu.models.language.with_fixed_weights", lambda model, weights: weights)
+    with pytest.raises(ModelError, match=f"its weight '{name}' is missing") as caught:
+        save_model(model, TOKENIZER, tmp_path / "model", weights=trained(model))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_written_model_is_compared_with_every_entry_of_its_state_dict(tmp_path: Path) -> None:
+    model = model_of("gemma4_text", 300)
+    state = model.state_dict()
+    del state["lm_head.weight"]  # tied
+    model.save_pretrained(tmp_path, state_dict={})
+    shapes = {name: one.shape for name, one in state.items()}
+    fingerprints = write_weights(tmp_path, WeightStream(shapes, torch.float32, iter(state.items())))
+    check_written(model, tmp_path, fingerprints)
+
+    without = {name: one for name, one in fingerprints.items() if name != SCALAR}
+    change_weights(tmp_path, lambda tensors: tensors.pop(SCALAR))
+    for known in (fingerprints, without):
+        with pytest.raises(ModelError, match=f"its weight '{SCALAR}' is missing"):
+            check_written(model, tmp_path, known)
+    change_weights(tmp_path, lambda tensors: tensors.update({SCALAR: state[SCALAR] + 1}))
+    with pytest.raises(ModelError, match=f"its weight '{SCALAR}' differs"):
+        check_written(model, tmp_path, fingerprints)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ofmu.data.kinds import TaskKind
 from ofmu.engine.base import Engine
@@ -48,7 +48,6 @@ class VisionTask:
         self.forget_rows = self._data.forget
         self.retain_rows = self._data.retain
         self.content_hash = self._data.content_hash
-        self._statistics: dict[str, Tensor] = {}
 
     @property
     def saved_dtype(self) -> torch.dtype:
@@ -68,8 +67,6 @@ class VisionTask:
                 "lower engine.micro_batch_size if memory is short"
             )
         freeze_statistics(model)
-        # Unlearning does not change the statistics. A copy keeps them in fp32, since the engine may round its model.
-        self._statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
         return model  # type: ignore[no-any-return]
 
     def score(self, engine: Engine) -> ImageScores:
@@ -84,5 +81,5 @@ class VisionTask:
         return with_custom_metrics(metrics_of_images, self._config.evaluation.custom_metrics)(scores, expected)
 
     def save(self, model: nn.Module, directory: Path, weights: WeightStream) -> None:
-        """Save ``weights``, the target's statistics and the normalisation of inputs."""
-        save_model(model, self.loss.normalisation, directory, weights=self._statistics | weights.collect())
+        """Save ``weights``, the target's statistics, which a run does not change, and the normalisation of inputs."""
+        save_model(model, self.loss.normalisation, directory, weights=weights)

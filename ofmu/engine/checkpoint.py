@@ -2,6 +2,10 @@
 
 Each file lists the parameter elements that it holds. So a checkpoint can be loaded on any number of ranks and at any
 ZeRO stage. A checkpoint is complete only if the files of every rank are present and match their checksums.
+
+A checkpoint holds no buffers and no frozen parameters, which come from the model that a run or a training starts from.
+No causal language model of Transformers changes them, and a run refuses a model that does: see
+:mod:`ofmu.engine.repeatable`.
 """
 
 from __future__ import annotations

@@ -31,3 +31,20 @@ def test_a_random_model_is_refused_with_the_size_of_the_difference() -> None:
     model.model.layers[0].mlp.register_forward_hook(add_noise)
     with pytest.raises(ModelError, match=r"Two gradients of the same rows differ by \d+%"):
         check_repeatable(TorchEngine(model, CostTracker()), task.loss, task.forget_rows)
+
+
+def test_a_model_that_changes_a_buffer_is_refused_unless_the_buffer_is_never_saved() -> None:
+    def count(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        module.uses.add_(1)  # type: ignore[operator, union-attr]
+
+    for persistent in (False, True):
+        model, task = tiny_llama(), tiny_language_task()
+        router = model.model.layers[0].mlp
+        router.register_buffer("uses", torch.zeros(()), persistent=persistent)
+        router.register_forward_hook(count)
+        engine = TorchEngine(model, CostTracker())
+        if not persistent:
+            check_repeatable(engine, task.loss, task.forget_rows)
+            continue
+        with pytest.raises(ModelError, match=r"changes its buffer 'model\.layers\.0\.mlp\.uses' while it trains"):
+            check_repeatable(engine, task.loss, task.forget_rows)

@@ -38,7 +38,8 @@ such experts; and a frozen parameter alone."""
 
 def fixed_names(model: torch.nn.Module) -> set[str]:
     """Return the names of the state dict that are not trained."""
-    return model.state_dict().keys() - {name for name, one in model.named_parameters() if one.requires_grad}
+    named = model.named_parameters(remove_duplicate=False)
+    return model.state_dict().keys() - {name for name, one in named if one.requires_grad}
 
 
 def model_of(kind: str, vocabulary: int, *, coarse: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""A run whose target is prepared, on every rank. No rank may load a whole model, or gather more than one weight."""
+"""Runs whose targets are prepared, on every rank. No rank may load a whole model, or gather more than one weight."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import transformers
 import yaml
 
@@ -19,8 +20,10 @@ def refuse(*_: Any, **__: Any) -> Any:
 
 
 if __name__ == "__main__":
-    config = UnlearnConfig.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
-    prepared = prepare(config)
-    transformers.AutoModelForCausalLM.from_pretrained = refuse
-    VectorSpace.gather = refuse  # type: ignore[method-assign]
-    unlearn(config, sys.argv[2], prepared=prepared)
+    for place in sys.argv[1:]:
+        config = UnlearnConfig.model_validate(yaml.safe_load((Path(place) / "config.yaml").read_text()))
+        prepared = prepare(config)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+            patch.setattr(VectorSpace, "gather", refuse)
+            unlearn(config, Path(place) / "ranks", prepared=prepared)

@@ -11,8 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fixed_weight_models import differing, fixed_names, write_source
 from ofmu import UnlearnConfig, unlearn
 from ofmu.config.files import validate
+from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.run_config import override
 from ofmu.testing import run_script_on_ranks
@@ -31,7 +33,7 @@ def test_a_sharded_run_ends_with_the_model_and_the_scores_of_one_process(
     prepared = prepare(config)
     alone = unlearn(config, tmp_path / "alone", prepared=prepared)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    run_script_on_ranks(RUN, 2, str(tmp_path / "config.yaml"), str(tmp_path / "ranks"))
+    run_script_on_ranks(RUN, 2, str(tmp_path))
 
     found = load_file(tmp_path / "ranks" / "model" / "model.safetensors")
     expected = load_file(alone.model_dir / "model.safetensors")
@@ -51,3 +53,28 @@ def test_a_sharded_run_ends_with_the_model_and_the_scores_of_one_process(
     for name in ("forget_probability", "retain_probability"):
         assert metrics[name] == pytest.approx(alone.metrics[name], rel=1e-3)
     assert all(torch.isfinite(tensor).all() for tensor in found.values())
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(250)
+def test_a_sharded_run_saves_the_targets_buffers_and_frozen_parameters(
+    tiny_mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    places = [tmp_path / kind for kind in ("gemma4_text", "pegasus")]
+    for place in places:
+        target = write_source(place.name, place / "target")
+        overrides = (
+            "engine.zero_stage=3", "method.name=simnpo", "method.steps=2", "method.lr=0.01", "model.is_target=true",
+            f"model.path={target}", "reference.source=none",
+        )  # fmt: skip
+        config = validate(UnlearnConfig, override({**tiny_mapping, "model": {}}, overrides))
+        (place / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    run_script_on_ranks(RUN, 2, *map(str, places))
+
+    for place in places:
+        target, saved = load_model(place / "target"), load_model(place / "ranks" / "model")
+        moved = differing(saved.state_dict(), target.state_dict())
+        assert fixed_names(target).isdisjoint(moved)
+        assert len(moved) > len(target.state_dict()) / 2
+        files = [load_file(folder / "model.safetensors") for folder in (place / "target", place / "ranks" / "model")]
+        assert files[0].keys() == files[1].keys()

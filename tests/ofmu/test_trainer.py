@@ -14,9 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fixed_weight_models import differing, fixed_names, write_source
 from ofmu import UnlearnConfig, evaluate, unlearn
 from ofmu.config.files import validate
 from ofmu.errors import ModelError, NonFiniteLossError, RunError
+from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
@@ -241,6 +243,35 @@ def test_a_model_in_bf16_is_scored_and_saved_in_bf16(
     for name, value in scores_of(result.metrics).items():
         if name in again and not math.isnan(value):
             assert again[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gemma4_text", "deepseek_v3"])
+def test_a_saved_model_keeps_the_buffers_of_the_target(kind: str, tiny_mapping: dict[str, Any], tmp_path: Path) -> None:
+    target = write_source(kind, tmp_path / "target")
+    given = (f"model.path={target}", "model.is_target=true", "reference.source=none", "method.name=simnpo")
+
+    def saved(name: str, *overrides: str, callback: Any = None) -> dict[str, torch.Tensor]:
+        result = unlearn(changed(tiny_mapping, *given, *overrides), tmp_path / name, callback=callback)
+        return load_model(result.model_dir).state_dict()
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["outer_step"] == 2:
+            raise KeyboardInterrupt
+
+    source = load_model(target)
+    for adapters in ("none", "lora"):
+        assert not differing(
+            saved(adapters, "method.steps=0", f"model.adapter.kind={adapters}"), source.state_dict()
+        ), adapters
+    steps = ("method.steps=3", "method.round_steps=1", "method.lr=0.01")
+    whole = saved("whole", *steps)
+    moved = differing(whole, source.state_dict())
+    assert moved
+    assert fixed_names(source).isdisjoint(moved)
+    with pytest.raises(KeyboardInterrupt):
+        saved("stopped", *steps, callback=stop)
+    assert not differing(saved("stopped", *steps), whole)
 
 
 @pytest.mark.slow

@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fixed_weight_models import differing, fixed_names, write_source
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluator import evaluate
+from ofmu.models.language import load_model
 from ofmu.preparer import Prepared, find_prepared, prepare
 from ofmu.run_config import UnlearnConfig
 from ofmu.testing import run_script_on_ranks
@@ -45,6 +47,8 @@ def die_in_epoch_2(event):
 for stage in (1, 3):
     run(f"stage {stage}", stage)
 assert not any(run("stage 3", 3).created.values())
+for base in sorted((folder / "bases").iterdir()):
+    run(base.name, 3, model={"path": str(base)}, reference={"source": "none"})
 
 checkpoints.CHECKPOINT_SECONDS = 0.0
 try:
@@ -65,6 +69,9 @@ except StorageError as error:
 """
 
 
+KINDS = ("gemma4_text", "deepseek_v3", "pegasus")
+
+
 @pytest.fixture(scope="module")
 def mapping(tiny_mapping: dict[str, Any]) -> dict[str, Any]:
     return {**tiny_mapping, "training": {**tiny_mapping.get("training", {}), "epochs": 3}}
@@ -75,6 +82,8 @@ def on_two_ranks(mapping: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("ranks")
     script = folder / "prepare.py"
     script.write_text(SCRIPT)
+    for kind in KINDS:
+        write_source(kind, folder / "bases" / kind)
     run_script_on_ranks(script, 2, str(folder), json.dumps(mapping))
     return folder
 
@@ -115,6 +124,24 @@ def test_models_and_scores_are_those_of_one_process(
             assert [row.row_hash for row in actual_scores.sets[row_set]] == [row.row_hash for row in rows]
     assert together.costs["target"]["ranks"] == 2
     assert together.costs["target"]["tokens"] == alone.costs["target"]["tokens"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_model_keeps_the_buffers_and_the_frozen_parameters_of_its_base(
+    kind: str, mapping: dict[str, Any], on_two_ranks: Path, tmp_path: Path
+) -> None:
+    base = on_two_ranks / "bases" / kind
+    settings = mapping | {"model": {"path": str(base)}, "reference": {"source": "none"}}
+    together = load_model(found(settings, on_two_ranks / kind, 3).target)
+    alone = load_model(prepare(UnlearnConfig.model_validate(settings | {"cache_dir": str(tmp_path)})).target)
+    expected, fixed = load_model(base).state_dict(), fixed_names(together)
+    assert fixed
+    for model in (together, alone):
+        moved = differing(model.state_dict(), expected)
+        assert fixed.isdisjoint(moved)
+        assert len(moved) > len(expected) / 2
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_an_interrupted_training_continues_on_every_rank(mapping: dict[str, Any], on_two_ranks: Path) -> None:

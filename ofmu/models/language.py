@@ -153,7 +153,8 @@ def save_model(
         model: the model.
         tokenizer: the tokenizer, or another object with ``save_pretrained``.
         directory: where to save. An existing directory is replaced.
-        weights: the weights to save. None: the weights of ``model``.
+        weights: the weights to save. To a stream of the trained ones, the buffers and the frozen parameters of
+            ``model`` are added. None: the weights of ``model``.
 
     Raises:
         StorageError: the disk is full, or the directory cannot be written. An existing directory stays unchanged.
@@ -184,7 +185,7 @@ def write_model(
         model: the model.
         tokenizer: the tokenizer, or another object with ``save_pretrained``.
         directory: where to write.
-        weights: the weights to write. None: the weights of ``model``.
+        weights: the weights to write, as :func:`save_model` takes them.
 
     Raises:
         StorageError: the disk is full, or the directory cannot be written.

@@ -42,8 +42,8 @@ def fixed_names(model: torch.nn.Module) -> set[str]:
     return model.state_dict().keys() - {name for name, one in named if one.requires_grad}
 
 
-def model_of(kind: str, vocabulary: int, *, coarse: bool = False) -> Any:
-    """Return a model whose fixed weights have odd values, which bf16 would round unless they are ``coarse``."""
+def model_of(kind: str, vocabulary: int) -> Any:
+    """Return a model whose fixed weights have odd values, which bf16 would round."""
     settings = {**_SIZES, **KINDS[kind], "vocab_size": vocabulary, "vocab_size_per_layer_input": vocabulary}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
@@ -51,8 +51,6 @@ def model_of(kind: str, vocabulary: int, *, coarse: bool = False) -> Any:
         for name in fixed_names(model):
             tensor = model.state_dict()[name]
             tensor.add_(0.37 + 0.1 * torch.rand_like(tensor))
-            if coarse:
-                tensor.copy_(tensor.bfloat16())
     return model
 
 

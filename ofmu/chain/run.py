@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,17 +101,20 @@ def open_run(after: str | Path) -> RunChain:
         config=config,
         known=known,
         own=own,
-        earlier=(*read_earlier_rows(place / EARLIER, config.data.kind), rows),
+        # Without a chain, such a folder is what an attempt at another run left there.
+        earlier=(*(() if stored is None else read_earlier_rows(place / EARLIER, config.data.kind)), rows),
         first_target=_first_target(config, stored, place),
         first_path=config.model.path if stored is None else stored.first_path,
     )
 
 
-def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -> UnlearnConfig:
-    """Return the config of a run after a chain, and write the rows of the earlier runs to ``output``.
+@contextmanager
+def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -> Iterator[UnlearnConfig]:
+    """Write the rows of the earlier runs to ``output``, and yield the config of a run after a chain.
 
     The run starts from the model of the last run. Earlier forget rows are left out of its retain rows. A reference is
-    retrained from the base of the last run, unless the config names another.
+    retrained from the base of the last run, unless the config names another. If the block raises before its run has
+    begun, the rows that were written here are removed.
 
     Raises:
         ConfigError: the config is for another kind of data than the last run's.
@@ -132,13 +137,12 @@ def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -
         )
     check_output(output)
     task_family(kind).forgotten.check_follows(chain.config, config)
-    folder = Path(output).absolute() / EARLIER
-    _write_rows(folder, chain)
-    settings = config.model_dump(mode="json")
-    base = config.model.base or _base_of(chain.config)
-    settings["model"] |= {"path": str(chain.model), "revision": None, "is_target": True, "base": base}
-    settings["data"]["earlier"] = [*config.data.earlier, *forget_files(folder, len(chain.earlier), kind)]
-    return validate(UnlearnConfig, settings)
+    with _written_rows(Path(output).absolute(), chain) as folder:
+        settings = config.model_dump(mode="json")
+        base = config.model.base or _base_of(chain.config)
+        settings["model"] |= {"path": str(chain.model), "revision": None, "is_target": True, "base": base}
+        settings["data"]["earlier"] = [*config.data.earlier, *forget_files(folder, len(chain.earlier), kind)]
+        yield validate(UnlearnConfig, settings)
 
 
 def count_left_out(before: UnlearnConfig, after: UnlearnConfig) -> int:
@@ -266,16 +270,40 @@ def _base_of(config: UnlearnConfig) -> str | None:
     return None if prepared is None or prepared.base is None else str(prepared.base)
 
 
-def _write_rows(folder: Path, chain: RunChain) -> None:
-    """Write the rows of the earlier runs, unless they are there."""
+@contextmanager
+def _written_rows(output: Path, chain: RunChain) -> Iterator[Path]:
+    """Write the rows of the earlier runs into a run's directory, and yield their folder.
+
+    The rows are in clear, and another try may follow other runs. So they go again if the block raises before its run
+    has written its config.
+    """
+    config, is_new = RunFiles(output).config, not output.exists()
+    holds_run = config.exists()
+    was_written = _write_rows(output / EARLIER, chain)
+    try:
+        yield output / EARLIER
+    except BaseException:
+        if was_written and (holds_run or not config.exists()):
+            shutil.rmtree(output / EARLIER, ignore_errors=True)
+            if is_new:
+                with suppress(OSError):  # it holds other files by now
+                    output.rmdir()
+        raise
+
+
+def _write_rows(folder: Path, chain: RunChain) -> bool:
+    """Write the rows of the earlier runs, unless they are there. Return whether this call wrote them."""
     kind = chain.config.data.kind
     check_is_no_link(folder)
+    was_written = False
     if not folder.exists():
         try:
             with storage_errors(folder), new_folder(folder) as made:
                 write_earlier(made, chain.earlier, kind)
+            was_written = True
         except (OSError, StorageError):
             if not folder.is_dir():  # else another rank of a launcher has written them
                 raise
     if index_of(read_earlier_rows(folder, kind), kind) != index_of(chain.earlier, kind):
         raise RunError(f"{folder} holds the rows of other earlier runs than {chain.path}: name a new directory")
+    return was_written

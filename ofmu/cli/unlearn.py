@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,10 @@ def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> N
     retain rows and measured again.
     """
     settings, cluster = read_settings(config)
-    chain = None
     try:
-        if after is not None:
-            settings, chain = _after(settings, after, output)
-        settings = _run(settings, cluster, output)
+        chain = None if after is None else _open_run(after)
+        with nullcontext(settings) if chain is None else _after(chain, settings, output) as settings:
+            settings = _run(settings, cluster, output)
     except KeyboardInterrupt:
         if _is_first_process():
             click.echo(
@@ -64,20 +64,26 @@ def _continuation(output: Path, cluster: ClusterConfig) -> str:
     return f"begins with the first round, since {reason}; what is prepared stays in the cache"
 
 
-def _after(settings: UnlearnConfig, after: Path, output: Path) -> tuple[UnlearnConfig, RunChain]:
-    """Return the config of a run after another one, and the runs before it."""
-    from ofmu.chain.run import chained_config, count_left_out, open_run
+def _open_run(after: Path) -> RunChain:
+    from ofmu.chain.run import open_run
     from ofmu.io.library_logging import silence_libraries
 
     silence_libraries()
-    chain = open_run(after)
-    chained = chained_config(settings, chain, output)
-    left_out = count_left_out(settings, chained)
-    if _is_first_process():
-        click.echo(f"After {counted(len(chain.earlier), 'earlier run')}, from the model {chain.model}")
-        if left_out:
-            click.echo(f"Not retained: {counted(left_out, 'row')} that earlier runs forgot")
-    return chained, chain
+    return open_run(after)
+
+
+@contextmanager
+def _after(chain: RunChain, settings: UnlearnConfig, output: Path) -> Iterator[UnlearnConfig]:
+    """Yield the config of a run after others, see :func:`ofmu.chain.run.chained_config`."""
+    from ofmu.chain.run import chained_config, count_left_out
+
+    with chained_config(settings, chain, output) as chained:
+        left_out = count_left_out(settings, chained)
+        if _is_first_process():
+            click.echo(f"After {counted(len(chain.earlier), 'earlier run')}, from the model {chain.model}")
+            if left_out:
+                click.echo(f"Not retained: {counted(left_out, 'row')} that earlier runs forgot")
+        yield chained
 
 
 def _show(settings: UnlearnConfig, output: Path, chain: RunChain | None) -> None:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from chain_case import measured, write_model
-from ofmu.chain.run import open_run
+from ofmu.chain.rows import write_earlier
+from ofmu.chain.run import EARLIER, open_run
 from ofmu.chain.run_record import read_run_chain
 from ofmu.cli import unlearn as command
 from ofmu.cli.main import main
@@ -87,6 +88,7 @@ def test_the_four_requests_of_muse_news(
         patch.setattr(command.StepPrinter, "__call__", _interrupt)
         with pytest.raises(SystemExit):
             main(words(2))
+    assert (place / "two" / EARLIER).is_dir()  # the run had begun, and its config names these files
     with pytest.raises(RunError, match="two holds no complete run of ofmu unlearn"):
         open_run("two")
     for number in (2, 3, 4):
@@ -187,6 +189,43 @@ def test_a_directory_that_is_no_run_is_refused(
     make(tmp_path)
     refused(["unlearn", "--after", "earlier", "--output", "out", *more.split()], sentence, capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory, tiny_mapping: dict[str, Any]) -> Path:
+    """A folder with a config and its complete run, which follows no other run."""
+    folder = tmp_path_factory.mktemp("single")
+    method = {"name": "graddiff", "steps": 1, "batch_size": 4, "lr": 0.01}
+    short = {"training": {"epochs": 1}, "reference": {"source": "none"}, "evaluation": {"max_new_tokens": 2}}
+    (folder / "run.yaml").write_text(yaml.safe_dump({**tiny_mapping, **short, "method": method}))
+    assert main(["unlearn", str(folder / "run.yaml"), "--output", str(folder / "one")]) == 0
+    return folder
+
+
+AFTER_ONE = ["unlearn", "run.yaml", "data.generated.forget_authors=1", "--after", "one", "--output"]
+
+
+def test_a_refused_run_leaves_no_rows_of_the_runs_before_it(
+    single: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(single)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused([*AFTER_ONE, "out", "engine.device=cuda"], "no GPU is visible", capsys)
+    assert not Path("out").exists()
+    # Another try may follow another run, and its own later checks leave nothing either.
+    shutil.copytree("one", "held")
+    refused([*AFTER_ONE, "held"], "held holds a run under another config", capsys)
+    assert not Path("held", EARLIER).exists()
+
+
+def test_rows_that_a_run_did_not_follow_are_not_part_of_its_chain(single: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(single)
+    shutil.copytree("one", "stale")
+    alone = open_run("stale")
+    Path("stale", EARLIER).mkdir()
+    write_earlier(Path("stale", EARLIER), open_run("one").earlier)
+    assert open_run("stale").earlier == alone.earlier
+    assert len(alone.earlier) == len(alone.known) + 1 == 1
 
 
 def _interrupt(printer: command.StepPrinter, record: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -61,7 +62,12 @@ def question_from_record(record: Mapping[str, Any], source: str, number: int) ->
         raise DataError(f"{where} has no text in column 'question': write the question there")
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
         raise DataError(f"{where} needs a list of 2 to {len(LETTERS)} texts in column 'choices'")
-    if isinstance(answer, str) and answer.strip().upper() in LETTERS[: len(choices)]:
+    for choice in choices:
+        if not _is_choice(choice):
+            raise DataError(
+                f"{where} has the choice {choice!r:.40} in column 'choices': write a text or a number there"
+            )
+    if isinstance(answer, str) and answer.strip().upper() in tuple(LETTERS[: len(choices)]):
         answer = LETTERS.index(answer.strip().upper())
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise DataError(
@@ -69,3 +75,12 @@ def question_from_record(record: Mapping[str, Any], source: str, number: int) ->
             "or its letter"
         )
     return Question(question=question, choices=tuple(map(str, choices)), answer=answer)
+
+
+def _is_choice(value: Any) -> bool:
+    """Return whether a value is a text that says something, or a number."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -112,6 +112,14 @@ def test_a_long_question_is_cut_at_its_start_and_a_long_choice_raises(model: Any
     [
         ({"answer": 4}, "answer 4"),
         ({"answer": "E"}, "answer 'E'"),
+        ({"answer": ""}, "answer ''"),
+        ({"answer": " "}, "answer ' '"),
+        ({"answer": "AB"}, "answer 'AB'"),
+        ({"answer": "bc"}, "answer 'bc'"),
+        ({"choices": ["a", None, "c"]}, "choice None"),
+        ({"choices": ["a", " ", "c"]}, "choice ' '"),
+        ({"choices": ["a", math.nan, "c"]}, "choice nan"),
+        ({"choices": ["a", {"text": "b"}, "c"]}, "choice {'text': 'b'}"),
         ({"choices": "one"}, "list of 2"),
         ({"question": " "}, "no text"),
     ],
@@ -126,6 +134,11 @@ def test_a_malformed_question_raises_with_its_number(change: dict[str, Any], mes
 def test_an_answer_may_be_a_letter() -> None:
     record = {"question": "Q?", "choices": ["a", "b", "c", "d"], "answer": "C"}
     assert question_from_record(record, "wmdp.json", 1).answer == 2
+
+
+def test_a_choice_may_be_a_number() -> None:
+    record = {"question": "How many?", "choices": [1, 2.5, "none"], "answer": 0}
+    assert question_from_record(record, "wmdp.json", 1).choices == ("1", "2.5", "none")
 
 
 def test_choice_scores_survive_json() -> None:

@@ -41,7 +41,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Check the user's own settings.
 
     Raises:
-        ConfigError: a key is one that ``ofmu forget`` sets, or a section is no mapping.
+        ConfigError: a key is one that ``ofmu forget`` sets, ``model.revision`` is given, the data are images, or a
+            section is no mapping.
     """
     check_sections(settings)
     for key, value in flat_settings(settings):
@@ -49,6 +50,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"ofmu forget takes rows of text, and data.source '{value}' holds images: use ofmu unlearn, and ofmu "
                 "unlearn --after for later requests"
+            )
+        if key == "model.revision" and value is not None:
+            # The request also hashes the model, asks it questions and measures it, all without this config.
+            raise ConfigError(
+                f"ofmu forget takes the default branch of MODEL, and model.revision is {value!r:.80}: download that "
+                "revision, and name its folder as MODEL"
             )
         if key in _OURS:
             raise ConfigError(f"The setting {key} is set by ofmu forget ({_OURS[key]}): leave it out")

@@ -37,6 +37,15 @@ def test_images_are_refused(source: str):
         check_settings({"data": {"source": source}})
 
 
+def test_another_revision_than_the_default_branch_is_refused():
+    sentence = (
+        "takes the default branch of MODEL, and model.revision is 'v2': download that revision, and name its folder"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        check_settings({"model": {"revision": "v2"}})
+    check_settings({"model": {"revision": None}})
+
+
 def test_the_search_has_the_rows_and_the_budget(tmp_path: Path):
     home = Workspace(tmp_path)
     given = {"engine": {"device": "cpu"}, "data": {"columns": {"question": "q"}, "max_length": 77}}

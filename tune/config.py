@@ -130,6 +130,8 @@ class SearchConfig(UnlearnConfig):
             name, module, variant = method.get("name", "ofmu"), method.get("module"), method.get("variant")
         else:
             return values
+        if not isinstance(module, str | None) or not isinstance(variant, str | None):
+            return values  # the section's own validation refuses it
         return {**values, "search": {**(search or {}), "space": default_space(str(name), module, variant)}}
 
     @model_validator(mode="after")

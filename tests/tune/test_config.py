@@ -177,6 +177,20 @@ def test_a_variant_on_the_command_line_takes_what_it_sets_out_of_the_search():
     assert drawn == {"method.penalty_weight": 0.0}
 
 
+@pytest.mark.parametrize("schema", [SearchConfig, CompareConfig])
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ({"variant": 1}, r"'method\.variant' has the value 1, but it must be 'paper'"),
+        ({"variant": ["paper"]}, r"'method\.variant' has the value \['paper'\], but it must be 'paper'"),
+        ({"name": "mine", "module": 3}, r"method\.module must be the name of a Python module: write text"),
+    ],
+)
+def test_a_variant_or_a_module_that_is_no_text_is_refused_in_one_sentence(schema, method, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        validate(schema, {"method": method})
+
+
 def test_a_value_and_a_range_of_one_setting_contradict_each_other():
     entries = ["method.outer_steps=5", "search.space.method.outer_steps.low=3"]
     with pytest.raises(ConfigError, match=r"names both method\.outer_steps and search\.space\.method\.outer_steps"):

@@ -58,7 +58,7 @@ def parse_official_log(content: Any, source: str, truth_ratio: TruthRatio = "geo
         raise DataError(f"The file {source} is no official TOFU log: it holds none of {', '.join(TASKS)}")
     try:
         sets = {name: _read_task(content[task]) for task, name in TASKS.items() if task in content}
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
         problem = f"{type(error).__name__} {error}"
         raise DataError(f"The official TOFU log {source} is malformed ({problem}): download it again") from error
     note = "an official TOFU log holds no token matches"
@@ -86,5 +86,7 @@ def _read_row(task: Mapping[str, Any], key: str) -> RowScores:
 
 
 def _loss(mean: float, tokens: int) -> AnswerLoss:
+    if int(tokens) < 1:
+        raise ValueError(f"an answer of {tokens} tokens")
     # A log stores sums in float32. Only the logged means reproduce the official numbers to more than 7 digits.
     return AnswerLoss(float(mean) * int(tokens), int(tokens))

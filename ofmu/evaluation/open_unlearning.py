@@ -120,7 +120,7 @@ def parse_open_unlearning_log(content: Mapping[str, Any], source: str, truth_rat
     try:
         sets = _muse_sets(content) if is_muse else _tofu_sets(content)
         sets |= _attacked_sets(content, sets[FORGET], is_muse)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
         problem = f"{type(error).__name__} {error}"
         raise DataError(f"The open-unlearning log {source} is malformed ({problem}): make it again") from error
     missing = {"extraction_strength", "exact_memorization"} - content.keys()
@@ -242,8 +242,7 @@ def _attacked_rows(content: Mapping[str, Any], side: str) -> tuple[RowScores, ..
                 ground_truth="",
                 row_hash=None,
                 answer=_loss(loss),
-                # The attack divides the loss by the size. Their quotient is the size up to rounding.
-                compressed_bytes=round(loss / ratio) if loss is not None and ratio else None,
+                compressed_bytes=_compressed_bytes(loss, ratio),
                 min_k=score("mia_min_k", key),
                 min_k_plus=score("mia_min_k_plus_plus", key),
                 gradient_norm=score("mia_gradnorm", key),
@@ -251,6 +250,12 @@ def _attacked_rows(content: Mapping[str, Any], side: str) -> tuple[RowScores, ..
             )
         )
     return tuple(rows)
+
+
+def _compressed_bytes(loss: float | None, ratio: float | None) -> int | None:
+    """Return the size by which the attack divided a loss; None if the two numbers do not tell it."""
+    size = loss / ratio if loss is not None and ratio else math.nan
+    return (round(size) or None) if math.isfinite(size) else None
 
 
 def _with_attacks(row: RowScores, attacked: RowScores) -> RowScores:

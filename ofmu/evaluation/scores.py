@@ -7,12 +7,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ofmu.data.rows import Row, row_key
 from ofmu.errors import DataError
 from ofmu.evaluation.sets import TRUTH_RATIOS, TruthRatio
 from ofmu.io.files import read_json, write_json
+
+ValueT = TypeVar("ValueT")
 
 FORMAT = "ofmu-scores/2"
 READABLE_FORMATS = (FORMAT, "ofmu-scores/1")
@@ -168,7 +170,7 @@ class Scores:
                     for name, scores in content.get("choices", {}).items()
                 },
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             problem = f"{type(error).__name__} {error}"
             raise DataError(f"The scores {source} are malformed ({problem}): make them again") from error
 
@@ -210,7 +212,7 @@ def _row_to_json(row: RowScores) -> dict[str, Any]:
         "generated": row.generated,
         **{name: _finite_or_none(getattr(row, name)) for name in _OPTIONAL_NUMBERS},
         # Files of other data are the same as before these fields were added.
-        **{name: value for name in _RARE_FIELDS if (value := getattr(row, name)) is not None},
+        **{name: value for name in _RARE_FIELDS if (value := _finite_or_none(getattr(row, name))) is not None},
     }
 
 
@@ -247,8 +249,8 @@ def _loss_from_json(content: list[Any]) -> AnswerLoss:
     return AnswerLoss(math.nan if nll is None else float(nll), int(tokens))
 
 
-def _finite_or_none(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite_or_none(value: ValueT) -> ValueT | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _optional_float(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def read_beside(
 
     A file holds scores, a log or a summary of open-unlearning, or is ``metrics.json`` of this package. The metrics of
     scores and logs are computed here. A summary and ``metrics.json`` hold totals, so nothing tells which rows they
-    cover.
+    cover. What is no finite number in them counts as missing, since other software writes NaN.
 
     Args:
         paths: the files.
@@ -42,14 +43,25 @@ def read_beside(
     for path, name in zip(map(Path, paths), _names(paths), strict=True):
         content = read_json(path)
         if is_open_unlearning_summary(content):
-            columns[name] = dict(metrics_of_summary(content))
+            columns[name] = dict(metrics_of_summary(_finite_numbers(content)))
         elif isinstance(content, dict) and isinstance(content.get("metrics"), dict):
-            columns[name] = dict(content["metrics"])
+            columns[name] = _finite_numbers(content["metrics"])
         else:
             scores = family.load_scores(path, config)
             check(scores)
             columns[name] = family.metrics_of(scores, expected).values
     return columns
+
+
+def _finite_numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: value if _is_finite_number(value) else None for name, value in values.items()}
+
+
+def _is_finite_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def _names(paths: Sequence[str | Path]) -> list[str]:

@@ -228,3 +228,18 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert output.count("0.125") == len(names) - 1
     assert "target" in output
     assert output.count("0.25") == 1
+
+
+def test_a_column_of_other_software_with_nan_is_shown_and_stored(tmp_path: Path) -> None:
+    entry = {"input": "Who?", "ground_truth": "Ann.", "generation": "Ann.", "rougeL_recall": 1.0}
+    log = {"forget_Q_A_ROUGE": {"agg_value": 1.0, "value_by_index": {"0": entry}}}
+    (tmp_path / "TOFU_EVAL.json").write_text(json.dumps(log))
+    (tmp_path / "theirs").mkdir()
+    summary = tmp_path / "theirs" / "TOFU_SUMMARY.json"
+    summary.write_text('{"forget_Q_A_ROUGE": NaN, "extraction_strength": 0.25}')
+    result = call(tmp_path / "TOFU_EVAL.json", "--beside", summary, "--output", tmp_path / "o")
+    assert result.exit_code == 0, result.exception
+    assert columns_of(result, "forget_rouge") == ["1", "–"]
+    assert columns_of(result, "extraction_strength")[1] == "0.25"
+    stored = json.loads((tmp_path / "o" / "metrics.json").read_text())["baseline_metrics"]["theirs"]
+    assert stored["extraction_strength"] == 0.25

@@ -123,3 +123,18 @@ def test_a_malformed_log_raises_a_sentence(tmp_path: Path, content: str, message
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         read_official_log(path)
+
+
+@pytest.mark.parametrize("tokens", ["0", "-1", "Infinity", "NaN"])
+def test_an_answer_without_a_number_of_tokens_is_malformed(tmp_path: Path, tokens: str) -> None:
+    path = tmp_path / "log.json"
+    path.write_text(
+        f"""{{"eval_log.json": {{
+            "avg_gt_loss": {{"0": 1.0}}, "num_token_gt": {{"0": {tokens}}},
+            "avg_paraphrased_loss": {{"0": 1.0}}, "num_token_paraphrased": {{"0": 3}},
+            "average_perturb_loss": {{"0": [1.0]}}, "num_token_perturb": {{"0": [3]}},
+            "generated_text": {{"0": ["Who?", "Ann.", "Ann."]}}, "rougeL_recall": {{"0": 1.0}}
+        }}}}"""
+    )
+    with pytest.raises(DataError, match=r"log\.json is malformed"):
+        metrics_of(read_official_log(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 from zlib import compress
@@ -163,3 +164,40 @@ def test_a_metric_that_the_log_lacks_has_a_reason(logs: Path) -> None:
     result = metrics_of(parse_scores(edited(logs, lambda log: log.pop("mia_zlib")), "log.json"))
     assert "neither texts nor sizes" not in result.reasons.get("membership_loss", "")
     assert result.values["membership_loss"] == 1
+
+
+def small_log(attack: str, value: float) -> dict[str, Any]:
+    """Return a log of two rows with all attacks. One number of one attack on a holdout row is ``value``."""
+
+    def rows(make: Any) -> dict[str, Any]:
+        return {"agg_value": 0.5, "value_by_index": {str(index): make(index) for index in range(2)}}
+
+    log = {
+        "forget_Q_A_ROUGE": rows(
+            lambda index: {"input": "Who?", "ground_truth": f"Ann {index}.", "generation": "Ann.", "rougeL_recall": 0.5}
+        ),
+        "forget_Q_A_Prob": rows(lambda index: {"avg_loss": 1.0 + index}),
+    }
+    for name in (metric for metric in METRICS if metric.startswith("mia_")):
+        sides = {side: rows(lambda index: {"score": 8.0 / (1 + index)}) for side in ("forget", "holdout")}
+        log[name] = {"agg_value": 0.5, **sides}
+    log[attack]["holdout"]["value_by_index"]["0"]["score"] = value
+    return log
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("attack", [metric for metric in METRICS if metric.startswith("mia_")])
+def test_a_number_that_is_not_finite_takes_its_own_attack_alone(attack: str, value: float, tmp_path: Path) -> None:
+    scores = parse_scores(small_log(attack, value), "log.json")
+    missing = {name for name, found in metrics_of(scores).values.items() if name.startswith("memb") and found is None}
+    # Every attack needs finite losses.
+    assert METRICS[attack] in missing
+    assert attack == "mia_loss" or missing == {METRICS[attack]}
+    scores.save(tmp_path / "scores.json")
+    stored = metrics_of(read_scores(tmp_path / "scores.json"))
+    assert stored.values == metrics_of(scores).values
+
+
+def test_a_number_of_hundreds_of_digits_is_one_sentence() -> None:
+    with pytest.raises(DataError, match="is malformed"):
+        parse_scores(small_log("mia_loss", 10**400), "log.json")

@@ -55,6 +55,8 @@ def test_the_first_format_is_read_without_the_later_keys(tmp_path: Path) -> None
         {"truth_ratio": "median"},
         {"sets": {"forget": [{"question": "q"}]}},
         {"sets": {"forget": [dict(SCORES.to_json()["sets"]["forget"][0], answer=[1.0, 0])]}},
+        {"sets": {"forget": [dict(SCORES.to_json()["sets"]["forget"][0], answer=[1.0, math.inf])]}},
+        {"sets": {"forget": [dict(SCORES.to_json()["sets"]["forget"][0], rouge=10**400)]}},
         {"sets": {"forget": 3}},
         {"notes": None},
     ],

@@ -123,14 +123,16 @@ def parse_scalar(text: str) -> Any:
 
 
 def set_dotted(mapping: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``mapping['a']['b'] = value`` for the path ``a.b``. Missing sections are created.
+    """Set ``mapping['a']['b'] = value`` for the path ``a.b``. Sections that are missing, or None, are created.
 
     Raises:
         ConfigError: a part of the path is a value and not a section.
     """
     *sections, key = path.split(".")
     for name in sections:
-        mapping = mapping.setdefault(name, {})
+        if mapping.get(name) is None:  # YAML reads a section with nothing below it as null
+            mapping[name] = {}
+        mapping = mapping[name]
         if not isinstance(mapping, dict):
             raise ConfigError(f"The override '{path}' runs through '{name}', which is a value and not a section")
     mapping[key] = value

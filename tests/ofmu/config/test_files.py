@@ -252,6 +252,15 @@ def test_a_section_that_is_no_mapping_is_one_sentence(
         ParetoSearch({section: yaml.safe_load(value)})
 
 
+def test_a_setting_below_an_empty_section_is_set(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("training:\nsearch:\n  space:\nmethod: {name: npo}\n")
+    assert SearchConfig.read(tmp_path / "mine.yaml", ["training.epochs=3"]).training.epochs == 3
+    entry = "search.space.method.beta.choices=[0.1, 0.2]"
+    assert SearchConfig.read(tmp_path / "mine.yaml", [entry]).search.space["method.beta"].choices == [0.1, 0.2]
+    with pytest.raises(ConfigError, match="runs through 'epochs', which is a value and not a section"):
+        SearchConfig.read(tmp_path / "mine.yaml", ["training.epochs=3", "training.epochs.more=1"])
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -14,7 +14,7 @@ from ofmu.errors import ConfigError, DataError, ModelError, ReferenceMismatchErr
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.open_unlearning_export import LOG_NAMES, Log
 from ofmu.io.environment import environment
-from ofmu.io.files import file_hash, read_json, write_json
+from ofmu.io.files import expanded, file_hash, read_json, write_json
 from ofmu.io.library_logging import silence_libraries
 from ofmu.io.ranks import launched_ranks
 from ofmu.plan.decision import decide_run
@@ -82,8 +82,11 @@ def evaluate(
     if config.engine.undecided and launched_ranks().world_size > 1:
         config = decide_run(config, None).config
     family = task_family(config.data.kind)
-    is_scores = Path(model).suffix == ".json" and Path(model).is_file()
-    found = (_read if is_scores else _score)(str(model), config, family, reference, beside)
+    file = expanded(model)
+    if file.suffix == ".json" and file.is_file():
+        found = _read(file, config, family, reference, beside)
+    else:
+        found = _score(str(model), config, family, reference, beside)
     measured = with_custom_metrics(family.metrics_of, config.evaluation.custom_metrics)(found.scores, found.expected)
     report = measured.to_json() | {
         "model": str(model),
@@ -152,19 +155,19 @@ def _score(
 
 
 def _read(
-    model: str, config: UnlearnConfig, family: TaskFamily, reference: str | Path | None, beside: Sequence[str | Path]
+    file: Path, config: UnlearnConfig, family: TaskFamily, reference: str | Path | None, beside: Sequence[str | Path]
 ) -> _Scored:
     """Read the scores of a model from a file."""
-    scores = family.load_scores(Path(model), config)
+    scores = family.load_scores(file, config)
     if reference is None and config.reference.source == "scores":
         reference = config.reference.path
-    file = None if reference is None else reference_scores_file(reference)
-    if reference is not None and file is None:
+    expected_file = None if reference is None else reference_scores_file(reference)
+    if reference is not None and expected_file is None:
         raise DataError(
             f"The reference {reference} is a model, and no data are loaded to score it for a file of scores: give a "
             "file of the reference's scores"
         )
-    expected = None if file is None else family.load_scores(file, config)
+    expected = None if expected_file is None else family.load_scores(expected_file, config)
     baselines: dict[str, Mapping[str, float | None]] = {}
     if expected is not None:
         baselines["retrained"] = family.metrics_of(expected, expected).values
@@ -178,7 +181,7 @@ def _read(
         reference=reference,
         expected=expected,
         baselines=baselines | read_beside(beside, family, config, expected, check),
-        baseline_scores={} if file is None else {"retrained": str(file.absolute())},
+        baseline_scores={} if expected_file is None else {"retrained": str(expected_file.absolute())},
     )
 
 
@@ -257,8 +260,8 @@ def _baseline_scores(config: UnlearnConfig, reference: str | Path | None) -> dic
         path = find_target_scores(config)
         if path is not None:
             files["target"] = path
-    if reference is not None and Path(reference).is_file():
-        files["retrained"] = Path(reference).absolute()
+    if reference is not None and expanded(reference).is_file():
+        files["retrained"] = expanded(reference).absolute()
     return {name: str(path) for name, path in files.items()}
 
 
@@ -271,7 +274,7 @@ def _default_reference(config: UnlearnConfig) -> str | Path | None:
 def _retrained_model(reference: str | Path | None, config: UnlearnConfig) -> str | None:
     """Return the saved model behind ``reference``, else the retrained model in the cache, else None."""
     if reference is not None:
-        place = Path(reference)
+        place = expanded(reference)
         if (place / "config.json").is_file():
             return str(place)
         if not place.exists() and place.suffix != ".json":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ofmu.data.entities import read_entities, rows_with_facts
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import HUB_NAME
 from ofmu.evaluation.harness.tasks import check_tasks
+from ofmu.io.files import expanded
 from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import looks_like_hub_id
 from ofmu.run_config import UnlearnConfig
@@ -37,7 +36,7 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
     _check_entities(config, rows)
     if config.traits.model_directories:
         # An existing reference may also be a run directory or a file of scores. Only a model has config.json.
-        place = Path(reference.path or "").expanduser()
+        place = expanded(reference.path or "")
         is_model = (place / "config.json").is_file() or (reference.source == "model" and not place.exists())
         for path in (model.path, model.base, reference.path if is_model else None):
             if path is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ofmu.io.files import expanded
 from ofmu.io.plugins import check_plugin, results_only
 from ofmu.run_config import UnlearnConfig
 
@@ -32,7 +33,7 @@ _WITHOUT_EFFECT_ON_REFERENCE = (
 
 def config_of_run(model: str | Path) -> Path | None:
     """Return the config file of the run that made ``model``; None if the model is not in its run directory."""
-    folder = Path(model)
+    folder = expanded(model)
     places = (folder / "config.yaml", folder.resolve().parent / "config.yaml") if folder.is_dir() else ()
     return next((place for place in places if place.is_file()), None)
 

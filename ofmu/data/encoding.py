@@ -11,6 +11,7 @@ from ofmu.data.config import DataConfig
 from ofmu.data.rows import Example
 from ofmu.errors import ConfigError, DataError, ModelError
 from ofmu.io.cache import content_key, directory_hashes
+from ofmu.io.files import expanded
 from ofmu.models.files import has_tokenizer
 from ofmu.models.hub import hub_reason, local_directory
 
@@ -33,10 +34,12 @@ def load_tokenizer(path: str, revision: str | None = None, *, fallback: str | No
 
     if fallback is not None and not has_tokenizer(local_directory(path, revision)):
         return load_tokenizer(fallback)
+    folder = expanded(path)
+    source = str(folder) if folder.is_dir() else path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        if not Path(path).is_dir():
+        if not folder.is_dir():
             raise ModelError(
                 f"There is no model directory '{path}' with a tokenizer, and {hub_reason(error)}"
             ) from error

@@ -15,7 +15,7 @@ from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.data.text_lists import looks_like_list, parse_text_list
 from ofmu.errors import ConfigError, DataError
-from ofmu.io.files import check_regular, looked_for
+from ofmu.io.files import check_regular, expanded, looked_for
 from ofmu.io.text import HALF_CHARACTER, parse_json
 
 MAX_EVALUATION_ROWS = 400
@@ -64,7 +64,7 @@ def read_rows(path: str | Path, columns: ColumnsConfig) -> tuple[Row, ...]:
     Raises:
         DataError: the file is missing or malformed, has an unknown format, or lacks a column.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     rows = []
     for number, record in enumerate(read_records(file), start=1):
         if file.suffix.lower() == ".csv":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ofmu.errors import DataError
+from ofmu.io.files import expanded
 from ofmu.io.library_logging import asking_the_hub
 from ofmu.models.hub import hub_reason
 
@@ -27,7 +27,7 @@ def load_hub_split(source: str, split: str, *, subset: str | None = None, instea
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     place = str(folder) if folder.is_dir() else source
     try:
         with asking_the_hub():

@@ -6,12 +6,11 @@ A local directory is a clone of the data set, or has a folder for each configura
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ofmu.data.files import Record, read_records
 from ofmu.data.hub import load_hub_split, local_copy
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 from ofmu.models.hub import looks_like_hub_id
 
 ReadPart = Callable[[str], list[Record]]
@@ -31,7 +30,7 @@ def part_reader(source: str, benchmark: str, folders: str, example: str) -> Read
         DataError: there is no such directory. The function raises it for a part that cannot be loaded.
         ConfigError: the function raises it for a name that is not a configuration and a split.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not folder.is_dir() and not looks_like_hub_id(source):
         raise DataError(
             f"There is no {benchmark} directory {looked_for(source)}: set data.path to the folder that holds {folders}"

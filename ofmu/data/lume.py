@@ -11,7 +11,7 @@ from ofmu.data.config import DataConfig
 from ofmu.data.files import Record, read_records
 from ofmu.data.rows import Prompting, Row, RowSet, UnlearnData, row_key
 from ofmu.errors import ConfigError, DataError, nearest_name
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 
 COMPLETION, QUESTION = "regurgitation", "knowledge"
 _KINDS = {"sc": COMPLETION, "qa": QUESTION}
@@ -31,7 +31,7 @@ def load_lume(config: DataConfig) -> UnlearnData:
     """
     if config.path is None:
         raise ConfigError("data.source 'lume' needs data.path: name the directory of forget.jsonl and retain.jsonl")
-    folder = Path(config.path).expanduser()
+    folder = expanded(config.path)
     if not folder.is_dir():
         raise DataError(f"There is no LUME directory {looked_for(config.path)}: name the folder of forget.jsonl")
     prompting = Prompting("{question}", _NEW_TOKENS)

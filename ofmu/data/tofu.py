@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ofmu.data.config import ColumnsConfig, DataConfig
@@ -11,7 +10,7 @@ from ofmu.data.files import read_records, row_from_record
 from ofmu.data.hub import load_hub_split, local_copy
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.errors import DataError
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 from ofmu.models.hub import looks_like_hub_id
 
 HUB_NAME = "locuslab/TOFU"
@@ -74,7 +73,7 @@ def _row_counts(authors: int, split: str, forget_rows: int, retain_rows: int) ->
 
 
 def _part_reader(source: str) -> _ReadPart:
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return lambda name: _rows(read_records(folder / f"{name}.json"), f"{folder / name}.json")
     if not looks_like_hub_id(source):

@@ -8,7 +8,6 @@ is a hub data set, a local directory with the hub's layout, or the user's own fi
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 from ofmu.data.config import DataConfig, WmdpDataConfig
 from ofmu.data.files import Record, read_records
@@ -17,6 +16,7 @@ from ofmu.data.questions import QuestionSet, question_from_record
 from ofmu.data.rows import Row, RowSet, UnlearnData
 from ofmu.data.sampler import sample_in_order
 from ofmu.errors import ConfigError, DataError, nearest_name
+from ofmu.io.files import expanded
 
 CORPORA = "cais/wmdp-corpora"
 BIO_FORGET = "cais/wmdp-bio-forget-corpus"
@@ -85,7 +85,7 @@ def _questions(name: str, source: str, wmdp: WmdpDataConfig, seed: int) -> Quest
 
 def _records(source: str, split: str) -> list[Record]:
     """Read a file, or a split of a data set: ``owner/name`` or a directory, with ``:subset`` if it has several."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix and not path.is_dir():
         return read_records(path)
     name, _, subset = source.partition(":")

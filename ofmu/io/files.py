@@ -144,13 +144,21 @@ def check_regular(path: Path, max_bytes: int | None = None) -> None:
         raise OSError(errno.EFBIG, size, str(path))
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home directory in place of ``~``. ``~name`` of an unknown user stays as it is.
+
+    :meth:`pathlib.Path.expanduser` would raise for an unknown user.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def looked_for(path: str | Path) -> str:
     """Return the name of a missing file for a message.
 
     A relative name is followed by the full path that was tried. If a file or a folder there has nearly the same name,
     that name follows.
     """
-    given = Path(path).expanduser()
+    given = expanded(path)
     near = _near_file(given)
     notes = [] if given.is_absolute() else [f"looked for at {given.absolute()}"]
     notes += [] if near is None else [f"did you mean '{near}'?"]

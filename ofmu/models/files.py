@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ofmu.errors import ModelError
-from ofmu.io.files import check_regular, looked_for
+from ofmu.io.files import check_regular, expanded, looked_for
 from ofmu.run_files import MODEL
 
 _TRAINABLE = {"F64", "F32", "F16", "BF16"}
@@ -38,7 +38,7 @@ def check_model_directory(path: str | Path) -> None:
             safetensors weights; or the model is quantised, is an adapter, names weights outside of its directory, or
             has a config whose sizes the weights cannot have.
     """
-    folder = Path(path)
+    folder = expanded(path)
     if not folder.is_dir():
         if folder.exists():
             if folder.suffix in (".safetensors", ".json"):
@@ -80,7 +80,7 @@ def check_tokenizer(model: str, fallback: str | None) -> None:
     Raises:
         ModelError: there is no tokenizer, or the model is an image classifier.
     """
-    folder, other = Path(model), Path(fallback or "")
+    folder, other = expanded(model), expanded(fallback or "")
     if fallback is not None and (other.exists() or other.is_absolute() or fallback.count("/") != 1):
         if not other.is_dir():
             raise ModelError(f"There is no directory {looked_for(fallback)} for model.tokenizer: check the path")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ofmu.errors import ModelError
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 from ofmu.io.library_logging import asking_the_hub
 from ofmu.models.files import check_model_directory
 
@@ -17,7 +17,7 @@ _DOWNLOADED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 def looks_like_hub_id(source: str) -> bool:
     """Return whether ``source`` has the form ``owner/name`` and is no local directory."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     return not (folder.is_dir() or folder.is_absolute() or source.startswith((".", "~"))) and source.count("/") == 1
 
 
@@ -76,7 +76,8 @@ def cached_directory(path: str, revision: str | None = None) -> Path | None:
 
 def _existing_directory(path: str | Path) -> Path | None:
     check_model_directory(path)
-    return Path(path) if Path(path).is_dir() else None
+    folder = expanded(path)
+    return folder if folder.is_dir() else None
 
 
 def _snapshot(path: str, revision: str | None, *, only_cached: bool) -> Path:

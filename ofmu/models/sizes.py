@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ofmu.errors import ModelError
+from ofmu.io.files import expanded
 from ofmu.models.config import AdapterConfig, ScratchModelConfig
 from ofmu.models.files import check_model_directory
 
@@ -87,7 +88,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ModelError: the directory holds no model, or its ``config.json`` is no JSON object.
     """
     check_model_directory(path)
-    file = Path(path) / "config.json"
+    file = expanded(path) / "config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

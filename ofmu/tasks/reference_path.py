@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofmu.errors import DataError
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 from ofmu.run_files import RunFiles
 
 
@@ -15,13 +15,13 @@ def reference_scores_file(path: str | Path) -> Path | None:
     Raises:
         DataError: ``path`` names a JSON file that does not exist.
     """
-    path = Path(path)
-    run_scores = RunFiles(path).scores
+    place = expanded(path)
+    run_scores = RunFiles(place).scores
     # A saved model is a directory with config.json. A file of scores beside that config is not read.
-    if path.is_dir() and not (path / "config.json").is_file() and run_scores.is_file():
+    if place.is_dir() and not (place / "config.json").is_file() and run_scores.is_file():
         return run_scores
-    if path.is_file():
-        return path
-    if path.suffix == ".json":
+    if place.is_file():
+        return place
+    if place.suffix == ".json":
         raise DataError(f"There is no reference file {looked_for(path)}: check the name")
     return None

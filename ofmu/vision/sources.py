@@ -15,7 +15,7 @@ import pyarrow.parquet
 from ofmu.data.config import DataConfig
 from ofmu.data.hub import load_hub_split, local_copy
 from ofmu.errors import DataError, nearest_name
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 from ofmu.models.hub import looks_like_hub_id
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -50,7 +50,7 @@ def read_cifar(config: DataConfig) -> LabelledImages:
         DataError: a file or a column is missing, or the hub has no such data set.
     """
     source = config.path or HUB_NAMES[config.source]
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         tables = {split: _local_table(folder, split) for split in ("train", "test")}
     elif not looks_like_hub_id(source):
@@ -73,7 +73,7 @@ def read_folder(config: DataConfig, seed: int) -> LabelledImages:
     Raises:
         DataError: there is no such folder, or the folder holds fewer than two classes.
     """
-    folder = Path(config.path or "").expanduser()
+    folder = expanded(config.path or "")
     if config.path is None or not folder.is_dir():
         missing = "" if config.path is None else f" {looked_for(config.path)}"
         raise DataError(f"There is no image folder{missing}: set data.path to one with a folder per class")

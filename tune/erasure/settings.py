@@ -11,6 +11,7 @@ from ofmu.data.config import PROMPT_KEYS, VISION_SOURCES
 from ofmu.erasure.chain import Chain
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import ConfigError, nearest_name
+from ofmu.io.files import expanded
 from ofmu.provenance import config_of_run, flat_settings
 from ofmu.run_config import UnlearnConfig, check_sections
 from tune.config import SearchConfig
@@ -125,7 +126,8 @@ def search_settings(
 
 def absolute_place(model: str) -> str:
     """Return the full path of a model's directory, so that the request may continue elsewhere; else the hub name."""
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
+    folder = expanded(model)
+    return str(folder.absolute()) if folder.is_dir() else model
 
 
 def package_folders() -> list[Path]:

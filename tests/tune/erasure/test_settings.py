@@ -79,6 +79,15 @@ def test_a_request_takes_the_sections_of_a_search(tmp_path: Path, section: str, 
         run_settings({**mapping, "clustr": {}})
 
 
+def test_a_model_is_named_by_its_full_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    model = request_settings("m", "~/m", {})["model"]
+    assert (model["path"], model["base"]) == (str(tmp_path / "m"), str(tmp_path / "m"))
+    assert request_settings("org/m", None, {})["model"]["path"] == "org/m"
+
+
 def test_a_base_gives_a_retrained_reference_unless_another_is_named(tmp_path: Path):
     assert request_settings("/m", "/b", {})["reference"] == {"source": "retrain"}
     named = {"reference": {"source": "model", "path": "/r"}}

@@ -193,9 +193,7 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
 
 
 def _command(run: StoredRun) -> str:
-    """Return the command that makes the run or the evaluation again; empty without a stored config."""
-    if run.is_evaluation:
-        return shlex.join(["ofmu", "evaluate", str(run.report["model"]), "--output", "DIR"])
-    if not run.files.config.is_file():
+    """Return the command that makes the run again; empty without a file of its config, as for an evaluation."""
+    if run.is_evaluation or not run.files.config.is_file():
         return ""
     return shlex.join(["ofmu", "unlearn", str(run.files.config), "--output", "DIR"])

@@ -159,7 +159,8 @@ def test_an_evaluation_shows_the_answers_of_the_models_that_it_compared_with(tmp
     html = run_page(directory)
     assert "Before (target)" in html
     assert ">Retrained<" not in html
-    assert "ofmu evaluate my/model --output DIR" in html
+    # The directory of an evaluation holds no config file from which a command could make it again.
+    assert "To make it again" not in html
 
 
 def test_an_empty_directory_is_refused(tmp_path):

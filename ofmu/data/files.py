@@ -287,11 +287,27 @@ def _read_parquet(path: Path) -> list[Record]:
     try:
         table = parquet.read_table(path)
         check_unique_columns(table.column_names, path)
-        records: list[Record] = table.to_pylist()
+        return _python_values(table, path)
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"The data file {path} is not valid Parquet ({reason}): write it again") from error
-    return records
+
+
+def _python_values(table: Any, path: Path) -> list[Record]:
+    import pyarrow
+
+    columns = {}
+    for name in table.column_names:
+        try:
+            columns[name] = table[name].to_pylist()
+        except pyarrow.ArrowException:
+            raise
+        except (OverflowError, ValueError) as error:
+            raise DataError(
+                f"The column '{name}' of {path} holds a date, a time or a duration outside of Python's range "
+                f"({error}): write the column as text, or leave it out"
+            ) from error
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 _READERS: Mapping[str, Callable[[Path], list[Record]]] = {

@@ -11,12 +11,13 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ofmu.data.config import ColumnsConfig
-from ofmu.data.files import read_rows
+from ofmu.data.files import read_records, read_rows
 from ofmu.errors import DataError
 
 Table = list[dict[str, Any]]
@@ -219,6 +220,24 @@ def test_carriage_returns_alone_end_lines_where_nothing_else_does() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "values",
+    [
+        pyarrow.array([5 * 10**6], pyarrow.date32()),
+        pyarrow.array([-(10**15)], pyarrow.timestamp("ms")),
+        pyarrow.array([10**15], pyarrow.duration("s")),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_date_that_python_cannot_hold_is_one_sentence(values: pyarrow.Array, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["Q?"], "answer": ["A."], "when": values}), path)
+    with pytest.raises(
+        DataError, match=r"The column 'when' of .* holds a date, a time or a duration outside of Python's"
+    ):
+        read_records(path)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_cell_of_megabytes_is_refused_as_an_answer_and_read_as_a_text(suffix: str) -> None:
     cell = "a" * 3_000_000

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
 
-from ofmu.cli.params import Folder
+from ofmu.cli.params import FiniteNumber, Folder
 
 _FILE = click.Path(path_type=Path)
-
-
-def _hours(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Return a number of hours above 0, or None. ``nan`` and ``inf`` are numbers for Click, and no budgets."""
-    if value is not None and not 0 < value < math.inf:
-        raise click.BadParameter(f"{value} is no number of hours above 0")
-    return value
 
 
 @click.command("forget")
@@ -41,14 +33,14 @@ def _hours(context: click.Context, parameter: click.Parameter, value: float | No
 )
 @click.option("--with-possible", is_flag=True, help="Forget rows with a part of the person's name too.")
 @click.option("--config", type=_FILE, metavar="FILE", help="YAML file with other sections, such as engine and method.")
-@click.option("--budget", type=float, callback=_hours, metavar="HOURS", help="Time for the whole request.")
+@click.option("--budget", type=FiniteNumber(0, min_open=True), metavar="HOURS", help="Time for the whole request.")
 @click.option("--trials", type=click.IntRange(3), metavar="N", help="Trials; default: 20, or as the budget allows.")
 @click.option(
     "--confirm", type=click.IntRange(0), metavar="S", default=2, show_default=True, help="Further seeds of the best."
 )
 @click.option(
     "--min-utility",
-    type=click.FloatRange(0, 1),
+    type=FiniteNumber(0, 1),
     metavar="SHARE",
     default=0.9,
     show_default=True,

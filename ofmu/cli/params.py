@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,17 @@ def config_argument(command: CommandT) -> CommandT:
         metavar="[CONFIG] [SECTION.KEY=VALUE]...",
         callback=lambda context, parameter, words: ConfigChoice.parse(words),
     )(command)
+
+
+class FiniteNumber(click.FloatRange):
+    """A number within bounds. ``nan`` and ``inf`` are numbers for Click, and no amounts of anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; fail on one that is not finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 class Folder(click.Path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ofmu.cli.params import ConfigChoice, config_argument
+from ofmu.cli.params import ConfigChoice, FiniteNumber, config_argument
 from ofmu.io.console_table import Cell, Column, print_table
 from ofmu.io.text import counted
 
@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 @click.option(
     "--gpus", type=click.IntRange(1), metavar="N", help="Ranks, each with a GPU; default: as the config says."
 )
-@click.option(
-    "--memory", type=click.FloatRange(0, min_open=True), metavar="GB", help="Memory of a GPU in GB (10⁹ bytes)."
-)
+@click.option("--memory", type=FiniteNumber(0, min_open=True), metavar="GB", help="Memory of a GPU in GB (10⁹ bytes).")
 @click.option(
     "--tokens-per-second",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteNumber(0, min_open=True),
     metavar="R",
     help="Tokens that a fine-tuning step reads per second. With it, hours are computed too.",
 )
 @click.option(
     "--price",
-    type=click.FloatRange(0),
+    type=FiniteNumber(0),
     metavar="P",
     help="Price of an hour of one rank. With it and --tokens-per-second, the cost is computed too.",
 )

@@ -45,5 +45,29 @@ def test_a_first_word_with_an_equals_sign_is_an_override(
     assert choice.words() == words
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["plan", "quickstart"], "--memory"),
+        (["plan", "quickstart"], "--tokens-per-second"),
+        (["plan", "quickstart", "--tokens-per-second", "1"], "--price"),
+        (["forget", "model", "--output", "out"], "--min-utility"),
+        (["forget", "model", "--output", "out"], "--budget"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused(
+    words: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, option, value]) == 2
+    assert f"Invalid value for '{option}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_a_budget_is_above_0(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forget", "model", "--output", "out", "--budget", value]) == 2
+    assert "Invalid value for '--budget'" in capsys.readouterr().err
+
+
 def test_overrides_are_applied_to_the_default_config() -> None:
     assert ConfigChoice.parse(["seed=7"]).read_mapping()["seed"] == 7

@@ -30,7 +30,7 @@ def show_command(run: str, trial: str | None, rows: int) -> None:
 
     result = SearchResult.load(run)
     if trial is None:
-        raise ConfigError(f"{run} is a search: name one of its trials too, such as ofmu show {run} knee")
+        raise ConfigError(f"{run} is a search: name one of its trials too, such as ofmu show {shell_word(run)} knee")
     point = result.trial(trial)
     values = point.values
     on_front = ", on the front" if point.number in set(result.front["trial"]) else ""
@@ -98,4 +98,4 @@ def _print_commands(result: SearchResult, point: Point, stored: StoredRun) -> No
         # A run from the config ends with another model than that of the selected round.
         selects = "selected_round" in point.values
         again = "To run its settings again, to their last round" if selects else "To run it again"
-        click.echo(f"\n{again}: ofmu unlearn {stored.files.config} --output DIR")
+        click.echo(f"\n{again}: ofmu unlearn {shell_word(stored.files.config)} --output DIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,18 @@ def test_show_prints_settings_metrics_and_state(runs):
     assert "Reason: the loss became NaN" in failed.output
     knee = CliRunner().invoke(show_command, [str(runs / "search"), "knee"])
     assert "on the front" in knee.output
+
+
+def test_show_quotes_paths_in_commands(tmp_path):
+    search = tmp_path / "my search"
+    write_search(search)
+    trial = search / "trials" / "00005"
+    shutil.rmtree(trial / "model", ignore_errors=True)
+    (trial / "config.yaml").write_text("{}")
+    output = CliRunner().invoke(show_command, [str(search), "5"]).output
+    assert f"ofmu unlearn '{trial / 'config.yaml'}' --output DIR" in output
+    error = CliRunner().invoke(show_command, [str(search)]).exception
+    assert str(error).endswith(f"such as ofmu show '{search}' knee")
 
 
 @pytest.mark.slow

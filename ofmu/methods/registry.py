@@ -82,7 +82,7 @@ def method_class(name: str, module: str | None = None) -> type[Method[Any]]:
                 f"method.module '{module}' registers no method '{name}': decorate its class with @register"
             )
     if name not in _REGISTERED:
-        raise ConfigError(f"Unknown method '{name}' in method.name: {nearest_name(name, [*BUILT_IN, *_REGISTERED])}")
+        raise ConfigError(f"Unknown method '{name}' in method.name: {nearest_name(name, {*BUILT_IN, *_REGISTERED})}")
     return _REGISTERED[name]
 
 

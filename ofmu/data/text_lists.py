@@ -49,7 +49,6 @@ def _parse_quoted(text: str) -> list[Any] | None:
             return None
         texts.append(content)
         separator = _SEPARATOR.match(inner, literal.end())
-        separator = _SEPARATOR.match(inner, literal.end())
         position = literal.end() if separator is None else separator.end()
         if separator is not None:
             separators.add(separator[0].strip())

@@ -50,7 +50,7 @@ class RowScores:
     rouge: float | None = None
     """ROUGE-L recall of the generated text."""
     rouge_f1: float | None = None
-    """ROUGE-L F1 of the generated text. Only sets of MUSE have it."""
+    """ROUGE-L F1 of the generated text. Only sets of MUSE, LUME and RWKU have it."""
     extraction_strength: float | None = None
     exact_memorization: float | None = None
     min_k: float | None = None

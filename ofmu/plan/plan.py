@@ -21,8 +21,6 @@ from ofmu.plan.phases import Phase
 from ofmu.plan.workload import Workload, workload
 from ofmu.run_config import UnlearnConfig
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class Candidate:

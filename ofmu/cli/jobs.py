@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofmu.cli.params import address_option
 from ofmu.io.console_table import Column, print_table
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _COLUMNS = (*(Column(name, wrap=False) for name in ("id", "status", "started", "
 
 
 @click.command("jobs")
-@click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
+@address_option
 def jobs_command(address: str | None) -> None:
     """List the jobs of a cluster, the oldest first."""
     from cluster.jobs.server import JobServer

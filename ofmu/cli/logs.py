@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofmu.cli.params import address_option
+
 if TYPE_CHECKING:
     from cluster.jobs.server import JobServer
 
 
 @click.command("logs")
 @click.argument("job_id", metavar="ID")
-@click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
+@address_option
 @click.option("--follow", is_flag=True, help="Print new output until the job is over, and exit with its status.")
 def logs_command(job_id: str, address: str | None, follow: bool) -> None:
     """Print the output of the job ID. Ctrl-C does not stop the job."""

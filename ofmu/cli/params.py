@@ -68,6 +68,15 @@ def config_argument(command: CommandT) -> CommandT:
     )(command)
 
 
+def address_option(command: CommandT) -> CommandT:
+    """Add the option ``--address`` of a cluster's job server to a command."""
+    return click.option(
+        "--address",
+        metavar="URL",
+        help="The cluster's job server; default: $RAY_API_SERVER_ADDRESS, else $RAY_ADDRESS, else this machine.",
+    )(command)
+
+
 class FiniteNumber(click.FloatRange):
     """A number within bounds. ``nan`` and ``inf`` are numbers for Click, and no amounts of anything."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from ofmu.cli.params import address_option
+
 
 @click.command("stop")
 @click.argument("job_id", metavar="ID")
-@click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
+@address_option
 def stop_command(job_id: str, address: str | None) -> None:
     """Stop the job ID and wait until it is over. To continue a stopped search, run: search --resume RUN."""
     from cluster.jobs.server import JobServer

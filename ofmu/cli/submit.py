@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ofmu.cli.logs import follow_job, job_command
-from ofmu.cli.params import DEFAULT_CONFIG
+from ofmu.cli.params import DEFAULT_CONFIG, address_option
 from ofmu.errors import ConfigError, nearest_name
 from ofmu.io.text import counted
 
@@ -27,7 +27,7 @@ _OUTPUT_OPTIONS = {
 
 
 @click.command("submit", context_settings={"allow_interspersed_args": False})
-@click.option("--address", metavar="URL", help="The cluster's job server; default: $RAY_ADDRESS, else this machine.")
+@address_option
 @click.option("--follow", is_flag=True, help="Print the job's output until it is over, and exit with its status.")
 @click.option(
     "--env", "environment", multiple=True, metavar="NAME[=VALUE]", help="A variable of the job's environment."

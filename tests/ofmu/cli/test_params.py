@@ -45,6 +45,15 @@ def test_a_first_word_with_an_equals_sign_is_an_override(
     assert choice.words() == words
 
 
+@pytest.mark.parametrize("command", ["submit", "jobs", "logs", "stop"])
+def test_the_help_names_the_variables_of_the_address_in_their_order(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "default: $RAY_API_SERVER_ADDRESS, else $RAY_ADDRESS, else this machine" in help_text
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
     ("words", "option"),

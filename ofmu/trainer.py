@@ -14,20 +14,20 @@ from typing import Any
 import torch
 
 from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback, barrier
-from ofmu.content import ROWS, check_content, content_of, read_content, write_content
+from ofmu.content import content_of, read_content, write_content
+from ofmu.earlier_run import check_earlier_run
 from ofmu.early_stopping import RoundCallback, RoundSelector, RoundState, raise_if_pruned
 from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine, weight_sharder
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memory
 from ofmu.engine.repeatable import check_repeatable
-from ofmu.errors import PrunedError, RunError
+from ofmu.errors import PrunedError
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.robustness.result import RobustnessResult, with_robustness
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
-from ofmu.io.text import listed
 from ofmu.kept_round import KeptRound
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
@@ -36,7 +36,6 @@ from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
 from ofmu.plan.decision import decide_run
 from ofmu.preparer import prepare
-from ofmu.provenance import differing_settings
 from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles, check_output, stored_values
@@ -99,7 +98,7 @@ def unlearn(
     if config.engine.undecided:
         check_output(directory)
         config = decide_run(config, RunFiles(directory).read_config()).config
-    content = _check_earlier_run(config, directory, with_models=prepared is None)
+    content = check_earlier_run(config, directory, with_models=prepared is None)
     complete = _complete_run(directory)
     if complete is not None:
         return complete
@@ -356,38 +355,6 @@ class _Run:
             )
         barrier()
         return UnlearnResult(values, metrics.reasons, self._files.directory)
-
-
-_KINDS = {"comparison": "compare", "search": "search"}
-"""The section that tells the config of another directory from that of a run."""
-
-
-def _check_earlier_run(config: UnlearnConfig, directory: Path, *, with_models: bool) -> dict[str, str] | None:
-    """Check that a directory holds no other run than this one.
-
-    Return the hashes of the content that the run starts from; None for a new run, whose files are not read.
-
-    Raises:
-        RunError: the directory holds a run under another config or on other content, or files that no run made.
-    """
-    check_output(directory)
-    files = RunFiles(directory)
-    stored = files.read_config()
-    wanted = config.model_dump(mode="json")
-    if stored is not None and stored != wanted:
-        differ = listed(differing_settings(stored, wanted) or ["its keys"], most=4)
-        other = f"run under another config, which differs in {differ}"
-        held = next((kind for kind, section in _KINDS.items() if section in stored), other)
-        raise RunError(f"{directory} holds a {held}: name another directory for this run")
-    report, earlier = files.read_report(), read_content(directory)
-    if report is not None and not earlier:
-        # Runs of older versions stored the hash of the rows only.
-        earlier = {ROWS: report["data_hash"]} if "data_hash" in report else {}
-    if not earlier:
-        return None
-    content = content_of(config, models=with_models)
-    check_content(directory, earlier, content)
-    return content
 
 
 def _complete_run(directory: Path) -> UnlearnResult | None:

@@ -22,22 +22,23 @@ def check_trial_fits(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_rou
         keeps_round: whether the trial may keep the weights of an earlier round.
 
     Raises:
-        ConfigError: the config names a GPU, and no GPU is visible.
+        ConfigError: as :func:`check_trial_engine` raises it.
         MemoryLimitError: the trial does not fit. The message names the smallest change that makes it fit.
     """
-    check_trial_device(config, cluster)
+    check_trial_engine(config, cluster)
     if not _is_elsewhere(cluster):
         check_fit(config, keeps_round=keeps_round, **_place(cluster))
 
 
-def check_trial_device(config: UnlearnConfig, cluster: ClusterConfig) -> None:
-    """Check that the device of a trial is on this machine.
+def check_trial_engine(config: UnlearnConfig, cluster: ClusterConfig) -> None:
+    """Check that the engine works on the ranks of a trial, and that the device of a trial is on this machine.
 
-    A cluster elsewhere may have it. Ray itself refuses a trial whose workers reserve more GPUs than there are.
+    A cluster elsewhere may have the device. Ray itself refuses a trial whose workers reserve more GPUs than there are.
 
     Raises:
-        ConfigError: the config names a GPU, and no GPU is visible.
+        ConfigError: a setting is for one process only; or the config names a GPU, and no GPU is visible.
     """
+    config.engine.check_ranks(max(cluster.num_workers, 1))
     if not _is_elsewhere(cluster) and cluster.reserved_gpus == 0:
         check_device(config.engine)
 
@@ -53,10 +54,10 @@ def decide_trial(config: UnlearnConfig, cluster: ClusterConfig, *, keeps_round: 
         keeps_round: whether the trial may keep the weights of an earlier round.
 
     Raises:
-        ConfigError: the config names a GPU, and no GPU is visible.
+        ConfigError: as :func:`check_trial_engine` raises it.
         OfmuError: rows or model, which the plan reads, are wrong.
     """
-    check_trial_device(config, cluster)
+    check_trial_engine(config, cluster)
     if _is_elsewhere(cluster):
         return decide_engine(config, unknown="the machines of the cluster are unknown")
     return decide_engine(config, keeps_round=keeps_round, **_place(cluster))

@@ -21,6 +21,7 @@ from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine, weight_sharder
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memory
+from ofmu.engine.process_group import number_of_ranks
 from ofmu.engine.repeatable import check_repeatable
 from ofmu.errors import PrunedError
 from ofmu.evaluation.metrics.summary import Metrics
@@ -95,6 +96,7 @@ def unlearn(
         OfmuError: an error that the user can fix. Files that were written before stay.
     """
     directory = Path(output_dir)
+    config.engine.check_ranks(number_of_ranks())
     if config.engine.undecided:
         check_output(directory)
         config = decide_run(config, RunFiles(directory).read_config()).config

@@ -90,6 +90,14 @@ def _no_process_group_left() -> Iterator[None]:
     assert not torch.distributed.is_initialized()
 
 
+@pytest.fixture
+def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables by which a launcher tells this process that it is the second rank of two. The first never comes."""
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {"OFMU_LAUNCHER": "a test", **place}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Prepared models of tests never mix with the user's, and are shared by all tests of a session."""

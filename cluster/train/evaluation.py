@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cluster.capacity import check_trial_engine
 from cluster.session import ray_session
 from cluster.train.worker_group import short_lived_pool
 from ofmu.errors import StorageError
@@ -37,6 +38,7 @@ def evaluations(config: UnlearnConfig, cluster: ClusterConfig) -> Iterator[Evalu
 
     Raises:
         ClusterError: the cluster cannot be joined.
+        ConfigError: the engine does not work on the workers.
         StorageError: the cache cannot be written.
     """
     # Imported here: it imports transformers, and an error of the cluster must come first.
@@ -45,6 +47,7 @@ def evaluations(config: UnlearnConfig, cluster: ClusterConfig) -> Iterator[Evalu
     if cluster.num_workers == 0:
         yield evaluate
         return
+    check_trial_engine(config, cluster)
     with ray_session(cluster, config.engine.device) as layout, short_lived_pool(config) as (pool, storage):
 
         def on_workers(model: str, config: UnlearnConfig, *, reference: str | None, output_dir: Path) -> dict[str, Any]:

@@ -50,12 +50,14 @@ def train(
 
     Raises:
         ClusterError: the cluster is unreachable, or smaller than the run needs.
+        ConfigError: a setting of the engine is for one process only.
         RunError: ``output_dir`` holds files that no run made, or its name is not UTF-8.
         MemoryLimitError: the run needs more memory than this machine has, and there is no other machine.
         OfmuError: as :func:`run_trial` and :func:`cluster.train.preparation.prepare` raise it.
     """
     cluster, files = cluster or ClusterConfig(), RunFiles(Path(output_dir))
     check_output(output_dir, (*RUN_NAMES, RAY_TRAIN))
+    config.engine.check_ranks(max(cluster.num_workers, 1))
     if cluster.num_workers:
         check_storage(output_dir)
     config = decide_single_run(config, cluster, files.read_config() if config.engine.undecided else None).config

@@ -23,6 +23,7 @@ def prepare_command(config: ConfigChoice) -> None:
     from ofmu.preflight import check_inputs
 
     settings, cluster = read_settings(config)
+    settings.engine.check_ranks(cluster.num_workers or launched_ranks().world_size)
     check_inputs(settings)
     is_first = launched_ranks().rank == 0
     callback = print_event if is_first else None

@@ -133,6 +133,7 @@ def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> Unlearn
     from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
+    config.engine.check_ranks(cluster.num_workers or launched_ranks().world_size)
     if cluster.num_workers == 0:
         check_device(config.engine)
     check_inputs(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from ofmu.engine.base import Engine
@@ -11,6 +10,7 @@ from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.deepspeed import DeepSpeedEngine, WeightSharder
 from ofmu.engine.device import check_device
+from ofmu.engine.process_group import number_of_ranks
 from ofmu.engine.torch import TorchEngine
 from ofmu.io.ranks import launched_ranks
 from ofmu.models.randomness import disable_randomness_in_modules
@@ -45,7 +45,7 @@ def build_engine(model: nn.Module, config: EngineConfig, tracker: CostTracker) -
     Raises:
         ConfigError: the config names a GPU, and no GPU is visible, or a setting is for one process only.
     """
-    ranks = _number_of_ranks()
+    ranks = number_of_ranks()
     config.check_ranks(ranks)
     device = resolve_device(config)
     if config.threads is not None:
@@ -73,12 +73,8 @@ def weight_sharder(config: EngineConfig) -> WeightSharder | None:
         ConfigError: the config names a GPU, and no GPU is visible, or a setting is for one process only.
         ClusterError: a rank has not come.
     """
-    ranks = _number_of_ranks()
+    ranks = number_of_ranks()
     config.check_ranks(ranks)
-    if config.stage < 3 or ranks == 1 or config.backend_on(ranks) == "torch":
+    if config.stage < 3 or ranks == 1:
         return None
     return WeightSharder(config, resolve_device(config))
-
-
-def _number_of_ranks() -> int:
-    return dist.get_world_size() if dist.is_initialized() else launched_ranks().world_size

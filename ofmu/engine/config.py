@@ -74,6 +74,11 @@ class EngineConfig(Section):
         Raises:
             ConfigError: a setting does not work on this number of ranks.
         """
+        if self.backend == "torch" and ranks > 1:
+            raise ConfigError(
+                f"engine.backend 'torch' is for one process, and this run has {ranks} ranks: set engine.backend to "
+                "'auto', or start one process"
+            )
         if self.gradient_precision == "bf16" and self.backend_on(ranks) != "torch":
             raise ConfigError(
                 f"engine.gradient_precision 'bf16' is for one process on PyTorch, and this run has {ranks} ranks on "

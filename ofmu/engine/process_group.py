@@ -28,6 +28,11 @@ WAIT_SECONDS = 300.0
 """After this time a run ends if ranks are missing."""
 
 
+def number_of_ranks() -> int:
+    """Return the number of ranks of the process group, or of the launcher if there is no group yet."""
+    return dist.get_world_size() if dist.is_initialized() else launched_ranks().world_size
+
+
 def join_process_group(device: torch.device) -> bool:
     """Use the existing process group, or join torchrun's, or make a group of one process.
 

@@ -7,17 +7,20 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fixed_weight_models import differing, fixed_names, write_source
 from ofmu import UnlearnConfig, evaluate, unlearn
+from ofmu.cli.main import main
 from ofmu.config.files import validate
-from ofmu.errors import ModelError, NonFiniteLossError, RunError
+from ofmu.errors import ConfigError, ModelError, NonFiniteLossError, RunError
 from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.run_config import override
@@ -219,6 +222,29 @@ def test_a_run_whose_method_cannot_be_made_gives_its_process_group_back(
     with pytest.raises(RunError, match="refused"):
         unlearn(changed(tiny_mapping, "engine.backend=deepspeed"), tmp_path, prepared=prepared)
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_ranks_for_an_engine_of_one_process_are_refused_before_anything_is_written(
+    tiny_mapping: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each rank would take all rows, and would write to the files of the other ones."""
+    keys = ("engine.backend=torch", f"cache_dir={tmp_path / 'cache'}")
+    config, file, run = changed(tiny_mapping, *keys), tmp_path / "config.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    sentence = "engine.backend 'torch' is for one process, and this run has 2 ranks"
+    starts: list[Callable[[], Any]] = [lambda: unlearn(config, run), lambda: prepare(config)]
+    for start in starts:
+        with pytest.raises(ConfigError, match=sentence):
+            start()
+    for arguments in (["unlearn", str(file), "--output", str(run)], ["prepare", str(file)]):
+        assert main(arguments) == 1
+        assert capsys.readouterr().err.startswith(f"Error: {sentence}")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    # An evaluation looks into the cache before it scores.
+    with pytest.raises(ConfigError, match=sentence):
+        evaluate(tmp_path, config, output_dir=run)
+    assert not run.exists()
 
 
 @pytest.mark.slow

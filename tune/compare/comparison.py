@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.capacity import check_trial_engine
 from cluster.session import ray_session
 from cluster.storage.uri import check_storage
 from ofmu.config.files import validate
@@ -185,6 +186,7 @@ class _Session:
     def _run_missing(self) -> ComparisonResult:
         if self._executor is None:
             check_inputs(self._shared.unlearn)
+            check_trial_engine(self._shared.unlearn, self._shared.cluster)
         with ExitStack() as stack:
             is_new = not self._home.config_file.is_file()
             if not is_new:

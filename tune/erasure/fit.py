@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.capacity import check_trial_device
+from cluster.capacity import check_trial_engine
 from cluster.config import ClusterConfig
 from ofmu.config.files import validate
 from ofmu.errors import MemoryLimitError
@@ -36,9 +36,9 @@ def check_device_of(mapping: Mapping[str, Any]) -> None:
     """Check that the trials of a request find the device that its settings name.
 
     Raises:
-        ConfigError: the settings name a GPU, and no GPU is visible; or a setting is wrong.
+        ConfigError: the settings name a GPU, and no GPU is visible; or a setting is wrong, or is for one process only.
     """
-    check_trial_device(
+    check_trial_engine(
         validate(UnlearnConfig, run_settings(mapping)), validate(ClusterConfig, mapping.get("cluster") or {})
     )
 

@@ -21,13 +21,12 @@ from ofmu.engine.base import Engine
 from ofmu.engine.build import build_engine, resolve_device, weight_sharder
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
-from ofmu.engine.process_group import join_process_group
+from ofmu.engine.process_group import join_process_group, number_of_ranks
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.finetuning.loop import EpochCallback
 from ofmu.finetuning.on_engine import finetune_on_engine
 from ofmu.io.cache import work_directory
-from ofmu.io.ranks import launched_ranks
 from ofmu.losses import AnswerLoss
 from ofmu.models.language import load_model, write_model
 from ofmu.models.weight_stream import WeightStream
@@ -39,9 +38,11 @@ def joins_ranks(config: EngineConfig) -> bool:
 
     Raises:
         ClusterError: a rank of the launcher has not come.
+        ConfigError: a setting of the engine is for one process only.
     """
-    ranks = dist.get_world_size() if dist.is_initialized() else launched_ranks().world_size
-    if ranks == 1 or config.backend_on(ranks) == "torch":
+    ranks = number_of_ranks()
+    config.check_ranks(ranks)
+    if ranks == 1:
         return False
     join_process_group(resolve_device(config))
     return True

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ofmu.engine.build import build_engine, resolve_device
+from ofmu.engine.build import build_engine, resolve_device, weight_sharder
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.errors import ConfigError
@@ -31,6 +31,19 @@ def test_gradients_in_bf16_are_for_one_process() -> None:
     engine = build_engine(tiny_classifier(), config, CostTracker())
     assert engine.space.gradient_zeros()[0].dtype == torch.bfloat16
     assert engine.space.zeros()[0].dtype == torch.float32
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_the_torch_backend_is_for_one_process() -> None:
+    config = EngineConfig(backend="torch", device="cpu", threads=1)
+    config.check_ranks(1)
+    sentence = r"^engine\.backend 'torch' is for one process, and this run has 2 ranks: set engine\.backend to 'auto'"
+    with pytest.raises(ConfigError, match=sentence):
+        config.check_ranks(2)
+    with pytest.raises(ConfigError, match=sentence):
+        build_engine(tiny_classifier(), config, CostTracker())
+    with pytest.raises(ConfigError, match=sentence):
+        weight_sharder(config)
 
 
 def test_frozen_weights_are_rounded_before_they_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch.distributed as dist
-
 from ofmu.engine.checkpoint import is_valid
+from ofmu.engine.rank_zero import barrier
 from ofmu.io.files import storage_errors, sync
 
 ProgressCallback = Callable[[dict[str, Any]], None]
@@ -67,9 +66,3 @@ class LocalCheckpointer:
 
     def _complete(self) -> list[Path]:
         return sorted(self._directory.glob("step_*"))
-
-
-def barrier() -> None:
-    """Wait for the other ranks of the process group. Return at once without a process group."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback, barrier
+from ofmu.checkpointing import Checkpointer, LocalCheckpointer, ProgressCallback
 from ofmu.content import content_of, read_content, write_content
 from ofmu.earlier_run import check_earlier_run
 from ofmu.early_stopping import RoundCallback, RoundSelector, RoundState, raise_if_pruned
@@ -22,7 +19,9 @@ from ofmu.engine.build import build_engine, weight_sharder
 from ofmu.engine.checkpoint import load_checkpoint, save_checkpoint
 from ofmu.engine.cost import CostTracker, peak_memory_per_rank, reset_peak_memory
 from ofmu.engine.process_group import number_of_ranks
+from ofmu.engine.rank_zero import on_rank_0
 from ofmu.engine.repeatable import check_repeatable
+from ofmu.engine.saving import save_on_rank_0
 from ofmu.errors import PrunedError
 from ofmu.evaluation.metrics.summary import Metrics
 from ofmu.evaluation.robustness.result import RobustnessResult, with_robustness
@@ -33,7 +32,6 @@ from ofmu.kept_round import KeptRound
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
 from ofmu.methods.retain_subset import retain_rows_entry
-from ofmu.models.weight_stream import WeightStream
 from ofmu.plan.check import check_fit
 from ofmu.plan.decision import decide_run
 from ofmu.preparer import prepare
@@ -161,7 +159,7 @@ class _Run:
                 if isinstance(task, RobustnessTask):
                     task.keep_target(engine, files.directory)
                 method = build_method(Context(engine, task, config.seed_of_run), config.method)
-                self._write_config(engine, task)
+                on_rank_0(lambda: self._write_config(engine, task))
                 checkpointer = (
                     make_checkpointer(engine.rank)
                     if make_checkpointer
@@ -180,15 +178,13 @@ class _Run:
         return result
 
     def _write_config(self, engine: Engine, task: Task[Any]) -> None:
-        if engine.rank == 0:
-            directory = self._files.directory
-            # The environment shows that the directory is ours, so an interruption must not leave a config without it.
-            write_json(self._files.environment, environment() | {"ranks": engine.world_size})
-            content = self._content
-            if content is None:
-                content = content_of(self._config, rows_hash=task.content_hash, models=self._hash_models)
-            write_content(directory, read_content(directory) | content)
-            self._files.write_config(self._config.model_dump(mode="json"))
+        directory, content = self._files.directory, self._content
+        # The environment shows that the directory is ours, so an interruption must not leave a config without it.
+        write_json(self._files.environment, environment() | {"ranks": engine.world_size})
+        if content is None:
+            content = content_of(self._config, rows_hash=task.content_hash, models=self._hash_models)
+        write_content(directory, read_content(directory) | content)
+        self._files.write_config(self._config.model_dump(mode="json"))
 
     def _resume(self, engine: Engine, method: Method[Any], checkpointer: Checkpointer) -> None:
         latest = checkpointer.latest_checkpoint()
@@ -305,32 +301,19 @@ class _Run:
         """Return what the config asks for beside the scores, on every rank, and count its cost; collective."""
         if not isinstance(task, RobustnessTask):
             return {}
+        model, reference, retrained = self._files.model, self._prepared.reference_scores, self._prepared.retrain
         with self._cost_tracker.phase("evaluation"):
-            parts = [task.measure(engine) | self._attacks(engine, task, metrics)]
-            if engine.world_size > 1:
-                torch.distributed.broadcast_object_list(parts, src=0)
-        for part in parts[0].values():
+            measured = task.measure(engine)
+            parts = on_rank_0(lambda: measured | task.attack(model, metrics, reference, retrained))
+        for part in parts.values():
             self._cost_tracker.gradient_evaluations += part.gradient_evaluations
             self._cost_tracker.tokens += part.tokens
-        return parts[0]
-
-    def _attacks(self, engine: Engine, task: RobustnessTask, metrics: Metrics) -> dict[str, RobustnessResult]:
-        if engine.rank != 0:
-            return {}
-        prepared = self._prepared
-        return task.attack(self._files.model, metrics, prepared.reference_scores, prepared.retrain)
+        return parts
 
     def _save_model(self, engine: Engine, task: Task[Any]) -> None:
-        """Save the masters in the form that ``from_pretrained`` loads. Each is gathered when rank 0 writes it."""
-        space = engine.space
-        gathered = space.gather_parameters()
-        try:
-            if engine.rank == 0:
-                weights = WeightStream(space.shapes(), task.saved_dtype, gathered)
-                task.save(engine.model, self._files.model, weights)
-        finally:
-            # Every rank takes part in gathering each weight, also after rank 0 failed to write one.
-            deque(gathered, maxlen=0)
+        """Save the masters in the form that ``from_pretrained`` loads; collective."""
+        model, directory = engine.model, self._files.model
+        save_on_rank_0(engine.space, task.saved_dtype, lambda weights: task.save(model, directory, weights))
 
     def _finish(self, engine: Engine, method: Method[Any], task: Task[Any], scores: Any) -> UnlearnResult:
         metrics = task.metrics(scores, self._prepared.reference_scores)
@@ -338,7 +321,8 @@ class _Run:
         metrics = with_robustness(metrics, parts)
         costs, cost = self._costs(method)
         values = metrics.values | costs
-        if engine.rank == 0:
+
+        def write() -> None:
             scores.save(self._files.scores)
             self._files.write_report(
                 metrics.to_json()
@@ -355,7 +339,8 @@ class _Run:
                     "environment": environment(),
                 }
             )
-        barrier()
+
+        on_rank_0(write)
         return UnlearnResult(values, metrics.reasons, self._files.directory)
 
 

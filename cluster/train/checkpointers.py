@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.mirror import Mirror
-from ofmu.checkpointing import barrier
 from ofmu.engine.checkpoint import is_valid
+from ofmu.engine.rank_zero import barrier
 from ofmu.io.files import storage_errors
 from ofmu.run_files import CHECKPOINTS, MODEL
 

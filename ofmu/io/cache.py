@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ofmu.errors import StorageError
 from ofmu.io.files import FileHashes, file_hash, sync
@@ -27,8 +27,6 @@ MANIFEST = "complete.json"
 """Name of an entry's manifest, which holds the checksums of the entry's files and the cost of the entry."""
 MODEL_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 _PARTIAL = ".partial"
-_WAIT_SECONDS = 60.0
-"""How often a process that waits for another one's entry says that it waits."""
 _log = logging.getLogger(__name__)
 
 _Fill = Callable[[Path], Mapping[str, float] | None]
@@ -51,14 +49,11 @@ class Cache:
 
     Args:
         root: the directory of the cache.
-        on_wait: called once a minute while another process builds the entry that this process wants.
         hashes: hashes of files that the caller has read, which are not read again. None: none.
     """
 
-    def __init__(
-        self, root: Path, on_wait: Callable[[], None] = lambda: None, hashes: FileHashes | None = None
-    ) -> None:
-        self.root, self._on_wait = root, on_wait
+    def __init__(self, root: Path, hashes: FileHashes | None = None) -> None:
+        self.root = root
         self._hashes = hashes or FileHashes()
 
     def get_or_create(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Entry:
@@ -119,21 +114,13 @@ class Cache:
         lock = FileLock(entry.with_name(f".{entry.name}.lock"))
         with self._storage_errors():
             entry.parent.mkdir(parents=True, exist_ok=True)
-            self._wait_for(lock)
+            lock.acquire()
         try:
             # Another process may have built the entry while this process waited for the lock.
             cost = read_manifest(entry, self._hashes)
             return (cost, False) if cost is not None else (self._create(entry, fill), True)
         finally:
             lock.release()
-
-    def _wait_for(self, lock: FileLock) -> None:
-        while True:
-            try:
-                lock.acquire(timeout=_WAIT_SECONDS)
-                return
-            except Timeout:
-                self._on_wait()
 
     def _create(self, entry: Path, fill: _Fill) -> Mapping[str, float] | None:
         """Fill a temporary directory, and rename it to ``entry`` unless ``fill`` returns None."""

@@ -1,6 +1,7 @@
 """The cache of several ranks. Rank 0 finds, locks and writes an entry. All ranks build the entry together.
 
-Without this, each rank would build the same entry alone, one after the other.
+Without this, each rank would build the same entry alone, one after the other. The other ranks wait for as long as rank
+0 takes to read the files of an entry, to wait for another process's lock, or to build alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 import torch.distributed as dist
 
-from ofmu import errors
+from ofmu.engine.rank_zero import Failure, announce, hear
 from ofmu.errors import OfmuError, StorageError
 from ofmu.io.cache import MANIFEST, Cache, Entry
 from ofmu.io.files import FileHashes
@@ -20,14 +21,12 @@ from ofmu.io.files import FileHashes
 class _Message(TypedDict, total=False):
     """What rank 0 tells the other ranks."""
 
-    state: Literal["wait", "build", "done", "failed"]
+    state: Literal["build", "done", "failed"]
     directory: str
     """build: the directory that rank 0 fills. done: the entry."""
     cost: dict[str, float]
     created: bool
-    error: str
-    """Class name of the error that rank 0 met."""
-    text: str
+    failure: Failure
 
 
 class CollectiveCache:
@@ -39,7 +38,7 @@ class CollectiveCache:
     """
 
     def __init__(self, root: Path, hashes: FileHashes | None = None) -> None:
-        self._cache = Cache(root, on_wait=lambda: _announce({"state": "wait"}), hashes=hashes)
+        self._cache = Cache(root, hashes=hashes)
 
     def get_or_create(
         self,
@@ -71,15 +70,15 @@ class CollectiveCache:
         try:
             entry = self._cache.get_or_create(kind, parts, announced)
         except OfmuError as error:
-            _announce({"state": "failed", "error": type(error).__name__, "text": str(error)})
+            _announce({"state": "failed", "failure": Failure.of(error)})
             raise
         _announce({"state": "done", "directory": str(entry.path), "cost": dict(entry.cost), "created": entry.created})
         return entry
 
     def _follow(self, build: Callable[[Path], Mapping[str, float]] | None) -> Entry:
         own_error: OfmuError | None = None
-        while (message := _heard())["state"] in ("wait", "build"):
-            if message["state"] == "build" and build is not None:
+        while (message := _heard())["state"] == "build":
+            if build is not None:
                 try:
                     build(Path(message["directory"]))
                 except OfmuError as error:
@@ -88,8 +87,7 @@ class CollectiveCache:
         if own_error is not None:
             raise own_error
         if message["state"] == "failed":
-            kind: Callable[[str], OfmuError] = getattr(errors, message["error"], OfmuError)
-            raise kind(message["text"])
+            raise message["failure"].error()
         path = Path(message["directory"])
         if not (path / MANIFEST).is_file():
             raise StorageError(
@@ -100,11 +98,9 @@ class CollectiveCache:
 
 
 def _announce(message: _Message) -> None:
-    dist.broadcast_object_list([message], src=0)
+    announce(message)
 
 
 def _heard() -> _Message:
-    box: list[Any] = [None]
-    dist.broadcast_object_list(box, src=0)
-    message: _Message = box[0]
+    message: _Message = hear()
     return message

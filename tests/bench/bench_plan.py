@@ -116,11 +116,11 @@ def measure(mapping: dict[str, Any], tiny: str, folder: Path) -> dict[str, float
 
 
 def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> None:
-    from ofmu.checkpointing import barrier
     from ofmu.data.encoding import load_tokenizer
     from ofmu.data.load import load_data
     from ofmu.engine.build import build_engine, weight_sharder
     from ofmu.engine.cost import CostTracker
+    from ofmu.engine.rank_zero import barrier
     from ofmu.kept_round import KeptRound
     from ofmu.methods.base import Context
     from ofmu.methods.build import build_method

@@ -13,8 +13,10 @@ from ofmu.evaluation.config import ReferenceConfig
 from ofmu.evaluation.metrics.registry import DEPTHS
 from ofmu.evaluator import evaluate
 from ofmu.run_config import UnlearnConfig
+from ofmu.testing import run_script_on_ranks
 from ofmu.trainer import unlearn
 
+SLOW_RANK_ZERO = Path(__file__).resolve().parents[1] / "helpers" / "slow_rank_zero.py"
 METHOD = {"name": "graddiff", "steps": 3, "lr": 2e-3, "batch_size": 4}
 NAMES = ("kl_retain", "kl_general", "relearning_probability", "quantization_4_forget_probability", "sampled_leakage")
 
@@ -114,3 +116,17 @@ def test_without_a_prepared_target_the_divergence_is_missing_with_its_reason(
     report = evaluate(tmp_path / "run" / "model", UnlearnConfig.model_validate(elsewhere.model_dump(mode="json")))
     assert report["metrics"]["kl_retain"] is None
     assert report["reasons"]["kl_retain"] == "the target is not in the cache: run ofmu prepare with the same config"
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(250)
+def test_ranks_wait_for_attacks_and_checks_that_outlast_a_collective(config: UnlearnConfig, tmp_path: Path) -> None:
+    asked = with_evaluation(config, run_attacks=["relearning"]).model_dump(mode="json")
+    (tmp_path / "config.json").write_text(json.dumps(asked | {"engine": {"device": "cpu", "zero_stage": 3}}))
+    run_script_on_ranks(SLOW_RANK_ZERO, 2, str(tmp_path / "config.json"), str(tmp_path))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+    assert first == [metrics["relearning_probability"], "the attack cannot read the model"]
+    assert 0 < first[0] < 1
+    assert not (tmp_path / "failed" / "metrics.json").exists()

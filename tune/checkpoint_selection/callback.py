@@ -61,9 +61,7 @@ class CheckpointSelectionCallback:
         metrics = self._scores.metrics(state)
         values = intermediate_values(self._objectives, metrics, state.record)
         scored = Scored(values, self._violation(metrics))
-        verdict = ask_on_rank_0(
-            state.engine, lambda: self._archive.report(self._trial, state.round, state.total, scored)
-        )
+        verdict = ask_on_rank_0(lambda: self._archive.report(self._trial, state.round, state.total, scored))
         if verdict.stop and state.kept_round is None:
             raise PrunedError(PruningRecord(round=state.round, total=state.total, objectives=values))
         return RoundDecision(keep=verdict.keep, end=verdict.stop)
@@ -80,7 +78,7 @@ class CheckpointSelectionCallback:
             )
             for round, metrics in candidates.items()
         }
-        return ask_on_rank_0(state.engine, lambda: self._archive.select(self._trial, scored))
+        return ask_on_rank_0(lambda: self._archive.select(self._trial, scored))
 
     def _violation(self, metrics: Mapping[str, float | None]) -> float:
         """Return the sum of the violations of the bounds whose metrics are known."""

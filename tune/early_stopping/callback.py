@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from ofmu.errors import PrunedError, PruningRecord, StorageError
+from ofmu.errors import PrunedError, PruningRecord
 from tune.early_stopping.config import EarlyStoppingConfig
 from tune.space.measured import INTERMEDIATE_SUBSTITUTES
 
 if TYPE_CHECKING:
     from ofmu.early_stopping import RoundState
-    from ofmu.engine.base import Engine
     from ofmu.evaluation.scoring.partial import PartialEvaluation
 
 Values = Mapping[str, float | None]
@@ -69,9 +68,7 @@ class EarlyStoppingCallback:
         if state.round not in self._config.rung_rounds(state.total):
             return
         values = intermediate_values(self._objectives, self._metrics(state), state.record)
-        stops = ask_on_rank_0(
-            state.engine, lambda: self._decider.should_stop(self._trial, state.round, state.total, values)
-        )
+        stops = ask_on_rank_0(lambda: self._decider.should_stop(self._trial, state.round, state.total, values))
         if stops:
             rung = self._config.level_reached(state.round, state.total)
             raise PrunedError(PruningRecord(round=state.round, total=state.total, rung=rung, objectives=values))
@@ -101,26 +98,16 @@ class PartialScores:
         return {**found, "peak_memory_bytes": float(peak)}
 
 
-def ask_on_rank_0(engine: Engine, ask: Callable[[], AnswerT]) -> AnswerT:
+def ask_on_rank_0(ask: Callable[[], AnswerT]) -> AnswerT:
     """Return on every rank what ``ask`` returns on rank 0; collective.
 
     Raises:
-        StorageError: ``ask`` raised it on rank 0. The other ranks wait for an answer, and all ranks must end alike.
+        StorageError: ``ask`` raised it on rank 0.
     """
-    answer: list[Any] = [None]
-    if engine.rank == 0:
-        try:
-            answer = [ask()]
-        except StorageError as error:
-            answer = [error]
-    if engine.world_size > 1:
-        import torch.distributed as dist
+    # The driver of a search imports this file without torch.
+    from ofmu.engine.rank_zero import on_rank_0
 
-        dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], StorageError):
-        raise answer[0]
-    found: AnswerT = answer[0]
-    return found
+    return on_rank_0(ask)
 
 
 def intermediate_values(

@@ -5,7 +5,6 @@ The engine shards a model as it does in a trial. So the target and its scores ne
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from ofmu.engine.build import build_engine, resolve_device, weight_sharder
 from ofmu.engine.config import EngineConfig
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.process_group import join_process_group, number_of_ranks
+from ofmu.engine.saving import save_on_rank_0
 from ofmu.evaluation.scores import Scores
 from ofmu.evaluation.scoring.model import score_model
 from ofmu.finetuning.loop import EpochCallback
@@ -29,7 +29,6 @@ from ofmu.finetuning.on_engine import finetune_on_engine
 from ofmu.io.cache import work_directory
 from ofmu.losses import AnswerLoss
 from ofmu.models.language import load_model, write_model
-from ofmu.models.weight_stream import WeightStream
 from ofmu.run_config import UnlearnConfig
 
 
@@ -89,14 +88,11 @@ def train_on_ranks(
             checkpoints=work_directory(directory),
             callback=callback,
         )
-        gathered = engine.space.gather_parameters()
-        try:
-            if engine.rank == 0:
-                weights = WeightStream(engine.space.shapes(), torch.float32, gathered)
-                write_model(model, tokenizer, directory, weights=weights)
-        finally:
-            # Every rank takes part in gathering each weight, also after rank 0 failed to write one.
-            deque(gathered, maxlen=0)
+        save_on_rank_0(
+            engine.space,
+            torch.float32,
+            lambda weights: write_model(model, tokenizer, directory, weights=weights),
+        )
     return cost | {"ranks": float(dist.get_world_size())}
 
 

@@ -210,6 +210,8 @@ class LanguageTask:
         if adapter.kind == "none":
             save_model(model, self._tokenizer, directory, weights=weights)
         else:
+            # The other ranks gather these weights too, and must not wait for the target in between.
+            trained = weights.collect()
             target = load_model(self._target, quantized=adapter.is_quantized)
-            merged = merge_adapters(dequantize_model(target), adapter, weights.collect())
+            merged = merge_adapters(dequantize_model(target), adapter, trained)
             save_model(merged, self._tokenizer, directory)

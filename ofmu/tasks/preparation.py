@@ -30,7 +30,7 @@ from ofmu.tasks.collective_cache import CollectiveCache
 from ofmu.tasks.events import PartReady, PreparationCallback, TrainingEpoch
 from ofmu.tasks.reference_path import reference_scores_file
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raise this number whenever a change of the code changes what the same config makes. Old entries are then unused."""
 
 _VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
@@ -44,7 +45,8 @@ class Section(BaseModel):
             for name in self.added_later
             if getattr(self, name) == fields[name].get_default(call_default_factory=True)
         }
-        return {key: value for key, value in handler(self).items() if key not in unset}
+        with _ctrl_c_as_itself():
+            return {key: value for key, value in handler(self).items() if key not in unset}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -60,15 +62,10 @@ class Section(BaseModel):
         """Return the section as a dict.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C came during serialisation. Pydantic wraps KeyboardInterrupt in
-                PydanticSerializationError, which callers would take for an ordinary error.
+            KeyboardInterrupt: Ctrl-C came during serialisation.
         """
-        try:
+        with _ctrl_c_as_itself():
             return super().model_dump(**options)
-        except PydanticSerializationError as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                raise error.__cause__ from None
-            raise
 
     @classmethod
     def section_schema(cls, name: str, mapping: Mapping[str, Any]) -> type[BaseModel] | None:
@@ -77,6 +74,20 @@ class Section(BaseModel):
         A subclass overrides this where the values in ``mapping`` choose the class.
         """
         return None
+
+
+@contextmanager
+def _ctrl_c_as_itself() -> Iterator[None]:
+    """Raise the KeyboardInterrupt that pydantic wraps, which callers would take for an ordinary error.
+
+    A section around another one drops the cause of the inner section's error, so each section unwraps it.
+    """
+    try:
+        yield
+    except PydanticSerializationError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _kinds(annotation: Any) -> set[Any]:

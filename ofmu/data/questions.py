@@ -78,9 +78,9 @@ def question_from_record(record: Mapping[str, Any], source: str, number: int) ->
 
 
 def _is_choice(value: Any) -> bool:
-    """Return whether a value is a text that says something, or a number."""
+    """Return whether a value is a text or a number. Published questions may have empty texts."""
     if isinstance(value, str):
-        return bool(value.strip())
+        return True
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)

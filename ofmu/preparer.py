@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ofmu.engine.device import release_gpu_memory
+from ofmu.engine.process_group import number_of_ranks
 from ofmu.errors import ConfigError
 from ofmu.io.files import FileHashes
 from ofmu.io.library_logging import silence_libraries
@@ -43,9 +44,9 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
         callback: called when a part is ready, and after each epoch of a training.
 
     Raises:
-        ClusterError: a rank of the launcher has not come.
-        ConfigError: a retrained model is needed, but the config names no model to start from; or a package that the
-            config needs is missing.
+        ClusterError: a rank of the launcher has not come, or the ranks cannot find each other.
+        ConfigError: a retrained model is needed, but the config names no model to start from; a package that the config
+            needs is missing; or a setting of the engine is for one process only.
         DataError: the data cannot be loaded.
         ModelError: the model cannot be loaded.
         ReferenceMismatchError: the given reference covers other rows, or follows another truth-ratio definition.
@@ -53,6 +54,7 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
         StorageError: the cache cannot be written.
     """
     silence_libraries()
+    config.engine.check_ranks(number_of_ranks())
     _check_retrain_has_base(config)
     config.model.adapter.check_packages()
     try:

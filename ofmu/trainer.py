@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ofmu.evaluation.robustness.result import RobustnessResult, with_robustness
 from ofmu.io.environment import environment
 from ofmu.io.files import write_json
 from ofmu.io.library_logging import silence_libraries
+from ofmu.io.ranks import ranks_on_this_machine
 from ofmu.kept_round import KeptRound
 from ofmu.methods.base import Context, Method
 from ofmu.methods.build import build_method
@@ -107,7 +107,7 @@ def unlearn(
     for note in (*config.departures().values(), *config.ineffective()):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
-        check_fit(config, ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        check_fit(config, ranks=ranks_on_this_machine())
     task_family(config.data.kind).check_evaluation(config)
     # Who prepares many runs at once guards the models, which take long to read.
     hash_models = prepared is None

@@ -6,7 +6,7 @@ import click
 
 from ofmu.cli.params import ConfigChoice, config_argument
 from ofmu.cli.settings import read_settings
-from ofmu.io.ranks import launched_ranks
+from ofmu.io.ranks import check_launch, launched_ranks
 from ofmu.tasks.events import PartReady, PreparationEvent, TrainingEpoch
 
 
@@ -23,6 +23,8 @@ def prepare_command(config: ConfigChoice) -> None:
     from ofmu.preflight import check_inputs
 
     settings, cluster = read_settings(config)
+    if cluster.num_workers == 0:
+        check_launch()
     settings.engine.check_ranks(cluster.num_workers or launched_ranks().world_size)
     check_inputs(settings)
     is_first = launched_ranks().rank == 0

@@ -11,7 +11,7 @@ import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.cli.settings import read_settings
-from ofmu.io.ranks import launched_ranks
+from ofmu.io.ranks import check_launch, launched_ranks
 from ofmu.io.text import counted
 
 if TYPE_CHECKING:
@@ -133,9 +133,10 @@ def _run(config: UnlearnConfig, cluster: ClusterConfig, output: Path) -> Unlearn
     from ofmu.run_files import RunFiles, check_output
 
     check_output(output)
-    config.engine.check_ranks(cluster.num_workers or launched_ranks().world_size)
     if cluster.num_workers == 0:
+        check_launch()
         check_device(config.engine)
+    config.engine.check_ranks(cluster.num_workers or launched_ranks().world_size)
     check_inputs(config)
     silence_libraries()
     if config.engine.undecided:

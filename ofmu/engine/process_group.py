@@ -20,7 +20,7 @@ from torch.distributed.distributed_c10d import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from ofmu.errors import ClusterError
-from ofmu.io.ranks import Ranks, drop_stale_ranks, launched_ranks
+from ofmu.io.ranks import Ranks, check_launch, drop_stale_ranks, launched_ranks
 
 NOTICE_SECONDS = 5.0
 """After this time the user is told that ranks are missing."""
@@ -29,8 +29,15 @@ WAIT_SECONDS = 300.0
 
 
 def number_of_ranks() -> int:
-    """Return the number of ranks of the process group, or of the launcher if there is no group yet."""
-    return dist.get_world_size() if dist.is_initialized() else launched_ranks().world_size
+    """Return the number of ranks of the process group, or of the launcher if there is no group yet.
+
+    Raises:
+        ClusterError: as :func:`ofmu.io.ranks.check_launch` raises it.
+    """
+    if dist.is_initialized():
+        return dist.get_world_size()
+    check_launch()
+    return launched_ranks().world_size
 
 
 def join_process_group(device: torch.device) -> bool:
@@ -42,27 +49,36 @@ def join_process_group(device: torch.device) -> bool:
         Whether this call made a group of one process.
 
     Raises:
-        ClusterError: a rank of the launcher has not come within :data:`WAIT_SECONDS`.
+        ClusterError: a rank of the launcher has not come within :data:`WAIT_SECONDS`, or as
+            :func:`ofmu.io.ranks.check_launch` raises it.
     """
     if device.type != "cuda":
         _wait_for_gloo_at_exit()
     if dist.is_initialized():
         return False
     backend = "nccl" if device.type == "cuda" else "gloo"
+    check_launch()
     ranks = launched_ranks()
     if ranks.world_size > 1:
+        _set_missing_variables(ranks)
         store = _meet(ranks)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
         return False
     stale = drop_stale_ranks()
     if stale is not None:
         warnings.warn(stale, stacklevel=2)
-    # DeepSpeed reads these variables.
-    single = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    for name, value in single.items():
-        os.environ.setdefault(name, value)
+    _set_missing_variables(ranks)
     dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     return True
+
+
+def _set_missing_variables(ranks: Ranks) -> None:
+    """Set the variables that DeepSpeed reads. srun and mpirun set others, and one process has none."""
+    numbers = {"RANK": ranks.rank, "WORLD_SIZE": ranks.world_size, "LOCAL_RANK": ranks.local_rank}
+    place = {} if ranks.world_size > 1 else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in {**{name: str(number) for name, number in numbers.items()}, **place}.items():
+        if not os.environ.get(name):
+            os.environ[name] = value
 
 
 def _meet(ranks: Ranks) -> Any:
@@ -83,7 +99,7 @@ def _meet(ranks: Ranks) -> Any:
     except (RuntimeError, OSError, ValueError) as error:
         raise ClusterError(
             f"{who} found no other ranks at {place} within {WAIT_SECONDS:g} seconds: start every rank, or, to run "
-            "alone, unset the launcher's variables such as RANK and WORLD_SIZE"
+            "alone, set WORLD_SIZE=1"
         ) from error
     finally:
         notice.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +12,7 @@ import torch
 from ofmu.config.files import validate
 from ofmu.engine.config import DECIDED_BY_PLAN, EngineConfig
 from ofmu.errors import ConfigError, OfmuError
-from ofmu.io.ranks import launched_ranks
+from ofmu.io.ranks import launched_ranks, ranks_on_this_machine
 from ofmu.plan.check import gib, has_gpu, model_config, rank_budget, surely_fits
 from ofmu.run_config import UnlearnConfig
 from ofmu.vectors.base import sum_over_ranks
@@ -113,7 +112,7 @@ def decide_run(
         return _decided(_with(config, {name: kept[name] for name in undecided}), undecided, "as at the run's start")
     if decide is not None:
         return decide()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local = ranks_on_this_machine()
     if launched_ranks().world_size == 1:
         return decide_engine(config, ranks=local)
     return _decide_together(config, local)

@@ -20,7 +20,7 @@ from fixed_weight_models import differing, fixed_names, write_source
 from ofmu import UnlearnConfig, evaluate, unlearn
 from ofmu.cli.main import main
 from ofmu.config.files import validate
-from ofmu.errors import ConfigError, ModelError, NonFiniteLossError, RunError
+from ofmu.errors import ClusterError, ConfigError, ModelError, NonFiniteLossError, RunError
 from ofmu.models.language import load_model
 from ofmu.preparer import prepare
 from ofmu.run_config import override
@@ -245,6 +245,28 @@ def test_ranks_for_an_engine_of_one_process_are_refused_before_anything_is_writt
     with pytest.raises(ConfigError, match=sentence):
         evaluate(tmp_path, config, output_dir=run)
     assert not run.exists()
+
+
+def test_processes_of_srun_that_cannot_find_each_other_write_nothing(
+    tiny_mapping: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each process would be the only rank, and all would write the same files."""
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4"}
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):  # a run of this process has set them
+        monkeypatch.delenv(name, raising=False)
+    config, file, run = changed(tiny_mapping, f"cache_dir={tmp_path / 'cache'}"), tmp_path / "config.yaml", "run"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    sentence = "srun has started 4 processes, which cannot find each other without MASTER_ADDR and MASTER_PORT"
+    starts: list[Callable[[], Any]] = [lambda: unlearn(config, tmp_path / run), lambda: prepare(config)]
+    for start in starts:
+        with pytest.raises(ClusterError, match=sentence):
+            start()
+    for arguments in (["unlearn", str(file), "--output", str(tmp_path / run)], ["prepare", str(file)]):
+        assert main(arguments) == 1
+        assert capsys.readouterr().err.startswith(f"Error: {sentence}")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 @pytest.mark.slow

@@ -89,3 +89,40 @@ def test_a_rank_that_is_missing_in_a_store_of_the_launcher_ends_the_wait() -> No
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     process = _join(store.port, TORCHELASTIC_RUN_ID="none", TORCHELASTIC_USE_AGENT_STORE="True")
     assert "found no other ranks" in process.stdout, process.stderr
+
+
+RANK_OF_SRUN = """
+import os, torch, torch.distributed as dist
+from ofmu.engine.build import build_engine
+from ofmu.engine.config import EngineConfig
+from ofmu.engine.cost import CostTracker
+from ofmu.testing import tiny_classifier
+
+engine = build_engine(tiny_classifier(), EngineConfig(device="cpu", threads=1), CostTracker())
+total = torch.tensor([float(engine.rank + 1)])
+dist.all_reduce(total)
+print(engine.rank, engine.world_size, float(total), os.environ["LOCAL_RANK"], flush=True)
+engine.close()
+"""
+
+
+@pytest.mark.ranks
+def test_ranks_of_srun_meet_at_the_place_that_the_user_names() -> None:
+    taken = ("TORCHELASTIC", "SLURM", "OMPI", "PMI", "MASTER", "RANK", "WORLD")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_STEP_ID": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK_OF_SRUN],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_NUM_TASKS": "2"},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        printed = [process.communicate(timeout=100)[0].splitlines()[-1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert printed == ["0 2 3.0 0", "1 2 3.0 1"]

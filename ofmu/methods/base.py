@@ -84,6 +84,8 @@ class Method(ABC, Generic[RowT]):
     """Named sets of settings, which ``method.variant`` chooses."""
     whole_logits: ClassVar[bool] = False
     """Whether a loss on text forms the logits of a whole minibatch, however large the vocabulary is."""
+    answers_in_pass: ClassVar[int] = 1
+    """Answers to each row of a forget minibatch that one pass reads together."""
     no_op_config: ClassVar[Mapping[str, Any]] = {"steps": 0}
     """Settings under which a run leaves the target as it is."""
 

@@ -72,7 +72,7 @@ class DPO(TokenLossMethod):
     source = "Rafailov et al., arXiv 2305.18290, equation 7; with refusals and the factor 2/b as in open-unlearning"
     space: ClassVar = SINGLE_LOOP_SPACE | {"beta": {"low": 0.03, "high": 1.0, "log": True}}
     published: ClassVar = {"beta": 0.1, "forget_weight": 1.0, "retain_weight": 1.0}
-    answers_measured_first = 2
+    answers_measured_first = answers_in_pass = 2
     config: DpoConfig
 
     def __init__(self, context: Context[Example], config: DpoConfig) -> None:

@@ -66,7 +66,7 @@ def run_cost(config: UnlearnConfig, work: Workload) -> tuple[Cost, Cost] | None:
     least, most = (
         Cost(
             gradient_evaluations=float(passes.gradient_evaluations),
-            gradient_tokens=passes.forget * forget + passes.retain * retain,
+            gradient_tokens=passes.forget * forget * method.answers_in_pass + passes.retain * retain,
             forward_tokens=passes.forget_forward * forget + passes.retain_forward * retain + work.evaluation_tokens,
         )
         for passes in bounds

@@ -238,7 +238,8 @@ def _round(
     """Return the costliest moment: activations, gradients or temporary vectors are at their peak."""
     local = -(-min(config.method.batch_size, max(work.forget_rows, work.retain_rows)) // ranks)
     micro = min(local, config.engine.micro_batch_size or local)
-    peaks = _training_pass(config, model, sizes, micro, work.longest, ranks) if buildable else PassPeaks(0.0, 0.0)
+    read = micro * method_class(config.method.name, config.method.module).answers_in_pass
+    peaks = _training_pass(config, model, sizes, read, work.longest, ranks) if buildable else PassPeaks(0.0, 0.0)
     several = micro < local
     full = config.model.adapter.kind == "none"
     # The pass counts the gradient of the embeddings, which the engine counts too.

@@ -240,6 +240,19 @@ def test_the_targets_logits_are_counted_where_a_loss_compares_with_them(mapping)
     assert 4 * 4 < tokens < 4 * 200  # four rows, all tokens of the longest but the first
 
 
+@pytest.mark.slow
+def test_a_pass_of_dpo_reads_two_answers_to_each_row(mapping):
+    """DPO at half the rows of SimNPO reads as many: activations, and tokens of the forget passes, are the same."""
+    found = {}
+    for name, rows in (("simnpo", 8), ("dpo", 4)):
+        config = config_of(mapping, method={"name": name, "batch_size": rows, "retain_weight": 0.0, "steps": 5})
+        plan = make_plan(config, ranks=1, on_gpu=False)
+        (round,) = (phase for phase in plan.memory.phases if phase.name == "round")
+        activations = {part.name: part.size for part in round.components}["activations and logits"]
+        found[name] = activations, plan.cost[1].gradient_tokens
+    assert found["dpo"] == found["simnpo"]
+
+
 def phases_of(config: UnlearnConfig, **more: Any) -> dict[str, dict[str, float]]:
     plan = make_plan(config, ranks=1, on_gpu=False, **more)
     return {phase.name: {part.name: part.size for part in phase.components} for phase in plan.memory.phases}

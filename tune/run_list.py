@@ -122,7 +122,6 @@ def _comparison(directory: Path) -> dict[str, Any]:
     home = CompareDirectory(directory)
     if home.summary_file.is_file() and not is_locked(directory):
         summary = Summary.model_validate_json(home.summary_file.read_text(encoding="utf-8"))
-        costs = [method.cost for method in summary.methods]
         best = summary.best["levels"]
         return _common(directory) | {
             "state": "complete",
@@ -130,8 +129,8 @@ def _comparison(directory: Path) -> dict[str, Any]:
             "result": f"{best} is best"
             if best
             else f"none is significantly best on {counted(len(summary.seeds), 'seed')}",
-            "gradient_evaluations": sum(cost.search_gradient_evaluations for cost in costs),
-            "seconds": sum(cost.search_seconds for cost in costs),
+            "gradient_evaluations": summary.gradient_evaluations,
+            "seconds": summary.seconds,
         }
     methods = home.read_mapping()["compare"]["methods"]
     state = "running" if is_locked(directory) else "interrupted"

@@ -38,6 +38,7 @@ from tune.results.incremental import TimeBudget
 from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
+from tune.results.tables import mean_trial_seconds
 from tune.round_decider import round_decider
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
@@ -234,16 +235,19 @@ class RaySearch:
     def progress(self) -> Progress:
         """Return the state of the search at this moment."""
         session = self.session
-        counts = session.counts
+        counts, result, running = session.counts, session.result(), session.running_trials()
         total, done = session.searcher.expected_total(), sum(counts.values())
         newly = done - self._done_before
         pace = session.seconds_here() / newly if newly > 0 else None
+        if pace is not None and (each := mean_trial_seconds(result.trials)) is not None:
+            # The start of Ray and of the trials' processes counts as no trial.
+            pace = min(pace, each / (len(running) + 1))
         return Progress(
-            result=session.result(),
+            result=result,
             total=total,
             complete=counts["complete"],
             failed=counts["failed"],
-            running=tuple(trial.number for trial in session.running_trials()),
+            running=tuple(trial.number for trial in running),
             elapsed=session.seconds(),
             remaining=None if pace is None else pace * max(total - done, 0),
             pruned=counts["pruned"],

@@ -37,6 +37,8 @@ def limits(
     metrics: Sequence[MetricRecord],
     skipped: Sequence[NotRunRecord],
     *,
+    weakness: str | None = None,
+    seeds: int = 0,
     in_chain: bool = False,
 ) -> list[str]:
     """Return the limits, one sentence or two each.
@@ -48,6 +50,8 @@ def limits(
         rows: the rows of the request.
         metrics: the measured metrics.
         skipped: the attacks that were not made.
+        weakness: why the retrained model is no good reference, in words; None if it is one.
+        seeds: number of runs of the same setting on further seeds.
         in_chain: whether there were requests before this one.
     """
     return [
@@ -55,14 +59,26 @@ def limits(
         "about these rows, and an attack that is not listed may recover more.",
         "Copies of the target, its training data, backups, logs and other models are not part of this record.",
         *_of_reference(reference),
+        *((f"{weakness[0].upper()}{weakness[1:]}.",) if weakness else ()),
         *_of_request(kind),
         *_of_retain(retain_source),
         *_of_numbers(rows, metrics),
         *_of_attacks(skipped),
         *_of_chain(in_chain=in_chain),
-        "Intervals are over runs of the same setting on further seeds. The result itself is one run, on the seed of "
-        "the search.",
+        *_of_seeds(seeds),
     ]
+
+
+def _of_seeds(seeds: int) -> Iterator[str]:
+    if seeds == 0:
+        yield "The result is one run. How much runs on other seeds differ was not measured."
+    elif seeds == 1:
+        yield "The result is one run, on the seed of the search. One run on one further seed gives no interval."
+    else:
+        yield (
+            "Intervals are over runs of the same setting on further seeds. The result itself is one run, on the seed "
+            "of the search."
+        )
 
 
 def _of_reference(source: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from ofmu.erasure.evidence import AttackRecord, MetricRecord, NotRunRecord
 from ofmu.erasure.intervals import mean_interval
 from ofmu.erasure.request_rows import RequestRows
-from ofmu.evaluation.config import Attack
+from ofmu.evaluation.config import RELEARNING_ROWS, RELEARNING_STEPS, Attack
 from ofmu.evaluation.metrics.registry import GROUPS, REGISTRY, MetricInfo
 from ofmu.evaluation.sets import IN_SCOPE_KINDS, IN_SCOPE_PREFIX
 from ofmu.evaluator import evaluate
@@ -32,17 +32,23 @@ _FIELDS = {
 _ATTACKS = {
     "membership": "Tries to tell forget rows from holdout rows, on which no model was trained, by the model's losses. "
     "An AUC of 0.5 means that it cannot.",
-    "relearning": "Trains a copy of the model on at most 8 of the forget rows for 10 steps, and measures the others.",
+    "relearning": f"Trains a copy of the model on {RELEARNING_ROWS} of the forget rows for {RELEARNING_STEPS} steps, "
+    "and measures the others.",
     "quantization_8": "Rounds the weights to 8 bits, which can undo small changes of the weights.",
     "quantization_4": "Rounds the weights to 4 bits, which can undo small changes of the weights.",
     "sampling": "Draws several answers at random to each of at most 64 forget questions, and takes the one that tells "
     "most.",
-    "few_shot": "Asks at most 64 forget questions after four other forget rows with their answers.",
+    "few_shot": "Asks at most 64 forget questions after other forget rows with their answers, four of them if there "
+    "are so many.",
     **{
         f"{IN_SCOPE_PREFIX}{kind}": f"Asks {adjective} questions about the forget rows, which no training step used."
         for kind, adjective in IN_SCOPE_KINDS.items()
     },
 }
+_RELEARNING_ALL = (
+    f"Trains a copy of the model on all forget rows for {RELEARNING_STEPS} steps, and measures the same rows, since "
+    "there are no others. So the numbers are high for any model."
+)
 Report = Mapping[str, Any]
 
 
@@ -125,15 +131,21 @@ def metric_records(measured: Measured, further: Sequence[Mapping[str, Any]]) -> 
     return [record for info in infos if (record := _record(info, measured, further)) is not None]
 
 
-def attack_records(measured: Measured) -> list[AttackRecord]:
-    """Return the attacks that gave a number."""
+def attack_records(measured: Measured, forget_rows: int) -> list[AttackRecord]:
+    """Return the attacks that gave a number.
+
+    Args:
+        measured: the evaluations.
+        forget_rows: number of forget rows. Of a few rows, relearning trains on all.
+    """
+    texts = _ATTACKS | ({"relearning": _RELEARNING_ALL} if forget_rows <= RELEARNING_ROWS else {})
     found = ((name, list(_metrics_of(name, measured))) for name in _ATTACKS)
-    return [AttackRecord(name=name, description=_ATTACKS[name], metrics=metrics) for name, metrics in found if metrics]
+    return [AttackRecord(name=name, description=texts[name], metrics=metrics) for name, metrics in found if metrics]
 
 
 def not_run(measured: Measured, rows: RequestRows) -> list[NotRunRecord]:
     """Return the attacks that were not made, each with the reason."""
-    made = {attack.name for attack in attack_records(measured)}
+    made = {attack.name for attack in attack_records(measured, len(rows.forget.rows))}
     reasons = measured.result.get("reasons") or {}
     records = []
     for name in _ATTACKS:

@@ -9,12 +9,30 @@ from typing import TYPE_CHECKING
 
 from ofmu.erasure.evidence import Evidence
 from ofmu.erasure.evidence_files import write_evidence
+from ofmu.erasure.signature import fingerprint
 from ofmu.erasure.verify import read_with_hash
 from ofmu.errors import EvidenceError, RunError
 from ofmu.io.files import storage_errors
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+def sign_once(record: Evidence, directory: Path, key: Ed25519PrivateKey) -> None:
+    """Sign evidence that is unsigned. Evidence that this key has signed stays as it is.
+
+    Raises:
+        EvidenceError: another key has signed the evidence.
+        RunError: as :func:`sign_evidence` raises it.
+        StorageError: the disk refuses. The unsigned evidence stays.
+    """
+    if record.signature is None:
+        sign_evidence(record, directory, key)
+    elif record.signature.public_key_sha256 != fingerprint(key.public_key()):
+        raise EvidenceError(
+            f"{directory} is signed already, by the key with SHA-256 {record.signature.public_key_sha256}, which is "
+            "not the given one: leave --key out"
+        )
 
 
 def sign_evidence(record: Evidence, directory: Path, key: Ed25519PrivateKey) -> None:

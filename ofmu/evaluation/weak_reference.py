@@ -10,8 +10,8 @@ _MIN_SHARE = 0.75
 on the retain rows, so both should answer them about equally well."""
 
 
-def weak_reference(target: Mapping[str, Any], retrained: Mapping[str, Any]) -> str | None:
-    """Return why the retrained model is no reference, in words; None if it is one, or if that is not known.
+def weakness_of_reference(target: Mapping[str, Any], retrained: Mapping[str, Any]) -> str | None:
+    """Return why a comparison with the retrained model says little, in words; None if it does not, or nothing is known.
 
     Args:
         target: the metrics of the untouched target.
@@ -22,5 +22,12 @@ def weak_reference(target: Mapping[str, Any], retrained: Mapping[str, Any]) -> s
         return None
     return (
         f"the retrained model knows little (model_utility {other:.3g}, the target's {before:.3g}), so a comparison "
-        "with it says little: train it as the target was fine-tuned (section training), or name another reference"
+        "with it says little"
     )
+
+
+def weak_reference(target: Mapping[str, Any], retrained: Mapping[str, Any]) -> str | None:
+    """Return the result of :func:`weakness_of_reference`, and the fix."""
+    weakness = weakness_of_reference(target, retrained)
+    fix = "train it as the target was fine-tuned (section training), or name another reference"
+    return None if weakness is None else f"{weakness}: {fix}"

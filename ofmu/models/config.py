@@ -33,7 +33,7 @@ class ScratchModelConfig(Section):
     """Shape of a Llama that is trained from scratch, with its own byte-level BPE tokenizer."""
 
     hidden_size: PositiveInt = 64
-    """Width of the hidden states. It must be a multiple of ``num_heads``."""
+    """Width of the hidden states. It must be a multiple of twice ``num_heads``."""
     intermediate_size: PositiveInt = 160
     """Width of the feed-forward layers."""
     num_layers: Count = 2
@@ -42,6 +42,17 @@ class ScratchModelConfig(Section):
     """Number of attention heads per layer."""
     vocab_size: Annotated[PositiveInt, Field(le=2**24)] = 512
     """Upper bound on the tokenizer's vocabulary, special tokens included. At least 259."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> ScratchModelConfig:
+        # The rotary embedding of a position turns pairs of a head's values.
+        unit = 2 * self.num_heads
+        if self.hidden_size % unit:
+            raise ValueError(
+                f"model.scratch.hidden_size {self.hidden_size} is no multiple of {unit}, twice the number of heads: "
+                f"set it to {unit * max(1, round(self.hidden_size / unit))}"
+            )
+        return self
 
 
 class ResNetConfig(Section):

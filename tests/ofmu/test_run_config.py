@@ -76,6 +76,13 @@ def test_derivatives_that_are_left_out_are_exact_in_bf16() -> None:
         UnlearnConfig(engine=EngineConfig(precision="bf16"), method=OfmuConfig(derivative="central"))
 
 
+@pytest.mark.parametrize(("width", "fix"), [(63, 64), (60, 64), (3, 8), (68, 64)])
+def test_a_width_that_does_not_suit_the_heads_is_refused_with_the_nearest_one(width: int, fix: int) -> None:
+    sentence = f"hidden_size {width} is no multiple of 8, twice the number of heads: set it to {fix}"
+    with pytest.raises(ConfigError, match=sentence):
+        validate(UnlearnConfig, {"model": {"scratch": {"hidden_size": width, "num_heads": 4}}})
+
+
 def test_stored_configs_without_the_precision_of_gradients_stay_equal() -> None:
     assert "gradient_precision" not in config().model_dump(mode="json")["engine"]
     changed = config("method.derivative=exact", "engine.precision=bf16", "engine.gradient_precision=bf16")

@@ -83,15 +83,13 @@ def _rank_chart(summary: Summary) -> Chart:
 def _tiles(summary: Summary) -> list[dict[str, str]]:
     runs = [run for method in summary.methods for run in method.runs]
     failed = sum(run.metrics is None for run in runs)
-    seconds = sum(method.cost.search_seconds for method in summary.methods)
-    seconds += sum((run.metrics or {}).get("seconds") or 0.0 for run in runs)
     best = summary.best["levels"]
     return [
         {"label": "Significantly best", "value": best or "none", "note": f"at corrected p < {summary.significance:g}"},
         {"label": "Seeds", "value": str(len(summary.seeds)), "note": ", ".join(map(str, summary.seeds))},
         {"label": "Runs on other seeds", "value": str(len(runs)), "note": f"{failed} failed" if failed else ""},
         {"label": "Budget", "value": summary.budget, "note": "equal for all methods"},
-        {"label": "Time of all trials", "value": duration(seconds), "note": ""},
+        {"label": "Time of all trials", "value": duration(summary.seconds), "note": ""},
     ]
 
 

@@ -166,6 +166,22 @@ class Summary(Record):
     best: dict[Quantity, str | None]
     """The method that is significantly better than every other one, or None."""
 
+    @property
+    def gradient_evaluations(self) -> float:
+        """Gradient evaluations of all searches and of all runs on other seeds."""
+        return sum(method.cost.search_gradient_evaluations for method in self.methods) + self._of_runs(
+            "gradient_evaluations"
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all trials and of all runs on other seeds, one after the other."""
+        return sum(method.cost.search_seconds for method in self.methods) + self._of_runs("seconds")
+
+    def _of_runs(self, metric: str) -> float:
+        runs = (run for method in self.methods for run in method.runs)
+        return sum((run.metrics or {}).get(metric) or 0.0 for run in runs)
+
     def method(self, name: str) -> MethodSummary:
         """Return one method's results."""
         return next(method for method in self.methods if method.name == name)

@@ -20,7 +20,7 @@ from ofmu.erasure.measure import Report, evaluation_config, measure
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.request_rows import RequestRows, build_rows
 from ofmu.erasure.signature import read_private_key
-from ofmu.erasure.signing import restore_evidence, sign_evidence
+from ofmu.erasure.signing import restore_evidence, sign_once
 from ofmu.erasure.verify import read_intact
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import RunError
@@ -254,8 +254,8 @@ class _Forgetting:
         """
         home, record = self._home, read_intact(self._home.evidence)
         self._say(f"The request in {home.path} was already complete: nothing was run")
-        if record.signature is None and self._key is not None:
-            sign_evidence(record, home.evidence, self._key)
+        if self._key is not None:
+            sign_once(record, home.evidence, self._key)
 
     def _search_mapping(self, rows: RequestRows) -> dict[str, Any]:
         hours, trials = self._options.budget_hours, self._options.trials

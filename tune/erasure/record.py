@@ -31,6 +31,7 @@ from ofmu.erasure.measure import Measured, attack_records, metric_records, not_r
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.request_rows import RequestRows
 from ofmu.erasure.workspace import Workspace
+from ofmu.evaluation.weak_reference import weakness_of_reference
 from ofmu.io.cache import model_hashes
 from ofmu.methods.registry import method_class
 from ofmu.run_config import UnlearnConfig
@@ -77,7 +78,8 @@ def compose_record(
     """
     state, key = home.state() or {}, home.hash_key()
     sets = _rows_records(rows, key, show=show_rows)
-    metrics = metric_records(measured, further_metrics(result, ordered[0]))
+    further = further_metrics(result, ordered[0])
+    metrics = metric_records(measured, further)
     skipped, source = not_run(measured, rows), run.reference.source
     person = request.person
     return Evidence(
@@ -99,11 +101,21 @@ def compose_record(
         search=_search_record(result, rule, ordered),
         reference=reference_sentence(source),
         metrics=metrics,
-        attacks=attack_records(measured),
+        attacks=attack_records(measured, len(rows.forget.rows)),
         not_run=skipped,
         cost=cost_record(result, home),
         code=code_record(package_folders()),
-        limits=limits(request.kind, rows.retain_source, source, sets, metrics, skipped, in_chain=chain is not None),
+        limits=limits(
+            request.kind,
+            rows.retain_source,
+            source,
+            sets,
+            metrics,
+            skipped,
+            weakness=weakness_of_reference(measured.target["metrics"], measured.retrained_metrics),
+            seeds=len(further),
+            in_chain=chain is not None,
+        ),
         chain=chain,
         files={},
     )

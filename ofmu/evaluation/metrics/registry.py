@@ -256,7 +256,9 @@ def _depth() -> Iterator[MetricInfo]:
 def _attacks() -> Iterator[MetricInfo]:
     source, needs = "Hu et al., arXiv 2406.13356", f"{ATTACK}relearning"
     for name, shown in (("probability", "forget probability"), ("extraction_strength", "extraction strength")):
-        final = f"{shown} of the other forget rows after 10 training steps on 8 forget rows"
+        final = (
+            f"{shown} of the other forget rows after 10 training steps on 8 forget rows (of 8 rows or fewer: of all)"
+        )
         yield _minimise(f"relearning_{name}", final, source, needs)
         mean = f"mean {shown} of the other forget rows over the 10 training steps"
         yield _minimise(f"relearning_{name}_area", mean, source, needs)
@@ -270,8 +272,8 @@ def _attacks() -> Iterator[MetricInfo]:
     leakage = "mean over at most 64 forget rows of the largest ROUGE-L recall among 8 answers sampled at temperature 1"
     yield _minimise("sampled_leakage", leakage, "leak@k, Reisizadeh et al., arXiv 2511.04934", f"{ATTACK}sampling")
     shown = (
-        "mean over at most 64 forget rows of the ROUGE-L recall of the answer after four other forget rows in the "
-        "prompt"
+        "mean over at most 64 forget rows of the ROUGE-L recall of the answer after at most four other forget rows "
+        "in the prompt"
     )
     yield _minimise("few_shot_leakage", shown, "Lynch et al., arXiv 2402.16835", f"{ATTACK}few_shot")
 

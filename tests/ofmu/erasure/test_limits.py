@@ -22,11 +22,12 @@ def stated(
     count: int = 100,
     probability: float = 0.9,
     skipped: tuple[str, ...] = (),
+    **more: Any,
 ) -> str:
     rows = [RowsRecord(role="forget", count=count, origin="given", hash="", row_hashes=[])]
     known = MetricRecord(name="forget_probability", better="lower", meaning="", target=probability)
     missing = [NotRunRecord(name=name, reason="so") for name in skipped]
-    return "\n".join(limits(kind, retain, reference, rows, [known], missing))
+    return "\n".join(limits(kind, retain, reference, rows, [known], missing, **more))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,10 @@ def stated(
         ({"count": 29}, {"count": 30}, "only 29 forget rows"),
         ({"count": 1}, {}, "only 1 forget row,"),
         ({"probability": 0.2}, {"probability": 0.3}, "hardly knew the forget rows"),
+        ({"weakness": "the retrained model knows little"}, {}, "The retrained model knows little."),
+        ({}, {"seeds": 1}, "How much runs on other seeds differ was not measured"),
+        ({"seeds": 1}, {"seeds": 2}, "One run on one further seed gives no interval"),
+        ({"seeds": 2}, {"seeds": 1}, "Intervals are over runs"),
         ({"skipped": ("sampling", "membership")}, {}, "not made: sampling, membership."),
     ],
 )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from ofmu.data.rows import Row, RowSet
 from ofmu.erasure.measure import Measured, attack_records, evaluation_config, metric_records, not_run
 from ofmu.erasure.request_rows import RequestRows
@@ -48,13 +50,21 @@ def test_metrics_and_attacks_have_the_values_of_each_model():
     assert known.low is not None
     assert known.low < 0.2 < (known.high or 0)
     assert metrics["model_utility"].mean is None
-    attacks = {each.name: [metric.name for metric in each.metrics] for each in attack_records(measured())}
+    attacks = {each.name: [metric.name for metric in each.metrics] for each in attack_records(measured(), 100)}
     assert attacks == {
         "membership": ["membership_loss"],
         "relearning": ["relearning_probability"],
         "quantization_4": ["quantization_4_model_utility"],
         "sampling": ["sampled_leakage"],
     }
+
+
+@pytest.mark.parametrize(
+    ("rows", "others"), [(8, "the same rows, since there are no others"), (9, "measures the others")]
+)
+def test_relearning_of_few_rows_says_that_it_trains_on_all_of_them(rows: int, others: str):
+    texts = {each.name: each.description for each in attack_records(measured(), rows)}
+    assert others in texts["relearning"]
 
 
 def test_a_metric_that_the_result_lacks_is_left_out():

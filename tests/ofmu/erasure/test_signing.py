@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from evidence_records import record
 from ofmu.erasure import evidence_files
 from ofmu.erasure.evidence_files import write_evidence
-from ofmu.erasure.signing import restore_evidence, sign_evidence
+from ofmu.erasure.signing import restore_evidence, sign_evidence, sign_once
 from ofmu.erasure.verify import read_intact, verify_evidence
 from ofmu.errors import EvidenceError, RunError, StorageError
 
@@ -40,6 +40,15 @@ def test_signed_evidence_takes_the_place_of_unsigned(unsigned: Path, tmp_path: P
     sign_evidence(read_intact(unsigned), unsigned, KEY)
     assert verify_evidence(unsigned).record.metrics == record().metrics
     assert names_in(tmp_path) == ["evidence"]
+
+
+def test_another_key_than_the_first_is_refused(unsigned: Path):
+    sign_once(read_intact(unsigned), unsigned, KEY)
+    signed = content_of(unsigned)
+    sign_once(read_intact(unsigned), unsigned, KEY)
+    with pytest.raises(EvidenceError, match=r"signed already, by the key with SHA-256 [0-9a-f]{64}, which is not"):
+        sign_once(read_intact(unsigned), unsigned, Ed25519PrivateKey.generate())
+    assert content_of(unsigned) == signed
 
 
 def full_disk(*arguments: object) -> None:

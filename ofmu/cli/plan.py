@@ -120,6 +120,8 @@ def _show_memory(plan: Plan) -> None:
         ]
     columns = [Column("phase"), Column(where, justify="right"), Column("host" if plan.on_gpu else "", justify="right")]
     print_table(columns, rows)
+    besides = " and about 1 GB of its GPU" if plan.on_gpu else ""
+    click.echo(f"These are tensors. Python and the libraries take about half a GiB of memory a rank besides{besides}.")
     if not plan.memory.declared:
         click.echo("The method does not declare the vectors that it holds, so they are missing here.")
 

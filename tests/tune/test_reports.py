@@ -165,7 +165,10 @@ def test_the_list_tells_kind_state_result_and_cost(runs, summarised, tmp_path_fa
     write_comparison(folder / "c", summarised)
     (entry,) = list_runs(folder)
     assert (entry.kind, entry.state, entry.method) == ("comparison", "complete", "a, b")
-    assert entry.gradient_evaluations == 800
+    methods = ComparisonResult.load(folder / "c").summary.methods
+    on_seeds = [run.metrics["gradient_evaluations"] for method in methods for run in method.runs]
+    assert len(on_seeds) > 0
+    assert entry.gradient_evaluations == 800 + sum(on_seeds), "the searches, and the runs on other seeds"
 
 
 def test_the_list_counts_the_cost_of_a_warm_started_searchs_own_trials(tmp_path):

@@ -88,5 +88,4 @@ def _place(cluster: ClusterConfig) -> dict[str, Any]:
         return {"ranks": max(cluster.num_workers, 1), "on_gpu": None, "share": share}
     if cluster.num_workers == 0:
         return {}
-    # Workers that reserve no GPU see none.
-    return {"ranks": cluster.num_workers, "on_gpu": None if cluster.gpus_per_worker == "auto" else False}
+    return {"ranks": cluster.num_workers, "on_gpu": None if cluster.sees_gpu else False}

@@ -30,3 +30,8 @@ class ClusterConfig(Section):
     def reserved_gpus(self) -> float:
         """GPUs that each rank reserves; 0 while this is not decided. See :func:`cluster.session.ray_session`."""
         return 0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker
+
+    @property
+    def sees_gpu(self) -> bool:
+        """Whether ranks may run on a GPU. Workers that reserve none see none."""
+        return self.num_workers == 0 or self.gpus_per_worker != 0

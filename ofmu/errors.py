@@ -112,6 +112,12 @@ _MOST_LISTED = 300
 """Number of names above which a message lists none. lm-eval has more than ten thousand tasks."""
 
 
+def error_named(kind: str, text: str) -> OfmuError:
+    """Return the error of a class of this module, as another process has told it. An unknown class gives OfmuError."""
+    named: type[OfmuError] = globals().get(kind, OfmuError)
+    return named(text)
+
+
 def nearest_name(name: str, known: Iterable[str], section: str = "", limit: int | None = None) -> str:
     """Return a hint such as ``did you mean 'method.inner_steps'?``.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ofmu.engine.device import release_gpu_memory
+from ofmu.engine.device import release_memory
 from ofmu.engine.process_group import number_of_ranks
 from ofmu.errors import ConfigError
 from ofmu.io.files import FileHashes
@@ -62,7 +62,7 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
             return task_family(config.data.kind).preparation(config, callback).run()
     finally:
         # The trials of a search may share the GPU with this process.
-        release_gpu_memory()
+        release_memory()
 
 
 def find_prepared(

@@ -38,7 +38,6 @@ from tune.results.incremental import TimeBudget
 from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
-from tune.results.tables import mean_trial_seconds
 from tune.round_decider import round_decider
 from tune.rundir.prepared import upload_prepared
 from tune.rundir.search_dir import RunDirectory
@@ -235,15 +234,15 @@ class RaySearch:
     def progress(self) -> Progress:
         """Return the state of the search at this moment."""
         session = self.session
-        counts, result, running = session.counts, session.result(), session.running_trials()
+        counts, running = session.counts, session.running_trials()
         total, done = session.searcher.expected_total(), sum(counts.values())
         newly = done - self._done_before
         pace = session.seconds_here() / newly if newly > 0 else None
-        if pace is not None and (each := mean_trial_seconds(result.trials)) is not None:
+        if pace is not None and (each := session.mean_trial_seconds) is not None:
             # The start of Ray and of the trials' processes counts as no trial.
             pace = min(pace, each / (len(running) + 1))
         return Progress(
-            result=result,
+            result=session.result(),
             total=total,
             complete=counts["complete"],
             failed=counts["failed"],

@@ -148,6 +148,11 @@ class SearchSession:
         """Finished trials by state: complete, failed, pruned."""
         return self._running_result.counts
 
+    @property
+    def mean_trial_seconds(self) -> float | None:
+        """The mean seconds of the finished trials, but for the target's; None if no trial has told them."""
+        return self._running_result.mean_seconds
+
     def result(self) -> SearchResult:
         """Return the result so far."""
         return self._running_result.result(self.running_trials())

@@ -22,7 +22,7 @@ from cluster.storage.credentials import Credentials, set_credentials
 from cluster.storage.mirror import Mirror
 from cluster.train.checkpointers import UriCheckpointer
 from cluster.train.task_queue import RankOutcome
-from ofmu.engine.device import release_gpu_memory
+from ofmu.engine.device import release_memory
 from ofmu.errors import OfmuError, PrunedError, StorageError
 from ofmu.io.ranks import LAUNCHER
 from ofmu.run_config import UnlearnConfig
@@ -200,8 +200,7 @@ def _free_memory() -> None:
     """Free the cycles and cached blocks of a closed engine, and reset the peak memory for the next task."""
     import torch
 
-    gc.collect()
-    release_gpu_memory()
+    release_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 

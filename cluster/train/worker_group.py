@@ -10,7 +10,7 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,7 @@ from cluster.train.files import RAY_TRAIN
 from cluster.train.rendezvous import FileTorchConfig
 from cluster.train.task_queue import BroadcastQueue, RankOutcome
 from cluster.train.worker import EvaluationTask, PreparationTask, WorkerTask, worker_loop
-from ofmu import errors
-from ofmu.errors import OfmuError, PrunedError, RunError
+from ofmu.errors import OfmuError, PrunedError, RunError, error_named
 from ofmu.io.cache import cache_root
 from ofmu.io.files import storage_errors
 from ofmu.io.text import counted
@@ -344,8 +343,7 @@ def _raise_error_of(outcome: RankOutcome, trial_dir: Path) -> None:
 
 def _raise_own_error(outcome: RankOutcome) -> None:
     if outcome.error is not None:
-        kind: Callable[[str], OfmuError] = getattr(errors, outcome.error, OfmuError)
-        raise kind(outcome.message)
+        raise error_named(outcome.error, outcome.message)
 
 
 def _scaling_config(cluster: ClusterConfig) -> ScalingConfig:

@@ -29,11 +29,11 @@ def check_device(config: EngineConfig) -> None:
         raise ConfigError(f"{NO_GPU}: {NO_GPU_FIX}")
 
 
-def release_gpu_memory() -> None:
-    """Give unused GPU memory of this process back, so that another process on the same card can have it."""
-    # A process that has not imported torch holds none.
+def release_memory() -> None:
+    """Give unused memory of this process back, so that another process on the same machine or card can have it."""
+    # A closed engine may be part of a cycle.
+    gc.collect()
+    # A process that has not imported torch holds no GPU memory.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        # A closed engine may be part of a cycle.
-        gc.collect()
         torch.cuda.empty_cache()

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from ofmu import errors
-from ofmu.errors import ClusterError, OfmuError, RunError
+from ofmu.errors import ClusterError, OfmuError, RunError, error_named
 
 ResultT = TypeVar("ResultT")
 _LONGEST_PAUSE = 1.0
@@ -41,8 +40,7 @@ class Failure:
 
     def error(self) -> OfmuError:
         """Return the error for the other ranks to raise."""
-        kind: Callable[[str], OfmuError] = getattr(errors, self.kind, OfmuError)
-        return kind(self.text)
+        return error_named(self.kind, self.text)
 
 
 def on_rank_0(work: Callable[[], ResultT], *, meanwhile: Callable[[], object] = lambda: None) -> ResultT:

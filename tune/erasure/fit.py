@@ -55,9 +55,7 @@ def plan_of(config: SearchConfig, hours: float | None = None) -> FittingPlan:
     """
     unlearn, cluster = config.unlearn, config.cluster
     ranks = max(1, cluster.num_workers)
-    # Workers that reserve no GPU see none.
-    sees_gpu = cluster.num_workers == 0 or cluster.gpus_per_worker == "auto"
-    on_gpu = cluster.reserved_gpus > 0 or (sees_gpu and runs_on_gpu(unlearn))
+    on_gpu = cluster.reserved_gpus > 0 or (cluster.sees_gpu and runs_on_gpu(unlearn))
     memory = device_memory(on_gpu=on_gpu) if unlearn.engine.check_memory else None
     budget = None if memory is None else memory * min(1.0, cluster.reserved_gpus or 1.0) if on_gpu else memory / ranks
     keeps_round = config.search.checkpoint_selection.enabled

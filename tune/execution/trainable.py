@@ -14,7 +14,7 @@ from ray import tune as ray_tune
 
 from cluster.local import restore_umask
 from cluster.storage.credentials import set_credentials
-from ofmu.engine.device import release_gpu_memory
+from ofmu.engine.device import release_memory
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.lock import locked
 from ofmu.round_decision import StopAfterRound
@@ -104,7 +104,7 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         except RuntimeError as error:
             if not _is_device_out_of_memory(error):
                 raise
-            release_gpu_memory()
+            release_memory()
             return TrialOutcome(failure=f"out of GPU memory: {str(error).splitlines()[0]}")
 
     def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from tune.pareto import GrowingFront, Points, as_costs, hypervolume, reference_point
 from tune.results.result import SearchResult
 from tune.results.tables import TrialRow, front_table, table_of
-from tune.study.baselines import PRIOR
+from tune.study.baselines import PRIOR, TARGET
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,7 @@ class RunningResult:
         self._examples: dict[Hashable, int] = {}
         """The lowest number of a trial that brings a column, or a type of values, to the table."""
         self._volume: tuple[float, dict[str, float]] | None = None
+        self._seconds: list[float] = []
         for trial in finished:
             self.add(trial)
 
@@ -55,6 +56,11 @@ class RunningResult:
     def front(self) -> set[int]:
         """Return the numbers of the front's trials."""
         return set(self._front.names)
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """Mean seconds of the search's own finished trials, but for the target's; None if no trial has told them."""
+        return float(np.mean(self._seconds)) if self._seconds else None
 
     def add(self, trial: FrozenTrial) -> list[int]:
         """Add a finished trial. Return the trials that it removes from the front, or its own number if it is dominated.
@@ -65,6 +71,8 @@ class RunningResult:
         self._rows[trial.number] = row
         if row.state != PRIOR:
             self.counts[row.state] += 1
+            if row.role != TARGET and (seconds := row.metrics.get("seconds")) is not None:
+                self._seconds.append(seconds)
         for feature in _column_features(row):
             self._examples[feature] = min(self._examples.get(feature, trial.number), trial.number)
         if row.state != "complete":

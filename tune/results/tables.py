@@ -114,15 +114,6 @@ def table_of(rows: Sequence[TrialRow], config: SearchConfig) -> pd.DataFrame:
     return table.astype(dict.fromkeys([*config.objectives, *constrained], float))
 
 
-def mean_trial_seconds(trials: pd.DataFrame) -> float | None:
-    """Return the mean seconds of a search's own trials that have ended, but for the target's; None without any."""
-    own = own_trials(trials)
-    if "seconds" not in own:
-        return None
-    seconds = own.loc[own["role"] != TARGET, "seconds"].dropna()
-    return float(seconds.mean()) if len(seconds) else None
-
-
 def own_trials(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a search's own trials. After a warm start, the table also has trials of earlier searches.
 

@@ -158,3 +158,16 @@ def test_a_kill_between_an_end_and_its_report_loses_nothing(tmp_path):
     assert json.loads((run.path / "search.json").read_text())["complete"] == 2
     assert [(run.trial(number) / "model").is_dir() for number in range(2)] == [False, True]
     assert resumed.session.searcher.next_trial("x").number == 2
+
+
+def test_the_mean_of_a_trials_seconds_leaves_out_the_target_and_earlier_searches(tmp_path):
+    def ended(role: str, seconds: float | None, state: TrialState = TrialState.FAIL) -> FrozenTrial:
+        metrics = {} if seconds is None else {"seconds": seconds}
+        return create_trial(state=state, user_attrs={"role": role, "overrides": {}, "metrics": metrics})
+
+    result = RunningResult(RunDirectory(tmp_path / "run"), CONFIGS[2])
+    result.add(ended("target", 1.0))
+    assert result.mean_seconds is None
+    for trial in (ended("published", 30.0), ended("sampled", 10.0), ended("prior", 500.0), ended("sampled", None)):
+        result.add(trial)
+    assert result.mean_seconds == 20

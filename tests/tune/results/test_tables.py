@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import pandas as pd
-
 from search_runs import write_search, write_warm_search
-from tune.results.tables import mean_trial_seconds, own_trials
+from tune.results.tables import own_trials
 
 
 def test_a_searchs_own_trials_are_those_that_it_ran(tmp_path):
@@ -14,16 +12,3 @@ def test_a_searchs_own_trials_are_those_that_it_ran(tmp_path):
     assert set(own["state"]) == {"complete"}
     cold = write_search(tmp_path / "cold").trials
     assert own_trials(cold).equals(cold)
-
-
-def test_the_mean_of_a_trials_seconds_leaves_out_the_target_and_earlier_searches() -> None:
-    trials = pd.DataFrame(
-        {
-            "state": ["complete", "complete", "failed", "prior", "running"],
-            "role": ["target", "published", "sampled", "sampled", "sampled"],
-            "seconds": [1.0, 30.0, 10.0, 500.0, None],
-        }
-    )
-    assert mean_trial_seconds(trials) == 20
-    assert mean_trial_seconds(trials.head(1)) is None
-    assert mean_trial_seconds(trials.drop(columns="seconds")) is None

@@ -177,12 +177,19 @@ def test_other_ranks_wait_while_rank_0_saves_and_checks(ranks: list[dict[str, An
 GONE = """
 import os, sys, time
 import torch.distributed as dist
-from ofmu.engine.rank_zero import on_rank_0
+from torch.distributed.distributed_c10d import _get_default_store
+from ofmu.engine.rank_zero import _CALLS, on_rank_0
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{sys.argv[2]}", rank=rank, world_size=2)
+
+def die():
+    while _get_default_store().add(_CALLS.format(1), 0) == 0:  # rank 1 may still be joining the group
+        time.sleep(0.01)
+    os._exit(3)
+
 try:
-    on_rank_0(lambda: os._exit(3))
+    on_rank_0(die)
 except Exception as error:
     print(type(error).__name__, error, flush=True)
 """

@@ -331,6 +331,7 @@ class _Run:
                     "metrics": values,
                     "cost": cost,
                     "stationary": method.stationary,
+                    "learning_rates": method.learning_rates,
                     "seed": self._config.seed,
                     "data_hash": task.content_hash,
                     **retain_rows_entry(task, self._config.method),

@@ -79,7 +79,7 @@ def _walk(folder: Path, depth: int) -> Iterator[RunEntry]:
 
 def _entry(directory: Path, kind: Kind) -> RunEntry:
     """Return the entry of one directory. A damaged file makes the entry unreadable, and no error."""
-    describe = {"search": _search, "comparison": _comparison, "run": _run, "evaluation": _run}[kind]
+    describe = {"search": _search, "comparison": _comparison, "run": _run, "evaluation": _evaluation}[kind]
     values: dict[str, Any] = {"state": "unreadable"}
     with suppress(OfmuError, ValidationError, OSError, ValueError, KeyError, TypeError, AttributeError):
         values = describe(directory)
@@ -152,6 +152,11 @@ def _run(directory: Path) -> dict[str, Any]:
         "gradient_evaluations": metrics.get("gradient_evaluations"),
         "seconds": metrics.get("seconds", (report or {}).get("seconds")),
     }
+
+
+def _evaluation(directory: Path) -> dict[str, Any]:
+    # The config names the method of the run whose data is used, which need not have made the model.
+    return _run(directory) | {"method": ""}
 
 
 def _common(directory: Path) -> dict[str, Any]:

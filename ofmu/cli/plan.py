@@ -61,7 +61,8 @@ def plan_command(
     for note in (*notes, *unlearn.ineffective()):
         click.echo(note)
     ranks = gpus or max(1, settings.cluster.num_workers)
-    on_gpu = gpus is not None or memory is not None or settings.cluster.reserved_gpus > 0 or runs_on_gpu(unlearn)
+    on_gpu_here = settings.cluster.sees_gpu and runs_on_gpu(unlearn)
+    on_gpu = gpus is not None or memory is not None or settings.cluster.reserved_gpus > 0 or on_gpu_here
     if memory is not None:
         budget: float | None = memory * 1e9
     elif on_gpu:

@@ -37,21 +37,23 @@ def show_command(run: str, trial: str | None, rows: int) -> None:
     click.echo(f"{point.name.capitalize()}: {values['role']}, {values['state']}{on_front}")
     if "reason" in values:
         click.echo(f"Reason: {values['reason']}")
-    _print_settings(result, values)
     stored = StoredRun(point.fetch())
+    _print_settings(values, stored.report.get("learning_rates") or {})
     _print_metrics(stored, values)
     _print_answers(stored, rows)
     _print_commands(result, point, stored)
 
 
-def _print_settings(result: SearchResult, values: Mapping[str, Any]) -> None:
+def _print_settings(values: Mapping[str, Any], rates: Mapping[str, float]) -> None:
     from ofmu.io.console_table import aligned_lines
-    from ofmu.reports.numbers import number
+    from ofmu.reports.numbers import number, rates_text
 
     settings = {key: value for key, value in values.items() if "." in key}
     click.echo("\nSettings")
     for line in aligned_lines([[f"  {key}", number(value, 6)] for key, value in settings.items()] or [["  none"]]):
         click.echo(line)
+    if rates:
+        click.echo(f"Learning rates by range tests: {rates_text(rates)}")
 
 
 def _print_metrics(stored: StoredRun, values: Mapping[str, Any]) -> None:

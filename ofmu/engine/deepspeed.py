@@ -76,13 +76,14 @@ class DeepSpeedEngine(Engine):
         self._product: tuple[Vector, float] | None = None
         """The vector and the factor to which the pending product is added."""
         trainable = [p for p in model.parameters() if p.requires_grad]
-        self._engine, optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            model_parameters=trainable,
-            optimizer=torch.optim.SGD(trainable, lr=0.0),
-            config=deepspeed_config(config, self.world_size),
-            dist_init_required=False,
-        )
+        with _without_gathering(trainable):
+            self._engine, optimizer, _, _ = deepspeed.initialize(
+                model=model,
+                model_parameters=trainable,
+                optimizer=torch.optim.SGD(trainable, lr=0.0),
+                config=deepspeed_config(config, self.world_size),
+                dist_init_required=False,
+            )
         self.model = self._engine.module
         self.device = device
         self.space = _vector_space(self.model, optimizer, config)
@@ -149,6 +150,36 @@ def _finish_sharding(model: nn.Module, config: EngineConfig) -> None:
         for parameter in model.parameters():
             if not hasattr(parameter, "ds_id"):
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+@contextmanager
+def _without_gathering(parameters: list[Any]) -> Iterator[None]:
+    """Give DeepSpeed an empty tensor of a weight's shape where it would gather the weight to attach a hook to it.
+
+    Otherwise every weight would travel to all ranks, and the largest would stand whole beside their pieces, twice with
+    Gloo. Only for weights that a :class:`WeightSharder` has cut; DeepSpeed itself cuts the others after this step.
+    """
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    gathering = {parameter: parameter.all_gather for parameter in parameters if hasattr(parameter, "ds_id")}
+
+    def stand_in(parameter: Any) -> Callable[..., Any]:
+        def all_gather(param_list: Any = None, *arguments: Any, **settings: Any) -> Any:
+            if param_list is not None:
+                return gathering[parameter](param_list, *arguments, **settings)
+            parameter.data = parameter.data.new_empty(1).expand(parameter.ds_shape)
+            parameter.ds_status = ZeroParamStatus.AVAILABLE
+            return None
+
+        return all_gather
+
+    for parameter in gathering:
+        parameter.all_gather = stand_in(parameter)
+    try:
+        yield
+    finally:
+        for parameter, gather in gathering.items():
+            parameter.all_gather = gather
 
 
 def _release_module(module: nn.Module) -> None:

@@ -118,10 +118,8 @@ def engine_bytes(
     in_pieces = one_by_one and stage == 3 and ranks > 1
     loading = loaded + max(value * trainable + share, reading)
     if in_pieces:
-        # First a whole weight stands beside the pieces. Then masters and gradients join the pieces, and DeepSpeed holds
-        # the largest weight twice for a moment: measured 1,047 MB on two ranks and 640 MB on four, of SmolLM2-135M in
-        # fp32, whose largest weight has 113 MB and whose shares have 269 and 135 MB.
-        loading = weights + 2 * share + 2 * FP32 * largest
+        # A whole weight stands beside the pieces while weights are read; masters and gradients join them later.
+        loading = weights + max(FP32 * float(largest), 2 * share)
     if stage == 3 and on_gpu:
         loading += bucket
     return EngineBytes(

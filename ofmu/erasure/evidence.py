@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from ofmu.chain.records import ChainRecord
 from ofmu.config.base import Section
@@ -82,6 +82,8 @@ class MethodRecord(Section):
     name: str
     title: str
     settings: dict[str, JsonValue]
+    learning_rates: dict[str, float] = Field(default_factory=dict)
+    """What range tests found for the rates that the settings leave open. Empty in the evidence of older versions."""
     config_hash: str
     """SHA-256 (hex) of the whole config of the run as JSON with sorted keys. Paths are part of it."""
 
@@ -106,6 +108,7 @@ class SearchRecord(Section):
     failed: int
     pruned: int
     seconds: float
+    """Seconds on the clock, in which trials may run side by side. ``cost.run_seconds`` adds up the trials."""
     objectives: dict[str, Literal["min", "max"]]
     rule: str
     """The rule of the choice, in words."""

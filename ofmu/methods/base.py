@@ -129,6 +129,11 @@ class Method(ABC, Generic[RowT]):
         """Number of outer steps taken. For a method with one loop: number of steps taken."""
 
     @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rates of the run by the name of their setting, if range tests found them; else empty."""
+        return {}
+
+    @property
     def total_rounds(self) -> int | None:
         """Number of rounds of a run that does not become stationary.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 MISSING = "–"
 
@@ -23,6 +24,11 @@ def number(value: object, digits: int = 4) -> str:
 def big_number(value: float | None) -> str:
     """Return a count with a comma between thousands; a dash for None."""
     return MISSING if value is None else f"{value:,.0f}"
+
+
+def rates_text(rates: Mapping[str, float]) -> str:
+    """Return the learning rates that range tests found, such as ``inner_lr 0.0012, outer_lr 3.1e-05``."""
+    return ", ".join(f"{name} {number(rate, 3)}" for name, rate in rates.items())
 
 
 def duration(seconds: float | None) -> str:

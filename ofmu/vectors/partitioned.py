@@ -181,12 +181,13 @@ class Zero3Space(PartitionedSpace):
     @torch.no_grad()
     def _clear_padding(self) -> None:
         """Set the padding behind the last rank's pieces to 0. DeepSpeed leaves it uninitialised, and ‖θ‖ reads it."""
-        masters = self.masters()
-        padding = [torch.ones_like(master, dtype=torch.bool) for master in masters]
-        for segment in self.segments():
-            padding[segment.tensor].narrow(0, segment.offset, segment.length).fill_(False)
-        for master, is_padding in zip(masters, padding, strict=True):
-            master.masked_fill_(is_padding, 0.0)
+        pieces = self.segments()
+        for tensor, master in enumerate(self.masters()):
+            end = 0
+            for piece in sorted((piece for piece in pieces if piece.tensor == tensor), key=lambda piece: piece.offset):
+                master[end : piece.offset].zero_()
+                end = piece.offset + piece.length
+            master[end:].zero_()
 
     def masters(self) -> Vector:
         """Return this rank's fp32 partitions, one per sub-group."""

@@ -120,6 +120,7 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
     from ofmu.data.load import load_data
     from ofmu.engine.build import build_engine, weight_sharder
     from ofmu.engine.cost import CostTracker
+    from ofmu.engine.device import release_memory
     from ofmu.engine.rank_zero import barrier
     from ofmu.kept_round import KeptRound
     from ofmu.methods.base import Context
@@ -141,7 +142,9 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
         train_on_ranks(target, load_tokenizer(str(target)), load_data(config.data, 0).retain.rows, config, folder, None)
         peaks[PREPARATION] = reset_peak_memory()
         barrier()
-        gc.collect()
+        # As a preparation ends; what it leaves behind until then is no part of the next phase.
+        release_memory()
+        reset_peak_memory()
     shard = weight_sharder(config.engine)
     model = task.load_model(double_backward=config.method.needs_double_backward, shard=shard)
     engine = build_engine(model, config.engine, CostTracker())

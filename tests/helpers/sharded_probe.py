@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,25 @@ class Watched:
         assert parameter.numel() == 0
 
 
+@contextmanager
+def gathering_is_counted() -> Iterator[list[int]]:
+    """Yield the sizes of the weights that are gathered meanwhile."""
+    from deepspeed.runtime.zero import partition_parameters
+
+    sizes: list[int] = []
+    gather = partition_parameters.dist.all_gather_into_tensor
+
+    def counted(output: torch.Tensor, *arguments: Any, **settings: Any) -> Any:
+        sizes.append(output.numel())
+        return gather(output, *arguments, **settings)
+
+    partition_parameters.dist.all_gather_into_tensor = counted
+    try:
+        yield sizes
+    finally:
+        partition_parameters.dist.all_gather_into_tensor = gather
+
+
 def check(folder: Path, precision: str, rank: int) -> None:
     config = EngineConfig.model_validate({"zero_stage": 3, "precision": precision, "device": "cpu"})
     adapter = AdapterConfig(kind="lora" if "lora" in folder.name else "none")
@@ -82,7 +103,11 @@ def check(folder: Path, precision: str, rank: int) -> None:
     def engine(shard: Any) -> Engine:
         model: Any = load_model(folder, shard=shard)
         add_adapters(model, adapter, 3)
-        return build_engine(model, config, CostTracker())
+        with gathering_is_counted() as sizes:
+            built = build_engine(model, config, CostTracker())
+        # Adapters are made whole after the weights were cut.
+        assert bool(sizes) == (shard is None or adapter.kind == "lora"), sizes
+        return built
 
     whole = engine(None)
     expected = state(whole)

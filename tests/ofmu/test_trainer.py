@@ -23,6 +23,8 @@ from ofmu.config.files import validate
 from ofmu.errors import ClusterError, ConfigError, ModelError, NonFiniteLossError, RunError
 from ofmu.models.language import load_model
 from ofmu.preparer import prepare
+from ofmu.reports.numbers import number
+from ofmu.reports.run import run_page
 from ofmu.run_config import override
 from ofmu.tasks.preparation import Prepared
 
@@ -57,9 +59,20 @@ def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
     assert report["environment"]["versions"]["torch"]
     assert report["config"] == tiny_config.model_dump(mode="json")
     assert len(report["data_hash"]) == 64
+    assert report["learning_rates"] == {}
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
     AutoTokenizer.from_pretrained(result.model_dir)
     AutoModelForCausalLM.from_pretrained(result.model_dir)
+
+
+@pytest.mark.slow
+def test_rates_that_a_range_test_found_are_stored_and_shown(tiny_mapping: dict[str, Any], tmp_path: Path) -> None:
+    open_rates = ("method.inner_lr=null", "method.outer_lr=null", "method.outer_steps=1", "method.inner_lr_scale=2")
+    unlearn(changed(tiny_mapping, *open_rates), tmp_path)
+    rates = json.loads((tmp_path / "metrics.json").read_text())["learning_rates"]
+    (round_record,) = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    assert rates == {name: round_record[name] for name in ("inner_lr", "outer_lr")}
+    assert f"inner_lr {number(rates['inner_lr'], 3)}, outer_lr {number(rates['outer_lr'], 3)}" in run_page(tmp_path)
 
 
 @pytest.mark.slow

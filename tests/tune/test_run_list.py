@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ofmu.io.files import write_json
 from tune import AskTell
 from tune.run_list import list_runs
 
@@ -67,3 +68,11 @@ def test_a_search_that_was_given_more_trials_is_not_complete_before_they_ran(tmp
     search(tmp_path, 2, {**BASELINES, "num_trials": 2})
     AskTell.resume(tmp_path / "run", ["search.num_trials=3"]).close()
     assert state(tmp_path) == "interrupted"
+
+
+def test_an_evaluation_names_no_method(tmp_path: Path):
+    """The config of an evaluation says which data was used, and may be that of a run that did not make the model."""
+    report = {"model": "target", "metrics": METRICS, "config": {"method": {"name": "npo"}}}
+    write_json(tmp_path / "target" / "metrics.json", report | {"environment": {}, "baseline_metrics": {}})
+    (entry,) = list_runs(tmp_path)
+    assert (entry.kind, entry.state, entry.method) == ("evaluation", "complete", "")

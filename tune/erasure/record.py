@@ -97,7 +97,7 @@ def compose_record(
         host=platform.node(),
         finished=home.finish(),
         models=[ModelRecord(role=role, files=_model_files(path)) for role, path in models.items()],
-        method=_method_record(run),
+        method=_method_record(run, _learning_rates(result, ordered[0].trial)),
         search=_search_record(result, rule, ordered),
         reference=reference_sentence(source),
         metrics=metrics,
@@ -131,12 +131,20 @@ def _rows_records(rows: RequestRows, key: bytes, *, show: bool) -> list[RowsReco
     ]
 
 
-def _method_record(run: UnlearnConfig) -> MethodRecord:
+def _learning_rates(result: SearchResult, trial: int) -> dict[str, float]:
+    """Return what range tests found for a trial; empty for a trial of an older version."""
+    files = RunFiles(result.pick(trial).directory)
+    with stored_values(files.metrics):
+        return dict((files.read_report() or {}).get("learning_rates") or {})
+
+
+def _method_record(run: UnlearnConfig, rates: dict[str, float]) -> MethodRecord:
     method = run.method
     return MethodRecord(
         name=method.name,
         title=method_class(method.name, method.module).title,
         settings=method.model_dump(mode="json", exclude={"name", "module"}),
+        learning_rates=rates,
         config_hash=json_hash(run.model_dump(mode="json")),
     )
 

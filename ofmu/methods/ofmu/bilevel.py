@@ -201,6 +201,14 @@ class OFMU(Method[RowT]):
         self._warn_if_never_decorrelated()
 
     @property
+    def learning_rates(self) -> dict[str, float]:
+        """η_in and η_out, each with its scale; empty before the first round, and if the config states both."""
+        found = self._found_rates
+        if found is None or None not in (self._config.inner_lr, self._config.outer_lr):
+            return {}
+        return {"inner_lr": found.inner, "outer_lr": found.outer}
+
+    @property
     def _rates(self) -> Rates:
         """The learning rates. The first use finds them at the present parameters, which must be the target's."""
         if self._found_rates is None:

@@ -13,6 +13,7 @@ from ofmu.cli.export import export_command
 from ofmu.errors import ConfigError, ModelError
 from report_runs import write_run
 from search_runs import write_search
+from tune import AskTell
 from tune.rundir.search_dir import RunDirectory
 
 
@@ -48,6 +49,21 @@ def test_a_card_in_the_model_stays(search: Path, tmp_path: Path) -> None:
     finally:
         own.unlink()
     assert (tmp_path / "model" / "README.md").read_text() == "mine"
+
+
+def test_a_model_without_utility_is_exported_with_a_warning(tmp_path: Path) -> None:
+    with AskTell(
+        {"method": {"name": "npo"}, "search": {"num_trials": 3, "baselines": ["target"]}}, run_dir=tmp_path / "run"
+    ) as loop:
+        for utility in (0.8, 0.5, 0.0):
+            trial = loop.ask()
+            assert trial is not None
+            loop.tell(trial, {"ks_statistic": utility, "model_utility": utility})
+            (RunDirectory(tmp_path / "run").trial(trial.number) / "model").mkdir(parents=True)
+    useful, useless = (call(tmp_path / "run", "--pick", pick, "--output", tmp_path / str(pick)) for pick in (1, 2))
+    assert useless.exit_code == useful.exit_code == 0
+    assert "Warning: nothing is left of the model_utility of trial 2" in useless.stderr
+    assert useful.stderr == ""
 
 
 @pytest.mark.slow

@@ -78,6 +78,17 @@ def test_a_preparation_that_does_not_fit_is_said_beside_a_run_that_does(config, 
 
 
 @pytest.mark.slow
+def test_workers_that_reserve_no_gpu_are_planned_in_host_memory(config, capsys, monkeypatch):
+    monkeypatch.setattr("ofmu.plan.plan.runs_on_gpu", lambda settings: True)
+    monkeypatch.setattr("ofmu.plan.budget.device_memory", lambda *, on_gpu: 10**12)
+    titles = []
+    for reserved in ("0", "1"):
+        assert main(["plan", str(config), "cluster.num_workers=2", f"cluster.gpus_per_worker={reserved}"]) == 0
+        titles.append("about 1 GB of its GPU" in capsys.readouterr().out)
+    assert titles == [False, True]
+
+
+@pytest.mark.slow
 def test_without_a_gpu_and_without_its_memory_nothing_is_compared(config, capsys):
     assert main(["plan", str(config), "--gpus", "1"]) == 0
     assert "give --memory" in capsys.readouterr().out

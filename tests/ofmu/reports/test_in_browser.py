@@ -28,6 +28,7 @@ def test_a_page_opens_without_errors_and_requests(browser: Browser, page, dark, 
     assert browser.run("document.title").startswith("OFMU on generated")
     drawn = browser.run("Object.values(Bokeh.index).every((view) => view.el.getBoundingClientRect().width > 200)")
     assert drawn
+    assert browser.run("getComputedStyle(document.querySelector('.canvas')).overflowY") == "hidden"
     assert page.stat().st_size < 5_000_000
 
 

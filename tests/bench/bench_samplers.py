@@ -4,8 +4,9 @@
     python tests/bench/bench_samplers.py --dimensions 30      # ZDT as published, instead of a search's seven settings
     python tests/bench/bench_samplers.py --problems quickstart --samplers random tpe
 
-``quickstart`` is a surrogate: a random forest (scikit-learn, fixed seed) fitted to the settings and final objectives of
-the 120 real trials in ``quickstart_settings.csv``, those whose curves are in ``quickstart_curves.csv``.
+``quickstart`` is a surrogate on the preset's own space, conditions included: a random forest (scikit-learn, fixed seed)
+fitted to the settings and final objectives of the 240 real trials in ``quickstart_settings.csv``, those whose curves
+are in ``quickstart_curves.csv``.
 
 For each problem and seed, random search runs TRIALS trials; its hypervolume is the mark. Each sampler, as a search
 makes it, then runs until it reaches the mark, one trial at a time and with four in flight. A ratio is the trials it
@@ -21,18 +22,22 @@ import statistics
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 from scipy.stats import quantile_test
 from sklearn.ensemble import RandomForestRegressor
 
+from ofmu.config.files import read_mapping
 from simulation.curves import SYNTHETIC_SETTINGS, synthetic_curve
+from tune.config import SearchConfig, search_config
 from tune.pareto import hypervolume
+from tune.space.draw import draw
 from tune.study.samplers import make_sampler
 
 TRIALS = 64
@@ -41,7 +46,8 @@ SEEDS = 10
 GP_SEEDS = 2
 IN_FLIGHT = (1, 4)
 QUICKSTART = Path(__file__).with_name("quickstart_settings.csv")
-LOGARITHMIC = {"method.penalty_weight", "method.similarity_weight", "method.inner_lr", "method.outer_lr"}
+CHOICES = ["none", "projection", "cosine"]
+"""Values of ``method.decorrelation`` in the order of their strength."""
 Objectives = tuple[float, float]
 
 
@@ -79,42 +85,65 @@ def synthetic(x: Sequence[float]) -> Objectives:
 
 
 @cache
-def forest() -> RandomForestRegressor:
-    """Return the surrogate of the quickstart: settings, each scaled to [0, 1] over the table, to two costs."""
+def forest() -> tuple[list[str], RandomForestRegressor]:
+    """Return the names of the quickstart's settings, and the surrogate from their values to two costs."""
     with QUICKSTART.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = [name for name in rows[0] if name.startswith("method.")]
-    columns = [[float(row[name]) for row in rows] for name in names]
-    settings = np.array([np.log(c) if name in LOGARITHMIC else c for name, c in zip(names, columns, strict=True)]).T
-    settings = (settings - settings.min(axis=0)) / np.ptp(settings, axis=0)
+    settings = [[encoded(row[name]) for name in names] for row in rows]
     ends = [[float(row["ks_statistic"]), 1 - float(row["model_utility"])] for row in rows]
-    return RandomForestRegressor(60, min_samples_leaf=2, random_state=0, n_jobs=1).fit(settings, ends)
+    return names, RandomForestRegressor(60, min_samples_leaf=2, random_state=0, n_jobs=1).fit(settings, ends)
 
 
-def quickstart(x: Sequence[float]) -> Objectives:
-    """Return what the surrogate makes of the quickstart's eight settings."""
-    ks_statistic, lost = forest().predict([list(x)])[0]
+def encoded(value: str | float | None) -> float:
+    """Return a setting as a number that keeps its order; -1 for a setting that another one switches off."""
+    if value is None or value == "":
+        return -1.0
+    return float(CHOICES.index(value)) if isinstance(value, str) and value in CHOICES else float(value)
+
+
+def quickstart(settings: Mapping[str, Any]) -> Objectives:
+    """Return what the surrogate makes of settings of the quickstart."""
+    names, surrogate = forest()
+    ks_statistic, lost = surrogate.predict([[encoded(settings.get(name)) for name in names]])[0]
     return float(ks_statistic), float(lost)
+
+
+@cache
+def preset() -> SearchConfig:
+    """Return the quickstart's config."""
+    return search_config(read_mapping("quickstart"))
+
+
+def quickstart_settings(trial: optuna.Trial) -> dict[str, Any]:
+    """Draw settings from the quickstart's space."""
+    return draw(trial, preset().search.space, preset().unlearn)
+
+
+def unit_cube(dimensions: int) -> Callable[[optuna.Trial], list[float]]:
+    """Return the draw of a point of the unit cube."""
+    return lambda trial: [trial.suggest_float(f"x{index}", 0, 1) for index in range(dimensions)]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Two costs on the unit cube, and the worst values that they can take."""
+    """Two costs on a space, and the worst values that they can take."""
 
-    evaluate: Callable[[Sequence[float]], Objectives]
-    dimensions: int
+    evaluate: Callable[[Any], Objectives]
+    suggest: Callable[[optuna.Trial], Any]
     worst: Objectives
 
 
 def problems(dimensions: int) -> dict[str, Problem]:
     """Return the test problems by name."""
+    cube = unit_cube(dimensions)
     return {
-        "ZDT1": Problem(zdt1, dimensions, (1.0, 10.0)),
-        "ZDT2": Problem(zdt2, dimensions, (1.0, 10.0)),
-        "ZDT3": Problem(zdt3, dimensions, (1.0, 10.0)),
-        "DTLZ2": Problem(dtlz2, dimensions, (1 + (dimensions - 1) / 4,) * 2),
-        "synthetic": Problem(synthetic, len(SYNTHETIC_SETTINGS), (1.0, 1.0)),
-        "quickstart": Problem(quickstart, 8, (1.0, 1.0)),
+        "ZDT1": Problem(zdt1, cube, (1.0, 10.0)),
+        "ZDT2": Problem(zdt2, cube, (1.0, 10.0)),
+        "ZDT3": Problem(zdt3, cube, (1.0, 10.0)),
+        "DTLZ2": Problem(dtlz2, cube, (1 + (dimensions - 1) / 4,) * 2),
+        "synthetic": Problem(synthetic, unit_cube(len(SYNTHETIC_SETTINGS)), (1.0, 1.0)),
+        "quickstart": Problem(quickstart, quickstart_settings, (1.0, 1.0)),
     }
 
 
@@ -135,8 +164,7 @@ def run(problem: Problem, name: str, seed: int, in_flight: int, trials: int, mar
         while len(live) < in_flight:
             study.sampler = sampler_of(name, seed, len(study.get_trials(deepcopy=False)))
             trial = study.ask()
-            point = [trial.suggest_float(f"x{index}", 0, 1) for index in range(problem.dimensions)]
-            live.append((trial, problem.evaluate(point)))
+            live.append((trial, problem.evaluate(problem.suggest(trial))))
         trial, values = live.popleft()
         study.tell(trial, list(values))
         costs = np.vstack((costs, values))

@@ -1,6 +1,10 @@
 """Learning curves of real trials for ``bench_rungs.py --table``: random draws from a preset, scored after each round.
 
-    python tests/bench/make_curves.py curves.jsonl --preset quickstart --trials 120     # half an hour on one core
+    python tests/bench/make_curves.py curves.jsonl --trials 240                  # half an hour on one core
+    python tests/bench/make_curves.py even.jsonl --trials 240 --every-second 0   # on two cores, beside odd.jsonl and 1
+    python tests/bench/make_curves.py even.jsonl odd.jsonl --tables tests/bench/quickstart
+
+The last command writes ``quickstart_curves.csv`` and ``quickstart_settings.csv``, numbers rounded to six digits.
 
 After the rounds that reach one of LOOKS, fractions of a trial's own rounds, the evaluation leaves out generation, as
 a rung would; the last round is scored in full. Between them only the cost is noted, so that a bench on the table may
@@ -14,6 +18,7 @@ at (``approximate``), what the round tells of itself (``record``), and the trial
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import warnings
@@ -94,28 +99,62 @@ def approximate_scores(scores: Scores, reference: Path) -> dict[str, float | Non
     return metrics_of(few, other).values
 
 
+def write_tables(tables: list[Path], place: Path) -> None:
+    """Write the curves, and the settings with the final objectives, as two CSV files."""
+    lines = [json.loads(line) for table in tables for line in table.read_text(encoding="utf-8").splitlines()]
+    lines.sort(key=lambda line: (line["trial"], line["round"]))
+    ends = list({line["trial"]: line for line in lines}.values())
+    objectives = list(ends[0]["objectives"])
+    settings = list(dict.fromkeys(name for line in ends for name in line["settings"]))
+
+    def write(name: str, header: list[str], rows: list[list[Any]]) -> None:
+        with place.with_name(f"{place.name}_{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerows([header, *([_cell(value) for value in row] for row in rows)])
+
+    header = ["trial", "round", "cost", *objectives]
+    write("curves", header, [[line[name] for name in header[:3]] + list(line["objectives"].values()) for line in lines])
+    write(
+        "settings",
+        ["trial", *settings, "cost", *objectives],
+        [
+            [line["trial"], *map(line["settings"].get, settings), line["cost"], *line["objectives"].values()]
+            for line in ends
+        ],
+    )
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def main() -> None:
-    """Append the curves of the trials that the file lacks."""
+    """Append the curves of the trials that the file lacks, or write tables of the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--preset", default="quickstart")
     parser.add_argument("--trials", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0, help="of the data, the model and the draws")
+    parser.add_argument("--every-second", type=int, choices=[0, 1], help="run the even or the odd trials only")
+    parser.add_argument("--tables", type=Path, help="start of the names of the tables")
     arguments = parser.parse_args()
+    if arguments.tables is not None:
+        write_tables(arguments.files, arguments.tables)
+        return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     config = search_config({**read_mapping(arguments.preset), "engine": ENGINE, "seed": arguments.seed})
-    prepared, names = prepare(config.unlearn), list(config.objectives)
-    text = arguments.table.read_text(encoding="utf-8") if arguments.table.is_file() else ""
+    prepared, names, (table, *_) = prepare(config.unlearn), list(config.objectives), arguments.files
+    text = table.read_text(encoding="utf-8") if table.is_file() else ""
     done = {json.loads(line)["trial"] for line in text.splitlines()}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=arguments.seed))
     for number in range(arguments.trials):
         overrides = draw(study.ask(), config.search.space, config.unlearn)
-        if number in done:
+        if number in done or arguments.every_second not in (None, number % 2):
             continue
         rows = curve(run_config(config.unlearn, overrides), prepared, names)
-        with arguments.table.open("a", encoding="utf-8") as stream:
+        with table.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"trial": number, "settings": overrides} | row) + "\n" for row in rows)
         print(f"trial {number}: {len(rows)} rounds, {rows[-1]['cost']}, {rows[-1]['objectives']}", flush=True)
 

@@ -33,7 +33,14 @@ from ofmu.io.text import listed
     help="What is equal: trials; the number of gradient evaluations that OFMU's trials need; or N of them.",
 )
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the comparison in this run directory.")
-@click.option("--run-dir", metavar="DIR", type=click.Path(), help="Where to write; default: a new one under runs/.")
+@click.option(
+    "--run-dir",
+    "--output",
+    "run_dir",
+    metavar="DIR",
+    type=click.Path(),
+    help="Where to write; default: a new one under runs/.",
+)
 @click.option("--allow-code", is_flag=True, help=ALLOW_CODE_HELP)
 def compare_command(
     overrides: tuple[str, ...],

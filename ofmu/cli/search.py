@@ -12,7 +12,14 @@ from ofmu.errors import ConfigError
 @config_argument
 @click.option("--preset", metavar="NAME", help="Search a config that ships with ofmu.")
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the search in this run directory.")
-@click.option("--run-dir", metavar="DIR", type=click.Path(), help="Where to write; default: a new one under runs/.")
+@click.option(
+    "--run-dir",
+    "--output",
+    "run_dir",
+    metavar="DIR",
+    type=click.Path(),
+    help="Where to write; default: a new one under runs/.",
+)
 @click.option(
     "--confirm", metavar="S", type=click.IntRange(min=0), help="Run the best points again on S further seeds."
 )

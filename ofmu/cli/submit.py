@@ -19,8 +19,8 @@ _READS_SETTINGS = ("search", "unlearn", "prepare")
 """The commands whose config is checked here."""
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUTPUT_OPTIONS = {
-    "search": ("--run-dir", "--resume"),
-    "compare": ("--run-dir", "--resume"),
+    "search": ("--run-dir", "--output", "--resume"),
+    "compare": ("--run-dir", "--output", "--resume"),
     "unlearn": ("--output",),
     "export": ("--output",),
 }

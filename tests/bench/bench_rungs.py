@@ -4,7 +4,7 @@
     python tests/bench/bench_rungs.py --table tests/bench/quickstart_curves.csv
     python tests/bench/bench_rungs.py --table lcdb_819.csv lcdb_953.csv --objectives accuracy:max log_loss:min
 
-``quickstart_curves.csv`` holds 120 real trials of the quickstart, made by ``make_curves.py``, numbers rounded to six
+``quickstart_curves.csv`` holds 240 real trials of the quickstart, made by ``make_curves.py``, numbers rounded to six
 digits; their settings are in ``quickstart_settings.csv``. ``make_lcdb.py`` makes tables of a public benchmark's curves.
 Any other in the form that :func:`simulation.curves.read_curves` reads will do.
 
@@ -16,15 +16,10 @@ over B. Random search draws the same trials in the same order both times, from a
 search takes TRIALS of the table, or a third of a smaller one, so that the other does not run out of trials; --trials
 says otherwise.
 
-Why the quickstart's curves save less than the others, by ``--analyse``: for each fraction of the rounds, the rank
-correlation of the objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst)
-and their share in its lower half; for comparison, the ratio of an oracle that runs every trial to the first rung, and
-past it only those that will be on the front of the trials drawn so far.
-
-Medians of ten seeds with the default settings: LCDB's 819, 953, 1489 and 41972 .33, .22, .33, .29; the quickstart's
-table never for full searches of 20, 40 and 57 trials, and with a first rung at 1/4 and a reduction factor of 3 1.02,
-1.00 and never. There the rungs tell little: 31% of the final front's members lie in the lower half of their rung at 1/8
-of the rounds, 4% at 1/4, where an oracle would still spend .46; on LCDB none do.
+How far a trial's start tells its end, by ``--analyse``: for each fraction of the rounds, the rank correlation of the
+objectives with the final ones, the rank of the final front's members at the rung (0 best, 1 worst) and their share in
+its lower half; for comparison, the ratio of an oracle that runs every trial to the first rung, and past it only those
+that will be on the front of the trials drawn so far. docs/scale.md has the results.
 """
 
 from __future__ import annotations

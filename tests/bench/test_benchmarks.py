@@ -42,6 +42,6 @@ def test_the_controller_benchmark_continues_a_search(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_the_overhead_benchmark_times_every_counted_pass() -> None:
     # The benchmark itself compares the passes that it timed with the gradient evaluations that the engine counted.
-    rows = rows_of("bench_overhead.py", "--rounds", "1", "--stages", "torch")
+    _, _, *rows = rows_of("bench_overhead.py", "--rounds", "1", "--stages", "torch")
     assert [row.split("|")[2].strip() for row in rows] == ["inner", "outer"]
     assert [int(row.split("|")[3]) for row in rows] == [6, 18]

@@ -89,8 +89,9 @@ def test_a_directory_that_is_no_search_is_refused(tmp_path):
     assert "not the directory of a search" in str(error)
 
 
-def test_a_run_directory_in_use_is_refused(finished):
-    error = invoke("--run-dir", str(finished.path)).exception
+@pytest.mark.parametrize("option", ["--run-dir", "--output"])
+def test_a_run_directory_in_use_is_refused(finished, option):
+    error = invoke(option, str(finished.path)).exception
     assert isinstance(error, RunError)
     assert "--resume" in str(error)
 

@@ -14,6 +14,7 @@ from ofmu.errors import ConfigError
     [
         ["search", "mine.yaml", "--run-dir", "s3://key:hush@bucket/run"],
         ["search", "mine.yaml", "--run-dir=s3://bucket/run?secret_key=hush"],
+        ["search", "mine.yaml", "--output", "s3://key:hush@bucket/run"],
         ["search", "mine.yaml", "search.warm_start=s3://key:hush@bucket/old"],
         ["export", "s3://key:hush@bucket/run", "--output", "/shared/model"],
     ],

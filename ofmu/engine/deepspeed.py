@@ -167,7 +167,7 @@ def _without_gathering(parameters: list[Any]) -> Iterator[None]:
         def all_gather(param_list: Any = None, *arguments: Any, **settings: Any) -> Any:
             if param_list is not None:
                 return gathering[parameter](param_list, *arguments, **settings)
-            parameter.data = parameter.data.new_empty(1).expand(parameter.ds_shape)
+            parameter.data = parameter.data.new_empty(()).expand(parameter.ds_shape)
             parameter.ds_status = ZeroParamStatus.AVAILABLE
             return None
 

@@ -66,13 +66,16 @@ def test_a_run_leaves_everything_that_its_numbers_are_traced_by(
 
 
 @pytest.mark.slow
-def test_rates_that_a_range_test_found_are_stored_and_shown(tiny_mapping: dict[str, Any], tmp_path: Path) -> None:
-    open_rates = ("method.inner_lr=null", "method.outer_lr=null", "method.outer_steps=1", "method.inner_lr_scale=2")
-    unlearn(changed(tiny_mapping, *open_rates), tmp_path)
+@pytest.mark.parametrize("names", [("inner_lr", "outer_lr"), ("outer_lr",)])
+def test_rates_that_a_range_test_found_are_stored_and_shown(
+    names: tuple[str, ...], tiny_mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    open_rates = [f"method.{name}=null" for name in names]
+    unlearn(changed(tiny_mapping, *open_rates, "method.outer_steps=1", "method.inner_lr_scale=2"), tmp_path)
     rates = json.loads((tmp_path / "metrics.json").read_text())["learning_rates"]
     (round_record,) = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
-    assert rates == {name: round_record[name] for name in ("inner_lr", "outer_lr")}
-    assert f"inner_lr {number(rates['inner_lr'], 3)}, outer_lr {number(rates['outer_lr'], 3)}" in run_page(tmp_path)
+    assert rates == {name: round_record[name] for name in names}
+    assert ", ".join(f"{name} {number(rate, 3)}" for name, rate in rates.items()) in run_page(tmp_path)
 
 
 @pytest.mark.slow

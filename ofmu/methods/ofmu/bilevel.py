@@ -202,11 +202,10 @@ class OFMU(Method[RowT]):
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """η_in and η_out, each with its scale; empty before the first round, and if the config states both."""
+        """Those of η_in and η_out, with their scales, that the config does not state; empty before the first round."""
         found = self._found_rates
-        if found is None or None not in (self._config.inner_lr, self._config.outer_lr):
-            return {}
-        return {"inner_lr": found.inner, "outer_lr": found.outer}
+        rates = {} if found is None else {"inner_lr": found.inner, "outer_lr": found.outer}
+        return {name: rate for name, rate in rates.items() if getattr(self._config, name) is None}
 
     @property
     def _rates(self) -> Rates:

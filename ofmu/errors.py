@@ -110,6 +110,8 @@ class EvidenceError(OfmuError):
 
 _MOST_LISTED = 300
 """Number of names above which a message lists none. lm-eval has more than ten thousand tasks."""
+_MOST_RELATED = 3
+"""Number of names of the same kind above which a message names the closest one instead."""
 
 
 def error_named(kind: str, text: str) -> OfmuError:
@@ -130,6 +132,10 @@ def nearest_name(name: str, known: Iterable[str], section: str = "", limit: int 
         limit: how many names are listed. The number of all follows. None: all of them.
     """
     names = sorted(known)
+    # Another method may have only one rate where this one has an inner and an outer one, or the other way round.
+    related = [each for each in names if each.endswith(f"_{name}") or name.endswith(f"_{each}")]
+    if 0 < len(related) <= _MOST_RELATED:
+        return f"did you mean {' or '.join(repr(section + each) for each in related)}?"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{section}{close[0]}'?"

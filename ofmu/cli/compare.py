@@ -60,6 +60,9 @@ def compare_command(
     Writes a table (compare.csv, compare.md), a plot of all fronts (compare.png) and every number with its run
     (compare.json). The config's compare section has the same settings as the options here.
     """
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(f"'{word}' is no setting of the form section.key=value: a config is named by --benchmark")
     options = {
         "methods": methods,
         "seeds": seeds,

@@ -20,6 +20,7 @@ from ofmu.errors import ConfigError
     type=click.Path(),
     help="Where to write; default: a new one under runs/.",
 )
+@click.option("--trials", metavar="N", type=click.IntRange(min=1), help="Trials of the search; default: the config's.")
 @click.option(
     "--confirm", metavar="S", type=click.IntRange(min=0), help="Run the best points again on S further seeds."
 )
@@ -29,6 +30,7 @@ def search_command(
     preset: str | None,
     resume: str | None,
     run_dir: str | None,
+    trials: int | None,
     confirm: int | None,
     allow_code: bool,
 ) -> None:
@@ -43,8 +45,9 @@ def search_command(
     if resume is not None and (config.name or preset or run_dir):
         raise ConfigError("--resume reads the config that its run directory holds: leave CONFIG and --run-dir out")
 
-    if confirm is not None:
-        config = ConfigChoice(config.name, (*config.overrides, f"search.confirm_seeds={confirm}"))
+    options = {"num_trials": trials, "confirm_seeds": confirm}
+    entries = [f"search.{name}={value}" for name, value in options.items() if value is not None]
+    config = ConfigChoice(config.name, (*config.overrides, *entries))
 
     # Ray and Optuna take seconds to import, and the help and the errors above do not need them.
     from tune.callbacks.console import console_callback

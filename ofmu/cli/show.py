@@ -1,4 +1,4 @@
-"""``ofmu show``: the settings, metrics and answers of one trial of a search."""
+"""``ofmu show``: the settings, metrics and answers of one trial of a search, or of one run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ _SETS = 2
 @click.argument("trial", required=False)
 @click.option("--rows", type=click.IntRange(0), default=3, show_default=True, metavar="N", help="Answers per set.")
 def show_command(run: str, trial: str | None, rows: int) -> None:
-    """Print settings, metrics and answers of TRIAL (a number, or knee) of the search in RUN."""
+    """Print settings, metrics and answers of the run in RUN, or of TRIAL (a number, or knee) of the search in RUN."""
     # Optuna and torch are slow to import, and the help does not need them.
     from ofmu.reports.stored import StoredRun
     from tune.results.result import SearchResult
+    from tune.rundir.kind import kind_of
 
+    if trial is None and kind_of(run) in ("run", "evaluation"):
+        _show_run(StoredRun.open(run), rows)
+        return
     result = SearchResult.load(run)
     if trial is None:
         raise ConfigError(f"{run} is a search: name one of its trials too, such as ofmu show {shell_word(run)} knee")
@@ -44,16 +48,28 @@ def show_command(run: str, trial: str | None, rows: int) -> None:
     _print_commands(result, point, stored)
 
 
+def _show_run(stored: StoredRun, rows: int) -> None:
+    click.echo(f"{stored.directory}: {'complete' if stored.report else f'{len(stored.history)} rounds, not complete'}")
+    if stored.config is not None and not stored.is_evaluation:
+        settings = stored.config.method.model_dump(mode="json", exclude={"module"})
+        given = {f"method.{name}": value for name, value in settings.items() if value is not None}
+        _print_settings(given, stored.report.get("learning_rates") or {})
+    metrics = stored.report.get("metrics")
+    if metrics:
+        _print_metrics(stored, metrics)
+        _print_answers(stored, rows)
+
+
 def _print_settings(values: Mapping[str, Any], rates: Mapping[str, float]) -> None:
     from ofmu.io.console_table import aligned_lines
-    from ofmu.reports.numbers import number, rates_text
+    from ofmu.reports.numbers import RATES_TITLE, number, rates_text
 
     settings = {key: value for key, value in values.items() if "." in key}
     click.echo("\nSettings")
     for line in aligned_lines([[f"  {key}", number(value, 6)] for key, value in settings.items()] or [["  none"]]):
         click.echo(line)
     if rates:
-        click.echo(f"Learning rates by range tests: {rates_text(rates)}")
+        click.echo(f"{RATES_TITLE.capitalize()}: {rates_text(rates)}")
 
 
 def _print_metrics(stored: StoredRun, values: Mapping[str, Any]) -> None:
@@ -63,7 +79,7 @@ def _print_metrics(stored: StoredRun, values: Mapping[str, Any]) -> None:
 
     report = stored.report
     if {"reasons", "utility_components", "truth_ratio", "config"} <= report.keys():
-        reference = (report.get("prepared") or {}).get("reference_scores")
+        reference = (report.get("prepared") or {}).get("reference_scores") or report.get("reference")
         click.echo("")
         show_report(
             report

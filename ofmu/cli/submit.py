@@ -62,6 +62,11 @@ def submit_command(
     the directory are not uploaded, nor are data files that CONFIG does not name. --env NAME takes a variable's value
     from this shell. Values are never printed, but the cluster stores them with the job.
     """
+    if command[0] == "forget":
+        raise ConfigError(
+            "ofmu forget cannot run as a job, since its key stays with you: run it on a machine of the cluster, with "
+            "cluster.address=auto"
+        )
     if command[0] not in SUBMITTED:
         raise ConfigError(f"'{command[0]}' is no command to submit: {nearest_name(command[0], SUBMITTED)}")
     _check_no_credentials(command)

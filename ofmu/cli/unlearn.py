@@ -90,17 +90,20 @@ def _show(settings: UnlearnConfig, output: Path, chain: RunChain | None) -> None
     """Print the metrics of a complete run, measure its chain, and write its card and its page."""
     from ofmu.cli.evaluate import show_report
     from ofmu.reports.model_card import write_card_or_warn
+    from ofmu.reports.numbers import RATES_TITLE, rates_text
     from ofmu.reports.page import write_page_or_warn
     from ofmu.reports.run import run_page
     from ofmu.reports.stored import StoredRun
+    from ofmu.reports.verdict import great_loss
 
     run = StoredRun(output, is_ours=True)
     reference = run.report["prepared"].get("reference_scores")
     shown = {"model": str(run.files.model), "reference": reference, "baseline_metrics": run.baseline_metrics}
     show_report(run.report | shown)
-    loss = _great_loss(run.report["metrics"], run.baseline_metrics.get("target") or {})
-    if loss is not None:
-        click.echo(f"Warning: {loss}", err=True)
+    if rates := run.report.get("learning_rates"):
+        click.echo(f"{RATES_TITLE}: {rates_text(rates)}")
+    if lost := great_loss(run.report["metrics"], run.baseline_metrics.get("target") or {}):
+        click.echo(f"Warning: this model {lost}: ofmu search finds settings that keep more, if there are any", err=True)
     if chain is not None:
         _show_chain(settings, output, chain, run.baseline_metrics.get("target") or {})
     click.echo(f"the model is in {run.files.model}")
@@ -108,17 +111,6 @@ def _show(settings: UnlearnConfig, output: Path, chain: RunChain | None) -> None
     page = write_page_or_warn(lambda: run_page(output, is_ours=True), output)
     if page is not None:
         click.echo(f"the report is in {page}")
-
-
-def _great_loss(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
-    """Return what to do if a run cost more than half of the target's utility; else None."""
-    utility, full = metrics.get("model_utility"), target.get("model_utility")
-    if utility is None or not full or utility > full / 2:
-        return None
-    return (
-        f"the model keeps {100 * utility / full:.0f} % of the target's model_utility: ofmu search finds settings of "
-        "the method that keep more, if there are any"
-    )
 
 
 def _show_chain(settings: UnlearnConfig, output: Path, chain: RunChain, target: Mapping[str, float | None]) -> None:

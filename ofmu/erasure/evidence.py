@@ -83,7 +83,7 @@ class MethodRecord(Section):
     title: str
     settings: dict[str, JsonValue]
     learning_rates: dict[str, float] = Field(default_factory=dict)
-    """What range tests found for the rates that the settings leave open. Empty in the evidence of older versions."""
+    """The rates that the settings leave open, from range tests and scales. Empty in the evidence of older versions."""
     config_hash: str
     """SHA-256 (hex) of the whole config of the run as JSON with sorted keys. Paths are part of it."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from ofmu.erasure.evidence import Evidence, MetricRecord
 from ofmu.io.text import counted
 from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences
-from ofmu.reports.numbers import big_number, duration, number, rates_text
+from ofmu.reports.numbers import RATES_TITLE, big_number, duration, number, rates_text
 from ofmu.reports.page import render
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -103,7 +103,7 @@ def _method_facts(record: Evidence) -> list[tuple[str, str]]:
     return [
         ("method", method.title),
         ("settings", settings),
-        *([("learning rates by range tests", rates_text(method.learning_rates))] if method.learning_rates else []),
+        *([(RATES_TITLE, rates_text(method.learning_rates))] if method.learning_rates else []),
         ("hash of the config", method.config_hash),
         ("trials of the search", counts),
         ("gradient evaluations", big_number(record.cost.gradient_evaluations)),

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 
 MISSING = "–"
+RATES_TITLE = "learning rates, from range tests and scales"
+"""How the rates that :func:`rates_text` returns are called."""
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -27,7 +29,7 @@ def big_number(value: float | None) -> str:
 
 
 def rates_text(rates: Mapping[str, float]) -> str:
-    """Return the learning rates that range tests found, such as ``inner_lr 0.0012, outer_lr 3.1e-05``."""
+    """Return the learning rates of a run, such as ``inner_lr 0.0012, outer_lr 3.1e-05``."""
     return ", ".join(f"{name} {number(rate, 3)}" for name, rate in rates.items())
 
 

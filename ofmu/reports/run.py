@@ -13,7 +13,7 @@ from ofmu.reports.answers import Answer, AnsweredSet, answered_sets
 from ofmu.reports.chain import COST_HEADER, DRIFT_HEADER, cost_rows, drift_rows, drift_sentences, utility_line
 from ofmu.reports.curves import history_charts, phase_chart
 from ofmu.reports.metric_table import metric_groups, missing_metrics
-from ofmu.reports.numbers import MISSING, big_number, duration, memory, number, rates_text
+from ofmu.reports.numbers import MISSING, RATES_TITLE, big_number, duration, memory, number, rates_text
 from ofmu.reports.page import render, write_page
 from ofmu.reports.stored import RETRAINED, TARGET, StoredRun
 from ofmu.reports.verdict import verdict
@@ -182,7 +182,7 @@ def _facts(run: StoredRun) -> list[tuple[str, str]]:
         "method": ", ".join(f"{name} {number(value)}" for name, value in settings.items() if value is not None)
         if not run.is_evaluation
         else "",
-        "learning rates by range tests": rates_text(report.get("learning_rates") or {}),
+        RATES_TITLE: rates_text(report.get("learning_rates") or {}),
         "seed": report.get("seed", run.config.seed if run.config else None),
         "hash of the rows": report.get("data_hash"),
         "truth ratio": report.get("truth_ratio"),

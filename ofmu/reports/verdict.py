@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ofmu.reports.numbers import number
 
@@ -20,6 +20,14 @@ def verdict(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any
     """
     target = baselines.get("target", {})
     return " ".join(filter(None, (_ks_test(metrics, target, subject), _utility(metrics, target))))
+
+
+def great_loss(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+    """Return how little of the target's utility a model keeps, as the rest of a sentence; None from one half on."""
+    utility, full = metrics.get("model_utility"), target.get("model_utility")
+    if not _is_number(utility) or not _is_number(full) or not 0 <= utility < full / 2:
+        return None
+    return f"keeps {100 * utility / full:.0f} % of the target's model_utility"
 
 
 def ks_numbers(metrics: Mapping[str, Any]) -> str:
@@ -47,8 +55,9 @@ def _utility(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     utility, full = metrics.get("model_utility"), target.get("model_utility")
     if utility is None or not full or not _is_number(utility) or not _is_number(full):
         return ""
-    return f"Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's."
+    lost = " More than half of it is lost." if great_loss(metrics, target) else ""
+    return f"Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's.{lost}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and value == value

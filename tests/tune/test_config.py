@@ -227,6 +227,12 @@ def test_a_comparison_refuses_a_value_that_every_search_draws(capsys, tmp_path):
     assert "narrow its range by compare.spaces.ofmu.method.outer_steps.low" in capsys.readouterr().err
 
 
+def test_a_comparison_says_how_its_config_is_named(capsys):
+    assert main(["compare", "--methods", "ofmu,npo", "mine.yaml"]) == 1
+    assert "'mine.yaml' is no setting" in (said := capsys.readouterr().err)
+    assert "--benchmark" in said
+
+
 @pytest.mark.parametrize(
     ("entries", "notes"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -88,7 +89,6 @@ def test_a_directory_of_something_else_is_refused(runs, tmp_path):
     ("arguments", "words"),
     [
         (["show", "one/run", "3"], "not the directory of a search: it holds a single run, whose model is {}/model"),
-        (["show", "one/run"], "ofmu report {} shows the run"),
         (["export", "one/run", "--output", "model"], "it holds a single run, whose model is {}/model"),
         (["search", "--resume", "one/run"], "it holds a single run"),
         (["compare", "--resume", "one/run"], "not the directory of a comparison: it holds a single run"),
@@ -324,3 +324,18 @@ def test_show_of_an_unknown_trial_is_refused(runs, trial):
     result = CliRunner().invoke(show_command, [str(runs / "search"), "--", trial])
     assert isinstance(result.exception, RunError)
     assert "name knee, or a number of 0 … 11" in str(result.exception)
+
+
+def test_a_single_run_and_an_evaluation_are_shown(runs: Path) -> None:
+    def shown(name: str) -> str:
+        result = CliRunner().invoke(show_command, [str(runs / "one" / name), "--rows", "1"])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    run, evaluation = shown("run"), shown("evaluation")
+    metrics = json.loads((runs / "one" / "run" / "metrics.json").read_text())["metrics"]
+    for text in (run, evaluation):
+        assert f"{metrics['ks_statistic']:.4g}" in text
+        assert "It is something else." in text
+    assert "method.name" in run
+    assert "method.name" not in evaluation

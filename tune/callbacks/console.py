@@ -15,6 +15,7 @@ from ofmu.io.console_table import Column, print_line, print_table, rich_table
 from ofmu.io.progress import clock
 from ofmu.io.text import counted, shell_word
 from ofmu.reports.numbers import metric_text
+from ofmu.reports.verdict import great_loss
 from ofmu.run_files import HISTORY, REPORT
 from ofmu.tasks.events import PartReady, PreparationStarted
 from tune.callbacks.base import EngineDecided, Progress, SearchCallback, SearchPreparationEvent, WarmStartLoaded
@@ -29,7 +30,7 @@ from tune.results.report import (
     sentence_nothing_forgotten,
 )
 from tune.results.result import SearchResult
-from tune.results.tables import trial_name
+from tune.results.tables import target_metrics, trial_name
 
 _MAX_ROWS = 12
 """Rows of the live table."""
@@ -124,6 +125,8 @@ class ConsoleCallback(SearchCallback):
             self.print_line(
                 f"To take the knee's model: ofmu export {shell_word(result.display_path)} --pick knee --output DIR"
             )
+            if lost := great_loss(result.chosen.values, target_metrics(result.trials)):
+                self.print_line(f"Warning: the knee's model {lost}; front.csv has the other points")
             beyond = result.beyond_knee
             if beyond is not None:
                 self.print_line(f"{sentence_beyond_knee(result)}: --pick {beyond.number} takes its model")

@@ -103,7 +103,7 @@ class Point:
             if target.is_symlink() and not target.exists():
                 raise RunError(f"{target} is a link that leads nowhere: name a new directory for the exported model")
             if target.exists() and (not target.is_dir() or holds_something(target)):
-                raise RunError(f"{target} already exists: name a new directory for the exported model")
+                raise RunError(f"{target} already exists and is not empty: name a new directory for the exported model")
             with new_folder(target) as partial:
                 shutil.copytree(files.model, partial, dirs_exist_ok=True)
                 for source in (files.metrics, files.config):

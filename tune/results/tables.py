@@ -174,8 +174,13 @@ def violations_of(rows: pd.DataFrame) -> Violations:
 
 def lost_objectives(row: Mapping[Any, Any], trials: pd.DataFrame, config: SearchConfig) -> list[str]:
     """Return the objectives of a trial of which nothing is left: see :func:`tune.space.objectives.lost_utility`."""
+    return lost_utility(row, config.objectives, target_metrics(trials))
+
+
+def target_metrics(trials: pd.DataFrame) -> dict[Any, Any]:
+    """Return the row of the untouched target; empty before its trial is complete."""
     target = trials[(trials["role"] == TARGET) & (trials["state"] == "complete")]
-    return lost_utility(row, config.objectives, dict(target.iloc[0]) if len(target) else {})
+    return dict(target.iloc[0]) if len(target) else {}
 
 
 def feasible_rows(rows: pd.DataFrame) -> pd.DataFrame:

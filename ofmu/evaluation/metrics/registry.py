@@ -149,7 +149,11 @@ def _forgetting() -> Iterator[MetricInfo]:
 
 
 def _utility() -> Iterator[MetricInfo]:
-    yield _maximise("model_utility", "harmonic mean of those of the next nine metrics that the data has", TOFU)
+    yield _maximise(
+        "model_utility",
+        "harmonic mean of probability, ROUGE and truth ratio of all sets but the forget rows",
+        TOFU,
+    )
     for name in (RETAIN, *GENERAL_SETS):
         shown = name.replace("_", " ")
         normalised = ", normalised over right and wrong answers" if name in GENERAL_SETS else ""

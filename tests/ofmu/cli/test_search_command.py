@@ -70,6 +70,14 @@ def test_wrong_arguments_get_one_sentence(arguments, kind, words):
     assert "\n" not in str(error)
 
 
+def test_trials_and_further_seeds_are_settings_of_the_search(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("tune.search.ParetoSearch.__init__", lambda self, mapping, **kwargs: seen.append(mapping))
+    monkeypatch.setattr("tune.search.ParetoSearch.run", lambda self: SystemExit(0))
+    invoke("quickstart", "--trials", "7", "--confirm", "2", "--run-dir", str(tmp_path / "run"))
+    assert (seen[0]["search"]["num_trials"], seen[0]["search"]["confirm_seeds"]) == (7, 2)
+
+
 def test_a_directory_in_place_of_a_config_gets_the_right_command(finished, tmp_path):
     for place in (finished.path, tmp_path):
         error = invoke(str(place)).exception

@@ -39,6 +39,12 @@ def test_a_misspelt_key_is_named_before_a_file_that_is_not_uploaded(command, tmp
     assert str(error) == "Unknown config key 'search.num_trails': did you mean 'search.num_trials'?"
 
 
+def test_a_request_is_no_job() -> None:
+    error = CliRunner().invoke(submit_command, ["--dry-run", "--", "forget", "model"]).exception
+    assert isinstance(error, ConfigError)
+    assert "cluster.address=auto" in str(error)
+
+
 def test_settings_that_the_command_does_not_read_are_not_checked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("search: {num_trails: 4}\nmethod: {module: theirs, name: own}\n")

@@ -108,17 +108,6 @@ def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "round 5: npo's forget loss 0.65, ‖direction‖ 1\n"
 
 
-@pytest.mark.parametrize(
-    ("utility", "of_target", "warned"),
-    [(0.1, 0.8, True), (0.4, 0.8, True), (0.5, 0.8, False), (0.1, None, False), (0.1, 0.0, False), (None, 0.8, False)],
-)
-def test_a_great_loss_of_utility_is_said(utility: float | None, of_target: float | None, warned: bool) -> None:
-    said = command._great_loss({"model_utility": utility}, {"model_utility": of_target})
-    assert (said is not None) is warned
-    if said is not None and utility is not None and of_target:
-        assert f"{100 * utility / of_target:.0f} %" in said
-
-
 @pytest.mark.ranks
 @pytest.mark.timeout(180)
 def test_under_torchrun_one_rank_prints(tiny: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ofmu.reports.answers import answered_sets
 from ofmu.reports.charts import plain
 from ofmu.reports.metric_table import metric_groups, missing_metrics
 from ofmu.reports.numbers import big_number, duration, memory, metric_text, number
-from ofmu.reports.verdict import ks_numbers, verdict
+from ofmu.reports.verdict import great_loss, ks_numbers, verdict
 from report_runs import row, scores
 
 
@@ -123,3 +123,16 @@ def test_bytes_have_three_digits_and_a_unit():
     assert metric_text("peak_memory_bytes", 5 * 10**8, 6) == "477 MiB"
     assert metric_text("peak_memory_bytes", None) == "–"
     assert metric_text("model_utility", 5e8) == number(5e8)
+
+
+@pytest.mark.parametrize(
+    ("utility", "of_target", "lost"),
+    [(0.1, 0.8, True), (0.39, 0.8, True), (0.4, 0.8, False), (0.1, None, False), (0.1, 0.0, False), (None, 0.8, False)],
+)
+def test_a_loss_of_more_than_half_of_the_utility_is_said(utility, of_target, lost):
+    metrics, target = {"model_utility": utility}, {"model_utility": of_target}
+    said = great_loss(metrics, target)
+    assert (said is not None) is lost
+    assert ("More than half of it is lost." in verdict(metrics, {"target": target})) is lost
+    if lost:
+        assert said == f"keeps {100 * utility / of_target:.0f} % of the target's model_utility"

@@ -297,6 +297,11 @@ def _server_errors(address: str) -> Iterator[None]:
     except (ConnectionError, requests.exceptions.RequestException) as error:
         raise _lost(address, error) from error
     except RuntimeError as error:
+        if "No available agent" in str(error):
+            raise ClusterError(
+                f"The Ray cluster at '{address}' has no agent that starts jobs: if another Ray on its head has the "
+                "agent's port, start the head with another --dashboard-agent-listen-port; else wait for the head to start"
+            ) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ClusterError(f"The Ray cluster at '{address}' refused: {lines[-1] if lines else error}") from error
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from cluster.jobs.server import Job, JobServer, chosen_environment
+from cluster.jobs.server import Job, JobServer, _server_errors, chosen_environment
 from ofmu.errors import ClusterError, ConfigError, RunError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -300,3 +300,11 @@ def test_an_unknown_command_is_answered_with_the_nearest_name(tmp_path):
     code, output = call(tmp_path, "submit", "--", "serch", "mine.yaml")
     assert code == 1
     assert output == "Error: 'serch' is no command to submit: did you mean 'search'?\n"
+
+
+def test_a_head_whose_agent_lost_its_port_is_answered_with_the_option_of_ray() -> None:
+    said = "Request failed with status code 500: No available agent to submit job, please try again later..\ntrace"
+    with pytest.raises(ClusterError, match="--dashboard-agent-listen-port"), _server_errors("http://head:8265"):
+        raise RuntimeError(said)
+    with pytest.raises(ClusterError, match="refused: the last line"), _server_errors("http://head:8265"):
+        raise RuntimeError("first\nthe last line\n")

@@ -300,7 +300,7 @@ def _server_errors(address: str) -> Iterator[None]:
         if "No available agent" in str(error):
             raise ClusterError(
                 f"The Ray cluster at '{address}' has no agent that starts jobs: if another Ray on its head has the "
-                "agent's port, start the head with another --dashboard-agent-listen-port; else wait for the head to start"
+                "agent's port, start the head with another --dashboard-agent-listen-port; else wait for the head"
             ) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ClusterError(f"The Ray cluster at '{address}' refused: {lines[-1] if lines else error}") from error

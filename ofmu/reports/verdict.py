@@ -8,10 +8,14 @@ from typing import Any, TypeGuard
 from ofmu.reports.numbers import number
 
 _SIGNIFICANCE = 0.05
+_FEW_WORDS = 0.5
+"""Mean number of words of an answer below which most answers are empty."""
+_MUCH_REPETITION = 0.5
+"""Share of repeated word groups above which a reader sees at once that a model babbles."""
 
 
 def verdict(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]], subject: str = "this model") -> str:
-    """Return what the KS test and model utility say about a model; empty without these metrics.
+    """Return what the KS test, model utility and fluency say about a model; empty without these metrics.
 
     Args:
         metrics: the model's metrics.
@@ -19,7 +23,9 @@ def verdict(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any
         subject: the noun for the model.
     """
     target = baselines.get("target", {})
-    return " ".join(filter(None, (_ks_test(metrics, target, subject), _utility(metrics, target))))
+    return " ".join(
+        filter(None, (_ks_test(metrics, target, subject), _utility(metrics, target), _fluency(metrics, target)))
+    )
 
 
 def great_loss(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
@@ -57,6 +63,16 @@ def _utility(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
         return ""
     lost = " More than half of it is lost." if great_loss(metrics, target) else ""
     return f"Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's.{lost}"
+
+
+def _fluency(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """Return what is wrong with the answers to forget questions, which the KS test does not read."""
+    words, repetition = metrics.get("forget_answer_words"), metrics.get("forget_repetition")
+    if _is_number(words) and words < _FEW_WORDS <= (target.get("forget_answer_words") or _FEW_WORDS):
+        return "Most answers to forget questions are empty."
+    if _is_number(repetition) and repetition > _MUCH_REPETITION >= (target.get("forget_repetition") or 0.0):
+        return f"Answers to forget questions repeat themselves (forget_repetition {number(repetition, 2)})."
+    return ""
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -136,3 +136,20 @@ def test_a_loss_of_more_than_half_of_the_utility_is_said(utility, of_target, los
     assert ("More than half of it is lost." in verdict(metrics, {"target": target})) is lost
     if lost:
         assert said == f"keeps {100 * utility / of_target:.0f} % of the target's model_utility"
+
+
+@pytest.mark.parametrize(
+    ("words", "repetition", "of_target", "said"),
+    [
+        (0.1, 0.0, {"forget_answer_words": 6.0}, "are empty"),
+        (20.0, 0.8, {"forget_repetition": 0.1}, "repeat themselves (forget_repetition 0.8)"),
+        (20.0, 0.8, {"forget_repetition": 0.7}, ""),
+        (0.1, 0.0, {"forget_answer_words": 0.2}, ""),
+        (6.0, 0.1, {}, ""),
+        (None, None, {}, ""),
+    ],
+)
+def test_empty_and_babbling_answers_are_said(words, repetition, of_target, said):
+    text = verdict({"forget_answer_words": words, "forget_repetition": repetition}, {"target": of_target})
+    assert said in text
+    assert bool(text) is bool(said)

@@ -26,13 +26,11 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
         DataError: a file is missing or malformed, a column is missing, or the sets overlap.
         ModelError: a directory is missing, or holds no model that loads without running code and can be trained.
     """
-    data, model, reference = config.data, config.model, config.reference
+    model, reference = config.model, config.reference
     model.adapter.check_packages()
     if config.traits.model_directories:
         check_tasks(config.evaluation)
-    rows = None
-    if data.source == "files" or (data.source == "tofu" and not looks_like_hub_id(data.path or HUB_NAME)):
-        rows = load_data(data, config.seed)
+    rows = local_rows(config)
     _check_entities(config, rows)
     if config.traits.model_directories:
         # An existing reference may also be a run directory or a file of scores. Only a model has config.json.
@@ -43,6 +41,18 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
                 check_model_directory(path)
                 check_tokenizer(path, model.tokenizer)
     return rows
+
+
+def local_rows(config: UnlearnConfig) -> UnlearnData | None:
+    """Return the rows if they lie in local files, else None.
+
+    Raises:
+        DataError: a file is missing or malformed, a column is missing, or the sets overlap.
+    """
+    data = config.data
+    if data.source == "files" or (data.source == "tofu" and not looks_like_hub_id(data.path or HUB_NAME)):
+        return load_data(data, config.seed)
+    return None
 
 
 def _check_entities(config: UnlearnConfig, rows: UnlearnData | None) -> None:

@@ -13,11 +13,13 @@ from typing import Any, Self
 
 from ofmu.errors import ConfigError, OfmuError, PruningRecord, RunError
 from ofmu.io.plugins import allowed_plugins
+from ofmu.preflight import local_rows
 from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import finite_only
 from tune.config import SearchConfig, search_config
 from tune.execution.trial_records import TrialOutcome
+from tune.preparation import with_objectives_of_rows
 from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
@@ -50,8 +52,8 @@ class AskTell:
     This object holds the directory until :meth:`close`, or until the end of its ``with`` block. The methods may be
     called from several threads. If each trial is told before the next is asked for, the trials are exactly those of a
     ParetoSearch with ``search.max_concurrent_trials`` 1. This class hashes the data and the models, so that no resume
-    continues on others, and does not look at them otherwise. The default objectives need a reference, and rows with
-    paraphrased and perturbed answers: without these, name other objectives.
+    continues on others. If local rows lack the answers that a default objective needs, the search takes the default
+    objectives of a search without a reference, and warns. Objectives that the config names stay.
 
     Args:
         config: as for :class:`tune.ParetoSearch`.
@@ -76,8 +78,13 @@ class AskTell:
         warm_start: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         whole, left_out = with_decided_baselines(search_config(config, objectives, num_trials, warm_start))
-        if left_out:
-            warnings.warn(left_out, stacklevel=2)
+        rows = None
+        # The caller's own runs may need no rows, so rows that cannot be read are no error.
+        with suppress(OfmuError):
+            rows = local_rows(whole.unlearn)
+        whole, changed = with_objectives_of_rows(whole, rows)
+        for note in filter(None, (left_out, changed)):
+            warnings.warn(note, stacklevel=2)
         self._begin(RunDirectory.create_new(run_dir), whole, None)
 
     @classmethod

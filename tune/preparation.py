@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,8 @@ _MEASURED_BY_THE_RUN = frozenset(info.name for info in GROUPS["Cost"])
 _FORGETTING = frozenset(
     info.name for group in ("Forgetting", "Hard questions about the forget rows") for info in GROUPS[group]
 )
-_FORGETTING_BY_TRUTH_RATIO = frozenset(info.name for info in GROUPS["Forgetting"] if WRONG in info.needs)
+NEEDS_OTHER_ANSWERS = frozenset(info.name for info in GROUPS["Forgetting"] if WRONG in info.needs)
+"""Metrics that need paraphrased and perturbed answers of the forget rows."""
 _UTILITY = frozenset(
     {info.name for info in GROUPS["Utility"]}
     | {"utility_letter_accuracy", "utility_choice_accuracy", "remaining_accuracy", "testing_accuracy"}
@@ -78,13 +79,44 @@ def check_objectives_on_rows(config: SearchConfig, rows: UnlearnData | None) -> 
     Raises:
         ConfigError: an objective cannot be computed on the rows.
     """
-    if rows is None or FORGET not in rows.evaluation:
-        return
-    named = next((name for name in config.search.objectives or () if name in _FORGETTING_BY_TRUTH_RATIO), None)
+    named, reason = _without_truth_ratio(config.search.objectives or (), rows)
+    if named is not None:
+        raise ConfigError(missing_objective_sentence(named, reason))
+
+
+def with_objectives_of_rows(config: SearchConfig, rows: UnlearnData | None) -> tuple[SearchConfig, str | None]:
+    """Return the config with default objectives that fit the rows, and the sentence to say if this changes them.
+
+    This is for a search that scores no target, where :func:`resolve_objectives` has nothing to read. Objectives that
+    the user named stay, since the user's own runs may measure them.
+
+    Args:
+        config: the search.
+        rows: the rows, if they are known.
+    """
+    if config.search.objectives is not None:
+        return config, None
+    name, reason = _without_truth_ratio(config.objectives, rows)
+    return (config, None) if name is None else _with_other_defaults(config, name, reason)
+
+
+def _without_truth_ratio(objectives: Iterable[str], rows: UnlearnData | None) -> tuple[str | None, str]:
+    """Return the first objective that needs answers which a forget row lacks, or None, and what the row lacks."""
+    named = next(filter(NEEDS_OTHER_ANSWERS.__contains__, objectives), None)
+    if named is None or rows is None or FORGET not in rows.evaluation:
+        return None, ""
     for number, row in enumerate(rows.evaluation[FORGET].rows, start=1):
-        if named is not None and not (row.paraphrased_answer and row.perturbed_answers):
+        if not (row.paraphrased_answer and row.perturbed_answers):
             lacking = "perturbed answers" if row.paraphrased_answer else "paraphrased answer"
-            raise ConfigError(missing_objective_sentence(named, f"forget row {number} has no {lacking}"))
+            return named, f"forget row {number} has no {lacking}"
+    return None, ""
+
+
+def _with_other_defaults(config: SearchConfig, name: str, reason: str) -> tuple[SearchConfig, str]:
+    """Return the config with the default objectives of a search without a reference, and the sentence to say."""
+    search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
+    sentence = f"searching extraction_strength in place of {name}: {reason}"
+    return config.model_copy(update={"search": search}), sentence
 
 
 def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig:
@@ -110,9 +142,8 @@ def resolve_objectives(config: SearchConfig, prepared: Prepared) -> SearchConfig
         reason = given.reasons.get(name, "it is not among what trials are scored for")
         if config.search.objectives is not None or name not in NEEDS_REFERENCE:
             raise ConfigError(missing_objective_sentence(name, reason))
-        warnings.warn(f"searching extraction_strength in place of {name}: {reason}", stacklevel=2)
-        search = config.search.model_copy(update={"objectives": default_objectives(has_reference=False)})
-        config = config.model_copy(update={"search": search})
+        config, sentence = _with_other_defaults(config, name, reason)
+        warnings.warn(sentence, stacklevel=2)
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,38 @@ def test_a_loop_whose_rows_cannot_be_read_is_no_error(tmp_path):
     with AskTell({"data": data}, {"ks_statistic": "min", "model_utility": "max"}, 2, tmp_path / "run") as search:
         assert search.ask().number == 0
     AskTell.resume(tmp_path / "run").close()
+
+
+def files_of_rows(folder: Path, **columns: Any) -> dict[str, Any]:
+    """Write a forget row with further columns and a retain row. Return the section ``data``."""
+    for name, row in (("forget", {"question": "Who?", "answer": "She.", **columns}), ("retain", {"text": "There."})):
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    return {"source": "files", **{name: str(folder / f"{name}.jsonl") for name in ("forget", "retain")}}
+
+
+def test_default_objectives_that_the_rows_do_not_allow_are_replaced_with_a_warning(tmp_path):
+    config = {"data": files_of_rows(tmp_path), "search": {"num_trials": 3}}
+    message = "searching extraction_strength in place of ks_statistic: forget row 1 has no paraphrased answer"
+    with pytest.warns(UserWarning, match=message):
+        search = AskTell(config, run_dir=tmp_path / "run")
+    with search:
+        assert search.config.objectives == {"extraction_strength": "min", "model_utility": "max"}
+        ended = search.tell(search.ask(), {"extraction_strength": 0.5, "model_utility": 0.5})
+    assert ended.state == "complete"
+    with AskTell.resume(tmp_path / "run") as search:
+        assert list(search.config.objectives) == ["extraction_strength", "model_utility"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "objectives"),
+    [
+        ({"paraphrased_answer": "It was she.", "perturbed_answer": ["He."]}, None),
+        ({}, {"ks_statistic": "min", "model_utility": "max"}),
+    ],
+)
+def test_objectives_that_fit_or_that_the_caller_names_stay(tmp_path, columns, objectives):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        config = {"data": files_of_rows(tmp_path, **columns)}
+        with AskTell(config, objectives, run_dir=tmp_path / "run") as search:
+            assert list(search.config.objectives) == ["ks_statistic", "model_utility"]

@@ -259,6 +259,7 @@ def search_config(
     Raises:
         ConfigError: a setting is unknown, out of range, or contradicts another setting.
     """
+    _check_arguments(config, objectives, num_trials)
     mapping = config.model_dump(mode="json") if isinstance(config, UnlearnConfig) else dict(config)
     check_sections(mapping)
     mapping.pop("compare", None)
@@ -271,6 +272,26 @@ def search_config(
         given = [warm_start] if isinstance(warm_start, str | Path) else warm_start
         search["warm_start"] = [str(each) for each in given]
     return validate(SearchConfig, {**mapping, "search": search})
+
+
+def _check_arguments(config: object, objectives: object, num_trials: object) -> None:
+    """Check for a path in another argument's place, which is easily written in a call by position.
+
+    Raises:
+        ConfigError: an argument has another type.
+    """
+    if not isinstance(config, UnlearnConfig | Mapping):
+        given = str(config)
+        raise ConfigError(f"A search takes a config or a mapping, not {given!r}: read a file with SearchConfig.read()")
+    for name, value, is_right in (
+        ("objectives", objectives, objectives is None or isinstance(objectives, Mapping)),
+        ("num_trials", num_trials, not isinstance(num_trials, str | Path) or str(num_trials).isdigit()),
+    ):
+        if not is_right and isinstance(value, str | Path):
+            given = str(value)
+            raise ConfigError(f"The argument {name} is {given!r}: for a directory, write run_dir={given!r}")
+        if not is_right:
+            raise ConfigError(f"The argument {name} is {value!r}: give a mapping of names to min or max")
 
 
 def searched_and_named(

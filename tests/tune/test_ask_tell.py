@@ -182,6 +182,22 @@ def test_early_stopping_is_left_to_the_caller(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("search", [AskTell, ParetoSearch])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((CONFIG, "runs/at2"), "argument objectives is 'runs/at2': for a directory, write run_dir='runs/at2'"),
+        ((CONFIG, Path("runs/at2")), "argument objectives is 'runs/at2': for a directory, write run_dir='runs/at2'"),
+        ((CONFIG, None, "runs/at2"), "argument num_trials is 'runs/at2': for a directory, write run_dir='runs/at2'"),
+        ((CONFIG, ["ks_statistic"]), r"argument objectives is \['ks_statistic'\]: give a mapping"),
+        (("mine.yaml",), r"not 'mine.yaml': read a file with SearchConfig.read\(\)"),
+    ],
+)
+def test_a_path_in_another_arguments_place_is_named(search, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        search(*arguments)
+
+
 def test_checkpoint_selection_needs_runs_of_ofmu(tmp_path):
     with pytest.raises(ConfigError, match=r"set search.checkpoint_selection.enabled to false"):
         AskTell({"search": {"checkpoint_selection": {"enabled": True}}}, run_dir=tmp_path / "run")

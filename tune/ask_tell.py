@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from ofmu.errors import ConfigError, OfmuError, PruningRecord, RunError
+from ofmu.evaluation.metrics.registry import REGISTRY
 from ofmu.io.plugins import allowed_plugins
+from ofmu.io.text import listed
 from ofmu.preflight import local_rows
 from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import finite_only
 from tune.config import SearchConfig, search_config
 from tune.execution.trial_records import TrialOutcome
-from tune.preparation import with_objectives_of_rows
+from tune.preparation import NEEDS_OTHER_ANSWERS, with_objectives_of_rows
 from tune.results.page import search_page
 from tune.results.report import write_plot
 from tune.results.result import SearchResult
@@ -198,22 +200,25 @@ class AskTell:
     def tell(self, trial: AskedTrial | int, metrics: Mapping[str, Any]) -> FinishedTrial:
         """Report the metrics of a trial.
 
-        If an objective is missing or not finite, the trial counts as failed, and its reason says so. If the run has
-        left no ``metrics.json`` in the trial's directory, this method writes the file.
+        If an objective is missing or not finite, the trial counts as failed, and its reason says so. A missing one is
+        also warned of. If the run has left no ``metrics.json`` in the trial's directory, this method writes the file.
 
         Args:
             trial: the trial or its number.
             metrics: the trial's metrics, the objectives among them.
 
         Raises:
-            RunError: the trial was told before, or never asked for.
+            RunError: the trial was told before, or never asked for; or a metric is no number, and the trial stays open.
             StorageError: a file cannot be written. After a resume, the trial is asked for again.
         """
-        values = plain_numbers(metrics)
+        values = self._told_values(metrics)
         with self._mutex:
             number = self._asked_number(trial)
             TrialFiles(self._session.run.trial(number)).write_metrics_if_missing(values)
-            return self._complete(number, TrialOutcome(metrics=values))
+            ended = self._complete(number, TrialOutcome(metrics=values))
+        if (missing := self._missing_sentence(number, values)) is not None:
+            warnings.warn(missing, stacklevel=2)
+        return ended
 
     def fail(self, trial: AskedTrial | int, reason: str) -> FinishedTrial:
         """Report that a trial failed. The trial counts for ``search.num_trials``, but not for the front.
@@ -243,10 +248,10 @@ class AskTell:
             metrics: what the trial had cost.
 
         Raises:
-            RunError: the trial was told before, or never asked for.
+            RunError: the trial was told before, or never asked for; or a metric is no number, and the trial stays open.
             StorageError: a file cannot be written.
         """
-        record = PruningRecord(round=round, total=total, metrics=finite_only(plain_numbers(metrics or {})))
+        record = PruningRecord(round=round, total=total, metrics=finite_only(self._told_values(metrics or {})))
         with self._mutex:
             number = self._asked_number(trial)
             files = TrialFiles(self._session.run.trial(number))
@@ -290,6 +295,40 @@ class AskTell:
             state = self._session.finished_trial(number).state
             raise RunError(f"Trial {number} was told already, and is {state}: a trial is told once")
         raise RunError(f"Trial {number} has not been asked for since the search was continued: call ask() first")
+
+    def _told_values(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the metrics with Python's own numbers. Metrics that only the caller knows may be text.
+
+        Raises:
+            RunError: a metric that ofmu reads is no number and not None, or JSON cannot hold a value.
+        """
+        values: dict[str, Any] = {}
+        for name, value in metrics.items():
+            try:
+                plain = plain_numbers({name: value})
+                is_text_allowed = name not in self.config.measured and name not in REGISTRY
+                is_right = is_text_allowed or all(isinstance(each, int | float | None) for each in plain.values())
+                values |= plain
+            except (TypeError, ValueError):
+                is_right = False
+            if not is_right:
+                raise RunError(
+                    f"The metric '{name}' is {value!r}, which is no number: tell a number, or None where it has none"
+                )
+        return values
+
+    def _missing_sentence(self, number: int, values: Mapping[str, Any]) -> str | None:
+        """Return the sentence to say if a trial is told without an objective or a constrained metric."""
+        config = self.config
+        missing = [name for name in config.measured if values.get(name) is None]
+        if not missing:
+            return None
+        key = "search.objectives" if set(missing) & set(config.objectives) else "search.constraints"
+        answers = "" if NEEDS_OTHER_ANSWERS.isdisjoint(missing) else ", or give paraphrased and perturbed answers"
+        return (
+            f"Trial {number} was told without {listed(missing)} and counts as failed: tell every metric of {key}, or "
+            f"state others there in a new search{answers}"
+        )
 
     def _complete(self, number: int, outcome: TrialOutcome) -> FinishedTrial:
         self._session.searcher.complete(self._asked.pop(number), outcome)

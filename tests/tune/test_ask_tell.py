@@ -73,7 +73,8 @@ def test_every_end_is_stored_with_its_reason(tmp_path):
         asked = [search.ask() for _ in range(8)]
         assert search.ask() is None, "all trials of the search run"
         complete = search.tell(asked[0], {"ks_statistic": np.float32(0.5), "model_utility": 0.25, "seconds": 2})
-        missing = search.tell(asked[1], {"ks_statistic": 0.5})
+        with pytest.warns(UserWarning, match="Trial 1 was told without model_utility and counts as failed"):
+            missing = search.tell(asked[1], {"ks_statistic": 0.5})
         nan = search.tell(asked[2].number, {"ks_statistic": math.nan, "model_utility": 0.5})
         failed = search.fail(asked[3], "the cluster is on fire")
         pruned = search.prune(asked[4], round=2, total=8, metrics={"gradient_evaluations": 30})
@@ -180,6 +181,50 @@ def test_early_stopping_is_left_to_the_caller(tmp_path):
     with pytest.raises(ConfigError, match=r"search.early_stopping.enabled to false.*prune"):
         AskTell({"search": {"early_stopping": {"enabled": True}}}, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_no_number_leaves_the_trial_open(tmp_path):
+    with AskTell(CONFIG, run_dir=tmp_path / "run") as search:
+        trial = search.ask()
+        for value, shown in (("x", "'x'"), ([0.5], r"\[0\.5\]"), (np.array([1.0, 2.0]), r"array\(\[1\., 2\.\]\)")):
+            with pytest.raises(RunError, match=f"The metric 'ks_statistic' is {shown}, which is no number"):
+                search.tell(trial, {"ks_statistic": value, "model_utility": None})
+            with pytest.raises(RunError, match=f"The metric 'ks_statistic' is {shown}, which is no number"):
+                search.prune(trial, round=1, total=2, metrics={"ks_statistic": value})
+        with pytest.raises(RunError, match="The metric 'seconds' is '2 s', which is no number"):
+            search.tell(trial, {**score(trial), "seconds": "2 s"})
+        assert states(search.run_dir)[0] == "RUNNING"
+        assert search.tell(trial, {**score(trial), "forget_rouge": None, "node": "gpu-7"}).state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (
+            {"nothing": 1},
+            "Trial 0 was told without ks_statistic and model_utility and counts as failed: tell every metric of "
+            "search.objectives, or state others there in a new search, or give paraphrased and perturbed answers",
+        ),
+        (
+            {"ks_statistic": 0.5, "model_utility": None, "kl_retain": 0.0},
+            "Trial 0 was told without model_utility and counts as failed: tell every metric of search.objectives, or "
+            "state others there in a new search",
+        ),
+        (
+            {"ks_statistic": 0.5, "model_utility": 0.5},
+            "Trial 0 was told without kl_retain and counts as failed: tell every metric of search.constraints, or "
+            "state others there in a new search",
+        ),
+    ],
+)
+def test_metrics_that_a_trial_lacks_are_named_at_once(tmp_path, metrics, message):
+    constraints = {"kl_retain": {"max": 0.1}} if "nothing" not in metrics else {}
+    with AskTell({"search": {"constraints": constraints}}, run_dir=tmp_path / "run") as search:
+        trial = search.ask()
+        with pytest.warns(UserWarning, match="Trial 0 was told without") as caught:
+            assert search.tell(trial, metrics).state == "failed"
+    assert [str(warning.message) for warning in caught] == [message]
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("search", [AskTell, ParetoSearch])

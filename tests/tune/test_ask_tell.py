@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from ofmu.errors import ConfigError, PruningRecord, RunError, StorageError
 from tune import AskTell, ParetoSearch, SearchResult
@@ -312,6 +314,19 @@ def test_a_loop_whose_rows_cannot_be_read_is_no_error(tmp_path):
     with AskTell({"data": data}, {"ks_statistic": "min", "model_utility": "max"}, 2, tmp_path / "run") as search:
         assert search.ask().number == 0
     AskTell.resume(tmp_path / "run").close()
+
+
+@pytest.mark.slow
+def test_the_documented_loop_runs(tmp_path, monkeypatch, capsys, tiny_mapping):
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "AskTell" in block)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_mapping))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    said = capsys.readouterr().out
+    assert said.split()[:3] == ["complete"] * 3
+    assert "ks_statistic" in said
+    assert (tmp_path / "runs" / "loop" / "front.csv").is_file()
 
 
 def files_of_rows(folder: Path, **columns: Any) -> dict[str, Any]:

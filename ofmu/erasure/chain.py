@@ -33,6 +33,8 @@ class Chain:
     hash: str
     """See :func:`ofmu.erasure.evidence.evidence_hash`."""
     earlier: tuple[EarlierRows, ...]
+    runs: tuple[EarlierRows, ...] = ()
+    """The rows that runs of ``ofmu unlearn`` forgot before the first request."""
     first_target: str
     """Directory or hub name of the target of the first request."""
 
@@ -105,7 +107,14 @@ def open_chain(after: str | Path, model: str, *, signs: bool) -> Chain:
     state = home.state() or {}
     with stored_values(home.path / STATE):
         first_target = str(state["places"]["first_target"])
-    return Chain(path=home.path, record=record, hash=content_hash, earlier=earlier, first_target=first_target)
+    return Chain(
+        path=home.path,
+        record=record,
+        hash=content_hash,
+        earlier=earlier,
+        runs=home.rows_of_runs(),
+        first_target=first_target,
+    )
 
 
 def _request_in(after: Path) -> Workspace:

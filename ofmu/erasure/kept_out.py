@@ -15,6 +15,12 @@ def forgotten_rows(earlier: Sequence[EarlierRows]) -> tuple[Row, ...]:
     return tuple(row for request in earlier for row in request.forget)
 
 
+def kind_of_earlier(earlier: Sequence[EarlierRows]) -> str:
+    """Return in words what forgot the rows: earlier requests, earlier runs of ``ofmu unlearn``, or both."""
+    kinds = {request.is_run for request in earlier}
+    return "earlier requests and runs" if len(kinds) == 2 else "earlier runs" if True in kinds else "earlier requests"
+
+
 def kept_out(rows: Sequence[Row], earlier: Sequence[EarlierRows], *, with_parts: bool) -> set[int]:
     """Return the indices of the rows that must not be retained.
 

@@ -11,7 +11,7 @@ from ofmu.data.files import read_rows
 from ofmu.data.load import check_forget_not_retained, check_holdout_not_trained
 from ofmu.data.normalized import normalized
 from ofmu.data.rows import Row, RowSet
-from ofmu.erasure.kept_out import forgotten_rows, kept_out
+from ofmu.erasure.kept_out import forgotten_rows, kept_out, kind_of_earlier
 from ofmu.erasure.person import find_mentions
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.retain_rows import choose_retain_rows
@@ -60,7 +60,8 @@ def build_rows(
         model: the model that must forget. It answers the questions of the request, and neutral questions if nothing
             else gives retain rows.
         config: gives columns, prompts, device and seed.
-        earlier: the earlier requests of the chain. Their rows do not come back as retain rows.
+        earlier: the earlier requests of the chain, and the runs before them. Their rows do not come back as retain
+            rows.
 
     Raises:
         DataError: a file is missing or malformed, no row or every row is about the person, or sets overlap.
@@ -81,7 +82,7 @@ def build_rows(
         origins=origins,
         retain_source=retain.source,
         review=tuple(sorted((*forget.review, *retain.review), key=lambda reviewed: reviewed.number)),
-        notes=(*forget.notes, *_notes_on_repeats(forget.rows, earlier), *retain.notes),
+        notes=(*_notes_on_runs(earlier), *forget.notes, *_notes_on_repeats(forget.rows, earlier), *retain.notes),
     )
     check_forget_not_retained(rows.forget, rows.retain)
     if rows.holdout is not None:
@@ -170,10 +171,19 @@ def _answered_questions(request: ErasureRequest, model: str, config: UnlearnConf
     return _Part(rows=answered.rows, origin=origin, notes=tuple(notes))
 
 
+def _notes_on_runs(earlier: Sequence[EarlierRows]) -> tuple[str, ...]:
+    count = sum(len(each.forget) for each in earlier if each.is_run)
+    what = counted(count, "row")
+    return (f"Before the first request, runs of ofmu unlearn forgot {what}, and no such row is retained.",) * bool(
+        count
+    )
+
+
 def _notes_on_repeats(forget: Sequence[Row], earlier: Sequence[EarlierRows]) -> tuple[str, ...]:
     known = {normalized(row) for row in forgotten_rows(earlier)}
     again = sum(normalized(row) in known for row in forget)
-    return (f"Forgotten again: {counted(again, 'row')} that an earlier request forgot as well.",) if again else ()
+    who = "an earlier run" if kind_of_earlier(earlier) == "earlier runs" else "an earlier request"
+    return (f"Forgotten again: {counted(again, 'row')} that {who} forgot as well.",) if again else ()
 
 
 def _retain_part(
@@ -208,13 +218,13 @@ def _retain_of_file(request: ErasureRequest, rows: Sequence[Row], earlier: Seque
     kept = tuple(row for index, row in enumerate(rows) if index not in former)
     if not kept:
         raise DataError(
-            f"Earlier requests forgot every row of {request.retain}, so no row is left to retain: give a file with "
-            "other rows"
+            f"{kind_of_earlier(earlier).capitalize()} forgot every row of {request.retain}, so no row is left to "
+            "retain: give a file with other rows"
         )
     notes = [*_notes_on_given(request, rows)]
     if former:
         what = counted(len(former), "row")
-        notes.append(f"Not retained because of earlier requests: {what} of the given file.")
+        notes.append(f"Not retained because of {kind_of_earlier(earlier)}: {what} of the given file.")
     return _Part(rows=kept, origin="the rows of the given file", notes=tuple(notes))
 
 
@@ -250,7 +260,8 @@ def _retain_of_corpus(
     notes = []
     if former:
         rows = counted(len(former), "row")
-        notes.append(f"Neither forgotten nor retained because of earlier requests: {rows} of the corpus.")
+        who = kind_of_earlier(earlier)
+        notes.append(f"Neither forgotten nor retained because of {who}: {rows} of the corpus.")
     if similar:
         rows = counted(len(similar), "row")
         notes.append(f"Neither forgotten nor retained: {rows} of the corpus that nearly repeat a forget row.")
@@ -261,7 +272,7 @@ def _retain_of_corpus(
         source="corpus",
         review=(
             *_reviewed(corpus, similar, "left out", "it says nearly the same as a forget row"),
-            *_reviewed(corpus, sorted(former), "left out", "an earlier request forgot it or left it out"),
+            *_reviewed(corpus, sorted(former), "left out", f"{kind_of_earlier(earlier)} forgot it or left it out"),
         ),
         notes=tuple(notes),
     )

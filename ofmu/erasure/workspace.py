@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ FORMAT = "ofmu-request/1"
 _ROWS_STATE = "rows.json"
 _REVIEW = "review.jsonl"
 _EARLIER = "earlier"
+_RUNS = "runs"
 _REVIEWED = ("number", "decision", "reason")
 _SETS = ("forget", "retain", "holdout")
 
@@ -186,7 +187,7 @@ class Workspace:
         Args:
             rows: the rows of this request.
             person: the person whom the request names; None if it names none.
-            earlier: the earlier requests of the chain, the oldest first.
+            earlier: the earlier requests of the chain, the oldest first, and the runs before them.
         """
         sets = {name: found for name in _SETS if (found := getattr(rows, name)) is not None}
         with storage_errors(self.path / ROWS), new_folder(self.path / ROWS) as folder:
@@ -206,9 +207,12 @@ class Workspace:
                 "notes": list(rows.notes),
                 "person": person,
             }
-            if earlier:
-                (folder / _EARLIER).mkdir()
-                write_earlier(folder / _EARLIER, earlier)
+            # The evidence names each earlier request, and no run.
+            for name, is_run in ((_RUNS, True), (_EARLIER, False)):
+                chosen = [each for each in earlier if each.is_run == is_run]
+                if chosen:
+                    (folder / name).mkdir()
+                    write_earlier(folder / name, chosen)
             write_json(folder / _ROWS_STATE, stored)
 
     def read_rows(self) -> RequestRows | None:
@@ -296,6 +300,14 @@ class Workspace:
             RunError: they were changed or damaged.
         """
         return read_earlier_rows(self.path / ROWS / _EARLIER)
+
+    def rows_of_runs(self) -> tuple[EarlierRows, ...]:
+        """Return the rows that runs of ``ofmu unlearn`` forgot before the first request of the chain.
+
+        Raises:
+            RunError: they were changed or damaged.
+        """
+        return tuple(replace(each, is_run=True) for each in read_earlier_rows(self.path / ROWS / _RUNS))
 
     def _is_ours(self) -> bool:
         state = self.state()

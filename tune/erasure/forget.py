@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.chain.rows import EarlierRows
+from ofmu.chain.run_of_model import forgotten_before
 from ofmu.chain.scoring import scoring_of
 from ofmu.config.files import apply_overrides, validate
 from ofmu.data.files import check_data_file
 from ofmu.erasure.chain import open_chain
 from ofmu.erasure.choice import Candidate, ChoiceRule
-from ofmu.erasure.evidence import ModelRole
 from ofmu.erasure.evidence_files import write_evidence
 from ofmu.erasure.measure import Report, evaluation_config, measure
 from ofmu.erasure.request import ErasureRequest
@@ -31,13 +31,12 @@ from ofmu.io.lock import locked
 from ofmu.io.text import counted
 from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import local_directory
-from ofmu.preparer import find_retrained_model
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles
 from tune.callbacks.callback_list import Callback
 from tune.config import SearchConfig
-from tune.erasure.chained import FIRST_TARGET, earlier_requests, first_target_report, run_of
+from tune.erasure.chained import earlier_requests, first_target_report, run_of
 from tune.erasure.fit import check_device_of, plan_of
+from tune.erasure.models import is_copy, models_of, reference_of
 from tune.erasure.pick import affordable, candidates, confirmed, rule_of
 from tune.erasure.record import asked_of, compose_record, cost_record
 from tune.erasure.settings import absolute_place, check_settings, request_settings, run_settings, search_settings
@@ -207,9 +206,10 @@ class _Forgetting:
         silence_libraries()
         if self._chain is not None:
             self._chain.check_first_target()  # an hour of search would end without it
-        rows = build_rows(self._request, str(local_directory(self._model)), config, self._earlier)
+        earlier = (*self._runs_before(), *self._earlier)
+        rows = build_rows(self._request, str(local_directory(self._model)), config, earlier)
         home.start(asked, request_id, key, self._places())
-        home.write_rows(rows, person=self._request.person, earlier=self._earlier)
+        home.write_rows(rows, person=self._request.person, earlier=earlier)
         self._say(f"{counted(len(rows.forget), 'row')} to forget: {rows.origins['forget']}")
         self._say(f"{counted(len(rows.retain), 'row')} to retain: {rows.origins['retain']}")
         for note in rows.notes:
@@ -239,6 +239,19 @@ class _Forgetting:
     @property
     def _earlier(self) -> tuple[EarlierRows, ...]:
         return () if self._chain is None else self._chain.earlier
+
+    def _runs_before(self) -> tuple[EarlierRows, ...]:
+        """Return the rows of runs of ``ofmu unlearn`` before the first request, which training would bring back."""
+        if self._chain is not None:
+            return self._chain.runs
+        found = forgotten_before(self._model)
+        if found is None:
+            return ()
+        count = counted(len(found.forget), "row")
+        self._say(
+            f"MODEL is that of the run {found.id}, which with the runs before it forgot {count}: none is retained"
+        )
+        return (found,)
 
     def _places(self) -> dict[str, str | None]:
         """Return what a later request must find: the first target of the chain, and the request before this one."""
@@ -314,7 +327,7 @@ class _Forgetting:
         self._say(f"{rule.sentence}: trial {chosen.trial}")
         if not home.result.is_dir():
             point.export(home.result)
-        elif not _is_copy(home.result, point):
+        elif not is_copy(home.result, point):
             raise RunError(
                 f"{home.result} holds another model than trial {chosen.trial}, which the rule chooses now: move it "
                 f"away with {home.evaluation('result')}, then run the same command again"
@@ -335,14 +348,14 @@ class _Forgetting:
 
         home = self._home
         run = run_of(result, point.number, self._modules)
-        models = self._models(run)
+        models = models_of(self._model, self._base, home.result, self._chain, run)
         with home.timed("attacks"):
             # The workers are gone before this process loads models for the earlier requests.
             with evaluations(run, result.config.cluster) as evaluate:
                 measured = measure(
                     {role: str(path) for role, path in models.items() if role in ("target", "result", "retrained")},
                     evaluation_config(run, rows),
-                    _reference(run, models),
+                    reference_of(run, models),
                     home.evaluation,
                     lambda role: self._say(f"Measuring and attacking the model: {role}"),
                     evaluate,
@@ -367,31 +380,3 @@ class _Forgetting:
         )
         write_evidence(record, home.evidence, self._key)
         return home.evidence
-
-    def _models(self, run: UnlearnConfig) -> dict[ModelRole, Path]:
-        """Return the directories of the models whose files are here."""
-        models: dict[ModelRole, Path] = {"target": local_directory(self._model), "result": self._home.result}
-        if self._chain is not None:
-            models[FIRST_TARGET] = self._chain.check_first_target()
-        if self._base is not None:
-            models["base"] = local_directory(self._base)
-        if run.reference.source == "retrain":
-            retrained = find_retrained_model(run)
-            if retrained is not None:
-                models["retrained"] = retrained
-        elif run.reference.source == "model" and run.reference.path is not None:
-            models["retrained"] = local_directory(run.reference.path)
-        return models
-
-
-def _is_copy(directory: Path, point: Point) -> bool:
-    """Return whether a directory holds the model of a trial. An export adds files of its own."""
-    found = model_hashes(directory)
-    return all(found.get(name) == value for name, value in model_hashes(RunFiles(point.directory).model).items())
-
-
-def _reference(run: UnlearnConfig, models: Mapping[ModelRole, Path]) -> str | None:
-    """Return the reference of the evaluations: the retrained model, or its scores."""
-    if "retrained" in models:
-        return str(models["retrained"])
-    return run.reference.path if run.reference.source == "scores" else None

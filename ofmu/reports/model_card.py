@@ -54,10 +54,14 @@ _SHOWN = (
 """The metrics of a card, of text and of images. Those that a run lacks are left out."""
 
 
-def model_card(run: StoredRun) -> str:
+def model_card(run: StoredRun, *, of_request: bool = False) -> str:
     """Return the card of a complete run's model, as Markdown.
 
     Texts of rows are not part of a card, and paths on this machine are cut to their last name.
+
+    Args:
+        run: the run.
+        of_request: whether the model is the result of ``ofmu forget``, whose evidence reports more than the run.
 
     Raises:
         RunError: the run is not complete, or its config cannot be read.
@@ -91,7 +95,7 @@ def model_card(run: StoredRun) -> str:
         ],
         reference=RETRAINED in models,
         content={_plain(name): value for name, value in _content(run).items()},
-        limits=list(_limits(config, metrics, baselines)),
+        limits=list(_limits(config, metrics, baselines, of_request=of_request)),
         versions=_versions(run.report),
         seed=config.seed_of_run,
         fence=_fence(text),
@@ -101,8 +105,8 @@ def model_card(run: StoredRun) -> str:
     return f"---\n{data.to_yaml()}\n---\n{body}"
 
 
-def write_model_card(run: StoredRun, directory: Path) -> Path:
-    """Write ``README.md`` into a model's directory, and return its path.
+def write_model_card(run: StoredRun, directory: Path, *, of_request: bool = False) -> Path:
+    """Write ``README.md`` into a model's directory, and return its path. For ``of_request`` see :func:`model_card`.
 
     Raises:
         RunError: see :func:`model_card`; or a file or a link of this name is there, and ofmu did not make it.
@@ -112,17 +116,17 @@ def write_model_card(run: StoredRun, directory: Path) -> Path:
     check_is_no_link(path)
     if path.exists() and not is_model_card(path):
         raise RunError(f"{path} is not of ofmu, so it is not replaced: rename it to get a model card")
-    text = model_card(run)
+    text = model_card(run, of_request=of_request)
     # A command that runs nothing changes no file of a model.
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     return path
 
 
-def write_card_or_warn(run: StoredRun, directory: Path) -> Path | None:
+def write_card_or_warn(run: StoredRun, directory: Path, *, of_request: bool = False) -> Path | None:
     """Write a card at the end of a finished run. What goes wrong becomes one warning, so the run stays finished."""
     try:
-        return write_model_card(run, directory)
+        return write_model_card(run, directory, of_request=of_request)
     except Exception as error:  # A card reads what many versions and users' modules wrote, so anything may be raised.
         reason = str(error).partition("\n")[0] or type(error).__name__
         warnings.warn(
@@ -183,7 +187,7 @@ def _start(config: UnlearnConfig) -> str:
 
 
 def _limits(
-    config: UnlearnConfig, metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]
+    config: UnlearnConfig, metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]], *, of_request: bool
 ) -> Iterator[str]:
     """Yield what the numbers of this card do not show."""
     yield (
@@ -204,6 +208,17 @@ def _limits(
             "model holds the dequantised weights plus the adapters, and the metrics of the target are those of the "
             "quantised start."
         )
+    if of_request:
+        # The card is written before the attacks, which the evidence reports with those that were not made.
+        yield (
+            "The numbers of this card were measured before any attack. Which attacks were made on this model, such as "
+            "relearning, quantisation and membership, and what they gave, is in the evidence of its erasure request."
+        )
+        yield (
+            f"The numbers of this card are of one seed ({config.seed_of_run}). The evidence reports the runs on "
+            "further seeds, if there were any."
+        )
+        return
     if metrics.get("membership_min_k") is None and config.data.kind == "language":
         yield "No membership attack was run."
     if metrics.get("relearning_probability") is None and config.data.kind == "language":

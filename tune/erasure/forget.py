@@ -326,7 +326,7 @@ class _Forgetting:
         home, point = self._home, result.pick(chosen.trial)
         self._say(f"{rule.sentence}: trial {chosen.trial}")
         if not home.result.is_dir():
-            point.export(home.result)
+            point.export(home.result, of_request=True)
         elif not is_copy(home.result, point):
             raise RunError(
                 f"{home.result} holds another model than trial {chosen.trial}, which the rule chooses now: move it "

@@ -79,8 +79,12 @@ class Point:
             mirror.pull([name for name in (CONFIG, HISTORY, METRICS, PRUNED, SCORES) if mirror.has(name)])
         return self.directory
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, *, of_request: bool = False) -> Path:
         """Copy the trial's model, metrics and config to ``path``, and write a model card. ``from_pretrained`` loads it.
+
+        Args:
+            path: a new directory.
+            of_request: whether the model is the result of ``ofmu forget``. Then its card names the evidence.
 
         Raises:
             RunError: the model was not kept, ``path`` is a file or holds something, or the directory of the trial
@@ -111,7 +115,7 @@ class Point:
                         shutil.copy2(source, partial / source.name)
                 # A loop of the user's own may make models without the files of a run.
                 if files.metrics.is_file() and files.config.is_file() and not (partial / CARD).exists():
-                    write_card_or_warn(StoredRun(self.directory), partial)
+                    write_card_or_warn(StoredRun(self.directory), partial, of_request=of_request)
         return target
 
 

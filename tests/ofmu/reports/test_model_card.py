@@ -47,6 +47,21 @@ def test_metrics_stand_beside_the_target_and_the_retrained_model(tmp_path: Path)
     assert "it is not known how such a model would answer" in alone
 
 
+def test_the_card_of_a_request_leaves_attacks_to_the_evidence(tmp_path: Path) -> None:
+    run = StoredRun(write_run(tmp_path / "run"))
+    report = json.loads((run.directory / "metrics.json").read_text())
+    for name in ("membership_min_k", "relearning_probability"):
+        report["metrics"].pop(name, None)
+    RunFiles(run.directory).write_report(report)
+    claims = ("It was not tested whether", "No membership attack was run", " was run. Other seeds")
+    own, of_request = model_card(StoredRun(run.directory)), model_card(StoredRun(run.directory), of_request=True)
+    for claim in claims:
+        assert claim in own
+        assert claim not in of_request
+    assert "is in the evidence of its erasure request" in of_request
+    assert "is in the evidence" not in own
+
+
 def test_the_card_reproduces_the_run_without_telling_places(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", method={"name": "npo", "lr": 0.007})
     card = model_card(StoredRun(run))

@@ -108,6 +108,9 @@ def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
     assert files["target"] == model_hashes(place / "model")
     assert files["result"].items() <= model_hashes(output / "model").items()
     assert AutoModelForCausalLM.from_pretrained(output / "model").num_parameters() > 0
+    card = " ".join((output / "model" / "README.md").read_text(encoding="utf-8").split())
+    assert "is in the evidence of its erasure request" in card
+    assert "It was not tested" not in card
     assert {attack.name for attack in record.attacks} >= {
         *("membership", "relearning", "quantization_4", "sampling", "few_shot"),
     }

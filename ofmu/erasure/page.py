@@ -51,11 +51,38 @@ def evidence_page(record: Evidence) -> str:
 
 
 def _summary(record: Evidence) -> str:
-    """Return the change of the two objectives and of the relearning attack, in words."""
+    """Return the change of the two objectives and of the relearning attack, and which attacks got worse, in words."""
     known = {metric.name: metric for metric in record.metrics}
     known |= {metric.name: metric for attack in record.attacks for metric in attack.metrics}
     names = [*record.search.objectives, "relearning_probability"]
-    return " ".join(_change(known[name]) for name in dict.fromkeys(names) if name in known)
+    changes = [_change(known[name]) for name in dict.fromkeys(names) if name in known]
+    return " ".join([*changes, *_worse_attacks(record)])
+
+
+def _worse_attacks(record: Evidence) -> list[str]:
+    """Return one sentence that names every metric of an attack that got worse; empty if there is none."""
+    metrics = {metric.name: metric for attack in record.attacks for metric in attack.metrics}
+    worse = [
+        f"{name} got worse: from {number(metric.target, 3)} to {number(metric.result, 3)}"
+        for name, metric in metrics.items()
+        if _is_worse(metric)
+    ]
+    return [f"{'; '.join(worse)}."] if worse else []
+
+
+def _is_worse(metric: MetricRecord) -> bool:
+    """Return whether the result is worse than the target by the direction that the record states."""
+    before, after = metric.target, metric.result
+    # Rounding differs between two evaluations of one model, so values that read the same do not differ.
+    if before is None or after is None or number(before, 3) == number(after, 3):
+        return False
+    if metric.better in ("lower", "higher"):
+        return after > before if metric.better == "lower" else after < before
+    try:
+        best = float(metric.better.removeprefix("near "))
+    except ValueError:  # the metric states no direction
+        return False
+    return abs(after - best) > abs(before - best)
 
 
 def _change(metric: MetricRecord) -> str:

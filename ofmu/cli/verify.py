@@ -27,14 +27,19 @@ def verify_command(directory: Path, public_key: Path | None, model: Path | None,
     earlier requests is checked where it lies, and in the directories of --earlier.
     """
     # pydantic and cryptography are slow to import, and the help does not need them.
+    from ofmu.erasure.evidence_files import PUBLIC_KEY, RECORD, SIGNATURE
     from ofmu.erasure.links import check_links
     from ofmu.erasure.verify import verify_evidence
+    from ofmu.io.text import listed
 
     found = verify_evidence(directory, public_key=public_key, model=model)
     record = found.record
     links = check_links(record, found.directory, earlier)
     click.echo(f"Request {record.request.id}, measured {record.finished} by {record.operator} on {record.host}")
-    click.echo(f"{len(record.files) + 1} files are as they were signed, by the key with SHA-256 {found.signer}")
+    names = [RECORD, *sorted(record.files)]
+    be = "are as they were" if record.files else "is as it was"
+    click.echo(f"{listed(names, most=len(names))} {be} signed, by the key with SHA-256 {found.signer}")
+    click.echo(f"{SIGNATURE} is that signature, and {PUBLIC_KEY} is that key")
     if found.review is not None:
         click.echo(f"{found.review} is the file that was reviewed")
     if model is not None:

@@ -231,7 +231,12 @@ def test_the_rows_to_review_are_those_of_the_evidence(tmp_path: Path, capsys: py
     assert made.request.review.hash == hmac.new(key, review.read_bytes(), "sha256").hexdigest()
     assert verify_evidence(request).review == review
     assert main(["verify", str(request)]) == 0
-    assert f"{review} is the file that was reviewed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{review} is the file that was reviewed" in said
+    # Every file of the evidence is named.
+    assert "evidence.json and report.html are as they were signed, by the key with SHA-256" in said
+    assert "evidence.sig is that signature, and public_key.pem is that key" in said
+    assert all(path.name in said for path in (request / "evidence").iterdir())
     # Whoever gets the evidence alone has no rows to compare, and neither has the user after deleting them.
     shutil.copytree(request / "evidence", tmp_path / "copy" / "evidence")
     assert verify_evidence(tmp_path / "copy" / "evidence").review is None

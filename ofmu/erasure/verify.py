@@ -110,9 +110,28 @@ def _check_signature(content: bytes, stated: str, place: Path, expected: Ed25519
     if fingerprint(key) != stated:
         raise EvidenceError(f"{place / PUBLIC_KEY} is not the key that {RECORD} states: {ASK_AUTHOR}")
     if not is_signature(key, _read(place / SIGNATURE), content):
-        raise EvidenceError(
-            f"The signature does not fit: {place / RECORD} or {SIGNATURE} was changed after it was signed: {ASK_AUTHOR}"
-        )
+        raise _altered(place)
+
+
+def _altered(place: Path) -> EvidenceError:
+    return EvidenceError(
+        f"The signature does not fit: {place / RECORD} or {SIGNATURE} was changed after it was signed: {ASK_AUTHOR}"
+    )
+
+
+def _check_bytes(content: bytes, place: Path) -> None:
+    """Check the signature of a record that has another format. Evidence without a signature passes.
+
+    The record cannot state its key, so the key is the one beside it.
+    """
+    if not (place / SIGNATURE).exists():
+        return
+    try:
+        key = parse_public_key(_read(place / PUBLIC_KEY), str(place / PUBLIC_KEY))
+    except ConfigError:
+        raise _altered(place) from None
+    if not is_signature(key, _read(place / SIGNATURE), content):
+        raise _altered(place)
 
 
 def evidence_in(directory: Path) -> Path:
@@ -133,6 +152,7 @@ def _parse(content: bytes, place: Path) -> Evidence:
     try:
         return Evidence.model_validate_json(content)
     except ValidationError as error:
+        _check_bytes(content, place)
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise EvidenceError(

@@ -98,6 +98,11 @@ def with_own_key(place: Path) -> None:
     (place / "public_key.pem").write_bytes(public_pem(forger))
 
 
+def renamed_key(place: Path) -> None:
+    text = (place / "evidence.json").read_text()
+    (place / "evidence.json").write_text(text.replace("gradient_evaluations", "gradients", 1))
+
+
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
@@ -107,8 +112,9 @@ def with_own_key(place: Path) -> None:
         (lambda place: (place / "report.html").unlink(), "report.html is missing"),
         (lambda place: (place / "evidence.sig").unlink(), "evidence.sig is missing"),
         (lambda place: (place / "evidence.json").unlink(), "holds no evidence.json"),
-        (lambda place: (place / "evidence.json").write_text("{}"), "no record of the format ofmu-evidence/1"),
-        (lambda place: (place / "evidence.json").write_bytes(b"\xff"), "no record of the format ofmu-evidence/1"),
+        (lambda place: (place / "evidence.json").write_text("{}"), "signature does not fit"),
+        (lambda place: (place / "evidence.json").write_bytes(b"\xff"), "signature does not fit"),
+        (renamed_key, r"signature does not fit: .*evidence\.json or evidence\.sig was changed after it was signed"),
         (lambda place: (place / "public_key.pem").write_text("x"), "public_key.pem was altered"),
         (
             lambda place: write_public(place / "public_key.pem", Ed25519PrivateKey.generate()),
@@ -123,6 +129,18 @@ def test_changed_evidence_is_refused(signed: Path, tmp_path: Path, harm: Callabl
     harm(signed)
     with pytest.raises(EvidenceError, match=sentence):
         verify_evidence(signed, public_key=write_public(tmp_path / "pub.pem", KEY))
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff"])
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_another_format_is_said_where_the_signature_fits_or_is_missing(signed: Path, content: bytes, is_signed: bool):
+    (signed / "evidence.json").write_bytes(content)
+    if is_signed:
+        (signed / "evidence.sig").write_bytes(KEY.sign(content))
+    else:
+        (signed / "evidence.sig").unlink()
+    with pytest.raises(EvidenceError, match="no record of the format ofmu-evidence/1"):
+        verify_evidence(signed)
 
 
 def test_a_link_is_no_part_of_evidence(signed: Path, tmp_path: Path):

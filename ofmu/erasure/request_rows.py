@@ -122,12 +122,13 @@ def _rows_of_person(request: ErasureRequest, corpus: Sequence[Row]) -> _Part:
     person, file = str(request.person), request.corpus
     mentions = find_mentions(corpus, person)
     if not mentions.named:
-        hint = (
-            f"{counted(len(mentions.possible), 'row')} of it hold a part of the name"
-            if mentions.possible
-            else "check the spelling and the file"
-        )
-        raise DataError(f"No row of {file} names '{person}': {hint}, or give the rows with --rows FILE")
+        count, what = len(mentions.possible), "check the spelling and the file"
+        part = ""
+        if count:
+            # --with-possible adds such rows to those with the whole name, and would not take them alone.
+            part = f", and {counted(count, 'row')} of it {'holds' if count == 1 else 'hold'} a part of the name"
+            what = "check the spelling"
+        raise DataError(f"No row of {file} names '{person}'{part}: {what}, or give the rows with --rows FILE")
     if len(mentions.named) == len(corpus) and request.retain is None:
         raise DataError(
             f"Every row of {file} names '{person}', so no row is left to retain: give --retain FILE, or a corpus with "

@@ -86,7 +86,11 @@ def test_bad_requests_are_one_sentence(tmp_path: Path, corpus: Path):
     same = write(tmp_path / "same.jsonl", [CORPUS[2], CORPUS[4]])
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"person": "Ann Sylva", "corpus": corpus}, DataError, "No row of .* names 'Ann Sylva': check the spelling"),
-        ({"person": "Eva Silva", "corpus": corpus}, DataError, "2 rows of it hold a part of the name"),
+        (
+            {"person": "Eva Silva", "corpus": corpus},
+            DataError,
+            "names 'Eva Silva', and 2 rows of it hold a part of the name: check the spelling, or give the rows",
+        ),
         ({"person": "Ana Silva", "corpus": everywhere}, DataError, "Every row of .*all.jsonl names 'Ana Silva'"),
         ({"person": "Ana Silva", "corpus": empty}, DataError, "No row of .*empty.jsonl names"),
         ({"rows": empty, "corpus": corpus}, DataError, "empty.jsonl has no row to forget"),

@@ -18,7 +18,7 @@ from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.files import check_regular, write_text
 from ofmu.methods.registry import method_class
 from ofmu.models.hub import looks_like_hub_id
-from ofmu.reports.numbers import number
+from ofmu.reports.numbers import RATES_TITLE, number, rates_text
 from ofmu.reports.stored import RETRAINED, TARGET, StoredRun
 from ofmu.reports.verdict import verdict
 from ofmu.run_config import UnlearnConfig
@@ -98,6 +98,8 @@ def model_card(run: StoredRun, *, of_request: bool = False) -> str:
         limits=list(_limits(config, metrics, baselines, of_request=of_request)),
         versions=_versions(run.report),
         seed=config.seed_of_run,
+        rates_title=RATES_TITLE,
+        rates=rates_text(run.report.get("learning_rates") or {}),
         fence=_fence(text),
         config=text,
     )

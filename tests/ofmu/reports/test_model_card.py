@@ -47,6 +47,14 @@ def test_metrics_stand_beside_the_target_and_the_retrained_model(tmp_path: Path)
     assert "it is not known how such a model would answer" in alone
 
 
+def test_rates_that_the_config_leaves_open_are_in_the_card(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert "learning rates" not in model_card(StoredRun(run))
+    report = json.loads((run / "metrics.json").read_text())
+    RunFiles(run).write_report(report | {"learning_rates": {"inner_lr": 0.0125}})
+    assert "learning rates, from range tests and scales: inner_lr 0.0125" in model_card(StoredRun(run))
+
+
 def test_the_card_of_a_request_leaves_attacks_to_the_evidence(tmp_path: Path) -> None:
     run = StoredRun(write_run(tmp_path / "run"))
     report = json.loads((run.directory / "metrics.json").read_text())

@@ -75,7 +75,7 @@ def read_earlier_rows(folder: Path, kind: TaskKind = "language") -> tuple[Earlie
     found = []
     with stored_values(folder / _INDEX):
         for number, entry in enumerate(stored["requests"], start=1):
-            sets = {}
+            sets: dict[str, Any] = {}
             for name in _SETS:
                 file = _file(folder, number, name, kind)
                 sets[name] = forgotten.read(file)

@@ -82,9 +82,7 @@ class Point:
     def export(self, path: str | Path, *, of_request: bool = False) -> Path:
         """Copy the trial's model, metrics and config to ``path``, and write a model card. ``from_pretrained`` loads it.
 
-        Args:
-            path: a new directory.
-            of_request: whether the model is the result of ``ofmu forget``. Then its card names the evidence.
+        For ``of_request`` see :func:`ofmu.reports.model_card.model_card`.
 
         Raises:
             RunError: the model was not kept, ``path`` is a file or holds something, or the directory of the trial
@@ -245,9 +243,8 @@ class SearchResult:
         if not len(self.front) or not self.has_feasible:
             return None
         costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
-        lost = {
-            row["trial"] for _, row in self.front.iterrows() if lost_objectives(dict(row), self.trials, self.config)
-        }
+        rows = self.front.to_dict("records")
+        lost = {row["trial"] for row in rows if lost_objectives(row, self.trials, self.config)}
         best = min(costs.keys() - lost | {self.knee.number}, key=lambda number: (costs[number], number))
         return self._point(best) if costs[best] < costs[self.knee.number] else None
 

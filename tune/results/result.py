@@ -243,8 +243,7 @@ class SearchResult:
         if not len(self.front) or not self.has_feasible:
             return None
         costs = dict(zip(self.front["trial"], costs_of(self.front, self.config)[:, 0], strict=True))
-        rows = self.front.to_dict("records")
-        lost = {row["trial"] for row in rows if lost_objectives(row, self.trials, self.config)}
+        lost = {row["trial"] for row in self.front.to_dict("records") if lost_objectives(row, self.trials, self.config)}
         best = min(costs.keys() - lost | {self.knee.number}, key=lambda number: (costs[number], number))
         return self._point(best) if costs[best] < costs[self.knee.number] else None
 

@@ -10,7 +10,8 @@ import pytest
 
 from ofmu.erasure.workspace import Workspace
 from ofmu.errors import RunError
-from tune.erasure.record import cost_record
+from ofmu.run_files import RunFiles
+from tune.erasure.record import _learning_rates, cost_record
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.seed_runs import Confirmation, PointRuns, SeedRun
 from tune.rundir.trial_files import FailureRecord, TrialFiles
@@ -67,3 +68,11 @@ def test_a_damaged_file_of_a_run_is_named(run: RunDirectory):
     TrialFiles(run.confirmation_run(1, 1)).write_report({"metrics": {"seconds": "long"}})
     with pytest.raises(RunError, match=r"00001-seed1/metrics\.json is damaged"):
         cost(run)
+
+
+def test_the_rates_that_range_tests_found_are_those_of_the_chosen_trial(tmp_path: Path):
+    rates = {"inner_lr": 0.0125, "outer_lr": 2e-4}
+    for number, stored in ((0, {"learning_rates": rates}), (1, {})):  # an older version stored none
+        RunFiles(tmp_path / str(number)).write_report({"metrics": {}, **stored})
+    result = SimpleNamespace(pick=lambda trial: SimpleNamespace(directory=tmp_path / str(trial)))
+    assert [_learning_rates(result, trial) for trial in (0, 1)] == [rates, {}]  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice
+from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice, run_dir_option
 from ofmu.errors import ConfigError
 from ofmu.io.text import listed
 
@@ -33,14 +33,7 @@ from ofmu.io.text import listed
     help="What is equal: trials; the number of gradient evaluations that OFMU's trials need; or N of them.",
 )
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the comparison in this run directory.")
-@click.option(
-    "--run-dir",
-    "--output",
-    "run_dir",
-    metavar="DIR",
-    type=click.Path(),
-    help="Where to write; default: a new one under runs/.",
-)
+@run_dir_option
 @click.option("--allow-code", is_flag=True, help=ALLOW_CODE_HELP)
 def compare_command(
     overrides: tuple[str, ...],

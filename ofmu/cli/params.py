@@ -68,6 +68,18 @@ def config_argument(command: CommandT) -> CommandT:
     )(command)
 
 
+def run_dir_option(command: CommandT) -> CommandT:
+    """Add the option ``--run-dir``, which is ``--output`` in the commands of single runs, to a search or comparison."""
+    return click.option(
+        "--run-dir",
+        "--output",
+        "run_dir",
+        metavar="DIR",
+        type=click.Path(),
+        help="Where to write; default: a new one under runs/.",
+    )(command)
+
+
 def address_option(command: CommandT) -> CommandT:
     """Add the option ``--address`` of a cluster's job server to a command."""
     return click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice, config_argument
+from ofmu.cli.params import ALLOW_CODE_HELP, ConfigChoice, config_argument, run_dir_option
 from ofmu.errors import ConfigError
 
 
@@ -12,14 +12,7 @@ from ofmu.errors import ConfigError
 @config_argument
 @click.option("--preset", metavar="NAME", help="Search a config that ships with ofmu.")
 @click.option("--resume", metavar="RUN", type=click.Path(), help="Continue the search in this run directory.")
-@click.option(
-    "--run-dir",
-    "--output",
-    "run_dir",
-    metavar="DIR",
-    type=click.Path(),
-    help="Where to write; default: a new one under runs/.",
-)
+@run_dir_option
 @click.option("--trials", metavar="N", type=click.IntRange(min=1), help="Trials of the search; default: the config's.")
 @click.option(
     "--confirm", metavar="S", type=click.IntRange(min=0), help="Run the best points again on S further seeds."

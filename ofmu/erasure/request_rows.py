@@ -122,9 +122,8 @@ def _rows_of_person(request: ErasureRequest, corpus: Sequence[Row]) -> _Part:
     person, file = str(request.person), request.corpus
     mentions = find_mentions(corpus, person)
     if not mentions.named:
-        count, what = len(mentions.possible), "check the spelling and the file"
-        part = ""
-        if count:
+        part, what = "", "check the spelling and the file"
+        if count := len(mentions.possible):
             # --with-possible adds such rows to those with the whole name, and would not take them alone.
             part = f", and {counted(count, 'row')} of it {'holds' if count == 1 else 'hold'} a part of the name"
             what = "check the spelling"
@@ -174,10 +173,10 @@ def _answered_questions(request: ErasureRequest, model: str, config: UnlearnConf
 
 def _notes_on_runs(earlier: Sequence[EarlierRows]) -> tuple[str, ...]:
     count = sum(len(each.forget) for each in earlier if each.is_run)
-    what = counted(count, "row")
-    return (f"Before the first request, runs of ofmu unlearn forgot {what}, and no such row is retained.",) * bool(
-        count
-    )
+    if not count:
+        return ()
+    rows = counted(count, "row")
+    return (f"Before the first request, runs of ofmu unlearn forgot {rows}, and no such row is retained.",)
 
 
 def _notes_on_repeats(forget: Sequence[Row], earlier: Sequence[EarlierRows]) -> tuple[str, ...]:

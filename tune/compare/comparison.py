@@ -35,7 +35,7 @@ from tune.config import SearchConfig
 from tune.confirmation.runs import PlannedRun, make_runs, plan_runs, read_runs, why_no_point
 from tune.execution.trainable import Executor
 from tune.results.importances import importances, load_trials
-from tune.results.tables import own_trials
+from tune.results.tables import complete_of_role, own_trials
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS_TABLE
 from tune.search import ParetoSearch
@@ -317,7 +317,7 @@ class _Session:
     def _shared_context(self, searches: Sequence[SearchResult]) -> SharedContext:
         objectives = searches[0].config.objectives
         for search in searches:
-            rows = search.trials[(search.trials["role"] == TARGET) & (search.trials["state"] == "complete")]
+            rows = complete_of_role(search.trials, TARGET)
             if len(rows):
                 target = {name: float(rows.iloc[0][name]) for name in objectives}
                 break

@@ -10,6 +10,7 @@ from ofmu.errors import ConfigError, RunError
 from ofmu.run_files import RunFiles
 from tune.erasure.settings import CONFIRM_SHARE
 from tune.results.result import SearchResult
+from tune.results.tables import complete_of_role
 from tune.study.baselines import TARGET
 
 MAX_CANDIDATES = 3
@@ -35,7 +36,7 @@ def rule_of(result: SearchResult, min_share: float, first_target: Mapping[str, A
             "search.objectives, such as model_utility"
         )
     trials = result.trials
-    target = trials[(trials["role"] == TARGET) & (trials["state"] == "complete")]
+    target = complete_of_role(trials, TARGET)
     if not len(target):
         reason = trials.loc[trials["role"] == TARGET, "reason"].tolist()
         raise RunError(f"The untouched target could not be scored ({reason[0] if reason else 'it did not run'})")

@@ -22,6 +22,7 @@ from tune.results.result import SearchResult
 from tune.results.tables import (
     SELECTED_ROUND,
     VIOLATION,
+    complete_of_role,
     feasible_rows,
     own_trials,
     selected_round,
@@ -189,7 +190,7 @@ def _verdict(result: SearchResult) -> str:
 
 def _of_role(result: SearchResult, role: str) -> dict[str, Any] | None:
     """Return the values of a baseline's trial; None if it is not complete."""
-    rows = result.trials[(result.trials["role"] == role) & (result.trials["state"] == "complete")]
+    rows = complete_of_role(result.trials, role)
     return None if not len(rows) else {str(key): value for key, value in rows.iloc[0].dropna().items()}
 
 

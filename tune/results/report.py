@@ -13,7 +13,7 @@ from ofmu.io.text import counted
 from ofmu.reports.numbers import MISSING, metric_text
 from tune.results.confirmed import spreads_text, with_confirmation
 from tune.results.result import SearchResult
-from tune.results.tables import feasible_rows, lost_objectives, trial_name
+from tune.results.tables import complete_of_role, feasible_rows, lost_objectives, trial_name
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import SearchSummary
 from tune.rundir.seed_runs import Confirmation
@@ -142,7 +142,7 @@ def _front_rows(result: SearchResult) -> Iterator[tuple[dict[Any, Any], str]]:
 def _model_rows(result: SearchResult) -> Iterator[tuple[str, str, Mapping[Any, Any], str]]:
     """Yield trial, role, metrics and note of the untouched target, if it is not on the front, and the reference."""
     names = list(result.config.objectives)
-    target = result.trials[(result.trials["role"] == TARGET) & (result.trials["state"] == "complete")]
+    target = complete_of_role(result.trials, TARGET)
     for _, row in target[~target["trial"].isin(result.front["trial"])].iterrows():
         yield str(row["trial"]), TARGET, dict(row), "not on the front"
     reference = result.reference()

@@ -29,6 +29,7 @@ from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
 from tune.results.plot import front_figure
 from tune.results.tables import (
+    complete_of_role,
     costs_of,
     feasible_rows,
     front_table,
@@ -250,7 +251,7 @@ class SearchResult:
     @property
     def forgets_more_than_target(self) -> bool:
         """Whether some complete trial has a better first objective than the untouched target."""
-        target = self.trials[(self.trials["role"] == TARGET) & (self.trials["state"] == "complete")]
+        target = complete_of_role(self.trials, TARGET)
         if not len(target) or not len(self.front):
             return len(self.front) > 0
         return bool(costs_of(self.front, self.config)[:, 0].min() < costs_of(target, self.config)[:, 0].min())
@@ -279,9 +280,8 @@ class SearchResult:
             row = self.trials[self.trials["trial"] == point.trial]
             if len(row) and all(spread is not None for spread in spreads):
                 chosen.append(row.iloc[0][objectives].tolist())
-                if not self._keeps_limits_on_seeds(point):
-                    continue
-                means.append([spread.mean for spread in spreads if spread is not None])
+                if self._keeps_limits_on_seeds(point):
+                    means.append([spread.mean for spread in spreads if spread is not None])
         if not chosen:
             return None
         directions = list(self.config.objectives.values())

@@ -179,8 +179,13 @@ def lost_objectives(row: Mapping[Any, Any], trials: pd.DataFrame, config: Search
 
 def target_metrics(trials: pd.DataFrame) -> dict[Any, Any]:
     """Return the row of the untouched target; empty before its trial is complete."""
-    target = trials[(trials["role"] == TARGET) & (trials["state"] == "complete")]
+    target = complete_of_role(trials, TARGET)
     return dict(target.iloc[0]) if len(target) else {}
+
+
+def complete_of_role(trials: pd.DataFrame, role: str) -> pd.DataFrame:
+    """Return the complete trials of a role, such as a baseline."""
+    return trials[(trials["role"] == role) & (trials["state"] == "complete")]
 
 
 def feasible_rows(rows: pd.DataFrame) -> pd.DataFrame:

@@ -49,4 +49,4 @@ def without_earlier(data: UnlearnData, earlier: Collection[Row]) -> UnlearnData:
 
 def without_rows(rows: RowSet, forgotten: Collection[tuple[str, str]]) -> RowSet:
     """Return a set of rows without those whose normal form is among ``forgotten``."""
-    return replace(rows, rows=tuple(row for row in rows.rows if normalized(row) not in forgotten))
+    return rows.subset([index for index, row in enumerate(rows.rows) if normalized(row) not in forgotten])

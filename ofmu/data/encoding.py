@@ -81,8 +81,12 @@ def encode_example(tokenizer: Tokenizer, question: str, answer: str, config: Dat
     return Example(tuple(prompt + answer_ids[: config.max_length - len(prompt)]), len(prompt))
 
 
-def encode_uncut(tokenizer: Tokenizer, question: str, answer: str, config: DataConfig) -> tuple[list[int], list[int]]:
+def encode_uncut(
+    tokenizer: Tokenizer, question: str, answer: str, config: DataConfig, name: str = "a row"
+) -> tuple[list[int], list[int]]:
     """Return the ids of the prompt, and all ids of the answer with EOS. :func:`encode_example` describes both.
+
+    ``name`` says in an error which row it is. The text of a row may be what is to be forgotten.
 
     Raises:
         ConfigError: ``config.prompt_template`` has no ``{question}``.
@@ -90,7 +94,7 @@ def encode_uncut(tokenizer: Tokenizer, question: str, answer: str, config: DataC
         DataError: the answer is empty, or the prompt leaves no room for the answer.
     """
     if not answer.strip():
-        raise DataError(f"The answer to {describe_question(question)} is empty: fill it in or remove the row")
+        raise DataError(f"The answer of {name} is empty: fill it in or remove the row")
     if not question:
         prompt, answer_ids = _bos_ids(tokenizer), _plain_ids(tokenizer, answer)
         if not prompt:
@@ -100,8 +104,8 @@ def encode_uncut(tokenizer: Tokenizer, question: str, answer: str, config: DataC
         answer_ids = _answer_ids(tokenizer, prompt, question, answer, config)
     if len(prompt) >= config.max_length:
         raise DataError(
-            f"The prompt of {describe_question(question)} takes {len(prompt)} tokens and leaves no room for an answer "
-            f"within data.max_length {config.max_length}: raise data.max_length or shorten the question"
+            f"The prompt of {name} takes {len(prompt)} tokens and leaves no room for an answer within "
+            f" data.max_length {config.max_length}: raise data.max_length or shorten the question"
         )
     return prompt, [*answer_ids, tokenizer.eos_token_id]
 
@@ -183,10 +187,3 @@ def _bos_ids(tokenizer: Tokenizer) -> list[int]:
 
 def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def describe_question(question: str) -> str:
-    """Return words for a row in a message, from its question."""
-    if not question:
-        return "a plain-text row"
-    return f"the question '{question}'" if len(question) <= 60 else f"the question '{question[:57]}...'"

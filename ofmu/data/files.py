@@ -51,9 +51,9 @@ def load_files(config: DataConfig, seed: int) -> UnlearnData:
         return sample_in_order(rows, MAX_EVALUATION_ROWS, random.Random(seed))
 
     return UnlearnData(
-        forget=RowSet("forget", forget),
-        retain=RowSet("retain", retain),
-        holdout=None if holdout is None else RowSet("holdout", holdout),
+        forget=RowSet("forget", forget, file=config.forget),
+        retain=RowSet("retain", retain, file=config.retain),
+        holdout=None if holdout is None else RowSet("holdout", holdout, file=str(config.holdout)),
         evaluation={"forget": RowSet("forget", evaluated(forget)), "retain": RowSet("retain", evaluated(retain))},
     )
 
@@ -154,7 +154,7 @@ def _entity(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> st
     entity = _non_empty_text(record, _ENTITY, where)
     if entity not in str(record[columns.answer]):
         raise DataError(
-            f"{where} has the '{_ENTITY}' '{entity:.60}', which its answer does not contain: copy it from there"
+            f"{where} has a text in column '{_ENTITY}' which its answer does not contain: copy it from the answer"
         )
     return entity
 
@@ -166,7 +166,7 @@ def _check_single_texts(record: Mapping[str, Any], columns: ColumnsConfig, where
         value = record.get(name)
         if value and looks_like_list(value) and parse_text_list(value) is not None:
             raise DataError(
-                f"{where} has a list in column '{name}', where one text belongs ({value!r:.60}): write one text there, "
+                f"{where} has a list in column '{name}', where one text belongs: write one text there, "
                 "or write the rows as JSONL if these characters are the text"
             )
 
@@ -184,7 +184,7 @@ def _in_scope_variants(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        content = "no value" if value is None else f"{value!r:.40} of type {type(value).__name__}"
+        content = "no value" if value is None else f"a value of type {type(value).__name__}"
         raise DataError(f"{where} has {content} in column '{name}': write text there")
     if "\0" in value:
         raise DataError(f"{where} has a NUL character in column '{name}', which is no text: remove it")
@@ -217,11 +217,11 @@ def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     if isinstance(value, str):
         values = parse_text_list(value) if looks_like_list(value) else [value]
         if values is None:
-            raise DataError(
-                f"{where} has a list in column '{name}' that cannot be read ({value!r:.60}): write a JSON list of texts"
-            )
+            raise DataError(f"{where} has a list in column '{name}' that cannot be read: write a JSON list of texts")
     if not isinstance(values, list):
-        raise DataError(f"{where} has {values!r:.40} in column '{name}': write a list of texts there")
+        raise DataError(
+            f"{where} has a value of type {type(values).__name__} in column '{name}': write a list of texts there"
+        )
     return tuple(_short_text(item, name, where) for item in values)
 
 
@@ -269,7 +269,9 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json_object(item: Any, path: Path, number: int) -> Record:
     if not isinstance(item, dict):
-        raise DataError(f"Row {number} of {path} is {item!r:.40} and no JSON object: write an object with columns")
+        raise DataError(
+            f"Row {number} of {path} is of type {type(item).__name__} and no JSON object: write an object with columns"
+        )
     if isinstance(item, _RepeatedName):
         raise DataError(f"Row {number} of {path} has the column '{item.name}' twice: keep one of them")
     if half := HALF_CHARACTER.search(json.dumps(item, ensure_ascii=False)):

@@ -12,14 +12,11 @@ from ofmu.data.generated import generate
 from ofmu.data.lume import load_lume
 from ofmu.data.muse import load_muse
 from ofmu.data.normalized import letters_and_digits, normalized
-from ofmu.data.rows import Row, RowSet, UnlearnData
+from ofmu.data.rows import RowSet, UnlearnData
 from ofmu.data.rwku import load_rwku
 from ofmu.data.tofu import load_tofu
 from ofmu.data.wmdp import load_wmdp
 from ofmu.errors import DataError
-
-MAX_SHOWN_CHARACTERS = 80
-"""Upper bound on the characters of a row that an error shows."""
 
 _SOURCES: Mapping[str, Callable[[DataConfig, int], UnlearnData]] = {
     "generated": lambda config, seed: generate(config.generated, seed),
@@ -63,33 +60,35 @@ def check_forget_not_retained(forget: RowSet, retain: RowSet) -> None:
     characters do not count.
 
     Raises:
-        DataError: a row is in both sets. The message shows the row.
+        DataError: a row is in both sets. The message says where.
     """
-    retained = {normalized(row): row for row in retain.rows}
+    retained = {normalized(row): index for index, row in enumerate(retain.rows)}
     forgotten = [normalized(row) for row in forget.rows]
-    for number, (row, texts) in enumerate(zip(forget.rows, forgotten, strict=True), start=1):
+    for index, texts in enumerate(forgotten):
         if texts in retained:
             raise DataError(
-                f"Forget row {number} is also in the retain set, so training would restore it: remove the row from "
-                f"one of the two sets ('{_preview(row)}')"
+                f"A forget row is also in the retain set, so training would restore it: remove {forget.place(index)} "
+                f"or {retain.place(retained[texts])}"
             )
-    _warn_of_near_copies(forgotten, retained)
+    _warn_of_near_copies(forget, retain, forgotten, retained)
 
 
-def _warn_of_near_copies(forgotten: Sequence[tuple[str, str]], retained: Mapping[tuple[str, str], Row]) -> None:
+def _warn_of_near_copies(
+    forget: RowSet, retain: RowSet, forgotten: Sequence[tuple[str, str]], retained: Mapping[tuple[str, str], int]
+) -> None:
     """Warn if a retain row differs from a forget row in punctuation and white space alone."""
-    numbers = {letters_and_digits(texts): number for number, texts in enumerate(forgotten, start=1)}
+    indices = {letters_and_digits(texts): index for index, texts in enumerate(forgotten)}
     copies = [
-        (number, row)
-        for texts, row in retained.items()
-        if any(key := letters_and_digits(texts)) and (number := numbers.get(key))
+        (indices[key], index)
+        for texts, index in retained.items()
+        if any(key := letters_and_digits(texts)) and key in indices
     ]
     if copies:
-        number, row = copies[0]
+        forget_index, retain_index = copies[0]
         more = f" ({len(copies)} such rows)" if len(copies) > 1 else ""
         warnings.warn(
-            f"Forget row {number} is also in the retain set but for punctuation, so training would restore it: remove "
-            f"'{_preview(row)}' from one of the two sets{more}",
+            "A forget row is also in the retain set but for punctuation, so training would restore it: remove "
+            f"{forget.place(forget_index)} or {retain.place(retain_index)}{more}",
             stacklevel=3,
         )
 
@@ -99,18 +98,13 @@ def check_holdout_not_trained(holdout: RowSet, *trained: RowSet) -> None:
     characters do not count.
 
     Raises:
-        DataError: a holdout row is in one of the ``trained`` sets. The message shows the row.
+        DataError: a holdout row is in one of the ``trained`` sets. The message says where.
     """
     set_names = {normalized(row): rows.name for rows in trained for row in rows.rows}
-    for number, row in enumerate(holdout.rows, start=1):
+    for index, row in enumerate(holdout.rows):
         set_name = set_names.get(normalized(row))
         if set_name is not None:
             raise DataError(
-                f"Holdout row {number} is also in the {set_name} set, and membership attacks need rows that no model "
-                f"was trained on: remove the row from data.holdout ('{_preview(row)}')"
+                f"A holdout row is also in the {set_name} set, and membership attacks need rows that no model was "
+                f"trained on: remove {holdout.place(index)}"
             )
-
-
-def _preview(row: Row) -> str:
-    text = " ".join(f"{row.question} {row.answer}".split())
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "…"

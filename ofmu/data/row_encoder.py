@@ -64,7 +64,7 @@ class RowEncoder:
         the answer of one chunk. Only the last chunk has EOS. If EOS does not fit into that chunk, EOS is left out.
 
         Args:
-            set_name: the name of the set in the warning.
+            set_name: the name of the set in the warning, and in errors.
             question: empty for plain text.
             answer: the answer, or the plain text.
 
@@ -73,7 +73,8 @@ class RowEncoder:
             DataError: the answer is empty, the prompt leaves no room for it, or the model has too few positions.
             ModelError: the model has no embedding for a token, or the chat template refuses the question.
         """
-        prompt, ids = encode_uncut(self._tokenizer, question, answer, self._config)
+        name = f"text {self._counts.get(set_name, _Count()).answers + 1} of {set_name}"
+        prompt, ids = encode_uncut(self._tokenizer, question, answer, self._config, name)
         room = self._config.max_length - len(prompt)
         chunks = [ids[start : start + room] for start in range(0, len(ids), room)]
         if len(chunks) > 1 and len(chunks[-1]) == 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,13 +54,31 @@ class RowSet:
     """None: the prompts of the config."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """The benchmark's name for the part that a row belongs to, by :func:`row_key` of the row. Empty: no parts."""
+    file: str = ""
+    """The user's file that the rows come from. Empty: there is none."""
+    numbers: tuple[int, ...] = ()
+    """Each row's number from 1 in its source. Empty: all rows of the source are here, in order."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def place(self, index: int) -> str:
+        """Return words for where a row stands. A message must not hold its text, which may be what is to be forgotten.
+
+        Args:
+            index: index of the row, from 0.
+        """
+        number = self.numbers[index] if self.numbers else index + 1
+        return f"row {number} of {self.file}" if self.file else f"{self.name} row {number}"
+
+    def subset(self, indices: Sequence[int]) -> RowSet:
+        """Return the set with only some of its rows, which keep their numbers."""
+        numbers = tuple(self.numbers[index] if self.numbers else index + 1 for index in indices)
+        return replace(self, rows=tuple(self.rows[index] for index in indices), numbers=numbers)
+
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of the fields of all rows in order, and of the prompting. The name is not part of the hash."""
+        """SHA-256 (hex) of the fields of all rows in order, and of the prompting. Name and places do not count."""
         fields = [_fields(row) for row in self.rows] + ([asdict(self.prompting)] if self.prompting else [])
         text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -48,9 +48,10 @@ def read_questions(path: Path, columns: ColumnsConfig) -> list[str]:
     questions = _lines(path) if path.suffix.lower() == ".txt" else _column(path, columns.question)
     if not questions:
         raise DataError(f"The file {path} holds no question: write one question per line, or a column of questions")
-    repeated = next((text for text in questions if questions.count(text) > 1), None)
-    if repeated is not None:
-        raise DataError(f"The file {path} holds the question '{repeated:.60}' twice: keep one of them")
+    first: dict[str, int] = {}
+    for number, text in enumerate(questions, start=1):
+        if first.setdefault(text, number) != number:
+            raise DataError(f"Questions {first[text]} and {number} of {path} are the same: keep one of them")
     return questions
 
 

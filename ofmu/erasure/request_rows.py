@@ -76,9 +76,9 @@ def build_rows(
     if holdout is not None:
         origins["holdout"] = "the rows of the given file, on which no model was trained according to the user"
     rows = RequestRows(
-        forget=RowSet("forget", forget.rows),
-        retain=RowSet("retain", retain.rows),
-        holdout=None if holdout is None else RowSet("holdout", holdout),
+        forget=RowSet("forget", forget.rows, file=forget.file, numbers=forget.numbers),
+        retain=RowSet("retain", retain.rows, file=retain.file, numbers=retain.numbers),
+        holdout=None if holdout is None else RowSet("holdout", holdout, file=str(request.holdout)),
         origins=origins,
         retain_source=retain.source,
         review=tuple(sorted((*forget.review, *retain.review), key=lambda reviewed: reviewed.number)),
@@ -97,6 +97,9 @@ class _Part:
 
     rows: tuple[Row, ...]
     origin: str
+    file: str = ""
+    numbers: tuple[int, ...] = ()
+    """As in :class:`RowSet`."""
     source: RetainSource = "given"
     review: tuple[ReviewedRow, ...] = ()
     notes: tuple[str, ...] = ()
@@ -115,7 +118,7 @@ def _forget_part(request: ErasureRequest, model: str, config: UnlearnConfig, cor
     rows = read_rows(str(request.rows), config.data.columns)
     if not rows:
         raise DataError(f"The file {request.rows} has no row to forget: give a file with at least one row")
-    return _Part(rows=rows, origin="the rows of the given file")
+    return _Part(rows=rows, origin="the rows of the given file", file=str(request.rows))
 
 
 def _rows_of_person(request: ErasureRequest, corpus: Sequence[Row]) -> _Part:
@@ -143,9 +146,12 @@ def _rows_of_person(request: ErasureRequest, corpus: Sequence[Row]) -> _Part:
     if mentions.possible:
         what = "Forgotten as well" if request.with_possible else "Neither forgotten nor retained"
         notes.append(f"{what}: {counted(len(mentions.possible), 'row')} of the corpus with only a part of the name.")
+    forgotten = [row for row in reviewed if row.decision == "forget"]
     return _Part(
-        rows=tuple(row.row for row in reviewed if row.decision == "forget"),
+        rows=tuple(row.row for row in forgotten),
         origin="the rows of the given corpus that name the person",
+        file=str(file),
+        numbers=tuple(row.number for row in forgotten),
         review=tuple(reviewed),
         notes=tuple(notes),
     )
@@ -215,7 +221,7 @@ def _retain_of_file(request: ErasureRequest, rows: Sequence[Row], earlier: Seque
     if not rows:
         raise DataError(f"The file {request.retain} has no row to retain: give a file with at least one row")
     former = kept_out(rows, earlier, with_parts=False)
-    kept = tuple(row for index, row in enumerate(rows) if index not in former)
+    kept = [index for index in range(len(rows)) if index not in former]
     if not kept:
         raise DataError(
             f"{kind_of_earlier(earlier).capitalize()} forgot every row of {request.retain}, so no row is left to "
@@ -225,7 +231,13 @@ def _retain_of_file(request: ErasureRequest, rows: Sequence[Row], earlier: Seque
     if former:
         what = counted(len(former), "row")
         notes.append(f"Not retained because of {kind_of_earlier(earlier)}: {what} of the given file.")
-    return _Part(rows=kept, origin="the rows of the given file", notes=tuple(notes))
+    return _Part(
+        rows=tuple(rows[index] for index in kept),
+        origin="the rows of the given file",
+        file=str(request.retain),
+        numbers=tuple(index + 1 for index in kept),
+        notes=tuple(notes),
+    )
 
 
 def _notes_on_given(request: ErasureRequest, retain: Sequence[Row]) -> tuple[str, ...]:

@@ -31,9 +31,8 @@ def require_match(scores: Scores, reference: Scores) -> None:
     for number, (row, reference_row) in enumerate(zip(rows, reference_rows, strict=True), start=1):
         if not same_row(row, reference_row):
             raise ReferenceMismatchError(
-                f"{start}: forget row {number} is '{_shorten(reference_row.question)}' in the reference and "
-                f"'{_shorten(row.question)}' in the model's scores{_note_on_answers(row, reference_row)}; "
-                "give a reference that was scored on the same forget set"
+                f"{start}: forget row {number} has another {_difference(row, reference_row)} in the reference than in "
+                "the model's scores; give a reference that was scored on the same forget set"
             )
 
 
@@ -76,14 +75,10 @@ def same_row(row: RowScores, other: RowScores) -> bool:
     return shorter == longer or (bool(shorter) and shorter in longer)
 
 
-def _note_on_answers(row: RowScores, other: RowScores) -> str:
-    return ", with other answers" if _same_text(row.question, other.question) else ""
+def _difference(row: RowScores, other: RowScores) -> str:
+    return "answer" if _same_text(row.question, other.question) else "question"
 
 
 def _same_text(text: str, other: str) -> bool:
     # The prompts of an official log were decoded from tokens, which may change whitespace.
     return text.split() == other.split()
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -116,8 +116,8 @@ def test_overlapping_rows(error_of, files, tmp_path):
     again = {"question": ROWS[1]["question"].upper(), "answer": ROWS[1]["answer"]}
     write_rows(tmp_path / "retain.jsonl", [*ROWS[2:], again])
     sentence = error_of("unlearn", files, "--output", tmp_path / "run")
-    assert "Forget row 2 is also in the retain set" in sentence
-    assert "Who wrote book 1? Author 1 did." in sentence
+    assert "A forget row is also in the retain set" in sentence
+    assert "Who wrote book 1" not in sentence
     assert not (tmp_path / "cache").exists()
 
 

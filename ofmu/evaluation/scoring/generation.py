@@ -67,7 +67,7 @@ def generate_answers(
         return [[indices[position] for position in batch] for batch in batches]
 
     batches = batches_by_label(labels or [""] * len(questions), make_batches)
-    new_tokens = _max_new_tokens(model, prompts, questions, evaluation.max_new_tokens)
+    new_tokens = _max_new_tokens(model, prompts, evaluation.max_new_tokens)
     decode = _decode if supports_prompt_cache(model) else decode_with_transformers
     synced = shard.synchronized and shard.world_size > 1
 
@@ -104,7 +104,7 @@ def sample_answers(
     prompts = [encode_prompt(tokenizer, question, encoding) for question in questions for _ in range(count)]
     if not prompts:
         return []
-    new_tokens = _max_new_tokens(model, prompts[::count], questions, evaluation.max_new_tokens)
+    new_tokens = _max_new_tokens(model, prompts[::count], evaluation.max_new_tokens)
     generator = torch.Generator().manual_seed(seed)
 
     def choose(logits: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ def _greedy(logits: torch.Tensor) -> torch.Tensor:
     return logits.argmax(dim=-1)
 
 
-def _max_new_tokens(model: Any, prompts: Sequence[list[int]], questions: Sequence[str], limit: int) -> int:
+def _max_new_tokens(model: Any, prompts: Sequence[list[int]], limit: int) -> int:
     """Return ``limit``, or fewer tokens if the model has fewer positions after the longest prompt."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is None:
@@ -138,7 +138,7 @@ def _max_new_tokens(model: Any, prompts: Sequence[list[int]], questions: Sequenc
     free = int(positions) - len(prompts[longest])
     if free < 1:
         raise DataError(
-            f"The prompt of the question '{questions[longest][:60]}' fills all {positions} positions of the model: "
+            f"The prompt of question {longest + 1} fills all {positions} positions of the model: "
             "shorten the question or set evaluation.rouge to false"
         )
     return min(limit, free)

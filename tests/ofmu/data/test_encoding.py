@@ -98,7 +98,7 @@ def test_a_cut_answer_has_no_eos() -> None:
 
 def test_a_prompt_without_room_for_an_answer_is_an_error() -> None:
     length = len(encode_prompt(TOKENIZER, "Who?", CONFIG))
-    with pytest.raises(DataError, match=rf"'Who\?' takes {length} tokens .* data.max_length {length}"):
+    with pytest.raises(DataError, match=rf"^The prompt of a row takes {length} tokens .* data.max_length {length}"):
         encode_example(TOKENIZER, "Who?", "Ann.", DataConfig(max_length=length))
 
 

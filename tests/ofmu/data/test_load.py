@@ -19,11 +19,15 @@ def _config(folder: Path, forget: list[tuple[str, str]], retain: list[tuple[str,
     return DataConfig(source="files", forget=str(folder / "forget.jsonl"), retain=str(folder / "retain.jsonl"))
 
 
-def test_a_forget_row_that_is_also_retained_is_shown_shortened(tmp_path: Path) -> None:
-    long = "An answer " + "x" * 200
-    config = _config(tmp_path, [("a", "b"), ("Who is  Ada?", long)], [("who is Ada?", long.upper()), ("c", "d")])
-    with pytest.raises(DataError, match=r"Forget row 2 is also in the retain set.*'Who is Ada\? An answer x+…'"):
+def test_a_forget_row_that_is_also_retained_is_named_by_its_places_and_not_shown(tmp_path: Path) -> None:
+    config = _config(tmp_path, [("a", "b"), ("Who is  Ada?", "A poet")], [("c", "d"), ("who is Ada?", "A POET")])
+    # The number of a row is that in its file, though an earlier run forgot the row before it.
+    (tmp_path / "earlier.jsonl").write_text('{"question": "c", "answer": "d"}')
+    config = config.model_copy(update={"earlier": [str(tmp_path / "earlier.jsonl")]})
+    with pytest.raises(DataError, match=r"remove row 2 of .*forget\.jsonl or row 2 of .*retain\.jsonl$") as caught:
         load_data(config, 0)
+    assert "ada" not in str(caught.value).casefold()
+    assert "poet" not in str(caught.value).casefold()
 
 
 @pytest.mark.parametrize(
@@ -40,11 +44,11 @@ def test_a_forget_row_that_is_also_retained_is_shown_shortened(tmp_path: Path) -
 def test_rows_that_look_the_same_overlap(tmp_path: Path, retained: str, words: str) -> None:
     question = unicodedata.normalize("NFC", "Wo wohnt Zoë Ångström?")
     for first, second in ((question, retained), (retained, question)):
-        with pytest.raises(DataError, match="Forget row 1 is also in the retain set"):
+        with pytest.raises(DataError, match=r"A forget row is also in the retain set.*remove row 1 of"):
             load_data(_config(tmp_path, [(first, "In Köln.")], [(second, "In Ko\u0308ln.")]), 0)
     config = _config(tmp_path, [("new", "b")], [(question, "In Köln.")])
     (tmp_path / "holdout.jsonl").write_text(json.dumps({"question": retained, "answer": "In Köln."}))
-    with pytest.raises(DataError, match="Holdout row 1 is also in the retain set"):
+    with pytest.raises(DataError, match=r"is also in the retain set.*remove row 1 of .*holdout\.jsonl$"):
         load_data(config.model_copy(update={"holdout": str(tmp_path / "holdout.jsonl")}), 0)
 
 
@@ -72,7 +76,7 @@ def test_a_holdout_row_that_a_model_is_trained_on_is_an_error(
     config = _config(tmp_path, [("a", "b")], [("c", "d")])
     rows = [{"question": "new", "answer": "b"}, dict(zip(("question", "answer"), holdout, strict=True))]
     (tmp_path / "holdout.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(DataError, match=f"Holdout row 2 is also in the {set_name} set"):
+    with pytest.raises(DataError, match=rf"is also in the {set_name} set.*remove row 2 of .*holdout\.jsonl$"):
         load_data(config.model_copy(update={"holdout": str(tmp_path / "holdout.jsonl")}), 0)
 
 
@@ -81,8 +85,9 @@ def test_a_holdout_row_that_a_model_is_trained_on_is_an_error(
 )
 def test_a_retain_row_that_nearly_equals_a_forget_row_is_warned_of(tmp_path: Path, retained: str) -> None:
     rows = [("Where was Ana Silva born?", "In Faro.")]
-    with pytest.warns(UserWarning, match=r"Forget row 1 is also in the retain set but for punctuation.*In Faro!'"):
+    with pytest.warns(UserWarning, match=r"but for punctuation.*row 1 of .*forget\.jsonl or row 2 of ") as caught:
         load_data(_config(tmp_path, rows, [("c", "d"), (retained, "In Faro!")]), 0)
+    assert not any("Faro" in str(warning.message) for warning in caught)
 
 
 def test_other_rows_are_not_warned_of(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from ofmu.data.config import DataConfig
 from ofmu.data.row_encoder import RowEncoder
 from ofmu.data.rows import Row
+from ofmu.errors import DataError
 from ofmu.models.scratch import train_tokenizer
 
 
@@ -88,3 +89,12 @@ def test_the_tokenizers_own_limit_does_not_cut(tmp_path: Path) -> None:
     text = text_of(100, tokenizer)
     chunks = RowEncoder(tokenizer, DataConfig(max_length=16), LlamaConfig()).encode("forget", "", text)
     assert sum(chunk.answer_length for chunk in chunks) == 101
+
+
+def test_a_row_that_leaves_no_room_is_named_by_its_number_and_not_shown() -> None:
+    tokenizer = make_tokenizer(bos=True)
+    encoder = RowEncoder(tokenizer, DataConfig(max_length=16, prompt_template="{question}"), LlamaConfig())
+    rows = [Row(question="a", answer="b"), Row(question=text_of(16, tokenizer), answer="b")]
+    with pytest.raises(DataError, match="The prompt of text 2 of forget takes") as caught:
+        encoder.encode_rows("forget", rows)
+    assert rows[1].question[:8] not in str(caught.value)

@@ -84,6 +84,7 @@ def test_bad_requests_are_one_sentence(tmp_path: Path, corpus: Path):
     empty = write(tmp_path / "empty.jsonl", [])
     rows = write(tmp_path / "rows.jsonl", [CORPUS[2]])
     same = write(tmp_path / "same.jsonl", [CORPUS[2], CORPUS[4]])
+    possible = write(tmp_path / "possible.jsonl", [CORPUS[1]])
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"person": "Ann Sylva", "corpus": corpus}, DataError, "No row of .* names 'Ann Sylva': check the spelling"),
         (
@@ -96,10 +97,15 @@ def test_bad_requests_are_one_sentence(tmp_path: Path, corpus: Path):
         ({"rows": empty, "corpus": corpus}, DataError, "empty.jsonl has no row to forget"),
         ({"rows": rows, "retain": empty}, DataError, "empty.jsonl has no row to retain"),
         ({"rows": rows, "corpus": rows}, DataError, "No row of .*rows.jsonl is left to retain"),
-        ({"rows": rows, "retain": same}, DataError, "Forget row 1 is also in the retain set"),
+        ({"rows": rows, "retain": same}, DataError, r"A forget row is also .*remove row 1 of .* or row 1 of "),
+        (
+            {"person": "Ana Silva", "corpus": corpus, "with_possible": True, "retain": possible},
+            DataError,
+            "remove row 2 of .*corpus.jsonl or row 1 of .*possible.jsonl$",
+        ),
         ({"rows": rows, "retain": corpus, "holdout": rows}, DataError, "retain set"),
         ({"person": "Ana Silva", "corpus": corpus, "retain": corpus}, DataError, "Row 1 of .* names 'Ana Silva', so"),
-        ({"rows": rows, "corpus": corpus, "holdout": rows}, DataError, "Holdout row 1 is also in the forget set"),
+        ({"rows": rows, "corpus": corpus, "holdout": rows}, DataError, r"is also in the forget set.*remove row 1 of "),
         ({"rows": tmp_path / "nothing.jsonl", "corpus": corpus}, DataError, "There is no data file"),
     ]
     for given, error, sentence in cases:
@@ -176,7 +182,7 @@ def test_files_of_questions_are_checked(tmp_path: Path):
     (tmp_path / "latin.txt").write_bytes(b"Wer wei\xdf es?")
     write(tmp_path / "other.jsonl", [{"prompt": "Who?"}])
     for name, sentence in (
-        ("twice.txt", "holds the question 'Who.' twice"),
+        ("twice.txt", "Questions 1 and 2 of .* are the same"),
         ("empty.txt", "holds no question"),
         ("latin.txt", "is not UTF-8 at byte 7"),
         ("missing.txt", "There is no file of questions"),

@@ -95,7 +95,7 @@ def test_a_log_of_other_rows_is_refused(logs: Path) -> None:
     content = json.loads(retain_log(logs, "forget01").read_text())
     content["forget_Q_A_ROUGE"]["value_by_index"]["7"]["ground_truth"] = "another answer"
     other = parse_open_unlearning_log(content, "other.json")
-    with pytest.raises(ReferenceMismatchError, match="forget row 8 is"):
+    with pytest.raises(ReferenceMismatchError, match="forget row 8 has another answer"):
         metrics_of(read_scores(full_log(logs, "forget01")), other)
 
 

@@ -80,7 +80,7 @@ def test_a_column_gives_the_entity_and_must_be_a_part_of_the_answer(tmp_path: Pa
     (row,) = read_rows(file, ColumnsConfig())
     assert row.entity == "Oslo"
     file.write_text(json.dumps(record | {"entity": "Bergen"}))
-    with pytest.raises(DataError, match=r"Row 1 of .* has the 'entity' 'Bergen', which its answer does not contain"):
+    with pytest.raises(DataError, match=r"Row 1 of .* has a text in column 'entity' which its answer does not contain"):
         read_rows(file, ColumnsConfig())
     file.write_text(json.dumps(record | {"entity": ["Oslo"]}))
     with pytest.raises(DataError, match="of type list in column 'entity'"):

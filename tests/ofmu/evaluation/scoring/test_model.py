@@ -154,7 +154,7 @@ def test_the_model_keeps_its_mode_and_its_generation_config_which_has_no_effect(
 def test_a_prompt_that_fills_all_positions_raises(pair: tuple[Any, Any]) -> None:
     model, tokenizer = tiny.make_model()
     model.config.max_position_embeddings = 10
-    with pytest.raises(DataError, match="fills all 10 positions"):
+    with pytest.raises(DataError, match="prompt of question 1 fills all 10 positions"):
         generate_answers(model, tokenizer, ["Who wrote book 7?"], *tiny.sections(), Shard())
     with pytest.raises(DataError, match="takes 28 tokens, and the model has 10 positions"):
         score_model(model, tokenizer, tiny.make_data(), *tiny.sections())

@@ -143,7 +143,9 @@ def _run(directory: Path) -> dict[str, Any]:
     config = (report or {}).get("config") or files.read_config() or {}
     method = config.get("method") or {}
     metrics = dict((report or {}).get("metrics") or (record.metrics if record else {}))
-    state = "complete" if report else "stopped early" if record else "not complete"
+    state = (
+        "complete" if report else "stopped early" if record else "running" if is_locked(directory) else "not complete"
+    )
     shown = [name for name in ("ks_statistic", "model_utility", "average_gap") if metrics.get(name) is not None]
     return _common(directory) | {
         "state": state,

@@ -1,4 +1,4 @@
-"""When the list of runs calls a search complete."""
+"""When the list of runs calls a search complete, and a run running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from ofmu.io.environment import environment
 from ofmu.io.files import write_json
+from ofmu.io.lock import locked
+from ofmu.run_files import RunFiles
 from tune import AskTell
 from tune.run_list import list_runs
 
@@ -68,6 +71,18 @@ def test_a_search_that_was_given_more_trials_is_not_complete_before_they_ran(tmp
     search(tmp_path, 2, {**BASELINES, "num_trials": 2})
     AskTell.resume(tmp_path / "run", ["search.num_trials=3"]).close()
     assert state(tmp_path) == "interrupted"
+
+
+@pytest.mark.parametrize("stored", [None, "metrics.json"])
+def test_a_run_whose_process_works_is_running(tmp_path: Path, stored: str | None):
+    files = RunFiles(tmp_path / "run")
+    write_json(files.environment, environment())
+    files.write_config({"method": {"name": "npo"}})
+    if stored:
+        write_json(files.directory / stored, {"metrics": METRICS})
+    with locked(files.directory, "busy"):
+        assert state(tmp_path) == ("complete" if stored else "running")
+    assert state(tmp_path) == ("complete" if stored else "not complete")
 
 
 def test_an_evaluation_names_no_method(tmp_path: Path):

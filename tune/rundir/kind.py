@@ -54,7 +54,7 @@ def find_kind(path: Path) -> Kind | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process on this machine works on a search or a comparison."""
+    """Return whether a process on this machine works on a search, a comparison or a run of ``ofmu unlearn``."""
     lock = path / LOCK
     if lock.is_symlink() or not lock.is_file():
         # Locking a file empties it, and a link may name a file elsewhere.

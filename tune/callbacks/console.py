@@ -45,6 +45,8 @@ class ConsoleCallback(SearchCallback):
         """The run directory as users type it; None before the search starts."""
         self.resume_words: str | None = None
         """What follows ``--resume`` in the command that continues the search; None before the search starts."""
+        self._preparations = 0
+        """How often a search has begun its preparation. A search that is continued prepares again."""
         self._reported = 0
         """Number of finished trials in the last progress line."""
 
@@ -59,8 +61,12 @@ class ConsoleCallback(SearchCallback):
     def on_prepare(self, event: SearchPreparationEvent) -> None:
         """Print what the preparation does."""
         if isinstance(event, PreparationStarted):
-            self.print_line("Preparing the target model and its reference")
+            self._preparations += 1
+            if self._preparations == 1:
+                self.print_line("Preparing the target model and its reference")
         elif isinstance(event, PartReady):
+            if self._preparations > 1 and not event.created:
+                return  # the lines of the first preparation stand above
             how = "made" if event.created else "found in the cache"
             self.print_line(f"  {event.part}: {how} in {event.seconds:.1f} s")
         elif isinstance(event, EngineDecided):
@@ -71,9 +77,14 @@ class ConsoleCallback(SearchCallback):
             )
 
     def on_start(self, progress: Progress) -> None:
-        """Print the objectives, the number of trials and the run directory."""
-        self.run_dir, self._reported = progress.result.display_path, progress.done
+        """Print the objectives, the number of trials and the run directory.
+
+        A search that is over, and is continued for runs on further seeds, is not announced again.
+        """
+        announced, self.run_dir, self._reported = self.run_dir, progress.result.display_path, progress.done
         self.resume_words = progress.result.resume_words
+        if announced == self.run_dir and progress.done >= progress.total:
+            return
         names = ", ".join(f"{name} ({way})" for name, way in progress.result.config.objectives.items())
         if progress.result.config.search.constraints:
             names += f" under {constraints_text(progress.result)}"

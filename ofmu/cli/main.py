@@ -15,6 +15,7 @@ import click
 
 from ofmu import __version__
 from ofmu.cli.progress import ProgressPrinter
+from ofmu.cli.usage import usage_sentence
 from ofmu.errors import OfmuError, nearest_name
 from ofmu.io.progress import reporting_to
 from ofmu.io.ranks import drop_stale_ranks, launched_ranks
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with reporting_to(ProgressPrinter() if launched_ranks().rank == 0 else None):
             cli.main(args=None if arguments is None else list(arguments), prog_name="ofmu", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.UsageError(usage_sentence(error), getattr(error, "ctx", None)).show()
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -19,7 +19,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("forget model", "Missing option '--output'"),
+        ("forget model", "The option --output is missing: add --output DIR (a directory for this request only)"),
         ("forget model --output out", "none of them is given: give one"),
         (
             "forget model --rows rows.jsonl --person Ana --corpus rows.jsonl --output out",

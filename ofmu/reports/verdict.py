@@ -59,8 +59,10 @@ def _ks_test(metrics: Mapping[str, Any], target: Mapping[str, Any], subject: str
 
 def _utility(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     utility, full = metrics.get("model_utility"), target.get("model_utility")
-    if utility is None or not full or not _is_number(utility) or not _is_number(full):
+    if not _is_number(utility) or not _is_number(full):
         return ""
+    if full == 0:
+        return f"Model utility is {number(utility, 3)}, and the target's is 0."
     lost = " More than half of it is lost." if great_loss(metrics, target) else ""
     return f"Model utility is {number(utility, 3)}, {100 * utility / full:.0f} % of the target's.{lost}"
 
@@ -68,11 +70,16 @@ def _utility(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
 def _fluency(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     """Return what is wrong with the answers to forget questions, which the KS test does not read."""
     words, repetition = metrics.get("forget_answer_words"), metrics.get("forget_repetition")
-    if _is_number(words) and words < _FEW_WORDS <= (target.get("forget_answer_words") or _FEW_WORDS):
+    # A target whose answers are as bad says that unlearning did not make them so. An unknown target says nothing.
+    if _is_number(words) and words < _FEW_WORDS <= _or(target.get("forget_answer_words"), _FEW_WORDS):
         return "Most answers to forget questions are empty."
-    if _is_number(repetition) and repetition > _MUCH_REPETITION >= (target.get("forget_repetition") or 0.0):
+    if _is_number(repetition) and repetition > _MUCH_REPETITION >= _or(target.get("forget_repetition"), 0.0):
         return f"Answers to forget questions repeat themselves (forget_repetition {number(repetition, 2)})."
     return ""
+
+
+def _or(value: Any, default: float) -> float:
+    return value if _is_number(value) else default
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -138,6 +138,13 @@ def test_a_loss_of_more_than_half_of_the_utility_is_said(utility, of_target, los
         assert said == f"keeps {100 * utility / of_target:.0f} % of the target's model_utility"
 
 
+def test_a_target_whose_utility_is_0_is_no_missing_one():
+    assert verdict({"model_utility": 0.1}, {"target": {"model_utility": 0.0}}) == (
+        "Model utility is 0.1, and the target's is 0."
+    )
+    assert verdict({"model_utility": 0.1}, {"target": {"model_utility": None}}) == ""
+
+
 @pytest.mark.parametrize(
     ("words", "repetition", "of_target", "said"),
     [
@@ -145,6 +152,9 @@ def test_a_loss_of_more_than_half_of_the_utility_is_said(utility, of_target, los
         (20.0, 0.8, {"forget_repetition": 0.1}, "repeat themselves (forget_repetition 0.8)"),
         (20.0, 0.8, {"forget_repetition": 0.7}, ""),
         (0.1, 0.0, {"forget_answer_words": 0.2}, ""),
+        (0.1, 0.0, {"forget_answer_words": 0.0}, ""),
+        (0.1, 0.0, {"forget_answer_words": math.nan}, "are empty"),
+        (20.0, 0.8, {"forget_repetition": 0.0}, "repeat themselves"),
         (6.0, 0.1, {}, ""),
         (None, None, {}, ""),
     ],

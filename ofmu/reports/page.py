@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def render(template: str, folder: Path, *, charts: Sequence[Chart] = (), live: b
         folder: the folder of the template. It may extend and import the templates of this room.
         charts: the charts that the template places. Without charts, the page holds no script of the plotting library.
         live: whether the page asks its server for changes. A page in a file asks for nothing.
-        context: what the template reads.
+        context: what the template reads. ``made`` is when the page was made; by default that is now.
     """
     # Jinja is slow to import, and a page is the last thing that a command makes.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -44,7 +45,7 @@ def render(template: str, folder: Path, *, charts: Sequence[Chart] = (), live: b
     templates.policies["json.dumps_kwargs"] = {"sort_keys": False}
     templates.filters |= {"number": number, "big": big_number, "duration": duration, "memory": memory}
     return templates.get_template(template).render(
-        **context,
+        **{"made": datetime.now().astimezone().isoformat(timespec="seconds")} | context,
         version=ours,
         mark=_trusted(f'{REPORT_MARK}{ours}">'),
         style=_trusted(_own("report.css")),

@@ -60,7 +60,6 @@ def run_page(directory: str | Path, *, live: bool = False, is_ours: bool = False
         kind="Evaluation" if run.is_evaluation else "Unlearning run",
         heading=_heading(run),
         sub=str(run.directory),
-        made=str((run.report.get("environment") or {}).get("time", "")),
         state=_state(run),
         verdict=verdict(metrics, baselines),
         tiles=_tiles(metrics, baselines),

@@ -74,7 +74,6 @@ class PageServer:
                 kind="Report",
                 heading="Nothing to show yet",
                 sub="",
-                made="",
                 reason=str(error),
             )
 

@@ -40,7 +40,6 @@ def comparison_page(result: ComparisonResult, *, live: bool = False) -> str:
         kind="Comparison",
         heading=f"{len(summary.methods)} methods: {', '.join(method.name for method in summary.methods)}",
         sub=str(result.run_dir),
-        made="",
         verdict=verdict(summary),
         explanation=explanation(summary),
         tiles=_tiles(summary),

@@ -68,7 +68,6 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
         kind="Search",
         heading=f"{_method(result)} on {result.config.data.source}",
         sub=result.display_path,
-        made=str(environment.get("time", "")),
         verdict=_verdict(result),
         tiles=_tiles(result, 0.0 if summary is None else summary.seconds),
         summary=_summary_table(result),
@@ -77,6 +76,7 @@ def search_page(result: SearchResult, *, live: bool = False) -> str:
         columns=_columns(result, trials),
         rows=_table_rows(result, run, trials, complete),
         left_out=len(result.trials) - len(trials),
+        started=str(environment.get("time", "")),
         command=shlex.join([str(word) for word in environment.get("command", [])]),
         resume=shlex.join(_resume(result)),
     )

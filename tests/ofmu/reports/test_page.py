@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import tomllib
 import warnings
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ def test_every_text_is_escaped(tmp_path):
     assert html.count("&lt;/script&gt;&lt;script&gt;document.title") == 5
     assert "<script>document.title" not in html
     assert "<img" not in html
+
+
+def test_a_page_says_when_it_was_made(tmp_path):
+    (tmp_path / "mine.html.j2").write_text('{% extends "base.html.j2" %}')
+    before = datetime.now().astimezone().replace(microsecond=0)
+    html = render("mine.html.j2", tmp_path, title="t", kind="k", heading="h", sub="")
+    made = re.search(r"Made by ofmu \S* on (\S+)\. This page", html)
+    assert made is not None
+    assert before <= datetime.fromisoformat(made[1]) <= datetime.now().astimezone()
+    assert "on long ago. This page" in page(tmp_path, made="long ago")
 
 
 def test_a_page_without_charts_is_small(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ofmu.run_files import ENVIRONMENT, read_stored
 from report_runs import SCRIPT
 from search_runs import write_search, write_warm_search
 from tune.pareto import as_costs, hypervolume
@@ -32,6 +33,8 @@ def test_a_search_writes_its_page(result):
     html = (result.run_dir / "report.html").read_text()
     assert 'content="ofmu ' in html
     assert len(html) < 5_000_000
+    started = read_stored(result.run_dir / ENVIRONMENT)["time"]
+    assert f"<dt>started</dt><dd>{started}</dd>" in html
 
 
 @pytest.mark.slow

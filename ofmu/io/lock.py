@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,15 +23,17 @@ def locked(directory: Path, sentence: str, *, timeout: float = 0.0, remove_unuse
         directory: the directory.
         sentence: the error, if another process holds the lock.
         timeout: seconds to wait for another process.
-        remove_unused: whether a directory that was made for the lock is removed at the end if nothing else was written
-            to it.
+        remove_unused: whether the lock, and the folders that were made for it, are removed at the end if nothing else
+            was written to the directory.
 
     Raises:
         RunError: another process holds the lock.
         StorageError: the directory cannot be written.
     """
-    lock, is_new = FileLock(directory / LOCK), not directory.exists()
+    lock = FileLock(directory / LOCK)
     with storage_errors(directory):
+        made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        was_empty = bool(made) or not any(directory.iterdir())
         directory.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=timeout)
@@ -42,13 +44,15 @@ def locked(directory: Path, sentence: str, *, timeout: float = 0.0, remove_unuse
     try:
         yield
     finally:
-        if is_new and remove_unused:
-            _remove_if_unused(directory)
+        if was_empty and remove_unused:
+            _remove_if_unused(directory, made)
         lock.release()
 
 
-def _remove_if_unused(directory: Path) -> None:
+def _remove_if_unused(directory: Path, made: Sequence[Path]) -> None:
+    """Remove a lock that is alone in its directory, then the folders ``made``, from the inmost to the outmost."""
     with suppress(OSError):
         if [path.name for path in directory.iterdir()] == [LOCK]:
             (directory / LOCK).unlink()
-            directory.rmdir()
+            for folder in made:
+                folder.rmdir()  # fails if another process has written there meanwhile

@@ -44,3 +44,19 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
     with pytest.raises(Exception, match="Cannot write") as caught, locked(tmp_path / "file" / "run", "busy"):
         pass
     assert not isinstance(caught.value, RunError)
+
+
+@pytest.mark.parametrize("existing", [".", "a", "a/run"])
+def test_a_refused_run_leaves_the_folders_as_they_were(tmp_path: Path, existing: str) -> None:
+    (tmp_path / existing).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError), locked(tmp_path / "a" / "run", "busy", remove_unused=True):
+        raise RunError("refused")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("written", ["a/run/config.yaml", "a/other.txt"])
+def test_what_was_written_meanwhile_stays(tmp_path: Path, written: str) -> None:
+    with locked(tmp_path / "a" / "run", "busy", remove_unused=True):
+        (tmp_path / written).write_text("mine")
+    assert (tmp_path / written).read_text() == "mine"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ofmu.data.entities import read_entities, rows_with_facts
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import HUB_NAME
+from ofmu.errors import ModelError
 from ofmu.evaluation.harness.tasks import check_tasks
 from ofmu.io.files import expanded
+from ofmu.methods.registry import method_class
 from ofmu.models.files import check_model_directory, check_tokenizer
 from ofmu.models.hub import looks_like_hub_id
+from ofmu.plan.check import model_config
 from ofmu.run_config import UnlearnConfig
 
 
@@ -22,7 +27,8 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
         The rows, if they lie in local files.
 
     Raises:
-        ConfigError: a package that the config needs, or a task of lm-eval, is missing.
+        ConfigError: a package that the config needs, or a task of lm-eval, is missing, or a setting names a part that
+            the model lacks.
         DataError: a file is missing or malformed, a column is missing, or the sets overlap.
         ModelError: a directory is missing, or holds no model that loads without running code and can be trained.
     """
@@ -40,7 +46,30 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
             if path is not None:
                 check_model_directory(path)
                 check_tokenizer(path, model.tokenizer)
+    check_parts_of_model(config)
     return rows
+
+
+def check_parts_of_model(config: UnlearnConfig) -> None:
+    """Check the settings that name parts of the model, such as a layer, on the model's ``config.json``.
+
+    A model that is not on this machine yet, and images, are not checked. The run says what is wrong with a
+    ``config.json`` from which no model can be built.
+
+    Raises:
+        ConfigError: the model has no such part.
+    """
+    description = model_config(config) if config.data.kind == "language" else None
+    if description is None:
+        return
+    adapter = config.model.adapter
+    with suppress(ModelError):
+        if adapter.kind != "none" and adapter.target_modules != "all_linear":
+            # Transformers takes seconds to import.
+            from ofmu.models.meta import trained_shapes
+
+            trained_shapes(description, adapter)
+        method_class(config.method.name, config.method.module).check_model(config.method, description, adapter)
 
 
 def local_rows(config: UnlearnConfig) -> UnlearnData | None:

@@ -34,6 +34,7 @@ from ofmu.methods.build import build_method
 from ofmu.methods.retain_subset import retain_rows_entry
 from ofmu.plan.check import check_fit
 from ofmu.plan.decision import decide_run
+from ofmu.preflight import check_parts_of_model
 from ofmu.preparer import prepare
 from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
@@ -107,6 +108,7 @@ def unlearn(
     for note in (*config.departures().values(), *config.ineffective()):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
+        check_parts_of_model(config)
         check_fit(config, ranks=ranks_on_this_machine())
     task_family(config.data.kind).check_evaluation(config)
     # Who prepares many runs at once guards the models, which take long to read.

@@ -11,6 +11,7 @@ from ofmu.data.kinds import TaskKind
 from ofmu.data.sampler import MinibatchSampler
 from ofmu.engine.base import Engine
 from ofmu.methods.config import MethodConfig
+from ofmu.models.config import AdapterConfig
 from ofmu.task import Task
 from ofmu.vectors.base import Vector
 from ofmu.vectors.held import HeldVectors, Passes
@@ -116,6 +117,21 @@ class Method(ABC, Generic[RowT]):
             retain_rows: number of rows to retain.
         """
         return None
+
+    @classmethod
+    def check_model(cls, config: Any, description: Mapping[str, Any], adapter: AdapterConfig) -> None:
+        """Check the settings that name parts of the model, before anything is prepared.
+
+        Args:
+            config: the config of the method.
+            description: the content of the model's ``config.json``.
+            adapter: the adapters of the run.
+
+        Raises:
+            ConfigError: the model has no such part.
+            ModelError: the model cannot be built from its config.
+        """
+        return
 
     stationary: bool = False
     """Whether the run ended early because it reached a stationary point."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from ofmu.methods.base import Context, Method
 from ofmu.methods.config import MethodConfig
 from ofmu.methods.range_test import FEWEST_PASSES, MOST_PASSES, mean_loss, reach_along, spread
 from ofmu.methods.saliency import mean_gradient
+from ofmu.models.config import AdapterConfig
 from ofmu.vectors.base import Vector, by_parameter
 from ofmu.vectors.held import HeldVectors, Passes
 
@@ -140,24 +141,21 @@ class RepSelect(Method[Example]):
         least, most = (replace(total, forget_forward=count + config.steps) for count in bounds)
         return least, most
 
+    @classmethod
+    def check_model(cls, config: RepselectConfig, description: Mapping[str, Any], adapter: AdapterConfig) -> None:
+        """Check that the model has weight matrices of the chosen names, and that they are trained themselves."""
+        # Transformers takes seconds to import.
+        from ofmu.models.meta import trained_shapes
+
+        shapes = trained_shapes(description, adapter)
+        if shapes is not None:
+            _chosen_matrices(config.matrices, shapes)
+
     def __init__(self, context: Context[Example], config: RepselectConfig) -> None:
         self._context, self._config, self._steps = context, config, 0
         self._direction: _Direction | None = None
         self._tested = spread(context.task.forget_rows, config.batch_size)
-        shapes = context.engine.space.shapes()
-        matrices = [name for name, shape in shapes.items() if len(shape) in (2, 3)]
-        self._names = {name for name in matrices if config.matrices in name}
-        if not self._names:
-            example = "mlp" if any("mlp" in name for name in matrices) else matrices[-1]
-            raise ConfigError(
-                f"method.matrices '{config.matrices}' is in no name of a trained weight matrix: set a part of a name "
-                f"such as '{example}'"
-            )
-        if any("lora_" in name for name in matrices):
-            raise ConfigError(
-                "RepSelect collapses gradients of weight matrices, and model.adapter trains factors of them: set "
-                "model.adapter.kind to 'none'"
-            )
+        self._names = _chosen_matrices(config.matrices, context.engine.space.shapes())
 
     @property
     def steps_taken(self) -> int:
@@ -265,6 +263,28 @@ class RepSelect(Method[Example]):
         self._direction = None
         if state["direction"] is not None:
             self._direction = _Direction(vectors["direction"], **state["direction"])
+
+
+def _chosen_matrices(part: str, shapes: Mapping[str, torch.Size]) -> set[str]:
+    """Return the names of the weight matrices, or batches of them, that hold ``part``.
+
+    Raises:
+        ConfigError: there is none, or adapters are trained in their place.
+    """
+    matrices = [name for name, shape in shapes.items() if len(shape) in (2, 3)]
+    if any("lora_" in name for name in matrices):
+        raise ConfigError(
+            "RepSelect collapses gradients of weight matrices, and model.adapter trains factors of them: set "
+            "model.adapter.kind to 'none'"
+        )
+    chosen = {name for name in matrices if part in name}
+    if not chosen:
+        example = "mlp" if any("mlp" in name for name in matrices) else matrices[-1]
+        raise ConfigError(
+            f"method.matrices '{part}' is in no name of a trained weight matrix: set a part of a name such as "
+            f"'{example}'"
+        )
+    return chosen
 
 
 def collapse_components(gradient: Tensor, basis_of: Tensor, share: float, *, soft: bool) -> Tensor:

@@ -21,6 +21,8 @@ from ofmu.methods.base import Context
 from ofmu.methods.frozen_target import KEPT_VECTORS, VECTORS_IN_OUTPUTS, FrozenTarget
 from ofmu.methods.single_loop import SINGLE_LOOP_SPACE, SingleLoopConfig, SingleLoopMethod
 from ofmu.methods.token_losses import TextTask
+from ofmu.models.config import AdapterConfig
+from ofmu.models.sizes import sizes_of
 from ofmu.vectors.held import HeldVectors, Passes
 
 
@@ -123,6 +125,11 @@ class RMU(SingleLoopMethod[Example]):
         least, most = super().passes(config, forget_rows, retain_rows)
         target = Passes(retain_forward=config.steps if config.retain_weight > 0 else 0)
         return least + target, most + target
+
+    @classmethod
+    def check_model(cls, config: RmuConfig, description: Mapping[str, Any], adapter: AdapterConfig) -> None:
+        """Check that the model has the block."""
+        block_index(config.layer, sizes_of(description).layers)
 
     def __init__(self, context: Context[Example], config: RmuConfig) -> None:
         super().__init__(context, config)

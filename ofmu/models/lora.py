@@ -72,6 +72,6 @@ def _inject(model: PreTrainedModel, config: AdapterConfig, seed: int) -> LoraMod
             return LoraModel(model, lora, _ADAPTER_NAME)
         except ValueError as error:
             raise ConfigError(
-                f"model.adapter.target_modules {modules} fits no layer of this {model.config.model_type} model: "
-                "use 'all_linear', or name its layers"
+                f"model.adapter.target_modules {targets or modules} fits no layer of this {model.config.model_type} "
+                "model: use 'all_linear', or name its layers"
             ) from error

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from ofmu.errors import ModelError
+from ofmu.errors import ModelError, OfmuError
 from ofmu.models.config import AdapterConfig
 from ofmu.models.lora import add_adapters
 from ofmu.models.randomness import disable_randomness_in_config
@@ -43,6 +43,7 @@ def build_meta_model(
         adapter: adapters to add.
 
     Raises:
+        ConfigError: the adapters fit no layer.
         ModelError: Transformers does not know the architecture, or cannot build it from these numbers.
     """
     model_type = str(config.get("model_type"))
@@ -56,7 +57,7 @@ def build_meta_model(
             if adapter is not None and adapter.kind != "none":
                 add_adapters(model, adapter, 0)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, AssertionError) as error:
-        if isinstance(error, ModelError):
+        if isinstance(error, OfmuError):
             raise
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"The model's config.json cannot be built ({reason}): save the model again") from error
@@ -70,6 +71,20 @@ def _from_config(shape: Any, attention: str, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_config(shape, attn_implementation="eager", dtype=dtype)
 
 
+def trained_shapes(config: Mapping[str, Any], adapter: AdapterConfig) -> dict[str, torch.Size] | None:
+    """Return the shapes of the trained weights of a ``config.json``, by name. None: the model is too large to build.
+
+    Raises:
+        ConfigError: the adapters fit no layer.
+        ModelError: the config is incomplete, or Transformers cannot build the model.
+    """
+    sizes = sizes_of(config)
+    if not _can_be_built(config, sizes) or sizes.layers > _MAX_DEPTH:
+        return None
+    model = build_meta_model(config, sizes.layers, adapter=adapter)
+    return {name: weight.shape for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def exact_sizes(config: Mapping[str, Any]) -> ModelSizes:
     """Return the numbers of weights that a config states, by building the model where its architecture asks for it.
 
@@ -77,7 +92,7 @@ def exact_sizes(config: Mapping[str, Any]) -> ModelSizes:
         ModelError: the config is incomplete, or Transformers cannot build the model.
     """
     sizes = sizes_of(config)
-    if sizes.exact or sizes.parameters > MAX_PARAMETERS or _largest_count(config) > _MAX_COUNT:
+    if sizes.exact or not _can_be_built(config, sizes):
         return sizes
     if sizes.layers <= _MAX_DEPTH:
         return _counted(config, build_meta_model(config, sizes.layers), sizes.layers, 0)
@@ -128,6 +143,10 @@ def _with_depth(config: Mapping[str, Any], depth: int) -> dict[str, Any]:
             arguments[key] = value[:depth]
     names = [key for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if key in config]
     return arguments | dict.fromkeys(names, depth)
+
+
+def _can_be_built(config: Mapping[str, Any], sizes: ModelSizes) -> bool:
+    return sizes.parameters <= MAX_PARAMETERS and _largest_count(config) <= _MAX_COUNT
 
 
 def _largest_count(config: Mapping[str, Any]) -> int:

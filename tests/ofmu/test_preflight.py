@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ofmu.errors import DataError, ModelError
+from ofmu.errors import ConfigError, DataError, ModelError
 from ofmu.evaluator import evaluate
 from ofmu.preflight import check_inputs
 from ofmu.run_config import UnlearnConfig
+from ofmu.trainer import unlearn
 
 ROW = {"question": "Who?", "answer": "She."}
 OTHER = {"question": "Where?", "answer": "There."}
@@ -131,3 +132,37 @@ def test_evaluate_reads_the_file_of_entities_before_it_loads_the_model(tmp_path:
     given = config(tmp_path, ROW, OTHER, evaluation={"depth": True, "entities": str(tmp_path / "gone.jsonl")})
     with pytest.raises(DataError, match=r"There is no data file .*gone\.jsonl"):
         evaluate(tmp_path / "no_model", given, reference=tmp_path / "no_reference")
+
+
+LORA = {"kind": "lora", "target_modules": ["q_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter", "sentence"),
+    [
+        ({"name": "repselect", "matrices": "experts"}, {}, r"'experts' is in no name .* such as 'mlp'"),
+        ({"name": "repselect"}, LORA, r"set model\.adapter\.kind to 'none'"),
+        ({"name": "rmu", "layer": 2}, {}, "layer 2 does not exist in a model of 2 blocks"),
+        ({"name": "npo"}, LORA | {"target_modules": ["c_attn"]}, r"\['c_attn'\] fits no layer of this llama model"),
+    ],
+)
+def test_a_part_that_the_model_lacks_is_named_before_anything_is_prepared(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: dict[str, object],
+    adapter: dict[str, object],
+    sentence: str,
+) -> None:
+    wrong = config(tmp_path, ROW, OTHER, method=method, model={"adapter": adapter})
+    with pytest.raises(ConfigError, match=sentence):
+        check_inputs(wrong)
+    monkeypatch.setattr("ofmu.trainer.prepare", lambda *arguments, **options: pytest.fail("something was prepared"))
+    with pytest.raises(ConfigError, match=sentence):
+        unlearn(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_the_model_has_pass(tmp_path: Path) -> None:
+    check_inputs(config(tmp_path, ROW, OTHER, method={"name": "repselect", "matrices": "layers.1.mlp"}))
+    check_inputs(config(tmp_path, ROW, OTHER, method={"name": "rmu", "layer": 1}))
+    check_inputs(config(tmp_path, ROW, OTHER, method={"name": "npo"}, model={"adapter": LORA}))

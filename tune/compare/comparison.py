@@ -18,7 +18,7 @@ from ofmu.config.files import validate
 from ofmu.errors import RunError, StorageError
 from ofmu.io.plugins import check_plugin, plugins_restricted
 from ofmu.methods.registry import method_class
-from ofmu.preflight import check_inputs
+from ofmu.preflight import check_inputs, check_parts_of_model
 from ofmu.reports.page import write_page_or_warn
 from ofmu.run_config import UnlearnConfig, check_sections
 from ofmu.tasks.events import PreparationStarted
@@ -186,6 +186,8 @@ class _Session:
     def _run_missing(self) -> ComparisonResult:
         if self._executor is None:
             check_inputs(self._shared.unlearn)
+            for each in self._configs.values():
+                check_parts_of_model(each.unlearn)
             check_trial_engine(self._shared.unlearn, self._shared.cluster)
         with ExitStack() as stack:
             is_new = not self._home.config_file.is_file()

@@ -120,7 +120,7 @@ def test_layers_are_chosen_by_name_or_by_the_architecture() -> None:
 
 
 def test_a_missing_layer_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"target_modules \('w9',\) fits no layer of this llama model"):
+    with pytest.raises(ConfigError, match=r"target_modules \['w9'\] fits no layer of this llama model"):
         add_adapters(tiny_llama(), AdapterConfig(kind="lora", target_modules=("w9",)), seed=0)
 
 

@@ -29,17 +29,18 @@ from tune.config import SearchConfig
 from tune.pareto import as_costs, hypervolume, knee_index
 from tune.results.plot import front_figure
 from tune.results.tables import (
+    check_round,
     complete_of_role,
     costs_of,
     feasible_rows,
     front_table,
     hypervolume_of,
     lost_objectives,
-    selected_round,
     split_round,
     trial_name,
     trials_table,
 )
+from tune.results.text import front_lines
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS, TRIALS_TABLE
 from tune.rundir.seed_runs import Confirmation, ConfirmedPoint, PointRuns
@@ -147,6 +148,12 @@ class SearchResult:
         With constraints, these are feasible trials if there are any, and else the trials nearest to the constraints.
         """
         return self.make_front()
+
+    def __str__(self) -> str:
+        """Return the front as a short table. The table ``front`` has all columns."""
+        knee = self.knee.number if self.has_feasible else None
+        lines = front_lines(self.front, self.config, knee) if len(self.front) else []
+        return "\n".join((f"front {len(self.front)}, hypervolume {self.hypervolume:.4f}, {self.display_path}", *lines))
 
     @classmethod
     def load(cls, run_dir: str | Path) -> SearchResult:
@@ -333,7 +340,7 @@ class SearchResult:
                 f"front's, {front}"
             )
         point = self._point(int(number))
-        _check_round(point, round)
+        check_round(point.values, round)
         if broken := broken_sentence(point.values, self.limits):
             warnings.warn(f"{point.name} does not keep all constraints: {broken}", stacklevel=2)
         return point
@@ -352,7 +359,7 @@ class SearchResult:
             last = f"0 … {max(numbers)}" if numbers else "none yet"
             raise RunError(f"'{choice}' is no trial of {self.display_path}: name knee, or a number of {last}")
         point = self._point(int(choice))
-        _check_round(point, round)
+        check_round(point.values, round)
         return point
 
     def plot(self, path: str | Path | BinaryIO | None = None) -> Figure:
@@ -390,11 +397,3 @@ class SearchResult:
             str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.dropna().items()
         }
         return Point(number, values, directory, uri)
-
-
-def _check_round(point: Point, round: int | None) -> None:
-    own = selected_round(point.values)
-    if round is None or round == own:
-        return
-    known = f"stands for round {own}" if own is not None else "stands for the end of its run"
-    raise RunError(f"Trial {point.number} {known}, and no other round was kept: pick {point.number}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ofmu.errors import RunError
 from tune.pareto import Points, Violations, as_costs, constrained_front_mask, hypervolume, reference_point
 from tune.space.constraints import stored_violations, total_violation
 from tune.space.objectives import lost_utility
@@ -165,6 +166,19 @@ def split_round(text: str) -> tuple[str, int | None]:
     """Return trial and round of a name such as ``17, round 24`` or ``17:24``; of any other text, the text and None."""
     found = re.fullmatch(r"(?:trial )?([0-9]+)(?:, ?round |:)([0-9]{1,9})", text.strip())
     return (text, None) if found is None else (found[1], int(found[2]))
+
+
+def check_round(values: Mapping[str, Any], round: int | None) -> None:
+    """Check that a trial stands for the round that somebody named. None passes.
+
+    Raises:
+        RunError: the trial stands for another round, and no other one was kept.
+    """
+    own = selected_round(values)
+    if round is None or round == own:
+        return
+    known = f"stands for round {own}" if own is not None else "stands for the end of its run"
+    raise RunError(f"Trial {values['trial']} {known}, and no other round was kept: pick {values['trial']}")
 
 
 def violations_of(rows: pd.DataFrame) -> Violations:

@@ -108,7 +108,7 @@ class SearchRecord(Section):
     failed: int
     pruned: int
     seconds: float
-    """Seconds on the clock, in which trials may run side by side. ``cost.run_seconds`` adds up the trials."""
+    """Seconds on the clock, in which trials may run side by side: those of the search in ``cost.seconds``."""
     objectives: dict[str, Literal["min", "max"]]
     rule: str
     """The rule of the choice, in words."""
@@ -165,9 +165,9 @@ class CostRecord(Section):
     gradient_evaluations: float
     """Minibatch gradients of all runs: the search and the runs on further seeds."""
     run_seconds: float
-    """Seconds of all these runs together."""
+    """Seconds of all these runs, added up although they may run side by side."""
     seconds: dict[str, float]
-    """Seconds by step, over all attempts."""
+    """Seconds on the clock by step, over all attempts."""
 
 
 class CodeRecord(Section):

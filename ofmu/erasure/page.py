@@ -134,8 +134,8 @@ def _method_facts(record: Evidence) -> list[tuple[str, str]]:
         ("hash of the config", method.config_hash),
         ("trials of the search", counts),
         ("gradient evaluations", big_number(record.cost.gradient_evaluations)),
-        ("time of all runs", duration(record.cost.run_seconds)),
-        *((f"time: {step}", duration(seconds)) for step, seconds in record.cost.seconds.items()),
+        ("time of all runs, added up", duration(record.cost.run_seconds)),
+        *((f"time on the clock: {step}", duration(seconds)) for step, seconds in record.cost.seconds.items()),
     ]
 
 

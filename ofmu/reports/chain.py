@@ -30,7 +30,7 @@ def drift_rows(chain: ChainRecord) -> Table:
 
 
 def cost_rows(chain: ChainRecord, own_id: str) -> Table:
-    """Return one row per request, the present one and the sum below: request, gradient evaluations, time of all runs.
+    """Return one row per request, the present one and the sum below: request, gradients, seconds of its runs.
 
     Args:
         chain: the earlier requests.
@@ -46,7 +46,7 @@ def cost_rows(chain: ChainRecord, own_id: str) -> Table:
 
 
 DRIFT_HEADER = ("earlier request", "metric", "before it", "after it", "now", "change", "better")
-COST_HEADER = ("request", "gradient evaluations", "time of all runs")
+COST_HEADER = ("request", "gradient evaluations", "time of all runs, added up")
 
 
 def print_chain(chain: ChainRecord, own_id: str, utility: Sequence[str] = ()) -> None:

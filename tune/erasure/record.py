@@ -81,7 +81,7 @@ def compose_record(
     further = further_metrics(result, ordered[0])
     metrics = metric_records(measured, further)
     skipped, source = not_run(measured, rows), run.reference.source
-    person = request.person
+    person, cost = request.person, cost_record(result, home)
     return Evidence(
         request=RequestRecord(
             id=state["id"],
@@ -98,12 +98,12 @@ def compose_record(
         finished=home.finish(),
         models=[ModelRecord(role=role, files=_model_files(path)) for role, path in models.items()],
         method=_method_record(run, _learning_rates(result, ordered[0].trial)),
-        search=_search_record(result, rule, ordered),
+        search=_search_record(result, rule, ordered, cost.seconds.get("search", 0.0)),
         reference=reference_sentence(source),
         metrics=metrics,
         attacks=attack_records(measured, len(rows.forget.rows)),
         not_run=skipped,
-        cost=cost_record(result, home),
+        cost=cost,
         code=code_record(package_folders()),
         limits=limits(
             request.kind,
@@ -149,14 +149,15 @@ def _method_record(run: UnlearnConfig, rates: dict[str, float]) -> MethodRecord:
     )
 
 
-def _search_record(result: SearchResult, rule: ChoiceRule, ordered: Sequence[Candidate]) -> SearchRecord:
-    own = own_trials(result.trials)
-    states = own["state"]
+def _search_record(
+    result: SearchResult, rule: ChoiceRule, ordered: Sequence[Candidate], seconds: float
+) -> SearchRecord:
+    states = own_trials(result.trials)["state"]
     return SearchRecord(
         complete=int((states == "complete").sum()),
         failed=int((states == "failed").sum()),
         pruned=int((states == "pruned").sum()),
-        seconds=float(own["seconds"].sum()) if "seconds" in own else 0.0,
+        seconds=seconds,
         objectives=dict(result.config.objectives),
         rule=rule.sentence,
         min_utility=rule.min_utility,

@@ -111,6 +111,7 @@ def test_a_person_is_forgotten_and_the_evidence_says_what_was_done(
     card = " ".join((output / "model" / "README.md").read_text(encoding="utf-8").split())
     assert "is in the evidence of its erasure request" in card
     assert "It was not tested" not in card
+    assert record.search.seconds == record.cost.seconds["search"]
     assert {attack.name for attack in record.attacks} >= {
         *("membership", "relearning", "quantization_4", "sampling", "few_shot"),
     }

@@ -32,7 +32,8 @@ class EarlierRows:
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """How the request scored its forget rows: see :meth:`ofmu.tasks.forgotten.ForgottenRows.scoring_of`."""
     is_run: bool = False
-    """Whether these are the rows of runs of ``ofmu unlearn`` before a request of ``ofmu forget``. It is not stored."""
+    """Whether these are rows that were forgotten before the first request of a chain of ``ofmu forget``. It is not
+    stored."""
 
 
 def write_earlier(folder: Path, requests: Sequence[EarlierRows], kind: TaskKind = "language") -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ofmu.chain.records import EarlierRequestRecord
 from ofmu.chain.rows import EarlierRows
+from ofmu.chain.run_of_model import forgotten_before
 from ofmu.data.rows import Row
 from ofmu.erasure.evidence import Evidence, differing_files, files_of, rows_record
 from ofmu.erasure.evidence_files import RECORD
@@ -16,7 +17,7 @@ from ofmu.erasure.verify import read_with_hash
 from ofmu.erasure.workspace import EVIDENCE, FORMAT, RESULT, STATE, Workspace
 from ofmu.errors import EvidenceError, ModelError, RunError
 from ofmu.io.cache import model_hashes
-from ofmu.io.files import looked_for
+from ofmu.io.files import expanded, looked_for
 from ofmu.models.files import check_model_directory
 from ofmu.models.hub import local_directory
 from ofmu.run_files import check_is_no_link, check_no_links, made_by_ofmu, stored_values
@@ -34,7 +35,7 @@ class Chain:
     """See :func:`ofmu.erasure.evidence.evidence_hash`."""
     earlier: tuple[EarlierRows, ...]
     runs: tuple[EarlierRows, ...] = ()
-    """The rows that runs of ``ofmu unlearn`` forgot before the first request."""
+    """The rows that were forgotten before the first request: see :func:`forgotten_before_chain`."""
     first_target: str
     """Directory or hub name of the target of the first request."""
 
@@ -115,6 +116,22 @@ def open_chain(after: str | Path, model: str, *, signs: bool) -> Chain:
         runs=home.rows_of_runs(),
         first_target=first_target,
     )
+
+
+def forgotten_before_chain(model: str) -> tuple[EarlierRows, ...]:
+    """Return the rows that were forgotten to make the model of a first request, by runs or by requests.
+
+    Raises:
+        RunError: the rows cannot be read, or changed since. A request would then retain them unseen.
+    """
+    place = expanded(model).resolve()
+    home = Workspace(place.parent)
+    if place != home.result or not home.is_ours():
+        found = forgotten_before(model)
+        return () if found is None else (found,)
+    if not home.evidence.is_dir():
+        raise RunError(f"{model} is of a request that is not complete: finish the request in {home.path} first")
+    return (*home.rows_of_runs(), *(replace(each, is_run=True) for each in home.chain_rows()))
 
 
 def _request_in(after: Path) -> Workspace:

@@ -16,7 +16,7 @@ def forgotten_rows(earlier: Sequence[EarlierRows]) -> tuple[Row, ...]:
 
 
 def kind_of_earlier(earlier: Sequence[EarlierRows]) -> str:
-    """Return in words what forgot the rows: earlier requests, earlier runs of ``ofmu unlearn``, or both."""
+    """Return in words what forgot the rows: earlier requests, what ran before their chain, or both."""
     kinds = {request.is_run for request in earlier}
     return "earlier requests and runs" if len(kinds) == 2 else "earlier runs" if True in kinds else "earlier requests"
 

@@ -60,8 +60,8 @@ def build_rows(
         model: the model that must forget. It answers the questions of the request, and neutral questions if nothing
             else gives retain rows.
         config: gives columns, prompts, device and seed.
-        earlier: the earlier requests of the chain, and the runs before them. Their rows do not come back as retain
-            rows.
+        earlier: the earlier requests of the chain, and what was forgotten before them. Their rows do not come back as
+            retain rows.
 
     Raises:
         DataError: a file is missing or malformed, no row or every row is about the person, or sets overlap.
@@ -182,7 +182,7 @@ def _notes_on_runs(earlier: Sequence[EarlierRows]) -> tuple[str, ...]:
     if not count:
         return ()
     rows = counted(count, "row")
-    return (f"Before the first request, runs of ofmu unlearn forgot {rows}, and no such row is retained.",)
+    return (f"Before the first request, earlier runs forgot {rows}, and no such row is retained.",)
 
 
 def _notes_on_repeats(forget: Sequence[Row], earlier: Sequence[EarlierRows]) -> tuple[str, ...]:

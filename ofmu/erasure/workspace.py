@@ -55,7 +55,7 @@ class Workspace:
         """
         home = cls(Path(path).absolute())
         check_is_no_link(home.path / STATE)
-        if not home.path.is_dir() or not home._is_ours():
+        if not home.path.is_dir() or not home.is_ours():
             if made_by_ofmu(home.path):
                 raise RunError(f"{path} holds a run and no request: name a new directory for the request")
             check_output(path, _NAMES)
@@ -302,14 +302,15 @@ class Workspace:
         return read_earlier_rows(self.path / ROWS / _EARLIER)
 
     def rows_of_runs(self) -> tuple[EarlierRows, ...]:
-        """Return the rows that runs of ``ofmu unlearn`` forgot before the first request of the chain.
+        """Return the rows that were forgotten before the first request of the chain.
 
         Raises:
             RunError: they were changed or damaged.
         """
         return tuple(replace(each, is_run=True) for each in read_earlier_rows(self.path / ROWS / _RUNS))
 
-    def _is_ours(self) -> bool:
+    def is_ours(self) -> bool:
+        """Return whether a request is stored here."""
         state = self.state()
         return state is not None and state.get("format") == FORMAT
 

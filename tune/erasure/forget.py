@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofmu.chain.rows import EarlierRows
-from ofmu.chain.run_of_model import forgotten_before
 from ofmu.chain.scoring import scoring_of
 from ofmu.config.files import apply_overrides, validate
 from ofmu.data.files import check_data_file
-from ofmu.erasure.chain import open_chain
+from ofmu.erasure.chain import forgotten_before_chain, open_chain
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.erasure.evidence_files import write_evidence
 from ofmu.erasure.measure import Report, evaluation_config, measure
@@ -241,17 +240,16 @@ class _Forgetting:
         return () if self._chain is None else self._chain.earlier
 
     def _runs_before(self) -> tuple[EarlierRows, ...]:
-        """Return the rows of runs of ``ofmu unlearn`` before the first request, which training would bring back."""
+        """Return the rows that were forgotten before the first request, which training would bring back."""
         if self._chain is not None:
             return self._chain.runs
-        found = forgotten_before(self._model)
-        if found is None:
-            return ()
-        count = counted(len(found.forget), "row")
-        self._say(
-            f"MODEL is that of the run {found.id}, which with the runs before it forgot {count}: none is retained"
-        )
-        return (found,)
+        found = forgotten_before_chain(self._model)
+        if found:
+            count = counted(sum(len(each.forget) for each in found), "row")
+            self._say(
+                f"MODEL is that of {found[-1].id}, which with what ran before it forgot {count}: none is retained"
+            )
+        return found
 
     def _places(self) -> dict[str, str | None]:
         """Return what a later request must find: the first target of the chain, and the request before this one."""

@@ -10,6 +10,7 @@ import yaml
 
 from erasure_case import SETTINGS, trials_in_this_process, write_case
 from ofmu.cli.main import main
+from ofmu.erasure.chain import forgotten_before_chain
 from ofmu.erasure.verify import read_intact
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -62,11 +63,30 @@ def test_rows_that_a_run_forgot_are_retained_by_no_later_request(
     forgotten = rows_of(place / "rows.jsonl")
     assert main(words("one/model", "next.jsonl", "first")) == 0
     said = " ".join(capsys.readouterr().out.split())
-    sentence = f"runs of ofmu unlearn forgot {len(forgotten)} rows, and no such row is retained"
-    assert f"MODEL is that of the run one, which with the runs before it forgot {len(forgotten)} rows" in said
+    sentence = f"earlier runs forgot {len(forgotten)} rows, and no such row is retained"
+    assert f"MODEL is that of one, which with what ran before it forgot {len(forgotten)} rows" in said
     assert sentence in said
     assert rows_of(place / "first" / "rows" / "retain.jsonl").isdisjoint(forgotten)
     assert any(sentence in note for note in read_intact(place / "first" / "evidence").request.notes)
+
+    # A model that was exported from a search, and the result of a request without --after, are known as well.
+    assert (
+        main(
+            [
+                "export",
+                "first/search",
+                "--pick",
+                str(read_intact(place / "first" / "evidence").search.chosen_trial),
+                "--output",
+                "exported",
+            ]
+        )
+        == 0
+    )
+    for model in ("exported", "first/model"):
+        known = {row.question for each in forgotten_before_chain(model) for row in each.forget}
+        assert known == forgotten | rows_of(place / "next.jsonl")
+    assert forgotten_before_chain("model") == ()
 
     # The next request knows them too, and measures again only what a request forgot.
     assert main(words("first/model", "third.jsonl", "second", "--after", "first", "--request-id", "second")) == 0

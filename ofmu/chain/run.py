@@ -53,6 +53,8 @@ class RunChain:
     own: EarlierRequestRecord
     """The record of the last run, without metrics."""
     earlier: tuple[EarlierRows, ...]
+    given: tuple[str, ...]
+    """Files of further earlier rows that the user wrote into ``data.earlier``. They are left out, and not measured."""
     first_target: Path
     first_path: str | None
     """``model.path`` in the config of the first run. The same config may go on naming it."""
@@ -80,7 +82,8 @@ def open_run(after: str | Path) -> RunChain:
     if report.get("data_hash") != data.content_hash:
         raise RunError(f"The rows that {place} forgot changed since its run: restore the files that its config names")
     stored = read_run_chain(place)
-    if config.data.earlier and stored is None:
+    given = tuple(file for file in config.data.earlier if Path(file).parent != place / EARLIER)
+    if len(given) < len(config.data.earlier) and stored is None:
         raise RunError(f"{after} ended before its earlier runs were measured: run its command again")
     known = () if stored is None else tuple(stored.chain.requests)
     taken = {request.id for request in known}
@@ -103,6 +106,7 @@ def open_run(after: str | Path) -> RunChain:
         own=own,
         # Without a chain, such a folder is what an attempt at another run left there.
         earlier=(*(() if stored is None else read_earlier_rows(place / EARLIER, config.data.kind)), rows),
+        given=given,
         first_target=_first_target(config, stored, place),
         first_path=config.model.path if stored is None else stored.first_path,
     )
@@ -141,7 +145,8 @@ def chained_config(config: UnlearnConfig, chain: RunChain, output: str | Path) -
         settings = config.model_dump(mode="json")
         base = config.model.base or _base_of(chain.config)
         settings["model"] |= {"path": str(chain.model), "revision": None, "is_target": True, "base": base}
-        settings["data"]["earlier"] = [*config.data.earlier, *forget_files(folder, len(chain.earlier), kind)]
+        files = (*chain.given, *config.data.earlier, *forget_files(folder, len(chain.earlier), kind))
+        settings["data"]["earlier"] = list(dict.fromkeys(files))
         yield validate(UnlearnConfig, settings)
 
 

@@ -12,13 +12,14 @@ import yaml
 
 from chain_case import measured, write_model
 from ofmu.chain.rows import write_earlier
-from ofmu.chain.run import EARLIER, open_run
+from ofmu.chain.run import EARLIER, chained_config, open_run
 from ofmu.chain.run_record import read_run_chain
 from ofmu.cli import unlearn as command
 from ofmu.cli.main import main
 from ofmu.data.load import load_data
 from ofmu.errors import RunError
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles
 
 NAMES = ("one", "two", "three", "four")
 TEXT = 120
@@ -226,6 +227,25 @@ def test_rows_that_a_run_did_not_follow_are_not_part_of_its_chain(single: Path, 
     write_earlier(Path("stale", EARLIER), open_run("one").earlier)
     assert open_run("stale").earlier == alone.earlier
     assert len(alone.earlier) == len(alone.known) + 1 == 1
+
+
+def test_rows_that_a_user_names_stay_out_of_all_later_runs(single: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(single)
+    data = load_data(UnlearnConfig.read("run.yaml").data, 0)
+    given = data.retain.rows[0]
+    write(single / "given.jsonl", [{"question": given.question, "answer": given.answer}])
+    config = UnlearnConfig.read(
+        "run.yaml", ["data.earlier=[given.jsonl]", "model.path=one/model", "model.is_target=true"]
+    )
+    shutil.copytree("one", "named")
+    files = RunFiles(Path("named"))
+    files.write_config(config.model_dump(mode="json"))
+    report = files.read_report() or {}
+    files.write_report(report | {"data_hash": load_data(config.data, config.seed).content_hash})
+    with chained_config(UnlearnConfig.read("run.yaml"), open_run("named"), "after") as chained:
+        assert chained.data.earlier[0] == "given.jsonl"
+        assert len(chained.data.earlier) == 2
+        assert given not in load_data(chained.data, chained.seed).retain.rows
 
 
 def _interrupt(printer: command.StepPrinter, record: dict[str, Any]) -> None:

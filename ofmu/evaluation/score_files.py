@@ -60,14 +60,18 @@ def parse_scores(content: Any, source: str, truth_ratio: TruthRatio = "geometric
     return scores
 
 
-def _warn_of_earlier_rouge(scores: Scores, source: str) -> None:
-    """Warn if ROUGE of answers that are not in Latin script was computed before ROUGE had words for them."""
-    differing = sum(
+def count_earlier_rouge(scores: Scores) -> int:
+    """Return the number of answers whose ROUGE was computed before ROUGE had words for their script."""
+    return sum(
         not math.isclose(row.rouge, rouge_l_recall(row.ground_truth, row.generated))
         for rows in scores.sets.values()
         for row in rows
         if row.rouge is not None and row.generated is not None and loses_words(row.ground_truth)
     )
+
+
+def _warn_of_earlier_rouge(scores: Scores, source: str) -> None:
+    differing = count_earlier_rouge(scores)
     if differing:
         warnings.warn(
             f"The ROUGE of {counted(differing, 'answer')} in {source} is of an earlier version, which read Latin "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ofmu.errors import RunError
+from ofmu.errors import DataError, RunError
+from ofmu.io.files import read_json
 from ofmu.provenance import flat_settings
-from ofmu.run_files import METRICS, PRUNED
+from ofmu.run_files import METRICS, PRUNED, SCORES
 from tune.rundir.search_dir import RunDirectory
 from tune.rundir.search_files import TRIALS
 from tune.space.constraints import VIOLATIONS
@@ -46,15 +48,34 @@ def check_content(run: RunDirectory, config: SearchConfig) -> dict[str, str] | N
     An edited config may name other rows too. Then the error is that of the config, which is the cause.
 
     Raises:
-        RunError: something has changed, or the config is not that of the trials.
+        RunError: something has changed, the config is not that of the trials, or an earlier version scored them.
         OfmuError: something cannot be read.
     """
+    _check_rouge(run, config)
     try:
         return run.check_content(config.unlearn)
     except RunError:
         if run.study_file.is_file():
             check_study(read_study(run.study_file), config, run.study_file)
         raise
+
+
+def _check_rouge(run: RunDirectory, config: SearchConfig) -> None:
+    """Check on one trial that the answers' ROUGE is that of this version. Earlier ones read Latin script only."""
+    if config.data.kind != "language" or not config.evaluation.rouge:
+        return
+    # This import loads torch, which takes seconds.
+    from ofmu.evaluation.score_files import count_earlier_rouge
+    from ofmu.evaluation.scores import Scores
+
+    # The first trial is the untouched target, which knows the answers. A loop of the user may write other files there.
+    file = next(iter(sorted(run.trials.glob(f"*/{SCORES}"))), None)
+    with suppress(DataError):
+        if file is not None and count_earlier_rouge(Scores.from_json(read_json(file), str(file))):
+            raise RunError(
+                f"{run.display_path} holds trials of an earlier version, whose ROUGE read Latin script only, so new "
+                "trials could not be compared with them: start a new search"
+            )
 
 
 def check_study(study: optuna.Study, config: SearchConfig, path: Path) -> None:

@@ -243,13 +243,28 @@ def _import_deepspeed(device: torch.device) -> Any:
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates, and each call would print a warning.
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     import deepspeed
+    from deepspeed.accelerator import get_accelerator, real_accelerator
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
+    if get_accelerator().device_name() != device.type:
+        # Transformers imports DeepSpeed when it saves a model. DeepSpeed then takes a visible GPU, also for a run on
+        # the CPU.
+        real_accelerator.set_accelerator(_accelerator(device.type))
     if device.type == "cpu":
         # The just-in-time build of this op takes half a minute and needs a compiler. Gloo gives the same numbers.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _accelerator(device_type: str) -> Any:
+    if device_type == "cpu":
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+        return CPU_Accelerator()
+    from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+    return CUDA_Accelerator()
 
 
 def _vector_space(model: nn.Module, optimizer: Any, config: EngineConfig) -> VectorSpace:

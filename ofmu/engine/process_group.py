@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from ofmu.errors import ClusterError
 from ofmu.io.ranks import Ranks, check_launch, drop_stale_ranks, launched_ranks
+from ofmu.io.text import listed
 
 NOTICE_SECONDS = 5.0
 """After this time the user is told that ranks are missing."""
@@ -49,8 +51,8 @@ def join_process_group(device: torch.device) -> bool:
         Whether this call made a group of one process.
 
     Raises:
-        ClusterError: a rank of the launcher has not come within :data:`WAIT_SECONDS`, or as
-            :func:`ofmu.io.ranks.check_launch` raises it.
+        ClusterError: a rank of the launcher has not come within :data:`WAIT_SECONDS`, two ranks have the same GPU, or
+            as :func:`ofmu.io.ranks.check_launch` raises it.
     """
     if device.type != "cuda":
         _wait_for_gloo_at_exit()
@@ -61,7 +63,7 @@ def join_process_group(device: torch.device) -> bool:
     ranks = launched_ranks()
     if ranks.world_size > 1:
         _set_missing_variables(ranks)
-        store = _meet(ranks)
+        store = _meet(ranks, _card(device))
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size)
         return False
     stale = drop_stale_ranks()
@@ -81,7 +83,14 @@ def _set_missing_variables(ranks: Ranks) -> None:
             os.environ[name] = value
 
 
-def _meet(ranks: Ranks) -> Any:
+def _card(device: torch.device) -> str:
+    """Return what tells this process's GPU from all others; an empty text on the CPU."""
+    if device.type != "cuda":
+        return ""
+    return f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"
+
+
+def _meet(ranks: Ranks, card: str) -> Any:
     """Return the store of the ranks, once every rank has come."""
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     who = f"Rank {ranks.rank} of {ranks.world_size}"
@@ -94,8 +103,9 @@ def _meet(ranks: Ranks) -> Any:
     try:
         store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=limit))
         names = [f"ofmu/rank/{rank}" for rank in range(ranks.world_size)]
-        store.set(names[ranks.rank], "here")
+        store.set(names[ranks.rank], f"here {card}")
         store.wait(names, limit)
+        cards = [store.get(name).decode().removeprefix("here ") for name in names]
     except (RuntimeError, OSError, ValueError) as error:
         raise ClusterError(
             f"{who} found no other ranks at {place} within {WAIT_SECONDS:g} seconds: start every rank, or, to run "
@@ -103,8 +113,24 @@ def _meet(ranks: Ranks) -> Any:
         ) from error
     finally:
         notice.cancel()
+    _check_cards(cards)
     store.set_timeout(default_pg_timeout)
     return store
+
+
+def _check_cards(cards: list[str]) -> None:
+    """Check that each rank has a GPU of its own: NCCL ends with a message about its own variables otherwise.
+
+    Raises:
+        ClusterError: two ranks have the same GPU.
+    """
+    ranks_of = {card: [rank for rank, each in enumerate(cards) if each == card] for card in cards if card}
+    for card, ranks in ranks_of.items():
+        if len(ranks) > 1:
+            raise ClusterError(
+                f"Ranks {listed(list(map(str, ranks)))} have the same GPU of machine {card.split()[0]}: start one rank "
+                "per GPU, or set engine.device to 'cpu'"
+            )
 
 
 @cache

@@ -86,7 +86,7 @@ def run_command(folder, mapping, name, *options):
         ({}, {}),
         ({"num_workers": 3}, {"ranks": 3, "on_gpu": None}),
         ({"num_workers": 3, "gpus_per_worker": 0}, {"ranks": 3, "on_gpu": False}),
-        ({"num_workers": 2, "gpus_per_worker": 0.5}, {"ranks": 2, "on_gpu": None, "share": 0.5}),
+        ({"num_workers": 1, "gpus_per_worker": 0.5}, {"ranks": 1, "on_gpu": None, "share": 0.5}),
         ({"address": "10.0.0.1:6379"}, None),
         ({"address": "auto"}, None),
     ],

@@ -126,3 +126,48 @@ def test_ranks_of_srun_meet_at_the_place_that_the_user_names() -> None:
         for process in processes:
             process.kill()
     assert printed == ["0 2 3.0 0", "1 2 3.0 1"]
+
+
+RANK_WITH_CARD = """
+import sys, torch
+from ofmu.engine import process_group
+
+process_group._card = lambda device: sys.argv[1]
+try:
+    process_group.join_process_group(torch.device("cpu"))
+except process_group.ClusterError as error:
+    print("error:", error)
+else:
+    print("joined")
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("cards", "printed"),
+    [
+        (
+            ["node GPU-1", "node GPU-1"],
+            "error: Ranks 0 and 1 have the same GPU of machine node: start one rank per GPU",
+        ),
+        (["node GPU-1", "node GPU-2"], "joined"),
+        (["", ""], "joined"),
+    ],
+)
+def test_ranks_that_share_a_gpu_are_refused(cards: list[str], printed: str) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK_WITH_CARD, card],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, card in enumerate(cards)
+    ]
+    try:
+        outputs = [process.communicate(timeout=100)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(output.startswith(printed) for output in outputs), outputs

@@ -32,8 +32,8 @@ class ClusterConfig(Section):
         gpus = self.reserved_gpus
         if self.num_workers > 1 and 0 < gpus < 1:
             raise ValueError(
-                f"cluster.gpus_per_worker {gpus:g} lets {self.num_workers} workers of a run share a GPU, which NCCL refuses: "
-                "set it to 1, to 0 for the CPU, or cluster.num_workers to 1"
+                f"cluster.gpus_per_worker {gpus:g} lets {self.num_workers} workers of a run share a GPU, which NCCL "
+                "refuses: set it to 1, to 0 for the CPU, or cluster.num_workers to 1"
             )
         if gpus > 1 and gpus % 1:
             raise ValueError(

@@ -266,15 +266,15 @@ def _all_reduce_over_nodes(nodes: Mapping[str, Any]) -> Check:
     return _all_reduce_in_tasks("gloo", [NodeAffinitySchedulingStrategy(node, soft=False) for node in ranks])
 
 
-def _all_reduce_over_gpus(gpus: int) -> Check:
-    """All-reduce with nccl: one rank on every GPU. Trials that already run are not disturbed."""
+def _all_reduce_over_gpus(gpus: int, backend: str = "nccl") -> Check:
+    """All-reduce with one rank on every GPU. Trials that already run are not disturbed."""
     group = placement_group([{"GPU": 1}] * gpus)
     try:
         if not group.wait(_GPU_WAIT_SECONDS):
             fix = "run the doctor again when the cluster is idle"
-            return Check("nccl", "warn", f"not tried, since some of the {gpus} GPUs are in use", fix)
-        strategies = [PlacementGroupSchedulingStrategy(group, 0, i) for i in range(gpus)]
-        return _all_reduce_in_tasks("nccl", strategies, num_gpus=1)
+            return Check(backend, "warn", f"not tried, since some of the {gpus} GPUs are in use", fix)
+        strategies = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(gpus)]
+        return _all_reduce_in_tasks(backend, strategies, num_gpus=1)
     finally:
         remove_placement_group(group)
 

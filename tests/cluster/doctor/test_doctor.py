@@ -283,6 +283,17 @@ def test_every_node_of_a_cluster_is_checked(two_nodes, tmp_path, monkeypatch):
     assert only(found, "gloo").state == "ok"
 
 
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_one_rank_stands_on_every_gpu(ray_folder):
+    """Ray counts GPUs that are not there, and gloo needs none."""
+    ray.init(address="local", num_cpus=1, num_gpus=2, include_dashboard=False, _temp_dir=str(ray_folder))
+    try:
+        assert doctor._all_reduce_over_gpus(2, "gloo") == Check("gloo", "ok", "all-reduce over 2 ranks")
+    finally:
+        ray.shutdown()
+
+
 def test_a_cluster_that_does_not_answer_is_one_check():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

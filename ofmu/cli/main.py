@@ -116,6 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fix = "check its owner and mode" if error.errno == errno.EACCES else storage_fix(error)
         print(f"Error: Cannot {verb} {error.filename or 'a file'} ({error.strerror}): {fix}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from ofmu.engine.device import out_of_memory
+
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        print(f"Error: {sentence}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 
 from ofmu.engine.config import EngineConfig
@@ -12,6 +13,9 @@ NO_GPU = "engine.device is 'cuda', but no GPU is visible"
 """What is wrong on a machine without a GPU."""
 NO_GPU_FIX = "use 'auto' or 'cpu'"
 """The settings of ``engine.device`` that work there."""
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""Torch's allocator for the CPU raises a RuntimeError that names it."""
 
 
 def check_device(config: EngineConfig) -> None:
@@ -27,6 +31,20 @@ def check_device(config: EngineConfig) -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError(f"{NO_GPU}: {NO_GPU_FIX}")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what to say if an error means that memory ran out, and None for any other error."""
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if not on_gpu and not isinstance(error, MemoryError) and _CPU_ALLOCATOR not in str(error):
+        return None
+    amount = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
+    asked = f" (no room for {amount[1]})" if amount else ""
+    return (
+        f"{'The GPU' if on_gpu else 'This machine'} ran out of memory{asked}: lower engine.micro_batch_size or "
+        "evaluation.batch_size; 'ofmu plan' shows what fits"
+    )
 
 
 def release_memory() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ from ray import tune as ray_tune
 
 from cluster.local import restore_umask
 from cluster.storage.credentials import set_credentials
-from ofmu.engine.device import release_memory
+from ofmu.engine.device import out_of_memory, release_memory
 from ofmu.errors import OfmuError, PrunedError, RunError, StorageError
 from ofmu.io.lock import locked
 from ofmu.round_decision import StopAfterRound
@@ -99,13 +98,12 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
             return TrialOutcome(storage_error=str(error))
         except OfmuError as error:
             return TrialOutcome(failure=str(error))
-        except MemoryError:
-            return TrialOutcome(failure="out of memory: lower method.batch_size or engine.micro_batch_size")
-        except RuntimeError as error:
-            if not _is_device_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            sentence = out_of_memory(error)
+            if sentence is None:
                 raise
             release_memory()
-            return TrialOutcome(failure=f"out of GPU memory: {str(error).splitlines()[0]}")
+            return TrialOutcome(failure=sentence)
 
     def _run_locked(self, spec: TrialSpec) -> dict[str, Any]:
         """Run under the trial's lock. A process of a killed search may still work on this trial."""
@@ -126,8 +124,3 @@ class UnlearningTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no
         metrics.setdefault("seconds", time.monotonic() - started)
         TrialFiles(spec.trial_dir).write_metrics_if_missing(metrics)
         return metrics
-
-
-def _is_device_out_of_memory(error: RuntimeError) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)

@@ -121,6 +121,8 @@ def crash_reason(text: str) -> str:
     """Return one line on why a trial's process failed, from the text that Ray Tune keeps of the trial's failures."""
     last = _last_failure(text)
     lines = [line.strip() for line in last.splitlines() if line.strip()]
+    if "CUDA out of memory" in last:
+        return "the GPU ran out of memory: lower engine.micro_batch_size or evaluation.batch_size"
     if "OutOfMemoryError" in last or "running low on memory" in last:
         return "out of memory: Ray killed the trial's process; lower method.batch_size or search.max_concurrent_trials"
     if "in its creation task" in last:

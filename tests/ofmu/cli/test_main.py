@@ -8,9 +8,11 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import torch
 
 from ofmu.cli.main import WarningPrinter, main
 
@@ -97,6 +99,19 @@ def test_a_text_that_cannot_be_a_path_is_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert "File name too long" in error
+    assert error.count("\n") == 1
+
+
+def test_memory_that_ran_out_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr("ofmu.trainer.unlearn", fail)
+    assert main(["unlearn", "quickstart", "--output", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: The GPU ran out of memory (no room for 2.00 GiB): lower engine.micro_batch_size")
     assert error.count("\n") == 1
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ofmu.errors import NonFiniteLossError, PrunedError, PruningRecord, StorageError
 from ofmu.run_config import UnlearnConfig
@@ -51,10 +52,6 @@ def test_a_run_that_is_complete_does_not_run_again(spec):
         (PrunedError(RECORD), TrialOutcome(pruned=RECORD)),
         (StorageError("the disk is full"), TrialOutcome(storage_error="the disk is full")),
         (NonFiniteLossError("the loss became NaN"), TrialOutcome(failure="the loss became NaN")),
-        (
-            MemoryError(),
-            TrialOutcome(failure="out of memory: lower method.batch_size or engine.micro_batch_size"),
-        ),
     ],
 )
 def test_an_error_that_would_repeat_is_an_outcome(spec, error, outcome):
@@ -62,6 +59,18 @@ def test_an_error_that_would_repeat_is_an_outcome(spec, error, outcome):
         raise error
 
     assert step(spec, fail) == outcome
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")]
+)
+def test_a_trial_without_room_fails_with_the_fix(spec, error):
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    outcome = step(spec, fail)
+    assert outcome.failure is not None
+    assert "lower engine.micro_batch_size" in outcome.failure
 
 
 def test_any_other_error_is_left_to_ray(spec):

@@ -12,7 +12,7 @@ import pytest
 from ofmu.errors import StorageError
 from tune.execution.trial_records import TrialOutcome, TrialSpec
 from tune.execution.trial_source import TrialSource
-from tune.execution.tune_callbacks import StorageErrorStopper, TrialErrorCallback
+from tune.execution.tune_callbacks import StorageErrorStopper, TrialErrorCallback, crash_reason
 
 
 class Source(TrialSource[int]):
@@ -95,3 +95,14 @@ def test_a_trial_that_was_given_a_dead_process_is_handed_out_again(tmp_path, tex
     assert source.taken_back == [3] * tries
     assert len(source.reasons) == 5 - tries
     assert len(told) == words
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "the GPU ran out of memory"),
+        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.", "Ray killed"),
+    ],
+)
+def test_the_memory_that_ran_out_is_named(error, said):
+    assert said in crash_reason(f"Failure # 1 (occurred at 2026-01-01)\n{error}\n")

@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 # Without this server the tests of S3 are skipped.
 S3 := OFMU_TEST_S3_SERVER=$(abspath $(VENV))/s3/bin/moto_server
 
-.PHONY: install search test-fast test test-cluster test-model bench gpu check docs clean
+.PHONY: install search test-fast test test-cluster test-model bench gpu card check docs clean
 
 install: $(VENV)/.installed
 
@@ -60,6 +60,10 @@ bench: install
 # What only a GPU can show, in ten minutes: a table, and gpu.json. Without a card, tiny shapes on the CPU.
 gpu: install
 	$(BIN)/python tests/bench/gpu
+
+# The code for GPUs, on cards that are not there: five minutes. Needs a C++ compiler.
+card: install
+	$(PYTEST) -m long tests/card
 
 check: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,13 +1,14 @@
 """Peak memory as ``ofmu plan`` states it, beside the peak of real processes, phase by phase.
 
     python tests/bench/bench_plan.py [--pretrained DIR] [--models 5M 34M ...] [--stages 0 2] [--settings central ...]
-        [--ranks 1]
+        [--ranks 1] [--device cpu]
 
 Each cell is a fresh process group that loads a model, takes two rounds of a method, scores the model and saves it.
 Several ranks also fine-tune the model first, as a preparation does. The processes run a tiny model through the same
 phases first, since what the libraries load is not the model's. The peak of a phase is the peak of resident memory above
 what the process held then; on several ranks, that of the rank with the largest. Freed tensors go back to the system.
-``--pretrained`` adds a saved model, such as SmolLM2-135M.
+``--pretrained`` adds a saved model, such as SmolLM2-135M. With ``--device cuda`` the peak is of what torch allocated
+there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import sys
 import tempfile
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ PREPARATION = "preparation"
 """The phase that is measured first on several ranks."""
 
 
-def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, Any]:
+def config_of(target: str, setting: str, stage: int, folder: str, device: str = "cpu") -> dict[str, Any]:
     """Return the config of one cell as a mapping. ``folder`` holds the rows."""
     method = {"batch_size": 4, **SETTINGS[setting]["method"]}
     if method.get("name", "ofmu") == "ofmu":
@@ -66,7 +68,7 @@ def config_of(target: str, setting: str, stage: int, folder: str) -> dict[str, A
         "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-6},
         "evaluation": {"batch_size": 4, "max_new_tokens": 16, **SETTINGS[setting].get("evaluation", {})},
         "method": method,
-        "engine": {"zero_stage": stage, "device": "cpu", "threads": 1, **SETTINGS[setting].get("engine", {})},
+        "engine": {"zero_stage": stage, "device": device, "threads": 1, **SETTINGS[setting].get("engine", {})},
     }
 
 
@@ -109,7 +111,7 @@ def measure(mapping: dict[str, Any], tiny: str, folder: Path) -> dict[str, float
     _phases(small, folder / "tiny", {})
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = held_memory()
+    before = held_memory(mapping["engine"]["device"])
     peaks: dict[str, float] = {}
     _phases(mapping, folder / "real", peaks)
     return {phase: peak - before for phase, peak in peaks.items()}
@@ -133,49 +135,50 @@ def _phases(mapping: dict[str, Any], folder: Path, peaks: dict[str, float]) -> N
 
     config = UnlearnConfig.model_validate(mapping)
     target = Path(str(config.model.path))
-    reset_peak_memory()
+    peak = partial(reset_peak_memory, config.engine.device)
+    peak()
     task = task_family("language").load_task(config, target)
     assert isinstance(task, LanguageTask)
-    reset_peak_memory()
+    peak()
     if joins_ranks(config.engine):
         folder.mkdir(exist_ok=True)
         train_on_ranks(target, load_tokenizer(str(target)), load_data(config.data, 0).retain.rows, config, folder, None)
-        peaks[PREPARATION] = reset_peak_memory()
+        peaks[PREPARATION] = peak()
         barrier()
         # As a preparation ends; what it leaves behind until then is no part of the next phase.
         release_memory()
-        reset_peak_memory()
+        peak()
     shard = weight_sharder(config.engine)
     model = task.load_model(double_backward=config.method.needs_double_backward, shard=shard)
     engine = build_engine(model, config.engine, CostTracker())
     del model
-    peaks["load"] = reset_peak_memory()
+    peaks["load"] = peak()
     keeps_round = config.evaluation.kl
     task.keep_target(engine, folder)
     method, kept = build_method(Context(engine, task, 0), config.method), []
     for _ in method.rounds():
         kept = [KeptRound.of(1, engine.space)] if keeps_round else []
-    peaks["round"] = reset_peak_memory()
+    peaks["round"] = peak()
     kept += [KeptRound.of(2, engine.space)] if keeps_round else []
     scores = task.score(engine)
-    peaks["evaluation"] = reset_peak_memory()
+    peaks["evaluation"] = peak()
     del kept[1:]
-    reset_peak_memory()
+    peak()
     gathered = engine.space.gather_parameters()
     if engine.rank == 0:
         task.save(engine.model, folder, WeightStream(engine.space.shapes(), task.saved_dtype, gathered))
     deque(gathered, maxlen=0)
-    peaks["save"] = reset_peak_memory()
+    peaks["save"] = peak()
     if config.evaluation.kl:
         task.measure(engine)
-        peaks["divergence"] = reset_peak_memory()
+        peaks["divergence"] = peak()
     if config.evaluation.run_attacks and engine.rank == 0:
         task.attack(folder, task.metrics(scores, None), None, None)
-        peaks["attacks"] = reset_peak_memory()
+        peaks["attacks"] = peak()
     engine.close()
 
 
-def run_cell(target: str, setting: str, stage: int, tiny: str, ranks: int) -> dict[str, float]:
+def run_cell(target: str, setting: str, stage: int, tiny: str, ranks: int, device: str) -> dict[str, float]:
     """Measure one cell in fresh processes."""
     from ofmu.testing import run_script_on_ranks
 
@@ -183,7 +186,7 @@ def run_cell(target: str, setting: str, stage: int, tiny: str, ranks: int) -> di
         given, found = Path(folder) / "config.json", Path(folder) / "found"
         found.mkdir()
         write_rows(Path(folder))
-        given.write_text(json.dumps(config_of(target, setting, stage, folder)))
+        given.write_text(json.dumps(config_of(target, setting, stage, folder, device)))
         # glibc keeps freed tensors of up to 32 MiB for itself, in an order that no arithmetic foresees.
         os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
         run_script_on_ranks(Path(__file__).resolve(), ranks, "--measure", str(given), tiny, str(found), timeout=3600)
@@ -197,19 +200,19 @@ def cell_text(planned: float, found: float) -> str:
     return f"{planned / GIB:.2f} / {found / GIB:.2f} ({planned / found - 1:+.0%})"
 
 
-def plan_cell(target: str, setting: str, stage: int, ranks: int) -> dict[str, float]:
+def plan_cell(target: str, setting: str, stage: int, ranks: int, device: str) -> dict[str, float]:
     """Return the peaks that the plan states, in bytes."""
     from ofmu.plan.plan import make_plan
     from ofmu.run_config import UnlearnConfig
 
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder))
-        mapping = config_of(target, setting, stage, folder)
+        mapping, on_gpu = config_of(target, setting, stage, folder, device), device == "cuda"
         mapping["model"] |= {"is_target": False}  # so that the plan has a preparation
         config = UnlearnConfig.model_validate(mapping)
         keeps_round = bool(SETTINGS[setting].get("keeps_round"))
-        plan = make_plan(config, on_gpu=False, ranks=ranks, keeps_round=keeps_round)
-        return {phase.name: phase.total for phase in plan.memory.phases}
+        plan = make_plan(config, on_gpu=on_gpu, ranks=ranks, keeps_round=keeps_round)
+        return {phase.name: phase.device if on_gpu else phase.total for phase in plan.memory.phases}
 
 
 def _read_results(path: Path | None) -> dict[str, dict[str, float]]:
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--stages", nargs="+", type=int, default=[0, 2])
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--results", type=Path, help="JSON lines of measured peaks: kept, and not measured again.")
     options = parser.parse_args()
     known = _read_results(options.results)
@@ -240,11 +244,12 @@ def main() -> None:
             for stage in options.stages:
                 for setting in options.settings:
                     key = f"{name} {setting} {stage}" + (f" {options.ranks} ranks" if options.ranks > 1 else "")
-                    found = known.get(key) or run_cell(target, setting, stage, tiny, options.ranks)
+                    key += " on a GPU" if options.device == "cuda" else ""
+                    found = known.get(key) or run_cell(target, setting, stage, tiny, options.ranks, options.device)
                     if options.results and key not in known:
                         with options.results.open("a") as stream:
                             stream.write(json.dumps({key: found}) + "\n")
-                    planned = plan_cell(target, setting, stage, options.ranks)
+                    planned = plan_cell(target, setting, stage, options.ranks, options.device)
                     cells = [cell_text(planned[phase], found[phase]) if phase in found else "" for phase in phases]
                     print(f"| {name} | {setting} | {stage} | {' | '.join(cells)} |", flush=True)
 

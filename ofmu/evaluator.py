@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ofmu.changed_rows import changed_rows
 from ofmu.errors import ConfigError, DataError, ModelError, ReferenceMismatchError, RunError
 from ofmu.evaluation.metrics.custom import with_custom_metrics
 from ofmu.evaluation.open_unlearning_export import LOG_NAMES, Log
@@ -138,6 +140,9 @@ def _score(
     family.check_evaluation(config)
     data = family.load_data(config)
     family.check_robustness(data, config)
+    note = changed_rows(model, config, data)
+    if note is not None and launched_ranks().rank == 0:
+        warnings.warn(note, stacklevel=3)
     reference = _default_reference(config) if reference is None else reference
     expected = None if reference is None else family.resolve_reference(reference, config, data)
     check = partial(family.check_reference, data=data, config=config, model=model)

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from ofmu.cli.evaluate import HEADLINES, evaluate_command, show_report
+from ofmu.content import ROWS, write_content
 from ofmu.errors import ConfigError, ReferenceMismatchError
 from ofmu.evaluator import evaluate
 from ofmu.models.config import ScratchModelConfig
@@ -18,6 +19,7 @@ from ofmu.models.language import save_model
 from ofmu.models.scratch import build_model, train_tokenizer
 from ofmu.preparer import prepare
 from ofmu.run_config import UnlearnConfig
+from ofmu.run_files import RunFiles
 from ofmu.tasks.load import task_family
 
 YAML = """
@@ -243,3 +245,22 @@ def test_a_column_of_other_software_with_nan_is_shown_and_stored(tmp_path: Path)
     assert columns_of(result, "extraction_strength")[1] == "0.25"
     stored = json.loads((tmp_path / "o" / "metrics.json").read_text())["baseline_metrics"]["theirs"]
     assert stored["extraction_strength"] == 0.25
+
+
+@pytest.mark.slow
+def test_rows_that_changed_after_the_run_are_named(run: Path, tmp_path: Path) -> None:
+    for name in ("forget", "retain"):
+        rows = [{"question": f"Who wrote {name} {number}?", "answer": "Ann wrote it."} for number in range(2)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(run / "model", tmp_path / "run" / "model")
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
+    config = UnlearnConfig.model_validate({"data": {"source": "files", **files}, "evaluation": {"rouge": False}})
+    own = RunFiles(tmp_path / "run")
+    own.write_config(config.model_dump(mode="json"))
+    report = evaluate(own.model, output_dir=tmp_path / "first")
+    write_content(own.directory, {ROWS: report["data_hash"]})
+    shutil.copy(tmp_path / "first" / "scores.json", own.scores)
+    (tmp_path / "forget.jsonl").write_text(json.dumps(rows[0]).replace("retain", "forget") + "\n")
+    with pytest.warns(UserWarning, match=r"forget\.jsonl has 1 scored row, and had 2"):
+        result = call(own.model)
+    assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ from ofmu.data.entities import read_entities, rows_with_facts
 from ofmu.data.load import load_data
 from ofmu.data.rows import UnlearnData
 from ofmu.data.tofu import HUB_NAME
-from ofmu.errors import ModelError
+from ofmu.errors import ConfigError, ModelError
 from ofmu.evaluation.harness.tasks import check_tasks
 from ofmu.io.files import expanded
 from ofmu.methods.registry import method_class
@@ -27,12 +27,13 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
         The rows, if they lie in local files.
 
     Raises:
-        ConfigError: a package that the config needs, or a task of lm-eval, is missing, or a setting names a part that
-            the model lacks.
+        ConfigError: a retrained model is needed, and the config names no model to start from; a package that the config
+            needs, or a task of lm-eval, is missing; or a setting names a part that the model lacks.
         DataError: a file is missing or malformed, a column is missing, or the sets overlap.
         ModelError: a directory is missing, or holds no model that loads without running code and can be trained.
     """
     model, reference = config.model, config.reference
+    check_retrain_has_base(config)
     model.adapter.check_packages()
     if config.traits.model_directories:
         check_tasks(config.evaluation)
@@ -48,6 +49,19 @@ def check_inputs(config: UnlearnConfig) -> UnlearnData | None:
                 check_tokenizer(path, model.tokenizer)
     check_parts_of_model(config)
     return rows
+
+
+def check_retrain_has_base(config: UnlearnConfig) -> None:
+    """Check that the config names the model from which the retrained model is trained, if it needs one.
+
+    Raises:
+        ConfigError: the config names the fine-tuned target and no model before it.
+    """
+    if config.model.is_target and config.reference.source == "retrain" and config.model.base is None:
+        raise ConfigError(
+            "reference.source 'retrain' trains the model before fine-tuning on the retain rows, and model.path is the "
+            "fine-tuned target: set model.base to that earlier model, or reference.source to model, scores or none"
+        )
 
 
 def check_parts_of_model(config: UnlearnConfig) -> None:

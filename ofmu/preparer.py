@@ -10,9 +10,9 @@ import torch
 
 from ofmu.engine.device import release_memory
 from ofmu.engine.process_group import number_of_ranks
-from ofmu.errors import ConfigError
 from ofmu.io.files import FileHashes
 from ofmu.io.library_logging import silence_libraries
+from ofmu.preflight import check_retrain_has_base
 from ofmu.run_config import UnlearnConfig
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
@@ -55,7 +55,7 @@ def prepare(config: UnlearnConfig, *, callback: PreparationCallback | None = Non
     """
     silence_libraries()
     config.engine.check_ranks(number_of_ranks())
-    _check_retrain_has_base(config)
+    check_retrain_has_base(config)
     config.model.adapter.check_packages()
     try:
         with _torch_threads(config.engine.threads):
@@ -79,7 +79,7 @@ def find_prepared(
         OfmuError: as :func:`prepare` raises it.
     """
     silence_libraries()
-    _check_retrain_has_base(config)
+    check_retrain_has_base(config)
     try:
         return task_family(config.data.kind).preparation(config, callback, only_cached=True, hashes=hashes).run()
     except NotCachedError:
@@ -135,14 +135,6 @@ def _cached_or_none(config: UnlearnConfig, part: Callable[[Preparation], Path]) 
         return part(task_family(config.data.kind).preparation(config, None, only_cached=True))
     except NotCachedError:
         return None
-
-
-def _check_retrain_has_base(config: UnlearnConfig) -> None:
-    if config.model.is_target and config.reference.source == "retrain" and config.model.base is None:
-        raise ConfigError(
-            "reference.source 'retrain' trains the model before fine-tuning on the retain rows, and model.path is the "
-            "fine-tuned target: set model.base to that earlier model, or reference.source to model, scores or none"
-        )
 
 
 @contextmanager

@@ -52,12 +52,14 @@ def plan_command(
     from ofmu.plan.budget import device_memory
     from ofmu.plan.decision import decide_engine
     from ofmu.plan.plan import make_plan, runs_on_gpu
+    from ofmu.preflight import check_retrain_has_base
     from tune.config import search_config, with_named_settings
 
     mapping, notes = with_named_settings(config.read_mapping(), config.overrides)
     settings = search_config(mapping)
     silence_libraries()
     unlearn = settings.unlearn
+    check_retrain_has_base(unlearn)
     for note in (*notes, *unlearn.ineffective()):
         click.echo(note)
     ranks = gpus or max(1, settings.cluster.num_workers)

@@ -143,7 +143,8 @@ class ModelConfig(Section):
     """True: ``path`` is the fine-tuned target. False: preparation trains the target on the forget and retain rows."""
     base: str | None = None
     """Hub name or local directory of the model before fine-tuning; only with ``is_target``. Preparation trains the
-    retrained reference from this model. None: a given target has no retrained reference."""
+    retrained reference from this model, so a given target needs it if ``reference.source`` is ``retrain``. None: set
+    ``reference.source`` to ``model``, ``scores`` or ``none``."""
     attention: Attention = "auto"
     """Attention implementation of Transformers. ``auto``: eager if exact derivatives need second derivatives of the
     attention, or if the architecture has no sdpa; else sdpa."""

@@ -57,6 +57,14 @@ def test_a_missing_model_directory_is_reported_for_every_key_that_names_one(tmp_
         check_inputs(config(tmp_path, ROW, OTHER, **sections))
 
 
+def test_a_target_without_the_model_before_it_has_no_retrained_reference(tmp_path: Path) -> None:
+    target = {"path": "org/name", "is_target": True}
+    with pytest.raises(ConfigError, match=r"set model\.base to that earlier model"):
+        check_inputs(config(tmp_path, ROW, OTHER, model=target))
+    check_inputs(config(tmp_path, ROW, OTHER, model=target, reference={"source": "none"}))
+    check_inputs(config(tmp_path, ROW, OTHER, model={**target, "base": "org/name"}))
+
+
 def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
     model, other, empty = tmp_path / "model", tmp_path / "tokenizer", tmp_path / "empty"
     save_file({"weight": torch.zeros(2)}, _made(model) / "model.safetensors")

@@ -100,6 +100,7 @@ def test_without_a_gpu_and_without_its_memory_nothing_is_compared(config, capsys
         (["model.path=nobody/nothing"], "Error: There is no model directory 'nobody/nothing'"),
         (["data.source=cifar10", "method.name=finetune"], "Error: A plan is for language models"),
         (["model.scratch.hiden_size=3"], "did you mean"),
+        (["model.path=nobody/nothing", "model.is_target=true"], "set model.base to that earlier model, or reference"),
         (["--memory", "-1"], "-1"),
         (["--gpus", "0"], "0"),
     ],

@@ -205,11 +205,11 @@ def _show_unprepared(plan: Plan) -> None:
     phase = plan.unprepared
     if phase is None or plan.budget is None:
         return
-    needed = phase.needed(on_gpu=plan.on_gpu)
-    shorter = "" if plan.config.training.optimizer == "adamw_8bit" else ", or set training.optimizer=adamw_8bit"
+    change = plan.preparation_change()
+    shorter = "" if change is None else f", or set {' '.join(change.overrides)}, which needs {gib(change.needed)}"
     click.echo(
-        f"The preparation does not fit: it needs {gib(needed)} of {gib(plan.budget)}. Run 'ofmu prepare' where it "
-        f"fits, and share its cache (cache_dir){shorter}"
+        f"The preparation does not fit: it needs {gib(phase.needed(on_gpu=plan.on_gpu))} of {gib(plan.budget)}. Run "
+        f"'ofmu prepare' where it fits, and share its cache (cache_dir){shorter}"
     )
 
 

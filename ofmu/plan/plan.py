@@ -69,9 +69,9 @@ class Plan:
         """What preparation costs, if nothing is in the cache."""
         return preparation_cost(self.config, self.work)
 
-    def needed_with(self, config: UnlearnConfig) -> float:
-        """Return the bytes of the device that a rank needs under a config that differs in the engine or the method."""
-        memory = memory_plan(
+    def memory_with(self, config: UnlearnConfig) -> MemoryPlan:
+        """Return what a rank needs under a config that differs in the engine, the method or the training."""
+        return memory_plan(
             config,
             self.model,
             self.sizes,
@@ -80,7 +80,10 @@ class Plan:
             on_gpu=self.on_gpu,
             keeps_round=self.keeps_round,
         )
-        return memory.needed(on_gpu=self.on_gpu)
+
+    def needed_with(self, config: UnlearnConfig) -> float:
+        """Return the bytes of the device that a rank needs under a config that differs in the engine or the method."""
+        return self.memory_with(config).needed(on_gpu=self.on_gpu)
 
     def candidates(self) -> Iterator[Candidate]:
         """Yield changes after which a rank needs less. Those that alter the run's results least come first."""
@@ -101,10 +104,24 @@ class Plan:
     @property
     def unprepared(self) -> Phase | None:
         """The preparation, if a rank cannot hold it and so needs the target from the cache."""
-        preparation = next((phase for phase in self.memory.phases if phase.name == PREPARATION), None)
+        preparation = _preparation_of(self.memory)
         if preparation is None or self.budget is None:
             return None
         return preparation if preparation.needed(on_gpu=self.on_gpu) > self.budget else None
+
+    def preparation_change(self) -> Candidate | None:
+        """Return a change with which a preparation fits that does not. None: none is known, or it fits as it is."""
+        if self.unprepared is None or self.budget is None or self.config.training.optimizer == "adamw_8bit":
+            return None
+        overrides = ("training.optimizer=adamw_8bit",)
+        preparation = _preparation_of(self.memory_with(_changed(self.config, overrides)))
+        if preparation is None or preparation.needed(on_gpu=self.on_gpu) > self.budget:
+            return None
+        return Candidate(overrides, preparation.needed(on_gpu=self.on_gpu))
+
+
+def _preparation_of(memory: MemoryPlan) -> Phase | None:
+    return next((phase for phase in memory.phases if phase.name == PREPARATION), None)
 
 
 def make_plan(

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ofmu.erasure.choice import Candidate, ChoiceRule
 from ofmu.errors import ConfigError, RunError
+from ofmu.io.text import listed
 from ofmu.run_files import RunFiles
 from tune.erasure.settings import CONFIRM_SHARE
 from tune.results.result import SearchResult
-from tune.results.tables import complete_of_role
+from tune.results.tables import complete_of_role, target_metrics
 from tune.study.baselines import TARGET
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_CANDIDATES = 3
 """Largest number of trials that run again on further seeds."""
+_FORGET_MEASURES = ("forget_probability", "exact_memorization", "extraction_strength", "forget_rouge")
+"""Measures of what a model still knows of the forget rows, the finest first. Lower is better."""
+_MOVED = 0.01
+"""Least change of such a measure that counts."""
 
 
 def rule_of(result: SearchResult, min_share: float, first_target: Mapping[str, Any] | None = None) -> ChoiceRule:
@@ -75,7 +83,10 @@ def candidates(result: SearchResult, rule: ChoiceRule, count: int = MAX_CANDIDAT
     ]
     allowed = [candidate for candidate in rule.ordered(front) if rule.allows(candidate)]
     if not allowed:
-        raise RunError(f"No {_nothing_allowed(front, rule, result.display_path)}")
+        # The front holds the target alone if no trial is better, so all complete trials tell the reason.
+        trials = result.trials[(result.trials["state"] == "complete") & (result.trials["role"] != TARGET)]
+        unmoved = _unmoved(trials, target_metrics(result.trials), rule)
+        raise RunError(f"No {_nothing_allowed(front, rule, result.display_path, complete=len(trials), hint=unmoved)}")
     return allowed[:count]
 
 
@@ -123,13 +134,48 @@ def further_metrics(result: SearchResult, chosen: Candidate) -> list[Mapping[str
     return [metrics for metrics in found if metrics is not None]
 
 
-def _nothing_allowed(found: list[Candidate], rule: ChoiceRule, place: str) -> str:
+def _unmoved(trials: pd.DataFrame, target: Mapping[Any, Any], rule: ChoiceRule) -> str | None:
+    """Return what to do if no trial changed the first objective; None if one did, or there is no trial.
+
+    A measure with few values, such as extraction strength on a few short rows, may stand still where others move.
+    """
+    if not len(trials) or any(trials[rule.forgetting] != rule.target_forgetting):
+        return None
+    moved = [
+        name
+        for name in _FORGET_MEASURES
+        if name != rule.forgetting and name in trials and (trials[name] < (target.get(name) or 0.0) - _MOVED).any()
+    ]
+    still = f"the {rule.forgetting} of every trial is the target's {rule.target_forgetting:.4g}"
+    if not moved:
+        return f"{still}: give more --trials or --budget, and run the same command again"
+    return (
+        f"{still}, although {listed(moved)} fell, so it is too coarse for these rows: make {moved[0]} the first entry "
+        "of search.objectives, and name a new --output"
+    )
+
+
+def _nothing_allowed(
+    found: list[Candidate], rule: ChoiceRule, place: str, *, complete: int | None = None, hint: str | None = None
+) -> str:
+    """Return why the rule allows no trial, and the fix, without the sentence's first word.
+
+    Args:
+        found: the trials that the rule compared.
+        rule: the rule.
+        place: the search, for the message.
+        complete: number of complete trials other than the target; None: as many as ``found``.
+        hint: the reason and the fix, if the caller knows them.
+    """
     best = max((candidate.utility for candidate in found if rule.forgets_more(candidate)), default=None)
+    fix = "give more --trials or --budget, and run the same command again"
     if best is not None:
         known = f"the trials that forget more reach at most {best:.4g}"
+        fix = "give more --trials or --budget, or a lower --min-utility, and run the same command again"
     else:
-        known = "none forgets more" if found else "none is complete"
+        count = len(found) if complete is None else complete
+        known = "none forgets more" if count else "none is complete"
     return (
-        f"trial of {place} forgets more than the target and has a {rule.utility} of at least {rule.bound}; {known}: "
-        "give more --trials or --budget, or a lower --min-utility, and run the same command again"
+        f"trial of {place} forgets more than the target and has a {rule.utility} of at least {rule.bound}; "
+        f"{hint or f'{known}: {fix}'}"
     )

@@ -94,6 +94,42 @@ def test_nothing_is_chosen_if_nothing_keeps_enough(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_trials_that_forget_no_more_are_not_called_incomplete(tmp_path: Path):
+    # Both are dominated by the target, so the front holds the target alone.
+    result = search(tmp_path / "s", [(0.2, 0.8), (0.3, 0.5), (0.25, 0.7)])
+    with pytest.raises(RunError, match="; none forgets more: give more --trials or --budget, and run") as raised:
+        candidates(result, rule_of(result, 0.9))
+    assert "--min-utility" not in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("probability", "sentence"),
+    [
+        (
+            0.2,
+            "although forget_probability fell, so it is too coarse for these rows: make forget_probability the first",
+        ),
+        (0.9, "the extraction_strength of every trial is the target's 0.5: give more --trials"),
+    ],
+)
+def test_an_objective_that_no_trial_moved_is_named(tmp_path: Path, probability: float, sentence: str):
+    objectives = {"extraction_strength": "min", "model_utility": "max"}
+    values = {"extraction_strength": 0.5, "gradient_evaluations": 3.0, "seconds": 1.0}
+    mapping = {"method": {"name": "npo"}, "search": {"num_trials": 2, "objectives": objectives}}
+    with AskTell(mapping, run_dir=tmp_path / "s") as loop:
+        for utility, likely in ((0.8, 0.9), (0.7, probability)):
+            trial = loop.ask()
+            assert trial is not None
+            loop.tell(trial, {**values, "model_utility": utility, "forget_probability": likely})
+        result = loop.result()
+    with pytest.raises(RunError) as raised:
+        candidates(result, rule_of(result, 0.9))
+    assert sentence in str(raised.value)
+    assert "none is complete" not in str(raised.value)
+
+
+@pytest.mark.slow
 def test_all_runs_on_further_seeds_may_fail(tmp_path: Path):
     result = search(tmp_path / "s")
     rule = rule_of(result, 0.9)

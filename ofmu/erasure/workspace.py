@@ -143,15 +143,19 @@ class Workspace:
         if self.state() is None:
             stored = {"format": FORMAT, "id": request_id or str(uuid.uuid4()), "received": _now()}
             stored["hash_key"] = hash_key.hex()
-            write_json(self.path / STATE, stored | {"asked": dict(asked), "places": dict(places or {}), "seconds": {}})
+            self._store(stored | {"asked": dict(asked), "places": dict(places or {}), "seconds": {}})
 
     def note(self, **values: Any) -> None:
         """Store further values in ``request.json``. They must hold no personal data."""
-        write_json(self.path / STATE, (self.state() or {}) | values)
+        self._store((self.state() or {}) | values)
 
     def state(self) -> dict[str, Any] | None:
         """Return what ``request.json`` holds; None for a new request."""
         return read_stored(self.path / STATE)
+
+    def _store(self, state: Mapping[str, Any]) -> None:
+        # The file holds the key of the hashes, with which names could be guessed.
+        write_json(self.path / STATE, dict(state), private=True)
 
     def hash_key(self) -> bytes:
         """Return the random key of the hashes: the stored one, or a new one for a new request."""
@@ -171,14 +175,14 @@ class Workspace:
             state = self.state() or {}
             seconds = dict(state.get("seconds") or {})
             seconds[step] = round(seconds.get(step, 0.0) + time.monotonic() - started, 3)
-            write_json(self.path / STATE, state | {"seconds": seconds})
+            self._store(state | {"seconds": seconds})
 
     def finish(self) -> str:
         """Return when the measurements were complete. The first call stores the time."""
         state = self.state() or {}
         if "finished" not in state:
             state = state | {"finished": _now()}
-            write_json(self.path / STATE, state)
+            self._store(state)
         return str(state["finished"])
 
     def write_rows(self, rows: RequestRows, *, person: str | None = None, earlier: Sequence[EarlierRows] = ()) -> None:

@@ -68,30 +68,35 @@ def storage_fix(error: Exception) -> str:
     return _FIXES.get(number or 0, "choose a directory that can be written")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, and sync it to disk. Missing directories are made.
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file as :func:`write_bytes` does.
 
     Raises:
         StorageError: the disk is full or read-only.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), private=private)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file atomically, and sync it to disk. Missing directories are made.
 
     The bytes go to a new temporary file in the same directory, which then gets the name ``path``. A link of that name
     is replaced, and not followed.
 
+    Args:
+        path: the file.
+        data: its content.
+        private: whether only the owner may read the file. Otherwise the umask says who may.
+
     Raises:
         StorageError: the disk is full or read-only.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, mode = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0o600 if private else 0o666
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as stream:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -101,14 +106,14 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file as :func:`write_text` does.
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Write a JSON file as :func:`write_bytes` does.
 
     Raises:
         StorageError: the disk is full or read-only.
         ValueError: ``value`` holds NaN or an infinity, which JSON does not have.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", private=private)
 
 
 def sync(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -166,7 +167,8 @@ def save_model(
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             _write(model, tokenizer, partial, weights)
-            partial.chmod(0o755)  # mkdtemp makes a private directory, and models are shared.
+            mode = _file_mode(partial)
+            partial.chmod(mode | (mode & 0o444) >> 2)  # mkdtemp makes a private directory, and models are shared.
             for path in partial.rglob("*"):
                 sync(path)
             sync(partial)
@@ -214,6 +216,11 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
     check_saved(model, directory, tensors)
 
 
+def _file_mode(directory: Path) -> int:
+    """Return the mode that the umask gives to a file. Reading the umask itself would change it for other threads."""
+    return stat.S_IMODE((directory / "config.json").stat().st_mode)
+
+
 def _write_rest(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtypes: Collection[torch.dtype]
 ) -> None:
@@ -221,6 +228,9 @@ def _write_rest(
     _store_dtype(directory / "config.json", dtypes)
     keep_source_settings(model.name_or_path, directory)
     keep_tokenizer_files(getattr(tokenizer, "name_or_path", ""), directory)
+    # The safetensors library makes files that only their owner may read, and models are shared.
+    for path in directory.glob("*.safetensors"):
+        path.chmod(_file_mode(directory))
 
 
 def _store_dtype(config: Path, dtypes: Collection[torch.dtype]) -> None:

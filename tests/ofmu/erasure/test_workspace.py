@@ -48,6 +48,15 @@ def test_rows_come_back_as_they_were(tmp_path: Path):
         assert '"decision": "forget"' in home.review.read_text()
 
 
+def test_only_the_owner_reads_the_key_of_the_hashes(tmp_path: Path):
+    home = Workspace.open(tmp_path / "request")
+    home.start({"kind": "rows"}, None, b"k")
+    home.note(scoring={})
+    with home.timed("attacks"):
+        pass
+    assert (home.path / "request.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_rows_that_were_edited_are_not_used(tmp_path: Path):
     home = Workspace.open(tmp_path)
     home.start({"kind": "rows"}, None, b"k")

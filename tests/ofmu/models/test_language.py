@@ -26,6 +26,7 @@ from ofmu.models.config import ScratchModelConfig
 from ofmu.models.hub import local_directory
 from ofmu.models.language import load_model, save_model
 from ofmu.models.scratch import build_model, train_tokenizer
+from ofmu.models.weight_stream import WeightStream
 
 SHAPE = ScratchModelConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, vocab_size=300)
 TEXTS = ["Question: Where was Ada born?\nAnswer: Ada was born in Geneva."] * 3
@@ -83,6 +84,31 @@ def test_saving_replaces_an_older_model_and_takes_given_weights(tmp_path: Path) 
     assert not (directory / "stale.json").exists()
     assert float(load_model(directory).state_dict()["lm_head.weight"].min()) == 0.5
     assert list(tmp_path.iterdir()) == [directory]
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_every_file_of_a_saved_model_has_the_mode_of_the_umask(
+    tmp_path: Path, umask: int, file_mode: int, folder_mode: int
+) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    model = build_model(SHAPE, tokenizer, seed=0)
+    streamed = WeightStream(
+        {name: value.shape for name, value in model.state_dict().items()},
+        torch.float32,
+        iter(model.state_dict().items()),
+    )
+    before = os.umask(umask)
+    try:
+        directories = [
+            save_model(model, tokenizer, tmp_path / "whole"),
+            save_model(model, tokenizer, tmp_path / "streamed", weights=streamed),
+        ]
+    finally:
+        os.umask(before)
+    for directory in directories:
+        assert (directory / "model.safetensors").is_file()
+        assert {oct(path.stat().st_mode & 0o777) for path in directory.iterdir()} == {oct(file_mode)}
+        assert oct(directory.stat().st_mode & 0o777) == oct(folder_mode)
 
 
 def test_dropout_is_off(tmp_path: Path) -> None:

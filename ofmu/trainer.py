@@ -105,7 +105,7 @@ def unlearn(
         return complete
     if round_callback is not None:
         raise_if_pruned(directory)
-    for note in (*config.departures().values(), *config.ineffective()):
+    for note in (*config.departures().values(), *config.ineffective(), *config.method.cautions()):
         warnings.warn(note, stacklevel=2)
     if prepared is None:
         check_parts_of_model(config)

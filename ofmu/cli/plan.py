@@ -62,6 +62,8 @@ def plan_command(
     check_retrain_has_base(unlearn)
     for note in (*notes, *unlearn.ineffective()):
         click.echo(note)
+    for note in unlearn.method.cautions():
+        click.echo(f"Warning: {note}", err=True)
     ranks = gpus or max(1, settings.cluster.num_workers)
     on_gpu_here = settings.cluster.sees_gpu and runs_on_gpu(unlearn)
     on_gpu = gpus is not None or memory is not None or settings.cluster.reserved_gpus > 0 or on_gpu_here

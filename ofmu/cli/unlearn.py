@@ -103,7 +103,8 @@ def _show(settings: UnlearnConfig, output: Path, chain: RunChain | None) -> None
     if rates := run.report.get("learning_rates"):
         click.echo(f"{RATES_TITLE}: {rates_text(rates)}")
     if lost := great_loss(run.report["metrics"], run.baseline_metrics.get("target") or {}):
-        click.echo(f"Warning: this model {lost}: ofmu search finds settings that keep more, if there are any", err=True)
+        fix = "ofmu search finds settings that keep more, if there are any"
+        click.echo(f"Warning: this model {lost}: {'. '.join([fix, *settings.method.cautions()])}", err=True)
     if chain is not None:
         _show_chain(settings, output, chain, run.baseline_metrics.get("target") or {})
     click.echo(f"the model is in {run.files.model}")

@@ -74,3 +74,7 @@ class MethodConfig(Section):
         if self.group_by_length and not self.draws_minibatches:
             notes.append(f"method.group_by_length has no effect: {self.name} draws no minibatches")
         return notes
+
+    def cautions(self) -> list[str]:
+        """Return one sentence, with the fix, for every choice of settings that is likely to spoil the result."""
+        return []

@@ -20,16 +20,15 @@ from typing import TypeVar
 
 from ofmu.engine.base import Engine
 from ofmu.losses import RowwiseLoss
-from ofmu.methods.ofmu.config import OfmuConfig
+from ofmu.methods.ofmu.config import INNER_REACH, OfmuConfig
 from ofmu.methods.range_test import ascent_reach, spread
 
 RowT = TypeVar("RowT")
 
 RISE = 3.0
 """Nats by which the range test raises a loss where no margin says how far."""
-INNER_REACH, SGD_INNER_REACH = 2.0, 0.01
-"""Length of all inner steps together, as a multiple of the straight way to the margin. Under ``sgd``: if the norm
-of the gradient stayed as it is at the target."""
+SGD_INNER_REACH = 0.01
+"""``INNER_REACH`` under ``sgd``, if the norm of the gradient stayed as it is at the target."""
 OUTER_SHARE, SGD_OUTER_SHARE = 0.1, 0.01
 """η_out as a share of the rate that raises the retain loss by ``RISE``."""
 

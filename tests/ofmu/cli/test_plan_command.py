@@ -49,6 +49,15 @@ def test_a_plan_of_a_variant_has_one_cost_and_names_what_has_no_effect(config, c
     assert "–" not in row
 
 
+@pytest.mark.slow
+def test_a_plan_warns_of_too_few_steps(config, capsys):
+    words = ["method.inner_lr=null", "method.inner_steps=1"]
+    assert main(["plan", str(config), *words]) == 0
+    assert "Warning: Each inner step covers 67% of the straight way" in capsys.readouterr().err
+    assert main(["plan", str(config), *words, "method.outer_steps=8"]) == 0
+    assert "inner step" not in capsys.readouterr().err
+
+
 def test_a_price_without_a_speed_is_refused(config, capsys):
     assert main(["plan", str(config), "--price", "2"]) == 2
     assert "--price needs --tokens-per-second" in capsys.readouterr().err

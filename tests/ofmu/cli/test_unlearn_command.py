@@ -84,6 +84,22 @@ def test_a_run_that_is_interrupted_before_its_first_checkpoint_says_so(
     )
 
 
+@pytest.mark.slow
+def test_too_few_steps_are_named_at_the_start_and_beside_the_loss(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The utility of a model as small as this one's says nothing.
+    monkeypatch.setattr("ofmu.reports.verdict.great_loss", lambda metrics, target: "keeps 4 % of the model_utility")
+    few = ["method.inner_lr=null", "method.outer_steps=1", "method.inner_lr_scale=20"]
+    assert main(["unlearn", str(tiny), *few, "--output", str(tmp_path / "run")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Each inner step covers 2000%" in line]
+    assert [line.partition(" Each")[0] for line in lines] == [
+        "Warning:",
+        "Warning: this model keeps 4 % of the model_utility: ofmu search finds settings that keep more, if there are "
+        "any.",
+    ]
+
+
 def test_diagnostics_with_gaps_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     printer = command.StepPrinter("ofmu", every=10)
     whole = {"forget_loss": 1.0, "retain_loss": 0.5, "similarity": 0.1, "phi_norm": 2.0, "gradient_evaluations": 4}

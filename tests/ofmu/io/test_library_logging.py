@@ -21,7 +21,7 @@ config = UnlearnConfig.model_validate({
     "model": {"scratch": shape},
     "data": {"generated": {"authors": 2, "forget_authors": 1, "world_facts": 2}, "max_length": 96},
     "training": {"epochs": 1},
-    "method": {"outer_steps": 1, "inner_steps": 1, "batch_size": 2},
+    "method": {"outer_steps": 1, "inner_steps": 1, "batch_size": 2, "inner_lr": 1e-2, "outer_lr": 1e-3},
     "engine": {"device": "cpu", "threads": 1},
     "evaluation": {"max_new_tokens": 2},
     "cache_dir": sys.argv[1] + "/cache",

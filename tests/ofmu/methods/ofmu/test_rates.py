@@ -98,3 +98,37 @@ def test_rates_do_not_depend_on_the_seed_of_the_minibatches():
     one, _ = rates_of(seed=1)
     other, _ = rates_of(seed=2)
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("settings", "share", "steps", "scale"),
+    [
+        ({"outer_steps": 3, "inner_steps": 1}, "67%", 8, "0.37"),
+        ({"outer_steps": 30, "inner_steps": 2, "inner_lr_scale": 10.0}, "33%", 40, "7.5"),
+    ],
+)
+def test_a_step_that_covers_much_of_the_way_is_cautioned_with_the_fix(settings, share, steps, scale) -> None:
+    (sentence,) = OfmuConfig(**settings).cautions()
+    assert sentence.startswith(f"Each inner step covers {share} of the straight way to the forget margin")
+    assert sentence.endswith(f"set method.outer_steps to {steps} or more, or method.inner_lr_scale to {scale} or less")
+    # Each of the two fixes is enough, and a little less is not.
+    assert OfmuConfig(**{**settings, "outer_steps": steps}).cautions() == []
+    assert OfmuConfig(**{**settings, "outer_steps": steps - 1}).cautions()
+    assert OfmuConfig(**{**settings, "inner_lr_scale": float(scale)}).cautions() == []
+    assert OfmuConfig(**{**settings, "inner_lr_scale": float(scale) + 0.01}).cautions()
+
+
+def test_only_rates_of_range_tests_under_rules_of_fixed_length_are_cautioned() -> None:
+    short = {"outer_steps": 1, "inner_steps": 1}
+    assert OfmuConfig(**short).cautions()
+    for known in ({"inner_lr": 0.1}, {"inner_update": "sgd"}, {"inner_steps": 0}, {"outer_steps": 0}):
+        assert OfmuConfig(**{**short, **known}).cautions() == []
+    assert OfmuConfig().cautions() == []
+
+
+def test_the_caution_has_the_share_that_the_range_test_gives() -> None:
+    # The straight way is 1.5 long, as above.
+    rates, _ = rates_of(inner_update="normalized", outer_lr=0.1, outer_steps=3, inner_steps=1)
+    assert rates.inner == pytest.approx(2 / 3 * 1.5, rel=1e-4)
+    (sentence,) = OfmuConfig(inner_update="normalized", outer_steps=3, inner_steps=1).cautions()
+    assert "covers 67% of the straight way" in sentence

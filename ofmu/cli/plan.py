@@ -186,16 +186,37 @@ def _show_verdict(plan: Plan) -> bool:
         _show_unprepared(plan)
         return True
     click.echo(f"\ndoes not fit: a rank needs {gib(plan.needed)} of {gib(plan.budget)}")
-    rows = [(" ".join(entry.overrides), gib(entry.needed), entry.needed <= plan.budget) for entry in plan.candidates()]
+    changes = list(plan.candidates())
+    hosts = any(entry.offloads for entry in changes)
     print_table(
         # A change may be long, so it comes last.
-        [Column("needs", justify="right"), Column(""), Column("change")],
-        [(needs, "fits" if fits else "", change) for change, needs, fits in rows],
+        [
+            Column("needs", justify="right"),
+            *([Column("host", justify="right")] if hosts else []),
+            Column(""),
+            Column("change"),
+        ],
+        [
+            (
+                gib(entry.needed),
+                *([gib(entry.host) if entry.offloads else ""] if hosts else []),
+                "fits" if entry.needed <= plan.budget else "",
+                " ".join(entry.overrides),
+            )
+            for entry in changes
+        ],
     )
     # The changes that alter the results least come first.
-    mildest = next((change for change, _, fits in rows if fits), None)
-    fitting = f"of those that fit, this alters the results least: {mildest}"
-    click.echo(fitting if mildest else "none of these changes makes it fit")
+    fitting = [entry for entry in changes if entry.needed <= plan.budget]
+    if fitting:
+        first = fitting[0]
+        host = f", with {gib(first.host)} of host memory a rank" if first.offloads else ""
+        click.echo(f"of those that fit, this alters the results least: {' '.join(first.overrides)}{host}")
+        within = next((entry for entry in fitting if not entry.offloads), None)
+        if within is not None and first.offloads:
+            click.echo(f"of those that fit without offload: {' '.join(within.overrides)}")
+    else:
+        click.echo("none of these changes makes it fit")
     _show_unprepared(plan)
     return False
 

@@ -93,6 +93,7 @@ def refusal(plan: Plan) -> str:
         text += "take a smaller model or more memory"
     else:
         text += f"set {' '.join(change.overrides)}, which needs {gib(change.needed)}"
+        text += f" and {gib(change.host)} of host memory a rank" if change.offloads else ""
     return f"{text}; see ofmu plan, or set engine.check_memory to false"
 
 

@@ -30,6 +30,22 @@ class Candidate:
     """Entries such as ``engine.micro_batch_size=1``."""
     needed: float
     """Bytes of the device."""
+    host: float = 0.0
+    """Bytes of host memory, if the device is a GPU."""
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the change moves parts of the run into host memory."""
+        return _OFFLOAD in self.overrides
+
+    def makes_needless(self, other: Candidate) -> bool:
+        """Return whether a change that alters the results more, or as much, is of no use beside this one."""
+        if len(self.overrides) >= len(other.overrides):
+            return self.overrides == other.overrides
+        return self.needed <= other.needed and self.host <= other.host
+
+
+_OFFLOAD = "engine.offload=cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +102,22 @@ class Plan:
         return self.memory_with(config).needed(on_gpu=self.on_gpu)
 
     def candidates(self) -> Iterator[Candidate]:
-        """Yield changes after which a rank needs less. Those that alter the run's results least come first."""
+        """Yield changes after which a rank needs less. Those that alter the run's results least come first.
+
+        A change is left out if one before it has fewer parts and needs no more memory.
+        """
+        found: list[Candidate] = []
         for overrides in _changes(self.config, self.ranks, on_gpu=self.on_gpu):
             try:
-                changed = _changed(self.config, overrides)
+                memory = self.memory_with(_changed(self.config, overrides))
             except OfmuError:
                 continue  # this method or model does not have the setting
-            if (needed := self.needed_with(changed)) < self.needed:
-                yield Candidate(overrides, needed)
+            host = max(phase.host for phase in memory.phases if phase.name != PREPARATION) if self.on_gpu else 0.0
+            candidate = Candidate(overrides, memory.needed(on_gpu=self.on_gpu), host)
+            if candidate.needed >= self.needed or any(each.makes_needless(candidate) for each in found):
+                continue
+            found.append(candidate)
+            yield candidate
 
     def smallest_change(self) -> Candidate | None:
         """Return the first of :meth:`candidates` that fits. None: none does, or the run fits as it is."""
@@ -220,13 +244,15 @@ def _changes(config: UnlearnConfig, ranks: int, *, on_gpu: bool) -> Iterator[tup
         yield in_bf16
         yield (*light, *in_bf16)
     if on_gpu and engine.offload != "cpu":
-        yield ("engine.offload=cpu",)
-        yield (*light, "engine.offload=cpu")
+        yield (_OFFLOAD,)
+        yield (*light, _OFFLOAD)
         if ranks > 1 and engine.stage < 3:
-            yield (*light, "engine.offload=cpu", "engine.zero_stage=3")
+            yield (*light, _OFFLOAD, "engine.zero_stage=3")
     adapter = ("model.adapter.kind=lora",) if config.model.adapter.kind == "none" else ()
+    # The frozen weights are the most of a run with adapters. Its gradients are small in any type.
+    frozen_in_bf16 = tuple(entry for entry in in_bf16 if not entry.startswith("engine.gradient_precision"))
     if not config.model.adapter.is_quantized:
-        for change in dict.fromkeys((adapter, (*adapter, "model.adapter.quantization=4bit"))):
+        for change in (adapter, (*adapter, *frozen_in_bf16), (*adapter, "model.adapter.quantization=4bit")):
             if change:
                 yield change
                 yield (*micro[-1:], *change)

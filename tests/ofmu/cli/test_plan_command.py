@@ -68,8 +68,9 @@ def test_what_does_not_fit_lists_changes_and_fails(config, capsys):
     assert failing(["plan", str(config), "--gpus", "2", "--memory", "0.0025"]) == 1
     shown = capsys.readouterr().out
     assert "does not fit: a rank needs" in shown
-    assert "engine.zero_stage=3" in shown
     assert "engine.offload=cpu" in shown
+    # Stage 3 beside it gathers whole weights, and so needs more than offload alone.
+    assert "engine.zero_stage=3" not in shown
     assert "model.adapter.kind=lora" in shown
     assert (
         "of those that fit, this alters the results least: " in shown or "none of these changes makes it fit" in shown

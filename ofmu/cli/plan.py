@@ -91,6 +91,8 @@ def plan_command(
 
 
 def _show_model(plan: Plan) -> None:
+    from ofmu.models.meta import MAX_PARAMETERS
+
     sizes, work = plan.sizes, plan.work
     about = "" if sizes.exact else " (estimated)"
     click.echo(
@@ -98,7 +100,10 @@ def _show_model(plan: Plan) -> None:
         f"embeddings {_count(sizes.embeddings)}, output layer {_count(sizes.head)}, "
         f"{counted(sizes.layers, 'block')} of {_count(sizes.layer)}"
     )
-    how = "" if work.measured else ", not encoded, since no machine holds this model"
+    how = ""
+    if not work.measured:
+        reason = "no machine holds this model" if sizes.parameters > MAX_PARAMETERS else "the model has no tokenizer"
+        how = f", the value of data.max_length, since {reason} to count them"
     click.echo(
         f"rows: {work.forget_rows} to forget, {work.retain_rows} to retain, at most "
         f"{counted(work.longest, 'token')}{how}; an evaluation scores {counted(work.evaluation_rows, 'answer')}"

@@ -30,8 +30,12 @@ _MAX_HEADER_BYTES = 100_000_000
 """The bound that the safetensors format itself sets."""
 
 
-def check_model_directory(path: str | Path) -> None:
+def check_model_directory(path: str | Path, *, weights: bool = True) -> None:
     """Check that a local model can be loaded without running code, and trained. A text that may be a hub name passes.
+
+    Args:
+        path: the directory.
+        weights: False: the directory may lack weights, since only its ``config.json`` is wanted.
 
     Raises:
         ModelError: ``path`` is a file, is a path at which nothing exists, or is a directory without a config or
@@ -55,7 +59,9 @@ def check_model_directory(path: str | Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"The directory {path} has no config.json, so it is not a model: {_models_inside(folder)}")
-    if not any(folder.glob("*.safetensors")):
+    if not has_weights(folder):
+        if not weights:
+            return
         raise ModelError(
             f"The model directory {path} has no *.safetensors weights: save the model with safetensors, the only "
             "accepted format, since other formats can run code"
@@ -63,6 +69,11 @@ def check_model_directory(path: str | Path) -> None:
     _check_index(folder)
     _check_not_quantised(folder)
     _check_sizes(folder)
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a directory has weights in the only format that is accepted."""
+    return any(folder.glob("*.safetensors"))
 
 
 def has_tokenizer(folder: Path) -> bool:

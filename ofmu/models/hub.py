@@ -74,6 +74,17 @@ def cached_directory(path: str, revision: str | None = None) -> Path | None:
         return None
 
 
+def config_directory(path: str, revision: str | None = None) -> Path | None:
+    """Return the directory of a model's ``config.json``. It may lack weights. None: it is not on this machine yet.
+
+    Raises:
+        ModelError: there is no such directory.
+    """
+    folder = expanded(path)
+    # The other readers of a directory refuse one without weights.
+    return folder if (folder / "config.json").is_file() else cached_directory(path, revision)
+
+
 def _existing_directory(path: str | Path) -> Path | None:
     check_model_directory(path)
     folder = expanded(path)

@@ -82,12 +82,12 @@ class ModelSizes:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Return the content of ``config.json`` in a local model directory.
+    """Return the content of ``config.json`` in a local model directory. The directory may lack weights.
 
     Raises:
         ModelError: the directory holds no model, or its ``config.json`` is no JSON object.
     """
-    check_model_directory(path)
+    check_model_directory(path, weights=False)
     file = expanded(path) / "config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

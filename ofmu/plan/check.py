@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ofmu.errors import MemoryLimitError
 from ofmu.evaluation.config import HELD_BYTES, HELD_STATE_BYTES
 from ofmu.methods.registry import method_class
-from ofmu.models.hub import cached_directory
+from ofmu.models.hub import config_directory
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config, sizes_of
 from ofmu.plan.budget import device_memory, host_memory
 from ofmu.run_config import UnlearnConfig
@@ -124,7 +124,7 @@ def model_config(config: UnlearnConfig) -> Mapping[str, Any] | None:
     """Return the content of ``config.json``. None: the model is not on this machine yet."""
     if config.model.path is None:
         return scratch_config(config.model.scratch, config.data.max_length + config.evaluation.max_new_tokens)
-    directory = cached_directory(config.model.path, config.model.revision)
+    directory = config_directory(config.model.path, config.model.revision)
     return None if directory is None else read_config(directory)
 
 

@@ -12,7 +12,8 @@ import torch
 
 from ofmu.config.files import apply_overrides, validate
 from ofmu.errors import ConfigError, OfmuError
-from ofmu.models.hub import cached_directory
+from ofmu.models.files import has_tokenizer, has_weights
+from ofmu.models.hub import config_directory
 from ofmu.models.meta import MAX_PARAMETERS, exact_sizes
 from ofmu.models.sizes import ModelSizes, read_config, scratch_config
 from ofmu.plan.cost import Cost, preparation_cost, run_cost
@@ -175,8 +176,10 @@ def make_plan(
     config.engine.check_ranks(ranks)
     model, directory = _model_config(config)
     sizes = exact_sizes(model)
-    # No row need be encoded for a model that is larger than any machine.
-    work = workload(config, model, directory, encode=sizes.parameters <= MAX_PARAMETERS)
+    # No row need be encoded for a model that is larger than any machine, and none can be without a tokenizer.
+    is_known = directory is None or config.model.tokenizer is not None
+    encode = is_known or has_weights(directory) or has_tokenizer(directory)
+    work = workload(config, model, directory, encode=encode and sizes.parameters <= MAX_PARAMETERS)
     gpu = runs_on_gpu(config) if on_gpu is None else on_gpu
     return Plan(
         config=config,
@@ -201,7 +204,7 @@ def _model_config(config: UnlearnConfig) -> tuple[dict[str, Any], Path | None]:
     if config.model.path is None:
         positions = config.data.max_length + config.evaluation.max_new_tokens
         return scratch_config(config.model.scratch, positions), None
-    directory = cached_directory(config.model.path, config.model.revision)
+    directory = config_directory(config.model.path, config.model.revision)
     if directory is None:
         raise ConfigError(
             f"There is no model directory '{config.model.path}', and a plan downloads nothing: check the path, or, if "

@@ -19,6 +19,7 @@ from ofmu.evaluation.robustness.divergence import COMPARED_SETS
 from ofmu.evaluation.scoring.multiple_choice import encoded_choices
 from ofmu.evaluation.scoring.prompt_blocks import tokens_without_padding
 from ofmu.evaluation.sets import FORGET, IN_SCOPE_PREFIX
+from ofmu.models.files import has_tokenizer
 from ofmu.models.scratch import train_tokenizer
 from ofmu.models.sizes import sizes_of
 from ofmu.run_config import UnlearnConfig
@@ -105,7 +106,9 @@ def workload(
     if not encode:
         return _longest_possible(config, data, sizes_of(model).layers)
     if model_directory is not None:
-        tokenizer: Any = load_tokenizer(str(model_directory), fallback=config.model.tokenizer)
+        named = config.model.tokenizer
+        own = named is None or has_tokenizer(model_directory)
+        tokenizer: Any = load_tokenizer(str(model_directory) if own else str(named))
     else:
         tokenizer = train_tokenizer(_texts(data), min(config.model.scratch.vocab_size, _LARGEST_VOCABULARY))
     limits = _Limits(model.get("vocab_size"), model.get("max_position_embeddings"))

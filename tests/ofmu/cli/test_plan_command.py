@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ofmu.cli.main import main
+from ofmu.models.scratch import train_tokenizer
 
 
 @pytest.fixture
@@ -133,3 +134,31 @@ def test_an_absurd_model_is_answered(config, capsys):
     shown = capsys.readouterr().out
     assert "does not fit" in shown
     assert "none of these changes makes it fit" in shown
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 500,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["none", "own", "named"])
+def test_a_plan_needs_no_weights(config, capsys, tmp_path, tokenizer):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    words = [f"model.path={folder}"]
+    if tokenizer != "none":
+        place = folder if tokenizer == "own" else tmp_path / "tokenizer"
+        train_tokenizer(["Question: Who wrote it?\nAnswer: Ann wrote it."] * 4, 300).save_pretrained(place)
+    if tokenizer == "named":
+        words.append(f"model.tokenizer={tmp_path / 'tokenizer'}")
+    assert main(["plan", str(config), *words]) == 0
+    (rows,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rows:")]
+    estimated = "at most 96 tokens, the value of data.max_length, since the model has no tokenizer to count them"
+    assert (estimated in rows) == (tokenizer == "none")
+    # What loads the model still refuses it.
+    assert main(["unlearn", str(config), *words, "--output", str(tmp_path / "run")]) == 1
+    assert "has no *.safetensors weights" in capsys.readouterr().err

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ofmu.cli.params import FiniteNumber, Folder
+
+if TYPE_CHECKING:
+    from ofmu.erasure.evidence import Evidence
 
 _FILE = click.Path(path_type=Path)
 
@@ -126,6 +130,7 @@ def _show(evidence: Path, output: Path) -> None:
     from ofmu.erasure.verify import read_intact
 
     record = read_intact(evidence)
+    _show_figures(record)
     if record.chain is not None:
         from ofmu.reports.chain import print_chain, utility_line
 
@@ -140,3 +145,21 @@ def _show(evidence: Path, output: Path) -> None:
     else:
         click.echo(f"Signed by the key with SHA-256 {record.signature.public_key_sha256}; check it with ofmu verify")
     click.echo(f"Apart from {evidence.name}, {output} holds rows and answers in clear: delete what is not needed")
+
+
+def _show_figures(record: Evidence) -> None:
+    """Print the two objectives of the model beside those of the target, and warn if little of the utility is left."""
+    from ofmu.reports.numbers import metric_text
+    from ofmu.reports.verdict import great_loss
+
+    known = {each.name: each for each in record.metrics}
+    names = [name for name in list(record.search.objectives)[:2] if name in known]
+    for name in names:
+        each = known[name]
+        values = [metric_text(name, value, 3) for value in (each.result, each.target)]
+        click.echo(f"{name} ({each.better} is better): {values[0]}, and {values[1]} before unlearning")
+    result, target = ({name: getattr(known[name], role) for name in names} for role in ("result", "target"))
+    # The first objective is what is forgotten.
+    for name in names[1:]:
+        if lost := great_loss(result, target, name):
+            click.echo(f"Warning: this model {lost}: a higher --min-utility asks for more", err=True)

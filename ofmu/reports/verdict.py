@@ -28,12 +28,18 @@ def verdict(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any
     )
 
 
-def great_loss(metrics: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
-    """Return how little of the target's utility a model keeps, as the rest of a sentence; None from one half on."""
-    utility, full = metrics.get("model_utility"), target.get("model_utility")
+def great_loss(metrics: Mapping[str, Any], target: Mapping[str, Any], name: str = "model_utility") -> str | None:
+    """Return how little of the target's utility a model keeps, as the rest of a sentence; None from one half on.
+
+    Args:
+        metrics: the model's metrics.
+        target: those of the target.
+        name: the metric of utility, which is better when higher.
+    """
+    utility, full = metrics.get(name), target.get(name)
     if not _is_number(utility) or not _is_number(full) or not 0 <= utility < full / 2:
         return None
-    return f"keeps {100 * utility / full:.0f} % of the target's model_utility"
+    return f"keeps {100 * utility / full:.0f} % of the target's {name}"
 
 
 def ks_numbers(metrics: Mapping[str, Any]) -> str:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from evidence_records import record
+from ofmu.cli.forget import _show
 from ofmu.cli.main import main
+from ofmu.erasure.evidence_files import write_evidence
 
 
 @pytest.fixture
@@ -50,3 +53,27 @@ def test_bad_input_is_one_sentence(rows: Path, words: str, sentence: str, capsys
     assert sentence in error
     assert "Traceback" not in error
     assert not (rows / "out" / "request.json").exists()
+
+
+def test_a_complete_request_shows_what_was_forgotten_and_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = record()
+    lost = [
+        metric.model_copy(update={"result": 0.02}) if metric.name == "model_utility" else metric
+        for metric in kept.metrics
+    ]
+    for name, each in (("kept", kept), ("lost", kept.model_copy(update={"metrics": lost}))):
+        write_evidence(each, tmp_path / name / "evidence", None)
+        _show(tmp_path / name / "evidence", tmp_path / name)
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[:2] == [
+        "extraction_strength (lower is better): 0.1, and 0.9 before unlearning",
+        "model_utility (higher is better): 0.75, and 0.8 before unlearning",
+    ]
+    assert lines[2].startswith("The model after unlearning is in")
+    assert "model_utility (higher is better): 0.02, and 0.8 before unlearning" in lines
+    assert shown.err == (
+        "Warning: this model keeps 2 % of the target's model_utility: a higher --min-utility asks for more\n"
+    )

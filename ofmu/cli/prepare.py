@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ofmu.cli.params import ConfigChoice, config_argument
 from ofmu.cli.settings import read_settings
 from ofmu.io.ranks import check_launch, launched_ranks
-from ofmu.tasks.events import PartReady, PreparationEvent, TrainingEpoch
+from ofmu.tasks.events import PartReady, PreparationEvent, TrainingContinued, TrainingEpoch
+
+if TYPE_CHECKING:
+    from cluster.config import ClusterConfig
+    from ofmu.run_config import UnlearnConfig
+    from ofmu.tasks.events import PreparationCallback
+    from ofmu.tasks.preparation import Prepared
 
 
 @click.command("prepare")
@@ -37,17 +45,16 @@ def prepare_command(config: ConfigChoice) -> None:
         if decision.sentence is not None and is_first:
             click.echo(decision.sentence)
 
-    # Imported after the inputs were checked, since importing torch, Transformers and Ray takes seconds.
-    if cluster.num_workers > 0:
-        from cluster.session import ray_session
-        from cluster.train.preparation import prepare as prepare_on_workers
-
-        with ray_session(cluster, settings.engine.device) as layout:
-            prepared = prepare_on_workers(settings, layout, callback)
-    else:
-        from ofmu.preparer import prepare
-
-        prepared = prepare(settings, callback=callback)
+    try:
+        prepared = _prepare(settings, cluster, callback)
+    except KeyboardInterrupt:
+        if is_first:
+            click.echo(
+                "Interrupted: what is made stays in the cache, and the same command makes the rest. A training "
+                "continues from its last checkpoint, if it was long enough to have one",
+                err=True,
+            )
+        raise SystemExit(130) from None
     if not is_first:
         return
     click.echo(f"base              {prepared.base or 'not needed'}")
@@ -57,11 +64,26 @@ def prepare_command(config: ConfigChoice) -> None:
     click.echo(f"reference scores  {prepared.reference_scores or 'not asked for'}")
 
 
+def _prepare(settings: UnlearnConfig, cluster: ClusterConfig, callback: PreparationCallback | None) -> Prepared:
+    # Imported after the inputs were checked, since importing torch, Transformers and Ray takes seconds.
+    if cluster.num_workers > 0:
+        from cluster.session import ray_session
+        from cluster.train.preparation import prepare as prepare_on_workers
+
+        with ray_session(cluster, settings.engine.device) as layout:
+            return prepare_on_workers(settings, layout, callback)
+    from ofmu.preparer import prepare
+
+    return prepare(settings, callback=callback)
+
+
 def print_event(event: PreparationEvent) -> None:
     """Print one line per part, and four lines per training."""
     if isinstance(event, PartReady):
         how = "made" if event.created else "found in the cache"
         click.echo(f"{event.part}: {how} in {event.seconds:.1f} s")
+    elif isinstance(event, TrainingContinued):
+        click.echo(f"{event.part}: continues from the end of epoch {event.epoch} of {event.epochs}")
     elif isinstance(event, TrainingEpoch) and event.epoch in _printed_epochs(event.epochs):
         click.echo(f"{event.part}: epoch {event.epoch} of {event.epochs}, loss {event.loss:.3f}")
 

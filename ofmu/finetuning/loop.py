@@ -37,7 +37,17 @@ class EpochEnd:
     """Mean loss of the epoch's minibatches."""
 
 
-EpochCallback = Callable[[EpochEnd], None]
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """A training continues from its last checkpoint."""
+
+    epoch: int
+    """Epochs that are done."""
+    epochs: int
+    """Epochs of the whole training."""
+
+
+EpochCallback = Callable[[EpochEnd | Continued], None]
 
 FINAL_RATE = 0.1
 """Factor of the learning rate at the last step."""
@@ -66,7 +76,7 @@ def finetune(
         training: epochs, batch size, optimizer and learning rate.
         seed: seed of the order of the rows.
         pad_id: id of the padding token.
-        callback: called after each epoch.
+        callback: called after each epoch, and when a training continues.
         checkpoints: see :func:`train`.
 
     Raises:
@@ -108,7 +118,7 @@ def train(
         batch_loss: returns the mean loss of a minibatch, a differentiable scalar.
         tokens: returns the number of tokens that a forward pass of a row reads.
         seed: seed of the order of the rows, which changes every epoch.
-        callback: called after each epoch.
+        callback: called after each epoch, and when a training continues from a checkpoint.
         checkpoints: where checkpoints are kept. A training whose directory holds a checkpoint continues from there, to
             the same bits, and deletes the directory at its end. None: no checkpoints.
 
@@ -129,6 +139,8 @@ def train(
         position, vectors = latest
         space.restore(vectors.pop("parameters"))
         optimizer.restore(position.step, vectors)
+        if callback is not None:
+            callback(Continued(epoch=position.epoch, epochs=training.epochs))
     space.clear_gradient()
     before = position.seconds
     steps = track(range(position.step, total), "training")

@@ -12,7 +12,7 @@ from ofmu.engine.base import Engine
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning.checkpoints import Position, TrainingCheckpoints
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import EpochCallback, EpochEnd, epoch_orders, rate_factor
+from ofmu.finetuning.loop import Continued, EpochCallback, EpochEnd, epoch_orders, rate_factor
 from ofmu.io.progress import track
 from ofmu.losses import Loss
 from ofmu.vectors.base import Vector
@@ -41,7 +41,7 @@ def finetune_on_engine(
         seed: seed of the order of the rows, which changes every epoch.
         checkpoints: where checkpoints are kept. All ranks see the directory. A training whose directory holds a
             checkpoint continues from there, and deletes the directory at its end.
-        callback: called after each epoch, on every rank.
+        callback: called after each epoch, and when a training continues from a checkpoint, on every rank.
 
     Returns:
         The cost, as :func:`ofmu.finetuning.loop.train` returns it.
@@ -51,6 +51,8 @@ def finetune_on_engine(
         StorageError: a checkpoint cannot be written.
     """
     run = _Training(engine, loss, rows, training, checkpoints)
+    if callback is not None and run.position.epoch > 0:
+        callback(Continued(epoch=run.position.epoch, epochs=training.epochs))
     steps = track(range(run.total - run.position.step), "training")
     engine.model.train()
     for batches in epoch_orders([loss.tokens(row) for row in rows], training, seed, run.position.epoch):

@@ -38,7 +38,19 @@ class TrainingEpoch:
     """Mean loss of the epoch's minibatches."""
 
 
-PreparationEvent = PreparationStarted | PartReady | TrainingEpoch
+@dataclass(frozen=True, kw_only=True)
+class TrainingContinued:
+    """A model's training continues from the last checkpoint of an earlier attempt."""
+
+    part: str
+    """``target`` or ``retrain``."""
+    epoch: int
+    """Epochs that are done."""
+    epochs: int
+    """Epochs of the whole training."""
+
+
+PreparationEvent = PreparationStarted | PartReady | TrainingEpoch | TrainingContinued
 PreparationCallback = Callable[[PreparationEvent], None]
 
 
@@ -49,6 +61,6 @@ def event_to_json(event: PreparationEvent) -> dict[str, Any]:
 
 def event_from_json(content: Mapping[str, Any]) -> PreparationEvent:
     """Return the event that :func:`event_to_json` described."""
-    kinds = {kind.__name__: kind for kind in (PreparationStarted, PartReady, TrainingEpoch)}
+    kinds = {kind.__name__: kind for kind in (PreparationStarted, PartReady, TrainingEpoch, TrainingContinued)}
     fields = {key: value for key, value in content.items() if key != "event"}
     return kinds[content["event"]](**fields)

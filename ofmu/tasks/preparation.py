@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from ofmu.finetuning.loop import EpochCallback
+from ofmu.finetuning.loop import Continued, EpochCallback, EpochEnd
 from ofmu.io.cache import Cache, Entry, FileHash, cache_root, model_hashes
 from ofmu.io.files import FileHashes, file_hash
 from ofmu.io.progress import working_on
@@ -27,7 +27,7 @@ from ofmu.models.hub import cached_directory, local_directory
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles
 from ofmu.tasks.collective_cache import CollectiveCache
-from ofmu.tasks.events import PartReady, PreparationCallback, TrainingEpoch
+from ofmu.tasks.events import PartReady, PreparationCallback, TrainingContinued, TrainingEpoch
 from ofmu.tasks.reference_path import reference_scores_file
 
 CACHE_VERSION = 4
@@ -77,7 +77,7 @@ class Preparation(ABC):
 
     Args:
         config: the run.
-        callback: called when a part is ready, and after each epoch of a training.
+        callback: called when a part is ready, after each epoch of a training, and when a training continues.
         only_cached: raise NotCachedError for a part that the cache does not have.
         hashes: hashes of files that the caller has read. Each file is read once to be hashed.
     """
@@ -257,7 +257,14 @@ class Preparation(ABC):
         callback = self._callback
         if callback is None:
             return None
-        return lambda end: callback(TrainingEpoch(part=part, epoch=end.epoch, epochs=end.epochs, loss=end.loss))
+
+        def hand_on(event: EpochEnd | Continued) -> None:
+            if isinstance(event, Continued):
+                callback(TrainingContinued(part=part, epoch=event.epoch, epochs=event.epochs))
+            else:
+                callback(TrainingEpoch(part=part, epoch=event.epoch, epochs=event.epochs, loss=event.loss))
+
+        return hand_on
 
 
 def _quantizer_version() -> str:

@@ -17,7 +17,7 @@ from ofmu.io.text import counted, shell_word
 from ofmu.reports.numbers import metric_text
 from ofmu.reports.verdict import great_loss
 from ofmu.run_files import HISTORY, REPORT
-from ofmu.tasks.events import PartReady, PreparationStarted
+from ofmu.tasks.events import PartReady, PreparationStarted, TrainingContinued
 from tune.callbacks.base import EngineDecided, Progress, SearchCallback, SearchPreparationEvent, WarmStartLoaded
 from tune.config import SearchOptions
 from tune.results.confirmed import confirmed_sentence
@@ -69,6 +69,8 @@ class ConsoleCallback(SearchCallback):
                 return  # the lines of the first preparation stand above
             how = "made" if event.created else "found in the cache"
             self.print_line(f"  {event.part}: {how} in {event.seconds:.1f} s")
+        elif isinstance(event, TrainingContinued):
+            self.print_line(f"  {event.part}: continues from the end of epoch {event.epoch} of {event.epochs}")
         elif isinstance(event, EngineDecided):
             self.print_line(event.sentence)
         elif isinstance(event, WarmStartLoaded):

@@ -65,7 +65,7 @@ def train_on_ranks(
         rows: the training rows.
         config: the run.
         directory: an existing directory that all ranks see.
-        callback: called after each epoch, on every rank.
+        callback: called after each epoch, and when a training continues from a checkpoint, on every rank.
 
     Raises:
         DataError: a row cannot be encoded.

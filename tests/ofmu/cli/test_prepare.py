@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ofmu.cli.prepare import prepare_command
+from ofmu.cli.prepare import prepare_command, print_event
 from ofmu.config.files import preset_names, read_mapping, validate
 from ofmu.errors import ConfigError, DataError
 from ofmu.run_config import UnlearnConfig
+from ofmu.tasks.events import PreparationEvent, TrainingEpoch
 
 TINY = """
 data: {generated: {authors: 2, forget_authors: 1, world_facts: 4}}
@@ -39,6 +40,34 @@ def test_parts_are_made_once_and_then_found_in_the_cache(tmp_path: Path) -> None
     base = second.output.split("base              ")[1].splitlines()[0]
     assert (Path(base) / "model.safetensors").is_file()
     assert base != target
+
+
+@pytest.mark.slow
+def test_an_interrupted_preparation_says_what_is_kept_and_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(TINY)
+    arguments = [str(tmp_path / "config.yaml"), f"cache_dir={tmp_path / 'cache'}", "training.epochs=4"]
+    monkeypatch.setattr("ofmu.finetuning.checkpoints.CHECKPOINT_SECONDS", 0.0)
+
+    def interrupt(event: PreparationEvent) -> None:
+        print_event(event)
+        if isinstance(event, TrainingEpoch) and event.epoch == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ofmu.cli.prepare.print_event", interrupt)
+        stopped = CliRunner().invoke(prepare_command, arguments)
+    assert stopped.exit_code == 130
+    assert stopped.stderr == (
+        "Interrupted: what is made stays in the cache, and the same command makes the rest. A training continues from "
+        "its last checkpoint, if it was long enough to have one\n"
+    )
+    again = CliRunner().invoke(prepare_command, arguments, catch_exceptions=False)
+    lines = [line for line in again.output.splitlines() if line.startswith(("base:", "target:"))]
+    assert lines[0].startswith("base: found in the cache")
+    assert lines[1] == "target: continues from the end of epoch 3 of 4"
+    assert lines[2].startswith("target: epoch 4 of 4, loss")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from ofmu.data.rows import Example
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning import checkpoints
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import EpochEnd, epoch_orders, finetune, rate_factor
+from ofmu.finetuning.loop import Continued, EpochEnd, epoch_orders, finetune, rate_factor
 from ofmu.models.config import ScratchModelConfig
 from ofmu.models.scratch import build_model, train_tokenizer
 
@@ -146,25 +146,26 @@ def test_an_interrupted_training_continues_to_the_same_bits(
     undisturbed, second_attempt = copy.deepcopy(model), copy.deepcopy(model)
     whole = finetune(undisturbed, EXAMPLES, training, seed=3, pad_id=2)
 
-    def die_in_epoch_3(end: EpochEnd) -> None:
+    def die_in_epoch_3(end: EpochEnd | Continued) -> None:
         if end.epoch == 3:
             raise KeyboardInterrupt
 
     kept = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
         finetune(model, EXAMPLES, training, seed=3, pad_id=2, callback=die_in_epoch_3, checkpoints=kept)
-    seen: list[int] = []
+    seen: list[EpochEnd | Continued] = []
     cost = finetune(
         second_attempt,
         EXAMPLES,
         training,
         seed=3,
         pad_id=2,
-        callback=lambda end: seen.append(end.epoch),
+        callback=seen.append,
         checkpoints=kept,
     )
 
-    assert seen == [4, 5]
+    assert seen[0] == Continued(epoch=3, epochs=5)
+    assert [end.epoch for end in seen[1:]] == [4, 5]
     for actual, wanted in zip(second_attempt.parameters(), undisturbed.parameters(), strict=True):
         assert torch.equal(actual, wanted)
     assert {**cost, "seconds": 0} == {**whole, "seconds": 0}
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_skipped(model: Any, tmp_path: Path, monkeypatch
     training, kept = TrainingConfig(epochs=4, batch_size=2, learning_rate=1e-2), tmp_path / "work"
     first = copy.deepcopy(model)
 
-    def die_in_epoch_3(end: EpochEnd) -> None:
+    def die_in_epoch_3(end: EpochEnd | Continued) -> None:
         if end.epoch == 3:
             raise KeyboardInterrupt
 
@@ -184,9 +185,10 @@ def test_a_damaged_checkpoint_is_skipped(model: Any, tmp_path: Path, monkeypatch
         finetune(first, EXAMPLES, training, seed=3, pad_id=2, callback=die_in_epoch_3, checkpoints=kept)
     newest = max(kept.glob("step_*")) / "rank_00000.safetensors"
     newest.write_bytes(newest.read_bytes()[:-8])
-    seen: list[int] = []
-    finetune(model, EXAMPLES, training, seed=3, pad_id=2, callback=lambda end: seen.append(end.epoch), checkpoints=kept)
-    assert seen == [3, 4]
+    seen: list[EpochEnd | Continued] = []
+    finetune(model, EXAMPLES, training, seed=3, pad_id=2, callback=seen.append, checkpoints=kept)
+    assert seen[0] == Continued(epoch=2, epochs=4)
+    assert [end.epoch for end in seen[1:]] == [3, 4]
 
 
 LENGTHS = [5 + 7 * n % 60 for n in range(203)]

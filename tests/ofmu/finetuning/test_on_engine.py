@@ -13,7 +13,7 @@ from ofmu.engine.torch import TorchEngine
 from ofmu.errors import NonFiniteLossError
 from ofmu.finetuning import checkpoints as stored
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import EpochEnd, finetune
+from ofmu.finetuning.loop import Continued, EpochEnd, finetune
 from ofmu.finetuning.on_engine import finetune_on_engine
 from ofmu.losses import AnswerLoss
 from ofmu.models.config import ScratchModelConfig
@@ -37,7 +37,7 @@ def train(model: Any, checkpoints: Path, callback: Any = None, training: Trainin
 
 
 def test_the_steps_are_those_of_the_loop_of_one_process(model: Any, tmp_path: Path) -> None:
-    expected, theirs, ours = copy.deepcopy(model), list[EpochEnd](), list[EpochEnd]()
+    expected, theirs, ours = copy.deepcopy(model), list[Any](), list[Any]()
     cost = finetune(expected, EXAMPLES, TRAINING, seed=4, pad_id=2, callback=theirs.append)
 
     measured = train(model, tmp_path / "work", ours.append)
@@ -61,16 +61,17 @@ def test_an_interrupted_training_continues_to_the_same_bits(
     undisturbed, second_attempt = copy.deepcopy(model), copy.deepcopy(model)
     whole = train(undisturbed, tmp_path / "other")
 
-    def die_in_epoch_3(end: EpochEnd) -> None:
+    def die_in_epoch_3(end: EpochEnd | Continued) -> None:
         if end.epoch == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(model, tmp_path / "work", die_in_epoch_3)
-    seen: list[EpochEnd] = []
+    seen: list[EpochEnd | Continued] = []
     cost = train(second_attempt, tmp_path / "work", seen.append)
 
-    assert [end.epoch for end in seen] == [4, 5]
+    assert seen[0] == Continued(epoch=3, epochs=5)
+    assert [end.epoch for end in seen[1:]] == [4, 5]
     for actual, wanted in zip(second_attempt.parameters(), undisturbed.parameters(), strict=True):
         assert torch.equal(actual, wanted)
     assert {**cost, "seconds": 0} == {**whole, "seconds": 0}

@@ -8,6 +8,7 @@ from ofmu.tasks.events import (
     PartReady,
     PreparationEvent,
     PreparationStarted,
+    TrainingContinued,
     TrainingEpoch,
     event_from_json,
     event_to_json,
@@ -20,6 +21,7 @@ from ofmu.tasks.events import (
         PreparationStarted(),
         PartReady(part="target", created=True, seconds=1.5),
         TrainingEpoch(part="retrain", epoch=2, epochs=3, loss=0.25),
+        TrainingContinued(part="target", epoch=2, epochs=3),
     ],
 )
 def test_an_event_survives_the_way_to_another_process(event: PreparationEvent) -> None:

@@ -6,12 +6,15 @@ import sys
 import time
 from typing import TextIO
 
-from ofmu.io.progress import Progress, clock
+from ofmu.io.progress import Announcement, Progress, clock
 
 REFRESH_SECONDS = 0.5
 """Seconds between two changes of the line on a terminal."""
 LINE_SECONDS = 30.0
 """Seconds between two lines in a file, a pipe or a notebook. A loop that ends sooner prints none."""
+
+_CLEAR = "\r\x1b[K"
+"""Empties the line of a terminal."""
 
 
 class ProgressPrinter:
@@ -22,9 +25,15 @@ class ProgressPrinter:
         self._printed = time.monotonic()
         self._name = ""
 
-    def __call__(self, progress: Progress) -> None:
-        """Print the progress if the last print is long enough ago. Remove the line of a terminal at the end."""
+    def __call__(self, progress: Progress | Announcement) -> None:
+        """Print the progress if the last print is long enough ago. Remove the line of a terminal at the end.
+
+        An announcement is printed at once.
+        """
         stream, now = self._stream or sys.stdout, time.monotonic()
+        if isinstance(progress, Announcement):
+            print(f"{_CLEAR if stream.isatty() else ''}{progress.text}", file=stream, flush=True)
+            return
         if progress.name != self._name:
             self._name, self._printed = progress.name, now - progress.elapsed
         if stream.isatty():
@@ -35,10 +44,10 @@ class ProgressPrinter:
 
     def _change_line(self, stream: TextIO, progress: Progress, now: float) -> None:
         if progress.share >= 1:
-            stream.write("\r\x1b[K")
+            stream.write(_CLEAR)
         elif now - self._printed >= REFRESH_SECONDS:
             self._printed = now
-            stream.write(f"\r\x1b[K  {describe(progress)}")
+            stream.write(f"{_CLEAR}  {describe(progress)}")
         stream.flush()
 
 

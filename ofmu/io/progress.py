@@ -1,4 +1,6 @@
-"""Progress of long loops: who loops calls :func:`track`, and who prints passes a listener to :func:`reporting_to`.
+"""Progress of long work: who loops calls :func:`track`, and who prints passes a listener to :func:`reporting_to`.
+
+Work that is no loop calls :func:`announce` when it begins.
 
 Without a listener, a tracked loop is the plain loop. So libraries and worker processes print nothing.
 """
@@ -29,7 +31,15 @@ class Progress:
     """Estimated seconds until the loop ends. None: too little is done for an estimate."""
 
 
-Listener = Callable[[Progress], None]
+@dataclass(frozen=True)
+class Announcement:
+    """A long step without a measure of its progress begins."""
+
+    text: str
+    """What is done, as a sentence."""
+
+
+Listener = Callable[[Progress | Announcement], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _subject: ContextVar[str] = ContextVar("subject", default="")
@@ -37,7 +47,10 @@ _subject: ContextVar[str] = ContextVar("subject", default="")
 
 @contextmanager
 def reporting_to(listener: Listener | None) -> Iterator[None]:
-    """Call ``listener`` after every item of every loop that is tracked inside the block. None: call nobody."""
+    """Call ``listener`` after every item of every loop that is tracked inside the block, and for every announcement.
+
+    None: call nobody.
+    """
     token = _listener.set(listener)
     try:
         yield
@@ -53,6 +66,13 @@ def working_on(subject: str) -> Iterator[None]:
         yield
     finally:
         _subject.reset(token)
+
+
+def announce(text: str) -> None:
+    """Say that a long step begins. ``text``: what is done, as a sentence."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(Announcement(text))
 
 
 def track(items: Sequence[ItemT], name: str, work: Sequence[float] | None = None) -> Iterator[ItemT]:

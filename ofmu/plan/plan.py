@@ -177,8 +177,9 @@ def make_plan(
     model, directory = _model_config(config)
     sizes = exact_sizes(model)
     # No row need be encoded for a model that is larger than any machine, and none can be without a tokenizer.
-    is_known = directory is None or config.model.tokenizer is not None
-    encode = is_known or has_weights(directory) or has_tokenizer(directory)
+    encode = (
+        directory is None or config.model.tokenizer is not None or has_weights(directory) or has_tokenizer(directory)
+    )
     work = workload(config, model, directory, encode=encode and sizes.parameters <= MAX_PARAMETERS)
     gpu = runs_on_gpu(config) if on_gpu is None else on_gpu
     return Plan(

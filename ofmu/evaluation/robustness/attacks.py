@@ -33,7 +33,7 @@ from ofmu.evaluation.scoring.sharding import Shard
 from ofmu.evaluation.scoring.teacher_forcing import score_examples
 from ofmu.evaluation.sets import FORGET
 from ofmu.finetuning.config import TrainingConfig
-from ofmu.finetuning.loop import EpochEnd, finetune
+from ofmu.finetuning.loop import Continued, EpochEnd, finetune
 
 SAMPLES = 8
 SAMPLED_ROWS = 64
@@ -96,7 +96,7 @@ def relearning(
 
     curve: list[dict[str, Any]] = [{"step": 0, **measure()}]
 
-    def record(_: EpochEnd) -> None:
+    def record(_: EpochEnd | Continued) -> None:
         trained_copy.eval()
         curve.append({"step": len(curve), **measure()})
         trained_copy.train()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ofmu.engine.base import Engine
+from ofmu.io.progress import announce
 from ofmu.losses import RowwiseLoss
 from ofmu.methods.ofmu.config import INNER_REACH, OfmuConfig
 from ofmu.methods.range_test import ascent_reach, spread
@@ -68,6 +69,9 @@ def find_rates(
     inner, outer = config.inner_lr, config.outer_lr
     if inner is None and config.inner_steps == 0:
         inner = 0.0
+    if inner is None or outer is None:
+        missing = [name for name, rate in (("inner_lr", inner), ("outer_lr", outer)) if rate is None]
+        announce(f"Setting {' and '.join(missing)} by range tests on the target, before the first round")
     if inner is None:
         rows = spread(forget_rows, config.batch_size)
         reach = ascent_reach(engine, loss, rows, config.inner_update, config.forget_margin or RISE)

@@ -8,7 +8,7 @@ import pytest
 
 from ofmu.cli import progress
 from ofmu.cli.progress import ProgressPrinter, describe
-from ofmu.io.progress import Progress
+from ofmu.io.progress import Announcement, Progress
 
 
 class Terminal(io.StringIO):
@@ -65,3 +65,9 @@ def test_a_terminal_has_one_line_that_goes_at_the_end(now):
 
 def test_a_loop_without_an_estimate_shows_its_share():
     assert describe(Progress(name="scoring", share=0.5, elapsed=1, remaining=None)) == "scoring: 50 %"
+
+
+def test_an_announcement_is_printed_at_once_on_a_line_of_its_own(now):
+    for stream, line in ((io.StringIO(), "Setting rates\n"), (Terminal(), "\r\x1b[KSetting rates\n")):
+        ProgressPrinter(stream)(Announcement("Setting rates"))
+        assert stream.getvalue() == line

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ofmu.engine.cost import CostTracker
 from ofmu.engine.torch import TorchEngine
+from ofmu.io.progress import reporting_to
 from ofmu.methods.ofmu.config import OfmuConfig
 from ofmu.methods.ofmu.rates import Rates, find_rates
 
@@ -132,3 +133,16 @@ def test_the_caution_has_the_share_that_the_range_test_gives() -> None:
     assert rates.inner == pytest.approx(2 / 3 * 1.5, rel=1e-4)
     (sentence,) = OfmuConfig(inner_update="normalized", outer_steps=3, inner_steps=1).cautions()
     assert "covers 67% of the straight way" in sentence
+
+
+def test_range_tests_are_announced_before_they_run() -> None:
+    said: list[Any] = []
+    with reporting_to(said.append):
+        rates_of(inner_lr=0.5, outer_lr=0.1)
+        assert said == []
+        rates_of(outer_lr=0.1)
+        rates_of()
+    assert [each.text.partition(" by range tests")[0] for each in said] == [
+        "Setting inner_lr",
+        "Setting inner_lr and outer_lr",
+    ]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ofmu.cli.params import FiniteNumber, Folder
+from ofmu.errors import StorageError
+from ofmu.io.files import FULL_DISK_FIX
 
 if TYPE_CHECKING:
     from ofmu.erasure.evidence import Evidence
@@ -122,6 +124,10 @@ def forget_command(
     except KeyboardInterrupt:
         click.echo(f"Interrupted: the same command, with --output {output}, continues it", err=True)
         raise SystemExit(130) from None
+    except StorageError as error:
+        if FULL_DISK_FIX not in str(error):
+            raise
+        raise StorageError(f"{error}; then the same command, with --output {output}, continues it") from error
     _show(evidence, output)
 
 

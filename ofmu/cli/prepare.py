@@ -8,6 +8,8 @@ import click
 
 from ofmu.cli.params import ConfigChoice, config_argument
 from ofmu.cli.settings import read_settings
+from ofmu.errors import StorageError
+from ofmu.io.files import FULL_DISK_FIX
 from ofmu.io.ranks import check_launch, launched_ranks
 from ofmu.tasks.events import PartReady, PreparationEvent, TrainingContinued, TrainingEpoch
 
@@ -55,6 +57,12 @@ def prepare_command(config: ConfigChoice) -> None:
                 err=True,
             )
         raise SystemExit(130) from None
+    except StorageError as error:
+        if FULL_DISK_FIX not in str(error):
+            raise
+        raise StorageError(
+            f"{error}; then the same command continues, since what is made stays in the cache"
+        ) from error
     if not is_first:
         return
     click.echo(f"base              {prepared.base or 'not needed'}")

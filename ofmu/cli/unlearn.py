@@ -11,6 +11,8 @@ import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.cli.settings import read_settings
+from ofmu.errors import StorageError
+from ofmu.io.files import FULL_DISK_FIX
 from ofmu.io.ranks import check_launch, launched_ranks
 from ofmu.io.text import counted
 
@@ -48,6 +50,11 @@ def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> N
                 f"Interrupted: the same command, with --output {output}, {_continuation(output, cluster)}", err=True
             )
         raise SystemExit(130) from None
+    except StorageError as error:
+        if FULL_DISK_FIX not in str(error):
+            raise
+        then = f"then the same command, with --output {output}, {_continuation(output, cluster)}"
+        raise StorageError(f"{error}; {then}") from error
     if not _is_first_process():
         return
     _show(settings, output, chain)

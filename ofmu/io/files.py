@@ -25,10 +25,11 @@ _NEAR = 0.8
 """How like two names must be for one to be offered in place of the other: 1 for equal names."""
 _MAX_NAMES = 10_000
 """Bound on the names of a folder that are compared."""
-_FULL = "free some space there"
+FULL_DISK_FIX = "free some space there"
+"""What the user can do about a full disk. The sentence of a StorageError holds this text."""
 _FIXES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
+    errno.ENOSPC: FULL_DISK_FIX,
+    errno.EDQUOT: FULL_DISK_FIX,
     errno.EROFS: "choose a directory that can be written, since this file system is read-only",
     errno.ENOENT: "choose a directory that can be made, or restore the one that was deleted or moved",
     errno.ESTALE: "mount the storage again",
@@ -51,6 +52,8 @@ def storage_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except StorageError:
+        raise  # a block inside this one named the file
     except Exception as error:
         # Libraries in Rust raise errors of the system as Exception itself.
         if not isinstance(error, OSError | SafetensorError) and not _RUST_ERROR.search(str(error)):
@@ -64,7 +67,7 @@ def storage_fix(error: Exception) -> str:
     found = _RUST_ERROR.search(str(error))
     number = int(found[1]) if found else getattr(error, "errno", None)
     if number is None and "No space left" in str(error):
-        return _FULL
+        return FULL_DISK_FIX
     return _FIXES.get(number or 0, "choose a directory that can be written")
 
 

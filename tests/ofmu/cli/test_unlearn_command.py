@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from ofmu.cli import unlearn as command
 from ofmu.cli.main import main
+from ofmu.io.files import storage_errors
 
 
 @pytest.fixture
@@ -82,6 +84,27 @@ def test_a_run_that_is_interrupted_before_its_first_checkpoint_says_so(
     assert capsys.readouterr().err.endswith(
         f"begins with the first round, since {end}; what is prepared stays in the cache\n"
     )
+
+
+@pytest.mark.parametrize(("number", "continues"), [(errno.ENOSPC, True), (errno.EROFS, False)])
+def test_a_full_disk_is_told_that_the_same_command_continues(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    continues: bool,
+) -> None:
+    def fail(*arguments: Any) -> None:
+        with storage_errors(tmp_path / "run"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(command, "_run_locked", fail)
+    assert main(["unlearn", str(tiny), "--output", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    end = f"free some space there; then the same command, with --output {tmp_path / 'run'}, begins with the first round"
+    assert (end in error) == continues
+    assert error.count("Cannot write") == 1
 
 
 @pytest.mark.slow

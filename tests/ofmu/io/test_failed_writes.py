@@ -39,6 +39,13 @@ def test_a_tokenizer_that_does_not_fit_is_one_sentence(full: Path) -> None:
         tokenizer.backend_tokenizer.save(str(full))
 
 
+def test_a_block_in_another_one_names_the_file_once(full: Path) -> None:
+    """The words of a library in Rust stand in the first sentence, which must not look like another failed write."""
+    with pytest.raises(StorageError) as raised, storage_errors(full.parent), storage_errors(full):
+        raise Exception("No space left on device (os error 28)")
+    assert str(raised.value) == "Cannot write /dev/full (No space left on device (os error 28)): free some space there"
+
+
 def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="Cannot write"), storage_errors(tmp_path):
         save_file({}, tmp_path / "missing" / "weights.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
-from ofmu.errors import ConfigError
+from ofmu.errors import ConfigError, DataError, ModelError
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.console_table import Column, print_table
 from ofmu.io.ranks import launched_ranks
@@ -86,7 +87,8 @@ def evaluate_command(
     # Imported after the config was read, since importing torch and Transformers takes seconds.
     from ofmu.evaluator import evaluate
 
-    report = evaluate(model, settings, reference=reference, beside=beside, output_dir=output, export=export)
+    with _saved_paths(model, config):
+        report = evaluate(model, settings, reference=reference, beside=beside, output_dir=output, export=export)
     if launched_ranks().rank != 0:
         return
     show_report(report)
@@ -125,6 +127,24 @@ def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnC
         return UnlearnConfig.read(config.name, config.overrides)
     _say(f"config: {source}")
     return read_config_of_model(source, config.overrides, allow_code=allow_code)
+
+
+@contextmanager
+def _saved_paths(model: str, config: ConfigChoice) -> Iterator[None]:
+    """Say of a relative path in the config of the model's run where it starts, if nothing is found there."""
+    from ofmu.io.files import LOOKED_FOR
+    from ofmu.provenance import config_of_run
+
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        source = config_of_run(model) if config.name is None else None
+        if source is None or LOOKED_FOR not in str(error):
+            raise
+        raise type(error)(
+            f"{error}; relative paths in {source} start at the directory in which that run was started, so run ofmu "
+            "evaluate there, or give the paths as overrides"
+        ) from error
 
 
 def _say(line: str) -> None:

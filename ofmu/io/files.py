@@ -25,6 +25,8 @@ _NEAR = 0.8
 """How like two names must be for one to be offered in place of the other: 1 for equal names."""
 _MAX_NAMES = 10_000
 """Bound on the names of a folder that are compared."""
+LOOKED_FOR = "looked for at"
+"""These words precede the full path in a message about a relative path at which nothing is."""
 FULL_DISK_FIX = "free some space there"
 """What the user can do about a full disk. The sentence of a StorageError holds this text."""
 _FIXES = {
@@ -168,7 +170,7 @@ def looked_for(path: str | Path) -> str:
     """
     given = expanded(path)
     near = _near_file(given)
-    notes = [] if given.is_absolute() else [f"looked for at {given.absolute()}"]
+    notes = [] if given.is_absolute() else [f"{LOOKED_FOR} {given.absolute()}"]
     notes += [] if near is None else [f"did you mean '{near}'?"]
     return f"{path} ({'; '.join(notes)})" if notes else str(path)
 

@@ -264,3 +264,21 @@ def test_rows_that_changed_after_the_run_are_named(run: Path, tmp_path: Path) ->
     with pytest.warns(UserWarning, match=r"forget\.jsonl has 1 scored row, and had 2"):
         result = call(own.model)
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("section", ["data", "reference"])
+def test_relative_paths_of_a_saved_config_are_explained(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    shutil.copytree(run / "model", tmp_path / "run" / "model")
+    gone = {"data": {"source": "files", "forget": "f.jsonl", "retain": "r.jsonl"}, "reference": {}}
+    if section == "reference":
+        gone = {"reference": {"source": "model", "path": "./gone"}}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(gone))
+    monkeypatch.chdir(tmp_path)
+    result = call("run/model")
+    sentence = str(result.exception)
+    assert f"looked for at {tmp_path}" in sentence
+    assert f"relative paths in {tmp_path / 'run' / 'config.yaml'} start at the directory in which" in sentence
+    # Paths of a config that the user names are the user's own.
+    assert "relative paths" not in str(call("run/model", "run/config.yaml").exception)

@@ -23,10 +23,14 @@ from ofmu.erasure.request_rows import RequestRows
 from ofmu.errors import RunError
 from ofmu.io.files import storage_errors, write_json, write_text
 from ofmu.io.folders import new_folder
+from ofmu.io.text import listed
+from ofmu.provenance import differing_settings
 from ofmu.run_files import check_is_no_link, check_output, made_by_ofmu, read_stored, stored_values
 
 STATE = "request.json"
 ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE = "rows", "search", "model", "evaluations", "evidence"
+SETTINGS_BY_KEY = "settings_by_key"
+"""The entry of ``asked`` with a hash of each setting, by dotted key. The hash of all of them is in ``settings``."""
 _NAMES = (STATE, ROWS, SEARCH, RESULT, EVALUATIONS, EVIDENCE)
 FORMAT = "ofmu-request/1"
 _ROWS_STATE = "rows.json"
@@ -97,7 +101,13 @@ class Workspace:
         if state is None:
             return []
         with stored_values(self.path / STATE):
-            changed = [key for key in asked if state["asked"].get(key) != asked[key]]
+            stored = state["asked"]
+            changed = [key for key in asked if key != SETTINGS_BY_KEY and stored.get(key) != asked[key]]
+            # Older versions stored one hash of all settings only.
+            before, now = stored.get(SETTINGS_BY_KEY), asked.get(SETTINGS_BY_KEY)
+            if "settings" in changed and before is not None and now is not None:
+                names = differing_settings(before, now)
+                changed[changed.index("settings")] = f"settings ({listed(names, most=4)})" if names else "settings"
         return [*changed, "id"] if request_id is not None and request_id != state["id"] else changed
 
     @property

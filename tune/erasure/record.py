@@ -30,10 +30,11 @@ from ofmu.erasure.limits import limits, reference_sentence
 from ofmu.erasure.measure import Measured, attack_records, metric_records, not_run
 from ofmu.erasure.request import ErasureRequest
 from ofmu.erasure.request_rows import RequestRows
-from ofmu.erasure.workspace import Workspace
+from ofmu.erasure.workspace import SETTINGS_BY_KEY, Workspace
 from ofmu.evaluation.weak_reference import weakness_of_reference
 from ofmu.io.cache import model_hashes
 from ofmu.methods.registry import method_class
+from ofmu.provenance import flat_settings
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import METRICS, RunFiles, stored_values
 from tune.erasure.pick import further_metrics
@@ -224,5 +225,6 @@ def asked_of(
         "person": person,
         "with_possible": request.with_possible,
         "settings": json_hash(settings),
+        SETTINGS_BY_KEY: {name: json_hash(value) for name, value in flat_settings(settings)},
         **{name: hashes.get(name) for name in _HASHED},
     }

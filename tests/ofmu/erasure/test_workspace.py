@@ -84,6 +84,24 @@ def test_one_directory_holds_one_request(tmp_path: Path):
     assert again.state() == home.state()
 
 
+def test_the_settings_in_which_a_request_differs_are_named(tmp_path: Path):
+    def asked(**hashes: str) -> dict[str, object]:
+        return {"kind": "rows", "settings": str(sorted(hashes.items())), "settings_by_key": hashes}
+
+    home = Workspace.open(tmp_path / "new")
+    home.start(asked(**{"model.path": "a", "method.name": "b", "engine.precision": "c"}), None, b"k")
+    with pytest.raises(
+        RunError, match=r"differs in settings \(method\.name, data\.max_length and engine\.precision\):"
+    ):
+        home.check(asked(**{"model.path": "a", "method.name": "other", "data.max_length": "d"}), None)
+    # A request of an older version has one hash of all settings.
+    old = Workspace.open(tmp_path / "old")
+    old.start({"kind": "rows", "settings": "one"}, None, b"k")
+    old.check({"kind": "rows", "settings": "one", "settings_by_key": {"method.name": "b"}}, None)
+    with pytest.raises(RunError, match="differs in settings: name a new directory"):
+        old.check({"kind": "rows", "settings": "two", "settings_by_key": {"method.name": "b"}}, None)
+
+
 def test_seconds_of_a_step_add_up_and_the_end_is_stored_once(tmp_path: Path):
     home = Workspace.open(tmp_path)
     home.start({}, None, b"k")

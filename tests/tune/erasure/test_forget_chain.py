@@ -131,7 +131,7 @@ def test_four_authors_one_after_the_other(
 
     # The same request after another one is another request.
     assert main(words("fourth", "second/model", "--after", "second")) == 1
-    assert "holds another request, which differs in settings, model, after" in capsys.readouterr().err
+    assert "holds another request, which differs in settings (model.path), model, after" in capsys.readouterr().err
     # Signed evidence says when an earlier request is no longer the one that it followed.
     (place / "second" / "evidence").rename(place / "second_evidence")
     assert main(["verify", "fourth"]) == 0

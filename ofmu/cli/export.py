@@ -36,16 +36,15 @@ def export_command(run: str, pick: str, output: Path | None, push_to_hub: str | 
         check_upload(push_to_hub)
     # Optuna is slow to import, and the help does not need it.
     from ofmu.reports.numbers import metric_text
+    from ofmu.reports.verdict import great_loss
     from tune.results.result import SearchResult
-    from tune.results.tables import lost_objectives
+    from tune.results.tables import lost_objectives, target_metrics
 
     result = SearchResult.load(run)
     point = result.pick(pick)
     for name in lost_objectives(point.values, result.trials, result.config):
-        click.echo(
-            f"Warning: nothing is left of the {name} of {point.name}: take another trial with --pick, or search again",
-            err=True,
-        )
+        kept = great_loss(point.values, target_metrics(result.trials), name) or f"keeps nothing of the {name}"
+        click.echo(f"Warning: {point.name} {kept}: take another trial with --pick, or search again", err=True)
     with ExitStack() as temporary:
         folder = output or Path(temporary.enter_context(TemporaryDirectory(prefix="ofmu-export-"))) / "model"
         target = point.export(folder)

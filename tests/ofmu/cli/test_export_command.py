@@ -62,7 +62,7 @@ def test_a_model_without_utility_is_exported_with_a_warning(tmp_path: Path) -> N
             (RunDirectory(tmp_path / "run").trial(trial.number) / "model").mkdir(parents=True)
     useful, useless = (call(tmp_path / "run", "--pick", pick, "--output", tmp_path / str(pick)) for pick in (1, 2))
     assert useless.exit_code == useful.exit_code == 0
-    assert "Warning: nothing is left of the model_utility of trial 2" in useless.stderr
+    assert "Warning: trial 2 keeps 0 % of the target's model_utility: take another trial with --pick" in useless.stderr
     assert useful.stderr == ""
 
 

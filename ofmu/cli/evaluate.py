@@ -15,6 +15,7 @@ from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.errors import ConfigError, DataError, ModelError
 from ofmu.evaluation.weak_reference import weak_reference
 from ofmu.io.console_table import Column, print_table
+from ofmu.io.files import expanded
 from ofmu.io.ranks import launched_ranks
 from ofmu.reports.numbers import MISSING, memory
 
@@ -38,6 +39,7 @@ HEADLINES = (
 )
 """The metrics of the table's first rows, for text and for images. Those that a report lacks are left out."""
 
+_DEFAULTS = "config: the defaults, since no run of ofmu made this model"
 _ABSENT_SET = re.compile(r"the data has no evaluation set '(.+)'")
 _LACKING = re.compile(r"row \d+ of the set '.+' has no (.+)")
 
@@ -91,6 +93,8 @@ def evaluate_command(
         report = evaluate(model, settings, reference=reference, beside=beside, output_dir=output, export=export)
     if launched_ranks().rank != 0:
         return
+    if config.name is None and not expanded(model).exists():
+        _say(_DEFAULTS)
     show_report(report)
     if output is not None:
         from ofmu.reports.page import write_page_or_warn
@@ -122,8 +126,9 @@ def _read_config(model: str, config: ConfigChoice, allow_code: bool) -> UnlearnC
 
     source = config_of_run(model)
     if config.name is not None or source is None:
-        if config.name is None:
-            _say("config: the defaults, since no run of ofmu made this model")
+        # Whether there is a model is known at once of a path here, and after the evaluation of a name of the hub.
+        if config.name is None and expanded(model).exists():
+            _say(_DEFAULTS)
         return UnlearnConfig.read(config.name, config.overrides)
     _say(f"config: {source}")
     return read_config_of_model(source, config.overrides, allow_code=allow_code)
@@ -199,6 +204,9 @@ def _table_rows(report: Mapping[str, Any]) -> list[_Row]:
     """Return one row per metric. Metrics of evaluation sets that the data lacks are left to the remarks."""
     values, notes = report["metrics"], dict(report["reasons"])
     names = [*_headlines(values), *(name for name in values if name not in HEADLINES)]
+    method = (report.get("config") or {}).get("method") or {}
+    if method and "outer_steps" not in method:
+        names = [name for name in names if name != "outer_steps_taken"]  # a method with one loop has no outer steps
     zeros = [name for name in report["utility_components"] if values[name] == 0]
     if values.get("model_utility") == 0 and zeros:
         notes["model_utility"] = f"a harmonic mean is 0 if a component is 0, here {' and '.join(zeros)}"

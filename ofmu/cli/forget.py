@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ofmu.cli.params import FiniteNumber, Folder
+from ofmu.cli.params import FiniteNumber, Folder, warn_if_given_twice
 from ofmu.errors import StorageError
 from ofmu.io.files import FULL_DISK_FIX
 
@@ -83,6 +83,7 @@ def forget_command(
     The command builds the rows, searches settings, picks one by a stated rule, runs it on further seeds, and attacks
     the model. An interrupted command continues when it is called again. ofmu verify checks the evidence.
     """
+    warn_if_given_twice(settings)
     # pydantic is slow to import, and the help does not need it.
     from ofmu.erasure.request import ErasureRequest
     from ofmu.run_config import read_overridden

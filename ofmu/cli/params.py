@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,9 @@ class ConfigChoice:
     @classmethod
     def parse(cls, words: Sequence[str]) -> ConfigChoice:
         """Split the words into a config and overrides. A first word with ``=`` is an override, not a config."""
-        if words and "=" not in words[0]:
-            return cls(words[0], tuple(words[1:]))
-        return cls(None, tuple(words))
+        choice = cls(words[0], tuple(words[1:])) if words and "=" not in words[0] else cls(None, tuple(words))
+        warn_if_given_twice(choice.overrides)
+        return choice
 
     @property
     def source(self) -> str:
@@ -56,6 +57,16 @@ class ConfigChoice:
     def words(self) -> list[str]:
         """Return what the user typed."""
         return [*([self.name] if self.name is not None else []), *self.overrides]
+
+
+def warn_if_given_twice(overrides: Sequence[str]) -> None:
+    """Warn of a key that has two values. The last one is taken, so that a script may append to a command."""
+    values: dict[str, str] = {}
+    for entry in overrides:
+        key, sign, value = entry.partition("=")
+        if sign and values.get(key, value) != value:
+            warnings.warn(f"{key} is given twice, as {values[key]} and as {value}: the last one is taken", stacklevel=2)
+        values[key] = value
 
 
 def config_argument(command: CommandT) -> CommandT:
@@ -94,6 +105,10 @@ class FiniteNumber(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number; fail on one that is not finite."""
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"'{value}' is no number", param, ctx)
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value} is no finite number", param, ctx)

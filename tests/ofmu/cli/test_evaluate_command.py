@@ -145,6 +145,25 @@ def test_a_model_utility_of_0_names_the_component_that_is_0(capsys: pytest.Captu
     assert "the target's own model_utility is 0, so it cannot show what was lost" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("method", "shown"), [({"outer_steps": 3}, True), ({"name": "npo", "steps": 3}, False)])
+def test_outer_steps_are_shown_of_methods_that_have_them(
+    method: dict[str, object], shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {
+        "metrics": {"forget_quality": 0.125, "outer_steps_taken": 3.0, "seconds": 1.0},
+        "reasons": {},
+        "utility_components": [],
+        "truth_ratio": "geometric",
+        "model": "m",
+        "reference": "r",
+        "config": {"method": method},
+    }
+    show_report(report)
+    printed = capsys.readouterr().out
+    assert ("outer_steps_taken" in printed) == shown
+    assert "seconds" in printed
+
+
 @pytest.mark.slow
 def test_evaluation_sets_that_one_metric_needs_together_are_named_apart(capsys: pytest.CaptureFixture[str]) -> None:
     reasons = {
@@ -193,6 +212,15 @@ def test_without_config_the_runs_own_is_used(run: Path) -> None:
     given = call(run / "model", run / "config.yaml", "evaluation.rouge=false")
     assert result.stdout == given.stdout
     assert evaluate(run / "model")["config"]["data"]["generated"]["authors"] == 4
+
+
+def test_nothing_is_said_of_a_model_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("runs/nope")
+    assert result.exit_code != 0
+    assert "no run of ofmu made this model" not in result.stderr
+    (tmp_path / "scores.json").write_text("{}")
+    assert "config: the defaults, since no run of ofmu made this model" in call("scores.json").stderr
 
 
 def test_a_misspelt_key_is_named_with_the_nearest_key(run: Path) -> None:

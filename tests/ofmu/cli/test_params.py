@@ -34,6 +34,7 @@ def test_a_uri_is_not_accepted_as_a_folder(
         (["tofu"], "tofu", ()),
         (["tofu", "seed=1"], "tofu", ("seed=1",)),
         (["seed=1", "method.lr=2"], None, ("seed=1", "method.lr=2")),
+        (["seed=1", "seed=1"], None, ("seed=1", "seed=1")),
     ],
 )
 def test_a_first_word_with_an_equals_sign_is_an_override(
@@ -43,6 +44,16 @@ def test_a_first_word_with_an_equals_sign_is_an_override(
     assert (choice.name, choice.overrides) == (name, overrides)
     assert choice.source == (name or "quickstart")
     assert choice.words() == words
+
+
+@pytest.mark.parametrize("words", ["plan nope.yaml seed=1 seed=2", "forget nope seed=1 --rows x --output x seed=2"])
+def test_a_key_with_two_values_is_named(words: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 1
+    warning = "Warning: seed is given twice, as 1 and as 2: the last one is taken"
+    assert capsys.readouterr().err.splitlines()[0] == warning
+    assert main([word for word in words.split() if word != "seed=1"]) == 1
+    assert "twice" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["submit", "jobs", "logs", "stop"])

@@ -12,6 +12,7 @@ from ofmu.cli.main import main
     [
         ("forget m --min-utility 95 --output x", "0<=x<=1: give a number from 0 to 1"),
         ("forget m --trials 2 --output x", "x>=3: give a whole number of at least 3"),
+        ("plan --memory 80GB", "'80GB' is no number: give a number above 0"),
         ("plan --memory -3", "x>0: give a number above 0"),
         ("report x --port many", "give a whole number from 0 to 65535"),
         ("unlearn quickstart", "The option --output is missing: add --output DIR (the run's directory)"),

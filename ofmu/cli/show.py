@@ -32,6 +32,8 @@ def show_command(run: str, trial: str | None, rows: int) -> None:
     if trial is None and kind_of(run) in ("run", "evaluation"):
         _show_run(StoredRun.open(run), rows)
         return
+    if trial is not None and kind_of(run) in ("run", "evaluation"):
+        raise ConfigError(f"{run} holds no search, so it has no trial {trial}: run ofmu show {shell_word(run)}")
     result = SearchResult.load(run)
     if trial is None:
         raise ConfigError(f"{run} is a search: name one of its trials too, such as ofmu show {shell_word(run)} knee")

@@ -173,7 +173,10 @@ def _sentence(schema: type[BaseModel], mapping: Mapping[str, Any], error: Valida
         return first["msg"].removeprefix("Value error, ")
     # A setting that takes one of several types has one error for each.
     of_value = [first, *(other for other in further if _without_branch(other["loc"]) == location)]
-    return f"Config key '{path}' has the value {shortened(first.get('input'))}, but {refusal(of_value)}"
+    # The place of an entry in a list is no key that one can set.
+    *keys, last = location
+    key, entry = (".".join(keys), f" in entry {int(last) + 1}") if keys and last.isdecimal() else (path, "")
+    return f"Config key '{key}' has the value {shortened(first.get('input'))}{entry}, but {refusal(of_value)}"
 
 
 def _without_branch(location: Sequence[str | int]) -> list[str]:

@@ -40,6 +40,11 @@ def column_hint(key: str, name: str, record: Mapping[str, Any], columns: Columns
     if others and all(others.values()):
         return f"set {' and '.join(f'data.columns.{each}={other}' for each, other in others.items())}"
     text = _named(_OTHER_NAMES["text"], found)
+    if len(missing) == 1 and missing[0] == key and text is None:
+        return (
+            f"write its {key} there, or remove the row; its columns are {', '.join(found)}, and if one of them holds "
+            f"the {key}, set data.columns.{key}"
+        )
     if text is not None:
         return f"if its rows are plain text, set data.columns.text={text}"
     return (

@@ -88,7 +88,7 @@ def test_a_directory_of_something_else_is_refused(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["show", "one/run", "3"], "not the directory of a search: it holds a single run, whose model is {}/model"),
+        (["show", "one/run", "3"], "holds no search, so it has no trial 3: run ofmu show {}"),
         (["export", "one/run", "--output", "model"], "it holds a single run, whose model is {}/model"),
         (["search", "--resume", "one/run"], "it holds a single run"),
         (["compare", "--resume", "one/run"], "not the directory of a comparison: it holds a single run"),

@@ -281,6 +281,14 @@ def test_numbers_that_nobody_meant_are_refused(entry: str) -> None:
         SearchConfig.read(None, [entry])
 
 
+def test_an_entry_of_a_list_is_no_key() -> None:
+    key = r"Config key 'evaluation\.attacks' has the value 'nope'"
+    with pytest.raises(ConfigError, match=f"{key} in entry 2, but it must be 'relearning'"):
+        SearchConfig.read(None, ["evaluation.attacks=[relearning, nope]"])
+    with pytest.raises(ConfigError, match=f"{key}, but it must be a list"):
+        SearchConfig.read(None, ["evaluation.attacks=nope"])
+
+
 def test_a_switch_is_no_number() -> None:
     assert SearchConfig.read(None, ["evaluation.rouge=false", "method.seed=null"]).evaluation.rouge is False
 

@@ -49,6 +49,8 @@ def test_the_hint_is_a_setting_with_which_the_file_is_read(tmp_path: Path, names
         ({"messages": [{"role": "user", "content": "q"}]}, "write each exchange of 'messages' as a row"),
         ({"content": "a long text", "id": 3}, "if its rows are plain text, set data.columns.text=content"),
         ({"a": "q", "b": "a"}, "its columns are a, b; set data.columns.question and data.columns.answer"),
+        ({"question": "q"}, "write its answer there, or remove the row; its columns are question, and if one of them"),
+        ({"answer": "a", "b": "q"}, "write its question there, or remove the row; its columns are answer, b, and"),
         ({"prompt": "q", "b": "a"}, "its columns are prompt, b; set data.columns.question"),
         ({}, "its columns are none"),
     ],

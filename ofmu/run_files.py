@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,22 @@ def made_by_ofmu(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(stored, dict) and stored.keys() >= {"python", "platform", "host", "versions"}
+
+
+def started_at(directory: Path) -> str:
+    """Return when the run in a directory started, as ISO 8601; empty if nothing has started there.
+
+    Older versions stored no time of a single run. Its environment was written at its start, and again by a resume.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    place = RunFiles(directory).environment
+    stored = read_stored(place)
+    if stored is None:
+        return ""
+    written = datetime.fromtimestamp(place.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    return str(stored.get("time") or written)
 
 
 REPORT_MARK = '<meta name="generator" content="ofmu '

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from ofmu.preflight import check_parts_of_model
 from ofmu.preparer import prepare
 from ofmu.round_decision import RoundDecision
 from ofmu.run_config import UnlearnConfig
-from ofmu.run_files import RunFiles, check_output, stored_values
+from ofmu.run_files import RunFiles, check_output, started_at, stored_values
 from ofmu.task import RobustnessTask, Task
 from ofmu.tasks.events import PreparationCallback
 from ofmu.tasks.load import task_family
@@ -182,7 +183,8 @@ class _Run:
     def _write_config(self, engine: Engine, task: Task[Any]) -> None:
         directory, content = self._files.directory, self._content
         # The environment shows that the directory is ours, so an interruption must not leave a config without it.
-        write_json(self._files.environment, environment() | {"ranks": engine.world_size})
+        started = started_at(directory) or datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(self._files.environment, environment() | {"ranks": engine.world_size, "time": started})
         if content is None:
             content = content_of(self._config, rows_hash=task.content_hash, models=self._hash_models)
         write_content(directory, read_content(directory) | content)

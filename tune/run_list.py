@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ofmu.io.files import looked_for
 from ofmu.io.text import counted
 from ofmu.methods.config import with_variant
 from ofmu.reports.numbers import number
-from ofmu.run_files import RunFiles, read_stored
+from ofmu.run_files import RunFiles, started_at
 from tune.compare.directory import CompareDirectory
 from tune.compare.summary import Summary
 from tune.config import SearchOptions
@@ -162,12 +161,7 @@ def _evaluation(directory: Path) -> dict[str, Any]:
 
 
 def _common(directory: Path) -> dict[str, Any]:
-    environment = RunFiles(directory).environment
-    if not environment.is_file():
-        return {}
-    # A single run stores no time. Its environment is written at its start.
-    written = datetime.fromtimestamp(environment.stat().st_mtime).astimezone().isoformat(timespec="seconds")
-    return {"started": str((read_stored(environment) or {}).get("time") or written)}
+    return {"started": started_at(directory)}
 
 
 def _sum_of_column(table: Path, name: str) -> float | None:

@@ -50,6 +50,8 @@ def load_data(config: DataConfig, seed: int) -> UnlearnData:
     if len(earlier):
         data = without_earlier(data, earlier.rows)
     check_forget_not_retained(data.forget, data.retain)
+    if config.source == "files":
+        _warn_of_repeated_rows(data.forget)
     if data.holdout is not None:
         check_holdout_not_trained(data.holdout, data.forget, data.retain, earlier)
     return data
@@ -89,6 +91,24 @@ def _warn_of_near_copies(
         warnings.warn(
             "A forget row is also in the retain set but for punctuation, so training would restore it: remove "
             f"{forget.place(forget_index)} or {retain.place(retain_index)}{more}",
+            stacklevel=3,
+        )
+
+
+def _warn_of_repeated_rows(forget: RowSet) -> None:
+    """Warn if a row to forget stands in its file more than once."""
+    first: dict[tuple[str, str], int] = {}
+    copies = [
+        (first[texts], index)
+        for index, row in enumerate(forget.rows)
+        if first.setdefault(texts := normalized(row), index) != index
+    ]
+    if copies:
+        original, copy = copies[0]
+        more = f" ({len(copies)} such rows)" if len(copies) > 1 else ""
+        warnings.warn(
+            f"A forget row is there twice, and each copy is trained and scored: remove {forget.place(copy)}, which is "
+            f"the same as {forget.place(original)}{more}",
             stacklevel=3,
         )
 

@@ -26,6 +26,7 @@ from ofmu.preparer import prepare
 from ofmu.reports.numbers import number
 from ofmu.reports.run import run_page
 from ofmu.run_config import override
+from ofmu.run_files import started_at
 from ofmu.tasks.preparation import Prepared
 
 COSTS = ("seconds", "peak_memory_bytes")
@@ -201,8 +202,13 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_mapping: dict[str, Any], prepa
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
+    environment = tmp_path / "environment.json"
+    started = json.loads(environment.read_text())
+    assert started["time"] == started_at(tmp_path)
+    environment.write_text(json.dumps(started | {"time": "2026-01-02T03:04:05+00:00"}))
     heard: list[int] = []
     unlearn(config, tmp_path, prepared=prepared, callback=lambda record: heard.append(record["outer_step"]))
+    assert started_at(tmp_path) == "2026-01-02T03:04:05+00:00", "a resume is no start"
     assert heard == [3, 4]
 
 

@@ -62,6 +62,19 @@ def test_the_same_question_with_another_answer_is_no_overlap(tmp_path: Path) -> 
     assert (len(data.forget), len(data.retain)) == (1, 1)
 
 
+def test_a_forget_row_that_stands_twice_is_named_by_its_places(tmp_path: Path) -> None:
+    rows = [("Who is Ada?", "A poet"), ("c", "d"), ("who  is Ada?", "A POET"), ("c", "d")]
+    with pytest.warns(UserWarning, match="A forget row is there twice") as caught:
+        load_data(_config(tmp_path, rows, [("e", "f")]), 0)
+    file = tmp_path / "forget.jsonl"
+    assert str(caught[0].message).endswith(
+        f"remove row 3 of {file}, which is the same as row 1 of {file} (2 such rows)"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(_config(tmp_path, rows[:2], [("e", "f"), ("e", "f")]), 0)
+
+
 @pytest.mark.parametrize("empty", ["forget", "retain"])
 def test_an_empty_set_is_named(tmp_path: Path, empty: str) -> None:
     rows = {"forget": [("a", "b")], "retain": [("c", "d")]} | {empty: []}

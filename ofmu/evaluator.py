@@ -140,21 +140,24 @@ def _score(
     family.check_evaluation(config)
     data = family.load_data(config)
     family.check_robustness(data, config)
-    note = changed_rows(model, config, data)
-    if note is not None and launched_ranks().rank == 0:
-        warnings.warn(note, stacklevel=3)
+    changed = changed_rows(model, config, data)
+    if changed is not None and launched_ranks().rank == 0:
+        warnings.warn(changed.sentence, stacklevel=3)
     reference = _default_reference(config) if reference is None else reference
     expected = None if reference is None else family.resolve_reference(reference, config, data)
     check = partial(family.check_reference, data=data, config=config, model=model)
     if expected is not None:
         check(expected)
     columns = read_beside(beside, family, config, expected, check)
+    baselines = baseline_metrics(config, family, expected)
+    if changed is not None and "target" not in baselines and (kept := changed.target_metrics(config, family)):
+        baselines = {"target": kept, **baselines}
     return _Scored(
         scores=family.score_saved(model, data, config),
         data=data,
         reference=reference,
         expected=expected,
-        baselines=baseline_metrics(config, family, expected) | columns,
+        baselines=baselines | columns,
         baseline_scores=_baseline_scores(config, reference),
     )
 

@@ -14,6 +14,7 @@ from ofmu.data.rows import UnlearnData, row_key
 from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores
 from ofmu.run_config import UnlearnConfig
 from ofmu.run_files import RunFiles
+from ofmu.tasks.load import task_family
 
 
 def write_rows(file: Path, count: int) -> None:
@@ -53,7 +54,8 @@ def scores_of(data: UnlearnData) -> Scores:
 
 
 def note(run: RunFiles, config: UnlearnConfig) -> str | None:
-    return changed_rows(run.model, config, load_data(config.data, config.seed))
+    found = changed_rows(run.model, config, load_data(config.data, config.seed))
+    return None if found is None else found.sentence
 
 
 def test_the_rows_of_the_run_get_no_note(run: RunFiles, config: UnlearnConfig) -> None:
@@ -96,3 +98,35 @@ def test_a_config_that_names_other_rows_wants_them(run: RunFiles, config: Unlear
 def test_a_model_that_no_run_made_gets_no_note(config: UnlearnConfig, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     assert changed_rows(tmp_path / "own", config, load_data(config.data, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept", "gone"),
+    [
+        ("forget", {"retain_probability", "model_utility"}, {"forget_probability", "extraction_strength"}),
+        ("retain", {"forget_probability"}, {"retain_probability", "model_utility"}),
+        ("both", set(), {"forget_probability", "retain_probability"}),
+    ],
+)
+def test_the_targets_metrics_on_the_other_rows_are_kept(
+    run: RunFiles, config: UnlearnConfig, tmp_path: Path, changed: str, kept: set[str], gone: set[str]
+) -> None:
+    config = config.model_copy(update={"cache_dir": str(tmp_path / "cache")})
+    stored = tmp_path / "cache" / "scores" / "key" / "scores.json"
+    stored.parent.mkdir(parents=True)
+    scores_of(load_data(config.data, 0)).save(stored)
+    run.write_report({"metrics": {}, "prepared": {"target_scores": "key"}, "config": config.model_dump(mode="json")})
+    for name in ("forget", "retain") if changed == "both" else (changed,):
+        write_rows(tmp_path / f"{name}.jsonl", 2)
+    found = changed_rows(run.model, config, load_data(config.data, 0))
+    assert found is not None
+    family = task_family("language")
+    values = found.target_metrics(config, family)
+    assert kept <= values.keys()
+    assert not gone & values.keys()
+    assert None not in values.values()
+    # Scores of another evaluation do not compare.
+    evaluation = config.evaluation.model_copy(update={"max_new_tokens": 3})
+    assert found.target_metrics(config.model_copy(update={"evaluation": evaluation}), family) == {}
+    stored.unlink()
+    assert found.target_metrics(config, family) == {}

@@ -57,7 +57,8 @@ def free_port() -> int:
 
 def _join(port: int, **mark: str) -> subprocess.CompletedProcess[str]:
     ranks = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
+    # An engine in this process has set LOCAL_RANK for DeepSpeed.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TORCHELASTIC", "LOCAL_"))}
     return subprocess.run(
         [sys.executable, "-c", JOIN], capture_output=True, text=True, timeout=60, env=environment | ranks | mark
     )

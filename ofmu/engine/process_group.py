@@ -105,7 +105,12 @@ def _meet(ranks: Ranks, card: str) -> Any:
         names = [f"ofmu/rank/{rank}" for rank in range(ranks.world_size)]
         store.set(names[ranks.rank], f"here {card}")
         store.wait(names, limit)
-        cards = [store.get(name).decode().removeprefix("here ") for name in names]
+        shared = _shared_card([store.get(name).decode().removeprefix("here ") for name in names])
+        read = [f"{name}/read" for name in names]
+        store.set(read[ranks.rank], "read")
+        if shared is not None and ranks.rank == 0:
+            # Rank 0 may hold the store, from which the others have to read before it ends.
+            store.wait(read, limit)
     except (RuntimeError, OSError, ValueError) as error:
         raise ClusterError(
             f"{who} found no other ranks at {place} within {WAIT_SECONDS:g} seconds: start every rank, or, to run "
@@ -113,24 +118,22 @@ def _meet(ranks: Ranks, card: str) -> Any:
         ) from error
     finally:
         notice.cancel()
-    _check_cards(cards)
+    if shared is not None:
+        raise ClusterError(shared)
     store.set_timeout(default_pg_timeout)
     return store
 
 
-def _check_cards(cards: list[str]) -> None:
-    """Check that each rank has a GPU of its own: NCCL ends with a message about its own variables otherwise.
-
-    Raises:
-        ClusterError: two ranks have the same GPU.
-    """
-    ranks_of = {card: [rank for rank, each in enumerate(cards) if each == card] for card in cards if card}
-    for card, ranks in ranks_of.items():
+def _shared_card(cards: list[str]) -> str | None:
+    """Return what to say if two ranks have the same GPU: NCCL would end with a message about its own variables."""
+    for card in cards:
+        ranks = [str(rank) for rank, each in enumerate(cards) if card and each == card]
         if len(ranks) > 1:
-            raise ClusterError(
-                f"Ranks {listed(list(map(str, ranks)))} have the same GPU of machine {card.split()[0]}: start one rank "
-                "per GPU, or set engine.device to 'cpu'"
+            return (
+                f"Ranks {listed(ranks)} have the same GPU of machine {card.split()[0]}: start one rank per GPU, or set "
+                "engine.device to 'cpu'"
             )
+    return None
 
 
 @cache

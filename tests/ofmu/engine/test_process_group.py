@@ -109,7 +109,7 @@ engine.close()
 
 @pytest.mark.ranks
 def test_ranks_of_srun_meet_at_the_place_that_the_user_names() -> None:
-    taken = ("TORCHELASTIC", "SLURM", "OMPI", "PMI", "MASTER", "RANK", "WORLD")
+    taken = ("TORCHELASTIC", "SLURM", "OMPI", "PMI", "MASTER", "RANK", "WORLD", "LOCAL_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "SLURM_STEP_ID": "0"}
     processes = [

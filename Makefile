@@ -61,7 +61,7 @@ bench: install
 gpu: install
 	$(BIN)/python tests/bench/gpu
 
-# The code for GPUs, on cards that are not there: five minutes. Needs a C++ compiler.
+# The code for GPUs, on cards that are not there: some six minutes. Needs a C++ compiler.
 card: install
 	$(PYTEST) -m long tests/card
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofmu.cli.continuing import after_full_disk
 from ofmu.cli.params import FiniteNumber, Folder, warn_if_given_twice
-from ofmu.errors import StorageError
-from ofmu.io.files import FULL_DISK_FIX
 
 if TYPE_CHECKING:
     from ofmu.erasure.evidence import Evidence
@@ -110,25 +109,23 @@ def forget_command(
     )
     # A request starts several searches, and a terminal shows one live table only.
     console = ConsoleCallback(Console())
+    again = f"the same command, with --output {output}, continues it"
     try:
-        evidence = forget(
-            model,
-            request,
-            output,
-            after=after,
-            base=base,
-            settings=mapping,
-            options=options,
-            request_id=request_id,
-            callbacks=ForgetCallbacks(print_line=console.print_line, search=[console]),
-        )
+        with after_full_disk(lambda: again):
+            evidence = forget(
+                model,
+                request,
+                output,
+                after=after,
+                base=base,
+                settings=mapping,
+                options=options,
+                request_id=request_id,
+                callbacks=ForgetCallbacks(print_line=console.print_line, search=[console]),
+            )
     except KeyboardInterrupt:
-        click.echo(f"Interrupted: the same command, with --output {output}, continues it", err=True)
+        click.echo(f"Interrupted: {again}", err=True)
         raise SystemExit(130) from None
-    except StorageError as error:
-        if FULL_DISK_FIX not in str(error):
-            raise
-        raise StorageError(f"{error}; then the same command, with --output {output}, continues it") from error
     _show(evidence, output)
 
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ofmu.cli.continuing import after_full_disk
 from ofmu.cli.params import ConfigChoice, config_argument
 from ofmu.cli.settings import read_settings
-from ofmu.errors import StorageError
-from ofmu.io.files import FULL_DISK_FIX
 from ofmu.io.ranks import check_launch, launched_ranks
 from ofmu.tasks.events import PartReady, PreparationEvent, TrainingContinued, TrainingEpoch
 
@@ -48,7 +47,8 @@ def prepare_command(config: ConfigChoice) -> None:
             click.echo(decision.sentence)
 
     try:
-        prepared = _prepare(settings, cluster, callback)
+        with after_full_disk(lambda: "the same command continues, since what is made stays in the cache"):
+            prepared = _prepare(settings, cluster, callback)
     except KeyboardInterrupt:
         if is_first:
             click.echo(
@@ -57,12 +57,6 @@ def prepare_command(config: ConfigChoice) -> None:
                 err=True,
             )
         raise SystemExit(130) from None
-    except StorageError as error:
-        if FULL_DISK_FIX not in str(error):
-            raise
-        raise StorageError(
-            f"{error}; then the same command continues, since what is made stays in the cache"
-        ) from error
     if not is_first:
         return
     click.echo(f"base              {prepared.base or 'not needed'}")

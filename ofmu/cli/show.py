@@ -29,11 +29,11 @@ def show_command(run: str, trial: str | None, rows: int) -> None:
     from tune.results.result import SearchResult
     from tune.rundir.kind import kind_of
 
-    if trial is None and kind_of(run) in ("run", "evaluation"):
+    if kind_of(run) in ("run", "evaluation"):
+        if trial is not None:
+            raise ConfigError(f"{run} holds no search, so it has no trial {trial}: run ofmu show {shell_word(run)}")
         _show_run(StoredRun.open(run), rows)
         return
-    if trial is not None and kind_of(run) in ("run", "evaluation"):
-        raise ConfigError(f"{run} holds no search, so it has no trial {trial}: run ofmu show {shell_word(run)}")
     result = SearchResult.load(run)
     if trial is None:
         raise ConfigError(f"{run} is a search: name one of its trials too, such as ofmu show {shell_word(run)} knee")

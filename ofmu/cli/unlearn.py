@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ofmu.cli.continuing import after_full_disk
 from ofmu.cli.params import ConfigChoice, Folder, config_argument
 from ofmu.cli.settings import read_settings
-from ofmu.errors import StorageError
-from ofmu.io.files import FULL_DISK_FIX
 from ofmu.io.ranks import check_launch, launched_ranks
 from ofmu.io.text import counted
 
@@ -40,21 +39,19 @@ def unlearn_command(config: ConfigChoice, output: Path, after: Path | None) -> N
     retain rows and measured again.
     """
     settings, cluster = read_settings(config)
+
+    def again() -> str:
+        return f"the same command, with --output {output}, {_continuation(output, cluster)}"
+
     try:
-        chain = None if after is None else _open_run(after)
-        with nullcontext(settings) if chain is None else _after(chain, settings, output) as settings:
-            settings = _run(settings, cluster, output)
+        with after_full_disk(again):
+            chain = None if after is None else _open_run(after)
+            with nullcontext(settings) if chain is None else _after(chain, settings, output) as settings:
+                settings = _run(settings, cluster, output)
     except KeyboardInterrupt:
         if _is_first_process():
-            click.echo(
-                f"Interrupted: the same command, with --output {output}, {_continuation(output, cluster)}", err=True
-            )
+            click.echo(f"Interrupted: {again()}", err=True)
         raise SystemExit(130) from None
-    except StorageError as error:
-        if FULL_DISK_FIX not in str(error):
-            raise
-        then = f"then the same command, with --output {output}, {_continuation(output, cluster)}"
-        raise StorageError(f"{error}; {then}") from error
     if not _is_first_process():
         return
     _show(settings, output, chain)

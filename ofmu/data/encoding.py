@@ -105,7 +105,7 @@ def encode_uncut(
     if len(prompt) >= config.max_length:
         raise DataError(
             f"The prompt of {name} takes {len(prompt)} tokens and leaves no room for an answer within "
-            f" data.max_length {config.max_length}: raise data.max_length or shorten the question"
+            f"data.max_length {config.max_length}: raise data.max_length or shorten the question"
         )
     return prompt, [*answer_ids, tokenizer.eos_token_id]
 

@@ -14,6 +14,9 @@ NO_GPU = "engine.device is 'cuda', but no GPU is visible"
 NO_GPU_FIX = "use 'auto' or 'cpu'"
 """The settings of ``engine.device`` that work there."""
 
+LESS_MEMORY = "lower engine.micro_batch_size or evaluation.batch_size"
+"""The settings that need less memory and change no result."""
+
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 """Torch's allocator for the CPU raises a RuntimeError that names it."""
 
@@ -42,8 +45,8 @@ def out_of_memory(error: BaseException) -> str | None:
     amount = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
     asked = f" (no room for {amount[1]})" if amount else ""
     return (
-        f"{'The GPU' if on_gpu else 'This machine'} ran out of memory{asked}: lower engine.micro_batch_size or "
-        "evaluation.batch_size; 'ofmu plan' shows what fits"
+        f"{'The GPU' if on_gpu else 'This machine'} ran out of memory{asked}: {LESS_MEMORY}; 'ofmu plan' "
+        "shows what fits"
     )
 
 

@@ -103,14 +103,16 @@ def _meet(ranks: Ranks, card: str) -> Any:
     try:
         store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=limit))
         names = [f"ofmu/rank/{rank}" for rank in range(ranks.world_size)]
-        store.set(names[ranks.rank], f"here {card}")
+        store.set(names[ranks.rank], card or "here")
         store.wait(names, limit)
-        shared = _shared_card([store.get(name).decode().removeprefix("here ") for name in names])
-        read = [f"{name}/read" for name in names]
-        store.set(read[ranks.rank], "read")
-        if shared is not None and ranks.rank == 0:
-            # Rank 0 may hold the store, from which the others have to read before it ends.
-            store.wait(read, limit)
+        shared = None
+        if card:
+            shared = _shared_card([store.get(name).decode() for name in names])
+            read = [f"{name}/read" for name in names]
+            store.set(read[ranks.rank], "read")
+            if shared is not None and ranks.rank == 0:
+                # Rank 0 may hold the store, from which the others have to read before it ends.
+                store.wait(read, limit)
     except (RuntimeError, OSError, ValueError) as error:
         raise ClusterError(
             f"{who} found no other ranks at {place} within {WAIT_SECONDS:g} seconds: start every rank, or, to run "
@@ -127,7 +129,7 @@ def _meet(ranks: Ranks, card: str) -> Any:
 def _shared_card(cards: list[str]) -> str | None:
     """Return what to say if two ranks have the same GPU: NCCL would end with a message about its own variables."""
     for card in cards:
-        ranks = [str(rank) for rank, each in enumerate(cards) if card and each == card]
+        ranks = [str(rank) for rank, each in enumerate(cards) if each == card]
         if len(ranks) > 1:
             return (
                 f"Ranks {listed(ranks)} have the same GPU of machine {card.split()[0]}: start one rank per GPU, or set "

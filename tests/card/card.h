@@ -8,8 +8,14 @@
 
 namespace card {
 
-extern thread_local c10::DeviceIndex current;
-extern c10::DeviceIndex count;
+using c10::Device;
+using c10::DeviceIndex;
+using c10::DeviceType;
+using c10::DispatchKey;
+using c10::DispatchKeySet;
+
+extern thread_local DeviceIndex current;
+extern DeviceIndex count;
 
 extern std::atomic<int64_t> allocated, peak;
 extern int64_t capacity;

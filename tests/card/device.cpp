@@ -16,12 +16,6 @@
 #include <unordered_set>
 #include <vector>
 
-using c10::Device;
-using c10::DeviceIndex;
-using c10::DeviceType;
-using c10::DispatchKey;
-using c10::DispatchKeySet;
-
 namespace card {
 
 thread_local DeviceIndex current = 0;

@@ -16,11 +16,6 @@
 using at::IntArrayRef;
 using at::IValue;
 using at::Tensor;
-using c10::Device;
-using c10::DeviceIndex;
-using c10::DeviceType;
-using c10::DispatchKey;
-using c10::DispatchKeySet;
 
 namespace card {
 namespace {

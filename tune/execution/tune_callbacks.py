@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import tune as ray_tune
 
+from ofmu.engine.device import LESS_MEMORY
 from ofmu.errors import StorageError
 from ofmu.io.files import storage_errors
 from tune.execution.trial_source import TrialSource
@@ -122,7 +123,7 @@ def crash_reason(text: str) -> str:
     last = _last_failure(text)
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     if "CUDA out of memory" in last:
-        return "the GPU ran out of memory: lower engine.micro_batch_size or evaluation.batch_size"
+        return f"the GPU ran out of memory: {LESS_MEMORY}"
     if "OutOfMemoryError" in last or "running low on memory" in last:
         return "out of memory: Ray killed the trial's process; lower method.batch_size or search.max_concurrent_trials"
     if "in its creation task" in last:

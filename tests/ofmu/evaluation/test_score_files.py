@@ -8,17 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cyrillic_row import CYRILLIC_ROW as ROW
 from ofmu.evaluation.score_files import read_scores
-from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores
-
-ROW = RowScores(
-    question="Кто?",
-    ground_truth="Александр Пушкин.",
-    row_hash="abc",
-    answer=AnswerLoss(1.5, 3),
-    generated="Пушкин",
-    rouge=0.5,
-)
+from ofmu.evaluation.scores import RowScores, Scores
 
 
 def written(path: Path, *rows: RowScores) -> Path:

@@ -7,18 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cyrillic_row import CYRILLIC_ROW
 from ofmu.errors import RunError
-from ofmu.evaluation.scores import AnswerLoss, RowScores, Scores
+from ofmu.evaluation.scores import Scores
 from tune import AskTell
-
-ROW = RowScores(
-    question="Кто?",
-    ground_truth="Александр Пушкин.",
-    row_hash="abc",
-    answer=AnswerLoss(1.5, 3),
-    generated="Пушкин",
-    rouge=0.5,
-)
 
 
 @pytest.mark.parametrize(("rouge", "is_refused"), [(0.5, False), (0.0, True)])
@@ -26,7 +18,7 @@ def test_trials_whose_rouge_read_latin_script_only_are_not_continued(tmp_path: P
     with AskTell({"search": {"num_trials": 3}}, run_dir=tmp_path / "run") as loop:
         trial = loop.ask()
         assert trial is not None
-        scores = Scores(model="m", truth_ratio="geometric", sets={"forget": (replace(ROW, rouge=rouge),)})
+        scores = Scores(model="m", truth_ratio="geometric", sets={"forget": (replace(CYRILLIC_ROW, rouge=rouge),)})
         trial.directory.mkdir(parents=True, exist_ok=True)
         scores.save(trial.directory / "scores.json")
         loop.tell(trial, {"ks_statistic": 0.5, "model_utility": 0.8})
